@@ -1,0 +1,59 @@
+# Everything here sets itself up: a fresh machine needs Python 3.11 or newer and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Processes that share the tests, and what else pytest is to be told, such as `-k counter`.
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+BENCHMARKS := $(wildcard tests/benchmarks/*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint bench constraints clean
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo: $(VENV)/.runtime ## run the small grid that ends in a report, on a CPU
+	$(BIN)/pipeline run --grid demo
+
+test: lint ## linters, types, layers and the fast tests, with coverage
+	$(PYTEST) -m 'not slow' --cov --cov-report=term --cov-fail-under=90
+
+test-slow: $(VENV)/.dev ## the tests that kill processes or start clusters, servers and browsers
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## style, types and the contract of the layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev ## time the steps that take the time
+	@test -n "$(BENCHMARKS)" || { echo "tests/benchmarks/ holds no benchmark yet"; exit 1; }
+	$(BIN)/python -m pytest tests/benchmarks -p no:cacheprovider $(PYTEST_ARGS)
+
+constraints: $(VENV)/.uv ## write constraints.txt anew, from the newest versions that fit
+	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --upgrade --quiet \
+		--no-header --no-annotate -o constraints.txt
+
+clean: ## remove what these targets made, but not the store or the reports
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
+	find pipeline tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv resolves and installs in seconds. It lives in the environment it serves.
+$(VENV)/.uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is older than 3.11: make PYTHON=python3.12, for one")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@touch $@
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
+	@touch $@ $(VENV)/.runtime

@@ -1,0 +1,1 @@
+"""The benchmark as a graph of cached tasks: specs, digests and places."""

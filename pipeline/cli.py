@@ -1,0 +1,260 @@
+"""The command line, and where everything is put together.
+
+Exit codes: 0 all cells are there, 1 a node failed, 2 bad input, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.options import (
+    grid_options,
+    json_option,
+    mlflow_option,
+    reports_option,
+    session_from,
+    store_option,
+)
+from pipeline.problems import BadInput, suggestion
+
+LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
+
+
+class _Commands(click.Group):
+    """A group that turns BadInput into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BadInput as problem:
+            click.echo(f"error: {problem}", err=True)
+            ctx.exit(2)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise BadInput(f"no command '{args[0]}'{suggestion(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="test-time-defense-bench", prog_name="pipeline")
+def main() -> None:
+    """Judge test-time defenses against adversarial examples.
+
+    \b
+    pipeline run --grid demo          compute what is missing and print the tables
+    pipeline plan --grid demo         say what a run would compute
+    pipeline why CELL --grid demo     say why
+    """
+
+
+@main.command()
+@grid_options
+@mlflow_option
+@reports_option
+@click.option("--force", is_flag=True, help="Compute the chosen cells again.")
+@click.option(
+    "--from",
+    "start",
+    type=click.Choice(["defend", "craft"]),
+    default="defend",
+    show_default=True,
+    help="What --force begins with.",
+)
+@click.option("--inline", is_flag=True, help="Run in this process, without Ray.")
+@click.option("--address", help="A running Ray cluster; a local Ray is started without it.")
+@click.option("--workers", type=click.IntRange(min=1), help="CPUs of the local Ray.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@json_option
+@click.pass_context
+def run(ctx: click.Context, /, **options: Any) -> None:
+    """Compute the cells of a grid that are missing, and print its tables.
+
+    \b
+    pipeline run --grid demo --only model=demo-iat --only defense=counter+guo --force
+    """
+    from pipeline.run_command import run_grid
+
+    ctx.exit(run_grid(session_from(options), options))
+
+
+@main.command()
+@grid_options
+@click.option("--force", is_flag=True, help="As if the chosen cells were to be forced.")
+@click.option("--from", "start", type=click.Choice(["defend", "craft"]), default="defend")
+@json_option
+def plan(force: bool, start: str, as_json: bool, **options: Any) -> None:
+    """Say what a run would compute, cell by cell. Nothing is written.
+
+    \b
+    pipeline plan --grid demo --only 'attack=targeted-*'
+    """
+    session = session_from(options)
+    session.check_code()
+    forced = session.forced(start) if force else set()
+    made = session.plan(forced)
+    todo = {name: node.digest for name, node in session.chosen.items() if node.digest in made.todo}
+    counts = made.by_kind(session.graph)
+    if as_json:
+        reasons = {digest: made.todo[digest] for digest in made.todo}
+        _print_json({"cells": todo, "nodes": counts, "reasons": reasons})
+        return
+    if not made.todo:
+        click.echo(f"nothing to do: {len(session.cells)} cells of grid '{session.grid.name}'")
+        return
+    for name in todo:
+        click.echo(name)
+    nodes = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    click.echo(f"{len(todo)} of {len(session.cells)} cells to compute: {nodes}")
+
+
+@main.command()
+@click.argument("cell")
+@grid_options
+def why(cell: str, **options: Any) -> None:
+    """Say why a cell would be computed: what changed, from what to what.
+
+    \b
+    pipeline why demo-iat/untargeted-pgd10/counter+guo
+    """
+    from pipeline.explain import why as explain
+
+    session = session_from(options)
+    node = session.scores[session.grid.cell(cell).name]
+    for line in explain(
+        cell, session.grid.name, node, session.graph, session.store, session.ledger
+    ):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("cell")
+@grid_options
+@mlflow_option
+@json_option
+def show(cell: str, mlflow_uri: str | None, as_json: bool, **options: Any) -> None:
+    """Tell a cell's whole story: parameters, artifacts, score.
+
+    \b
+    pipeline show demo-iat/untargeted-pgd10/counter+guo
+    """
+    from pipeline.story import story
+
+    session = session_from(options)
+    found = story(session, session.grid.cell(cell), mlflow_uri)
+    if as_json:
+        _print_json(found)
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@main.command()
+@grid_options
+@reports_option
+@json_option
+def report(reports: Path, as_json: bool, **options: Any) -> None:
+    """Write and print the tables of what is in the store.
+
+    \b
+    pipeline report --grid demo
+    """
+    from pipeline.run_command import report_grid
+
+    report_grid(session_from(options), reports, as_json=as_json)
+
+
+@main.command()
+@mlflow_option
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.pass_context
+def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
+    """Open the MLflow pages on 127.0.0.1 until Ctrl-C.
+
+    \b
+    pipeline ui --port 5001
+    """
+    from pipeline.tracking_server import default_uri
+    from pipeline.tracking_server import ui as serve
+
+    uri = mlflow_uri or default_uri(Path.cwd())
+    click.echo(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
+    ctx.exit(serve(uri, port))
+
+
+@main.command("list")
+@click.argument("section", type=click.Choice([*LIST_SECTIONS, "cells"]), default="grids")
+@grid_options
+@json_option
+def list_names(section: str, as_json: bool, **options: Any) -> None:
+    """List the names of a section, or the cells of a grid.
+
+    \b
+    pipeline list defenses
+    pipeline list cells --grid demo
+    """
+    from pipeline.config import SECTIONS, Catalogue, config_folders
+    from pipeline.yaml_files import shown
+
+    if section == "cells":
+        names = {cell.name: "" for cell in session_from(options).cells}
+    else:
+        catalogue = Catalogue(config_folders(options["configs"]))
+        found = catalogue.names(next(known for known in SECTIONS if known == section))
+        names = {name: shown(path) for name, path in found.items()}
+    if as_json:
+        _print_json(names)
+        return
+    for name, place in names.items():
+        click.echo(f"{name:28} {place}".rstrip())
+
+
+@main.command()
+@store_option
+@mlflow_option
+@click.option("--address", help="A Ray cluster to ask.")
+@json_option
+@click.pass_context
+def doctor(
+    ctx: click.Context, store: Path, mlflow_uri: str | None, address: str | None, as_json: bool
+) -> None:
+    """Look whether this machine has what a run needs, one line each.
+
+    \b
+    pipeline doctor --address auto
+    """
+    from pipeline.doctor import examine
+    from pipeline.tracking_server import default_uri
+
+    findings = examine(store, mlflow_uri or default_uri(Path.cwd()), address)
+    if as_json:
+        _print_json([vars(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok ' if finding.well else 'BAD'} {finding.subject:9} {finding.seen}")
+    ctx.exit(0 if all(finding.well for finding in findings) else 1)
+
+
+@main.command()
+def accept() -> None:
+    """Record that code which changed gives the same results as before.
+
+    \b
+    pipeline accept
+    """
+    from pipeline.fingerprint import accept as record
+
+    click.echo(f"recorded in {record()}")
+
+
+def _print_json(value: object) -> None:
+    json.dump(value, sys.stdout, indent=1)
+    sys.stdout.write("\n")

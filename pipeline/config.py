@@ -1,0 +1,233 @@
+"""Named things in YAML: data sets, models, attacks, defenses, grids.
+
+A name is a file: `configs/defenses/guo.yaml` is the defense `guo`. A `configs` folder of
+the user's is looked into before the one that comes with the program. `extends: NAME` starts
+from another file of the same folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from pipeline.problems import BadInput, suggestion
+from pipeline.validation import Entry, validated
+from pipeline.yaml_files import Document, Place, read_yaml
+from tasks import registry
+from tasks.attacks.base import Attack
+from tasks.defenses.base import Defense
+from tasks.networks.base import Network
+from tasks.recipe import Recipe
+from tasks.registry import Family
+from tasks.specs import Kind, Precision
+
+Section = Literal["datasets", "models", "recipes", "attacks", "defenses", "grids"]
+SECTIONS: tuple[Section, ...] = ("datasets", "models", "recipes", "attacks", "defenses", "grids")
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class DatasetEntry(Entry):
+    """A data set: where its images come from and what they look like."""
+
+    kind: Literal["digits", "parquet"]
+    classes: Annotated[int, Field(ge=2)]
+    channels: Literal[1, 3] = 3
+    side_px: Annotated[int, Field(ge=4)] = 32
+    label_column: str = "label"
+    folder: str | None = None
+
+
+class CheckpointEntry(Entry):
+    """Weights from a file: a path, read with weights only."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    key_prefix: str = ""
+
+
+class ModelEntry(Entry):
+    """A network on a data set, either trained by a recipe or loaded from a checkpoint."""
+
+    dataset: str
+    network: dict[str, object]
+    recipe: str | dict[str, object] | None = None
+    checkpoint: CheckpointEntry | None = None
+
+
+class VariantEntry(Entry):
+    """A named attack or defense with some of its parameters changed, under a label."""
+
+    label: Annotated[str, Field(min_length=1)]
+    use: str
+    set: dict[str, object]
+
+
+def _choice(value: object) -> str:
+    return "name" if isinstance(value, str) else "variant"
+
+
+Choice = Annotated[
+    Annotated[str, Tag("name")] | Annotated[VariantEntry, Tag("variant")], Discriminator(_choice)
+]
+"""An attack or a defense of a table; by its type, so that a mistake in a variant is told as one."""
+
+
+class TableEntry(Entry):
+    """One table: every model with every attack and every defense."""
+
+    name: str
+    title: str = ""
+    models: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    attacks: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
+    defenses: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
+    gains_of: str | None = None
+    gains_over: str | None = None
+
+
+class Where(Entry):
+    """Shell patterns that a cell's names must match."""
+
+    dataset: str = "*"
+    model: str = "*"
+    attack: str = "*"
+    defense: str = "*"
+    table: str = "*"
+
+
+class RuleEntry(Entry):
+    """Parameters that a grid changes in the cells that match: `attack.epsilon`, `guo.draws`."""
+
+    where: Where = Where()
+    set: dict[str, object]
+
+
+class GridEntry(Entry):
+    """Which cells a grid holds and the settings that they share."""
+
+    title: str = ""
+    epsilon: Annotated[float, Field(ge=0)] = 8.0
+    images: Count | None = None
+    redraws: Count = 3
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Precision = "float32"
+    tables: Annotated[tuple[TableEntry, ...], Field(strict=False)] = ()
+    rules: Annotated[tuple[RuleEntry, ...], Field(strict=False)] = ()
+    grids: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+class Catalogue:
+    """The named things of some `configs` folders, the first folder that has a name deciding."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = list(folders)
+
+    def names(self, section: Section) -> dict[str, Path]:
+        """Every name of a section and its file, sorted."""
+        found: dict[str, Path] = {}
+        for folder in reversed(self._folders):
+            found.update({path.stem: path for path in (folder / section).glob("*.yaml")})
+        return dict(sorted(found.items()))
+
+    def document(self, section: Section, name: str) -> Document:
+        """A named file with what it extends merged in; BadInput with a suggestion if unknown."""
+        names = self.names(section)
+        if name not in names:
+            raise BadInput(f"no {section[:-1]} named '{name}'{suggestion(name, names)}")
+        return self._extended(section, names, name, frozenset())
+
+    def _extended(
+        self, section: Section, names: Mapping[str, Path], name: str, above: frozenset[str]
+    ) -> Document:
+        document = read_yaml(names[name])
+        base = document.value.pop("extends", None)
+        if base is None:
+            return document
+        above |= {name}
+        if not isinstance(base, str) or base not in names or base in above:
+            message = f"no other {section[:-1]} '{base}'{suggestion(str(base), set(names) - above)}"
+            raise document.problem(("extends",), message)
+        return document.over(self._extended(section, names, base, above))
+
+    def dataset(self, name: str) -> DatasetEntry:
+        """The data set of a name."""
+        document = self.document("datasets", name)
+        entry = validated(DatasetEntry, document, (), document.value)
+        if entry.folder is None:
+            return entry
+        folder = document.file_of(("folder",)).parent / Path(entry.folder).expanduser()
+        return entry.model_copy(update={"folder": str(folder.resolve())})
+
+    def attack(self, name: str) -> Attack:
+        """The attack of a name, its defaults not yet filled in."""
+        document = self.document("attacks", name)
+        spec = self.kind(document, "attacks", document.value, ())
+        assert isinstance(spec, Attack)
+        return spec
+
+    def defense(self, name: str) -> Defense:
+        """The defense of one name, no chain."""
+        document = self.document("defenses", name)
+        spec = self.kind(document, "defenses", document.value, ())
+        assert isinstance(spec, Defense)
+        return spec
+
+    def grid(self, name: str) -> tuple[GridEntry, Document]:
+        """The grid of a name, and its document for locating what is wrong in it."""
+        document = self.document("grids", name)
+        return validated(GridEntry, document, (), document.value), document
+
+    def model(self, name: str) -> tuple[ModelEntry, Network, Recipe | CheckpointEntry, Document]:
+        """The model of a name: its entry, its network, how its weights come to be, its document."""
+        document = self.document("models", name)
+        entry = validated(ModelEntry, document, (), document.value)
+        self.require("datasets", entry.dataset, document, ("dataset",))
+        network = self.kind(document, "networks", entry.network, ("network",))
+        assert isinstance(network, Network)
+        weights: Recipe | CheckpointEntry
+        match entry.recipe, entry.checkpoint:
+            case None, CheckpointEntry() as weights:
+                pass
+            case str(recipe), None:
+                self.require("recipes", recipe, document, ("recipe",))
+                named = self.document("recipes", recipe)
+                weights = validated(Recipe, named, (), named.value)
+            case dict(), None:
+                weights = validated(Recipe, document, ("recipe",), entry.recipe)
+            case _:
+                message = "give either a recipe to train by or a checkpoint to load"
+                raise document.problem((), message)
+        return entry, network, weights, document
+
+    def require(self, section: Section, name: str, document: Document, place: Place) -> None:
+        """BadInput, at the place that asks for it, where a section has no such name."""
+        known = self.names(section)
+        if name not in known:
+            message = f"no {section[:-1]} named '{name}'{suggestion(name, known)}"
+            raise document.problem(place, message)
+
+    def kind(self, document: Document, family: Family, value: object, place: Place) -> Kind:
+        """The spec that a mapping with a `kind` describes."""
+        if not isinstance(value, Mapping):
+            raise document.problem(place, "expected a mapping with a kind")
+        kind = value.get("kind")
+        # a chain is written by its name, 'counter+guo'
+        known = [known for known in registry.kinds(family) if known != "chain"]
+        if not isinstance(kind, str) or kind not in known:
+            what = "no kind" if kind is None else f"unknown kind {kind!r}"
+            raise document.problem((*place, "kind"), f"{what}{suggestion(str(kind), known)}")
+        return validated(registry.kind_class(family, kind), document, place, dict(value))
+
+
+def config_folders(extra: Sequence[Path] = ()) -> list[Path]:
+    """Where names are looked up: folders asked for, `./configs`, then what comes with us."""
+    here = Path(__file__).parent
+    own = here / "configs"
+    if not own.is_dir():
+        own = here.parent / "configs"
+    local = Path.cwd() / "configs"
+    folders = [*extra, *([local] if local.is_dir() else []), own]
+    return list(dict.fromkeys(folder.resolve() for folder in folders))

@@ -1,0 +1,153 @@
+"""What a node's work reads: its parents, from the store, each checked as it is read.
+
+What many nodes read, data sets and frozen classifiers, a process keeps under its content.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import arrow
+from pipeline.graph import Node
+from pipeline.settings import KindSettings
+from pipeline.store import Damaged, Record, Store
+from tasks.arrays import BadTensor, Crafted, Images, Outcomes, Splits, as_float
+from tasks.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
+from tasks.craft import check_crafted
+from tasks.datasets import DatasetSpec
+from tasks.frozen import Frozen
+from tasks.node_specs import CraftSpec
+from tasks.progress import Tell
+from tasks.recipe import CheckpointSpec, TrainSpec
+from tasks.specs import Precision, Shard
+
+KEPT = 4
+"""How many data sets, and how many classifiers, a process keeps."""
+
+_splits: dict[str, Splits] = {}
+_classifiers: dict[tuple[str, str, str], Frozen] = {}
+
+
+def forget() -> None:
+    """Let go of all that this process keeps."""
+    _splits.clear()
+    _classifiers.clear()
+
+
+@dataclass
+class Desk:
+    """A node at work. Reading a parent raises Damaged if it is not what its record says."""
+
+    node: Node
+    store: Store
+    settings: KindSettings
+    device: torch.device
+    tell: Tell
+    classifier: Frozen | None = None
+
+    def record(self, node: Node) -> Record:
+        """A parent's record."""
+        record = self.store.record(node.kind, node.digest)
+        if record is None:
+            raise Damaged(node.kind, node.digest, "is gone from the store")
+        return record
+
+    def lineage(self) -> dict[str, str]:
+        """Digest → content of every ancestor, as the store holds them now."""
+        lineage: dict[str, str] = {}
+        for _, parent in self.node.parents:
+            record = self.record(parent)
+            lineage.update(record.lineage)
+            lineage[parent.digest] = record.content
+        return lineage
+
+    def splits(self, node: Node) -> Splits:
+        """A data set."""
+        record = self.record(node)
+        if record.content not in _splits:
+            train, test = (self._images(node, name) for name in ("train.arrow", "test.arrow"))
+            _make_room(_splits)
+            _splits[record.content] = Splits(train, test)
+        return _splits[record.content]
+
+    def examples(self, node: Node, shard: Shard) -> Crafted:
+        """The examples of a shard: crafted ones, or the data set's own."""
+        if not isinstance(node.spec, CraftSpec):
+            images = self.splits(node).test[shard.start : shard.stop]
+            none = torch.full_like(images.labels, -1)
+            return Crafted(as_float(images.pixels), images.labels, images.ids, none)
+        columns = self._columns(node, "examples.arrow")
+        images = self.splits(node.parent("dataset")).test[shard.start : shard.stop]
+        try:
+            crafted = Crafted(**columns)
+            check_crafted(crafted, images, node.spec)
+        except (BadTensor, TypeError) as error:
+            raise Damaged(node.kind, node.digest, str(error)) from None
+        return crafted
+
+    def outcomes(self, node: Node) -> Outcomes:
+        """A defended model's answers about a shard."""
+        try:
+            return Outcomes(**self._columns(node, "outcomes.arrow"))
+        except (BadTensor, TypeError) as error:
+            raise Damaged(node.kind, node.digest, str(error)) from None
+
+    def frozen(self, precision: Precision) -> Frozen:
+        """The node's model, ready to be attacked or asked, its counters at zero."""
+        node = self.node.parent("model")
+        record = self.record(node)
+        key = (record.content, precision, str(self.device))
+        if key not in _classifiers:
+            path = self.store.path(record, "weights.safetensors")
+            module = untrained(node)
+            try:
+                load_weights(module, weights_from_bytes(path.read_bytes()))
+            except BadCheckpoint as error:
+                raise Damaged(node.kind, node.digest, str(error)) from None
+            _make_room(_classifiers)
+            _classifiers[key] = Frozen(
+                module, classes=_shape(node).classes, precision=precision, device=self.device
+            )
+        self.classifier = _classifiers[key]
+        self.classifier.check()
+        self.classifier.forwards = self.classifier.backwards = 0
+        return self.classifier
+
+    def _columns(self, node: Node, name: str) -> dict[str, Tensor]:
+        path = self.store.path(self.record(node), name)
+        try:
+            return arrow.read_tensors(path)
+        except arrow.BadArrow as error:
+            raise Damaged(node.kind, node.digest, str(error)) from None
+
+    def _images(self, node: Node, name: str) -> Images:
+        spec = node.spec
+        assert isinstance(spec, DatasetSpec)
+        columns = self._columns(node, name)
+        try:
+            ids = torch.arange(len(columns["labels"]))
+            return Images(columns["pixels"], columns["labels"], ids, spec.classes)
+        except (BadTensor, KeyError) as error:
+            raise Damaged(node.kind, node.digest, str(error)) from None
+
+
+def untrained(model: Node) -> nn.Module:
+    """The network of a train or checkpoint node, with weights of no consequence."""
+    spec, shape = model.spec, _shape(model)
+    assert isinstance(spec, TrainSpec | CheckpointSpec)
+    return spec.network.build(shape.channels, shape.side, shape.classes)
+
+
+def _shape(model: Node) -> DatasetSpec:
+    spec = model.parent("dataset").spec
+    assert isinstance(spec, DatasetSpec)
+    return spec
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    while len(kept) >= KEPT:
+        kept.pop(next(iter(kept)))

@@ -1,0 +1,150 @@
+"""What observers are told of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.graph import Node
+from pipeline.grid import Cell, Grid
+from tasks.progress import Progress
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a node has no artifact. `damaged` is (kind, digest) of an artifact it could not read."""
+
+    digest: str
+    reason: str
+    detail: str = ""
+    damaged: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A node's artifact: its content's checksum, its facts, and how it was computed."""
+
+    digest: str
+    content: str
+    facts: Mapping[str, object]
+    how: Mapping[str, object]
+    unchanged: bool = False
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A run begins that has something to do. `todo` counts nodes by kind."""
+
+    grid: Grid
+    todo: Mapping[str, int]
+    stored: int
+    executor: str
+
+
+@dataclass(frozen=True)
+class NodeStarted:
+    """A node was handed to the executor."""
+
+    node: Node
+
+
+@dataclass(frozen=True)
+class NodeProgress:
+    """A long node tells how far it is."""
+
+    digest: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class NodeDone:
+    """A node's artifact is in the store."""
+
+    node: Node
+    done: Done
+
+
+@dataclass(frozen=True)
+class NodeFailed:
+    """A node failed for good; `blocked` counts the nodes that now cannot be computed."""
+
+    node: Node
+    failure: Failure
+    cells: Sequence[str]
+    blocked: int
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """An artifact did not match its record and was moved away; it is computed again."""
+
+    kind: str
+    digest: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CellScored:
+    """A cell has a score. `before` is the score that the ledger knew for this cell's name.
+
+    facts: see `tasks.score`; percentages.
+    """
+
+    cell: Cell
+    node: Node
+    facts: Mapping[str, object]
+    before: Mapping[str, object] | None
+    computed: bool
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """A run is over. Cells without a score are in `missing`, with the reason."""
+
+    grid: Grid
+    scored: Mapping[str, Mapping[str, object]]
+    missing: Mapping[str, str]
+    computed: Mapping[str, int]
+    seconds: float
+    interrupted: bool = False
+    set_aside: int = 0
+
+
+Event = (
+    RunStarted
+    | NodeStarted
+    | NodeProgress
+    | NodeDone
+    | NodeFailed
+    | SetAside
+    | CellScored
+    | RunFinished
+)
+
+
+class Observer(Protocol):
+    """Someone who is told."""
+
+    def notify(self, event: Event) -> None:
+        """Take an event, quickly: the run waits."""
+
+    def close(self) -> None:
+        """Finish; nothing follows."""
+
+
+@dataclass
+class Observers:
+    """Several observers as one; none is the null observer."""
+
+    members: list[Observer] = field(default_factory=list)
+
+    def notify(self, event: Event) -> None:
+        """Tell each in turn."""
+        for member in self.members:
+            member.notify(event)
+
+    def close(self) -> None:
+        """Close each in turn."""
+        for member in self.members:
+            member.close()

@@ -1,0 +1,306 @@
+"""From a named grid to its cells: products of models, attacks and defenses, with rules applied.
+
+A cell's specs are complete: every default that depends on the problem (perturbation size,
+classes, image size) is filled in, so what enters a digest is what is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.config import Catalogue, GridEntry, TableEntry, VariantEntry
+from pipeline.ingredients import Ingredients
+from pipeline.parameters import Rules, check_owners, resolved, with_variant
+from pipeline.problems import BadInput, suggestion
+from pipeline.yaml_files import Document, Place
+from tasks.attacks.base import Attack
+from tasks.datasets import DatasetSpec
+from tasks.defenses.base import Defense
+from tasks.defenses.chain import Chain
+from tasks.recipe import CheckpointSpec, TrainSpec
+from tasks.specs import Precision, Problem
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid. The first fields are names for people; specs are what is computed."""
+
+    dataset: str
+    model: str
+    attack: str
+    defense: str
+    seed: int
+    images: int
+    redraws: int
+    precision: Precision
+    dataset_spec: DatasetSpec
+    model_spec: TrainSpec | CheckpointSpec
+    attack_spec: Attack
+    defense_spec: Defense
+    files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
+    model_files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
+
+    @property
+    def name(self) -> str:
+        """`model/attack/defense`, and the seed where it is not 0."""
+        seed = f"/seed{self.seed}" if self.seed else ""
+        return f"{self.model}/{self.attack}/{self.defense}{seed}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """How some cells are laid out: rows are defenses by model, columns are attacks."""
+
+    name: str
+    title: str
+    models: tuple[str, ...]
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    gains_of: str | None
+    gains_over: str | None
+
+    def baseline(self, defense: str) -> str | None:
+        """The row that a defense's gain is counted from, if it has one."""
+        if self.gains_of is not None:
+            first, _, rest = defense.partition("+")
+            base = (rest or "none") if first == self.gains_of else None
+        else:
+            base = self.gains_over if defense != self.gains_over else None
+        return base if base in self.defenses else None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A named grid: its cells, each once, and its tables."""
+
+    name: str
+    title: str
+    cells: tuple[Cell, ...]
+    tables: tuple[Table, ...]
+
+    def cell(self, name: str) -> Cell:
+        """The cell of a name; BadInput with a suggestion if there is none."""
+        known = {cell.name: cell for cell in self.cells}
+        if name not in known:
+            near = suggestion(name, known) if len(known) < 400 else ""
+            near = near if near.startswith("; did") else "; `pipeline list cells` has them"
+            raise BadInput(f"no cell '{name}' in grid '{self.name}'{near}")
+        return known[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What the command line changes of a grid."""
+
+    images: int | None = None
+    seeds: int = 1
+    redraws: int | None = None
+    data: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+
+
+def load_grid(catalogue: Catalogue, name: str, overrides: Overrides | None = None) -> Grid:
+    """The cells of a grid; BadInput, located, for anything that does not fit."""
+    overrides = overrides or Overrides()
+    grid = _Builder(catalogue, overrides).grid(name, frozenset())
+    used = {cell.dataset for cell in grid.cells}
+    for dataset in overrides.data:
+        if dataset not in used:
+            hint = suggestion(dataset, used)
+            raise BadInput(f"--data {dataset}: no such data set in grid '{name}'{hint}")
+    return grid
+
+
+class _Builder:
+    """Makes the cells of a grid and of the grids that it includes."""
+
+    def __init__(self, catalogue: Catalogue, overrides: Overrides) -> None:
+        self._catalogue = catalogue
+        self._overrides = overrides
+        self._ingredients = Ingredients(catalogue, overrides.data)
+
+    def grid(self, name: str, above: frozenset[str]) -> Grid:
+        """A grid; `above` are the grids that include it."""
+        entry, document = self._catalogue.grid(name)
+        if not entry.tables and not entry.grids:
+            raise document.problem((), "a grid needs tables or other grids")
+        above |= {name}
+        cells: dict[str, Cell] = {}
+        tables: list[Table] = []
+        for position, inner in enumerate(entry.grids):
+            place: Place = ("grids", position)
+            known = self._catalogue.names("grids").keys() - above
+            if inner not in known:
+                message = f"no other grid '{inner}'{suggestion(inner, known)}"
+                raise document.problem(place, message)
+            part = self.grid(inner, above)
+            tables.extend(part.tables)
+            for cell in part.cells:
+                _admit(cells, cell, document, place)
+        rules = Rules(entry.rules)
+        for position, table in enumerate(entry.tables):
+            place = ("tables", position)
+            tables.append(_table(table, document, place))
+            for cell in self._table_cells(entry, table, rules, document, place):
+                _admit(cells, cell, document, place)
+        rules.check(document)
+        return Grid(name, entry.title, tuple(cells.values()), tuple(tables))
+
+    def _table_cells(
+        self, entry: GridEntry, table: TableEntry, rules: Rules, document: Document, place: Place
+    ) -> list[Cell]:
+        cells = [
+            self._cell(
+                entry, table, model, attack, defense, rules=rules, document=document, place=place
+            )
+            for model in range(len(table.models))
+            for attack in range(len(table.attacks))
+            for defense in range(len(table.defenses))
+        ]
+        # seeds are the outer dimension, so that a first seed's table is whole early
+        return [
+            dataclasses.replace(cell, seed=entry.seed + seed, model_spec=_seeded(cell, seed))
+            for seed in range(self._overrides.seeds)
+            for cell in cells
+        ]
+
+    def _cell(
+        self,
+        entry: GridEntry,
+        table: TableEntry,
+        model: int,
+        attack: int,
+        defense: int,
+        *,
+        rules: Rules,
+        document: Document,
+        place: Place,
+    ) -> Cell:
+        """The cell of a table's model, attack and defense, each given by its position."""
+        model_name = table.models[model]
+        parts = self._ingredients.model(model_name, document, (*place, "models", model))
+        dataset_spec, source = self._ingredients.dataset(parts.dataset)
+        problem = Problem(
+            epsilon=entry.epsilon,
+            classes=dataset_spec.classes,
+            side=dataset_spec.side,
+            pool=source.train,
+        )
+        names = {
+            "dataset": parts.dataset,
+            "model": model_name,
+            "attack": _label(table.attacks[attack]),
+            "defense": _label(table.defenses[defense]),
+        }
+        matching = rules.matching({**names, "table": table.name})
+        attack_place: Place = (*place, "attacks", attack)
+        attack_spec = self._attack(table.attacks[attack], rules, matching, document, attack_place)
+        defense_place: Place = (*place, "defenses", defense)
+        defense_spec = resolved(
+            self._defense(table.defenses[defense], rules, matching, document, defense_place),
+            problem,
+            document,
+            defense_place,
+        )
+        redraws = self._overrides.redraws or entry.redraws
+        return Cell(
+            **names,
+            seed=entry.seed,
+            images=self._images(entry, parts.dataset, source.test, document),
+            redraws=1 if defense_spec.deterministic(problem.classes) else redraws,
+            precision=entry.precision,
+            dataset_spec=dataset_spec,
+            model_spec=resolved(parts.spec, problem, document, (*place, "models", model)),
+            attack_spec=resolved(attack_spec, problem, document, attack_place),
+            defense_spec=defense_spec,
+            files=source.files,
+            model_files=parts.files,
+        )
+
+    def _images(self, entry: GridEntry, dataset: str, available: int, document: Document) -> int:
+        wanted = self._overrides.images or entry.images or available
+        if wanted <= available:
+            return wanted
+        message = f"the test set of '{dataset}' has {available} images"
+        if self._overrides.images:
+            raise BadInput(f"--images {wanted}: {message}")
+        raise document.problem(("images",), f"{message}, not {wanted}")
+
+    def _attack(
+        self,
+        choice: str | VariantEntry,
+        rules: Rules,
+        matching: list[int],
+        document: Document,
+        place: Place,
+    ) -> Attack:
+        spec = self._ingredients.attack(_used(choice), document, place)
+        spec = with_variant(spec, choice, document, place)
+        return rules.applied(matching, spec, "attack", document)
+
+    def _defense(
+        self,
+        choice: str | VariantEntry,
+        rules: Rules,
+        matching: list[int],
+        document: Document,
+        place: Place,
+    ) -> Defense:
+        names = _used(choice).split("+")
+        alone = len(names) == 1
+        parts = []
+        for name in names:
+            spec = self._ingredients.defense(name, document, place)
+            spec = with_variant(spec, choice, document, place, owner=name, alone=alone)
+            parts.append(rules.applied(matching, spec, name, document))
+        check_owners(choice, names, document, place)
+        if alone:
+            return parts[0]
+        try:
+            return Chain(parts=tuple(parts))
+        except ValidationError as error:
+            raise document.problem(place, error.errors()[0]["msg"]) from None
+
+
+def _admit(cells: dict[str, Cell], cell: Cell, document: Document, place: Place) -> None:
+    if cells.setdefault(cell.name, cell) != cell:
+        raise document.problem(place, f"two different cells would be named '{cell.name}'")
+
+
+def _seeded(cell: Cell, seed: int) -> TrainSpec | CheckpointSpec:
+    if isinstance(cell.model_spec, CheckpointSpec):
+        return cell.model_spec
+    return cell.model_spec.model_copy(update={"seed": cell.seed + seed})
+
+
+def _label(choice: str | VariantEntry) -> str:
+    return choice if isinstance(choice, str) else choice.label
+
+
+def _used(choice: str | VariantEntry) -> str:
+    return choice if isinstance(choice, str) else choice.use
+
+
+def _table(entry: TableEntry, document: Document, place: Place) -> Table:
+    labels = tuple(map(_label, entry.defenses))
+    if entry.gains_of is not None and entry.gains_over is not None:
+        raise document.problem((*place, "gains_over"), "stands beside gains_of; give one of them")
+    bases = {"gains_of": {label.partition("+")[0] for label in labels}, "gains_over": set(labels)}
+    for key, known in bases.items():
+        base = getattr(entry, key)
+        if base is not None and base not in known:
+            message = f"no such defense in this table: '{base}'{suggestion(base, known)}"
+            raise document.problem((*place, key), message)
+    return Table(
+        name=entry.name,
+        title=entry.title,
+        models=entry.models,
+        attacks=tuple(map(_label, entry.attacks)),
+        defenses=labels,
+        gains_of=entry.gains_of,
+        gains_over=entry.gains_over,
+    )

@@ -1,0 +1,66 @@
+"""Digests of specs: SHA-256 over a tagged, versioned, canonical form. Unknown types raise.
+
+Each value is written with a tag and its length, so no two structures share a form:
+1, 1.0, true and '1' differ, and so do a list and its only element.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from tasks.specs import Spec
+
+FORMAT = 1
+
+
+def digest(value: object) -> str:
+    """SHA-256, 64 hexadecimal digits, of a value's canonical form."""
+    return hashlib.sha256(f"format:{FORMAT};{canonical(value)}".encode()).hexdigest()
+
+
+def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
+    """The canonical form; TypeError for a type that has none.
+
+    A spec is its class name, its version and its fields, whatever module it lives in;
+    a spec of a user's own carries the digest of its source as well.
+    """
+    match value:
+        case None:
+            return "none;"
+        case bool():
+            return f"bool:{int(value)};"
+        case int():
+            return f"int:{value};"
+        case float():
+            return f"float:{value.hex()};"
+        case str():
+            return f"str:{len(value)}:{value};"
+        case tuple() | list():
+            return f"list:{len(value)}[{''.join(map(canonical, value))}];"
+        case Mapping():
+            return f"map:{len(value)}{{{''.join(_pairs(value))}}};"
+        case Spec():
+            name, source = type(value).__name__, getattr(type(value), "source_digest", "")
+            fields = {key: getattr(value, key) for key in type(value).model_fields}
+            return f"spec:{name}:{type(value).version}:{source}:{canonical(fields)};"
+        case _:
+            raise TypeError(f"no canonical form for {type(value).__qualname__}: {value!r}")
+
+
+def _pairs(value: Mapping[object, object]) -> list[str]:
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"keys must be strings, got {type(key).__qualname__}: {key!r}")
+    return [canonical(key) + canonical(value[key]) for key in sorted(value, key=str)]
+
+
+def spec_classes(spec: Spec) -> frozenset[type[Spec]]:
+    """The classes of a spec and of every spec inside it."""
+    found = {type(spec)}
+    for name in type(spec).model_fields:
+        value = getattr(spec, name)
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, Spec):
+                found |= spec_classes(part)
+    return frozenset(found)

@@ -1,0 +1,110 @@
+"""The ledger: one small file for each invocation, never rewritten.
+
+It knows which score each cell had when, and what was logged to which tracking server.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+
+def user_name() -> str:
+    """Who runs this program; the number of a user who has no name, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+@dataclass(frozen=True)
+class CellEntry:
+    """A cell as an invocation left it: its score node, and what it scored, if it did."""
+
+    score: str
+    content: str | None = None
+    facts: Mapping[str, object] | None = None
+    computed: bool = False
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One run: when, who, what, and its cells."""
+
+    grid: str
+    command: Sequence[str]
+    version: str
+    cells: Mapping[str, CellEntry]
+    time: float = field(default_factory=time.time)
+    user: str = field(default_factory=user_name)
+    host: str = field(default_factory=platform.node)
+
+
+class Ledger:
+    """The invocations on a store, oldest first."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "ledger"
+
+    @cached_property
+    def invocations(self) -> list[Invocation]:
+        """What can be read of the ledger when it is first asked."""
+        found = []
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                entry = json.loads(path.read_bytes())
+                cells = {name: CellEntry(**cell) for name, cell in entry.pop("cells").items()}
+                found.append(Invocation(cells=cells, **entry))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
+                # a torn file of another machine's crash says nothing; the rest still counts
+                continue
+        return found
+
+    def last(self, grid: str, cell: str) -> CellEntry | None:
+        """The latest entry of a cell of a grid that has a score."""
+        for invocation in reversed(self.invocations):
+            entry = invocation.cells.get(cell)
+            if invocation.grid == grid and entry is not None and entry.facts is not None:
+                return entry
+        return None
+
+    def write(self, invocation: Invocation) -> Path:
+        """Add an invocation."""
+        name = f"{int(invocation.time * 1000):015d}-{uuid.uuid4().hex[:8]}"
+        _create(self._folder / f"{name}.json", json.dumps(asdict(invocation), indent=1))
+        self.__dict__.pop("invocations", None)
+        return self._folder / f"{name}.json"
+
+    def logged(self, server: str) -> set[str]:
+        """Keys of what a tracking server already has."""
+        return {path.name for path in self._server(server).glob("[!.]*")}
+
+    def mark_logged(self, server: str, key: str, run_id: str) -> None:
+        """Remember that a server has something, and under which run."""
+        _create(self._server(server) / key, run_id)
+
+    def run_of(self, server: str, key: str) -> str | None:
+        """The run under which a server has something."""
+        try:
+            return (self._server(server) / key).read_text(encoding="utf-8")
+        except OSError:
+            return None
+
+    def _server(self, server: str) -> Path:
+        return self._folder / "logged" / hashlib.sha256(server.encode()).hexdigest()[:16]
+
+
+def _create(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

@@ -1,0 +1,103 @@
+"""What a run would have to do, and why: nodes whose artifact is absent, outdated or forced.
+
+A digest names a recipe, not bytes. So an artifact also counts as absent when the store holds
+other content for one of its ancestors than the content that it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pipeline.graph import Graph, Node
+from pipeline.store import Damaged, Record, Store
+
+
+@dataclass
+class Look:
+    """A look into the store that reads each record once."""
+
+    store: Store
+    _records: dict[str, Record | Damaged | None] = field(default_factory=dict)
+
+    def record(self, kind: str, digest: str) -> Record | Damaged | None:
+        """The record as the store holds it now, or what is wrong with it."""
+        if digest not in self._records:
+            try:
+                self._records[digest] = self.store.record(kind, digest)
+            except Damaged as damaged:
+                self._records[digest] = damaged
+        return self._records[digest]
+
+    def why_absent(self, node: Node, graph: Graph) -> str | None:
+        """Why a node's artifact does not count as there; None where it does."""
+        record = self.record(node.kind, node.digest)
+        if record is None:
+            return "not computed yet"
+        if isinstance(record, Damaged):
+            return record.reason
+        for digest, content in record.lineage.items():
+            if digest not in graph:
+                continue
+            ancestor = self.record(graph[digest].kind, digest)
+            if isinstance(ancestor, Record) and ancestor.content != content:
+                return (
+                    f"was made from other {graph[digest].kind} content: "
+                    f"{content[:12]}, now {ancestor.content[:12]}"
+                )
+        return None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Digest → reason, for each node to be computed, parents before children."""
+
+    todo: Mapping[str, str]
+    stored: int
+    damaged: tuple[Damaged, ...] = ()
+
+    def by_kind(self, graph: Graph) -> dict[str, int]:
+        """How many nodes of each kind there are to do."""
+        counts: dict[str, int] = {}
+        for digest in self.todo:
+            kind = graph[digest].kind
+            counts[kind] = counts.get(kind, 0) + 1
+        return counts
+
+
+def make_plan(
+    graph: Graph,
+    leaves: Iterable[Node],
+    store: Store,
+    *,
+    forced: Collection[str] = (),
+    without: Collection[str] = (),
+) -> Plan:
+    """What is missing for the leaves. `forced` digests are computed again; `without` are left out.
+
+    Work goes upwards from the leaves: what only absent nodes would read is not looked at.
+    """
+    look = Look(store)
+    reasons: dict[str, str] = {}
+    damaged: list[Damaged] = []
+    seen: set[str] = set()
+    waiting = list(leaves)
+    stored = 0
+    while waiting:
+        node = waiting.pop()
+        if node.digest in seen or node.digest in without:
+            continue
+        seen.add(node.digest)
+        reason = look.why_absent(node, graph)
+        if reason is None and node.digest in forced:
+            reason = "asked for with --force"
+        if reason is None:
+            stored += 1
+            continue
+        record = look.record(node.kind, node.digest)
+        if isinstance(record, Damaged):
+            damaged.append(record)
+        reasons[node.digest] = reason
+        waiting.extend(parent for _, parent in node.parents)
+    ordered = {node.digest: reasons[node.digest] for node in graph if node.digest in reasons}
+    return Plan(ordered, stored, tuple(damaged))

@@ -1,0 +1,214 @@
+"""From the facts of cells to what a table shows: means over seeds, gains, and notes.
+
+Everything is computed from unrounded accuracies; rounding is for those who print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+
+from pipeline.grid import Cell, Grid, Table
+
+Facts = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is known of a grid's cells, by their names.
+
+    facts: of their scores, see `tasks.score`; missing: why a cell has none; digests: of the
+    score nodes.
+    """
+
+    facts: Mapping[str, Facts]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def reason(self, name: str) -> str:
+        """Why a cell has no score, in one line; empty where it has one."""
+        if self.accuracy(name) is not None:
+            return ""
+        return one_line(self.missing.get(name) or "not computed")
+
+    def accuracy(self, name: str) -> float | None:
+        """A cell's accuracy in percent."""
+        return number(self.facts.get(name, {}), "accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One place of a table. Rates in percent, gains in points.
+
+    accuracy, gain: means over seeds, a gain only from seeds that have its baseline too.
+    interval and spread (over redraws) belong to one set of weights, so they are None where
+    several seeds are averaged; seed_spread is the standard deviation over those.
+    seeds: how many were scored; note: number of a footnote of the view.
+    """
+
+    attack: str
+    accuracy: float | None = None
+    gain: float | None = None
+    interval: tuple[float, float] | None = None
+    spread: float | None = None
+    seed_spread: float | None = None
+    images: int | None = None
+    redraws: int | None = None
+    seeds: int = 0
+    note: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defense on one model, an entry for each attack of the view.
+
+    redraws: how often whole predictions were drawn, or `deterministic`.
+    """
+
+    model: str
+    defense: str
+    redraws: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """A table as it is shown; a note's number is its place, from 1."""
+
+    table: Table
+    attacks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models of the rows, in their order."""
+        return tuple(dict.fromkeys(row.model for row in self.rows))
+
+    @property
+    def widest_interval(self) -> float | None:
+        """Half the length of the longest interval, in points."""
+        intervals = [entry.interval for row in self.rows for entry in row.entries]
+        return max(((high - low) / 2 for low, high in filter(None, intervals)), default=None)
+
+
+def number(facts: Facts, key: str) -> float | None:
+    """A numeric fact, or None."""
+    value = facts.get(key)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return None
+
+
+def interval(facts: Facts) -> tuple[float, float] | None:
+    """The interval of a score, in percent, or None."""
+    value = facts.get("interval")
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        return float(value[0]), float(value[1])
+    return None
+
+
+def one_line(text: str) -> str:
+    """Text from elsewhere as one line, without characters that would steer a terminal."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+
+
+def deterministic(cell: Cell) -> bool:
+    """Whether a cell's defense has nothing to draw."""
+    return cell.defense_spec.deterministic(cell.dataset_spec.classes)
+
+
+def views(grid: Grid, scores: Scores) -> list[View]:
+    """The grid's tables, without rows, columns and tables that no cell of the grid is in."""
+    cells: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in grid.cells:
+        cells.setdefault((cell.model, cell.defense, cell.attack), []).append(cell)
+    found = (_Reader(table, cells, scores).view() for table in grid.tables)
+    return [view for view in found if view.rows]
+
+
+class _Reader:
+    """Reads one table's cells, numbering notes as they come."""
+
+    def __init__(
+        self, table: Table, cells: Mapping[tuple[str, str, str], Sequence[Cell]], scores: Scores
+    ) -> None:
+        self._table = table
+        self._cells = cells
+        self._scores = scores
+        self._notes: dict[str, int] = {}
+
+    def view(self) -> View:
+        table = self._table
+        places = [(model, defense) for model in table.models for defense in table.defenses]
+        attacks = tuple(
+            attack
+            for attack in table.attacks
+            if any((*place, attack) in self._cells for place in places)
+        )
+        rows = tuple(
+            self._row(model, defense, attacks)
+            for model, defense in places
+            if any((model, defense, attack) in self._cells for attack in attacks)
+        )
+        return View(table, attacks, rows, tuple(self._notes))
+
+    def _row(self, model: str, defense: str, attacks: Sequence[str]) -> Row:
+        cells = [
+            cell for attack in attacks for cell in self._cells.get((model, defense, attack), ())
+        ]
+        counts = sorted({cell.redraws for cell in cells if not deterministic(cell)})
+        redraws = " or ".join(map(str, counts)) if counts else "deterministic"
+        entries = tuple(self._entry(model, defense, attack) for attack in attacks)
+        return Row(model, defense, redraws, entries)
+
+    def _entry(self, model: str, defense: str, attack: str) -> Entry:
+        cells = self._cells.get((model, defense, attack), ())
+        found = {
+            cell.seed: accuracy
+            for cell in cells
+            if (accuracy := self._scores.accuracy(cell.name)) is not None
+        }
+        note = self._note(cells, len(found))
+        if not found:
+            return Entry(attack=attack, note=note)
+        facts = [self._scores.facts[cell.name] for cell in cells if cell.seed in found]
+        base = self._baseline(model, defense, attack)
+        gains = [found[seed] - base[seed] for seed in found if seed in base]
+        single = len(found) == 1
+        images, redraws = number(facts[0], "images"), number(facts[0], "redraws")
+        return Entry(
+            attack=attack,
+            accuracy=fmean(found.values()),
+            gain=fmean(gains) if gains else None,
+            interval=interval(facts[0]) if single else None,
+            spread=number(facts[0], "spread") if single else None,
+            seed_spread=None if single else stdev(found.values()),
+            images=None if images is None else int(images),
+            redraws=None if redraws is None else int(redraws),
+            seeds=len(found),
+            note=note,
+        )
+
+    def _baseline(self, model: str, defense: str, attack: str) -> dict[int, float]:
+        base = self._table.baseline(defense)
+        cells = self._cells.get((model, base, attack), ()) if base is not None else ()
+        return {
+            cell.seed: accuracy
+            for cell in cells
+            if (accuracy := self._scores.accuracy(cell.name)) is not None
+        }
+
+    def _note(self, cells: Sequence[Cell], found: int) -> int | None:
+        if cells and found == len(cells):
+            return None
+        reasons = {cell.seed: self._scores.reason(cell.name) for cell in cells}
+        if not cells:
+            text = "not among the cells asked for"
+        elif not found and len(set(reasons.values())) == 1:
+            text = next(iter(reasons.values()))
+        else:
+            absent = "; ".join(f"seed {seed}: {why}" for seed, why in reasons.items() if why)
+            text = f"mean of {found} of {len(cells)} seeds; {absent}" if found else absent
+        return self._notes.setdefault(text, len(self._notes) + 1)

@@ -1,0 +1,218 @@
+"""A report in words: numbers as they are printed, tables and pages in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pipeline.grid import Cell, Grid
+from pipeline.report_tables import Entry, Facts, Row, Scores, View, number
+from tasks.defenses.base import Defense
+from tasks.recipe import CheckpointSpec
+from tasks.specs import Kind, Spec
+
+NOTHING = "–"
+
+OBLIVIOUS = """\
+Attacks here are **oblivious**: the examples were made on the bare model, without any defense,
+and then shown to the defended one. So a number says how a defense does against an attacker
+who does not know of it, and it bounds from above what is left against one who does."""
+
+INTERVALS = """\
+Accuracy is in percent, and always about the true label: the mean over images of the share of
+right redraws of the whole defended prediction. Intervals are Wilson 95 % intervals over images,
+whatever the number of redraws. They are conditional on the trained weights: another training
+may lie outside. Where several seeds are averaged the interval is left empty and `seed_spread`
+is the standard deviation over seeds."""
+
+GAINS = """\
+In parentheses is the gain in points, from unrounded accuracies of the same run and seed.
+A defense marked `deterministic` has nothing to draw, so it is asked once."""
+
+
+def accuracy(value: float | None) -> str:
+    """Percent with one decimal, without the sign."""
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def gain(value: float) -> str:
+    """Points with their sign; what rounds to zero is `+0.0`."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def entry_words(entry: Entry) -> list[str]:
+    """`50.5`, then `(+19.3)` and `[1]` where there is a gain and a note."""
+    words = [accuracy(entry.accuracy)]
+    if entry.gain is not None:
+        words.append(f"({gain(entry.gain)})")
+    if entry.note is not None:
+        words.append(f"[{entry.note}]")
+    return words
+
+
+def old_to_new(before: Facts, after: Facts) -> str | None:
+    """`52.0 → 53.2 %`, with the numbers of images where they differ; None if nothing changed.
+
+    Accuracies that look alike rounded are given as many decimals as it takes.
+    """
+    old, new = number(before, "accuracy"), number(after, "accuracy")
+    if old is None or new is None:
+        return None
+    images = [number(facts, "images") for facts in (before, after)]
+    if None not in images and images[0] != images[1]:
+        return f"{old:.1f} % of {images[0]:.0f} → {new:.1f} % of {images[1]:.0f} images"
+    for decimals in range(1, 7):
+        if f"{old:.{decimals}f}" != f"{new:.{decimals}f}":
+            return f"{old:.{decimals}f} → {new:.{decimals}f} %"
+    return None
+
+
+def changes(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> list[str]:
+    """A line for each cell whose accuracy is another than before, in the order of `after`."""
+    changed = {
+        name: words
+        for name, facts in after.items()
+        if name in before and (words := old_to_new(before[name], facts)) is not None
+    }
+    width = max(map(len, changed), default=0)
+    return [f"{name:<{width}}  {words}" for name, words in changed.items()]
+
+
+def caption(view: View) -> list[str]:
+    """What is to be said below a table: what gains are over, intervals, footnotes."""
+    table = view.table
+    lines = []
+    if any(entry.gain is not None for row in view.rows for entry in row.entries):
+        over = f"the same defense without {table.gains_of}"
+        if table.gains_of is None:
+            over = f"{table.gains_over}"
+        lines.append(f"In parentheses: points gained over {over}.")
+    if view.widest_interval is not None:
+        lines.append(f"95 % intervals: at most ±{view.widest_interval:.1f} points.")
+    seeds = max((entry.seeds for row in view.rows for entry in row.entries), default=0)
+    if seeds > 1:
+        lines.append(f"Means over {seeds} seeds.")
+    return lines
+
+
+def table_markdown(view: View) -> str:
+    """A table with its title, and what is to be said below it."""
+    rows = [["model", "defense", "redraws", *view.attacks]]
+    rows.append(["---", "---", "---", *("---:" for _ in view.attacks)])
+    rows.extend(_row(row) for row in view.rows)
+    lines = [f"## {view.table.title or view.table.name}", ""]
+    lines.extend("| " + " | ".join(row) + " |" for row in rows)
+    lines.extend(["", *caption(view)])
+    if view.notes:
+        lines.append("")
+        lines.extend(f"- [{place}] {note}" for place, note in enumerate(view.notes, 1))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def page(grid: Grid, scores: Scores, parts: Sequence[tuple[View, str]], made: Facts) -> str:
+    """The report's front page: what is measured and how, and every table.
+
+    parts: the tables with the stems of their files; made: by what it was computed (device,
+    versions), as the caller knows it.
+    """
+    missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
+    lines = [f"# {grid.title or grid.name}", ""]
+    lines += [f"Grid `{grid.name}`: {len(grid.cells)} cells, {len(missing)} of them missing.", ""]
+    lines += [*_datasets(grid.cells), "", OBLIVIOUS, "", INTERVALS, "", GAINS, ""]
+    for view, stem in parts:
+        lines += [table_markdown(view)]
+        lines += [f"The same with intervals: [{stem}.csv]({stem}.csv).", ""]
+    lines += ["## How it was made", ""]
+    lines += [f"- {what}: {value}" for what, value in made.items()]
+    lines += [f"- redraws: {_joined(sorted({cell.redraws for cell in grid.cells}))}"]
+    lines += [f"- precision: {_joined(sorted({cell.precision for cell in grid.cells}))}", ""]
+    lines += ["Epsilon, step sizes and limits are in 1/255 of the pixel range.", ""]
+    for heading, described in _settings(grid.cells):
+        lines += [f"### {heading}", "", *described, ""]
+    lines += ["Every cell, with all its numbers: [results.csv](results.csv)."]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(row: Row) -> list[str]:
+    entries = (" ".join(entry_words(entry)) for entry in row.entries)
+    return [word.replace("|", "\\|") for word in (row.model, row.defense, row.redraws, *entries)]
+
+
+def _joined(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _datasets(cells: Sequence[Cell]) -> list[str]:
+    found = dict.fromkeys((cell.dataset, cell.images, cell.dataset_spec.classes) for cell in cells)
+    return [
+        f"- `{name}`: {images} test images of {classes} classes, "
+        f"{images / classes:.4g} a class on average"
+        for name, images, classes in found
+    ]
+
+
+def _settings(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
+    models = [(cell.model, _model(cell), f"seed {cell.seed}") for cell in cells]
+    yield "Models", _by_label(models)
+    yield (
+        "Attacks",
+        _by_label((cell.attack, _spec(cell.attack_spec), cell.model) for cell in cells),
+    )
+    yield (
+        "Defenses",
+        _by_label(
+            (cell.defense, _defense(cell.defense_spec), f"{cell.model}/{cell.attack}")
+            for cell in cells
+        ),
+    )
+
+
+def _by_label(described: Iterable[tuple[str, str, str]]) -> list[str]:
+    """A line a label; where cells differ under one label, a line for each way, saying where."""
+    labels: dict[str, dict[str, dict[str, None]]] = {}
+    for label, words, where in described:
+        labels.setdefault(label, {}).setdefault(words, {})[where] = None
+    lines = []
+    for label, ways in labels.items():
+        most = max(ways, key=lambda words: len(ways[words]))
+        lines.append(f"- `{label}`: {most}")
+        lines.extend(
+            f"- `{label}` in {_joined(f'`{where}`' for where in places)}: {words}"
+            for words, places in ways.items()
+            if words != most
+        )
+    return lines
+
+
+def _model(cell: Cell) -> str:
+    network = _spec(cell.model_spec.network)
+    if isinstance(cell.model_spec, CheckpointSpec):
+        return f"{network}; checkpoint {cell.model_spec.sha256[:12]}"
+    return f"{network}; trained: {_spec(cell.model_spec.recipe)}"
+
+
+def _defense(spec: Defense) -> str:
+    return ", then ".join(_spec(part) for _, part in spec.stages())
+
+
+def _spec(spec: Spec) -> str:
+    """A spec's kind and parameters in words."""
+    words = [spec.kind] if isinstance(spec, Kind) else []
+    for name in type(spec).model_fields:
+        value = getattr(spec, name)
+        if isinstance(value, Spec):
+            words.append(f"{name} ({_spec(value)})")
+        elif name != "kind" and value is not None:
+            words.append(f"{name.replace('_', ' ')} {_value(value)}")
+    return ", ".join(words)
+
+
+def _value(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return " ".join(map(_value, value))
+        case _:
+            return str(value)

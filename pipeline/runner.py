@@ -1,0 +1,277 @@
+"""The runner: walk the graph, skip what is stored, submit what is ready, survive failures.
+
+    repeat
+        plan what is absent (nothing: done)
+        submit nodes whose parents are there, in the graph's order, as many as are worth it
+        as each ends: tell the observers and release its children;
+            a failed one blocks its descendants and nothing else;
+            an artifact found damaged is set aside, and the next round computes it again
+
+Rounds also catch artifacts whose ancestor was computed again with other content.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from pipeline.events import (
+    CellScored,
+    Done,
+    Failure,
+    NodeDone,
+    NodeFailed,
+    NodeStarted,
+    Observers,
+    RunFinished,
+    RunStarted,
+    SetAside,
+)
+from pipeline.executor import Executor
+from pipeline.graph import Graph, Node
+from pipeline.grid import Grid
+from pipeline.ledger import CellEntry, Ledger
+from pipeline.planning import Plan, make_plan
+from pipeline.problems import BadInput
+from pipeline.store import Damaged, Store
+
+INGEST = ("dataset", "checkpoint")
+"""Kinds that read the user's own files, and so run where the user is."""
+
+
+@dataclass
+class Run:
+    """One walk over a grid's graph.
+
+    start_executor is called when there is work for it; start_local when files of the user's
+    have to be read first. `scores` maps a cell's name to its score node.
+    """
+
+    grid: Grid
+    graph: Graph
+    scores: Mapping[str, Node]
+    store: Store
+    ledger: Ledger
+    observers: Observers
+    start_executor: Callable[[], Executor]
+    start_local: Callable[[], Executor]
+    forced: Collection[str] = ()
+    computed: Counter[str] = field(default_factory=Counter)
+    unchanged: set[str] = field(default_factory=set)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    _executor: Executor | None = None
+    _local: Executor | None = None
+    _damage: Counter[str] = field(default_factory=Counter)
+    _fresh: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+    _set_aside: int = 0
+
+    def execute(self) -> RunFinished:
+        """Run to the end, or to the first Ctrl-C; what was finished is kept either way."""
+        began = time.monotonic()
+        interrupted = False
+        try:
+            self._rounds()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            for executor in (self._executor, self._local):
+                if executor is not None:
+                    executor.close()
+        finished = self._finished(time.monotonic() - began, interrupted=interrupted)
+        self.observers.notify(finished)
+        return finished
+
+    def _rounds(self) -> None:
+        left = set(self.forced)
+        first = True
+        while True:
+            blocked = self._blocked()
+            plan = make_plan(
+                self.graph, self.scores.values(), self.store, forced=left, without=blocked
+            )
+            for damaged in plan.damaged:
+                self._put_aside(damaged.kind, damaged.digest, damaged.reason)
+            if not plan.todo:
+                return
+            if first:
+                done = self._ingest(plan, left)
+                self._announce(plan)
+                for result in done:
+                    self._take(result)
+                first = False
+                plan = self._without(plan, done)
+            left -= self._round(plan, left)
+
+    def _ingest(self, plan: Plan, forced: Collection[str]) -> list[Done]:
+        """Read the user's files before anything is started; what is wrong with them is BadInput."""
+        done = []
+        for digest in plan.todo:
+            node = self.graph[digest]
+            if node.kind in INGEST:
+                local = self._local = self._local or self.start_local()
+                local.submit(node, replace=self._replaces(node, forced))
+                result = local.next()
+                if isinstance(result, Failure):
+                    raise BadInput(f"{node.kind} of {self._first_cell(node)}: {result.reason}")
+                done.append(result)
+        return done
+
+    def _first_cell(self, node: Node) -> str:
+        below = self._descendants(node.digest)
+        return next(name for name, score in self.scores.items() if score.digest in below)
+
+    @staticmethod
+    def _without(plan: Plan, done: list[Done]) -> Plan:
+        finished = {result.digest for result in done}
+        return replace(plan, todo={k: v for k, v in plan.todo.items() if k not in finished})
+
+    def _replaces(self, node: Node, forced: Collection[str]) -> bool:
+        return node.digest in forced or self.store.record(node.kind, node.digest) is not None
+
+    def _announce(self, plan: Plan) -> None:
+        self._executor = self.start_executor()
+        todo = plan.by_kind(self.graph)
+        self.observers.notify(RunStarted(self.grid, todo, plan.stored, self._executor.name))
+
+    def _round(self, plan: Plan, forced: set[str]) -> set[str]:
+        """Compute what is planned; returns the forced digests that are done with."""
+        waiting = {
+            digest: {parent.digest for _, parent in self.graph[digest].parents} & plan.todo.keys()
+            for digest in plan.todo
+        }
+        ready = [digest for digest, parents in waiting.items() if not parents]
+        running: dict[str, Executor] = {}
+        ended: set[str] = set()
+        again = False
+        while running or (ready and not again):
+            while ready and not again:
+                executor = self._executor_of(self.graph[ready[0]])
+                if sum(other is executor for other in running.values()) >= executor.capacity:
+                    break
+                digest = ready.pop(0)
+                node = self.graph[digest]
+                self.observers.notify(NodeStarted(node))
+                executor.submit(node, replace=self._replaces(node, forced))
+                running[digest] = executor
+            executor = next(iter(running.values()))
+            result = executor.next()
+            running.pop(result.digest)
+            ended.add(result.digest)
+            if isinstance(result, Done):
+                self._take(result)
+                for child in self.graph.children(self.graph[result.digest]):
+                    if child.digest in waiting and child.digest not in ended:
+                        waiting[child.digest].discard(result.digest)
+                        if not waiting[child.digest] and child.digest not in running:
+                            ready.append(child.digest)
+            elif not self._mend(result):
+                self._fail(result)
+                gone = self._descendants(result.digest)
+                ready = [digest for digest in ready if digest not in gone]
+            else:
+                again = True
+        return forced & ended
+
+    def _executor_of(self, node: Node) -> Executor:
+        if node.kind in INGEST:
+            if self._local is None:
+                self._local = self.start_local()
+            return self._local
+        assert self._executor is not None
+        return self._executor
+
+    def _take(self, done: Done) -> None:
+        node = self.graph[done.digest]
+        self.computed[node.kind] += 1
+        self._fresh.add(done.digest)
+        if done.unchanged:
+            self.unchanged.add(done.digest)
+        self.observers.notify(NodeDone(node, done))
+        if node.kind == "score":
+            for cell in self.grid.cells:
+                if cell.name in self.scores and self.scores[cell.name] == node:
+                    before = self.ledger.last(self.grid.name, cell.name)
+                    old = before.facts if before is not None else None
+                    self.observers.notify(CellScored(cell, node, done.facts, old, computed=True))
+
+    def _mend(self, failure: Failure) -> bool:
+        """Whether the failure was a damaged input that is now out of the way; twice is enough."""
+        if failure.damaged is None:
+            return False
+        kind, digest = failure.damaged
+        self._damage[digest] += 1
+        if self._damage[digest] > 2:
+            return False
+        self._put_aside(kind, digest, failure.reason)
+        return True
+
+    def _put_aside(self, kind: str, digest: str, reason: str) -> None:
+        if self.store.set_aside(kind, digest) is not None:
+            self._set_aside += 1
+            self.observers.notify(SetAside(kind, digest, reason))
+
+    def _fail(self, failure: Failure) -> None:
+        self.failures[failure.digest] = failure
+        below = self._descendants(failure.digest)
+        gone = below | {failure.digest}
+        cells = [name for name, node in self.scores.items() if node.digest in gone]
+        self.observers.notify(
+            NodeFailed(self.graph[failure.digest], failure, cells, blocked=len(below))
+        )
+
+    def _descendants(self, digest: str) -> frozenset[str]:
+        return self.graph.descendants(self.graph[digest])
+
+    def _blocked(self) -> set[str]:
+        blocked = set(self.failures)
+        for digest in self.failures:
+            blocked |= self._descendants(digest)
+        return blocked
+
+    def _finished(self, seconds: float, *, interrupted: bool) -> RunFinished:
+        scored: dict[str, Mapping[str, object]] = {}
+        missing: dict[str, str] = {}
+        for name, node in self.scores.items():
+            try:
+                record = self.store.record("score", node.digest)
+            except Damaged as damaged:
+                missing[name] = damaged.reason
+                continue
+            reason = self._why_missing(node)
+            if record is None or reason is not None:
+                missing[name] = reason or "not computed"
+            else:
+                scored[name] = record.facts
+        return RunFinished(
+            grid=self.grid,
+            scored=scored,
+            missing=missing,
+            computed=dict(self.computed),
+            seconds=seconds,
+            interrupted=interrupted,
+            set_aside=self._set_aside,
+        )
+
+    def _why_missing(self, node: Node) -> str | None:
+        for digest, failure in self.failures.items():
+            if digest == node.digest or node.digest in self._descendants(digest):
+                return failure.reason
+        return None
+
+    def entries(self) -> dict[str, CellEntry]:
+        """The cells as the ledger keeps them."""
+        entries = {}
+        for name, node in self.scores.items():
+            try:
+                record = self.store.record("score", node.digest)
+            except Damaged:
+                record = None
+            fresh = node.digest in self._fresh
+            if record is None:
+                entries[name] = CellEntry(node.digest)
+            else:
+                entries[name] = CellEntry(node.digest, record.content, record.facts, fresh)
+        return entries

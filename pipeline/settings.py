@@ -1,0 +1,59 @@
+"""How a run goes about its work. Nothing here enters a digest.
+
+Batch sizes and thread counts move results only within rounding; each artifact's record
+keeps the ones that it was made with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.graph import NODE_KINDS, NodeKind
+from pipeline.problems import suggestion
+from pipeline.validation import Entry, validated
+from pipeline.yaml_files import read_yaml
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class KindSettings(Entry):
+    """How the nodes of one kind run.
+
+    threads: CPU threads, and the CPUs that a Ray task asks for. gpus: the share of a GPU that
+    a Ray task asks for where there are GPUs. batch_size: rows through the network at once.
+    """
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Annotated[int, Field(ge=1)] = 500
+
+
+class Settings(Entry):
+    """Settings by kind of node.
+
+    device: `auto` takes a GPU where a worker has one. attempts: how often a node is tried whose
+    worker died. deterministic: bit-equal results on a GPU, at a cost.
+    """
+
+    device: Device = "auto"
+    attempts: Annotated[int, Field(ge=1)] = 3
+    deterministic: bool = False
+    kinds: dict[str, KindSettings] = Field(default_factory=dict)
+
+    def of(self, kind: NodeKind) -> KindSettings:
+        """The settings of one kind of node."""
+        return self.kinds.get(kind, KindSettings())
+
+
+def read_settings(path: Path) -> Settings:
+    """Settings from a YAML file; BadInput, located, where it does not fit."""
+    document = read_yaml(path)
+    settings = validated(Settings, document, (), document.value)
+    for kind in settings.kinds:
+        if kind not in NODE_KINDS:
+            message = f"unknown kind of node{suggestion(kind, NODE_KINDS)}"
+            raise document.problem(("kinds", kind), message)
+    return settings

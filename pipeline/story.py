@@ -1,0 +1,59 @@
+"""A cell's whole story: what it is, what it was made from, how, and what it scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.explain import why
+from pipeline.graph import Graph
+from pipeline.grid import Cell
+from pipeline.planning import Look
+from pipeline.session import Session
+from pipeline.store import Record
+from pipeline.tracking_runs import score_key
+from pipeline.tracking_server import default_uri, shown
+
+
+def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, object]:
+    """The story as plain values, for YAML or JSON."""
+    node = session.scores[cell.name]
+    look = Look(session.store)
+    record = look.record(node.kind, node.digest)
+    told: dict[str, object] = {
+        "cell": cell.name,
+        "grid": session.grid.name,
+        "state": why(
+            cell.name,
+            session.grid.name,
+            node,
+            session.graph,
+            session.store,
+            session.ledger,
+        ),
+        "images": cell.images,
+        "redraws": cell.redraws,
+        "precision": cell.precision,
+        "seed": cell.seed,
+        "attack": cell.attack_spec.model_dump(mode="json"),
+        "defense": cell.defense_spec.model_dump(mode="json"),
+        "model": cell.model_spec.model_dump(mode="json"),
+        "dataset": cell.dataset_spec.model_dump(mode="json"),
+    }
+    if isinstance(record, Record):
+        told["score"] = dict(record.facts)
+        server = shown(mlflow_uri or default_uri(Path.cwd()))
+        told["mlflow_run"] = session.ledger.run_of(server, score_key(cell, record))
+    artifacts = []
+    for ancestor in Graph([node]):
+        found = look.record(ancestor.kind, ancestor.digest)
+        entry: dict[str, object] = {"kind": ancestor.kind, "digest": ancestor.digest}
+        if isinstance(found, Record):
+            folder = session.store.folder(ancestor.kind, ancestor.digest)
+            how = {key: value for key, value in found.how.items() if key != "versions"}
+            entry |= {"folder": str(folder), "content": found.content, **how}
+        else:
+            entry["state"] = "not in the store"
+        artifacts.append(entry)
+    told["artifacts"] = artifacts
+    told["again"] = f"pipeline run --grid {session.grid.name} --only cell={cell.name} --force"
+    return told

@@ -1,0 +1,99 @@
+"""Which results a grid has, and which of them a tracking server was not told of yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from pipeline.graph import Graph, Node
+from pipeline.grid import Cell, Grid
+from pipeline.ledger import Ledger
+from pipeline.planning import Look
+from pipeline.store import Damaged, Record, Store
+from pipeline.tracking_runs import ChildRun, score_key, score_run, train_key, train_run
+
+
+@dataclass(frozen=True)
+class Results:
+    """The scores and trainings of a grid, as the store holds them.
+
+    server: the address that the ledger knows it by. scores: the score node of every cell.
+    """
+
+    grid: Grid
+    scores: Mapping[str, Node]
+    store: Store
+    ledger: Ledger
+    server: str
+
+    @cached_property
+    def _graph(self) -> Graph:
+        return Graph(self.scores.values())
+
+    @cached_property
+    def _trained(self) -> dict[str, Cell]:
+        """Digest of a training → the first cell whose model it is."""
+        cells: dict[str, Cell] = {}
+        for cell in self.grid.cells:
+            if (model := self._training(cell)) is not None:
+                cells.setdefault(model.digest, cell)
+        return cells
+
+    def _training(self, cell: Cell) -> Node | None:
+        if cell.name not in self.scores:
+            return None
+        model = self.scores[cell.name].parents[0][1].parent("model")
+        return model if model.kind == "train" else None
+
+    def standing(self) -> dict[str, Record]:
+        """Cell's name → the record of its score, where that counts as there."""
+        look = Look(self.store)
+        found = {}
+        for name, node in self.scores.items():
+            record = look.record(node.kind, node.digest)
+            if isinstance(record, Record) and look.why_absent(node, self._graph) is None:
+                found[name] = record
+        return found
+
+    def owed(self) -> list[Node | Cell]:
+        """Trainings, then cells, that stand and that the server was not told of."""
+        logged = self.ledger.logged(self.server)
+        trainings: dict[str, Node | Cell] = {}
+        cells: dict[str, Node | Cell] = {}
+        standing = self.standing()
+        for cell in self.grid.cells:
+            if cell.name not in standing:
+                continue
+            cells[score_key(cell, standing[cell.name])] = cell
+            model = self._training(cell)
+            if model is not None and (record := self._record(model)) is not None:
+                trainings[train_key(record)] = model
+        return [result for key, result in (trainings | cells).items() if key not in logged]
+
+    def child(self, result: Node | Cell) -> ChildRun | None:
+        """The run of a training or a cell; None if it is no longer there, or already logged."""
+        if isinstance(result, Cell):
+            node = self.scores[result.name]
+            record = self._record(node)
+            if record is None or self._is_logged(score_key(result, record)):
+                return None
+            return score_run(result, node, record, store=self.store, grid=self.grid)
+        record = self._record(result)
+        if record is None or self._is_logged(train_key(record)):
+            return None
+        cell = self._trained[result.digest]
+        return train_run(cell, record, store=self.store, grid=self.grid)
+
+    def mark(self, child: ChildRun, run_id: str) -> None:
+        """Remember that the server was told."""
+        self.ledger.mark_logged(self.server, child.key, run_id)
+
+    def _is_logged(self, key: str) -> bool:
+        return self.ledger.run_of(self.server, key) is not None
+
+    def _record(self, node: Node) -> Record | None:
+        try:
+            return self.store.record(node.kind, node.digest)
+        except Damaged:
+            return None

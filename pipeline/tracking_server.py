@@ -1,0 +1,137 @@
+"""Where tracking servers are, whether they answer, and their pages; MLflow itself not imported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from importlib.metadata import entry_points
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline.problems import BadInput
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""MLflow's settings for saying nothing, to the terminal or to its makers."""
+
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+"""Seconds and retries of one request, unless the user has set others."""
+
+PAGES = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
+"""Settings of its pages: no processes that run jobs, no warnings."""
+
+SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "databricks", "file"}
+"""Addresses that MLflow takes besides those of web servers."""
+
+_SQLITE = "sqlite:///"
+
+
+def default_uri(folder: Path) -> str:
+    """The SQLite database of a folder, which holds the artifacts too."""
+    path = (folder.resolve() / "mlflow.db").as_posix()
+    # MLflow takes a URI's escapes back, and what follows a question mark for options
+    return _SQLITE + path.replace("%", "%25").replace("?", "%3F")
+
+
+def artifact_folder(uri: str) -> Path | None:
+    """The folder of artifacts beside an SQLite database; None for a server of another sort."""
+    if not uri.startswith(_SQLITE):
+        return None
+    database = Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0]))
+    return database.resolve().with_name("mlartifacts")
+
+
+def shown(uri: str) -> str:
+    """An address without the user and password in it; the ledger knows servers by it."""
+    try:
+        netloc = urlsplit(uri).netloc
+    except ValueError:
+        return uri
+    return uri.replace(netloc, netloc.rpartition("@")[2], 1)
+
+
+def is_web(uri: str) -> bool:
+    """Whether a server is asked over HTTP."""
+    return uri.lower().startswith(("http://", "https://"))
+
+
+def wrong_with(uri: str) -> str | None:
+    """What is wrong with an address as far as can be seen without MLflow; None if nothing.
+
+    A web server that does not answer within five seconds counts as unreachable.
+    """
+    address = shown(uri)
+    if is_web(uri):
+        return None if answers(uri) else f"{address} does not answer"
+    scheme = uri.partition("://")[0] if "://" in uri else uri.partition(":")[0]
+    plugged = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
+    if ":" in uri and scheme.partition("+")[0] not in SCHEMES | plugged:
+        example = "http://localhost:5000 or sqlite:////folder/mlflow.db"
+        return f"{address} is no address of a server; one looks like {example}"
+    return None
+
+
+def answers(uri: str) -> bool:
+    """Whether anything speaks HTTP there: an error status is an answer, so is a certificate."""
+    health = f"{shown(uri).rstrip('/')}/health"
+    try:
+        with urllib.request.urlopen(health, timeout=5):  # noqa: S310
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)
+    except (OSError, ValueError, HTTPException):
+        return False
+
+
+def ui(uri: str, port: int) -> int:
+    """Serve a database's pages on 127.0.0.1 until Ctrl-C; returns MLflow's exit code.
+
+    BadInput where the port is taken, or the address is of a server with pages of its own.
+    """
+    if is_web(uri):
+        raise BadInput(f"MLflow at {shown(uri)} has pages of its own: open it in a browser")
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
+            raise BadInput(f"--port {port}: {reason}; choose another") from None
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    # at Ctrl-C its web server would print a traceback of its own
+    command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level critical"]
+    if (files := artifact_folder(uri)) is not None:
+        files.parent.mkdir(parents=True, exist_ok=True)
+        # so that what is logged over HTTP lies where it does without a server
+        command += ["--no-serve-artifacts", "--default-artifact-root", files.as_uri()]
+    # the address may hold a password, and anyone on the machine can list arguments
+    address = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
+    server = subprocess.Popen(command, env={**QUIET, **PAGES, **os.environ, **address})
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=10)
+        return 0
+    finally:
+        if server.poll() is None:
+            server.terminate()
+            server.wait()

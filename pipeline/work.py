@@ -1,0 +1,254 @@
+"""Performing a node: load its parents, call the task, put the result. The only bridge to tasks."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline import arrow, partial_state, sources
+from pipeline.desk import Desk, untrained
+from pipeline.events import Done, Failure
+from pipeline.graph import Node
+from pipeline.problems import BadInput
+from pipeline.settings import Settings
+from pipeline.store import Damaged, Store, Writer
+from tasks.arrays import BadTensor, as_float
+from tasks.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
+from tasks.craft import check_crafted, craft
+from tasks.datasets import DatasetSpec
+from tasks.defend import BadDefense, defend
+from tasks.defenses.base import Context
+from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec
+from tasks.progress import Tell
+from tasks.recipe import CheckpointSpec, TrainSpec
+from tasks.score import joined, score
+from tasks.train import Diverged, train
+
+EXPECTED = (BadInput, BadTensor, BadCheckpoint, BadDefense, Diverged)
+"""Failures whose own line says all that a person needs."""
+TIMINGS = ("seconds", "images_per_second")
+VERSIONS = ("test-time-defense-bench", "torch", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Files to write and facts to record."""
+
+    files: Mapping[str, Writer]
+    facts: Mapping[str, object]
+
+
+def attempt(
+    node: Node, store: Store, settings: Settings, tell: Tell, *, replace: bool = False
+) -> Done | Failure:
+    """Perform a node; whatever goes wrong becomes a Failure that names it in one line."""
+    try:
+        return perform(node, store, settings, tell, replace=replace)
+    except Damaged as damaged:
+        return Failure(node.digest, str(damaged), damaged=(damaged.kind, damaged.digest))
+    except Exception as error:  # noqa: BLE001  one node's failure must not end the others
+        line = " ".join(str(error).split()) or "no message"
+        reason = line if isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}"
+        return Failure(node.digest, reason, traceback.format_exc())
+
+
+def perform(
+    node: Node, store: Store, settings: Settings, tell: Tell, *, replace: bool = False
+) -> Done:
+    """Compute a node's artifact and put it into the store.
+
+    With `replace` an artifact that is there gives way to the new one.
+    """
+    standing = None if replace else store.record(node.kind, node.digest)
+    if standing is not None:
+        return Done(node.digest, standing.content, standing.facts, standing.how)
+    kind = settings.of(node.kind)
+    device = _device(settings)
+    torch.set_num_threads(kind.threads)
+    torch.use_deterministic_algorithms(settings.deterministic and device.type == "cuda")
+    desk = Desk(node, store, kind, device, tell)
+    began = time.monotonic()
+    lineage = desk.lineage()
+    result = _PERFORM[node.kind](desk)
+    how = {
+        "seconds": time.monotonic() - began,
+        "device": _device_name(device),
+        "threads": kind.threads,
+        "batch_size": kind.batch_size,
+        "deterministic": settings.deterministic or device.type == "cpu",
+        "forwards": desk.classifier.forwards if desk.classifier else 0,
+        "backwards": desk.classifier.backwards if desk.classifier else 0,
+        "host": platform.node(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in VERSIONS},
+    }
+    before = _content(store, node) if replace else None
+    if replace:
+        store.set_aside(node.kind, node.digest)
+    record = store.put(node, result.files, lineage=lineage, facts=result.facts, how=how)
+    shutil.rmtree(store.partial(node.digest), ignore_errors=True)
+    return Done(
+        node.digest, record.content, record.facts, record.how, unchanged=record.content == before
+    )
+
+
+def _content(store: Store, node: Node) -> str | None:
+    try:
+        record = store.record(node.kind, node.digest)
+    except Damaged:
+        return None
+    return record.content if record else None
+
+
+def _dataset(desk: Desk) -> Result:
+    spec = desk.node.spec
+    assert isinstance(spec, DatasetSpec)
+    splits = sources.read(spec, dict(desk.node.files))
+    about = {"spec": spec.model_dump(mode="json")}
+    files = {
+        f"{name}.arrow": partial(
+            arrow.write_tensors,
+            columns={"pixels": images.pixels, "labels": images.labels},
+            about=about,
+        )
+        for name, images in (("train", splits.train), ("test", splits.test))
+    }
+    facts = {
+        "train_images": len(splits.train),
+        "test_images": len(splits.test),
+        "test_images_by_class": splits.test.labels.bincount(minlength=spec.classes).tolist(),
+    }
+    return Result(files, facts)
+
+
+def _train(desk: Desk) -> Result:
+    spec = desk.node.spec
+    assert isinstance(spec, TrainSpec)
+    images = desk.splits(desk.node.parent("dataset")).train
+    folder = desk.store.partial(desk.node.digest)
+    state = begun = partial_state.load(folder)
+    for state in train(images, spec, device=desk.device, tell=desk.tell, state=begun):
+        partial_state.save(folder, state)
+    assert state is not None
+    epochs = state.facts["history"]
+    # seconds differ from run to run: they are facts about it, not content
+    history = [{key: epoch[key] for key in epoch if key not in TIMINGS} for epoch in epochs]
+    timings = {key: [epoch[key] for epoch in epochs] for key in TIMINGS}
+    files: dict[str, Writer] = {
+        "weights.safetensors": partial(_write_weights, state.weights),
+        "history.json": partial(_write_json, history),
+    }
+    return Result(files, {**history[-1], "epochs": len(history), "timings": timings})
+
+
+def _checkpoint(desk: Desk) -> Result:
+    spec = desk.node.spec
+    assert isinstance(spec, CheckpointSpec)
+    data = Path(dict(desk.node.files)["weights"]).read_bytes()
+    weights = weights_from_bytes(data, spec.key_prefix)
+    load_weights(untrained(desk.node), weights)
+    facts = {"weights": sum(weight.numel() for weight in weights.values())}
+    return Result({"weights.safetensors": partial(_write_weights, weights)}, facts)
+
+
+def _craft(desk: Desk) -> Result:
+    spec = desk.node.spec
+    assert isinstance(spec, CraftSpec)
+    test = desk.splits(desk.node.parent("dataset")).test
+    images = test[spec.shard.start : spec.shard.stop]
+    frozen = desk.frozen(spec.precision)
+    crafted = craft(images, frozen, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
+    check_crafted(crafted, images, spec)
+    change = (crafted.pixels - as_float(images.pixels)).abs().amax().item()
+    return Result(
+        {"examples.arrow": _tensors(desk, vars(crafted))},
+        {"images": len(crafted), "largest_change": 255 * change},
+    )
+
+
+def _defend(desk: Desk) -> Result:
+    spec = desk.node.spec
+    assert isinstance(spec, DefendSpec)
+    frozen = desk.frozen(spec.precision)
+    crafted = desk.examples(desk.node.parent("examples"), spec.shard)
+    pool = None
+    if spec.defense.needs_pool():
+        splits = desk.splits(desk.node.parent("pool"))
+        pool = splits.test if spec.defense.pool_split() == "test" else splits.train
+    context = Context(classifier=frozen, pool=pool)
+    outcomes = defend(crafted, context, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
+    return Result(
+        {"outcomes.arrow": _tensors(desk, vars(outcomes))},
+        {"images": len(crafted), "redraws": spec.redraws},
+    )
+
+
+def _score(desk: Desk) -> Result:
+    assert isinstance(desk.node.spec, ScoreSpec)
+    parents = [parent for _, parent in desk.node.parents]
+    outcomes = joined([desk.outcomes(parent) for parent in parents])
+    facts = score(outcomes).model_dump(mode="json")
+    predictions = outcomes.correct.numel()
+    cost: dict[str, float] = {}
+    for name in ("forwards", "backwards", "seconds"):
+        total = sum(float(str(desk.record(parent).how[name])) for parent in parents)
+        cost[f"{name}_per_prediction"] = total / predictions
+    columns = {
+        "ids": outcomes.ids,
+        "labels": outcomes.labels,
+        "predicted": outcomes.predicted,
+        "correct": outcomes.correct.to(torch.uint8),
+    }
+    files: dict[str, Writer] = {
+        "per_image.arrow": _tensors(desk, columns),
+        "score.json": partial(_write_json, facts),
+    }
+    return Result(files, facts | cost)
+
+
+_PERFORM: dict[str, Callable[[Desk], Result]] = {
+    "dataset": _dataset,
+    "train": _train,
+    "checkpoint": _checkpoint,
+    "craft": _craft,
+    "defend": _defend,
+    "score": _score,
+}
+
+
+def _device(settings: Settings) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device cuda: torch sees no GPU here")
+    gpu = settings.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU"
+
+
+def _tensors(desk: Desk, columns: Mapping[str, Tensor]) -> Writer:
+    about = {"spec": desk.node.spec.model_dump(mode="json")}
+    return partial(arrow.write_tensors, columns=columns, about=about)
+
+
+def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    safetensors.torch.save_file({name: w.contiguous() for name, w in weights.items()}, path)
+
+
+def _write_json(value: object, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")

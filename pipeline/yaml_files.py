@@ -1,0 +1,142 @@
+"""YAML files read strictly: no duplicate keys, every value with the line that it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from pipeline.problems import BadInput
+
+Place = tuple[str | int, ...]
+
+DEEPEST = 20
+"""Levels of nesting; nothing that is read here needs more."""
+STANDARD = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed YAML mapping and where each of its values stands: file and line."""
+
+    path: Path
+    value: dict[str, object]
+    places: dict[Place, tuple[Path, int]] = field(default_factory=dict)
+
+    def problem(self, place: Place, message: str) -> BadInput:
+        """A one-line problem at a place, or at the nearest known place around it."""
+        path, line = self._standing(place)
+        where = ".".join(str(part) for part in place)
+        return BadInput(f"{shown(path)}:{line}: {where + ': ' if where else ''}{message}")
+
+    def file_of(self, place: Place) -> Path:
+        """The file that a value comes from: this one, or one that it extends."""
+        return self._standing(place)[0]
+
+    def over(self, below: Document) -> Document:
+        """This document laid over another: mappings merged in turn, all else replaced."""
+        merged = Document(self.path, {}, {(): self._standing(())})
+        merged.value.update(_merged((), self, self.value, below, below.value, merged))
+        return merged
+
+    def _standing(self, place: Place) -> tuple[Path, int]:
+        while place and place not in self.places:
+            place = place[:-1]
+        return self.places.get(place, (self.path, 1))
+
+
+def shown(path: Path) -> str:
+    """A path as a person reads it: relative to the current folder where it lies in it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def read_yaml(path: Path) -> Document:
+    """Read one mapping; BadInput, with file and line, where the file holds anything else."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise BadInput(f"{shown(path)}:{line}: not valid YAML: {error.problem}") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"{shown(path)}: cannot be read: {reason}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{shown(path)}: cannot be read as YAML: {reason}") from None
+    except RecursionError:
+        raise BadInput(f"{shown(path)}: nested too deeply") from None
+    document = Document(path, {})
+    if not isinstance(node, yaml.MappingNode):
+        raise document.problem((), "expected a mapping of keys to values")
+    document.value.update(_mapping(node, (), document))
+    return document
+
+
+def _construct(node: yaml.Node, place: Place, document: Document) -> object:
+    document.places[place] = (document.path, node.start_mark.line + 1)
+    if len(place) > DEEPEST:
+        # Also an alias that holds itself, which has no end.
+        raise document.problem(place[:1], "nested too deeply")
+    kind = node.tag.removeprefix(STANDARD)
+    match node, kind:
+        case yaml.MappingNode(), "map":
+            return _mapping(node, place, document)
+        case yaml.SequenceNode(), "seq":
+            parts = enumerate(node.value)
+            return [_construct(child, (*place, index), document) for index, child in parts]
+        case yaml.ScalarNode(), "null" | "bool" | "int" | "float" | "str":
+            try:
+                return yaml.SafeLoader("").construct_object(node)
+            except (ValueError, LookupError):
+                raise document.problem(place, f"{node.value!r} is no {kind}") from None
+        case yaml.ScalarNode(), "timestamp" | "value":
+            # dates, which no field here has, are words like any other
+            return str(node.value)
+        case _:
+            raise document.problem(place, f"unknown tag {node.tag}")
+
+
+def _mapping(node: yaml.MappingNode, place: Place, document: Document) -> dict[str, object]:
+    document.places[place] = (document.path, node.start_mark.line + 1)
+    mapping: dict[str, object] = {}
+    for key_node, child in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise document.problem(place, "keys must be plain words")
+        key = key_node.value
+        inner = (*place, key)
+        if key in mapping:
+            document.places[inner] = (document.path, key_node.start_mark.line + 1)
+            raise document.problem(inner, "stands here twice")
+        mapping[key] = _construct(child, inner, document)
+        document.places[inner] = (document.path, key_node.start_mark.line + 1)
+    return mapping
+
+
+def _merged(
+    place: Place,
+    above: Document,
+    over: Mapping[str, object],
+    below: Document,
+    under: Mapping[str, object],
+    merged: Document,
+) -> dict[str, object]:
+    """`under` overlaid by `over`; where each value stands is noted in `merged`."""
+    values: dict[str, object] = {}
+    for key in [*under, *(key for key in over if key not in under)]:
+        inner = (*place, key)
+        source, value = (above, over[key]) if key in over else (below, under[key])
+        old = under.get(key)
+        if isinstance(value, dict) and isinstance(old, dict) and source is above:
+            merged.places[inner] = above.places[inner]
+            values[key] = _merged(inner, above, value, below, old, merged)
+        else:
+            values[key] = value
+            merged.places.update(
+                (known, at) for known, at in source.places.items() if known[: len(inner)] == inner
+            )
+    return values

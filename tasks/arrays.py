@@ -1,0 +1,152 @@
+"""What flows between tasks, and the one place that checks it.
+
+Pixels are in [0, 1] as float32, or in 0..255 as uint8 where a data set stores them.
+Images are [N, C, H, W]; labels and ids are int64 [N].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class BadTensor(ValueError):
+    """A tensor whose shape, type or values are not what its role demands."""
+
+
+def require(condition: bool | Tensor, message: str) -> None:
+    """Raise BadTensor with `message` unless `condition` holds."""
+    if not bool(condition):
+        raise BadTensor(message)
+
+
+def as_float(pixels: Tensor) -> Tensor:
+    """uint8 0..255 to float32 [0, 1]; shape kept."""
+    return pixels.to(torch.float32) / 255.0
+
+
+def check_pixels(pixels: Tensor, what: str = "pixels") -> None:
+    """Require float [N, C, H, W], finite, in [0, 1]."""
+    require(pixels.ndim == 4, f"{what}: expected [N, C, H, W], got {tuple(pixels.shape)}")
+    require(pixels.is_floating_point(), f"{what}: expected floats, got {pixels.dtype}")
+    if pixels.numel():
+        low, high = pixels.aminmax()
+        require(
+            torch.isfinite(low) & torch.isfinite(high) & (low >= 0) & (high <= 1),
+            f"{what}: expected finite values in [0, 1], got {low.item():g} to {high.item():g}",
+        )
+
+
+def _check_column(name: str, column: Tensor, count: int) -> None:
+    require(
+        column.shape == (count,) and column.dtype == torch.int64,
+        f"{name}: expected int64 [{count}], got {column.dtype} {tuple(column.shape)}",
+    )
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images in a fixed order.
+
+    pixels: uint8 [N, C, H, W]; labels: int64 [N] in 0..classes-1;
+    ids: int64 [N], an image's place in the whole split, whatever part of it is here.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    ids: Tensor
+    classes: int
+
+    def __post_init__(self) -> None:
+        count = len(self.pixels)
+        shape, dtype = tuple(self.pixels.shape), self.pixels.dtype
+        require(len(shape) == 4, f"images: expected [N, C, H, W], got {shape}")
+        require(dtype == torch.uint8, f"images: expected uint8, got {dtype}")
+        _check_column("labels", self.labels, count)
+        _check_column("ids", self.ids, count)
+        if count:
+            low, high = self.labels.aminmax()
+            require(
+                (low >= 0) & (high < self.classes),
+                f"labels: expected 0 to {self.classes - 1}, got {low.item()} to {high.item()}",
+            )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: slice | Tensor) -> Images:
+        return Images(self.pixels[index], self.labels[index], self.ids[index], self.classes)
+
+    def to(self, device: torch.device) -> Images:
+        """The same images on `device`."""
+        return Images(
+            self.pixels.to(device), self.labels.to(device), self.ids.to(device), self.classes
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set: what is trained on and what is scored on, no image in both."""
+
+    train: Images
+    test: Images
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """Examples handed to a defense: adversarial ones, or clean ones unchanged.
+
+    pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N], the true ones;
+    ids: int64 [N]; targets: int64 [N], the class a targeted attack aimed at, -1 without one.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    ids: Tensor
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        check_pixels(self.pixels, "crafted pixels")
+        count = len(self.pixels)
+        _check_column("crafted labels", self.labels, count)
+        _check_column("crafted ids", self.ids, count)
+        _check_column("crafted targets", self.targets, count)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a defended classifier answered.
+
+    probabilities: float32 [N, R, classes], mean softmax over the K draws inside each of
+    the R redraws of the whole predictor; labels: int64 [N]; ids: int64 [N].
+    """
+
+    probabilities: Tensor
+    labels: Tensor
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.probabilities.shape)
+        require(len(shape) == 3, f"probabilities: expected [N, R, classes], got {shape}")
+        require(torch.isfinite(self.probabilities).all(), "probabilities: not all finite")
+        if self.probabilities.numel():
+            total = self.probabilities.sum(dim=2)
+            require(
+                ((total - 1).abs() < 1e-3).all(),
+                f"probabilities: rows sum to {total.min().item():g}..{total.max().item():g}, not 1",
+            )
+
+    @property
+    def predicted(self) -> Tensor:
+        """int64 [N, R]: the class of the highest mean probability."""
+        return self.probabilities.argmax(dim=2)
+
+    @property
+    def correct(self) -> Tensor:
+        """bool [N, R]: whether the prediction is the true label."""
+        return self.predicted == self.labels[:, None]

@@ -1,0 +1,1 @@
+"""Attacks, one per file. A kind `pgd` is the module `pgd`."""

@@ -1,0 +1,87 @@
+"""What an attack is: a spec that makes examples against anything that gives logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from tasks.specs import Kind, NonNegative, Norm, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.geometry import Ball
+    from tasks.seeding import Rows
+
+
+@dataclass(frozen=True)
+class Victim:
+    """What is attacked.
+
+    logits: float32 [N, C, H, W] in [0, 1] and the attack's step to float32 [N, classes],
+    differentiable in the pixels; a randomised victim draws afresh at each step.
+    """
+
+    logits: Callable[[Tensor, int], Tensor]
+    classes: int
+
+
+class Attack(Kind):
+    """A spec that perturbs images. `crafts` is false where it leaves them as they are."""
+
+    crafts: ClassVar[bool] = True
+
+    def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
+        """Adversarial examples for one batch.
+
+        pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N], the true ones; rows: the
+        images' identities, for random starts. Returns float32 [N, C, H, W] in [0, 1].
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define perturb")
+
+    def targets(self, labels: Tensor, rows: Rows, classes: int) -> Tensor:  # noqa: ARG002
+        """int64 [N]: the classes aimed at, -1 where the attack is untargeted."""
+        return labels.new_full(labels.shape, -1)
+
+    def ball(self) -> Ball:
+        """What every example stays in, around its original; of radius 0 by default."""
+        from tasks.geometry import Ball
+
+        return Ball("linf", 0.0)
+
+
+class BoundedAttack(Attack):
+    """An attack inside a ball of radius `epsilon` around each image.
+
+    epsilon: in 1/255 of the pixel range, for l2 the length of the whole perturbation; the
+    problem's by default. targeted: lead towards a random wrong class, not away from a label.
+    """
+
+    norm: Norm = "linf"
+    epsilon: NonNegative | None = None
+    targeted: bool = False
+
+    def resolved(self, problem: Problem) -> Self:
+        """With the problem's epsilon where none was given."""
+        if self.epsilon is not None:
+            return self
+        return self.model_copy(update={"epsilon": float(problem.epsilon)})
+
+    def ball(self) -> Ball:
+        """The ball of `epsilon`, in pixel units; ValueError on a spec that is not resolved."""
+        from tasks.geometry import Ball
+
+        if self.epsilon is None:
+            raise ValueError("epsilon: not set; call resolved(problem) first")
+        return Ball(self.norm, self.epsilon / 255)
+
+    def targets(self, labels: Tensor, rows: Rows, classes: int) -> Tensor:
+        """int64 [N]: one class each, uniform over all but the true one; -1 if untargeted.
+
+        It depends on the image and the seed alone, so attacks of any length aim at the same.
+        """
+        if not self.targeted:
+            return super().targets(labels, rows, classes)
+        drawn = rows.integers("target", 0, classes - 2)[:, 0]
+        return drawn + (drawn >= labels)

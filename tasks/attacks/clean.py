@@ -1,0 +1,30 @@
+"""No attack: the test images themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tasks.attacks.base import Attack, Victim
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.seeding import Rows
+
+
+class Clean(Attack):
+    """Leaves every image as it is."""
+
+    version: ClassVar[int] = 1
+    kind: Literal["clean"] = "clean"
+    crafts: ClassVar[bool] = False
+
+    def perturb(
+        self,
+        victim: Victim,  # noqa: ARG002
+        pixels: Tensor,
+        labels: Tensor,  # noqa: ARG002
+        rows: Rows,  # noqa: ARG002
+    ) -> Tensor:
+        """The pixels, unchanged."""
+        return pixels

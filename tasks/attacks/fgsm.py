@@ -1,0 +1,31 @@
+"""The fast gradient sign method (Goodfellow et al., ICLR 2015)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tasks.attacks.base import BoundedAttack, Victim
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.seeding import Rows
+
+
+class FGSM(BoundedAttack):
+    """One step of the whole radius, from the image itself.
+
+    With norm l2 the step goes along the gradient instead of its sign.
+    """
+
+    version: ClassVar[int] = 1
+    kind: Literal["fgsm"] = "fgsm"
+
+    def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
+        """One step up the true label's cross-entropy, or down the target's."""
+        from tasks.descent import descend, loss_gradient
+
+        ball = self.ball()
+        aims = self.targets(labels, rows, victim.classes) if self.targeted else labels
+        gradient = loss_gradient(victim, aims, targeted=self.targeted)
+        return descend(gradient, pixels, pixels, ball=ball, step_size=ball.radius, steps=1)

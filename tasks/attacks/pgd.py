@@ -1,0 +1,66 @@
+"""Projected gradient descent as in the paper's experiments (section IV)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from tasks.attacks.base import BoundedAttack, Victim
+from tasks.specs import Count, NonNegative, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.seeding import Rows
+
+
+class PGD(BoundedAttack):
+    """The last iterate of `steps` projected steps up the cross-entropy.
+
+    step_size: in 1/255, a quarter of epsilon by default; random_start: begin at one uniform
+    random point of the ball instead of the image; label: which class an untargeted attack
+    leads away from, the true one or the one that the victim predicts for the clean image.
+    """
+
+    version: ClassVar[int] = 1
+    kind: Literal["pgd"] = "pgd"
+    step_size: NonNegative | None = None
+    steps: Count = 10
+    random_start: bool = True
+    label: Literal["true", "predicted"] = "true"
+
+    @model_validator(mode="after")
+    def _targets_need_no_label(self) -> Self:
+        if self.targeted and self.label == "predicted":
+            raise ValueError("label: only an untargeted attack has one; leave it out")
+        return self
+
+    def resolved(self, problem: Problem) -> Self:
+        """With the data set's epsilon, and a quarter of epsilon as the step size."""
+        filled = super().resolved(problem)
+        if filled.step_size is not None or filled.epsilon is None:
+            return filled
+        return filled.model_copy(update={"step_size": filled.epsilon / 4})
+
+    def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
+        """The last iterate, from one random start unless `random_start` is off."""
+        from tasks.descent import descend, loss_gradient, predicted, random_start
+
+        if self.step_size is None:
+            raise ValueError("step_size: not set; call resolved(problem) first")
+        ball = self.ball()
+        if self.targeted:
+            aims = self.targets(labels, rows, victim.classes)
+        elif self.label == "predicted":
+            aims = predicted(victim, pixels)
+        else:
+            aims = labels
+        return descend(
+            loss_gradient(victim, aims, targeted=self.targeted),
+            pixels,
+            random_start(pixels, rows, ball=ball) if self.random_start else pixels,
+            ball=ball,
+            step_size=self.step_size / 255,
+            steps=self.steps,
+        )

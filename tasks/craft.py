@@ -1,0 +1,92 @@
+"""Making the examples of one shard, and checking examples that were made before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tasks.arrays import Crafted, Images, as_float, require
+from tasks.attacks.base import Victim
+from tasks.frozen import Frozen
+from tasks.node_specs import CraftSpec
+from tasks.progress import Progress, Tell, silent
+from tasks.seeding import Rows
+
+
+def craft(
+    images: Images, frozen: Frozen, spec: CraftSpec, *, batch_size: int, tell: Tell = silent
+) -> Crafted:
+    """The examples that `spec.attack` makes of a shard's images against the bare classifier.
+
+    images: those of `spec.shard`, in the test set's order; frozen: the classifier, in
+    `spec.precision`; batch_size: images at a time, which changes results by the order of
+    float sums at most. Returns tensors on the CPU. BadTensor where the images are not the
+    shard's, NotFrozen where the attack changed the classifier.
+    """
+    _require_shard(images, spec)
+    require(
+        frozen.precision == spec.precision,
+        f"craft: expected a classifier in {spec.precision}, got {frozen.precision}",
+    )
+    victim = Victim(lambda pixels, _: frozen.logits(pixels), images.classes)
+    parts = []
+    for first in range(0, len(images), batch_size):
+        batch = images[first : first + batch_size]
+        rows = _rows(batch, spec, frozen.device)
+        # Divided by 255 on the CPU: a GPU multiplies by the reciprocal, one rounding away.
+        pixels = as_float(batch.pixels.cpu()).to(frozen.device)
+        crafted = spec.attack.perturb(victim, pixels, batch.labels.to(frozen.device), rows)
+        parts.append(crafted.detach().contiguous().cpu())
+        tell(Progress(first + len(batch), len(images)))
+    frozen.check()
+    return Crafted(
+        pixels=torch.cat(parts),
+        labels=images.labels.cpu(),
+        ids=images.ids.cpu(),
+        targets=_targets(images, spec),
+    )
+
+
+def check_crafted(crafted: Crafted, images: Images, spec: CraftSpec) -> None:
+    """Raise BadTensor unless the examples are ones that `spec` may have made of the images.
+
+    images: those of `spec.shard`. Ids, labels and targets are compared exactly, the distance
+    from the originals up to float32 rounding; the range of the pixels is `Crafted`'s own check.
+    """
+    _require_shard(images, spec)
+    require(torch.equal(crafted.ids, images.ids), "crafted ids: not those of the shard")
+    require(torch.equal(crafted.labels, images.labels), "crafted labels: not the data set's")
+    require(
+        crafted.pixels.shape == images.pixels.shape,
+        f"crafted pixels: expected {tuple(images.pixels.shape)}, got {tuple(crafted.pixels.shape)}",
+    )
+    require((crafted.targets != crafted.labels).all(), "crafted targets: some are the true label")
+    require(
+        torch.equal(crafted.targets, _targets(images, spec)),
+        "crafted targets: not those that the attack draws under its seed",
+    )
+    ball = spec.attack.ball()
+    inside = ball.contains(crafted.pixels, as_float(images.pixels), tolerance=1e-6)
+    require(
+        inside.all(),
+        f"crafted pixels: {int((~inside).sum())} of {len(inside)} images are farther than "
+        f"{ball.radius * 255:g}/255 ({ball.norm}) from their originals",
+    )
+
+
+def _require_shard(images: Images, spec: CraftSpec) -> None:
+    places = torch.arange(spec.shard.start, spec.shard.stop)
+    require(
+        torch.equal(images.ids.cpu(), places),
+        f"images: expected those of places {spec.shard.start} to {spec.shard.stop - 1} in order",
+    )
+
+
+def _rows(images: Images, spec: CraftSpec, device: torch.device | str) -> Rows:
+    ids = images.ids.to(device)
+    return Rows(spec.seed, images=ids, draws=torch.zeros_like(ids)).within("attack")
+
+
+def _targets(images: Images, spec: CraftSpec) -> Tensor:
+    rows = _rows(images, spec, "cpu")
+    return spec.attack.targets(images.labels.cpu(), rows, images.classes)

@@ -1,0 +1,33 @@
+"""Gaussian noise, a baseline of Table III."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tasks.defenses.base import Context, Defense
+from tasks.specs import Count, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.seeding import Rows
+
+
+class Gaussian(Defense):
+    """Independent normal noise on every pixel, then a clip to [0, 1].
+
+    The deviation is in 1/255: 0.05 of the range [-1, 1] by default.
+    """
+
+    kind: Literal["gaussian"] = "gaussian"
+    version: ClassVar[int] = 1
+
+    draws: Count = 50
+    standard_deviation_255ths: Positive = 6.375
+
+    def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
+        """Add the noise and clip."""
+        from tasks import straight
+
+        noise = rows.normal("noise", pixels[0].numel()).view_as(pixels)
+        return straight.clip(pixels + self.standard_deviation_255ths / 255 * noise)

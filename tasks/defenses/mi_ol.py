@@ -1,0 +1,79 @@
+"""Mixup inference with non-predicted labels (Pang, Xu and Zhu 2020), a baseline of section V."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from tasks.defenses.base import Context, Defense
+from tasks.specs import Count, Fraction, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.arrays import Images
+    from tasks.seeding import Rows
+
+
+class MixupInference(Defense):
+    """Mixtures of the input with clean images of classes other than its predicted one.
+
+    A row is `input_weight` (lambda: 0.5 for Mixup models, 0.6 for IAT ones) of the input and
+    the rest of an image drawn uniformly by class, then uniformly within the class. The images
+    are the first `pool_size` of `context.pool`: training images, or test images as the code
+    of Mixup Inference has it, whichever `pool` names.
+    """
+
+    kind: Literal["mi-ol"] = "mi-ol"
+    version: ClassVar[int] = 1
+
+    draws: Count = 30
+    input_weight: Fraction = 0.5
+    pool: Literal["train", "test"] = "train"
+    pool_size: Count | None = None
+
+    def resolved(self, problem: Problem) -> Self:
+        """The pool's size filled in: 10,000 images, or all there are to train on."""
+        return self.model_copy(update={"pool_size": self.pool_size or min(10_000, problem.pool)})
+
+    def needs_pool(self) -> bool:
+        """Always."""
+        return True
+
+    def pool_split(self) -> Literal["train", "test"]:
+        """As `pool` says."""
+        return self.pool
+
+    def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+        """Mix each row with an image of its own."""
+        import torch
+
+        from tasks import straight
+        from tasks.arrays import as_float
+
+        if context.pool is None:
+            raise ValueError("mi-ol: the context has no pool of images")
+        pool = context.pool[: self.pool_size]
+        predicted = straight.predicted_classes(context.classifier, pixels)
+        partners = as_float(pool.pixels[self.partners(predicted, pool, rows)])
+        return torch.lerp(partners.to(pixels.dtype), pixels, self.input_weight)
+
+    @staticmethod
+    def partners(predicted: Tensor, pool: Images, rows: Rows) -> Tensor:
+        """int64 [M]: places in the pool, of classes other than `predicted` (int64 [M]).
+
+        ValueError where the pool holds no other class.
+        """
+        import torch
+
+        labels, order = pool.labels.sort(stable=True)
+        classes = torch.arange(pool.classes, device=labels.device)
+        starts = torch.searchsorted(labels, classes)
+        counts = torch.searchsorted(labels, classes, right=True) - starts
+        allowed = (counts > 0) & (classes != predicted[:, None])  # [M, classes]
+        choices = allowed.sum(dim=1, keepdim=True)
+        if not bool((choices > 0).all()):
+            raise ValueError("mi-ol: the pool has no image of a class other than the predicted one")
+        rank = rows.integers("class", 0, choices - 1)
+        chosen = (allowed.cumsum(dim=1) <= rank).sum(dim=1)
+        within = rows.integers("image", 0, counts[chosen][:, None] - 1)[:, 0]
+        return order[starts[chosen] + within]

@@ -1,0 +1,28 @@
+"""No defense: the bare classifier, every table's first row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tasks.defenses.base import Context, Defense
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.seeding import Rows
+
+
+class NoDefense(Defense):
+    """The classifier as it is."""
+
+    kind: Literal["none"] = "none"
+    version: ClassVar[int] = 1
+    once: ClassVar[bool] = True
+
+    def deterministic(self, classes: int) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
+
+    def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
+        """The pixels unchanged."""
+        return pixels

@@ -1,0 +1,32 @@
+"""Random rotation, a baseline of Table III."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tasks.defenses.base import Context, Defense
+from tasks.specs import Count, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.seeding import Rows
+
+
+class Rotation(Defense):
+    """A turn about the centre by an angle uniform in plus or minus `limit_deg` degrees."""
+
+    kind: Literal["rotation"] = "rotation"
+    version: ClassVar[int] = 1
+
+    draws: Count = 50
+    limit_deg: Positive = 20.0
+    round_to_8_bits: bool = False
+
+    def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
+        """Rotate, black outside the image."""
+        from tasks import straight, warps
+
+        if self.round_to_8_bits:
+            pixels = straight.round_to_8_bits(pixels)
+        return warps.rotate(pixels, self.limit_deg * (2 * rows.uniform("angle") - 1))

@@ -1,0 +1,53 @@
+"""What a network is: a spec that builds a module from images in [0, 1] to logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import Field, model_validator
+
+from tasks.specs import Kind, Positive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Network(Kind):
+    """An architecture and the normalisation of its inputs.
+
+    mean, std: of the pixel range [0, 1], one number or one for each channel. They are part
+    of the module, which takes pixels in [0, 1].
+    """
+
+    mean: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (0.5,)
+    std: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (0.5,)
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} entries and std {len(self.std)}")
+        return self
+
+    def build(self, channels: int, side: int, classes: int, *, seed: int = 0) -> nn.Module:
+        """The module, float32 [N, channels, side, side] in [0, 1] to float32 [N, classes].
+
+        Its weights are He et al.'s random ones and depend on `seed` alone; the global random
+        state is left as it was. ValueError where mean and std do not fit the channels.
+        """
+        import torch
+
+        from tasks.modules.initialise import initialise
+
+        if len(self.mean) not in {1, channels}:
+            raise ValueError(
+                f"network {self.kind}: mean and std have {len(self.mean)} entries "
+                f"for images of {channels} channels"
+            )
+        with torch.random.fork_rng(devices=[]):
+            module = self.module(channels, side, classes)
+        initialise(module, seed)
+        return module
+
+    def module(self, channels: int, side: int, classes: int) -> nn.Module:
+        """The module with weights of no consequence; `build` sets them."""
+        raise NotImplementedError(f"{type(self).__name__} does not define module")

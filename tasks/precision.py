@@ -1,0 +1,29 @@
+"""The arithmetic of a network's convolutions and matrix products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tasks.specs import Precision
+
+
+def set_float32(precision: Precision) -> None:
+    """Say how this process's CUDA kernels multiply float32: `tf32` or, otherwise, in full.
+
+    A switch of the whole process, because a backward pass may run long after the forward
+    pass that built it; whoever runs a network sets it anew before each pass.
+    """
+    allowed = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def run(network: nn.Module, pixels: Tensor, precision: Precision) -> Tensor:
+    """float32 logits [N, classes] of [N, C, H, W] in [0, 1], computed in `precision`."""
+    set_float32(precision)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    narrow = precision == "bfloat16"
+    with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=narrow):
+        logits: Tensor = network(pixels)
+    return logits.to(torch.float32)

@@ -1,0 +1,36 @@
+"""From the `kind` in a config to its class: kind `mi-ol` of defenses is `tasks.defenses.mi_ol`.
+
+Only the module that is asked for is imported, and no module of these packages imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import Literal
+
+from tasks.specs import Kind
+
+Family = Literal["attacks", "defenses", "networks"]
+
+
+def kinds(family: Family) -> list[str]:
+    """The kinds of a family, sorted."""
+    package = importlib.import_module(f"tasks.{family}")
+    names = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name.replace("_", "-") for name in names if name != "base")
+
+
+@cache
+def kind_class(family: Family, kind: str) -> type[Kind]:
+    """The class of a kind; KeyError where there is none."""
+    if kind not in kinds(family):
+        raise KeyError(kind)
+    module = importlib.import_module(f"tasks.{family}.{kind.replace('-', '_')}")
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Kind):
+            field = value.model_fields.get("kind")
+            if field is not None and field.default == kind:
+                return value
+    raise KeyError(kind)
