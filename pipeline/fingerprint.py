@@ -48,12 +48,15 @@ class Entry:
 
 
 class Code:
-    """The modules of a package as they are now."""
+    """The modules of a package as they are now; `fresh` trusts no memory of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.folder = folder
         paths = {_module(folder, path): path for path in sorted(folder.rglob("*.py"))}
-        sources = read_sources(paths.values())
+        if fresh:
+            sources = {path: parse(path) for path in paths.values()}
+        else:
+            sources = read_sources(paths.values())
         self.paths: Mapping[str, Path] = paths
         self.sources: Mapping[str, Source] = {name: sources[path] for name, path in paths.items()}
         self._direct: dict[str, frozenset[str]] = {}
@@ -146,7 +149,7 @@ def accept(folder: Path = TASKS) -> Path:
 
 def present(folder: Path = TASKS) -> Record:
     """What `accept` would record. Imports every module of the package."""
-    code = Code(folder)
+    code = Code(folder, fresh=True)
     classes = {_name(cls): cls.version for module in code.paths for cls in _spec_classes(module)}
     return Record(modules=code.digests, versions=classes)
 

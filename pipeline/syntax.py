@@ -20,10 +20,8 @@ from typing import Any
 from pipeline.file_hashes import cache_folder
 from pipeline.problems import BadInput
 
-FORMAT = 1
-"""Raised with the canonical form, so that nothing remembered outlives it."""
-
-_MEMORY = f"syntax-{FORMAT}.json"
+# named by this very code, so that nothing remembered outlives the form it was made in
+_MEMORY = f"syntax-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}.json"
 _FRESH_NS = 2_000_000_000
 _LAYOUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 
