@@ -51,18 +51,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return {name: torch.from_numpy(array) for name, array in read_arrays(path).items()}
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The columns as arrays [N, ...], without torch; mapped and refused as by `read_tensors`."""
     try:
         with pa.memory_map(str(path), "r") as source:
             table = pa.ipc.open_file(source).read_all()
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise BadArrow(f"{path.name}: not a readable Arrow file: {reason}") from None
-    tensors = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        for name in table.column_names:
-            tensors[name] = torch.from_numpy(_array(table.column(name)))
-    return tensors
+    return {name: _array(table.column(name)) for name in table.column_names}
 
 
 def _type(array: np.ndarray) -> pa.DataType:

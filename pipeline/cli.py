@@ -1,26 +1,29 @@
 """The command line, and where everything is put together.
 
-Exit codes: 0 all cells are there, 1 a node failed, 2 bad input, 130 stopped by Ctrl-C.
+Exit codes: 0 all cells are there, 1 a node failed, 2 bad input, 130 stopped before the end by
+Ctrl-C or --stop-after.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipeline import __version__
+from pipeline.cli_store import store_commands
 from pipeline.options import (
     grid_options,
     json_option,
     mlflow_option,
+    print_json,
+    repeated,
     reports_option,
     session_from,
     store_option,
 )
-from pipeline.problems import BadInput, suggestion
+from pipeline.problems import BadInput, Unwritable, suggestion
 
 LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
 
@@ -34,6 +37,9 @@ class _Commands(click.Group):
         except BadInput as problem:
             click.echo(f"error: {problem}", err=True)
             ctx.exit(2)
+        except Unwritable as problem:
+            click.echo(f"error: {problem}", err=True)
+            ctx.exit(1)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -44,7 +50,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="test-time-defense-bench", prog_name="pipeline")
+@click.version_option(__version__, prog_name="pipeline")
 def main() -> None:
     """Judge test-time defenses against adversarial examples.
 
@@ -71,6 +77,12 @@ def main() -> None:
 @click.option("--inline", is_flag=True, help="Run in this process, without Ray.")
 @click.option("--address", help="A running Ray cluster; a local Ray is started without it.")
 @click.option("--workers", type=click.IntRange(min=1), help="CPUs of the local Ray.")
+@click.option(
+    "--stop-after",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Stop in order after so long; the same command goes on from there.",
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 @click.pass_context
@@ -82,37 +94,49 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from pipeline.run_command import run_grid
 
-    ctx.exit(run_grid(session_from(options), options))
+    ctx.exit(run_grid(session_from(options), options, repeated(ctx)))
 
 
 @main.command()
 @grid_options
 @click.option("--force", is_flag=True, help="As if the chosen cells were to be forced.")
 @click.option("--from", "start", type=click.Choice(["defend", "craft"]), default="defend")
+@click.option("--all", "every", is_flag=True, help="Name every cell, however many there are.")
+@click.option("--for-device", metavar="NAME", help="Estimate for it.  [default: this CPU]")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Estimate for so many of it.",
+)
 @json_option
-def plan(force: bool, start: str, as_json: bool, **options: Any) -> None:
-    """Say what a run would compute, cell by cell. Nothing is written.
+def plan(
+    force: bool,
+    start: str,
+    every: bool,
+    for_device: str | None,
+    workers: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what a run would compute, and which of the paper's numbers it would stand beside.
+
+    How long it may take is estimated. Nothing is written.
 
     \b
-    pipeline plan --grid demo --only 'attack=targeted-*'
+    pipeline plan --grid full --for-device 'NVIDIA H100' --workers 8
     """
+    from pipeline.plan_command import plan_facts, plan_lines
+
     session = session_from(options)
     session.check_code()
     forced = session.forced(start) if force else set()
-    made = session.plan(forced)
-    todo = {name: node.digest for name, node in session.chosen.items() if node.digest in made.todo}
-    counts = made.by_kind(session.graph)
     if as_json:
-        reasons = {digest: made.todo[digest] for digest in made.todo}
-        _print_json({"cells": todo, "nodes": counts, "reasons": reasons})
+        print_json(plan_facts(session, forced=forced, device=for_device, workers=workers))
         return
-    if not made.todo:
-        click.echo(f"nothing to do: {len(session.cells)} cells of grid '{session.grid.name}'")
-        return
-    for name in todo:
-        click.echo(name)
-    nodes = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    click.echo(f"{len(todo)} of {len(session.cells)} cells to compute: {nodes}")
+    for line in plan_lines(session, forced=forced, every=every, device=for_device, workers=workers):
+        click.echo(line)
 
 
 @main.command()
@@ -150,7 +174,7 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, **options: Any) -> No
     session = session_from(options)
     found = story(session, session.grid.cell(cell), mlflow_uri)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     import yaml
 
@@ -161,7 +185,8 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, **options: Any) -> No
 @grid_options
 @reports_option
 @json_option
-def report(reports: Path, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def report(ctx: click.Context, /, reports: Path, as_json: bool, **options: Any) -> None:
     """Write and print the tables of what is in the store.
 
     \b
@@ -169,7 +194,26 @@ def report(reports: Path, as_json: bool, **options: Any) -> None:
     """
     from pipeline.run_command import report_grid
 
-    report_grid(session_from(options), reports, as_json=as_json)
+    if report_grid(session_from(options), reports, as_json=as_json) is None:
+        ctx.exit(2)
+
+
+@main.command("export-weights")
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@grid_options
+@click.option("--half", is_flag=True, help="As float16, half the size.")
+def export_weights_command(model: str, file: Path, half: bool, **options: Any) -> None:
+    """Write a model's weights as a safetensors file, which a checkpoint model can name.
+
+    \b
+    pipeline export-weights demo-iat demo-iat.safetensors --grid demo --half
+    """
+    from pipeline.weights import export_weights
+
+    written = export_weights(session_from(options), model, file, half=half)
+    click.echo(f"{file}: {written.weights:,} numbers, {written.size_bytes / 1e6:.2f} MB")
+    click.echo(f"sha256: {written.sha256}")
 
 
 @main.command()
@@ -211,7 +255,7 @@ def list_names(section: str, as_json: bool, **options: Any) -> None:
         found = catalogue.names(next(known for known in SECTIONS if known == section))
         names = {name: shown(path) for name, path in found.items()}
     if as_json:
-        _print_json(names)
+        print_json(names)
         return
     for name, place in names.items():
         click.echo(f"{name:28} {place}".rstrip())
@@ -236,7 +280,7 @@ def doctor(
 
     findings = examine(store, mlflow_uri or default_uri(Path.cwd()), address)
     if as_json:
-        _print_json([vars(finding) for finding in findings])
+        print_json([vars(finding) for finding in findings])
     else:
         for finding in findings:
             click.echo(f"{'ok ' if finding.well else 'BAD'} {finding.subject:9} {finding.seen}")
@@ -255,6 +299,5 @@ def accept() -> None:
     click.echo(f"recorded in {record()}")
 
 
-def _print_json(value: object) -> None:
-    json.dump(value, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+for command in store_commands:
+    main.add_command(command)

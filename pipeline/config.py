@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.problems import BadInput, suggestion
 from pipeline.validation import Entry, validated
@@ -24,16 +24,19 @@ from tasks.recipe import Recipe
 from tasks.registry import Family
 from tasks.specs import Kind, Precision
 
-Section = Literal["datasets", "models", "recipes", "attacks", "defenses", "grids"]
-SECTIONS: tuple[Section, ...] = ("datasets", "models", "recipes", "attacks", "defenses", "grids")
+Section = Literal["datasets", "models", "recipes", "attacks", "defenses", "grids", "paper"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class DatasetEntry(Entry):
-    """A data set: where its images come from and what they look like."""
+    """A data set: where its images come from and what they look like.
 
-    kind: Literal["digits", "parquet"]
+    kind `cifar` is the published archive, or a folder in any layout that is known here.
+    """
+
+    kind: Literal["digits", "parquet", "cifar", "npz", "folder"]
     classes: Annotated[int, Field(ge=2)]
     channels: Literal[1, 3] = 3
     side_px: Annotated[int, Field(ge=4)] = 32
@@ -42,20 +45,36 @@ class DatasetEntry(Entry):
 
 
 class CheckpointEntry(Entry):
-    """Weights from a file: a path, read with weights only."""
+    """Weights from a file: a path or an address, read with weights only.
 
-    file: str
+    Without `file` and `url` it is named by `--weights`; published: where one finds it. What is
+    downloaded is kept, and must have the SHA-256 that is given.
+    """
+
+    file: str | None = None
+    url: Annotated[str, Field(pattern="^(https?|file)://")] | None = None
+    published: str = ""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     key_prefix: str = ""
 
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.url is not None and (self.file is not None or self.sha256 is None):
+            raise ValueError("a url needs the file's sha256, and no file beside it")
+        return self
+
 
 class ModelEntry(Entry):
-    """A network on a data set, either trained by a recipe or loaded from a checkpoint."""
+    """A network on a data set, either trained by a recipe or loaded from a checkpoint.
+
+    stands_for: the model beside whose published numbers its own are put.
+    """
 
     dataset: str
     network: dict[str, object]
     recipe: str | dict[str, object] | None = None
     checkpoint: CheckpointEntry | None = None
+    stands_for: str | None = None
 
 
 class VariantEntry(Entry):
@@ -76,8 +95,35 @@ Choice = Annotated[
 """An attack or a defense of a table; by its type, so that a mistake in a variant is told as one."""
 
 
+class FigureEntry(Entry):
+    """What is drawn of a table: accuracy against a parameter, or the probabilities of one image.
+
+    x: a parameter of the defense kind `of`, in whose value the table's defenses differ.
+    """
+
+    x: str | None = None
+    of: str = "counter"
+    probabilities: bool = False
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if (self.x is not None) == self.probabilities:
+            raise ValueError("give either x, a parameter to draw against, or probabilities: true")
+        kinds = registry.kinds("defenses")
+        if self.of not in kinds:
+            raise ValueError(f"of: no kind of defense '{self.of}'{suggestion(self.of, kinds)}")
+        fields = set(registry.kind_class("defenses", self.of).model_fields) - {"kind"}
+        if self.x is not None and self.x not in fields:
+            raise ValueError(f"x: {self.of} has no '{self.x}'{suggestion(self.x, fields)}")
+        return self
+
+
 class TableEntry(Entry):
-    """One table: every model with every attack and every defense."""
+    """One table: every model with every attack and every defense.
+
+    gains_of: the defense whose rows are compared with those that lack it. gains_over: the
+    defense, model or attack of this table that all others are compared with.
+    """
 
     name: str
     title: str = ""
@@ -86,6 +132,7 @@ class TableEntry(Entry):
     defenses: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
     gains_of: str | None = None
     gains_over: str | None = None
+    figure: FigureEntry | None = None
 
 
 class Where(Entry):
@@ -185,6 +232,8 @@ class Catalogue:
         document = self.document("models", name)
         entry = validated(ModelEntry, document, (), document.value)
         self.require("datasets", entry.dataset, document, ("dataset",))
+        if entry.stands_for is not None:
+            self.require("models", entry.stands_for, document, ("stands_for",))
         network = self.kind(document, "networks", entry.network, ("network",))
         assert isinstance(network, Network)
         weights: Recipe | CheckpointEntry

@@ -40,13 +40,17 @@ def forget() -> None:
 
 @dataclass
 class Desk:
-    """A node at work. Reading a parent raises Damaged if it is not what its record says."""
+    """A node at work. Reading a parent raises Damaged if it is not what its record says.
+
+    until: Unix time, s, at which the run is to stop.
+    """
 
     node: Node
     store: Store
     settings: KindSettings
     device: torch.device
     tell: Tell
+    until: float | None = None
     classifier: Frozen | None = None
 
     def record(self, node: Node) -> Record:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipeline import __version__
 from pipeline.problems import BadInput
 from pipeline.store import Store
 from pipeline.tracking_server import answers, is_web, shown
@@ -39,8 +40,9 @@ def examine(store: Path, mlflow_uri: str, address: str | None) -> list[Finding]:
 
 
 def _versions() -> Finding:
-    seen, missing = [f"Python {platform.python_version()}"], False
-    for name in ("test-time-defense-bench", *PACKAGES):
+    seen = [f"Python {platform.python_version()}", f"test-time-defense-bench {__version__}"]
+    missing = False
+    for name in PACKAGES:
         try:
             seen.append(f"{name} {version(name)}")
         except PackageNotFoundError:

@@ -13,12 +13,17 @@ from tasks.progress import Progress
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a node has no artifact. `damaged` is (kind, digest) of an artifact it could not read."""
+    """Why a node has no artifact.
+
+    damaged: (kind, digest) of an artifact that it could not read. fatal: no other node would
+    fare better, as on a full disk.
+    """
 
     digest: str
     reason: str
     detail: str = ""
     damaged: tuple[str, str] | None = None
+    fatal: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,13 @@ class Done:
     facts: Mapping[str, object]
     how: Mapping[str, object]
     unchanged: bool = False
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A node that was left unfinished because the time of its run was up: no failure."""
+
+    digest: str
 
 
 @dataclass(frozen=True)

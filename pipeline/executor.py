@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from pipeline.events import Done, Failure
+from pipeline.events import Done, Failure, Stopped
 from pipeline.graph import Node
 from pipeline.settings import Settings
 from pipeline.store import Store
@@ -34,7 +34,7 @@ class Executor(Protocol):
     def submit(self, node: Node, *, replace: bool = False) -> None:
         """Take a node; with `replace` its artifact is computed even if it is there."""
 
-    def next(self) -> Done | Failure:
+    def next(self) -> Done | Failure | Stopped:
         """Wait for one submitted node to end, in whatever order they do."""
 
     def close(self) -> None:
@@ -47,17 +47,20 @@ class InlineExecutor:
     name = "inline"
     capacity = 1
 
-    def __init__(self, store: Store, settings: Settings, report: Report) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, report: Report, *, until: float | None = None
+    ) -> None:
         self._store = store
         self._settings = settings
         self._report = report
+        self._until = until
         self._waiting: deque[tuple[Node, bool]] = deque()
 
     def submit(self, node: Node, *, replace: bool = False) -> None:
         """Put a node at the end of the line."""
         self._waiting.append((node, replace))
 
-    def next(self) -> Done | Failure:
+    def next(self) -> Done | Failure | Stopped:
         """Perform the first node in line."""
         from pipeline.work import attempt
 
@@ -66,7 +69,7 @@ class InlineExecutor:
         def tell(progress: Progress) -> None:
             self._report(node.digest, progress)
 
-        return attempt(node, self._store, self._settings, tell, replace=replace)
+        return attempt(node, self._store, self._settings, tell, replace=replace, until=self._until)
 
     def close(self) -> None:
         """Forget what waits."""

@@ -8,7 +8,7 @@ from pipeline.graph import Graph, Node
 from pipeline.hashing import spec_classes
 from pipeline.ledger import Ledger
 from pipeline.planning import Plan, make_plan
-from pipeline.store import Damaged, Record, Store
+from pipeline.store import Record, Store
 
 
 def why(cell: str, grid: str, node: Node, graph: Graph, store: Store, ledger: Ledger) -> list[str]:
@@ -39,11 +39,8 @@ def _changes(node: Node, kind: str, old_digest: str, store: Store) -> Iterator[s
     """Differences between a node and an old artifact, itself first, then what it was made from."""
     if node.digest == old_digest:
         return
-    try:
-        old = store.record(kind, old_digest)
-    except Damaged:
-        old = None
-    if not isinstance(old, Record):
+    old = store.known(kind, old_digest)
+    if old is None:
         yield f"{kind}: the store no longer holds the old one"
         return
     yield from _differences(node.kind, old.spec, node.spec.model_dump(mode="json"))

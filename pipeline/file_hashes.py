@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.problems import BadInput
@@ -42,6 +43,27 @@ def sha256_of(path: Path) -> str:
         raise BadInput(f"{shown(path)}: cannot be read: {reason}") from None
     _remember({**memory, key: [*stamp, digest]})
     return digest
+
+
+def sha256_of_all(folder: Path, files: Sequence[Path]) -> str:
+    """One SHA-256 of files under a folder and of their places in it, remembered as one."""
+    try:
+        stamps = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+        seen = [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stamps]
+        key = str(folder.resolve())
+        stamp = [len(files), hashlib.sha256("\n".join(seen).encode()).hexdigest()]
+        memory = _remembered()
+        match memory.get(key):
+            case [count, seen_before, str(known)] if [count, seen_before] == stamp:
+                return known
+        whole = hashlib.sha256()
+        for path, (name, _) in zip(files, stamps, strict=True):
+            whole.update(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {name}\n".encode())
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"{error.filename}: cannot be read: {reason}") from None
+    _remember({**memory, key: [*stamp, whole.hexdigest()]})
+    return whole.hexdigest()
 
 
 def _remembered() -> dict[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.config import Catalogue, GridEntry, TableEntry, VariantEntry
+from pipeline.config import Catalogue, FigureEntry, GridEntry, TableEntry, VariantEntry
 from pipeline.ingredients import Ingredients
 from pipeline.parameters import Rules, check_owners, resolved, with_variant
 from pipeline.problems import BadInput, suggestion
@@ -44,6 +44,8 @@ class Cell:
     defense_spec: Defense
     files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     model_files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
+    stands_for: str | None = None
+    train_images: int = 0
 
     @property
     def name(self) -> str:
@@ -63,15 +65,21 @@ class Table:
     defenses: tuple[str, ...]
     gains_of: str | None
     gains_over: str | None
+    figure: FigureEntry | None = None
 
-    def baseline(self, defense: str) -> str | None:
-        """The row that a defense's gain is counted from, if it has one."""
+    def baseline(self, model: str, attack: str, defense: str) -> tuple[str, str, str] | None:
+        """The model, attack and defense that a place's gain is counted from, if it has one."""
+        base = self.gains_over
         if self.gains_of is not None:
             first, _, rest = defense.partition("+")
             base = (rest or "none") if first == self.gains_of else None
-        else:
-            base = self.gains_over if defense != self.gains_over else None
-        return base if base in self.defenses else None
+        if base in self.defenses and base != defense:
+            return model, attack, base
+        if base in self.models and base != model:
+            return base, attack, defense
+        if base in self.attacks and base != attack:
+            return model, base, defense
+        return None
 
 
 @dataclass(frozen=True)
@@ -101,17 +109,21 @@ class Overrides:
     seeds: int = 1
     redraws: int | None = None
     data: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    weights: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 def load_grid(catalogue: Catalogue, name: str, overrides: Overrides | None = None) -> Grid:
     """The cells of a grid; BadInput, located, for anything that does not fit."""
     overrides = overrides or Overrides()
     grid = _Builder(catalogue, overrides).grid(name, frozenset())
-    used = {cell.dataset for cell in grid.cells}
-    for dataset in overrides.data:
-        if dataset not in used:
-            hint = suggestion(dataset, used)
-            raise BadInput(f"--data {dataset}: no such data set in grid '{name}'{hint}")
+    datasets, models = {cell.dataset for cell in grid.cells}, {cell.model for cell in grid.cells}
+    for option, what, given, used in (
+        ("--data", "data set", overrides.data, datasets),
+        ("--weights", "model", overrides.weights, models),
+    ):
+        for unknown in (known for known in given if known not in used):
+            hint = suggestion(unknown, used)
+            raise BadInput(f"{option} {unknown}: no such {what} in grid '{name}'{hint}")
     return grid
 
 
@@ -121,7 +133,7 @@ class _Builder:
     def __init__(self, catalogue: Catalogue, overrides: Overrides) -> None:
         self._catalogue = catalogue
         self._overrides = overrides
-        self._ingredients = Ingredients(catalogue, overrides.data)
+        self._ingredients = Ingredients(catalogue, overrides.data, overrides.weights)
 
     def grid(self, name: str, above: frozenset[str]) -> Grid:
         """A grid; `above` are the grids that include it."""
@@ -219,6 +231,8 @@ class _Builder:
             defense_spec=defense_spec,
             files=source.files,
             model_files=parts.files,
+            stands_for=parts.stands_for,
+            train_images=source.train,
         )
 
     def _images(self, entry: GridEntry, dataset: str, available: int, document: Document) -> int:
@@ -289,18 +303,23 @@ def _table(entry: TableEntry, document: Document, place: Place) -> Table:
     labels = tuple(map(_label, entry.defenses))
     if entry.gains_of is not None and entry.gains_over is not None:
         raise document.problem((*place, "gains_over"), "stands beside gains_of; give one of them")
-    bases = {"gains_of": {label.partition("+")[0] for label in labels}, "gains_over": set(labels)}
-    for key, known in bases.items():
+    attacks = tuple(map(_label, entry.attacks))
+    bases = {
+        "gains_of": ("defense", {label.partition("+")[0] for label in labels}),
+        "gains_over": ("defense, model or attack", {*labels, *entry.models, *attacks}),
+    }
+    for key, (what, known) in bases.items():
         base = getattr(entry, key)
         if base is not None and base not in known:
-            message = f"no such defense in this table: '{base}'{suggestion(base, known)}"
+            message = f"no such {what} in this table: '{base}'{suggestion(base, known)}"
             raise document.problem((*place, key), message)
     return Table(
         name=entry.name,
         title=entry.title,
         models=entry.models,
-        attacks=tuple(map(_label, entry.attacks)),
+        attacks=attacks,
         defenses=labels,
         gains_of=entry.gains_of,
         gains_over=entry.gains_over,
+        figure=entry.figure,
     )

@@ -22,8 +22,9 @@ def digest(value: object) -> str:
 def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
     """The canonical form; TypeError for a type that has none.
 
-    A spec is its class name, its version and its fields, whatever module it lives in;
-    a spec of a user's own carries the digest of its source as well.
+    A spec is its class name, its version and its fields, whatever module it lives in, without
+    those of `unset_is_left_out` that are None; a spec of a user's own carries the digest of its
+    source as well.
     """
     match value:
         case None:
@@ -42,10 +43,18 @@ def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
             return f"map:{len(value)}{{{''.join(_pairs(value))}}};"
         case Spec():
             name, source = type(value).__name__, getattr(type(value), "source_digest", "")
-            fields = {key: getattr(value, key) for key in type(value).model_fields}
-            return f"spec:{name}:{type(value).version}:{source}:{canonical(fields)};"
+            return f"spec:{name}:{type(value).version}:{source}:{canonical(_fields(value))};"
         case _:
             raise TypeError(f"no canonical form for {type(value).__qualname__}: {value!r}")
+
+
+def _fields(value: Spec) -> dict[str, object]:
+    """The fields that enter the digest."""
+    fields = {key: getattr(value, key) for key in type(value).model_fields}
+    for key in type(value).unset_is_left_out:
+        if fields[key] is None:
+            del fields[key]
+    return fields
 
 
 def _pairs(value: Mapping[object, object]) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import Catalogue, CheckpointEntry
-from pipeline.file_hashes import sha256_of
+from pipeline.file_hashes import cache_folder, sha256_of
+from pipeline.problems import BadInput
 from pipeline.sources import Source, locate
 from pipeline.yaml_files import Document, Place, shown
 from tasks.attacks.base import Attack
@@ -18,22 +19,32 @@ from tasks.recipe import CheckpointSpec, Recipe, TrainSpec
 
 @dataclass(frozen=True)
 class ModelParts:
-    """A model: the name of its data set, its spec before its defaults, and its files."""
+    """A model: the name of its data set, its spec before its defaults, and its files.
+
+    stands_for: the model beside whose published numbers its own are put, if it is another.
+    """
 
     dataset: str
     spec: TrainSpec | CheckpointSpec
-    files: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, str], ...] = ()
+    stands_for: str | None = None
 
 
 class Ingredients:
-    """Reads what a grid names. `data` says where data sets' files are.
+    """Reads what a grid names; `data` and `weights` say where files are, by data set and model.
 
     BadInput for an unknown name stands at the place in the document that asks for it.
     """
 
-    def __init__(self, catalogue: Catalogue, data: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        data: Mapping[str, Path],
+        weights: Mapping[str, Path] | None = None,
+    ) -> None:
         self._catalogue = catalogue
         self._data = data
+        self._weights = weights or {}
         self._datasets: dict[str, tuple[DatasetSpec, Source]] = {}
         self._models: dict[str, ModelParts] = {}
         self._attacks: dict[str, Attack] = {}
@@ -66,11 +77,12 @@ class Ingredients:
             entry = self._catalogue.dataset(name)
             source = locate(name, entry, self._data.get(name))
             spec = DatasetSpec(
-                kind=entry.kind,
+                kind=source.kind,
                 classes=entry.classes,
                 channels=entry.channels,
                 side=entry.side_px,
-                label_column=entry.label_column,
+                # only Parquet has columns
+                **({"label_column": entry.label_column} if source.kind == "parquet" else {}),
                 sources=source.hashes,
             )
             self._datasets[name] = (spec, source)
@@ -78,20 +90,44 @@ class Ingredients:
 
     def _model(self, name: str) -> ModelParts:
         entry, network, weights, document = self._catalogue.model(name)
+        given = self._weights.get(name)
         if isinstance(weights, Recipe):
-            return ModelParts(entry.dataset, TrainSpec(network=network, recipe=weights), ())
-        path, sha256 = _checkpoint_file(weights, document)
+            if given is not None:
+                raise BadInput(f"--weights {name}: the model is trained, not loaded from a file")
+            trained = TrainSpec(network=network, recipe=weights)
+            return ModelParts(entry.dataset, trained, stands_for=entry.stands_for)
+        files: tuple[tuple[str, str], ...]
+        if weights.url is not None and weights.sha256 is not None and given is None:
+            sha256 = weights.sha256
+            path = cache_folder() / "weights" / sha256
+            files = (("weights", str(path)), ("url", weights.url))
+        else:
+            path, sha256 = _checkpoint_file(name, weights, given, document)
+            files = (("weights", str(path)),)
         spec = CheckpointSpec(network=network, sha256=sha256, key_prefix=weights.key_prefix)
-        return ModelParts(entry.dataset, spec, (("weights", str(path)),))
+        return ModelParts(entry.dataset, spec, files, entry.stands_for)
 
 
-def _checkpoint_file(entry: CheckpointEntry, document: Document) -> tuple[Path, str]:
+def _checkpoint_file(
+    name: str, entry: CheckpointEntry, given: Path | None, document: Document
+) -> tuple[Path, str]:
+    """The file, the one `given` on the command line if there is one, and its SHA-256."""
     place: Place = ("checkpoint", "file")
-    path = (document.file_of(place).parent / Path(entry.file).expanduser()).resolve()
-    if not path.is_file():
-        raise document.problem(place, f"there is no file {shown(path)}")
+    if given is not None:
+        path = given.resolve()
+        if not path.is_file():
+            raise BadInput(f"--weights {name}: there is no file {shown(path)}")
+    elif entry.file is None:
+        known = f", SHA-256 {entry.sha256}" if entry.sha256 else ""
+        published = f", published as {entry.published}" if entry.published else ""
+        message = f"name the file: --weights {name}=FILE{known}{published}"
+        raise document.problem(place, message)
+    else:
+        path = (document.file_of(place).parent / Path(entry.file).expanduser()).resolve()
+        if not path.is_file():
+            raise document.problem(place, f"there is no file {shown(path)}")
     found = sha256_of(path)
     if entry.sha256 not in {None, found}:
-        message = f"{shown(path)} has the SHA-256 {found}"
+        message = f"{shown(path)} has the SHA-256 {found}, not this one"
         raise document.problem(("checkpoint", "sha256"), message)
     return path, found

@@ -5,6 +5,7 @@ It knows which score each cell had when, and what was logged to which tracking s
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import json
@@ -12,10 +13,12 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+from pipeline.problems import writing_to
 
 
 def user_name() -> str:
@@ -53,6 +56,7 @@ class Ledger:
     """The invocations on a store, oldest first."""
 
     def __init__(self, root: Path) -> None:
+        self._store = root
         self._folder = root / "ledger"
 
     @cached_property
@@ -80,9 +84,32 @@ class Ledger:
     def write(self, invocation: Invocation) -> Path:
         """Add an invocation."""
         name = f"{int(invocation.time * 1000):015d}-{uuid.uuid4().hex[:8]}"
-        _create(self._folder / f"{name}.json", json.dumps(asdict(invocation), indent=1))
+        self._create(self._folder / f"{name}.json", json.dumps(asdict(invocation), indent=1))
         self.__dict__.pop("invocations", None)
         return self._folder / f"{name}.json"
+
+    def want(self, digests: Iterable[str]) -> None:
+        """Remember that a run that begins now wants these nodes, finished or not.
+
+        A run that is killed never gets to `write`; yet `gc` must leave what it had finished.
+        One file holds each set of nodes, and its time is when a run last wanted them.
+        """
+        text = "".join(f"{digest}\n" for digest in sorted(digests))
+        path = self._folder / "wanted" / hashlib.sha256(text.encode()).hexdigest()[:32]
+        try:
+            with writing_to(f"store {self._store}"):
+                os.utime(path)
+        except FileNotFoundError:
+            self._create(path, text)
+
+    def wanted(self, since: float) -> set[str]:
+        """Digests of the nodes that runs begun after `since`, Unix time in s, wanted."""
+        found: set[str] = set()
+        for path in (self._folder / "wanted").glob("[!.]*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime >= since:
+                    found.update(path.read_text(encoding="ascii").split())
+        return found
 
     def logged(self, server: str) -> set[str]:
         """Keys of what a tracking server already has."""
@@ -90,7 +117,7 @@ class Ledger:
 
     def mark_logged(self, server: str, key: str, run_id: str) -> None:
         """Remember that a server has something, and under which run."""
-        _create(self._server(server) / key, run_id)
+        self._create(self._server(server) / key, run_id)
 
     def run_of(self, server: str, key: str) -> str | None:
         """The run under which a server has something."""
@@ -102,9 +129,13 @@ class Ledger:
     def _server(self, server: str) -> Path:
         return self._folder / "logged" / hashlib.sha256(server.encode()).hexdigest()[:16]
 
-
-def _create(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    def _create(self, path: Path, text: str) -> None:
+        """A file, whole; Unwritable, in one line, where the disk is full or the like."""
+        scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        with writing_to(f"store {self._store}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                scratch.write_text(text, encoding="utf-8")
+                scratch.replace(path)
+            finally:
+                scratch.unlink(missing_ok=True)

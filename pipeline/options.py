@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from pipeline.grid import Overrides
 from pipeline.problems import BadInput
@@ -38,6 +41,8 @@ reports_option = click.option(
     show_default=True,
     help="Folder that tables are written to.",
 )
+ONCE = frozenset({"grid", "only", "stop_after", "quiet", "as_json"})
+"""Options of a run that a command to go on with does not take over as they were."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer as JSON on stdout.")
 
 _GRID = (
@@ -62,6 +67,9 @@ _GRID = (
     click.option(
         "--data", multiple=True, metavar="NAME=FOLDER", help="Where a data set's files are."
     ),
+    click.option(
+        "--weights", multiple=True, metavar="NAME=FILE", help="Where a model's weights are."
+    ),
     click.option("--settings", type=_PATH, help="A YAML file that says how to run."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."),
 )
@@ -76,12 +84,10 @@ def grid_options(command: Command) -> Command:
 
 def session_from(options: dict[str, Any]) -> Session:
     """The session that the grid options ask for."""
-    data = {}
-    for item in options["data"]:
-        name, sign, folder = item.partition("=")
-        if not sign or not folder:
-            raise BadInput(f"--data {item}: expected NAME=FOLDER, such as cifar10=/data/cifar10")
-        data[name] = Path(folder).expanduser()
+    data = _places("--data", options["data"], "NAME=FOLDER, such as cifar10=/data/cifar10")
+    weights = _places(
+        "--weights", options["weights"], "NAME=FILE, such as cifar10-resnet20=resnet20.th"
+    )
     return open_session(
         options["grid"],
         store=options["store"],
@@ -92,7 +98,48 @@ def session_from(options: dict[str, Any]) -> Session:
             seeds=options["seeds"],
             redraws=options["redraws"],
             data=data,
+            weights=weights,
         ),
         settings=options["settings"],
         device=options["device"],
     )
+
+
+def print_json(value: object) -> None:
+    """An answer that a program reads, on stdout."""
+    json.dump(value, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def repeated(context: click.Context) -> list[str]:
+    """The words of the command line that a command to go on with needs as well.
+
+    Not what chose the cells, and not what was only about that run. Nothing of the environment,
+    which is there the next time too; no password of a server's address.
+    """
+    from pipeline.tracking_server import shown
+
+    words: list[str] = []
+    for option in context.command.params:
+        name = str(option.name)
+        source = context.get_parameter_source(name)
+        if name in ONCE or source is not ParameterSource.COMMANDLINE:
+            continue
+        value, flag = context.params[name], max(option.opts, key=len)
+        if isinstance(option, click.Option) and option.is_flag:
+            words.append(flag)
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            words += [flag, shown(part) if name == "mlflow_uri" else str(part)]
+    return words
+
+
+def _places(option: str, items: Sequence[str], expected: str) -> dict[str, Path]:
+    """Paths by the names that they are given for."""
+    places = {}
+    for item in items:
+        name, sign, path = item.partition("=")
+        if not sign or not path:
+            raise BadInput(f"{option} {item}: expected {expected}")
+        places[name] = Path(path).expanduser()
+    return places

@@ -31,12 +31,18 @@ def save(folder: Path, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     epoch = state.facts["epoch"]
     for part, tensors in zip(PARTS, (state.weights, state.optimizer), strict=True):
-        draft = folder / f".{part}-{os.getpid()}"
-        safetensors.torch.save_file(tensors, draft)
-        draft.replace(folder / f"{part}-{epoch}.safetensors")
-    draft = folder / f".facts-{os.getpid()}"
-    draft.write_text(json.dumps(state.facts), encoding="utf-8")
-    draft.replace(folder / "facts.json")
+        # not `save_file`, whose errors hide what the system said
+        _replace(folder / f"{part}-{epoch}.safetensors", safetensors.torch.save(tensors))
+    _replace(folder / "facts.json", json.dumps(state.facts).encode())
     for path in folder.glob("*.safetensors"):
         if not path.stem.endswith(f"-{epoch}"):
             path.unlink(missing_ok=True)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Iterator
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+REFUSED = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""What a folder answers that can no longer be written: not the fault of what is written."""
 
 
 class BadInput(Exception):
@@ -12,6 +19,22 @@ class BadInput(Exception):
     def __init__(self, message: str) -> None:
         # Names and values of a user's, which messages quote, may hold line breaks.
         super().__init__(" ".join(message.splitlines()))
+
+
+class Unwritable(Exception):
+    """A folder that ran full or became read-only in mid-run, in one line; the exit code is 1."""
+
+
+@contextlib.contextmanager
+def writing_to(folder: str, codes: frozenset[int] = REFUSED) -> Iterator[None]:
+    """Turn errors of the system with these codes into Unwritable, which names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in codes:
+            raise
+        reason = os.strerror(error.errno).lower()
+        raise Unwritable(f"{folder}: {reason}") from error
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

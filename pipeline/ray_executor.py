@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.events import Done, Failure
+from pipeline.events import Done, Failure, Stopped
 from pipeline.executor import Report
 from pipeline.graph import Node
 from pipeline.problems import BadInput
@@ -45,11 +45,16 @@ class Mailbox:
 
 
 def perform_remotely(
-    node: Node, store: str, settings: Settings, mailbox: Any, *, replace: bool
-) -> Done | Failure:
-    """What a Ray task does: `work.attempt`, its progress sent to the mailbox now and then."""
+    node: Node, store: str, settings: Settings, mailbox: Any, *, replace: bool, until: float | None
+) -> Done | Failure | Stopped:
+    """What a Ray task does: `work.attempt`, its progress sent to the mailbox now and then.
+
+    What waited for a worker until the time of the run was up does not begin.
+    """
     from pipeline.work import attempt
 
+    if until is not None and time.time() >= until:
+        return Stopped(node.digest)
     last = 0.0
 
     def tell(progress: Progress) -> None:
@@ -58,7 +63,7 @@ def perform_remotely(
             last = time.monotonic()
             mailbox.put.remote(node.digest, progress)
 
-    return attempt(node, Store(Path(store)), settings, tell, replace=replace)
+    return attempt(node, Store(Path(store)), settings, tell, replace=replace, until=until)
 
 
 class RayExecutor:
@@ -72,14 +77,14 @@ class RayExecutor:
         *,
         address: str | None = None,
         workers: int | None = None,
+        until: float | None = None,
     ) -> None:
         _prepare_environment(address)
-        import ray
-
-        self._ray: Any = ray  # its own types do not follow options and actors
+        self._ray = _ray()
         self._store = store
         self._settings = settings
         self._report = report
+        self._until = until
         self._code = Path(tempfile.mkdtemp(prefix="pipeline-code-"))
         _copy_code(self._code)
         own = {
@@ -96,7 +101,7 @@ class RayExecutor:
                 configure_logging=False,
                 **({} if address else own),
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             shutil.rmtree(self._code, ignore_errors=True)
             raise _no_answer(address, error) from None
         resources = self._ray.cluster_resources()
@@ -128,11 +133,16 @@ class RayExecutor:
             "max_retries": self._settings.attempts - 1,
         }
         reference = self._task.options(**options).remote(
-            node, str(self._store.root), self._settings, self._mailbox, replace=replace
+            node,
+            str(self._store.root),
+            self._settings,
+            self._mailbox,
+            replace=replace,
+            until=self._until,
         )
         self._running[reference] = node
 
-    def next(self) -> Done | Failure:
+    def next(self) -> Done | Failure | Stopped:
         """Wait for one task, telling meanwhile how far the others are."""
         while True:
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
@@ -140,7 +150,7 @@ class RayExecutor:
             if ready:
                 node = self._running.pop(ready[0])
                 try:
-                    result: Done | Failure = self._ray.get(ready[0])
+                    result: Done | Failure | Stopped = self._ray.get(ready[0])
                 except self._ray.exceptions.RayError as error:
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                     return Failure(node.digest, reason, str(error))
@@ -166,18 +176,25 @@ class RayExecutor:
 def cluster_summary(address: str) -> str:
     """What a running cluster has; BadInput where it does not answer."""
     _prepare_environment(address)
-    import ray as module
-
-    ray: Any = module
+    ray = _ray()
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise _no_answer(address, error) from None
     resources = ray.cluster_resources()
     nodes = len(ray.nodes())
     ray.shutdown()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return f"{address}: {nodes} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
+
+
+def _ray() -> Any:
+    """Ray, whose own types do not follow options and actors; BadInput where it is not there."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{error.name} is not installed here; --inline runs without Ray") from None
+    return ray
 
 
 def _no_answer(address: str | None, error: Exception) -> BadInput:

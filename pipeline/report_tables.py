@@ -6,12 +6,18 @@ Everything is computed from unrounded accuracies; rounding is for those who prin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 from pipeline.grid import Cell, Grid, Table
+from pipeline.per_image import NotTested, PerImage
+from pipeline.report_paper import Reference, Verdict
+from tasks.statistics import holm
 
 Facts = Mapping[str, object]
+
+LEVEL = 0.05
+"""The chance that a table without any true gain calls one of its gains significant."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +25,17 @@ class Scores:
     """What is known of a grid's cells, by their names.
 
     facts: of their scores, see `tasks.score`; missing: why a cell has none; digests: of the
-    score nodes.
+    score nodes; published: what the paper says of those it says something of; by_class: how
+    many test images a data set, by its name, has of each class; per_image: where gains are
+    tested, None where they are not.
     """
 
     facts: Mapping[str, Facts]
     missing: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, Reference] = field(default_factory=dict)
+    by_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    per_image: PerImage | None = None
 
     def reason(self, name: str) -> str:
         """Why a cell has no score, in one line; empty where it has one."""
@@ -45,6 +56,10 @@ class Entry:
     interval and spread (over redraws) belong to one set of weights, so they are None where
     several seeds are averaged; seed_spread is the standard deviation over those.
     seeds: how many were scored; note: number of a footnote of the view.
+    reference: the published number; published_gain: from published accuracies, None where one
+    of them is a bound.
+    p_value: of the gain; p_holm: the same, corrected for all gains of the view that were tested;
+    untested: why a gain has neither.
     """
 
     attack: str
@@ -57,6 +72,30 @@ class Entry:
     redraws: int | None = None
     seeds: int = 0
     note: int | None = None
+    reference: Reference | None = None
+    published_gain: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    untested: str | None = None
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the gain, or loss, is significant in its view; None where it is not tested."""
+        return None if self.p_holm is None else self.p_holm <= LEVEL
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published, in points; see `Reference.difference`."""
+        if self.reference is None or self.accuracy is None:
+            return None
+        return self.reference.difference(self.accuracy)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the published number lies in the interval; None without one of both."""
+        if self.reference is None or self.accuracy is None:
+            return None
+        return self.reference.verdict(self.interval)
 
 
 @dataclass(frozen=True)
@@ -152,7 +191,7 @@ class _Reader:
             for model, defense in places
             if any((model, defense, attack) in self._cells for attack in attacks)
         )
-        return View(table, attacks, rows, tuple(self._notes))
+        return View(table, attacks, _corrected(rows), tuple(self._notes))
 
     def _row(self, model: str, defense: str, attacks: Sequence[str]) -> Row:
         cells = [
@@ -165,21 +204,25 @@ class _Reader:
 
     def _entry(self, model: str, defense: str, attack: str) -> Entry:
         cells = self._cells.get((model, defense, attack), ())
-        found = {
-            cell.seed: accuracy
-            for cell in cells
-            if (accuracy := self._scores.accuracy(cell.name)) is not None
-        }
+        found = self._accuracies(cells)
         note = self._note(cells, len(found))
+        reference = self._reference(model, defense, attack)
+        published_gain = self._published_gain(model, defense, attack)
+        empty = Entry(attack=attack, reference=reference, published_gain=published_gain, note=note)
         if not found:
-            return Entry(attack=attack, note=note)
+            return empty
         facts = [self._scores.facts[cell.name] for cell in cells if cell.seed in found]
-        base = self._baseline(model, defense, attack)
+        baseline = self._baseline(model, defense, attack)
+        base = self._accuracies(baseline)
         gains = [found[seed] - base[seed] for seed in found if seed in base]
+        names = {cell.seed: cell.name for cell in baseline if cell.seed in base}
+        p_value, untested = self._test(
+            [(cell.name, names[cell.seed]) for cell in cells if cell.seed in found.keys() & names]
+        )
         single = len(found) == 1
         images, redraws = number(facts[0], "images"), number(facts[0], "redraws")
-        return Entry(
-            attack=attack,
+        return replace(
+            empty,
             accuracy=fmean(found.values()),
             gain=fmean(gains) if gains else None,
             interval=interval(facts[0]) if single else None,
@@ -188,17 +231,43 @@ class _Reader:
             images=None if images is None else int(images),
             redraws=None if redraws is None else int(redraws),
             seeds=len(found),
-            note=note,
+            p_value=p_value,
+            untested=untested,
         )
 
-    def _baseline(self, model: str, defense: str, attack: str) -> dict[int, float]:
-        base = self._table.baseline(defense)
-        cells = self._cells.get((model, base, attack), ()) if base is not None else ()
-        return {
-            cell.seed: accuracy
-            for cell in cells
-            if (accuracy := self._scores.accuracy(cell.name)) is not None
-        }
+    def _accuracies(self, cells: Sequence[Cell]) -> dict[int, float]:
+        """By seed, of the cells that are scored."""
+        scored = ((cell.seed, self._scores.accuracy(cell.name)) for cell in cells)
+        return {seed: accuracy for seed, accuracy in scored if accuracy is not None}
+
+    def _test(self, pairs: Sequence[tuple[str, str]]) -> tuple[float | None, str | None]:
+        """The p-value of a gain, or why it has none; neither where there is no gain."""
+        if not pairs or self._scores.per_image is None:
+            return None, "per-image answers were not looked at" if pairs else None
+        try:
+            return self._scores.per_image.p_value(pairs), None
+        except NotTested as reason:
+            return None, one_line(str(reason))
+
+    def _reference(self, model: str, defense: str, attack: str) -> Reference | None:
+        cells = self._cells.get((model, defense, attack), ())
+        return self._scores.published.get(cells[0].name) if cells else None
+
+    def _published_gain(self, model: str, defense: str, attack: str) -> float | None:
+        base = self._table.baseline(model, attack, defense)
+        # What is no other defense of the paper's, such as another recipe, has its very number.
+        if base is None or base[2] == defense:
+            return None
+        pair = [self._reference(model, label, attack) for label in (defense, base[2])]
+        numbers = [found.published for found in pair if found and not found.published.upper_bound]
+        return numbers[0].value - numbers[1].value if len(numbers) == 2 else None
+
+    def _baseline(self, model: str, defense: str, attack: str) -> Sequence[Cell]:
+        base = self._table.baseline(model, attack, defense)
+        if base is None:
+            return ()
+        model, attack, defense = base
+        return self._cells.get((model, defense, attack), ())
 
     def _note(self, cells: Sequence[Cell], found: int) -> int | None:
         if cells and found == len(cells):
@@ -212,3 +281,19 @@ class _Reader:
             absent = "; ".join(f"seed {seed}: {why}" for seed, why in reasons.items() if why)
             text = f"mean of {found} of {len(cells)} seeds; {absent}" if found else absent
         return self._notes.setdefault(text, len(self._notes) + 1)
+
+
+def _corrected(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Rows with Holm's p-values: the gains of all of them are one family."""
+    p_values = (entry.p_value for row in rows for entry in row.entries)
+    adjusted = iter(holm([p_value for p_value in p_values if p_value is not None]))
+    return tuple(
+        replace(
+            row,
+            entries=tuple(
+                entry if entry.p_value is None else replace(entry, p_holm=next(adjusted))
+                for entry in row.entries
+            ),
+        )
+        for row in rows
+    )

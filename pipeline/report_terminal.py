@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.grid import Grid
+from pipeline.report_beside import beside, compact_words, differing, judged
 from pipeline.report_tables import Entry, Row, Scores, View, views
 from pipeline.report_text import caption, entry_words
 
@@ -26,6 +27,14 @@ class Layout:
 
     heading: Callable[[str], str]
     separator: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table and the words of its entries."""
+
+    view: View
+    words: Callable[[Entry], list[str]]
 
 
 def _stacked(label: str) -> str:
@@ -57,20 +66,38 @@ def render_terminal(grid: Grid, scores: Scores, *, width: int) -> Group:
 
 
 def _rendered(view: View, width: int) -> Iterator[RenderableType]:
-    room = width - min(_first_width(view), max(width // 3, NARROWEST)) - 1
-    fitting = (layout for layout in LAYOUTS if sum(_widths(view, layout)) <= room)
-    layout = next(fitting, LAYOUTS[-1])
     yield Text(view.table.title or view.table.name, style="bold")
-    for block in _blocks(_widths(view, layout), room):
-        yield _table(view, layout, block, width)
+    yield from _tables(Sheet(view, entry_words), width)
     lines = list(caption(view))
     if any(row.redraws == "deterministic" for row in view.rows):
         lines.append("* deterministic: nothing is drawn at random.")
     lines.extend(f"[{place}] {note}" for place, note in enumerate(view.notes, 1))
     yield Text("\n".join(lines) + "\n", style="dim")
+    both = beside(view)
+    if both is not None:
+        yield Text("Beside the paper: measured (published)", style="bold")
+        yield from _tables(Sheet(both, compact_words), width)
+        yield Text("\n".join(_said(both)) + "\n", style="dim")
 
 
-def _table(view: View, layout: Layout, block: range, width: int) -> Table:
+def _said(both: View) -> list[str]:
+    lines = judged(both)
+    if lines:
+        lines.insert(0, "in, out: the published number lies in the 95 % interval, or does not.")
+    return [*lines, *differing(both)]
+
+
+def _tables(sheet: Sheet, width: int) -> Iterator[RenderableType]:
+    """Columns side by side as far as they fit, the rest below."""
+    room = width - min(_first_width(sheet.view), max(width // 3, NARROWEST)) - 1
+    fitting = (layout for layout in LAYOUTS if sum(_widths(sheet, layout)) <= room)
+    layout = next(fitting, LAYOUTS[-1])
+    for block in _blocks(_widths(sheet, layout), room):
+        yield _table(sheet, layout, block, width)
+
+
+def _table(sheet: Sheet, layout: Layout, block: range, width: int) -> Table:
+    view = sheet.view
     columns = [
         Column(Text(layout.heading(view.attacks[place])), justify="right", no_wrap=True)
         for place in block
@@ -89,7 +116,10 @@ def _table(view: View, layout: Layout, block: range, width: int) -> Table:
         for row in view.rows:
             if row.model == model:
                 entries = (row.entries[place] for place in block)
-                table.add_row(Text(_label(row)), *(_shown(entry, layout) for entry in entries))
+                shown = (
+                    _shown(entry, layout.separator.join(sheet.words(entry))) for entry in entries
+                )
+                table.add_row(Text(_label(row)), *shown)
         table.add_section()
     return table
 
@@ -109,31 +139,30 @@ def _first_width(view: View) -> int:
     return max(len(text) for row in view.rows for text in (row.model, _label(row)))
 
 
-def _widths(view: View, layout: Layout) -> list[int]:
+def _widths(sheet: Sheet, layout: Layout) -> list[int]:
     """Of the columns, with two characters between one and the next."""
-    return [2 + max(map(len, _column(view, layout, place))) for place in range(len(view.attacks))]
+    places = range(len(sheet.view.attacks))
+    return [2 + max(map(len, _column(sheet, layout, place))) for place in places]
 
 
-def _column(view: View, layout: Layout, place: int) -> list[str]:
+def _column(sheet: Sheet, layout: Layout, place: int) -> list[str]:
     """Every line of a column."""
-    entries = (row.entries[place] for row in view.rows)
-    heading = layout.heading(view.attacks[place]).split("\n")
-    return [*heading, *(line for entry in entries for line in _lines(entry, layout))]
+    heading = layout.heading(sheet.view.attacks[place]).split("\n")
+    entries = (layout.separator.join(sheet.words(row.entries[place])) for row in sheet.view.rows)
+    return [*heading, *(line for entry in entries for line in entry.split("\n"))]
 
 
 def _label(row: Row) -> str:
     return f"  {row.defense}{' *' if row.redraws == 'deterministic' else ''}"
 
 
-def _lines(entry: Entry, layout: Layout) -> list[str]:
-    return layout.separator.join(entry_words(entry)).split("\n")
-
-
-def _shown(entry: Entry, layout: Layout) -> Text:
-    text = Text(layout.separator.join(entry_words(entry)), justify="right")
+def _shown(entry: Entry, words: str) -> Text:
+    text = Text(words, justify="right")
     if entry.accuracy is None:
         text.stylize("dim")
-    elif entry.gain is not None:
-        text.highlight_regex(r"\(\+.*?\)", "green")
-        text.highlight_regex(r"\(-.*?\)", "red")
+    else:
+        if entry.significant:
+            text.highlight_regex(r"\([-+].*?\)", "bold")
+        text.highlight_regex(r"\(\+.*?\)|\bin$", "green")
+        text.highlight_regex(r"\(-.*?\)|\bout$", "red")
     return text

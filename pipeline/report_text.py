@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pipeline.grid import Cell, Grid
-from pipeline.report_tables import Entry, Facts, Row, Scores, View, number
+from pipeline.report_gains import DISCORDANT, gain_lines
+from pipeline.report_tables import LEVEL, Entry, Facts, Row, Scores, View, number
 from tasks.defenses.base import Defense
 from tasks.recipe import CheckpointSpec
 from tasks.specs import Kind, Spec
@@ -24,9 +25,26 @@ whatever the number of redraws. They are conditional on the trained weights: ano
 may lie outside. Where several seeds are averaged the interval is left empty and `seed_spread`
 is the standard deviation over seeds."""
 
-GAINS = """\
+GAINS = f"""\
 In parentheses is the gain in points, from unrounded accuracies of the same run and seed.
-A defense marked `deterministic` has nothing to draw, so it is asked once."""
+A defense marked `deterministic` has nothing to draw, so it is asked once.
+
+A gain or loss is **bold** only where it is significant at {100 * LEVEL:g} %: by the two-sided exact
+permutation test that flips the signs of per-image differences (with one redraw each the exact
+McNemar test), corrected by Holm's method for all gains of its table. Several seeds are tested
+together, an image's differences added up before their sign is flipped; like the intervals this
+is conditional on the trained weights. Below each table stands from which gain on one would be
+significant at the strictest level of Holm's method, with one redraw, if the two answered
+{100 * DISCORDANT:g} % of the images otherwise; where fewer differ, smaller gains are
+significant too.
+Not bold means not shown, and not that there is none."""
+
+BESIDE = """\
+Beside a measured accuracy stands the one that the paper published, where it did. Whether that
+lies inside or outside the measured interval is judged only where data set, network, recipe,
+attack and defense are the paper's; elsewhere the verdict names the first that is another, and
+what differs is told below the table. A mean over seeds has no interval and is not judged
+(results.csv judges each seed). A published bound is met by an interval that reaches it."""
 
 
 def accuracy(value: float | None) -> str:
@@ -80,12 +98,13 @@ def changes(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> list[str
 def caption(view: View) -> list[str]:
     """What is to be said below a table: what gains are over, intervals, footnotes."""
     table = view.table
-    lines = []
+    lines: list[str] = []
     if any(entry.gain is not None for row in view.rows for entry in row.entries):
         over = f"the same defense without {table.gains_of}"
         if table.gains_of is None:
             over = f"{table.gains_over}"
         lines.append(f"In parentheses: points gained over {over}.")
+        lines += gain_lines(view)
     if view.widest_interval is not None:
         lines.append(f"95 % intervals: at most ±{view.widest_interval:.1f} points.")
     seeds = max((entry.seeds for row in view.rows for entry in row.entries), default=0)
@@ -96,11 +115,8 @@ def caption(view: View) -> list[str]:
 
 def table_markdown(view: View) -> str:
     """A table with its title, and what is to be said below it."""
-    rows = [["model", "defense", "redraws", *view.attacks]]
-    rows.append(["---", "---", "---", *("---:" for _ in view.attacks)])
-    rows.extend(_row(row) for row in view.rows)
     lines = [f"## {view.table.title or view.table.name}", ""]
-    lines.extend("| " + " | ".join(row) + " |" for row in rows)
+    lines += markdown_table(["model", "defense", "redraws"], view.attacks, map(_row, view.rows))
     lines.extend(["", *caption(view)])
     if view.notes:
         lines.append("")
@@ -108,18 +124,27 @@ def table_markdown(view: View) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def page(grid: Grid, scores: Scores, parts: Sequence[tuple[View, str]], made: Facts) -> str:
+def markdown_table(
+    names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]
+) -> list[str]:
+    """The lines of a table: columns of names, then columns of numbers, which end flush right."""
+    whole = [[*names, *numbers], [*("---" for _ in names), *("---:" for _ in numbers)], *rows]
+    return ["| " + " | ".join(word.replace("|", "\\|") for word in row) + " |" for row in whole]
+
+
+def page(grid: Grid, scores: Scores, parts: Sequence[tuple[str, str]], made: Facts) -> str:
     """The report's front page: what is measured and how, and every table.
 
-    parts: the tables with the stems of their files; made: by what it was computed (device,
-    versions), as the caller knows it.
+    parts: the tables in Markdown with the stems of their files; made: by what it was computed
+    (device, versions), as the caller knows it.
     """
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
     lines = [f"# {grid.title or grid.name}", ""]
     lines += [f"Grid `{grid.name}`: {len(grid.cells)} cells, {len(missing)} of them missing.", ""]
-    lines += [*_datasets(grid.cells), "", OBLIVIOUS, "", INTERVALS, "", GAINS, ""]
-    for view, stem in parts:
-        lines += [table_markdown(view)]
+    lines += [*_datasets(grid.cells, scores.by_class), "", OBLIVIOUS, "", INTERVALS, "", GAINS, ""]
+    lines += [BESIDE, ""] if scores.published else []
+    for markdown, stem in parts:
+        lines += [markdown]
         lines += [f"The same with intervals: [{stem}.csv]({stem}.csv).", ""]
     lines += ["## How it was made", ""]
     lines += [f"- {what}: {value}" for what, value in made.items()]
@@ -133,21 +158,40 @@ def page(grid: Grid, scores: Scores, parts: Sequence[tuple[View, str]], made: Fa
 
 
 def _row(row: Row) -> list[str]:
-    entries = (" ".join(entry_words(entry)) for entry in row.entries)
-    return [word.replace("|", "\\|") for word in (row.model, row.defense, row.redraws, *entries)]
+    return [row.model, row.defense, row.redraws, *map(_bold, row.entries)]
+
+
+def _bold(entry: Entry) -> str:
+    """An entry's words, its gain in bold where that is significant."""
+    words = entry_words(entry)
+    if entry.significant:
+        words[1] = f"(**{words[1].strip('()')}**)"
+    return " ".join(words)
 
 
 def _joined(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def _datasets(cells: Sequence[Cell]) -> list[str]:
+def _datasets(cells: Sequence[Cell], by_class: Mapping[str, Sequence[int]]) -> list[str]:
     found = dict.fromkeys((cell.dataset, cell.images, cell.dataset_spec.classes) for cell in cells)
     return [
         f"- `{name}`: {images} test images of {classes} classes, "
-        f"{images / classes:.4g} a class on average"
+        + _per_class(images, classes, by_class.get(name))
         for name, images, classes in found
     ]
+
+
+def _per_class(images: int, classes: int, by_class: Sequence[int] | None) -> str:
+    """How many of the first images belong to a class, in the order in which classes take turns."""
+    if by_class is None:
+        return f"{images / classes:.4g} a class on average"
+    rounds = 0
+    while rounds < max(by_class) and sum(min(n, rounds + 1) for n in by_class) <= images:
+        rounds += 1
+    whole = [min(n, rounds) for n in by_class]
+    fewest, most = min(whole), max(whole) + (sum(whole) < images)
+    return f"{most} a class" if fewest == most else f"{fewest} to {most} a class"
 
 
 def _settings(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
@@ -202,17 +246,20 @@ def _spec(spec: Spec) -> str:
         if isinstance(value, Spec):
             words.append(f"{name} ({_spec(value)})")
         elif name != "kind" and value is not None:
-            words.append(f"{name.replace('_', ' ')} {_value(value)}")
+            words.append(f"{name.replace('_', ' ')} {value_words(value)}")
     return ", ".join(words)
 
 
-def _value(value: object) -> str:
+def value_words(value: object) -> str:
+    """A parameter's value as it is printed."""
     match value:
+        case None:
+            return "none"
         case bool():
             return "yes" if value else "no"
         case float():
             return f"{value:g}"
         case tuple():
-            return " ".join(map(_value, value))
+            return " ".join(map(value_words, value))
         case _:
             return str(value)

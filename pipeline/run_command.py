@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shlex
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.events import Observers, RunFinished
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, Unwritable
 from pipeline.report_tables import Scores
 from pipeline.session import Session, program_version
 
+if TYPE_CHECKING:
+    from pipeline.tracking import Tracker
+
+FOR_FILES = ("polars", "matplotlib")
+"""What writing a report's files needs, and computing does not."""
+NO_MLFLOW = "not installed; the results wait in the store, and a run with it logs them"
 RETRIES = 5
 """Cells that a command to retry names one by one."""
 
 
-def run_grid(session: Session, options: Mapping[str, Any]) -> int:
-    """Run the chosen cells; returns the exit code."""
+def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] = ()) -> int:
+    """Run the chosen cells; returns the exit code.
+
+    again: words that a command which retries what failed needs besides the grid and its cells.
+    """
     from rich.console import Console
 
     from pipeline.progress import make_progress
-    from pipeline.tracking import Tracker
     from pipeline.tracking_server import default_uri, shown
 
+    began = time.time()
+    minutes = options["stop_after"]
     errors = Console(stderr=True)
     decided = session.check_code()
     if options["inline"] and (options["address"] or options["workers"]):
@@ -34,7 +47,55 @@ def run_grid(session: Session, options: Mapping[str, Any]) -> int:
     session.store.prepare()
     uri = options["mlflow_uri"] or default_uri(Path.cwd())
     forced = session.forced(options["start"]) if options["force"] else set()
-    tracker = Tracker(
+    tracker = _tracker(session, uri)
+    progress = make_progress(errors, quiet=options["quiet"] or options["as_json"])
+    for line in decided:
+        errors.print(line, markup=False, highlight=False)
+    try:
+        finished = session.run(
+            Observers([progress, *([tracker] if tracker else [])]),
+            inline=options["inline"],
+            address=options["address"],
+            workers=options["workers"],
+            forced=forced,
+            until=None if minutes is None else began + 60 * minutes,
+        )
+    except BaseException:
+        if tracker is not None:
+            tracker.close()
+        raise
+    finally:
+        progress.close()
+    problems: dict[str, int] = {}
+    if session.unwritten is not None and session.unwritten not in finished.missing.values():
+        problems[session.unwritten] = 1
+    report = None
+    try:
+        report = report_grid(
+            session, options["reports"], as_json=options["as_json"], finished=finished
+        )
+    except (BadInput, Unwritable) as trouble:
+        problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1
+    if tracker is not None:
+        tracker.finish(report.parent if report else None)
+    server = f"{shown(uri)}  (pipeline ui)" if tracker else NO_MLFLOW
+    _closing_words(
+        session, finished, report, server, errors.print, only=options["only"], again=again
+    )
+    if tracker is not None and tracker.problem is not None:
+        problems[tracker.problem] = 2
+    for problem in problems:
+        errors.print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
+    return _exit_code(finished, problems.values())
+
+
+def _tracker(session: Session, uri: str) -> Tracker | None:
+    """Who tells MLflow, where it is installed."""
+    if importlib.util.find_spec("mlflow") is None:
+        return None
+    from pipeline.tracking import Tracker
+
+    return Tracker(
         uri,
         ledger=session.ledger,
         store=session.store,
@@ -43,45 +104,45 @@ def run_grid(session: Session, options: Mapping[str, Any]) -> int:
         command=["pipeline", *sys.argv[1:]],
         version=program_version(),
     )
-    progress = make_progress(errors, quiet=options["quiet"] or options["as_json"])
-    for line in decided:
-        errors.print(line, markup=False, highlight=False)
-    try:
-        finished = session.run(
-            Observers([progress, tracker]),
-            inline=options["inline"],
-            address=options["address"],
-            workers=options["workers"],
-            forced=forced,
-        )
-    except BaseException:
-        tracker.close()
-        raise
-    finally:
-        progress.close()
-    report = report_grid(session, options["reports"], as_json=options["as_json"], finished=finished)
-    tracker.finish(report.parent)
-    _closing_words(session, finished, report, shown(uri), errors.print)
-    if tracker.problem is not None:
-        errors.print(f"error: {tracker.problem}", markup=False, highlight=False, soft_wrap=True)
-    return _exit_code(finished, tracker.problem)
 
 
 def report_grid(
     session: Session, reports: Path, *, as_json: bool, finished: RunFinished | None = None
-) -> Path:
-    """Write the tables of what the store holds and print them; returns the front page's path."""
+) -> Path | None:
+    """Write the tables of what the store holds and print them; returns the front page's path.
+
+    Where a library that files need is not installed, that is said, and None returned. BadInput
+    or Unwritable, once all is printed, where the files cannot be written.
+    """
     from rich.console import Console
 
-    from pipeline.report import write_report
+    from pipeline.per_image import stored_answers
+    from pipeline.report_paper import references_of
+    from pipeline.report_pictures import Artifacts
     from pipeline.report_terminal import render_terminal
 
     scores = Scores(
         facts=session.facts(),
         missing=finished.missing if finished is not None else {},
         digests={name: node.digest for name, node in session.scores.items()},
+        published=references_of(session.grid, session.catalogue),
+        by_class=session.test_images_by_class(),
+        per_image=stored_answers(session.store, session.scores),
     )
-    page = write_report(session.grid, scores, reports, session.made())
+    artifacts = Artifacts(session.store, session.scores)
+    page = None
+    trouble: BadInput | Unwritable | None = None
+    absent = [name for name in FOR_FILES if importlib.util.find_spec(name) is None]
+    if absent:
+        line = f"no files of tables written: not installed: {', '.join(absent)}"
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    else:
+        from pipeline.report import write_report
+
+        try:
+            page = write_report(session.grid, scores, reports, session.made(), artifacts)
+        except (BadInput, Unwritable) as error:
+            trouble = error
     if as_json:
         answer: dict[str, object] = {"grid": session.grid.name, "cells": scores.facts}
         if finished is not None:
@@ -96,23 +157,35 @@ def report_grid(
     else:
         console = Console()
         console.print(render_terminal(session.grid, scores, width=console.width))
+    if trouble is not None:
+        raise trouble
     return page
 
 
 def _closing_words(
-    session: Session, finished: RunFinished, page: Path, server: str, say: Any
+    session: Session,
+    finished: RunFinished,
+    page: Path | None,
+    server: str,
+    say: Any,
+    *,
+    only: Sequence[str],
+    again: Sequence[str],
 ) -> None:
     def line(text: str) -> None:
         say(text, markup=False, highlight=False, soft_wrap=True)
 
     for reason, names in _by_reason(finished).items():
-        only = " ".join(f"--only cell={name}" for name in names[:RETRIES])
-        more = f"  (and {len(names) - RETRIES} more)" if len(names) > RETRIES else ""
+        # the run's own choice where they are many: only what is missing is computed again
+        chosen = only if len(names) > RETRIES else [f"cell={name}" for name in names]
+        words = ["pipeline", "run", "--grid", session.grid.name]
+        words += [word for choice in chosen for word in ("--only", choice)]
         line(f"failed  {reason}")
-        line(f"again   pipeline run --grid {session.grid.name} {only}{more}")
-    line(f"report  {page}")
+        line(f"again   {shlex.join([*words, *again])}")
+    if page is not None:
+        line(f"report  {page}")
     line(f"store   {session.store.root}")
-    line(f"MLflow  {server}  (pipeline ui)")
+    line(f"MLflow  {server}")
 
 
 def _by_reason(finished: RunFinished) -> dict[str, list[str]]:
@@ -124,9 +197,9 @@ def _by_reason(finished: RunFinished) -> dict[str, list[str]]:
     return reasons
 
 
-def _exit_code(finished: RunFinished, problem: str | None) -> int:
+def _exit_code(finished: RunFinished, problems: Iterable[int]) -> int:
     if finished.interrupted:
         return 130
     if finished.missing:
         return 1
-    return 2 if problem is not None else 0
+    return min(problems, default=0)

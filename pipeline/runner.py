@@ -2,11 +2,13 @@
 
     repeat
         plan what is absent (nothing: done)
-        submit nodes whose parents are there, in the graph's order, as many as are worth it
+        submit nodes whose parents are there, cell by cell, as many as are worth it
         as each ends: tell the observers and release its children;
             a failed one blocks its descendants and nothing else;
             an artifact found damaged is set aside, and the next round computes it again
 
+A failure that no other node would escape, such as a full disk, ends the run: what runs ends.
+Once the time of the run is up nothing more is submitted; what runs ends, a training at its epoch.
 Rounds also catch artifacts whose ancestor was computed again with other content.
 """
 
@@ -16,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 
 from pipeline.events import (
     CellScored,
@@ -28,17 +31,22 @@ from pipeline.events import (
     RunFinished,
     RunStarted,
     SetAside,
+    Stopped,
 )
 from pipeline.executor import Executor
 from pipeline.graph import Graph, Node
 from pipeline.grid import Grid
 from pipeline.ledger import CellEntry, Ledger
 from pipeline.planning import Plan, make_plan
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, Unwritable
 from pipeline.store import Damaged, Store
 
 INGEST = ("dataset", "checkpoint")
 """Kinds that read the user's own files, and so run where the user is."""
+
+
+class TimeUp(Exception):
+    """The time of the run is up and there is work left."""
 
 
 @dataclass
@@ -46,7 +54,8 @@ class Run:
     """One walk over a grid's graph.
 
     start_executor is called when there is work for it; start_local when files of the user's
-    have to be read first. `scores` maps a cell's name to its score node.
+    have to be read first. `scores` maps a cell's name to its score node. until: Unix time, s,
+    to stop at in order; each run begins one node at least, so that runs in pieces end.
     """
 
     grid: Grid
@@ -58,6 +67,7 @@ class Run:
     start_executor: Callable[[], Executor]
     start_local: Callable[[], Executor]
     forced: Collection[str] = ()
+    until: float | None = None
     computed: Counter[str] = field(default_factory=Counter)
     unchanged: set[str] = field(default_factory=set)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -67,14 +77,15 @@ class Run:
     _fresh: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
     _set_aside: int = 0
+    _undone: set[str] = field(default_factory=set)
 
     def execute(self) -> RunFinished:
-        """Run to the end, or to the first Ctrl-C; what was finished is kept either way."""
+        """Run to the end, to `until` or the first Ctrl-C; what was finished is kept always."""
         began = time.monotonic()
         interrupted = False
         try:
             self._rounds()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TimeUp):
             interrupted = True
         finally:
             for executor in (self._executor, self._local):
@@ -94,8 +105,13 @@ class Run:
             )
             for damaged in plan.damaged:
                 self._put_aside(damaged.kind, damaged.digest, damaged.reason)
+            if self._fatal() is not None:
+                self._undone = set(plan.todo)
+                return
             if not plan.todo:
                 return
+            if not first and self._time_is_up():
+                raise TimeUp
             if first:
                 done = self._ingest(plan, left)
                 self._announce(plan)
@@ -115,8 +131,11 @@ class Run:
                 local.submit(node, replace=self._replaces(node, forced))
                 result = local.next()
                 if isinstance(result, Failure):
+                    if result.fatal:
+                        raise Unwritable(result.reason)
                     raise BadInput(f"{node.kind} of {self._first_cell(node)}: {result.reason}")
-                done.append(result)
+                if isinstance(result, Done):
+                    done.append(result)
         return done
 
     def _first_cell(self, node: Node) -> str:
@@ -142,38 +161,66 @@ class Run:
             digest: {parent.digest for _, parent in self.graph[digest].parents} & plan.todo.keys()
             for digest in plan.todo
         }
-        ready = [digest for digest, parents in waiting.items() if not parents]
+        rank = self._ranks(plan)
+        ready = [(rank[digest], digest) for digest, parents in waiting.items() if not parents]
+        heapify(ready)
         running: dict[str, Executor] = {}
         ended: set[str] = set()
         again = False
-        while running or (ready and not again):
-            while ready and not again:
-                executor = self._executor_of(self.graph[ready[0]])
+        while True:
+            while ready and not again and not ((running or ended) and self._time_is_up()):
+                executor = self._executor_of(self.graph[ready[0][1]])
                 if sum(other is executor for other in running.values()) >= executor.capacity:
                     break
-                digest = ready.pop(0)
+                digest = heappop(ready)[1]
                 node = self.graph[digest]
                 self.observers.notify(NodeStarted(node))
                 executor.submit(node, replace=self._replaces(node, forced))
                 running[digest] = executor
+            if not running:
+                return forced & ended
             executor = next(iter(running.values()))
             result = executor.next()
             running.pop(result.digest)
             ended.add(result.digest)
             if isinstance(result, Done):
                 self._take(result)
-                for child in self.graph.children(self.graph[result.digest]):
-                    if child.digest in waiting and child.digest not in ended:
-                        waiting[child.digest].discard(result.digest)
-                        if not waiting[child.digest] and child.digest not in running:
-                            ready.append(child.digest)
+                for digest in self._released(result.digest, waiting, ended | running.keys()):
+                    heappush(ready, (rank[digest], digest))
+            elif isinstance(result, Stopped):
+                ended.discard(result.digest)
+                again = True
             elif not self._mend(result):
                 self._fail(result)
+                again = again or result.fatal
                 gone = self._descendants(result.digest)
-                ready = [digest for digest in ready if digest not in gone]
+                ready = [entry for entry in ready if entry[1] not in gone]
+                heapify(ready)
             else:
                 again = True
-        return forced & ended
+
+    def _ranks(self, plan: Plan) -> dict[str, int]:
+        """Trainings first, since most waits for them; then cell by cell, so scores come early."""
+        order = sorted(plan.todo, key=lambda digest: self.graph[digest].kind != "train")
+        return {digest: rank for rank, digest in enumerate(order)}
+
+    def _released(
+        self, digest: str, waiting: dict[str, set[str]], begun: Collection[str]
+    ) -> list[str]:
+        """Nodes that waited for the artifact of this one alone."""
+        released = []
+        for child in self.graph.children(self.graph[digest]):
+            if child.digest in waiting and child.digest not in begun:
+                waiting[child.digest].discard(digest)
+                if not waiting[child.digest]:
+                    released.append(child.digest)
+        return released
+
+    def _fatal(self) -> Failure | None:
+        return next((failure for failure in self.failures.values() if failure.fatal), None)
+
+    def _time_is_up(self) -> bool:
+        return self.until is not None and time.time() >= self.until
 
     def _executor_of(self, node: Node) -> Executor:
         if node.kind in INGEST:
@@ -259,7 +306,8 @@ class Run:
         for digest, failure in self.failures.items():
             if digest == node.digest or node.digest in self._descendants(digest):
                 return failure.reason
-        return None
+        fatal = self._fatal()
+        return fatal.reason if fatal is not None and node.digest in self._undone else None
 
     def entries(self) -> dict[str, CellEntry]:
         """The cells as the ledger keeps them."""

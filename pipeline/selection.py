@@ -24,7 +24,7 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
     for key, patterns in wanted.items():
         known = {_value(cell, key) for cell in grid.cells}
         for pattern in patterns:
-            if not any(fnmatchcase(value, pattern) for value in known):
+            if not any(_fits(value, pattern) for value in known):
                 hint = suggestion(pattern, known) if key != "cell" else ""
                 raise BadInput(f"--only {key}={pattern}: no such {key} in grid '{grid.name}'{hint}")
     cells = tuple(cell for cell in grid.cells if _matches(cell, wanted.items()))
@@ -35,9 +35,13 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
 
 def _matches(cell: Cell, wanted: Iterable[tuple[str, list[str]]]) -> bool:
     return all(
-        any(fnmatchcase(_value(cell, key), pattern) for pattern in patterns)
-        for key, patterns in wanted
+        any(_fits(_value(cell, key), pattern) for pattern in patterns) for key, patterns in wanted
     )
+
+
+def _fits(value: str, pattern: str) -> bool:
+    """Whether a pattern is the value or matches it: labels may hold what means more in patterns."""
+    return value == pattern or fnmatchcase(value, pattern)
 
 
 def _value(cell: Cell, key: str) -> str:

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
+from pipeline import __version__
 from pipeline.cell_nodes import CellNodes
 from pipeline.config import Catalogue, config_folders
+from pipeline.devices import read_devices
+from pipeline.estimate import Estimate, estimate
 from pipeline.events import Observers, RunFinished
 from pipeline.executor import Executor, InlineExecutor
 from pipeline.fingerprint import Entry, check
@@ -19,6 +21,7 @@ from pipeline.grid import Cell, Grid, Overrides, load_grid
 from pipeline.hashing import spec_classes
 from pipeline.ledger import Invocation, Ledger
 from pipeline.planning import Look, Plan, make_plan
+from pipeline.problems import Unwritable
 from pipeline.runner import Run
 from pipeline.selection import selected
 from pipeline.settings import Settings, read_settings
@@ -36,8 +39,8 @@ TASKS = {
 
 
 def program_version() -> str:
-    """The installed version of this program."""
-    return version("test-time-defense-bench")
+    """The version of this program, installed or not."""
+    return __version__
 
 
 @dataclass
@@ -49,7 +52,10 @@ class Session:
     cells: tuple[Cell, ...]
     store: Store
     settings: Settings
+    devices: Path
     ledger: Ledger = field(init=False)
+    unwritten: str | None = None
+    """Why a run could not be written into the ledger."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store.root)
@@ -87,6 +93,18 @@ class Session:
         """What the meant cells lack."""
         return make_plan(self.graph, self.chosen.values(), self.store, forced=forced or ())
 
+    def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:
+        """How long a plan's work takes on a named device; see `estimate`."""
+        return estimate(
+            self.graph,
+            plan.todo,
+            self.store,
+            devices=read_devices(self.devices),
+            train_images={cell.dataset_spec: cell.train_images for cell in self.grid.cells},
+            device=device,
+            workers=workers,
+        )
+
     def record(self, node: Node) -> Record | None:
         """A node's record if it counts as there."""
         look = Look(self.store)
@@ -105,13 +123,24 @@ class Session:
                 facts[name] = found.facts
         return facts
 
+    def test_images_by_class(self) -> dict[str, list[int]]:
+        """How many test images of each class the data sets have that the store holds."""
+        nodes = {node.spec: node for node in self.graph if node.kind == "dataset"}
+        counts = {}
+        for name, spec in {cell.dataset: cell.dataset_spec for cell in self.grid.cells}.items():
+            record = self.record(nodes[spec])
+            found = record.facts.get("test_images_by_class") if record is not None else None
+            if isinstance(found, list):
+                counts[name] = [int(count) for count in found]
+        return counts
+
     def made(self) -> dict[str, object]:
         """How what the store holds of this grid was computed: devices and library versions."""
-        look = Look(self.store)
         found: dict[str, set[str]] = {}
         for node in self.graph:
-            record = look.record(node.kind, node.digest)
-            if node.kind in {"train", "craft", "defend"} and isinstance(record, Record):
+            if node.kind not in {"train", "craft", "defend"}:
+                continue
+            if (record := self.store.known(node.kind, node.digest)) is not None:
                 versions = record.how.get("versions")
                 seen = dict(versions) if isinstance(versions, dict) else {}
                 for key, value in {"device": record.how.get("device"), **seen}.items():
@@ -126,8 +155,9 @@ class Session:
         address: str | None,
         workers: int | None,
         forced: set[str],
+        until: float | None = None,
     ) -> RunFinished:
-        """Compute what is missing, and write it into the ledger."""
+        """Compute what is missing, to the end or to a Unix time, and write it into the ledger."""
 
         def report(digest: str, progress: object) -> None:
             from pipeline.events import NodeProgress
@@ -137,14 +167,16 @@ class Session:
             observers.notify(NodeProgress(digest, progress))
 
         def local() -> Executor:
-            return InlineExecutor(self.store, self.settings, report)
+            return InlineExecutor(self.store, self.settings, report, until=until)
 
         def start() -> Executor:
             if inline:
                 return local()
             from pipeline.ray_executor import RayExecutor
 
-            return RayExecutor(self.store, self.settings, report, address=address, workers=workers)
+            return RayExecutor(
+                self.store, self.settings, report, address=address, workers=workers, until=until
+            )
 
         run = Run(
             grid=self.grid,
@@ -156,18 +188,23 @@ class Session:
             start_executor=start,
             start_local=local,
             forced=forced,
+            until=until,
         )
+        self.ledger.want(node.digest for node in Graph(self.chosen.values()))
         try:
             return run.execute()
         finally:
-            self.ledger.write(
-                Invocation(
-                    grid=self.grid.name,
-                    command=["pipeline", *sys.argv[1:]],
-                    version=program_version(),
-                    cells=run.entries(),
-                )
+            invocation = Invocation(
+                grid=self.grid.name,
+                command=["pipeline", *sys.argv[1:]],
+                version=program_version(),
+                cells=run.entries(),
             )
+            try:
+                self.ledger.write(invocation)
+            except Unwritable as problem:
+                # what was computed is there all the same, and is reported
+                self.unwritten = str(problem)
 
 
 def open_session(
@@ -184,10 +221,14 @@ def open_session(
     folders = config_folders(configs)
     catalogue = Catalogue(folders)
     loaded = load_grid(catalogue, grid, overrides)
-    path = settings or next(
-        folder / "settings.yaml" for folder in folders if (folder / "settings.yaml").is_file()
-    )
-    how = read_settings(path)
+    how = read_settings(settings or _first_file(folders, "settings.yaml"))
     if device is not None:
         how = how.model_copy(update={"device": device})
-    return Session(catalogue, loaded, selected(loaded, only), Store(store), how)
+    cells = selected(loaded, only)
+    devices = _first_file(folders, "devices.yaml")
+    return Session(catalogue, loaded, cells, Store(store), how, devices)
+
+
+def _first_file(folders: Sequence[Path], name: str) -> Path:
+    """A file of the first folder that has it; the program's own folder has every one."""
+    return next(folder / name for folder in folders if (folder / name).is_file())

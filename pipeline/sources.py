@@ -6,33 +6,41 @@ A data set's identity is the SHA-256 of its files, never their place.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pipeline import arrow
+from pipeline import source_cifar, source_files
 from pipeline.config import DatasetEntry
-from pipeline.file_hashes import sha256_of
+from pipeline.file_hashes import sha256_of, sha256_of_all
 from pipeline.problems import BadInput
+from pipeline.source_files import Found, Split
 from pipeline.yaml_files import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from torch import Tensor
 
     from tasks.arrays import Splits
     from tasks.datasets import DatasetSpec
+
+Kind = Literal["digits", "parquet", "cifar", "npz", "folder"]
 
 DIGITS_TRAIN, DIGITS_TEST = 1197, 600
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set found: (role, path), (role, SHA-256), and the sizes of its splits."""
+    """A data set found: (role, path), (role, SHA-256), and the sizes of its splits.
+
+    kind: how its files are read; an entry of kind cifar may be found in another layout.
+    """
 
     files: tuple[tuple[str, str], ...]
     hashes: tuple[tuple[str, str], ...]
     train: int
     test: int
+    kind: Kind = "parquet"
 
 
 def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> Source:
@@ -40,23 +48,57 @@ def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> Source
     if entry.kind == "digits":
         if folder is not None:
             raise BadInput(f"--data {name}: these digits come with scikit-learn, from no folder")
-        files: tuple[tuple[str, Path], ...] = (("digits", _digits_file()),)
-        sizes = (DIGITS_TRAIN, DIGITS_TEST)
-    else:
-        place = folder or (Path(entry.folder).expanduser() if entry.folder else None)
-        if place is None:
-            raise BadInput(f"data set '{name}' needs a folder: --data {name}=FOLDER")
-        files = _parquet_files(name, place)
-        counts = {"train": 0, "test": 0}
-        for role, path in files:
-            counts[role.partition("-")[0]] += arrow.parquet_rows(path)
-        sizes = (counts["train"], counts["test"])
+        found = Found((("digits", _digits_file()),), DIGITS_TRAIN, DIGITS_TEST)
+        return _source("digits", found)
+    if entry.kind == "cifar" and entry.classes not in source_cifar.PUBLISHED:
+        raise BadInput(f"data set '{name}': CIFAR has 10 or 100 classes, not {entry.classes}")
+    place = folder or (Path(entry.folder).expanduser() if entry.folder else None)
+    if place is None:
+        if entry.kind == "cifar":
+            return _published(entry.classes)
+        raise BadInput(f"data set '{name}' needs a folder: --data {name}=FOLDER")
+    if not place.is_dir():
+        raise BadInput(f"data set '{name}': no folder {shown(place)}")
+    kind: Kind | None = entry.kind
+    if entry.kind == "cifar":
+        if source_cifar.holds(place, entry.classes):
+            return _source("cifar", source_cifar.find(entry.classes, place))
+        kind = source_files.layout_of(place)
+    if kind not in {"parquet", "npz", "folder"}:
+        archive = source_cifar.PUBLISHED[entry.classes].archive
+        expected = f"{archive}, {source_files.LAYOUTS}"
+        raise BadInput(f"data set '{name}': nothing known in {shown(place)}; expected {expected}")
+    return _source(kind, source_files.find(name, kind, place, entry.classes))
+
+
+def _published(classes: int) -> Source:
+    """The published archive, which need not have been downloaded yet."""
+    place = source_cifar.default_folder()
+    if source_cifar.holds(place, classes):
+        return _source("cifar", source_cifar.find(classes, place))
+    found = source_cifar.to_download(classes)
+    [(role, path)] = found.files
     return Source(
-        files=tuple((role, str(path)) for role, path in files),
-        hashes=tuple((role, sha256_of(path)) for role, path in files),
-        train=sizes[0],
-        test=sizes[1],
+        files=((role, str(path)),),
+        hashes=((role, source_cifar.PUBLISHED[classes].sha256),),
+        train=found.train,
+        test=found.test,
+        kind="cifar",
     )
+
+
+def _source(kind: Kind, found: Found) -> Source:
+    return Source(
+        files=tuple((role, str(path)) for role, path in found.files),
+        hashes=tuple((role, _sha256(path)) for role, path in found.files),
+        train=found.train,
+        test=found.test,
+        kind=kind,
+    )
+
+
+def _sha256(path: Path) -> str:
+    return sha256_of_all(path, source_files.image_files(path)) if path.is_dir() else sha256_of(path)
 
 
 def _digits_file() -> Path:
@@ -69,55 +111,58 @@ def _digits_file() -> Path:
     return path
 
 
-def _parquet_files(name: str, folder: Path) -> tuple[tuple[str, Path], ...]:
-    if not folder.is_dir():
-        raise BadInput(f"data set '{name}': no folder {shown(folder)}")
-    files = []
-    for split in ("train", "test"):
-        found = sorted(folder.glob(f"{split}-*.parquet"))
-        if not found:
-            raise BadInput(f"data set '{name}': no {split}-*.parquet in {shown(folder)}")
-        files += [(f"{split}-{index:05}", path) for index, path in enumerate(found)]
-    return tuple(files)
-
-
 def read(spec: DatasetSpec, files: Mapping[str, str]) -> Splits:
     """A data set in its fixed order; BadTensor or BadInput in one line if it is not as declared."""
     from tasks import data
 
-    found = data.digits() if spec.kind == "digits" else _read_parquet(spec, files)
+    found = data.digits() if spec.kind == "digits" else _read_files(spec, files)
     for split, images in (("train", found.train), ("test", found.test)):
-        shape, declared = tuple(images.pixels.shape[1:]), (spec.channels, spec.side, spec.side)
-        if shape != declared:
-            raise BadInput(f"{split} images are {_size(shape)}; its config says {_size(declared)}")
+        _check_size(split, images.pixels, spec)
         if images.classes != spec.classes:
             raise BadInput(f"{images.classes} classes; its config says {spec.classes}")
     return found
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _read_parquet(spec: DatasetSpec, files: Mapping[str, str]) -> Splits:
+def _read_files(spec: DatasetSpec, files: Mapping[str, str]) -> Splits:
     import torch
 
     from tasks import data
 
-    splits = {}
-    for split in ("train", "test"):
-        encoded: list[bytes] = []
-        labels: list[int] = []
-        for role, path in sorted(files.items()):
-            if role.startswith(f"{split}-"):
-                images, column = arrow.read_parquet_images(Path(path), spec.label_column)
-                encoded += images
-                labels += column
-        splits[split] = (data.decode_images(encoded, spec.channels), labels)
+    if spec.kind == "cifar":
+        splits = source_cifar.read(spec.classes, files)
+    else:
+        assert spec.kind != "digits"
+        splits = {
+            split: source_files.read(spec.kind, files, split, spec.label_column)
+            for split in source_files.SPLITS
+        }
+    pixels = {split: _pixels(content, spec.channels) for split, content in splits.items()}
+    for split, images in pixels.items():
+        _check_size(split, images, spec)
     return data.prepare(
-        train_pixels=splits["train"][0],
-        train_labels=torch.tensor(splits["train"][1]),
-        test_pixels=splits["test"][0],
-        test_labels=torch.tensor(splits["test"][1]),
+        train_pixels=pixels["train"],
+        train_labels=torch.as_tensor(splits["train"].labels),
+        test_pixels=pixels["test"],
+        test_labels=torch.as_tensor(splits["test"].labels),
         classes=spec.classes,
     )
+
+
+def _pixels(split: Split, channels: int) -> Tensor:
+    import torch
+
+    from tasks import data
+
+    if isinstance(split.images, list):
+        return data.decode_images(split.images, channels, names=split.names)
+    return data.channels_first(torch.from_numpy(split.images))
+
+
+def _check_size(split: str, pixels: Tensor, spec: DatasetSpec) -> None:
+    shape, declared = tuple(pixels.shape[1:]), (spec.channels, spec.side, spec.side)
+    if shape != declared:
+        raise BadInput(f"{split} images are {_size(shape)}; its config says {_size(declared)}")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

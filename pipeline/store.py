@@ -4,6 +4,8 @@
 and, written last and only if absent, `meta.json`. An artifact exists if and only if its
 meta.json does, so a process killed at any moment leaves whole artifacts only, and of two
 writers one wins whole.
+
+`<store>/elsewhere/` holds records of artifacts whose files are in another store: see `known`.
 """
 
 from __future__ import annotations
@@ -11,53 +13,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from pipeline.graph import Node
 from pipeline.hashing import spec_classes
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, writing_to
+from pipeline.records import META, Damaged, Record, as_json, content_of, data_file, parse_record
 
-META = "meta.json"
+__all__ = ["META", "Damaged", "Record", "Store", "Writer"]
+
 Writer = Callable[[Path], None]
-
-
-class Damaged(Exception):
-    """An artifact that is not what its record says."""
-
-    def __init__(self, kind: str, digest: str, reason: str) -> None:
-        super().__init__(kind, digest, reason)
-        self.kind, self.digest, self.reason = kind, digest, reason
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.digest[:12]}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What meta.json says: spec, lineage, files and how it was computed."""
-
-    kind: str
-    digest: str
-    content: str
-    """SHA-256 over the names and SHA-256 of the data files: what children record having read."""
-    spec: Mapping[str, object]
-    versions: Mapping[str, int]
-    """Class → version, of every spec inside the spec."""
-    parents: Mapping[str, tuple[str, str]]
-    """Role → (kind, digest)."""
-    lineage: Mapping[str, str]
-    """Digest → content of every ancestor as it was when this was computed."""
-    files: Mapping[str, Mapping[str, object]]
-    facts: Mapping[str, object]
-    how: Mapping[str, object]
 
 
 class Store:
@@ -97,14 +68,30 @@ class Store:
             raise BadInput(
                 f"store {self.root}: {META} of {kind} {digest[:12]} cannot be read: {reason}"
             ) from None
+        return parse_record(text, kind, digest)
+
+    def known(self, kind: str, digest: str) -> Record | None:
+        """The record of an artifact here or, as an import told it, of one in another store.
+
+        What only another store has counts as absent; None also where the record is damaged.
+        """
         try:
-            fields = json.loads(text)
-            record = Record(**fields)
-        except (ValueError, TypeError) as error:
-            raise Damaged(kind, digest, f"{META} cannot be read: {error}") from None
-        if (record.kind, record.digest) != (kind, digest) or not _well_formed(fields):
-            raise Damaged(kind, digest, f"{META} is not the record of this artifact")
-        return record
+            if (record := self.record(kind, digest)) is not None:
+                return record
+            return parse_record(self._elsewhere(kind, digest).read_bytes(), kind, digest)
+        except (Damaged, OSError):
+            return None
+
+    def remember(self, record: Record) -> None:
+        """Keep the record of an artifact whose files stay in another store."""
+        place = self._elsewhere(record.kind, record.digest)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with self._scratch() as scratch:
+            _write_synced(scratch / META, as_json(record))
+            (scratch / META).replace(place)
+
+    def _elsewhere(self, kind: str, digest: str) -> Path:
+        return self.root / "elsewhere" / kind / digest[:2] / f"{digest}.json"
 
     def path(self, record: Record, name: str) -> Path:
         """A data file of an artifact, its checksum checked once in this process."""
@@ -139,7 +126,8 @@ class Store:
     ) -> Record:
         """Write an artifact's files, then its record; the record that stands is returned.
 
-        writers: file name → a function that writes the file at the path it is given.
+        writers: file name → a function that writes the file at the path it is given. Unwritable
+        where the disk is full or the like.
         """
         folder = self.folder(node.kind, node.digest)
         with self._scratch() as scratch:
@@ -147,47 +135,72 @@ class Store:
                 write(scratch / name)
             folder.mkdir(parents=True, exist_ok=True)
             files = {name: _settle(scratch / name, folder, name) for name in writers}
-            content = hashlib.sha256(
-                json.dumps(
-                    sorted((name, entry["sha256"]) for name, entry in files.items())
-                ).encode()
-            ).hexdigest()
-            record = {
-                "kind": node.kind,
-                "digest": node.digest,
-                "content": content,
-                "spec": node.spec.model_dump(mode="json"),
-                "versions": {found.__name__: found.version for found in spec_classes(node.spec)},
-                "parents": {role: (parent.kind, parent.digest) for role, parent in node.parents},
-                "lineage": dict(lineage),
-                "files": files,
-                "facts": dict(facts),
-                "how": {"written": time.time(), **how},
-            }
-            draft = scratch / META
-            _write_synced(draft, json.dumps(record, indent=1).encode())
-            # a link, not a rename: it fails where another writer's record already stands
-            with contextlib.suppress(FileExistsError):
-                _link(draft, folder / META)
-        standing = self.record(node.kind, node.digest)
+            record = Record(
+                kind=node.kind,
+                digest=node.digest,
+                content=content_of(files),
+                spec=node.spec.model_dump(mode="json"),
+                versions={found.__name__: found.version for found in spec_classes(node.spec)},
+                parents={role: (parent.kind, parent.digest) for role, parent in node.parents},
+                lineage=dict(lineage),
+                files=files,
+                facts=dict(facts),
+                how={"written": time.time(), **how},
+            )
+            return self._stand(record, scratch)
+
+    def adopt(self, record: Record, writers: Mapping[str, Writer]) -> Record:
+        """Put an artifact of another store under its own record; the record that stands.
+
+        Damaged, and nothing put, where what the writers write is not what the record says.
+        """
+        folder = self.folder(record.kind, record.digest)
+        with self._scratch() as scratch:
+            for name, write in writers.items():
+                write(scratch / name)
+            folder.mkdir(parents=True, exist_ok=True)
+            files = {name: _settle(scratch / name, folder, name) for name in writers}
+            if files != record.files:
+                self._clear(record, files)
+                raise Damaged(record.kind, record.digest, "its files are not what its record says")
+            return self._stand(record, scratch)
+
+    def _stand(self, record: Record, scratch: Path) -> Record:
+        """Let a record whose files are in place stand, unless another already does."""
+        draft = scratch / META
+        _write_synced(draft, as_json(record))
+        # a link, not a rename: it fails where another writer's record already stands
+        with contextlib.suppress(FileExistsError):
+            _link(draft, self.folder(record.kind, record.digest) / META)
+        standing = self.record(record.kind, record.digest)
         if standing is None:
-            raise Damaged(node.kind, node.digest, "was taken away while it was put")
-        kept = {str(entry["file"]) for entry in standing.files.values()}
-        if standing.content != content:
-            for entry in files.values():
-                if entry["file"] not in kept:
-                    (folder / str(entry["file"])).unlink(missing_ok=True)
+            raise Damaged(record.kind, record.digest, "was taken away while it was put")
+        if standing.content != record.content:
+            self._clear(record, record.files)
         return standing
 
-    def set_aside(self, kind: str, digest: str) -> Path | None:
-        """Move an artifact out of the way, whole; None where there is none."""
-        folder = self.folder(kind, digest)
+    def _clear(self, record: Record, files: Mapping[str, Mapping[str, object]]) -> None:
+        """Delete files that the record that stands, if one does, does not name."""
+        standing = self.record(record.kind, record.digest)
+        kept = {entry["file"] for entry in standing.files.values()} if standing else set()
+        for entry in files.values():
+            if entry["file"] not in kept:
+                path = self.folder(record.kind, record.digest) / str(entry["file"])
+                path.unlink(missing_ok=True)
+
+    def set_aside(self, kind: str, digest: str, folder: Path | None = None) -> Path | None:
+        """Move an artifact out of the way, whole; None where there is none.
+
+        folder: where it lies, if that is not its own place.
+        """
+        folder = folder or self.folder(kind, digest)
         aside = self.root / "aside" / f"{kind}-{digest[:12]}-{time.time_ns()}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.rename(aside)
-        except FileNotFoundError:
-            return None
+        with self.writing():
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.rename(aside)
+            except FileNotFoundError:
+                return None
         self._checked = {key for key in self._checked if key[0] != digest}
         return aside
 
@@ -196,32 +209,30 @@ class Store:
         for meta in sorted(self.root.glob(f"*/??/*/{META}")):
             yield meta.parts[-4], meta.parts[-2]
 
+    def some(self, kind: str, count: int) -> Iterator[str]:
+        """Digests of up to `count` artifacts of a kind, here or told by an import; any of them."""
+        here = self.root.glob(f"{kind}/??/*/{META}")
+        elsewhere = self.root.glob(f"elsewhere/{kind}/??/*.json")
+        names = chain((path.parts[-2] for path in here), (path.stem for path in elsewhere))
+        return islice(names, count)
+
     def partial(self, digest: str) -> Path:
         """Where unfinished work of a node keeps its last state; no artifact."""
         return self.root / "partial" / digest
 
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Where the store is written: a full disk and the like raise Unwritable, in one line."""
+        return writing_to(f"store {self.root}")
+
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:
         scratch = self.root / "scratch" / uuid.uuid4().hex
-        scratch.mkdir(parents=True)
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _well_formed(fields: Mapping[str, Any]) -> bool:
-    """Whether the parts of a record that other modules walk through have the types they expect."""
-    parts = ("spec", "versions", "parents", "lineage", "files", "facts", "how")
-    return (
-        isinstance(fields["content"], str)
-        and all(isinstance(fields[part], dict) for part in parts)
-        and all(isinstance(pair, list) and len(pair) == 2 for pair in fields["parents"].values())
-        and all(
-            isinstance(file, dict) and {"file", "sha256"} <= file.keys()
-            for file in fields["files"].values()
-        )
-    )
+        with self.writing():
+            scratch.mkdir(parents=True)
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _settle(draft: Path, folder: Path, name: str) -> dict[str, object]:
@@ -230,8 +241,7 @@ def _settle(draft: Path, folder: Path, name: str) -> dict[str, object]:
         sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
         os.fsync(handle.fileno())
         size = handle.seek(0, os.SEEK_END)
-    stem, dot, ending = name.partition(".")
-    target = folder / f"{stem}-{sha256[:16]}{dot}{ending}"
+    target = folder / data_file(name, sha256)
     draft.replace(target)
     return {"file": target.name, "sha256": sha256, "bytes": size}
 

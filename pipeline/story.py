@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from pipeline.explain import why
@@ -45,15 +46,17 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
         told["mlflow_run"] = session.ledger.run_of(server, score_key(cell, record))
     artifacts = []
     for ancestor in Graph([node]):
-        found = look.record(ancestor.kind, ancestor.digest)
+        found = session.store.known(ancestor.kind, ancestor.digest)
         entry: dict[str, object] = {"kind": ancestor.kind, "digest": ancestor.digest}
-        if isinstance(found, Record):
-            folder = session.store.folder(ancestor.kind, ancestor.digest)
+        if found is not None:
+            here = session.store.folder(ancestor.kind, ancestor.digest)
+            folder = here if here.is_dir() else "in another store"
             how = {key: value for key, value in found.how.items() if key != "versions"}
             entry |= {"folder": str(folder), "content": found.content, **how}
         else:
             entry["state"] = "not in the store"
         artifacts.append(entry)
     told["artifacts"] = artifacts
-    told["again"] = f"pipeline run --grid {session.grid.name} --only cell={cell.name} --force"
+    only = shlex.quote(f"cell={cell.name}")
+    told["again"] = f"pipeline run --grid {session.grid.name} --only {only} --force"
     return told

@@ -163,10 +163,7 @@ def _costs(score: Node, record: Record, store: Store) -> tuple[dict[str, float],
     sums: dict[str, float] = {}
     devices: set[str] = set()
     for node in own.values():
-        try:
-            found = record if node is score else store.record(node.kind, node.digest)
-        except Damaged:
-            continue
+        found = record if node is score else store.known(node.kind, node.digest)
         if found is None:
             continue
         if node is not score and "device" in found.how:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -124,14 +125,17 @@ def ui(uri: str, port: int) -> int:
         command += ["--no-serve-artifacts", "--default-artifact-root", files.as_uri()]
     # the address may hold a password, and anyone on the machine can list arguments
     address = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
-    server = subprocess.Popen(command, env={**QUIET, **PAGES, **os.environ, **address})
+    server = subprocess.Popen(
+        command, env={**QUIET, **PAGES, **os.environ, **address}, start_new_session=True
+    )
+    # a session of its own gets no Ctrl-C from the terminal: its workers are ended here, with it
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return server.wait()
     except KeyboardInterrupt:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=10)
         return 0
     finally:
-        if server.poll() is None:
-            server.terminate()
-            server.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+        signal.signal(signal.SIGTERM, before)

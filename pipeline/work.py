@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from urllib.error import HTTPError
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline import arrow, partial_state, sources
+from pipeline import __version__, arrow, partial_state, sources
 from pipeline.desk import Desk, untrained
-from pipeline.events import Done, Failure
+from pipeline.devices import cpu_name
+from pipeline.events import Done, Failure, Stopped
 from pipeline.graph import Node
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, Unwritable
 from pipeline.settings import Settings
 from pipeline.store import Damaged, Store, Writer
 from tasks.arrays import BadTensor, as_float
@@ -38,8 +40,9 @@ from tasks.train import Diverged, train
 
 EXPECTED = (BadInput, BadTensor, BadCheckpoint, BadDefense, Diverged)
 """Failures whose own line says all that a person needs."""
+PROGRAM = "test-time-defense-bench"
 TIMINGS = ("seconds", "images_per_second")
-VERSIONS = ("test-time-defense-bench", "torch", "numpy", "pyarrow")
+VERSIONS = ("torch", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,31 @@ class Result:
     facts: Mapping[str, object]
 
 
+class TimeUp(Exception):
+    """The time of the run is up, and the state of this node's work is kept."""
+
+
 def attempt(
-    node: Node, store: Store, settings: Settings, tell: Tell, *, replace: bool = False
-) -> Done | Failure:
-    """Perform a node; whatever goes wrong becomes a Failure that names it in one line."""
+    node: Node,
+    store: Store,
+    settings: Settings,
+    tell: Tell,
+    *,
+    replace: bool = False,
+    until: float | None = None,
+) -> Done | Failure | Stopped:
+    """Perform a node; whatever goes wrong becomes a Failure that names it in one line.
+
+    until: Unix time, s, after which training stops at the end of an epoch.
+    """
     try:
-        return perform(node, store, settings, tell, replace=replace)
+        return perform(node, store, settings, tell, replace=replace, until=until)
+    except TimeUp:
+        return Stopped(node.digest)
     except Damaged as damaged:
         return Failure(node.digest, str(damaged), damaged=(damaged.kind, damaged.digest))
+    except Unwritable as error:
+        return Failure(node.digest, str(error), traceback.format_exc(), fatal=True)
     except Exception as error:  # noqa: BLE001  one node's failure must not end the others
         line = " ".join(str(error).split()) or "no message"
         reason = line if isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}"
@@ -65,11 +85,18 @@ def attempt(
 
 
 def perform(
-    node: Node, store: Store, settings: Settings, tell: Tell, *, replace: bool = False
+    node: Node,
+    store: Store,
+    settings: Settings,
+    tell: Tell,
+    *,
+    replace: bool = False,
+    until: float | None = None,
 ) -> Done:
     """Compute a node's artifact and put it into the store.
 
-    With `replace` an artifact that is there gives way to the new one.
+    With `replace` an artifact that is there gives way to the new one. TimeUp where a training
+    has more epochs to go after `until`.
     """
     standing = None if replace else store.record(node.kind, node.digest)
     if standing is not None:
@@ -78,7 +105,7 @@ def perform(
     device = _device(settings)
     torch.set_num_threads(kind.threads)
     torch.use_deterministic_algorithms(settings.deterministic and device.type == "cuda")
-    desk = Desk(node, store, kind, device, tell)
+    desk = Desk(node, store, kind, device, tell, until)
     began = time.monotonic()
     lineage = desk.lineage()
     result = _PERFORM[node.kind](desk)
@@ -91,7 +118,7 @@ def perform(
         "forwards": desk.classifier.forwards if desk.classifier else 0,
         "backwards": desk.classifier.backwards if desk.classifier else 0,
         "host": platform.node(),
-        "versions": {"python": platform.python_version()}
+        "versions": {"python": platform.python_version(), PROGRAM: __version__}
         | {name: version(name) for name in VERSIONS},
     }
     before = _content(store, node) if replace else None
@@ -140,7 +167,11 @@ def _train(desk: Desk) -> Result:
     folder = desk.store.partial(desk.node.digest)
     state = begun = partial_state.load(folder)
     for state in train(images, spec, device=desk.device, tell=desk.tell, state=begun):
-        partial_state.save(folder, state)
+        with desk.store.writing():
+            partial_state.save(folder, state)
+        late = desk.until is not None and time.time() >= desk.until
+        if late and state.facts["epoch"] < spec.recipe.epochs:
+            raise TimeUp
     assert state is not None
     epochs = state.facts["history"]
     # seconds differ from run to run: they are facts about it, not content
@@ -156,11 +187,28 @@ def _train(desk: Desk) -> Result:
 def _checkpoint(desk: Desk) -> Result:
     spec = desk.node.spec
     assert isinstance(spec, CheckpointSpec)
-    data = Path(dict(desk.node.files)["weights"]).read_bytes()
-    weights = weights_from_bytes(data, spec.key_prefix)
+    files = dict(desk.node.files)
+    path = Path(files["weights"])
+    if "url" in files and not path.exists():
+        _download(files["url"], path, spec.sha256)
+    weights = weights_from_bytes(path.read_bytes(), spec.key_prefix)
     load_weights(untrained(desk.node), weights)
     facts = {"weights": sum(weight.numel() for weight in weights.values())}
     return Result({"weights.safetensors": partial(_write_weights, weights)}, facts)
+
+
+def _download(url: str, path: Path, sha256: str) -> None:
+    """To its place once it is whole and has its checksum; BadInput otherwise."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
+        reason = " ".join(str(error).split())
+        raise BadInput(
+            f"{url} cannot be downloaded ({reason}): name the file with --weights instead"
+        ) from None
 
 
 def _craft(desk: Desk) -> Result:
@@ -238,7 +286,7 @@ def _device(settings: Settings) -> torch.device:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU"
+    return cpu_name()
 
 
 def _tensors(desk: Desk, columns: Mapping[str, Tensor]) -> Writer:
@@ -247,7 +295,8 @@ def _tensors(desk: Desk, columns: Mapping[str, Tensor]) -> Writer:
 
 
 def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    safetensors.torch.save_file({name: w.contiguous() for name, w in weights.items()}, path)
+    # not `save_file`, whose errors hide what the system said
+    path.write_bytes(safetensors.torch.save({name: w.contiguous() for name, w in weights.items()}))
 
 
 def _write_json(value: object, path: Path) -> None:

@@ -62,11 +62,26 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     }
     found = [f"{len(names)} {fault} ({_listed(names)})" for fault, names in faults.items() if names]
     if found:
+        found += _other_classes(module, weights)
         raise BadCheckpoint("weights do not fit the network: " + "; ".join(found))
     with torch.no_grad():
         for name, tensor in own.items():
             if name in weights:
                 tensor.copy_(weights[name])
+
+
+def _other_classes(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """What to say of weights that are of a network for another number of classes."""
+    layers = [
+        (name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)
+    ]
+    if not layers:
+        return []
+    name, last = layers[-1]
+    weight = weights.get(f"{name}.weight")
+    if weight is None or weight.ndim != 2 or len(weight) == last.out_features:
+        return []
+    return [f"the file has {len(weight)} classes and the data set {last.out_features}"]
 
 
 def _safetensors(data: bytes) -> dict[str, Tensor]:

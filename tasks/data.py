@@ -61,22 +61,44 @@ def prepare(
     )
 
 
-def decode_images(encoded: Sequence[bytes], channels: int = 3) -> Tensor:
+def decode_images(
+    encoded: Sequence[bytes], channels: int = 3, *, names: Sequence[str] | None = None
+) -> Tensor:
     """uint8 [N, channels, H, W] from WebP, PNG or JPEG files, all of one size.
 
-    channels: 1 for grey or 3 for colour; transparency is dropped. BadTensor names the first
-    image that cannot be decoded, or whose size is not that of the first.
+    channels: 1 for grey or 3 for colour; transparency is dropped. A grey image among coloured
+    ones is taken as coloured. names: of the images, for messages. BadTensor names the first
+    image that cannot be decoded, has colours where grey is expected, or another size than
+    the first.
     """
     require(channels in {1, 3}, f"channels: expected 1 or 3, got {channels}")
     require(len(encoded) > 0, "no images")
+    names = [f"image {index}" for index in range(len(encoded))] if names is None else names
     images: list[Tensor] = []
-    for index, data in enumerate(encoded):
-        images.append(_decode(data, "L" if channels == 1 else "RGB", index))
+    coloured = False
+    for name, data in zip(names, encoded, strict=True):
+        pixels, colour = _decode(data, "L" if channels == 1 else "RGB", name)
+        require(channels == 3 or not colour, f"{name} has colours; expected grey, 1 channel")
+        coloured |= colour
+        images.append(pixels)
         require(
-            images[index].shape == images[0].shape,
-            f"image {index} is {_size(images[index])} pixels where image 0 is {_size(images[0])}",
+            pixels.shape == images[0].shape,
+            f"{name} is {_size(pixels)} pixels where {names[0]} is {_size(images[0])}",
         )
+    require(channels == 1 or coloured, "all images are grey; expected colours, 3 channels")
     return torch.stack(images).permute(0, 3, 1, 2).contiguous()
+
+
+def channels_first(pixels: Tensor) -> Tensor:
+    """uint8 [N, C, H, W] from [N, H, W, C] or, of grey images, [N, H, W]; else BadTensor."""
+    shape = tuple(pixels.shape)
+    require(
+        len(shape) in {3, 4} and pixels.dtype == torch.uint8,
+        f"images: expected uint8 [N, H, W, C] or [N, H, W], got {pixels.dtype} {shape}",
+    )
+    if pixels.ndim == 3:
+        return pixels.unsqueeze(1)
+    return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def digits() -> Splits:
@@ -116,16 +138,18 @@ def _ordered(pixels: Tensor, labels: Tensor, classes: int, seed: int, split: str
     return Images(pixels[order], labels[order], torch.arange(len(order)), classes)
 
 
-def _decode(data: bytes, mode: str, index: int) -> Tensor:
+def _decode(data: bytes, mode: str, name: str) -> tuple[Tensor, bool]:
+    """uint8 [H, W, C], and whether the file has colours."""
     try:
         with Image.open(io.BytesIO(data), formats=("WEBP", "PNG", "JPEG")) as image:
             deep = image.mode.startswith(("I", "F"))
+            colour = image.mode not in {"1", "L", "LA"}
             pixels = torch.from_numpy(np.array(image.convert(mode)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         fault = str(error).split("\n", maxsplit=1)[0]
-        raise BadTensor(f"image {index} cannot be decoded: {fault}") from error
-    require(not deep, f"image {index}: expected 8 bits a channel, got more")
-    return pixels.reshape(*pixels.shape[:2], -1)
+        raise BadTensor(f"{name} cannot be decoded: {fault}") from error
+    require(not deep, f"{name}: expected 8 bits a channel, got more")
+    return pixels.reshape(*pixels.shape[:2], -1), colour
 
 
 def _size(image: Tensor) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -19,24 +18,11 @@ from tasks.defenses.base import Context, Defense
 from tasks.node_specs import DefendSpec
 from tasks.progress import Progress, Tell
 from tasks.seeding import Rows
-
-Stages = tuple[tuple[str, Defense], ...]
+from tasks.stages import Stages, draw_count, split_stages
 
 
 class BadDefense(RuntimeError):
     """A defense whose transform gave something that is no batch of images."""
-
-
-def split_stages(defense: Defense) -> tuple[Stages, Stages]:
-    """The stages that are applied once a prediction, and those applied in each draw."""
-    stages = defense.stages()
-    once = tuple(takewhile(lambda stage: stage[1].once, stages))
-    return once, stages[len(once) :]
-
-
-def draw_count(defense: Defense) -> int:
-    """K: how many draws a prediction averages; 1 where nothing is applied in each draw."""
-    return defense.draws if split_stages(defense)[1] else 1
 
 
 def draw_logits(

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from tasks.networks.base import Network
+from tasks.passes import Passes
 from tasks.specs import Count, Fraction, NonNegative, Positive, Precision, Problem, Spec
 
 LEARNING_RATES = {"mixup": 0.01, "iat": 0.1}
@@ -32,6 +33,10 @@ class InnerAttack(Spec):
         # With an epsilon of 0 any step is projected back, but a step must have a length.
         step_size = (epsilon / 4 or 1.0) if self.step_size is None else self.step_size
         return self.model_copy(update={"epsilon": epsilon, "step_size": step_size})
+
+    def forwards_and_backwards(self) -> Passes:
+        """For each image: one of each a step, and one forward for the predicted label."""
+        return Passes(1, 1) * self.steps + Passes(forwards=self.label == "predicted")
 
 
 class Recipe(Spec):
@@ -80,6 +85,14 @@ class Recipe(Spec):
         if self.method == "iat":
             inner = (self.inner or InnerAttack()).resolved(problem)
         return self.model_copy(update={"learning_rate": rate, "inner": inner})
+
+    def forwards_and_backwards(self) -> Passes:
+        """For each image of an epoch; a backward pass to the weights counts as two."""
+        step = Passes(1, 2)
+        if self.method == "mixup":
+            return step
+        inner = self.inner or InnerAttack()
+        return step * 2 + inner.forwards_and_backwards()
 
 
 class TrainSpec(Spec):

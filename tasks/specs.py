@@ -40,11 +40,13 @@ class Spec(BaseModel):
     """A frozen, strict description. Unknown keys and wrong types are refused.
 
     `version` is the identity of the code behind the spec: it enters the digest
-    and is raised when that code changes results.
+    and is raised when that code changes results. `unset_is_left_out` names fields that came
+    later: at None they stay out of the digest, so what was computed before them keeps its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     version: ClassVar[int] = 1
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset()
 
     def resolved(self, problem: Problem) -> Self:  # noqa: ARG002  for those that override it
         """The same spec with every default that depends on the problem filled in."""

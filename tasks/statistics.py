@@ -102,3 +102,28 @@ def smallest_gain(
             break
         smallest = 100 * (2 * wins - count) / images
     return smallest
+
+
+def images_needed(
+    points: float, *, comparisons: int = 1, discordant: float = 0.1, level: float = 0.05
+) -> int:
+    """How many images it takes to call a gain of `points` percent significant.
+
+    See `smallest_gain`. Whole numbers of images make that a saw, so this is near the least
+    number and not always the least.
+    """
+
+    def visible(images: int) -> bool:
+        gain = smallest_gain(images, comparisons=comparisons, discordant=discordant, level=level)
+        return gain is not None and gain <= points
+
+    if points <= 0 or discordant <= 0:
+        raise ValueError(f"a gain of {points:g} points where a share of {discordant:g} differs")
+    most = 1
+    while not visible(most):
+        most *= 2
+    least = most // 2
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if visible(middle) else (middle, most)
+    return most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -67,8 +68,9 @@ def test_plan_and_why_name_what_changed(shell: Shell) -> None:
     assert "nothing to do" in shell("plan", "--only", "attack=clean").stdout
     write_configs(shell.configs, {"defenses/guo.yaml": "kind: guo\ndraws: 3\n"})
     plan = shell("plan", "--only", "attack=clean").stdout.splitlines()
-    assert plan[:-1] == ["mixed/clean/guo", "mixed/clean/counter+guo"]
-    assert "2 of 5 cells" in plan[-1]
+    assert plan[:2] == ["mixed/clean/guo", "mixed/clean/counter+guo"]
+    assert "2 of 5 cells" in plan[2]
+    assert plan[-1].startswith("none of the 252 published numbers is covered")
     why = shell("why", "mixed/clean/guo").stdout
     assert "defense.draws: 2 → 3" in why
     assert "never computed" in shell("why", "mixed/pgd/guo").stdout
@@ -200,6 +202,25 @@ def test_a_failed_cell_is_named_with_the_command_that_retries_it(shell: Shell) -
     assert result.exit_code == 1
     assert "again   pipeline run --grid tiny --only cell=mixed/clean/mi-ol" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_the_command_that_retries_has_the_options_that_the_run_had(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_configs(shell.configs, {"defenses/mi-ol.yaml": "kind: mi-ol\npool_size: 1\n"})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    shell.store = tmp_path / "a store"
+    words = ["--images", "500", "--configs", "configs", "--device", "cpu", "--redraws", "1"]
+    result = shell("run", "--inline", "--quiet", "--only", "cell=mixed/clean/mi-ol", *words)
+    again = next(line for line in result.stderr.splitlines() if line.startswith("again"))
+    typed = shlex.split(again.removeprefix("again"))
+    assert typed[:6] == ["pipeline", "run", "--grid", "tiny", "--only", "cell=mixed/clean/mi-ol"]
+    given = ["--inline", "--store", str(shell.store), *words]
+    assert sorted(typed[6:]) == sorted(given)
+    # it is the very same failure, typed again
+    retried = CliRunner().invoke(main, typed[1:])
+    assert retried.exit_code == 1
+    assert again in retried.stderr
 
 
 def test_a_second_run_imports_neither_ray_nor_mlflow_nor_torch(shell: Shell) -> None:

@@ -1,6 +1,7 @@
 """The counter-perturbation on a network that was really trained, on real digits."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_the_result_is_the_formula_worked_out_in_float64(
     assert spec.step_size is not None
     assert spec.limit is not None
     result = spec.transform(unseen, rows, context)
-    labels = spec.labels(unseen, rows, context)
+    labels = spec.chosen_labels(unseen, rows, context)
     if spec.label_pool == "all":
         # The gradient at a label that is all but certain is lost in float32, sign and all.
         unsure = context.classifier.probabilities(unseen).amax(dim=1) < 0.999
@@ -127,7 +128,7 @@ def test_labels_are_distinct_and_never_the_predicted_one(
     predicted = network(unseen).argmax(dim=1)
     for count in (1, 4, 9):
         spec = Counter(label_count=count).resolved(DIGITS)
-        labels = spec.labels(unseen, rows_of(len(unseen)), context)
+        labels = spec.chosen_labels(unseen, rows_of(len(unseen)), context)
         assert labels.shape == (len(unseen), count)
         assert not (labels == predicted[:, None]).any()
         assert all(len(set(row)) == count for row in labels.tolist())
@@ -137,7 +138,7 @@ def test_labels_from_all_classes_include_the_predicted_one(
     context: Context, network: nn.Module, unseen: torch.Tensor
 ) -> None:
     spec = Counter(label_count=5, label_pool="all").resolved(DIGITS)
-    labels = spec.labels(unseen, rows_of(len(unseen)), context)
+    labels = spec.chosen_labels(unseen, rows_of(len(unseen)), context)
     share = (labels == network(unseen).argmax(dim=1)[:, None]).any(dim=1).to(torch.float32).mean()
     assert 0.35 < share < 0.65
     assert set(labels.flatten().tolist()) == set(range(10))
@@ -155,7 +156,7 @@ def test_one_targeted_step_raises_the_probability_of_its_label(
 ) -> None:
     spec = Counter(label_count=1).resolved(DIGITS)
     rows = rows_of(len(unseen))
-    label = spec.labels(unseen, rows, context)
+    label = spec.chosen_labels(unseen, rows, context)
     before = context.classifier.probabilities(unseen).gather(1, label)
     after = context.classifier.probabilities(spec.transform(unseen, rows, context)).gather(1, label)
     assert ((after > before).to(torch.float32).mean()) > 0.95
@@ -169,6 +170,46 @@ def test_it_is_deterministic_exactly_when_it_takes_every_label() -> None:
     assert not Counter(label_count=8).deterministic(10)
     assert not Counter(label_pool="all").deterministic(10)
     assert Counter(label_pool="all", label_count=10).deterministic(10)
+
+
+def test_given_labels_are_taken_for_every_image_and_nothing_is_drawn(
+    context: Context, network: nn.Module, unseen: torch.Tensor
+) -> None:
+    spec = Counter(labels=[7, 2]).resolved(DIGITS)
+    assert spec.label_count == 2
+    assert spec.deterministic(10)
+    labels = spec.chosen_labels(unseen, rows_of(len(unseen)), context)
+    assert labels.tolist() == [[7, 2]] * len(unseen)
+    result = spec.transform(unseen, rows_of(len(unseen)), context)
+    # The class itself is nobody's label here: the gradient at a sure one is lost in float32.
+    unsure = context.classifier.probabilities(unseen).amax(dim=1) < 0.999
+    expected = derived(network, unseen, labels, alpha=4, mu=8, sign=-1)
+    equal = ((result.to(torch.float64) - expected).abs() <= 1e-6)[unsure]
+    assert equal.to(torch.float64).mean().item() > 0.999
+    again = spec.transform(unseen, rows_of(len(unseen), draw=1), context)
+    assert torch.equal(again, result)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": [1, 1]}, "has a label twice"),
+        ({"labels": [-1]}, "greater than or equal to 0"),
+        ({"labels": []}, "at least 1 item"),
+        ({"labels": [1], "label_count": 2}, "label_count is 2, but labels has 1"),
+        ({"labels": [1], "label_pool": "all"}, "labels are given"),
+    ],
+)
+def test_given_labels_that_do_not_fit_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Counter(**fields)
+
+
+def test_a_given_label_that_is_no_class_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match="labels has 10, but the classes are 0 to 9"):
+        Counter(labels=[3, 10]).resolved(DIGITS)
+    every = Counter(labels=list(range(10))).resolved(DIGITS)
+    assert every.label_count == 10
 
 
 def test_defaults_follow_the_problem() -> None:

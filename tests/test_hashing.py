@@ -49,6 +49,26 @@ def test_the_golden_digests_have_not_changed() -> None:
     )
 
 
+class Grown(Sample):
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"later"})
+    later: int | None = None
+
+
+def test_a_field_that_came_later_changes_no_digest_until_it_is_set() -> None:
+    fields = {"count": 1, "size": 0.5, "names": ("a", "b"), "inner": None}
+    assert canonical(Grown()) == f"spec:Grown:3::{canonical(fields)};"
+    assert canonical(Grown(later=0)) == f"spec:Grown:3::{canonical({**fields, 'later': 0})};"
+
+
+def test_a_counter_without_given_labels_has_the_digest_from_before_there_were_any() -> None:
+    assert (
+        digest(Counter().resolved(PROBLEM))
+        == "12769adb59629ec01f3bd67e39ba4d800f2ba1d2348fd2f27af7fb18be370440"
+    )
+    one, two = (Counter(labels=[label]).resolved(PROBLEM) for label in (1, 2))
+    assert len({digest(one), digest(two), digest(Counter(label_count=1).resolved(PROBLEM))}) == 3
+
+
 def test_the_canonical_form_of_a_spec_is_written_out() -> None:
     assert canonical(Shard(start=0, stop=5)) == (
         "spec:Shard:1::map:2{str:5:start;int:0;str:4:stop;int:5;};;"

@@ -2,128 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
 from pathlib import Path
 
 import polars as pl
 import pytest
-from rich.console import Console
+from made_up import (
+    MODELS,
+    PAPER_COLUMNS,
+    PROBLEM,
+    make_facts,
+    make_grid,
+    make_scores,
+    printed,
+    read_csv,
+    scores_of,
+)
 
 from pipeline.grid import Cell, Grid, Table
-from pipeline.problems import BadInput
-from pipeline.report import CELL_COLUMNS, results, table_values, write_report
+from pipeline.problems import BadInput, Unwritable
+from pipeline.report import write_report
+from pipeline.report_frames import CELL_COLUMNS, results, table_values
 from pipeline.report_tables import Scores, views
-from pipeline.report_terminal import render_terminal
-from pipeline.report_text import changes, gain, old_to_new
-from tasks.attacks.clean import Clean
-from tasks.attacks.pgd import PGD
-from tasks.datasets import DatasetSpec
-from tasks.defenses.chain import Chain
+from pipeline.report_text import changes, gain, old_to_new, page
 from tasks.defenses.counter import Counter
-from tasks.defenses.guo import Guo
-from tasks.defenses.none import NoDefense
-from tasks.networks.small import Small
-from tasks.recipe import Recipe, TrainSpec
 from tasks.score import Score
-from tasks.specs import Problem
-
-PROBLEM = Problem(epsilon=8.0, classes=10, side=8, pool=1000)
-DEFENSES = {
-    "none": NoDefense(),
-    "counter": Counter(),
-    "guo": Guo(),
-    "counter+guo": Chain(parts=(Counter(), Guo())),
-}
-ATTACKS = {
-    "clean": Clean(),
-    **{f"untargeted-pgd{steps}": PGD(steps=steps) for steps in (10, 50, 200)},
-    **{f"targeted-pgd{steps}": PGD(steps=steps, targeted=True) for steps in (10, 50, 200)},
-}
-PAPER_COLUMNS = tuple(ATTACKS)[1:]
-MODELS = ("demo-mixup", "demo-iat")
-
-
-def make_cell(model: str, attack: str, defense: str, seed: int = 0) -> Cell:
-    spec = DEFENSES[defense].resolved(PROBLEM)
-    return Cell(
-        dataset="digits",
-        model=model,
-        attack=attack,
-        defense=defense,
-        seed=seed,
-        images=360,
-        redraws=1 if spec.deterministic(10) else 3,
-        precision="float32",
-        dataset_spec=DatasetSpec(kind="digits", classes=10, channels=1, side=8),
-        model_spec=TrainSpec(
-            network=Small(),
-            recipe=Recipe(method="iat" if model == "demo-iat" else "mixup", epochs=3),
-            seed=seed,
-        ).resolved(PROBLEM),
-        attack_spec=ATTACKS[attack].resolved(PROBLEM),
-        defense_spec=spec,
-    )
-
-
-def make_grid(
-    attacks: tuple[str, ...] = ("untargeted-pgd10", "targeted-pgd10"),
-    *,
-    models: tuple[str, ...] = MODELS,
-    seeds: int = 1,
-    name: str = "table1",
-) -> Grid:
-    defenses = tuple(DEFENSES)
-    cells = tuple(
-        make_cell(model, attack, defense, seed)
-        for seed in range(seeds)
-        for model in models
-        for attack in attacks
-        for defense in defenses
-    )
-    table = Table(name, "Digits under PGD", models, attacks, defenses, "counter", None)
-    return Grid("demo", "The demo", cells, (table,))
-
-
-def make_facts(accuracy: float, *, redraws: int = 3) -> dict[str, object]:
-    score = Score(
-        images=360,
-        redraws=redraws,
-        accuracy=accuracy,
-        interval=(accuracy - 5.0, accuracy + 5.25),
-        spread=None if redraws == 1 else 0.4,
-        worst=accuracy / 2,
-        true_probability=accuracy / 100,
-    )
-    return {**score.model_dump(), "forwards_per_prediction": 50.0}
-
-
-def make_scores(grid: Grid, without: dict[str, str] | None = None) -> Scores:
-    without = without or {}
-    facts = {
-        cell.name: make_facts(20.0 + place / 3, redraws=cell.redraws)
-        for place, cell in enumerate(grid.cells)
-        if cell.name not in without
-    }
-    digests = {cell.name: f"{place:064x}" for place, cell in enumerate(grid.cells)}
-    return Scores(facts, without, digests)
-
-
-def scores_of(**accuracies: float) -> Scores:
-    return Scores({name: make_facts(value) for name, value in accuracies.items()})
-
-
-def printed(grid: Grid, scores: Scores, width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(render_terminal(grid, scores, width=width))
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue()
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as handle:
-        return list(csv.DictReader(handle))
 
 
 def test_every_fact_of_a_score_has_a_typed_column():
@@ -396,12 +299,12 @@ def test_nothing_of_a_failed_write_is_left(tmp_path: Path, monkeypatch: pytest.M
     write_report(grid, Scores({}), tmp_path)
     before = (tmp_path / "demo" / "results.csv").read_bytes()
 
-    def fail(frame: pl.DataFrame, path: Path) -> None:
-        path.write_bytes(b"half")
+    def fail(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text[: len(text) // 2].encode(encoding))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pl.DataFrame, "write_csv", fail)
-    with pytest.raises(BadInput, match="no space left on device"):
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(Unwritable, match="no space left on device"):
         write_report(grid, make_scores(grid), tmp_path)
     assert (tmp_path / "demo" / "results.csv").read_bytes() == before
     assert not list((tmp_path / "demo").glob(".*"))
@@ -420,3 +323,18 @@ def test_a_small_change_gets_the_decimals_that_show_it():
 def test_a_change_of_the_number_of_images_is_told():
     more = {**make_facts(53.0), "images": 1000}
     assert old_to_new(make_facts(53.0), more) == "53.0 % of 360 → 53.0 % of 1000 images"
+
+
+@pytest.mark.parametrize(
+    ("by_class", "said"),
+    [
+        ([36] * 10, "36 a class"),
+        ([50] * 10, "36 a class"),
+        ([30, *[50] * 9], "30 to 37 a class"),
+        ([18, 18, *[81] * 4, 0, 0, 0, 0], "0 to 81 a class"),
+    ],
+)
+def test_the_front_page_counts_the_images_of_each_class(by_class: list[int], said: str):
+    grid = make_grid()
+    scores = dataclasses.replace(make_scores(grid), by_class={"digits": by_class})
+    assert f"360 test images of 10 classes, {said}\n" in page(grid, scores, [], {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny import FILES, write_configs
 
 from pipeline.config import Catalogue
 from pipeline.grid import Grid, Overrides, load_grid
@@ -41,6 +42,21 @@ def test_a_cell_is_chosen_by_its_whole_name(grid: Grid) -> None:
     assert selected(grid, ["cell=demo-iat/clean/none/seed1"]) == (
         grid.cell("demo-iat/clean/none/seed1"),
     )
+
+
+def test_a_label_that_reads_as_a_pattern_is_chosen_by_itself(tmp_path: Path) -> None:
+    labels = ("counter[step_size=1]", "counter[step_size=2]")
+    defenses = [
+        f"{{label: '{label}', use: counter, set: {{step_size: {step}}}}}"
+        for step, label in enumerate(labels, start=1)
+    ]
+    text = FILES["grids/tiny.yaml"].replace("[none,", f"[{', '.join(defenses)}, none,")
+    folder = write_configs(tmp_path, {"grids/tiny.yaml": text})
+    tiny = load_grid(Catalogue([folder]), "tiny")
+    for label in labels:
+        assert {cell.defense for cell in selected(tiny, [f"defense={label}"])} == {label}
+        [cell] = selected(tiny, [f"cell=mixed/pgd/{label}"])
+        assert cell.defense == label
 
 
 @pytest.mark.parametrize(

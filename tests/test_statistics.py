@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 
 from tasks.statistics import (
     holm,
+    images_needed,
     paired_differences,
     sign_flip_test,
     smallest_gain,
@@ -121,3 +122,19 @@ def test_the_smallest_gain_is_significant_and_the_next_smaller_is_not() -> None:
 
 def test_too_few_images_show_no_gain_at_all() -> None:
     assert smallest_gain(40) is None
+
+
+@pytest.mark.parametrize("comparisons", [1, 42])
+def test_the_images_it_takes_are_enough_and_much_fewer_are_not(comparisons: int) -> None:
+    needed = images_needed(1.0, comparisons=comparisons)
+    enough = smallest_gain(needed, comparisons=comparisons)
+    fewer = smallest_gain(round(0.9 * needed), comparisons=comparisons)
+    assert enough is not None
+    assert fewer is not None
+    assert enough <= 1.0 < fewer
+
+
+@pytest.mark.parametrize(("points", "discordant"), [(0.0, 0.1), (-1.0, 0.1), (1.0, 0.0)])
+def test_no_number_of_images_shows_what_is_no_gain(points: float, discordant: float) -> None:
+    with pytest.raises(ValueError, match="a gain of"):
+        images_needed(points, discordant=discordant)

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import store as store_module
 from pipeline.graph import Node
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, Unwritable
 from pipeline.store import META, Damaged, Record, Store, Writer
 from tasks.specs import Shard
 
@@ -203,14 +203,14 @@ def test_without_hard_links_a_put_is_as_whole(
     assert len(files_of(store)) == 2
 
 
-def test_an_error_of_the_disk_while_linking_is_not_swallowed(
+def test_an_error_of_the_disk_while_linking_is_told_in_one_line(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(source: object, target: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "link", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Unwritable, match="no space left on device"):
         put(store)
     assert store.record(NODE.kind, NODE.digest) is None
 

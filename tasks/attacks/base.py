@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from tasks.passes import Passes
 from tasks.specs import Kind, NonNegative, Norm, Problem
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Attack(Kind):
         images' identities, for random starts. Returns float32 [N, C, H, W] in [0, 1].
         """
         raise NotImplementedError(f"{type(self).__name__} does not define perturb")
+
+    def forwards_and_backwards(self) -> Passes:
+        """What `perturb` asks of the victim for each image."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forwards_and_backwards")
 
     def targets(self, labels: Tensor, rows: Rows, classes: int) -> Tensor:  # noqa: ARG002
         """int64 [N]: the classes aimed at, -1 where the attack is untargeted."""

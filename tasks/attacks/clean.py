@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.attacks.base import Attack, Victim
+from tasks.passes import Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,3 +29,7 @@ class Clean(Attack):
     ) -> Tensor:
         """The pixels, unchanged."""
         return pixels
+
+    def forwards_and_backwards(self) -> Passes:
+        """None."""
+        return Passes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.attacks.base import BoundedAttack, Victim
+from tasks.passes import Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,3 +30,7 @@ class FGSM(BoundedAttack):
         aims = self.targets(labels, rows, victim.classes) if self.targeted else labels
         gradient = loss_gradient(victim, aims, targeted=self.targeted)
         return descend(gradient, pixels, pixels, ball=ball, step_size=ball.radius, steps=1)
+
+    def forwards_and_backwards(self) -> Passes:
+        """One of each."""
+        return Passes(1, 1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from tasks.attacks.base import BoundedAttack, Victim
+from tasks.passes import Passes
 from tasks.specs import Count, NonNegative, Problem
 
 if TYPE_CHECKING:
@@ -64,3 +65,7 @@ class PGD(BoundedAttack):
             step_size=self.step_size / 255,
             steps=self.steps,
         )
+
+    def forwards_and_backwards(self) -> Passes:
+        """One of each a step, and one forward to ask for the predicted label."""
+        return Passes(1, 1) * self.steps + Passes(forwards=self.label == "predicted")

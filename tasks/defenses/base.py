@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from tasks.passes import Passes
 from tasks.specs import Kind
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ class Defense(Kind):
         pixels: float32 [M, C, H, W] in [0, 1]; returns the same shape and range.
         """
         raise TypeError(f"{type(self).__name__} does not define transform")
+
+    def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:  # noqa: ARG002
+        """What `transform` asks of the classifier for `rows` rows of one image; nothing by default.
+
+        distinct: how many of them differ; see `straight.predicted_classes`.
+        """
+        return Passes()
 
     def stages(self) -> tuple[tuple[str, Defense], ...]:
         """The defenses that make this one up, in order, each with the scope of its streams.

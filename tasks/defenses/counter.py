@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 from tasks.defenses.base import Context, Defense
+from tasks.passes import Passes
 from tasks.specs import Count, Positive, Problem
 
 if TYPE_CHECKING:
@@ -13,30 +16,54 @@ if TYPE_CHECKING:
     from tasks.seeding import Rows
 
 
+Label = Annotated[int, Field(ge=0)]
+
+
 class Counter(Defense):
     """One signed gradient step for each of N class labels, summed, clamped and added.
 
     All N gradients of the cross-entropy are taken at the same x. A targeted step goes down the
     loss of its label, an untargeted one up. `step_size` (the paper's alpha; half the problem's
     epsilon by default) and `limit` (mu; epsilon) are in 1/255; `label_count` (N) is 9 by
-    default, or all the other classes where there are fewer.
+    default, or all the other classes where there are fewer. `labels` are taken for every image
+    where they are given, and none is drawn, as in the paper's figure 1.
     """
 
     kind: Literal["counter"] = "counter"
     version: ClassVar[int] = 1
     once: ClassVar[bool] = True
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     direction: Literal["targeted", "untargeted"] = "targeted"
     label_pool: Literal["not-predicted", "all"] = "not-predicted"
     label_count: Count | None = None
     step_size: Positive | None = None
     limit: Positive | None = None
+    labels: Annotated[tuple[Label, ...], Field(strict=False, min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _fixed_labels_leave_nothing_to_draw(self) -> Self:
+        if self.labels is None:
+            return self
+        count = len(self.labels)
+        if len(set(self.labels)) < count:
+            raise ValueError(f"labels {list(self.labels)} has a label twice")
+        if self.label_count not in {None, count}:
+            raise ValueError(f"label_count is {self.label_count}, but labels has {count}")
+        if self.label_pool != "not-predicted":
+            raise ValueError("label_pool is what labels are drawn from; labels are given")
+        return self
 
     def resolved(self, problem: Problem) -> Self:
-        """N, alpha and mu filled in; ValueError where there are fewer labels than N."""
+        """N, alpha and mu filled in; ValueError where a label, or N, is more than there are."""
+        count = self._count(problem.classes)
+        if self.labels is not None and max(self.labels) >= problem.classes:
+            raise ValueError(
+                f"counter: labels has {max(self.labels)}, "
+                f"but the classes are 0 to {problem.classes - 1}"
+            )
         available = self._available(problem.classes)
-        count = self.label_count or min(9, problem.classes - 1)
-        if count > available:
+        if self.labels is None and count > available:
             raise ValueError(f"counter: label_count is {count}, but there are {available} labels")
         return self.model_copy(
             update={
@@ -47,8 +74,8 @@ class Counter(Defense):
         )
 
     def deterministic(self, classes: int) -> bool:
-        """Whether N takes all the labels there are to draw from."""
-        return (self.label_count or min(9, classes - 1)) == self._available(classes)
+        """Whether the labels are given, or N takes all that there are to draw from."""
+        return self.labels is not None or self._count(classes) == self._available(classes)
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
         """Add the perturbation, which the gradient holds constant, and clip."""
@@ -56,29 +83,40 @@ class Counter(Defense):
 
         return straight.clip(pixels + self.perturbation(pixels, rows, context))
 
-    def labels(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """int64 [M, N]: the labels drawn for each row, no label twice."""
+    def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:
+        """One forward for N gradients, and one for the predicted class that draws avoid."""
+        avoids = self.labels is None and self.label_pool == "not-predicted"
+        return Passes(forwards=distinct * avoids) + Passes(1, self._count(classes)) * rows
+
+    def chosen_labels(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+        """int64 [M, N]: the labels given, or those drawn for each row; no label twice in a row."""
         import torch
 
         from tasks import straight
 
+        if self.labels is not None:
+            return torch.tensor(self.labels, device=pixels.device).expand(len(pixels), -1)
         classes = context.classifier.classes
         allowed = torch.ones(len(pixels), classes, dtype=torch.bool, device=pixels.device)
         if self.label_pool == "not-predicted":
             predicted = straight.predicted_classes(context.classifier, pixels)
             allowed.scatter_(1, predicted[:, None], value=False)
-        return rows.choices("labels", allowed, self.label_count or min(9, classes - 1))
+        return rows.choices("labels", allowed, self._count(classes))
 
     def perturbation(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
         """float32 [M, C, H, W] in [0, 1] units, no entry beyond the limit; detached."""
         if self.step_size is None or self.limit is None:
             raise ValueError("counter: step_size and limit are unset; call resolved(problem)")
         pixels = pixels.detach()
-        labels = self.labels(pixels, rows, context)
+        labels = self.chosen_labels(pixels, rows, context)
         gradients = context.classifier.label_gradients(pixels, labels)  # [M, N, C, H, W]
         step = self.step_size / 255 * (-1 if self.direction == "targeted" else 1)
         bound = self.limit / 255
         return (step * gradients.sign().sum(dim=1)).clamp(-bound, bound).detach()
+
+    def _count(self, classes: int) -> int:
+        given = None if self.labels is None else len(self.labels)
+        return given or self.label_count or min(9, classes - 1)
 
     def _available(self, classes: int) -> int:
         return classes if self.label_pool == "all" else classes - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from tasks.defenses.base import Context, Defense
+from tasks.passes import Passes
 from tasks.specs import Count, Fraction, Problem
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class MixupInference(Defense):
         predicted = straight.predicted_classes(context.classifier, pixels)
         partners = as_float(pool.pixels[self.partners(predicted, pool, rows)])
         return torch.lerp(partners.to(pixels.dtype), pixels, self.input_weight)
+
+    def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:  # noqa: ARG002
+        """One forward for the predicted class."""
+        return Passes(forwards=distinct)
 
     @staticmethod
     def partners(predicted: Tensor, pool: Images, rows: Rows) -> Tensor:

@@ -48,6 +48,10 @@ class Network(Kind):
         initialise(module, seed)
         return module
 
+    def multiplications(self, channels: int, side: int, classes: int) -> int:
+        """Of the forward pass of one image, in convolutions and linear layers; no torch needed."""
+        raise NotImplementedError(f"{type(self).__name__} does not define multiplications")
+
     def module(self, channels: int, side: int, classes: int) -> nn.Module:
         """The module with weights of no consequence; `build` sets them."""
         raise NotImplementedError(f"{type(self).__name__} does not define module")

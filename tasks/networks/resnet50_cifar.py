@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from tasks.multiplications import convolution, halved
 from tasks.networks.base import Network
 
 if TYPE_CHECKING:
@@ -21,3 +22,21 @@ class ResNet50Cifar(Network):
         from tasks.modules.torchvision_resnet import SmallImageResNet50
 
         return SmallImageResNet50(channels, classes, mean=self.mean, std=self.std)
+
+    def multiplications(self, channels: int, side: int, classes: int) -> int:
+        """See `Network.multiplications`."""
+        total = convolution(channels, 64, kernel=3, side=side)
+        entering = 64
+        for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+            before, side = side, side if width == 64 else halved(side)
+            leaving = 4 * width
+            total += (
+                # The first block: a 1x1 ahead of the stride, and a projected shortcut.
+                convolution(entering, width, kernel=1, side=before)
+                + convolution(entering, leaving, kernel=1, side=side)
+                + (blocks - 1) * convolution(leaving, width, kernel=1, side=side)
+                + blocks * convolution(width, width, kernel=3, side=side)
+                + blocks * convolution(width, leaving, kernel=1, side=side)
+            )
+            entering = leaving
+        return total + entering * classes

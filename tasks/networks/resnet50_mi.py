@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from tasks.multiplications import convolution, halved
 from tasks.networks.base import Network
 
 if TYPE_CHECKING:
@@ -21,3 +22,18 @@ class ResNet50MI(Network):
         from tasks.modules.bottleneck import ThreeStageResNet
 
         return ThreeStageResNet(channels, classes, mean=self.mean, std=self.std)
+
+    def multiplications(self, channels: int, side: int, classes: int) -> int:
+        """See `Network.multiplications`."""
+        total = convolution(channels, 64, kernel=5, side=side)
+        entering = 64
+        for width in (64, 128, 256):
+            before, side = side, side if width == entering else halved(side)
+            square = convolution(width, width, kernel=1, side=side)
+            # The first 1x1 is ahead of the stride; a change of shape needs a projection.
+            total += convolution(entering, width, kernel=1, side=before) + 9 * square
+            total += 5 * convolution(width, width, kernel=3, side=side)
+            if width != entering:
+                total += convolution(entering, width, kernel=1, side=side)
+            entering = width
+        return total + 256 * classes

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from tasks.multiplications import basic_resnet
 from tasks.networks.base import Network
 from tasks.specs import Positive
 
@@ -29,3 +30,7 @@ class ResNet56(Network):
         from tasks.modules.basic import BasicResNet
 
         return BasicResNet(channels, classes, blocks=9, mean=self.mean, std=self.std)
+
+    def multiplications(self, channels: int, side: int, classes: int) -> int:
+        """See `Network.multiplications`."""
+        return basic_resnet(channels, side, classes, blocks=9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from tasks.multiplications import convolution, halved
 from tasks.networks.base import Network
 from tasks.specs import Count
 
@@ -27,3 +28,15 @@ class Small(Network):
         from tasks.modules.small import SmallNetwork
 
         return SmallNetwork(channels, classes, width=self.width, mean=self.mean, std=self.std)
+
+    def multiplications(self, channels: int, side: int, classes: int) -> int:
+        """See `Network.multiplications`."""
+        width, half, quarter = self.width, halved(side), halved(halved(side))
+        return (
+            convolution(channels, width, kernel=3, side=side)
+            + convolution(width, 2 * width, kernel=3, side=half)
+            + convolution(2 * width, 2 * width, kernel=3, side=half)
+            + convolution(2 * width, 4 * width, kernel=3, side=quarter)
+            + convolution(4 * width, 4 * width, kernel=3, side=quarter)
+            + 4 * width * classes
+        )

@@ -1,0 +1,85 @@
+"""Records of artifacts: what meta.json says of one, and what is wrong with one that is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+META = "meta.json"
+
+
+class Damaged(Exception):
+    """An artifact that is not what its record says."""
+
+    def __init__(self, kind: str, digest: str, reason: str) -> None:
+        super().__init__(kind, digest, reason)
+        self.kind, self.digest, self.reason = kind, digest, reason
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.digest[:12]}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What meta.json says: spec, lineage, files and how it was computed."""
+
+    kind: str
+    digest: str
+    content: str
+    """SHA-256 over the names and SHA-256 of the data files: what children record having read."""
+    spec: Mapping[str, object]
+    versions: Mapping[str, int]
+    """Class → version, of every spec inside the spec."""
+    parents: Mapping[str, tuple[str, str]]
+    """Role → (kind, digest)."""
+    lineage: Mapping[str, str]
+    """Digest → content of every ancestor as it was when this was computed."""
+    files: Mapping[str, Mapping[str, object]]
+    facts: Mapping[str, object]
+    how: Mapping[str, object]
+
+
+def parse_record(text: bytes, kind: str, digest: str) -> Record:
+    """The record that a meta.json holds; Damaged where it is not that of this artifact."""
+    try:
+        fields = json.loads(text)
+        record = Record(**fields)
+    except (ValueError, TypeError) as error:
+        raise Damaged(kind, digest, f"{META} cannot be read: {error}") from None
+    if (record.kind, record.digest) != (kind, digest) or not _well_formed(fields):
+        raise Damaged(kind, digest, f"{META} is not the record of this artifact")
+    return record
+
+
+def content_of(files: Mapping[str, Mapping[str, object]]) -> str:
+    """SHA-256 over the names and SHA-256 of an artifact's files."""
+    pairs = sorted((name, entry["sha256"]) for name, entry in files.items())
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def data_file(name: str, sha256: str) -> str:
+    """The name under which a file of an artifact lies in its folder."""
+    stem, dot, ending = name.partition(".")
+    return f"{stem}-{sha256[:16]}{dot}{ending}"
+
+
+def as_json(record: Record) -> bytes:
+    """What meta.json holds of a record."""
+    return json.dumps(asdict(record), indent=1).encode()
+
+
+def _well_formed(fields: Mapping[str, Any]) -> bool:
+    """Whether the parts of a record that other modules walk through have the types they expect."""
+    parts = ("spec", "versions", "parents", "lineage", "files", "facts", "how")
+    return (
+        isinstance(fields["content"], str)
+        and all(isinstance(fields[part], dict) for part in parts)
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in fields["parents"].values())
+        and all(
+            isinstance(file, dict) and {"file", "sha256"} <= file.keys()
+            for file in fields["files"].values()
+        )
+    )

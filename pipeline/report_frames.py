@@ -1,0 +1,193 @@
+"""A report's numbers as frames: the only door to polars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import polars as pl
+
+from pipeline.grid import Cell, Grid
+from pipeline.report_figures import class_probabilities
+from pipeline.report_paper import Reference
+from pipeline.report_pictures import Picture
+from pipeline.report_tables import Entry, Facts, Row, Scores, View, deterministic, interval, number
+
+CELL_COLUMNS: dict[str, type[pl.DataType]] = {
+    "dataset": pl.String,
+    "model": pl.String,
+    "attack": pl.String,
+    "defense": pl.String,
+    "seed": pl.Int64,
+    "precision": pl.String,
+    "deterministic": pl.Boolean,
+    "images": pl.Int64,
+    "redraws": pl.Int64,
+    "accuracy": pl.Float64,
+    "interval_low": pl.Float64,
+    "interval_high": pl.Float64,
+    "spread": pl.Float64,
+    "worst": pl.Float64,
+    "true_probability": pl.Float64,
+    "published": pl.Float64,
+    "published_is_bound": pl.Boolean,
+    "difference": pl.Float64,
+    "verdict": pl.String,
+}
+"""Of `results`; other facts follow in alphabetical order, then `digest` and `missing`."""
+
+ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
+    "model": pl.String,
+    "defense": pl.String,
+    "attack": pl.String,
+    "accuracy": pl.Float64,
+    "interval_low": pl.Float64,
+    "interval_high": pl.Float64,
+    "spread": pl.Float64,
+    "gain": pl.Float64,
+    "p_value": pl.Float64,
+    "p_holm": pl.Float64,
+    "significant": pl.Boolean,
+    "images": pl.Int64,
+    "redraws": pl.Int64,
+    "seeds": pl.Int64,
+    "seed_spread": pl.Float64,
+    "deterministic": pl.Boolean,
+    "published": pl.Float64,
+    "published_is_bound": pl.Boolean,
+    "difference": pl.Float64,
+    "verdict": pl.String,
+    "published_gain": pl.Float64,
+    "note": pl.String,
+}
+"""Of a table's own file."""
+
+
+def results(grid: Grid, scores: Scores) -> pl.DataFrame:
+    """One row a cell, in the grid's order, with all its facts.
+
+    A cell without a score keeps its row: facts are null and `missing` says why.
+    """
+    rows = [_cell_row(cell, scores) for cell in grid.cells]
+    others = sorted({key for row in rows for key in row} - CELL_COLUMNS.keys())
+    others = [key for key in others if key not in {"digest", "missing"}]
+    return pl.DataFrame(
+        {
+            **{
+                name: pl.Series([row.get(name) for row in rows], dtype=dtype, strict=False)
+                for name, dtype in CELL_COLUMNS.items()
+            },
+            **{name: _guessed([row.get(name) for row in rows]) for name in others},
+            **{
+                name: pl.Series([row[name] for row in rows], dtype=pl.String)
+                for name in ("digest", "missing")
+            },
+        }
+    )
+
+
+def table_values(view: View) -> pl.DataFrame:
+    """One row for each place of a table, with unrounded numbers."""
+    rows = [_entry_row(view, row, entry) for row in view.rows for entry in row.entries]
+    return pl.DataFrame(rows, schema=ENTRY_COLUMNS)
+
+
+def probabilities(found: Sequence[Picture]) -> pl.DataFrame:
+    """Class probabilities of pictured images: a row for each image, thing seen, and class."""
+    rows = [
+        {
+            "model": picture.model,
+            "attack": picture.attack,
+            "image": picture.place,
+            "seen": seen,
+            "class": place,
+            "is_true_class": place == picture.label,
+            "probability": value,
+        }
+        for picture in found
+        for seen, values in class_probabilities(picture)
+        for place, value in enumerate(values)
+    ]
+    return pl.DataFrame(rows)
+
+
+def _cell_row(cell: Cell, scores: Scores) -> dict[str, object]:
+    names = {
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "attack": cell.attack,
+        "defense": cell.defense,
+        "seed": cell.seed,
+        "precision": cell.precision,
+        "deterministic": deterministic(cell),
+        "digest": scores.digests.get(cell.name),
+        "missing": scores.reason(cell.name) or None,
+    }
+    if names["missing"] is not None:
+        return names
+    facts = scores.facts[cell.name]
+    return {**_flat(facts), **names, **_published(scores.published.get(cell.name), facts)}
+
+
+def _published(reference: Reference | None, facts: Facts) -> dict[str, object]:
+    measured = number(facts, "accuracy")
+    if reference is None or measured is None:
+        return {}
+    return {
+        "published": reference.published.value,
+        "published_is_bound": reference.published.upper_bound,
+        "difference": reference.difference(measured),
+        "verdict": reference.verdict(interval(facts)),
+    }
+
+
+def _flat(facts: Facts) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in facts.items():
+        if key == "interval":
+            flat["interval_low"], flat["interval_high"] = interval(facts) or (None, None)
+        elif value is None or isinstance(value, str | bool | int | float):
+            flat[key] = value
+        else:
+            flat[key] = json.dumps(value, sort_keys=True)
+    return flat
+
+
+def _guessed(values: Sequence[object]) -> pl.Series:
+    """A column for facts of no known type; whole numbers and fractions together are fractions."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float}:
+        dtype: type[pl.DataType] = pl.Int64 if kinds == {int} else pl.Float64
+        return pl.Series(values, dtype=dtype, strict=False)
+    if kinds == {bool}:
+        return pl.Series(values, dtype=pl.Boolean)
+    return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
+
+
+def _entry_row(view: View, row: Row, entry: Entry) -> dict[str, object]:
+    low, high = entry.interval or (None, None)
+    said = entry.reference.published if entry.reference else None
+    return {
+        "model": row.model,
+        "defense": row.defense,
+        "attack": entry.attack,
+        "accuracy": entry.accuracy,
+        "interval_low": low,
+        "interval_high": high,
+        "spread": entry.spread,
+        "gain": entry.gain,
+        "p_value": entry.p_value,
+        "p_holm": entry.p_holm,
+        "significant": entry.significant,
+        "images": entry.images,
+        "redraws": entry.redraws,
+        "seeds": entry.seeds,
+        "seed_spread": entry.seed_spread,
+        "deterministic": row.redraws == "deterministic",
+        "published": said.value if said else None,
+        "published_is_bound": said.upper_bound if said else None,
+        "difference": entry.difference,
+        "verdict": entry.verdict,
+        "published_gain": entry.published_gain,
+        "note": None if entry.note is None else view.notes[entry.note - 1],
+    }

@@ -1,0 +1,101 @@
+"""Every artifact of a store against its own record: what no run would notice until it reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline import arrow
+from pipeline.problems import BadInput
+from pipeline.records import META, Damaged, Record, content_of
+from pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with one artifact, and where it was moved to, if it was."""
+
+    kind: str
+    digest: str
+    reason: str
+    aside: Path | None = None
+
+
+@dataclass
+class Verified:
+    """What was found: sound artifacts by number and size, and every damage."""
+
+    sound: int = 0
+    sound_bytes: int = 0
+    damages: list[Damage] = field(default_factory=list)
+
+
+def verify(
+    store: Store, *, set_aside: bool = False, tell: Callable[[int, int], object] | None = None
+) -> Verified:
+    """Read all of every artifact and compare it with its record.
+
+    set_aside: move damaged ones out of the way, so that a run computes them again. tell: called
+    with how many artifacts are done and how many there are. BadInput where there is no store.
+    """
+    if not store.root.is_dir():
+        raise BadInput(f"store {store.root}: no such folder")
+    found = Verified()
+    # a store of its own, which has not yet trusted any file
+    fresh = Store(store.root)
+    metas = sorted(store.root.glob(f"*/??/*/{META}"))
+    for count, meta in enumerate(metas, start=1):
+        kind, digest = meta.parts[-4], meta.parts[-2]
+        try:
+            size = _check(fresh, meta.parent, kind, digest)
+        except (Damaged, BadInput) as problem:
+            reason = problem.reason if isinstance(problem, Damaged) else str(problem)
+            if not meta.exists():
+                continue  # another driver took it away meanwhile
+            aside = store.set_aside(kind, digest, meta.parent) if set_aside else None
+            found.damages.append(Damage(kind, digest, reason, aside))
+        else:
+            found.sound += size is not None
+            found.sound_bytes += size or 0
+        if tell is not None:
+            tell(count, len(metas))
+    return found
+
+
+def _check(store: Store, folder: Path, kind: str, digest: str) -> int | None:
+    """The size of a sound artifact, bytes, None where it is gone; Damaged otherwise."""
+    if folder.parent.name != digest[:2]:
+        raise Damaged(kind, digest, f"lies in the folder {folder.parent.name}, where nobody looks")
+    record = store.record(kind, digest)
+    if record is None:
+        return None
+    if record.content != content_of(record.files):
+        raise _damaged(record, f"{META} names other files than those of its own checksum")
+    size = sum(_check_file(store, record, folder, name) for name in record.files)
+    return size + (folder / META).stat().st_size
+
+
+def _check_file(store: Store, record: Record, folder: Path, name: str) -> int:
+    entry = record.files[name]
+    place = folder / str(entry["file"])
+    if place.parent != folder:
+        raise _damaged(record, f"{META} names a file outside its folder: {entry['file']}")
+    try:
+        size = place.stat().st_size
+    except OSError:
+        size = None  # the store says it better
+    if size is not None and size != entry.get("bytes", size):
+        said = f"{place.name} has {size:,} bytes, its record says {entry['bytes']:,}"
+        raise _damaged(record, said)
+    path = store.path(record, name)
+    if path.suffix == ".arrow":
+        try:
+            arrow.read_arrays(path)
+        except arrow.BadArrow as error:
+            raise _damaged(record, str(error)) from None
+    return path.stat().st_size
+
+
+def _damaged(record: Record, reason: str) -> Damaged:
+    return Damaged(record.kind, record.digest, reason)

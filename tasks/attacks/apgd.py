@@ -1,0 +1,52 @@
+"""Auto-PGD (Croce and Hein, ICML 2020): projected gradient steps that find their own size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tasks.attacks.base import BoundedAttack, Victim
+from tasks.passes import Passes
+from tasks.specs import Count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.seeding import Rows
+
+
+class APGD(BoundedAttack):
+    """The best point of `restarts` climbs of `steps` steps each.
+
+    Best is a point that fools the victim, and of several the one with the highest loss. loss:
+    what the steps climb, dlr being the difference of logits ratio; random_start: begin the
+    first climb at a uniform random point of the ball instead of the image, as the others do.
+    """
+
+    version: ClassVar[int] = 1
+    kind: Literal["apgd"] = "apgd"
+    loss: Literal["cross-entropy", "margin", "dlr"] = "cross-entropy"
+    steps: Count = 20
+    restarts: Count = 1
+    random_start: bool = True
+
+    def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
+        """The best point of all climbs; the first begins where a PGD of the same seed does."""
+        from tasks.auto_descent import asking, climb
+        from tasks.descent import random_start
+        from tasks.objectives import Goal
+
+        ball = self.ball()
+        aims = self.targets(labels, rows, victim.classes) if self.targeted else None
+        ask = asking(victim, Goal(labels, aims), self.loss)
+        first = random_start(pixels, rows, ball=ball) if self.random_start else pixels
+        best = climb(ask, pixels, first, ball=ball, steps=self.steps)
+        for restart in range(1, self.restarts):
+            start = random_start(pixels, rows.within("restart").at(restart), ball=ball)
+            asked = restart * (self.steps + 1)
+            found = climb(ask, pixels, start, ball=ball, steps=self.steps, first_step=asked)
+            best = best.or_better(found)
+        return best.pixels
+
+    def forwards_and_backwards(self) -> Passes:
+        """For each climb one of each a step, and one forward to judge the last point."""
+        return (Passes(1, 1) * self.steps + Passes(forwards=1)) * self.restarts

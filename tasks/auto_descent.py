@@ -1,0 +1,137 @@
+"""Auto-PGD (Croce and Hein, ICML 2020): steps that shrink where they no longer help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tasks.attacks.base import Victim
+from tasks.geometry import Ball
+from tasks.objectives import Goal, Loss
+
+MOMENTUM = 0.75
+"""The share of the new step in a move; the rest goes on along the move before."""
+
+RISES = 0.75
+"""The share of a window's steps that must raise the objective for its step size to stay."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One image each, float [N, C, H, W], its objective, float [N], and whose goal is reached."""
+
+    pixels: Tensor
+    values: Tensor
+    reached: Tensor
+
+    def or_better(self, other: Candidates) -> Candidates:
+        """Of each image the one that reached its goal, of equals the one of the higher value.
+
+        A high cross-entropy is not always a wrong answer, so the value alone would lose some.
+        """
+        higher = (self.reached == other.reached) & (other.values > self.values)
+        better = higher | (other.reached & ~self.reached)
+        return Candidates(
+            _where(better, other.pixels, self.pixels),
+            _where(better, other.values, self.values),
+            _where(better, other.reached, self.reached),
+        )
+
+
+class Ask(Protocol):
+    """What a search asks at a step: the candidates that the pixels are, and their gradient."""
+
+    def __call__(self, pixels: Tensor, step: int, *, climb: bool) -> tuple[Candidates, Tensor]:
+        """The gradient has the pixels' shape; without `climb` none is found, and it is zero."""
+        ...
+
+
+def asking(victim: Victim, goal: Goal, loss: Loss) -> Ask:
+    """Asks a victim; one forward pass, and one backward pass where the search climbs on."""
+
+    def ask(pixels: Tensor, step: int, *, climb: bool) -> tuple[Candidates, Tensor]:
+        with torch.set_grad_enabled(climb):
+            leaf = pixels.detach().requires_grad_(climb)
+            logits = victim.logits(leaf, step)
+            values = goal.objective(logits, loss)
+            # Summed, so that no image scales another's gradient.
+            gradient = (
+                torch.autograd.grad(values.sum(), leaf)[0] if climb else torch.zeros_like(pixels)
+            )
+        found = Candidates(pixels, values.detach(), goal.reached(logits.detach()))
+        return found, gradient
+
+    return ask
+
+
+def checkpoints(steps: int) -> list[int]:
+    """After how many of `steps` steps the step sizes are judged, ascending.
+
+    The paper's shares of the steps, 0.22, 0.41, 0.57 and so on, in whole hundredths so that
+    no rounding moves one.
+    """
+    shares = [0, 22]
+    while (following := shares[-1] + max(shares[-1] - shares[-2] - 3, 6)) <= 100:
+        shares.append(following)
+    return sorted({-(-share * steps // 100) for share in shares[1:]})
+
+
+def climb(
+    ask: Ask, pixels: Tensor, start: Tensor, *, ball: Ball, steps: int, first_step: int = 0
+) -> Candidates:
+    """The best of the start and `steps` iterates.
+
+    pixels: the originals, float32 [N, C, H, W] in [0, 1]; start: the first iterate, in the ball;
+    first_step: the number that `ask` is given at the start, the iterates' follow it. Every
+    image has its own step size: twice the radius at first, halved at a checkpoint where too few
+    steps raised the objective or nothing changed since the one before; such an image goes on
+    from its highest point.
+    """
+    size = torch.full_like(pixels[:, :1, :1, :1], 2 * ball.radius)
+    found, gradient = ask(start, first_step, climb=True)
+    best, highest, highest_gradient = found, found, gradient
+    size_before, value_before = size, found.values
+    rises = torch.zeros_like(found.values)
+    current = previous = start
+    judged, windows = 0, checkpoints(steps)
+    for step in range(1, steps + 1):
+        moved = ball.project(current + size * ball.steepest(gradient), pixels)
+        if step > 1:
+            momentum = (1 - MOMENTUM) * (current - previous)
+            moved = ball.project(current + MOMENTUM * (moved - current) + momentum, pixels)
+        last_value = found.values
+        previous, current = current, moved
+        found, gradient = ask(current, first_step + step, climb=step < steps)
+        best = best.or_better(found)
+        rises += found.values > last_value
+        higher = found.values > highest.values
+        highest = _chosen(higher, found, highest)
+        highest_gradient = _where(higher, gradient, highest_gradient)
+        if step in windows:
+            few = rises < RISES * (step - judged)
+            stuck = (size == size_before).flatten() & (highest.values == value_before)
+            shrink = few | stuck
+            size_before, value_before = size, highest.values
+            size = _where(shrink, size / 2, size)
+            found = _chosen(shrink, highest, found)
+            gradient = _where(shrink, highest_gradient, gradient)
+            current = found.pixels
+            rises = torch.zeros_like(rises)
+            judged = step
+    return best
+
+
+def _chosen(mask: Tensor, one: Candidates, other: Candidates) -> Candidates:
+    return Candidates(
+        _where(mask, one.pixels, other.pixels),
+        _where(mask, one.values, other.values),
+        _where(mask, one.reached, other.reached),
+    )
+
+
+def _where(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Whole rows: `one`'s where the mask, bool [N], is true."""
+    return one.where(mask.reshape(-1, *[1] * (one.dim() - 1)), other)
