@@ -23,8 +23,8 @@ from pipeline.events import (
     SetAside,
 )
 from pipeline.progress_tally import Tally, counted, duration
-from pipeline.report_tables import number, one_line
 from pipeline.report_text import accuracy, old_to_new
+from pipeline.report_view import number, one_line
 
 HEARTBEAT_S = 15.0
 NAMED = 3

@@ -7,6 +7,7 @@ current folder stands before ours.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -211,6 +212,10 @@ def _prepare_environment(address: str | None) -> None:
     token = os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / ".ray" / "auth_token").exists()
     if address and token:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if not address:
+        # a local cluster's own token concerns nobody, and its notice would open every run
+        name = "ray._private.authentication.authentication_token_setup"
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _copy_code(folder: Path) -> None:

@@ -18,8 +18,9 @@ from pipeline.report_beside import beside_markdown
 from pipeline.report_figures import Drawing, drawing
 from pipeline.report_frames import probabilities, results, table_values
 from pipeline.report_pictures import Artifacts
-from pipeline.report_tables import Scores, View, views
+from pipeline.report_tables import views
 from pipeline.report_text import page, table_markdown
+from pipeline.report_view import Scores, View
 
 if TYPE_CHECKING:
     from polars import DataFrame

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from pipeline.report_paper import Reference
-from pipeline.report_tables import Entry, View
 from pipeline.report_text import NOTHING, accuracy, gain, markdown_table, value_words
+from pipeline.report_view import Entry, View
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.specs import Kind, Spec
 

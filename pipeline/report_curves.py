@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.grid import Cell, Grid
 from pipeline.report_paper import Reference
-from pipeline.report_tables import Row, View
+from pipeline.report_view import Row, View
 
 QUANTITIES = {
     "draws": "draws averaged, K",

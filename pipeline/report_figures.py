@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pipeline.grid import Grid
 from pipeline.report_curves import Sweep, sweep
 from pipeline.report_pictures import Artifacts, NoPicture, Picture, pictures
-from pipeline.report_tables import View
 from pipeline.report_text import markdown_table
+from pipeline.report_view import View
 
 if TYPE_CHECKING:
     from pipeline.figures import FileKind

@@ -11,7 +11,7 @@ from pipeline.grid import Cell, Grid
 from pipeline.report_figures import class_probabilities
 from pipeline.report_paper import Reference
 from pipeline.report_pictures import Picture
-from pipeline.report_tables import Entry, Facts, Row, Scores, View, deterministic, interval, number
+from pipeline.report_view import Entry, Facts, Row, Scores, View, deterministic, interval, number
 
 CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "dataset": pl.String,

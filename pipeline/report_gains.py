@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pipeline.report_tables import LEVEL, View
+from pipeline.report_view import LEVEL, View
 from tasks.statistics import images_needed, smallest_gain
 
 DISCORDANT = 0.1

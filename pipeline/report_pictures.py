@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline import arrow
 from pipeline.graph import Node
 from pipeline.grid import Cell, Grid
-from pipeline.report_tables import View
+from pipeline.report_view import View
 from pipeline.store import Damaged, Store
 
 

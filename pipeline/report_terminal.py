@@ -13,8 +13,9 @@ from rich.text import Text
 
 from pipeline.grid import Grid
 from pipeline.report_beside import beside, compact_words, differing, judged
-from pipeline.report_tables import Entry, Row, Scores, View, views
+from pipeline.report_tables import views
 from pipeline.report_text import caption, entry_words
+from pipeline.report_view import Entry, Row, Scores, View
 
 LETTERS = 6
 """What is left of a long word of a heading, before its full stop."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pipeline.grid import Cell, Grid
 from pipeline.report_gains import DISCORDANT, gain_lines
-from pipeline.report_tables import LEVEL, Entry, Facts, Row, Scores, View, number
+from pipeline.report_view import LEVEL, Entry, Facts, Row, Scores, View, number
 from tasks.defenses.base import Defense
 from tasks.recipe import CheckpointSpec
 from tasks.specs import Kind, Spec

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.events import Observers, RunFinished
 from pipeline.problems import BadInput, Unwritable
-from pipeline.report_tables import Scores
+from pipeline.report_view import Scores
 from pipeline.session import Session, program_version
 
 if TYPE_CHECKING:

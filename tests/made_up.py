@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.grid import Cell, Grid, Table
-from pipeline.report_tables import Scores
 from pipeline.report_terminal import render_terminal
+from pipeline.report_view import Scores
 from tasks.attacks.clean import Clean
 from tasks.attacks.pgd import PGD
 from tasks.datasets import DatasetSpec

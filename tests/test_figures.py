@@ -26,7 +26,8 @@ from pipeline.report import write_report
 from pipeline.report_curves import Curve, Point, Sweep, sweep
 from pipeline.report_paper import Reference, references
 from pipeline.report_pictures import Artifacts, NoPicture, Picture, pictures
-from pipeline.report_tables import Scores, views
+from pipeline.report_tables import views
+from pipeline.report_view import Scores
 from pipeline.settings import KindSettings
 from tasks.arrays import Outcomes
 

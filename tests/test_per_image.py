@@ -13,8 +13,9 @@ from tiny import Tiny, write_configs
 
 from pipeline.arrow import read_arrays, write_tensors
 from pipeline.per_image import Answers, NotTested, PerImage, stored_answers
-from pipeline.report_tables import Scores, views
+from pipeline.report_tables import views
 from pipeline.report_text import table_markdown
+from pipeline.report_view import Scores
 from pipeline.session import Session
 from pipeline.store import Store
 

@@ -23,8 +23,9 @@ from pipeline.grid import Cell, Grid, Table
 from pipeline.problems import BadInput, Unwritable
 from pipeline.report import write_report
 from pipeline.report_frames import CELL_COLUMNS, results, table_values
-from pipeline.report_tables import Scores, views
+from pipeline.report_tables import views
 from pipeline.report_text import changes, gain, old_to_new, page
+from pipeline.report_view import Scores
 from tasks.defenses.counter import Counter
 from tasks.score import Score
 

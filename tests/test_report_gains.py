@@ -15,9 +15,10 @@ from scipy.stats import binomtest
 from pipeline.grid import Grid
 from pipeline.per_image import Answers, PerImage
 from pipeline.report import write_report
-from pipeline.report_tables import Scores, views
+from pipeline.report_tables import views
 from pipeline.report_terminal import render_terminal
 from pipeline.report_text import caption, table_markdown
+from pipeline.report_view import Scores
 
 BASES = {"counter": "none", "counter+guo": "guo"}
 

@@ -15,7 +15,8 @@ from pipeline.report import write_report
 from pipeline.report_beside import beside_markdown, differences
 from pipeline.report_frames import results, table_values
 from pipeline.report_paper import Reference, references, references_of
-from pipeline.report_tables import Scores, View, views
+from pipeline.report_tables import views
+from pipeline.report_view import Scores, View
 from tasks.defenses.counter import Counter
 from tasks.defenses.guo import Guo
 from tasks.networks.small import Small

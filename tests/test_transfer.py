@@ -20,7 +20,7 @@ from pipeline.events import Observers
 from pipeline.explain import why
 from pipeline.problems import BadInput
 from pipeline.report import write_report
-from pipeline.report_tables import Scores
+from pipeline.report_view import Scores
 from pipeline.session import Session
 from pipeline.store import META, Store
 from pipeline.story import story
