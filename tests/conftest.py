@@ -7,14 +7,44 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Two torch threads beside another process are far slower than one."""
-    import torch
-
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def network() -> nn.Module:
+    """A small trained network that reads the digits, in float32; nobody may change it."""
+    from tasks.arrays import as_float
+    from tasks.data import digits
+
+    train = digits().train
+    pixels, labels = as_float(train.pixels), train.labels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(256, 10),
+        )
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        for _ in range(5):
+            for batch in torch.randperm(len(labels)).split(64):
+                optimizer.zero_grad()
+                cross_entropy(network(pixels[batch]), labels[batch]).backward()
+                optimizer.step()
+    network.eval().requires_grad_(False)
+    assert (network(pixels).argmax(dim=1) == labels).float().mean() > 0.9
+    return network
 
 
 @pytest.fixture(scope="session")

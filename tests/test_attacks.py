@@ -57,32 +57,6 @@ both_directions = pytest.mark.parametrize("targeted", [False, True], ids=["untar
 
 
 @pytest.fixture(scope="module")
-def network() -> nn.Module:
-    """A convolutional network that reads most of the digits, in float32."""
-    train = digits().train
-    pixels, labels = as_float(train.pixels), train.labels
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(256, 10),
-        )
-        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-        for _ in range(3):
-            for batch in torch.randperm(len(labels)).split(64):
-                optimizer.zero_grad()
-                cross_entropy(network(pixels[batch]), labels[batch]).backward()
-                optimizer.step()
-    network.eval().requires_grad_(False)
-    assert (network(pixels).argmax(dim=1) == labels).float().mean() > 0.9
-    return network
-
-
-@pytest.fixture(scope="module")
 def images() -> tuple[Tensor, Tensor]:
     test = digits().test[:COUNT]
     return as_float(test.pixels), test.labels

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from tasks.arrays import as_float
 from tasks.attacks.apgd import APGD
@@ -34,30 +33,6 @@ SHARED = Path(__file__).parents[1] / "../shared"
 def rows(count: int) -> Rows:
     places = torch.arange(count)
     return Rows(0, images=places, draws=torch.zeros_like(places))
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    """A small trained network that reads the digits."""
-    train = digits().train
-    pixels, labels = as_float(train.pixels), train.labels
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(256, 10),
-        )
-        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-        for _ in range(5):
-            for batch in torch.randperm(len(labels)).split(64):
-                optimizer.zero_grad()
-                cross_entropy(network(pixels[batch]), labels[batch]).backward()
-                optimizer.step()
-    return network.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
