@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.arrays import Images, as_float
 from tasks.descent import descend, random_start
+from tasks.fold import fold_batch_norm
 from tasks.geometry import Ball
 from tasks.precision import run
 from tasks.recipe import Recipe
@@ -44,26 +47,27 @@ def adversarial(
     """Untargeted PGD examples by the recipe's inner attack, with the network in eval mode.
 
     pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N]. Returns the pixels' shape.
+    What is attacked is a copy with its batch norms folded, which all steps use; the network
+    itself is left as it was.
     """
     inner = recipe.inner
     if inner is None or inner.epsilon is None or inner.step_size is None:
         raise ValueError("recipe: the inner attack is incomplete; resolve the recipe first")
-    network.eval()
+    attacked = copy.deepcopy(network).eval().requires_grad_(False)
+    fold_batch_norm(attacked)
     if inner.label == "predicted":
         with torch.no_grad():
-            labels = run(network, pixels, recipe.precision).argmax(1)
+            labels = run(attacked, pixels, recipe.precision).argmax(1)
 
     def gradient(current: Tensor, _step: int) -> Tensor:
         leaf = current.detach().requires_grad_()
-        logits = run(network, leaf, recipe.precision)
+        logits = run(attacked, leaf, recipe.precision)
         return torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), leaf)[0]
 
     ball = Ball("linf", inner.epsilon / 255)
     start = random_start(pixels, rows, ball=ball)
     step_size = inner.step_size / 255
-    result = descend(gradient, pixels, start, ball=ball, step_size=step_size, steps=inner.steps)
-    network.train()
-    return result
+    return descend(gradient, pixels, start, ball=ball, step_size=step_size, steps=inner.steps)
 
 
 def crop_and_flip(pixels: Tensor, rows: Rows, *, padding_px: int, flip: bool) -> Tensor:

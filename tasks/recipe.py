@@ -21,7 +21,7 @@ class InnerAttack(Spec):
     label: the one attacked; the paper's reference code attacks the model's own prediction.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     epsilon: NonNegative | None = None
     step_size: Positive | None = None
     steps: Count = 10

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -193,9 +194,7 @@ def test_an_iat_batch_is_a_clean_and_an_adversarial_half_each_mixed_on_its_own(i
 class Watched(nn.Module):
     """Remembers the mode of each forward pass; logits are sums over parts of the image."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.modes: list[bool] = []
+    modes: ClassVar[list[bool]] = []  # of the class, so that copies tell here too
 
     def forward(self, pixels):
         self.modes.append(self.training)
@@ -204,10 +203,11 @@ class Watched(nn.Module):
 
 def test_the_inner_attack_asks_the_network_in_eval_mode_and_leaves_it_in_train_mode():
     network = Watched().train()
+    Watched.modes.clear()
     recipe = Recipe(method="iat").resolved(PROBLEM)
     pixels = torch.full((3, 1, 4, 4), 0.5)
     result = adversarial(network, pixels, torch.zeros(3).long(), rows_of(3), recipe)
-    assert network.modes == [False] * 10
+    assert Watched.modes == [False] * 10
     assert network.training
     # Ten steps of 2/255 from anywhere in the ball end in the corner that hurts class 0.
     corner = torch.tensor([-8.0, 8.0, 0.0, 0.0]) / 255
