@@ -18,6 +18,7 @@ from pipeline.ingredients import Ingredients
 from pipeline.parameters import Rules, check_owners, resolved, with_variant
 from pipeline.problems import BadInput, suggestion
 from pipeline.yaml_files import Document, Place
+from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import Attack
 from tasks.datasets import DatasetSpec
 from tasks.defenses.base import Defense
@@ -218,16 +219,21 @@ class _Builder:
             document,
             defense_place,
         )
+        images = self._images(entry, parts.dataset, source.test, document)
         redraws = self._overrides.redraws or entry.redraws
+        attack_spec = resolved(attack_spec, problem, document, attack_place)
+        if isinstance(attack_spec, Adaptive):
+            images = min(images, attack_spec.images or images)
+            redraws = attack_spec.redraws or redraws
         return Cell(
             **names,
             seed=entry.seed,
-            images=self._images(entry, parts.dataset, source.test, document),
+            images=images,
             redraws=1 if defense_spec.deterministic(problem.classes) else redraws,
             precision=entry.precision,
             dataset_spec=dataset_spec,
             model_spec=resolved(parts.spec, problem, document, (*place, "models", model)),
-            attack_spec=resolved(attack_spec, problem, document, attack_place),
+            attack_spec=attack_spec,
             defense_spec=defense_spec,
             files=source.files,
             model_files=parts.files,

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tasks.attacks.apgd import checkpoints
 from tasks.attacks.base import Victim
 from tasks.geometry import Ball
 from tasks.objectives import Goal, Loss
@@ -100,18 +101,6 @@ class Question:
     def _candidates(self, pixels: Tensor, logits: Tensor) -> Candidates:
         values = self.goal.objective(logits, self.loss)
         return Candidates(pixels, values, self.goal.reached(logits))
-
-
-def checkpoints(steps: int) -> list[int]:
-    """After how many of `steps` steps the step sizes are judged, ascending.
-
-    The paper's shares of the steps, 0.22, 0.41, 0.57 and so on, in whole hundredths so that
-    no rounding moves one.
-    """
-    shares = [0, 22]
-    while (following := shares[-1] + max(shares[-1] - shares[-2] - 3, 6)) <= 100:
-        shares.append(following)
-    return sorted({-(-share * steps // 100) for share in shares[1:]})
 
 
 def climb(
