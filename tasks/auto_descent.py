@@ -51,8 +51,8 @@ class Ask(Protocol):
         ...
 
 
-Renew = Callable[..., tuple[Candidates, ...]]
-"""Candidates judged once more, at the beginning of a window, by what the window is judged by."""
+Renew = Callable[[Candidates, Candidates], tuple[Candidates, Candidates]]
+"""The best and the highest, judged once more by what the window that begins is judged by."""
 
 
 @dataclass
@@ -86,10 +86,12 @@ class Question:
             logits = judged(pixels, self.window)
         return self._candidates(pixels, logits.detach()), gradient
 
-    def renew(self, *candidates: Candidates) -> tuple[Candidates, ...]:
-        """The next window begins, and the candidates are judged by its draws."""
+    def renew(self, best: Candidates, highest: Candidates) -> tuple[Candidates, Candidates]:
+        """See `Renew`. The same pixels, as they always are with the margin, are asked once."""
         self.window += 1
-        return tuple(map(self.again, candidates))
+        judged = self.again(best)
+        same = torch.equal(best.pixels, highest.pixels)
+        return judged, judged if same else self.again(highest)
 
     def again(self, candidates: Candidates) -> Candidates:
         """Judged by the draws of the window; as they are where the victim does not draw."""
@@ -154,7 +156,7 @@ def climb(
             rises = torch.zeros_like(rises)
             judged = step
             if renew is not None and step < steps:
-                best, highest, found = renew(best, highest, found)
+                best, highest = renew(best, highest)
                 value_before = highest.values
     return best
 

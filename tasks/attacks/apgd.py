@@ -72,8 +72,8 @@ class APGD(BoundedAttack):
         return (Passes(1, 1) * self.steps + Passes(forwards=1)) * self.restarts
 
     def judgements(self) -> int:
-        """Each iterate, and at each checkpoint but the last step three points once more."""
-        renewed = 3 * sum(step < self.steps for step in checkpoints(self.steps))
+        """Each iterate, and after each checkpoint the best so far; two points where they differ."""
+        renewed = sum(step < self.steps for step in checkpoints(self.steps))
         return (self.steps + renewed) * self.restarts + self.restarts - 1
 
 
