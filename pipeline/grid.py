@@ -7,13 +7,20 @@ classes, image size) is filled in, so what enters a digest is what is computed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.config import Catalogue, FigureEntry, GridEntry, TableEntry, VariantEntry
+from pipeline.config import (
+    Catalogue,
+    FigureEntry,
+    GridEntry,
+    Section,
+    TableEntry,
+    VariantEntry,
+)
 from pipeline.ingredients import Ingredients
 from pipeline.parameters import Rules, check_owners, resolved, with_variant
 from pipeline.problems import BadInput, suggestion
@@ -103,8 +110,12 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What the command line changes of a grid."""
+    """What the command line changes of a grid.
 
+    add: (section, name or file) of models, attacks and defenses that every table gets as well.
+    """
+
+    add: Sequence[tuple[Section, str]] = ()
     images: int | None = None
     seeds: int = 1
     redraws: int | None = None
@@ -133,6 +144,12 @@ class _Builder:
     def __init__(self, catalogue: Catalogue, overrides: Overrides) -> None:
         self._catalogue = catalogue
         self._overrides = overrides
+        self._added = [
+            (section, catalogue.add(section, choice)) for section, choice in overrides.add
+        ]
+        for section, name in self._added:
+            for part in name.split("+") if section == "defenses" else [name]:
+                catalogue.document(section, part)
         self._ingredients = Ingredients(catalogue, overrides.data, overrides.weights)
 
     def grid(self, name: str, above: frozenset[str]) -> Grid:
@@ -156,11 +173,26 @@ class _Builder:
         rules = Rules(entry.rules)
         for position, table in enumerate(entry.tables):
             place = ("tables", position)
-            tables.append(_table(table, document, place))
-            for cell in self._table_cells(entry, table, rules, document, place):
+            grown = self._grown(table)
+            tables.append(_table(grown, document, place))
+            for cell in self._table_cells(entry, grown, rules, document, place):
                 _admit(cells, cell, document, place)
         rules.check(document)
         return Grid(name, entry.title, tuple(cells.values()), tuple(tables))
+
+    def _grown(self, table: TableEntry) -> TableEntry:
+        """A table with what the command line adds; a figure's keeps what it draws."""
+        if table.figure is not None:
+            return table
+        choices: dict[str, tuple[str | VariantEntry, ...]] = {
+            "models": table.models,
+            "attacks": table.attacks,
+            "defenses": table.defenses,
+        }
+        for section, name in self._added:
+            if name not in map(_label, choices[section]):
+                choices[section] = (*choices[section], name)
+        return table.model_copy(update=choices)
 
     def _table_cells(
         self, entry: GridEntry, table: TableEntry, rules: Rules, document: Document, place: Place

@@ -42,8 +42,9 @@ def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
         case Mapping():
             return f"map:{len(value)}{{{''.join(_pairs(value))}}};"
         case Spec():
-            name, source = type(value).__name__, getattr(type(value), "source_digest", "")
-            return f"spec:{name}:{type(value).version}:{source}:{canonical(_fields(value))};"
+            cls = type(value)
+            fields = canonical(_fields(value))
+            return f"spec:{cls.__name__}:{cls.version}:{cls.source_digest}:{fields};"
         case _:
             raise TypeError(f"no canonical form for {type(value).__qualname__}: {value!r}")
 
@@ -62,6 +63,12 @@ def _pairs(value: Mapping[object, object]) -> list[str]:
         if not isinstance(key, str):
             raise TypeError(f"keys must be strings, got {type(key).__qualname__}: {key!r}")
     return [canonical(key) + canonical(value[key]) for key in sorted(value, key=str)]
+
+
+def own_digests(spec: Spec) -> dict[str, str]:
+    """The digests of the classes of a user's own in a spec, by the classes' names."""
+    classes = sorted(spec_classes(spec), key=lambda found: found.__name__)
+    return {found.__name__: found.source_digest for found in classes if found.source_digest}
 
 
 def spec_classes(spec: Spec) -> frozenset[type[Spec]]:

@@ -23,6 +23,8 @@ from pipeline.desk import Desk, untrained
 from pipeline.devices import cpu_name
 from pipeline.events import Done, Failure, Stopped
 from pipeline.graph import Node
+from pipeline.hashing import own_digests
+from pipeline.own_code import line_of, module_of
 from pipeline.problems import BadInput, Unwritable
 from pipeline.settings import Settings
 from pipeline.store import Damaged, Store, Writer
@@ -36,6 +38,7 @@ from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec
 from tasks.progress import Tell
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.score import joined, score
+from tasks.specs import Spec
 from tasks.train import Diverged, train
 
 EXPECTED = (BadInput, BadTensor, BadCheckpoint, BadDefense, Diverged)
@@ -80,8 +83,21 @@ def attempt(
         return Failure(node.digest, str(error), traceback.format_exc(), fatal=True)
     except Exception as error:  # noqa: BLE001  one node's failure must not end the others
         line = " ".join(str(error).split()) or "no message"
-        reason = line if isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}"
-        return Failure(node.digest, reason, traceback.format_exc())
+        reason = line if isinstance(error, EXPECTED) else line_of(error)
+        return Failure(node.digest, _named(node.spec, error) + reason, traceback.format_exc())
+
+
+def _named(spec: Spec, error: Exception) -> str:
+    """What to say first: which part of a user's own, or of a library, the error came from."""
+    match spec:
+        case CraftSpec(attack=attack) if type(attack).source_digest or attack.library:
+            return f"attack {attack.kind}: "
+        case DefendSpec(defense=defense):
+            module = module_of(error)
+            for _, part in defense.stages():
+                if type(part).__module__ == module:
+                    return f"defense {part.kind}: "
+    return ""
 
 
 def perform(
@@ -121,6 +137,8 @@ def perform(
         "versions": {"python": platform.python_version(), PROGRAM: __version__}
         | {name: version(name) for name in VERSIONS},
     }
+    if own := own_digests(node.spec):
+        how["own_code"] = own
     before = _content(store, node) if replace else None
     if replace:
         store.set_aside(node.kind, node.digest)
