@@ -28,8 +28,11 @@ def prediction_passes(defense: Defense, classes: int) -> Passes:
     A batch that begins among the draws of an image asks again what it could not remember,
     and draws that happen to be equal are asked once; neither is counted.
     """
+    return _passes(defense, classes, draw_count(defense))
+
+
+def _passes(defense: Defense, classes: int, draws: int) -> Passes:
     once, each = split_stages(defense)
-    draws = draw_count(defense)
     total = Passes(forwards=draws)
     for _, stage in once:
         total += stage.forwards_and_backwards(rows=1, distinct=1, classes=classes)
@@ -39,3 +42,27 @@ def prediction_passes(defense: Defense, classes: int) -> Passes:
         if not stage.deterministic(classes):
             distinct = draws
     return total
+
+
+def shares_a_draw(defense: Defense, classes: int) -> bool:
+    """Whether an attacker's draws share what is applied once: where more is drawn after it."""
+    _, each = split_stages(defense)
+    return any(not stage.deterministic(classes) for _, stage in each)
+
+
+def attacker_draws(defense: Defense, classes: int, draws: int) -> int:
+    """How many draws an attacker that asks for `draws` gets: one where all are the same."""
+    return 1 if defense.deterministic(classes) else draws
+
+
+def query_passes(defense: Defense, classes: int, draws: int) -> Passes:
+    """What one question of an attacker about an image costs. See `tasks.adaptive.defended`."""
+    count = attacker_draws(defense, classes, draws)
+    if shares_a_draw(defense, classes) or count == 1:
+        return _passes(defense, classes, count)
+    return single_passes(defense, classes) * count
+
+
+def single_passes(defense: Defense, classes: int) -> Passes:
+    """What one draw of everything, what is applied once included, costs for an image."""
+    return _passes(defense, classes, 1)

@@ -29,22 +29,42 @@ class APGD(BoundedAttack):
     restarts: Count = 1
     random_start: bool = True
 
-    def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
-        """The best point of all climbs; the first begins where a PGD of the same seed does."""
-        from tasks.auto_descent import asking, climb
+    def perturb(
+        self,
+        victim: Victim,
+        pixels: Tensor,
+        labels: Tensor,
+        rows: Rows,
+        *,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """The best point of all climbs; the first begins where a PGD of the same seed does.
+
+        start: where it begins instead, in the ball, of the pixels' shape.
+        """
+        from tasks.auto_descent import Question, climb
         from tasks.descent import random_start
         from tasks.objectives import Goal
 
         ball = self.ball()
         aims = self.targets(labels, rows, victim.classes) if self.targeted else None
-        ask = asking(victim, Goal(labels, aims), self.loss)
-        first = random_start(pixels, rows, ball=ball) if self.random_start else pixels
-        best = climb(ask, pixels, first, ball=ball, steps=self.steps)
+        ask = Question(victim, Goal(labels, aims), self.loss)
+        if start is None:
+            start = random_start(pixels, rows, ball=ball) if self.random_start else pixels
+        best = climb(ask, pixels, start, ball=ball, steps=self.steps, renew=ask.renew)
         for restart in range(1, self.restarts):
             start = random_start(pixels, rows.within("restart").at(restart), ball=ball)
             asked = restart * (self.steps + 1)
-            found = climb(ask, pixels, start, ball=ball, steps=self.steps, first_step=asked)
-            best = best.or_better(found)
+            found = climb(
+                ask,
+                pixels,
+                start,
+                ball=ball,
+                steps=self.steps,
+                first_step=asked,
+                renew=ask.renew,
+            )
+            best = ask.again(best).or_better(found)
         return best.pixels
 
     def forwards_and_backwards(self) -> Passes:

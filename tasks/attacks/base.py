@@ -21,11 +21,14 @@ class Victim:
     """What is attacked.
 
     logits: float32 [N, C, H, W] in [0, 1] and the attack's step to float32 [N, classes],
-    differentiable in the pixels; a randomised victim draws afresh at each step.
+    differentiable in the pixels; a randomised victim draws afresh at each step. judged: of such
+    a victim, the logits by which points are compared: pixels and a number of a window, within
+    which the draws stay the same, to the same shape, without a gradient.
     """
 
     logits: Callable[[Tensor, int], Tensor]
     classes: int
+    judged: Callable[[Tensor, int], Tensor] | None = None
 
 
 class Attack(Kind):
