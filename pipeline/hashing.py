@@ -7,7 +7,7 @@ Each value is written with a tag and its length, so no two structures share a fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from tasks.specs import Spec
 
@@ -65,6 +65,16 @@ def _pairs(value: Mapping[object, object]) -> list[str]:
     return [canonical(key) + canonical(value[key]) for key in sorted(value, key=str)]
 
 
+def parts_of(spec: Spec) -> Iterator[Spec]:
+    """A spec and every spec inside it."""
+    yield spec
+    for name in type(spec).model_fields:
+        value = getattr(spec, name)
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, Spec):
+                yield from parts_of(part)
+
+
 def own_digests(spec: Spec) -> dict[str, str]:
     """The digests of the classes of a user's own in a spec, by the classes' names."""
     classes = sorted(spec_classes(spec), key=lambda found: found.__name__)
@@ -73,10 +83,4 @@ def own_digests(spec: Spec) -> dict[str, str]:
 
 def spec_classes(spec: Spec) -> frozenset[type[Spec]]:
     """The classes of a spec and of every spec inside it."""
-    found = {type(spec)}
-    for name in type(spec).model_fields:
-        value = getattr(spec, name)
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, Spec):
-                found |= spec_classes(part)
-    return frozenset(found)
+    return frozenset(map(type, parts_of(spec)))

@@ -23,26 +23,30 @@ from pipeline.desk import Desk, untrained
 from pipeline.devices import cpu_name
 from pipeline.events import Done, Failure, Stopped
 from pipeline.graph import Node
-from pipeline.hashing import own_digests
+from pipeline.hashing import own_digests, parts_of
 from pipeline.own_code import line_of, module_of
 from pipeline.problems import BadInput, Unwritable
 from pipeline.settings import Settings
 from pipeline.store import Damaged, Store, Writer
 from tasks.arrays import BadTensor, as_float
+from tasks.attacks.base import Attack
 from tasks.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
 from tasks.craft import check_crafted, craft
 from tasks.datasets import DatasetSpec
 from tasks.defend import BadDefense, defend
-from tasks.defenses.base import Context
+from tasks.defenses.base import Context, Defense
+from tasks.networks.base import Network
 from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec
 from tasks.progress import Tell
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.score import joined, score
-from tasks.specs import Spec
+from tasks.specs import Kind, Spec
 from tasks.train import Diverged, train
 
 EXPECTED = (BadInput, BadTensor, BadCheckpoint, BadDefense, Diverged)
 """Failures whose own line says all that a person needs."""
+FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
+"""What a part is called, by its base class."""
 PROGRAM = "test-time-defense-bench"
 TIMINGS = ("seconds", "images_per_second")
 VERSIONS = ("torch", "numpy", "pyarrow")
@@ -88,15 +92,22 @@ def attempt(
 
 
 def _named(spec: Spec, error: Exception) -> str:
-    """What to say first: which part of a user's own, or of a library, the error came from."""
-    match spec:
-        case CraftSpec(attack=attack) if type(attack).source_digest or attack.library:
-            return f"attack {attack.kind}: "
-        case DefendSpec(defense=defense):
-            module = module_of(error)
-            for _, part in defense.stages():
-                if type(part).__module__ == module:
-                    return f"defense {part.kind}: "
+    """What to say first: the part of a user's own, or of a library, that the error is about."""
+    if isinstance(error, BadDefense):
+        return "defense "
+    parts = {
+        f"{family} {part.kind}: ": part
+        for part in parts_of(spec)
+        for family, base in FAMILIES.items()
+        if isinstance(part, base)
+    }
+    module = module_of(error)
+    for name, part in parts.items():
+        if type(part).__module__ == module:
+            return name
+    for name, part in parts.items():
+        if isinstance(part, Attack) and (part.source_digest or part.library):
+            return name
     return ""
 
 
