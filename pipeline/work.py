@@ -35,6 +35,7 @@ from tasks.craft import check_crafted, craft
 from tasks.datasets import DatasetSpec
 from tasks.defend import BadDefense, defend
 from tasks.defenses.base import Context, Defense
+from tasks.libraries import LibraryProblem
 from tasks.networks.base import Network
 from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec
 from tasks.progress import Tell
@@ -43,7 +44,7 @@ from tasks.score import joined, score
 from tasks.specs import Kind, Spec
 from tasks.train import Diverged, train
 
-EXPECTED = (BadInput, BadTensor, BadCheckpoint, BadDefense, Diverged)
+EXPECTED = (BadInput, BadTensor, BadCheckpoint, BadDefense, Diverged, LibraryProblem)
 """Failures whose own line says all that a person needs."""
 FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
 """What a part is called, by its base class."""

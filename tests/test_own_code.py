@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from tiny import Recorder, data_files, write_configs
-from torch import nn
 
 from pipeline import own_code
 from pipeline.config import Catalogue, Section
@@ -22,14 +20,6 @@ from pipeline.grid import Overrides
 from pipeline.own_code import OwnCode, Parcel, pack, unpack
 from pipeline.problems import BadInput
 from pipeline.session import Session, open_session
-from tasks.defenses.base import Context
-from tasks.defenses.chain import Chain
-from tasks.defenses.counter import Counter
-from tasks.defenses.none import NoDefense
-from tasks.frozen import Frozen
-from tasks.gradient_path import gradient_fault
-from tasks.seeding import Rows
-from tasks.specs import Problem
 
 JPEG = """
 import torch
@@ -374,29 +364,3 @@ def test_a_package_that_is_another_on_a_worker_is_refused(package: Path) -> None
     own_code._known.pop("gentle.jpeg")
     with pytest.raises(BadInput, match=r"gentle\.jpeg: this worker has other code"):
         unpack(Parcel(parcel.content, tuple(other)))
-
-
-def test_a_defense_through_which_no_gradient_comes_back_is_named(bench: Bench) -> None:
-    bench.write("jpeg.py", JPEG)
-    bench.write("blind.py", f"{HEAD}{TRANSFORM}        return pixels.detach() * 1\n")
-    bench.write("deaf.py", f"{HEAD}{TRANSFORM}        return pixels.new_ones(pixels.shape)\n")
-    catalogue = Catalogue([])
-    catalogue.add("defenses", "jpeg.py")
-    jpeg, blind, deaf = (
-        catalogue.defense(catalogue.add("defenses", f"{name}.py"))
-        for name in ("jpeg", "blind", "deaf")
-    )
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    context = Context(Frozen(network, classes=10))
-    pixels, places = torch.rand(3, 1, 8, 8), torch.arange(3)
-    counter = Counter().resolved(Problem(epsilon=8, classes=10, side=8, pool=10))
-
-    def fault(*parts: object) -> str | None:
-        rows = Rows(0, places, torch.zeros_like(places))
-        return gradient_fault(Chain(parts=parts), context, pixels, rows)
-
-    assert fault(jpeg, counter, NoDefense()) is None
-    for part in (blind, deaf):
-        said = fault(jpeg, part)
-        assert said is not None
-        assert said.startswith("defense mine: no gradient comes back through its transform")
