@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from pipeline.own_code import is_reference, line_of, own_class, packaged, place_of
+from pipeline.own_code import is_reference, line_of, own_class, packaged, place_of, with_source
 from pipeline.problems import BadInput, suggestion
 from pipeline.validation import Entry, validated
 from pipeline.yaml_files import Document, Place, read_yaml
@@ -22,6 +22,7 @@ from tasks import registry
 from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
 from tasks.networks.base import Network
+from tasks.networks.factory import Factory
 from tasks.recipe import Recipe
 from tasks.registry import Family
 from tasks.specs import Kind, Precision
@@ -301,7 +302,10 @@ class Catalogue:
         # a chain is written by its name, 'counter+guo'
         known = [known for known in registry.kinds(family) if known != "chain"]
         if isinstance(kind, str) and kind in known:
-            return validated(registry.kind_class(family, kind), document, place, dict(value))
+            spec = validated(registry.kind_class(family, kind), document, place, dict(value))
+            if isinstance(spec, Factory):
+                return with_source(spec, document.file_of((*place, "factory")).parent)
+            return spec
         offered = packaged(family)
         reference = offered.get(kind, kind) if isinstance(kind, str) else ""
         if not isinstance(reference, str) or not is_reference(reference):

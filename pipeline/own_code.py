@@ -21,9 +21,9 @@ from pipeline.code_digests import source_digest
 from pipeline.problems import BadInput, suggestion
 from pipeline.syntax import parse, parse_text
 from pipeline.yaml_files import shown
+from tasks.networks.factory import Factory, own_module_name
 from tasks.specs import Kind, Spec
 
-PREFIX = "own_"
 GROUP = "test_time_defense_bench"
 """Of the entry points of installed packages: `test_time_defense_bench.defenses` and the like."""
 
@@ -95,9 +95,15 @@ def own_module(reference: str, folder: Path) -> tuple[ModuleType, str]:
     return _from_package(place), name
 
 
-def digest_of(module: ModuleType) -> str:
-    """The digest of a module's code, which `own_module` gave."""
-    return _known[module.__name__].digest
+def with_source(network: Factory, folder: Path) -> Factory:
+    """A factory with the digest of its code, and without the folder that its file lies in."""
+    place, _, name = network.factory.partition(":")
+    if place.endswith(".py"):
+        module, _ = own_module(network.factory, folder)
+        factory, source = f"{Path(place).name}:{name}", _known[module.__name__].digest
+    else:
+        factory, source = network.factory, source_digest(parse(_source_file(place)))
+    return network.model_copy(update={"factory": factory, "source": source})
 
 
 def pack(content: object) -> Parcel:
@@ -141,14 +147,21 @@ def _last_frame(error: BaseException) -> tuple[OwnCode, int] | None:
         if code is not None:
             found = code, frame.tb_lineno
         frame = frame.tb_next
+    if found is None and error.__cause__ is not None:
+        return _last_frame(error.__cause__)
     return found
 
 
 def line_of(error: BaseException) -> str:
     """What went wrong in code of a user's own, in one line with its place."""
     said = " ".join(str(error).split()) or "no message"
+    return placed(error, f"{type(error).__name__}: {said}")
+
+
+def placed(error: BaseException, line: str) -> str:
+    """A line, with the place in code of a user's own that the error went through, if it did."""
     place = place_of(error)
-    return f"{type(error).__name__}: {said}" + (f" ({place})" if place else "")
+    return f"{line} ({place})" if place else line
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -159,7 +172,7 @@ def _from_file(path: Path) -> ModuleType:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None
     digest = source_digest(parse_text(text, Path(place)))
-    code = OwnCode(f"{PREFIX}{path.stem}_{digest[:16]}", place, digest, text)
+    code = OwnCode(own_module_name(path.stem, digest), place, digest, text)
     if code.module not in _known:
         _install(code, text)
     return sys.modules[code.module]
@@ -181,19 +194,30 @@ def _install(code: OwnCode, text: str) -> None:
 
 
 def _from_package(name: str) -> ModuleType:
-    if name in _known:
-        return sys.modules[name]
     try:
         module = importlib.import_module(name)
     except ImportError as error:
         raise BadInput(f"no module '{name}': {' '.join(str(error).split())}") from None
-    path = Path(str(module.__file__))
-    if path.suffix == ".py":
-        code = OwnCode(name, name, source_digest(parse(path)), None)
+    if name not in _known and name.partition(".")[0] != "tasks":
+        code = OwnCode(name, name, source_digest(parse(_source_file(name))), None)
         _known[name] = code
-        if name.partition(".")[0] != "tasks":
-            _mark(module, code.digest)
+        _mark(module, code.digest)
     return module
+
+
+def _source_file(name: str) -> Path:
+    """The file of an installed module, which is not imported for that; BadInput without one."""
+    first, *rest = name.split(".")
+    found = importlib.util.find_spec(first)
+    if found is None:
+        raise BadInput(f"no module '{name}': {first} is not installed here")
+    path = Path(found.origin or "")
+    for part in rest:
+        inner = path.parent / part
+        path = inner / "__init__.py" if inner.is_dir() else inner.with_suffix(".py")
+    if path.suffix != ".py" or not path.is_file():
+        raise BadInput(f"no module '{name}' that is a Python file")
+    return path
 
 
 def _mark(module: ModuleType, digest: str) -> None:
