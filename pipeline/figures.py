@@ -19,30 +19,39 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from pipeline.report_costs import CostPanel, Costs
 from pipeline.report_curves import Curve, Point, Sweep
 from pipeline.report_pictures import Picture
 
 FileKind = Literal["svg", "png"]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+INK, LINE, PAPER = "#1c1c1c", "#dddddd", "#ffffff"
+"""Of text, of grids and behind all; a page may put colours of its own in their place."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
 """One a model of a panel."""
 MANNERS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--"))
 """A mark and a line, one pair an attack of the figure."""
 
 STYLE: dict[Any, Any] = {
+    "axes.edgecolor": INK,
     "axes.grid": True,
+    "axes.labelcolor": INK,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "figure.facecolor": "white",
+    "figure.facecolor": PAPER,
     "font.family": "DejaVu Sans",
     "font.size": 10,
-    "grid.color": "#dddddd",
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "savefig.bbox": "tight",
-    "savefig.facecolor": "white",
+    "savefig.facecolor": PAPER,
     "svg.fonttype": "path",
     "svg.hashsalt": "figure",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
 HOLLOW: dict[str, Any] = {"markersize": 11, "markeredgewidth": 1.8, "markerfacecolor": "none"}
 """Of marks of published numbers."""
@@ -98,10 +107,61 @@ def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> No
         _save(figure, path, kind)
 
 
+def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
+    """A defense's least accuracy against its passes, a panel a model, with intervals."""
+    with mpl.rc_context(STYLE):
+        lines = -(-len(costs.defenses) // 2)
+        size = (max(6.4, 4.6 * len(costs.panels)), 4.2 + 0.22 * lines)
+        figure = Figure(figsize=size, layout="constrained")
+        row = figure.subplots(1, len(costs.panels), sharey=True, squeeze=False)[0]
+        handles: dict[str, Any] = {}
+        for panel, axes in zip(costs.panels, row, strict=True):
+            handles |= _cost_panel(axes, panel, costs.defenses)
+            axes.set_title(panel.model, fontsize=10)
+            axes.set_xlabel("passes of the network a prediction")
+        row[0].set_ylabel("least accuracy (% of images)")
+        row[0].set_ylim(-2, 102)
+        figure.legend(
+            handles=[handles[defense] for defense in costs.defenses],
+            loc="outside lower center",
+            ncols=2,
+            fontsize=9,
+        )
+        _title(figure, f"{costs.title}: accuracy against cost")
+        _save(figure, path, kind)
+
+
 def magnification(picture: Picture) -> float:
     """How many times a perturbation is shown magnified: its largest change spans half the range."""
     largest = picture.largest_change
     return math.floor(0.5 / largest + 1e-6) if largest > 0 else 1.0
+
+
+def _cost_panel(axes: Axes, panel: CostPanel, defenses: Sequence[str]) -> dict[str, Any]:
+    """Draws the points of a model; returns a handle for each defense."""
+    handles = {}
+    for point in panel.points:
+        place = defenses.index(point.defense)
+        error = None
+        if point.interval is not None:
+            low, high = point.interval
+            error = [[max(0.0, point.accuracy - low)], [max(0.0, high - point.accuracy)]]
+        handles[point.defense] = axes.errorbar(
+            [point.passes],
+            [point.accuracy],
+            yerr=error,
+            color=COLOURS[place % len(COLOURS)],
+            marker=MANNERS[place % len(MANNERS)][0],
+            markersize=7,
+            linestyle="none",
+            capsize=3,
+            label=point.defense,
+        )
+    values = sorted({point.passes for point in panel.points})
+    if values[-1] / values[0] > WIDE:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    return handles
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], attacks: Sequence[str]) -> None:

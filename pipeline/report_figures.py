@@ -9,22 +9,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.grid import Grid
+from pipeline.report_costs import costs
 from pipeline.report_curves import Sweep, sweep
 from pipeline.report_pictures import Artifacts, NoPicture, Picture, pictures
 from pipeline.report_text import markdown_table
-from pipeline.report_view import View
+from pipeline.report_view import Scores, View
 
 if TYPE_CHECKING:
     from pipeline.figures import FileKind
 
 Draw = Callable[[Path], None]
 
+COSTS_SAID = """\
+A point is a defense under the attack of this table that leaves it the least, with the Wilson 95 %
+interval over images. Passes are forward and backward passes of the network for one image, as
+counted while the defense ran."""
+
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: Markdown that embeds it, what draws its files by their ending, and its pictures."""
+    """A figure: Markdown that embeds it, what draws its files by their ending, and its pictures.
+
+    alt: what it shows, for who cannot see it; said: what stands below it, in Markdown.
+    """
 
     markdown: str
+    alt: str = ""
+    said: str = ""
     files: Mapping[str, Draw] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
 
@@ -44,7 +55,22 @@ def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> D
     from pipeline.figures import draw_sweep
 
     files = _files(lambda kind: partial(draw_sweep, curves, kind=kind))
-    return Drawing(f"{_embedded(curves.quantity, stem)}\n\n{_curves_said(curves)}\n", files)
+    said = _curves_said(curves)
+    markdown = f"{_embedded(curves.quantity, stem)}\n\n{said}\n"
+    return Drawing(markdown, f"Accuracy against {curves.quantity}", said, files)
+
+
+def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
+    """The figure of a table's costs, see `report_costs`; None where there is nothing to draw."""
+    found = costs(view, grid, scores)
+    if found is None:
+        return None
+    from pipeline.figures import draw_costs
+
+    files = _files(lambda kind: partial(draw_costs, found, kind=kind))
+    alt = "Least accuracy of each defense against the passes that it takes"
+    markdown = f"{_embedded(alt, stem)}\n\n{COSTS_SAID}\n"
+    return Drawing(markdown, alt, COSTS_SAID, files)
 
 
 def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]]]:
@@ -63,14 +89,16 @@ def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) ->
     try:
         found = pictures(view, grid, artifacts)
     except NoPicture as reason:
-        return Drawing(f"The figure is not drawn: {reason}.\n")
+        said = f"The figure is not drawn: {reason}."
+        return Drawing(f"{said}\n", said=said)
     from pipeline.figures import draw_pictures, magnification
 
     files = _files(lambda kind: partial(draw_pictures, found, kind=kind))
     lines = [_embedded("an image before and after the attack", stem), ""]
     for picture in found:
         lines += [_rule(picture, magnification(picture)), "", *_probabilities(picture), ""]
-    return Drawing("\n".join(lines), files, found)
+    rules = " ".join(_rule(picture, magnification(picture)) for picture in found)
+    return Drawing("\n".join(lines), "An image before and after the attack", rules, files, found)
 
 
 def _files(draw: Callable[[FileKind], Draw]) -> dict[str, Draw]:

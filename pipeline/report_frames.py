@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
@@ -90,6 +90,18 @@ def table_values(view: View) -> pl.DataFrame:
     """One row for each place of a table, with unrounded numbers."""
     rows = [_entry_row(view, row, entry) for row in view.rows for entry in row.entries]
     return pl.DataFrame(rows, schema=ENTRY_COLUMNS)
+
+
+def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:
+    """A table as it is read: a row a defense of a model, an attack's place names its column."""
+    columns = {
+        "model": [row.model for row in view.rows],
+        "defense": [row.defense for row in view.rows],
+    }
+    for place in range(len(view.attacks)):
+        columns[str(place)] = [words(row, row.entries[place]) for row in view.rows]
+    columns["redraws"] = [row.redraws for row in view.rows]
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
 def probabilities(found: Sequence[Picture]) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from pipeline.session import Session, program_version
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
 
-FOR_FILES = ("polars", "matplotlib")
+FOR_FILES = ("polars", "matplotlib", "great_tables")
 """What writing a report's files needs, and computing does not."""
 NO_MLFLOW = "not installed; the results wait in the store, and a run with it logs them"
 RETRIES = 5
