@@ -20,13 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from pipeline.report_costs import CostPanel, Costs
-from pipeline.report_curves import Curve, Point, Sweep
+from pipeline.report_curves import INK, LINE, PAPER, Curve, Point, Sweep
 from pipeline.report_pictures import Picture
 
 FileKind = Literal["svg", "png"]
-
-INK, LINE, PAPER = "#1c1c1c", "#dddddd", "#ffffff"
-"""Of text, of grids and behind all; a page may put colours of its own in their place."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
 """One a model of a panel."""

@@ -16,8 +16,14 @@ from pipeline.grid import Grid
 from pipeline.problems import NO_ROOM, BadInput, writing_to
 from pipeline.report_beside import beside_markdown
 from pipeline.report_figures import Drawing, cost_drawing, drawing
-from pipeline.report_frames import probabilities, results, table_values
-from pipeline.report_gallery import galleries
+from pipeline.report_frames import (
+    exhibits_frame,
+    exhibits_of,
+    probabilities,
+    results,
+    table_values,
+)
+from pipeline.report_gallery import Gallery, galleries
 from pipeline.report_latex import table_latex
 from pipeline.report_page import Plot, Section, page_html
 from pipeline.report_pictures import Artifacts
@@ -53,7 +59,7 @@ def write_report(
     try:
         with writing_to(f"reports {folder}", NO_ROOM):
             sections = _write_files(grid, scores, folder, made or {}, artifacts)
-            found = galleries(grid, artifacts) if artifacts is not None else []
+            found = _galleries(grid, artifacts, folder / "gallery.parquet")
             text = page_html(
                 grid, scores, sections, found, made=made or {}, again=again, links=links
             )
@@ -94,6 +100,18 @@ def _write_files(
         _write_text(parts[-1][0], folder / f"{stem}.md")
     _write_text(page(grid, scores, parts, made), folder / "README.md")
     return sections
+
+
+def _galleries(grid: Grid, artifacts: Artifacts | None, path: Path) -> list[Gallery]:
+    """The galleries, and their file, which knows them the next time."""
+    if artifacts is None:
+        return []
+    found = galleries(grid, artifacts, exhibits_of(path))
+    if any(gallery.exhibits for gallery in found):
+        buffer = io.BytesIO()
+        exhibits_frame(found).write_parquet(buffer)
+        _replace(path, lambda draft: draft.write_bytes(buffer.getvalue()))
+    return found
 
 
 def _stems(found: Sequence[View]) -> list[tuple[View, str]]:

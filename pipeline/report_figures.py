@@ -67,9 +67,9 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
         return None
     from pipeline.figures import draw_costs
 
-    files = _files(lambda kind: partial(draw_costs, found, kind=kind))
+    files: dict[str, Draw] = {"svg": partial(draw_costs, found, kind="svg")}
     alt = "Least accuracy of each defense against the passes that it takes"
-    markdown = f"{_embedded(alt, stem)}\n\n{COSTS_SAID}\n"
+    markdown = f"![{alt}]({stem}.svg)\n\n{COSTS_SAID}\n"
     return Drawing(markdown, alt, COSTS_SAID, files)
 
 

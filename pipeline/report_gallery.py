@@ -7,23 +7,15 @@ defense then makes of it. What the defense added is computed anew, from the stor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pipeline.desk import Desk
-from pipeline.graph import Node
 from pipeline.grid import Cell, Grid
 from pipeline.report_pictures import Artifacts
-from pipeline.settings import KindSettings
 from pipeline.store import Damaged
-from tasks.defend import BadDefense
-from tasks.defenses.base import Context
-from tasks.first_draw import first_draw
-from tasks.node_specs import DefendSpec
 
 CLASSES = 10
 """Classes that are shown of a data set with more."""
@@ -71,32 +63,59 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images of one model; absent: classes of which no image fits the rule."""
+    """The images of one model. key: of the contents that they follow from.
+
+    problem: why there are none, in one line.
+    """
 
     cell: Cell
-    exhibits: tuple[Exhibit, ...]
-    absent: tuple[int, ...] = ()
+    key: str
+    exhibits: tuple[Exhibit, ...] = ()
     problem: str = ""
 
+    @property
+    def absent(self) -> list[int]:
+        """Classes of which no image fits the rule."""
+        found = {exhibit.label for exhibit in self.exhibits}
+        return [] if self.problem else sorted(set(_classes(self.cell)) - found)
 
-def galleries(grid: Grid, artifacts: Artifacts) -> list[Gallery]:
-    """A gallery for each model with a defended cell; `problem` says why one cannot be made.
+
+def galleries(
+    grid: Grid, artifacts: Artifacts, known: Mapping[str, tuple[Exhibit, ...]]
+) -> list[Gallery]:
+    """A gallery for each model with a defended cell.
 
     Of the model's cells the first is shown whose defense is the counter-perturbation alone,
-    else the first defended one; its attack's bare cell must be in the grid.
+    else the first defended one; its attack's bare cell must be in the grid. known: exhibits by
+    the keys of their galleries, which are not made again.
     """
     found = []
     for model in dict.fromkeys(cell.model for cell in grid.cells):
         pair = _pair([cell for cell in grid.cells if cell.model == model])
-        if pair is None:
-            continue
-        try:
-            exhibits = tuple(_exhibits(*pair, artifacts))
-            absent = set(_shown_classes(pair[0])) - {exhibit.label for exhibit in exhibits}
-            found.append(Gallery(pair[1], exhibits, tuple(sorted(absent))))
-        except (Damaged, BadDefense) as problem:
-            found.append(Gallery(pair[1], (), problem=str(problem)))
+        if pair is not None:
+            found.append(_gallery(*pair, artifacts, known))
     return found
+
+
+def _gallery(
+    bare: Cell, shown: Cell, artifacts: Artifacts, known: Mapping[str, tuple[Exhibit, ...]]
+) -> Gallery:
+    nodes = [artifacts.scores[cell.name] for cell in (bare, shown)]
+    records = [artifacts.store.known(node.kind, node.digest) for node in nodes]
+    if None in records:
+        return Gallery(shown, "", problem="not computed")
+    key = "-".join(f"{record.digest}.{record.content}" for record in records if record)
+    if key in known:
+        return Gallery(shown, key, known[key])
+    # only here: a report of what is known imports no torch
+    from pipeline.report_exhibits import exhibits
+    from tasks.defend import BadDefense
+
+    try:
+        found = exhibits(nodes[0], nodes[1], artifacts.store, _classes(shown))
+        return Gallery(shown, key, tuple(found))
+    except (Damaged, BadDefense) as problem:
+        return Gallery(shown, key, problem=str(problem))
 
 
 def _pair(cells: Sequence[Cell]) -> tuple[Cell, Cell] | None:
@@ -118,62 +137,8 @@ def _pair(cells: Sequence[Cell]) -> tuple[Cell, Cell] | None:
     return bare[shown.attack, shown.seed], shown
 
 
-def _shown_classes(cell: Cell) -> range:
+def _classes(cell: Cell) -> range:
     return range(min(CLASSES, cell.dataset_spec.classes))
-
-
-def _exhibits(bare: Cell, shown: Cell, artifacts: Artifacts) -> Iterator[Exhibit]:
-    """In the order of the classes."""
-    wanted = dict.fromkeys(_shown_classes(bare))
-    found: dict[int, Exhibit] = {}
-    for role, _ in artifacts.scores[bare.name].parents:
-        nodes = [artifacts.scores[cell.name].parent(role) for cell in (bare, shown)]
-        for exhibit in _of_a_shard(nodes[0], nodes[1], artifacts, wanted.keys() - found.keys()):
-            found[exhibit.label] = exhibit
-        if len(found) == len(wanted):
-            break
-    return (found[label] for label in sorted(found))
-
-
-def _of_a_shard(
-    bare: Node, shown: Node, artifacts: Artifacts, wanted: set[int]
-) -> Iterator[Exhibit]:
-    spec = shown.spec
-    assert isinstance(spec, DefendSpec)
-    # a few images: how many go at a time is of no consequence
-    settings = KindSettings()
-    desks = [
-        Desk(node, artifacts.store, settings, torch.device("cpu"), lambda _: None)
-        for node in (bare, shown)
-    ]
-    attacked, defended = (desk.outcomes(desk.node) for desk in desks)
-    desk = desks[1]
-    examples = desk.examples(shown.parent("examples"), spec.shard)
-    splits = desk.splits(shown.parent("examples").parent("dataset"))
-    frozen = desk.frozen(spec.precision)
-    pool = splits.test if spec.defense.pool_split() == "test" else splits.train
-    context = Context(frozen, pool if spec.defense.needs_pool() else None)
-    taken: set[int] = set()
-    for row in (~attacked.correct[:, 0]).nonzero().flatten().tolist():
-        label, place = int(examples.labels[row]), int(examples.ids[row])
-        if label not in wanted - taken:
-            continue
-        clean = splits.test.pixels[place : place + 1].float() / 255
-        answer = frozen.probabilities(clean)[0]
-        if int(answer.argmax()) != label:
-            continue
-        taken.add(label)
-        adversarial = examples.pixels[row : row + 1]
-        ids = examples.ids[row : row + 1]
-        after = first_draw(spec.defense, context, adversarial, ids, seed=spec.seed)
-        images = (clean, adversarial, after)
-        answers = (answer, attacked.probabilities[row, 0], defended.probabilities[row, 0])
-        yield Exhibit(
-            place,
-            label,
-            *(image[0].permute(1, 2, 0).contiguous().numpy() for image in images),
-            *(answer.numpy() for answer in answers),
-        )
 
 
 def _change(before: Pixels, after: Pixels) -> Change:

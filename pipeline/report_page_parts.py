@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.figures import INK, LINE, PAPER
 from pipeline.grid import Cell, Grid
 from pipeline.report_costs import passes
+from pipeline.report_curves import INK, LINE, PAPER
 from pipeline.report_gallery import Change, Exhibit, Gallery
 from pipeline.report_text import accuracy, interval_words
 from pipeline.report_view import Facts, Scores, interval, number

@@ -34,7 +34,7 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
     from rich.console import Console
 
     from pipeline.progress import make_progress
-    from pipeline.tracking_server import default_uri, shown
+    from pipeline.tracking_server import default_uri, is_web, shown
 
     began = time.time()
     minutes = options["stop_after"]
@@ -66,13 +66,18 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
         raise
     finally:
         progress.close()
-    problems: dict[str, int] = {}
-    if session.unwritten is not None and session.unwritten not in finished.missing.values():
-        problems[session.unwritten] = 1
+    problems = _unwritten(session, finished)
     report = None
     try:
+        if tracker is not None and is_web(uri):
+            tracker.settle()  # so that the page can link to the runs
         report = report_grid(
-            session, options["reports"], as_json=options["as_json"], finished=finished
+            session,
+            options["reports"],
+            as_json=options["as_json"],
+            finished=finished,
+            uri=uri,
+            again=again,
         )
     except (BadInput, Unwritable) as trouble:
         problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1
@@ -87,6 +92,13 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
     for problem in problems:
         errors.print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
     return _exit_code(finished, problems.values())
+
+
+def _unwritten(session: Session, finished: RunFinished) -> dict[str, int]:
+    """Why the run is not in the ledger, with its exit code; a failed node's reason stands alone."""
+    if session.unwritten is None or session.unwritten in finished.missing.values():
+        return {}
+    return {session.unwritten: 1}
 
 
 def _tracker(session: Session, uri: str) -> Tracker | None:
@@ -107,12 +119,20 @@ def _tracker(session: Session, uri: str) -> Tracker | None:
 
 
 def report_grid(
-    session: Session, reports: Path, *, as_json: bool, finished: RunFinished | None = None
+    session: Session,
+    reports: Path,
+    *,
+    as_json: bool,
+    finished: RunFinished | None = None,
+    uri: str = "",
+    again: Sequence[str] = (),
 ) -> Path | None:
-    """Write the tables of what the store holds and print them; returns the front page's path.
+    """Write the tables of what the store holds and print them; returns the page's path.
 
-    Where a library that files need is not installed, that is said, and None returned. BadInput
-    or Unwritable, once all is printed, where the files cannot be written.
+    uri: the tracking server that the page links to, if it has pages; again: words that a
+    command which computes a cell anew needs besides the grid and the cell. Where a library that
+    files need is not installed, that is said, and None returned. BadInput or Unwritable, once
+    all is printed, where the files cannot be written.
     """
     from rich.console import Console
 
@@ -120,6 +140,8 @@ def report_grid(
     from pipeline.report_paper import references_of
     from pipeline.report_pictures import Artifacts
     from pipeline.report_terminal import render_terminal
+    from pipeline.tracking_results import Results
+    from pipeline.tracking_server import shown
 
     scores = Scores(
         facts=session.facts(),
@@ -140,7 +162,16 @@ def report_grid(
         from pipeline.report import write_report
 
         try:
-            page = write_report(session.grid, scores, reports, session.made(), artifacts)
+            known = Results(session.grid, session.scores, session.store, session.ledger, shown(uri))
+            page = write_report(
+                session.grid,
+                scores,
+                reports,
+                session.made(),
+                artifacts,
+                again=[word for word in again if word != "--force"],
+                links=known.links(uri),
+            )
         except (BadInput, Unwritable) as error:
             trouble = error
     if as_json:

@@ -61,7 +61,7 @@ class Tracker:
         self._computed: Counter[str] = Counter()
         self._end: RunFinished | None = None
         self._report: Path | None = None
-        self._tasks: queue.SimpleQueue[Node | Cell | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Node | Cell | threading.Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._server: _Server | None = None
@@ -84,6 +84,15 @@ class Tracker:
     def owes(self) -> bool:
         """Whether the store holds results of this grid that the server was not told of."""
         return bool(self._results.owed())
+
+    def settle(self) -> None:
+        """Log the results that are owed by now, and wait for that: their runs are then known."""
+        if self._closed or (self._thread is None and not self.owes()):
+            return
+        self._started()
+        settled = threading.Event()
+        self._tasks.put(settled)
+        settled.wait()
 
     def finish(self, report: Path | None = None) -> None:
         """Log all that is owed, the parent's numbers and the report's files; sets `problem`.
@@ -123,10 +132,17 @@ class Tracker:
 
     def _work(self) -> None:
         self._attempt(self._open)
-        while (result := self._tasks.get()) is not None:
-            if self._trouble is None:
-                self._attempt(partial(self._log, result))
+        while (task := self._tasks.get()) is not None:
+            if isinstance(task, threading.Event):
+                self._unless_in_trouble(self._log_owed)
+                task.set()
+            else:
+                self._unless_in_trouble(partial(self._log, task))
         self._attempt(self._complete)
+
+    def _unless_in_trouble(self, task: Callable[[], object]) -> None:
+        if self._trouble is None:
+            self._attempt(task)
 
     def _attempt(self, task: Callable[[], object]) -> None:
         self._trouble = None
@@ -158,12 +174,15 @@ class Tracker:
         if (child := self._results.child(result)) is not None:
             self._results.mark(child, self._open().child(child))
 
+    def _log_owed(self) -> None:
+        for result in self._results.owed():
+            self._log(result)
+
     def _complete(self) -> None:
         """Everything that is still owed, and then the parent's own numbers and files."""
         self._check()
         server = self._open()
-        for result in self._results.owed():
-            self._log(result)
+        self._log_owed()
         scored = {name: record.facts for name, record in self._results.standing().items()}
         names = metric_names("accuracy", self._results.scores)
         points = [Point(names[name], float(str(f["accuracy"]))) for name, f in scored.items()]

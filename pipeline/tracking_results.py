@@ -12,6 +12,7 @@ from pipeline.ledger import Ledger
 from pipeline.planning import Look
 from pipeline.store import Damaged, Record, Store
 from pipeline.tracking_runs import ChildRun, score_key, score_run, train_key, train_run
+from pipeline.tracking_server import is_web, shown
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ class Results:
             if model is not None and (record := self._record(model)) is not None:
                 trainings[train_key(record)] = model
         return [result for key, result in (trainings | cells).items() if key not in logged]
+
+    def links(self, uri: str) -> dict[str, str]:
+        """Cell's name → the page of its run, of the cells that a web server was told of."""
+        if not is_web(uri):
+            return {}
+        cells = {cell.name: cell for cell in self.grid.cells}
+        found = {}
+        for name, record in self.standing().items():
+            run_id = self.ledger.run_of(self.server, score_key(cells[name], record))
+            if run_id is not None:
+                found[name] = f"{shown(uri).rstrip('/')}/#/runs/{run_id}"
+        return found
 
     def child(self, result: Node | Cell) -> ChildRun | None:
         """The run of a training or a cell; None if it is no longer there, or already logged."""
