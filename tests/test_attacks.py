@@ -31,6 +31,8 @@ def variants() -> list[Attack]:
     found = []
     for kind in kinds("attacks"):
         attack = kind_class("attacks", kind)
+        if attack.compound:
+            continue  # made of the others
         choices: list[dict[str, object]] = [{}]
         if "targeted" in attack.model_fields:
             choices.append({"targeted": True})
