@@ -86,12 +86,12 @@ def galleries(
     """A gallery for each model with a defended cell.
 
     Of the model's cells the first is shown whose defense is the counter-perturbation alone,
-    else the first defended one; its attack's bare cell must be in the grid. known: exhibits by
+    else the first defended one; a bare cell of the same examples must be in the grid. known: exhibits by
     the keys of their galleries, which are not made again.
     """
     found = []
     for model in dict.fromkeys(cell.model for cell in grid.cells):
-        pair = _pair([cell for cell in grid.cells if cell.model == model])
+        pair = _pair([cell for cell in grid.cells if cell.model == model], artifacts)
         if pair is not None:
             found.append(_gallery(*pair, artifacts, known))
     return found
@@ -118,23 +118,29 @@ def _gallery(
         return Gallery(shown, key, problem=str(problem))
 
 
-def _pair(cells: Sequence[Cell]) -> tuple[Cell, Cell] | None:
-    """The bare cell of an attack and the defended one that is shown."""
+def _pair(cells: Sequence[Cell], artifacts: Artifacts) -> tuple[Cell, Cell] | None:
+    """A bare cell, and the defended one that is shown of those with the very same examples."""
     bare = {
-        (cell.attack, cell.seed): cell
-        for cell in cells
+        _examples(cell, artifacts): cell
+        for cell in reversed(cells)
         if cell.defense_spec.kind == "none" and cell.attack_spec.crafts
     }
     defended = [
         cell
         for cell in cells
-        if (cell.attack, cell.seed) in bare and cell.defense_spec.kind != "none"
+        if cell.defense_spec.kind != "none" and _examples(cell, artifacts) in bare
     ]
     if not defended:
         return None
     counters = (cell for cell in defended if cell.defense_spec.kind == "counter")
     shown = next(counters, defended[0])
-    return bare[shown.attack, shown.seed], shown
+    return bare[_examples(shown, artifacts)], shown
+
+
+def _examples(cell: Cell, artifacts: Artifacts) -> tuple[str, ...]:
+    """Digests of the examples of each shard; those of an adaptive attack are its defense's own."""
+    shards = artifacts.scores[cell.name].parents
+    return tuple(node.parent("examples").digest for _, node in shards)
 
 
 def _classes(cell: Cell) -> range:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import Tiny, write_configs
 
+from pipeline.cell_nodes import CellNodes
 from pipeline.desk import Desk
 from pipeline.report import write_report
 from pipeline.report_frames import exhibits_frame, exhibits_of
@@ -159,3 +160,17 @@ def test_examples_that_were_damaged_are_named_and_the_report_is_written(
     finally:
         path.write_bytes(whole)
     assert "Not shown: craft" in page.read_text("utf-8")
+
+
+def test_a_cell_whose_examples_are_its_own_is_not_shown_beside_the_bare_one(
+    done: Tiny,
+) -> None:
+    grid = done.session().grid
+    artifacts = artifacts_of(done)
+    cell = grid.cell("mixed/pgd/counter")
+    # as of an adaptive attack: the same name, other examples
+    attack = cell.attack_spec.model_copy(update={"steps": 1})
+    other = CellNodes().score(dataclasses.replace(cell, attack_spec=attack))
+    moved = {**artifacts.scores, cell.name: other}
+    (gallery,) = galleries(grid, Artifacts(artifacts.store, moved), {})
+    assert gallery.cell.name == "mixed/pgd/guo"
