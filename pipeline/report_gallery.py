@@ -86,8 +86,8 @@ def galleries(
     """A gallery for each model with a defended cell.
 
     Of the model's cells the first is shown whose defense is the counter-perturbation alone,
-    else the first defended one; a bare cell of the same examples must be in the grid. known: exhibits by
-    the keys of their galleries, which are not made again.
+    else the first defended one; a bare cell of the same examples must be in the grid. known:
+    exhibits by the keys of their galleries, which are not made again.
     """
     found = []
     for model in dict.fromkeys(cell.model for cell in grid.cells):
