@@ -6,6 +6,7 @@ in colour, line and mark at once, in colours that colour-blind eyes tell apart (
 
 from __future__ import annotations
 
+import contextlib
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from pipeline.report_costs import CostPanel, Costs
 from pipeline.report_curves import INK, LINE, PAPER, Curve, Point, Sweep
 from pipeline.report_pictures import Picture
 
@@ -80,8 +80,8 @@ def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
         row[0].set_ylabel("accuracy (% of images)")
         low, high = row[0].get_ylim()  # of all panels, once all are drawn
         row[0].set_ylim(max(-2.0, low), min(102.0, high))
-        _title(figure, sweep.title)
-        _save(figure, path, kind)
+        write_title(figure, sweep.title)
+        save(figure, path, kind)
 
 
 def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> None:
@@ -101,64 +101,13 @@ def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> No
                 )
                 place.set_title(heading, fontsize=10)
                 place.set_axis_off()
-        _save(figure, path, kind)
-
-
-def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
-    """A defense's least accuracy against its passes, a panel a model, with intervals."""
-    with mpl.rc_context(STYLE):
-        lines = -(-len(costs.defenses) // 2)
-        size = (max(6.4, 4.6 * len(costs.panels)), 4.2 + 0.22 * lines)
-        figure = Figure(figsize=size, layout="constrained")
-        row = figure.subplots(1, len(costs.panels), sharey=True, squeeze=False)[0]
-        handles: dict[str, Any] = {}
-        for panel, axes in zip(costs.panels, row, strict=True):
-            handles |= _cost_panel(axes, panel, costs.defenses)
-            axes.set_title(panel.model, fontsize=10)
-            axes.set_xlabel("passes of the network a prediction")
-        row[0].set_ylabel("least accuracy (% of images)")
-        row[0].set_ylim(-2, 102)
-        figure.legend(
-            handles=[handles[defense] for defense in costs.defenses],
-            loc="outside lower center",
-            ncols=2,
-            fontsize=9,
-        )
-        _title(figure, f"{costs.title}: accuracy against cost")
-        _save(figure, path, kind)
+        save(figure, path, kind)
 
 
 def magnification(picture: Picture) -> float:
     """How many times a perturbation is shown magnified: its largest change spans half the range."""
     largest = picture.largest_change
     return math.floor(0.5 / largest + 1e-6) if largest > 0 else 1.0
-
-
-def _cost_panel(axes: Axes, panel: CostPanel, defenses: Sequence[str]) -> dict[str, Any]:
-    """Draws the points of a model; returns a handle for each defense."""
-    handles = {}
-    for point in panel.points:
-        place = defenses.index(point.defense)
-        error = None
-        if point.interval is not None:
-            low, high = point.interval
-            error = [[max(0.0, point.accuracy - low)], [max(0.0, high - point.accuracy)]]
-        handles[point.defense] = axes.errorbar(
-            [point.passes],
-            [point.accuracy],
-            yerr=error,
-            color=COLOURS[place % len(COLOURS)],
-            marker=MANNERS[place % len(MANNERS)][0],
-            markersize=7,
-            linestyle="none",
-            capsize=3,
-            label=point.defense,
-        )
-    values = sorted({point.passes for point in panel.points})
-    if values[-1] / values[0] > WIDE:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    return handles
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], attacks: Sequence[str]) -> None:
@@ -267,11 +216,20 @@ def _seen(heading: str, answer: np.ndarray) -> str:
     return f"{heading}\nseen as class {answer.argmax()} ({answer.max():.2f})"
 
 
-def _title(figure: Figure, title: str) -> None:
+@contextlib.contextmanager
+def sheet(width_in: float, height_in: float) -> Iterator[Figure]:
+    """A figure to be drawn and saved within the style."""
+    with mpl.rc_context(STYLE):
+        yield Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def write_title(figure: Figure, title: str) -> None:
+    """Above all, in as many lines as it takes."""
     room = int(figure.get_figwidth() * 11)
     figure.suptitle("\n".join(textwrap.wrap(title, room)), fontsize=11)
 
 
-def _save(figure: Figure, path: Path, kind: FileKind) -> None:
+def save(figure: Figure, path: Path, kind: FileKind) -> None:
+    """Without anything that differs from day to day."""
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     figure.savefig(path, format=kind, dpi=RESOLUTION_DPI, metadata=nothing)

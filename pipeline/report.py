@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING
 
 from pipeline.grid import Grid
 from pipeline.problems import NO_ROOM, BadInput, writing_to
+from pipeline.report_adaptive import what_is_left
 from pipeline.report_beside import beside_markdown
-from pipeline.report_figures import Drawing, cost_drawing, drawing
+from pipeline.report_figures import Drawing, cost_drawing, drawing, left_drawing
 from pipeline.report_frames import (
     exhibits_frame,
     exhibits_of,
+    left_values,
     probabilities,
     results,
     table_values,
 )
 from pipeline.report_gallery import Gallery, galleries
 from pipeline.report_latex import table_latex
+from pipeline.report_left import left_markdown
 from pipeline.report_page import Plot, Section, page_html
 from pipeline.report_pictures import Artifacts
 from pipeline.report_tables import views
@@ -84,18 +87,22 @@ def _write_files(
     for view, stem in _stems(views(grid, scores)):
         _write_frame(table_values(view), folder / stem)
         _write_text(table_latex(view), folder / f"{stem}.tex")
+        left = what_is_left(view, grid, scores)
         figures = {
             stem: drawing(view, stem, grid, artifacts),
             f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
+            f"{stem}-left": left_drawing(left, f"{stem}-left"),
         }
         plots = [
             Plot(_write_figure(figure, folder, name), figure.alt, figure.said)
             for name, figure in figures.items()
             if figure is not None
         ]
-        sections.append(Section(view, stem, plots))
+        if left:
+            _write_frame(left_values(left), folder / f"{stem}-left")
+        sections.append(Section(view, stem, plots, left))
         shown = [figure.markdown for figure in figures.values() if figure is not None]
-        said = [table_markdown(view), beside_markdown(view), *shown]
+        said = [table_markdown(view), left_markdown(left), beside_markdown(view), *shown]
         parts.append(("\n".join(filter(None, said)), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
     _write_text(page(grid, scores, parts, made), folder / "README.md")

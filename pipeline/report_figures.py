@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.grid import Grid
+from pipeline.report_adaptive import Left
 from pipeline.report_costs import costs
 from pipeline.report_curves import Sweep, sweep
 from pipeline.report_pictures import Artifacts, NoPicture, Picture, pictures
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Draw = Callable[[Path], None]
 
+LEFT_SAID = """\
+From the oblivious attack that leaves a defense the least to the adaptive one on the same images,
+with Wilson 95 % intervals; the cross is the worst case of each image over all attacks."""
 COSTS_SAID = """\
 A point is a defense under the attack of this table that leaves it the least, with the Wilson 95 %
 interval over images. Passes are forward and backward passes of the network for one image, as
@@ -65,7 +69,7 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
     found = costs(view, grid, scores)
     if found is None:
         return None
-    from pipeline.figures import draw_costs
+    from pipeline.figures_points import draw_costs
 
     files: dict[str, Draw] = {"svg": partial(draw_costs, found, kind="svg")}
     alt = "Least accuracy of each defense against the passes that it takes"
@@ -79,6 +83,17 @@ def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]
         yield "clean", picture.clean_answer.tolist()
     for place, (label, answer) in enumerate(picture.answers.items()):
         yield label if place else "adversarial", answer.tolist()
+
+
+def left_drawing(rows: Sequence[Left], stem: str) -> Drawing | None:
+    """Adaptive against oblivious accuracy; None where no adaptive attack was made."""
+    if not rows:
+        return None
+    from pipeline.figures_points import draw_left
+
+    files: dict[str, Draw] = {"svg": partial(draw_left, rows, kind="svg")}
+    alt = "Accuracy of each defense under an oblivious and under an adaptive attack"
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{LEFT_SAID}\n", alt, LEFT_SAID, files)
 
 
 def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> Drawing | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from pipeline.grid import Cell, Grid
+from pipeline.report_adaptive import Left
 from pipeline.report_figures import class_probabilities
 from pipeline.report_gallery import Exhibit, Gallery
 from pipeline.report_paper import Reference
@@ -114,7 +115,38 @@ def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:
     for place in range(len(view.attacks)):
         columns[str(place)] = [words(row, row.entries[place]) for row in view.rows]
     columns["redraws"] = [row.redraws for row in view.rows]
+    return texts(columns)
+
+
+def texts(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """Columns of words."""
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+
+
+def left_values(rows: Sequence[Left]) -> pl.DataFrame:
+    """One row for each defended model and adaptive attack, with unrounded numbers."""
+    return pl.DataFrame([_left_row(row) for row in rows], infer_schema_length=None)
+
+
+def _left_row(left: Left) -> dict[str, object]:
+    values: dict[str, object] = {
+        "model": left.model,
+        "defense": left.defense,
+        "adaptive_attack": left.adaptive_attack,
+        "replayed_attack": left.replayed,
+        "images": left.images,
+    }
+    for name in ("clean", "bare", "oblivious", "adaptive", "worst"):
+        rate = getattr(left, name)
+        low, high = (rate.interval if rate else None) or (None, None)
+        values |= {name: rate and rate.accuracy, f"{name}_low": low, f"{name}_high": high}
+    cost = left.cost
+    return values | {
+        "forwards": cost and cost.forwards,
+        "backwards": cost and cost.backwards,
+        "milliseconds": cost and cost.milliseconds,
+        "times_bare": cost and cost.times_bare,
+    }
 
 
 def probabilities(found: Sequence[Picture]) -> pl.DataFrame:

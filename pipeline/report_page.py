@@ -13,8 +13,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.grid import Grid
+from pipeline.report_adaptive import Left
 from pipeline.report_beside import differing, judged, published_words
 from pipeline.report_gallery import Gallery
+from pipeline.report_left import HEADING
+from pipeline.report_left import LEGEND as LEFT_LEGEND
 from pipeline.report_page_parts import (
     anchors,
     cells_told,
@@ -23,8 +26,9 @@ from pipeline.report_page_parts import (
     themed,
     wall,
 )
-from pipeline.report_page_tables import table_html
+from pipeline.report_page_tables import left_html, table_html
 from pipeline.report_text import (
+    ADAPTIVE,
     BESIDE,
     GAINS,
     INTERVALS,
@@ -56,11 +60,12 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of the page, the stem of its files' names, and its figures."""
+    """A table of the page, the stem of its files' names, its figures, what is left of defenses."""
 
     view: View
     stem: str
     plots: Sequence[Plot] = ()
+    left: Sequence[Left] = ()
 
 
 def page_html(
@@ -88,7 +93,8 @@ def page_html(
     environment.globals["interval_words"] = interval_words
     environment.globals["published_words"] = published_words
     places = anchors(grid)
-    meaning = [OBLIVIOUS, INTERVALS, *GAINS.split("\n\n")]
+    adaptive = [ADAPTIVE] if any(cell.attack_spec.compound for cell in grid.cells) else []
+    meaning = [OBLIVIOUS, *adaptive, INTERVALS, *GAINS.split("\n\n")]
     if scores.published:
         meaning.append(BESIDE)
     template = environment.get_template("page.html")
@@ -127,6 +133,20 @@ def _section(
         "title": view.table.title or view.table.name,
         "table": table_html(view, identity, words),
         "said": caption(view),
+        "left": [
+            {
+                "id": f"{identity}-left-{place}",
+                "title": f"{HEADING} under {attack}",
+                "table": left_html(
+                    [row for row in section.left if row.adaptive_attack == attack],
+                    f"{identity}-left-{place}-table",
+                ),
+            }
+            for place, attack in enumerate(
+                dict.fromkeys(row.adaptive_attack for row in section.left), 1
+            )
+        ],
+        "left_said": LEFT_LEGEND,
         "notes": view.notes,
         "beside": [*judged(view), *differing(view)],
         "plots": [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from great_tables import GT, html
 
-from pipeline.report_frames import laid_out
+from pipeline.report_adaptive import Left
+from pipeline.report_frames import laid_out, texts
 from pipeline.report_latex import spans
+from pipeline.report_left import NUMBERS, left_words
 from pipeline.report_view import Entry, Row, View
 
 
@@ -38,10 +40,30 @@ def table_html(view: View, identity: str, words: Callable[[Row, Entry], str]) ->
         .cols_align("left", ["redraws"])
         .fmt_passthrough(places, escape=False)
     )
+    return _bare(table, _legend(view))
+
+
+def left_html(rows: Sequence[Left], identity: str) -> str:
+    """What is left of defenses under one adaptive attack, a group of rows a model."""
+    words = {name: [left_words(row)[place] for row in rows] for place, name in enumerate(NUMBERS)}
+    frame = texts({"model": [r.model for r in rows], "defense": [r.defense for r in rows], **words})
+    table = (
+        GT(frame, id=identity, rowname_col="defense", groupname_col="model", auto_align=False)
+        .tab_stubhead("defense")
+        .cols_align("right", list(NUMBERS))
+    )
+    images = rows[0].images
+    return _bare(
+        table, f"Accuracy in percent, with the 95 % interval, over the same {images} images"
+    )
+
+
+def _bare(table: GT, caption: str) -> str:
+    """A table's element without styles of its own, and with a caption."""
     found = re.search(r"<table.*</table>", table.as_raw_html(), re.DOTALL)
     assert found is not None
-    legend = f"<caption>{_escaped(_legend(view))}</caption>"
-    return re.sub(r"(<table[^>]*>)", lambda start: start[0] + legend, found[0], count=1)
+    element = f"<caption>{_escaped(caption)}</caption>"
+    return re.sub(r"(<table[^>]*>)", lambda start: start[0] + element, found[0], count=1)
 
 
 def _legend(view: View) -> str:

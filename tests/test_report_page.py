@@ -14,9 +14,12 @@ from made_up import make_facts, make_grid, make_scores
 from pipeline.grid import Grid
 from pipeline.paper import Published
 from pipeline.report import write_report
-from pipeline.report_page import TEMPLATES
+from pipeline.report_adaptive import Left, Rate
+from pipeline.report_figures import left_drawing
+from pipeline.report_page import TEMPLATES, Plot, Section, page_html
 from pipeline.report_page_parts import anchors, inline, themed
 from pipeline.report_paper import Reference
+from pipeline.report_tables import views
 from pipeline.report_view import Scores
 
 
@@ -147,9 +150,6 @@ def test_a_published_number_stands_beside_the_measured_one_with_its_verdict(tmp_
 
 
 def test_only_a_significant_gain_is_bold(tmp_path: Path):
-    from pipeline.report_page import Section, page_html
-    from pipeline.report_tables import views
-
     grid = make_grid(("clean",), models=("demo-iat",))
     (view,) = views(grid, make_scores(grid))
     rows = tuple(
@@ -253,3 +253,28 @@ def test_a_fact_of_another_kind_is_shown_too(tmp_path: Path):
     text, _ = written(tmp_path, grid, Scores({grid.cells[0].name: facts}))
     assert "<dt>adaptive steps</dt><dd>100</dd>" in text
     assert "<dt>card</dt><dd>pass</dd>" in text
+
+
+def test_what_is_left_of_a_defense_stands_below_its_table_by_adaptive_attack(tmp_path: Path):
+    grid = make_grid(("clean",), models=("demo-iat",))
+    (view,) = views(grid, make_scores(grid))
+    rate = Rate(40.0, (30.0, 50.0))
+    rows = [
+        Left("demo-iat", defense, attack, 100, adaptive=rate, worst=Rate(39.0, None))
+        for attack in ("adaptive-quick", "adaptive")
+        for defense in ("none", "a<b")
+    ]
+    drawing = left_drawing(rows, "table1-left")
+    assert drawing is not None
+    drawing.files["svg"](tmp_path / "left.svg")
+    plot = Plot((tmp_path / "left.svg").read_text("utf-8"), drawing.alt, drawing.said)
+    section = Section(view, "table1", [plot], rows)
+    text = page_html(grid, make_scores(grid), [section], [], made={})
+    page = Elements(text)
+    assert "What is left of each defense under adaptive-quick" in page.words
+    assert text.count("over the same 100 images</caption>") == 2
+    assert text.count("40.0 [30, 50]") == 4
+    assert "a<b" in page.words
+    assert "<b " not in text
+    assert len(page.values("id")) == len(set(page.values("id")))
+    assert left_drawing([], "table1-left") is None
