@@ -84,6 +84,9 @@ def main() -> None:
     help="Stop in order after so long; the same command goes on from there.",
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
+@click.option(
+    "--system-metrics", is_flag=True, help="Let MLflow watch this machine while the run goes on."
+)
 @json_option
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:

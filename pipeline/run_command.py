@@ -47,7 +47,7 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
     session.store.prepare()
     uri = options["mlflow_uri"] or default_uri(Path.cwd())
     forced = session.forced(options["start"]) if options["force"] else set()
-    tracker = _tracker(session, uri)
+    tracker = _tracker(session, uri, system_metrics=options["system_metrics"])
     progress = make_progress(errors, quiet=options["quiet"] or options["as_json"])
     for line in decided:
         errors.print(line, markup=False, highlight=False)
@@ -101,8 +101,12 @@ def _unwritten(session: Session, finished: RunFinished) -> dict[str, int]:
     return {session.unwritten: 1}
 
 
-def _tracker(session: Session, uri: str) -> Tracker | None:
+def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | None:
     """Who tells MLflow, where it is installed."""
+    if system_metrics and importlib.util.find_spec("psutil") is None:
+        raise BadInput(
+            "--system-metrics needs psutil: install test-time-defense-bench[system-metrics]"
+        )
     if importlib.util.find_spec("mlflow") is None:
         return None
     from pipeline.tracking import Tracker
@@ -115,6 +119,7 @@ def _tracker(session: Session, uri: str) -> Tracker | None:
         scores=session.scores,
         command=["pipeline", *sys.argv[1:]],
         version=program_version(),
+        system_metrics=system_metrics,
     )
 
 
