@@ -8,6 +8,7 @@ from broken_defenses import Detaching, Rounding, Sharing, ZeroGradient
 from torch import nn
 
 from tasks.arrays import BadTensor, Images
+from tasks.card_passes import card_passes
 from tasks.data import digits
 from tasks.defenses.base import Context, Defense
 from tasks.defenses.chain import Chain
@@ -208,6 +209,26 @@ def test_a_deterministic_defense_is_asked_once_for_all_its_draws(frozen, images)
     asked(Rounding(), alone, images, draws=1)
     assert frozen.forwards == alone.forwards
     assert frozen.backwards == alone.backwards
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        NoDefense(),
+        Counter(label_count=3),
+        Gaussian(draws=4),
+        Chain(parts=(Counter(), Gaussian(draws=4))),
+    ],
+    ids=["none", "counter", "gaussian", "counter+gaussian"],
+)
+@pytest.mark.parametrize("queries", [0, 4])
+def test_the_declared_passes_are_those_that_are_taken(defense, queries, frozen, images):
+    few = images[:12]
+    spec = spec_of(defense, images=12, steps=(2, 3), queries=queries, converges=queries > 0)
+    card(few, Context(frozen), spec, batch_size=10_000)
+    declared = card_passes(spec, 10)
+    assert frozen.forwards == declared.forwards
+    assert frozen.backwards == declared.backwards
 
 
 def test_progress_goes_from_check_to_check(frozen, images):
