@@ -188,12 +188,13 @@ def test_what_no_budget_is_left_for_is_said_to_be_skipped(frozen, images):
 
 def test_the_same_card_is_found_again_whatever_the_batch(frozen, images):
     defense = Gaussian(draws=3)
-    whole = asked(defense, frozen, images, queries=3)
-    again = asked(defense, frozen, images, batch_size=50, queries=3)
+    few, small = images[:16], {"images": 16, "queries": 3, "climb_steps": 5}
+    whole = asked(defense, frozen, few, **small)
+    again = asked(defense, frozen, few, batch_size=20, **small)
     for check in CHECKS:
         if check != "alone":
             assert again[check] == whole[check]
-    assert asked(defense, frozen, images, queries=3, seed=4) != whole
+    assert asked(defense, frozen, few, **small, seed=4) != whole
 
 
 def test_the_l2_ball_is_examined_too(frozen, images):
