@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline import __version__
@@ -21,11 +22,13 @@ from pipeline.grid import Cell, Grid, Overrides, load_grid
 from pipeline.hashing import spec_classes
 from pipeline.ledger import Invocation, Ledger
 from pipeline.planning import Look, Plan, make_plan
-from pipeline.problems import Unwritable
+from pipeline.problems import BadInput, Unwritable
 from pipeline.runner import Run
 from pipeline.selection import selected
 from pipeline.settings import Settings, read_settings
 from pipeline.store import Damaged, Record, Store
+from tasks.libraries import absent
+from tasks.specs import Kind
 
 TASKS = {
     "dataset": ("tasks.data",),
@@ -84,6 +87,14 @@ class Session:
         """Stop, as BadInput, at code that changed undecided; returns what versions decided."""
         entries = {(node.kind, spec_classes(node.spec)) for node in Graph(self.chosen.values())}
         return check([Entry(classes, frozenset(TASKS[kind])) for kind, classes in entries])
+
+    def check_libraries(self) -> None:
+        """BadInput where the cells to compute need a library that is not installed here."""
+        for node in Graph(self.chosen.values()):
+            for cls in spec_classes(node.spec):
+                library = cls.library if issubclass(cls, Kind) else ""
+                if library and find_spec(library) is None and self.record(node) is None:
+                    raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
     def forced(self, start: str) -> set[str]:
         """Digests that --force computes again: defend and score, and craft from there."""
@@ -159,6 +170,8 @@ class Session:
         until: float | None = None,
     ) -> RunFinished:
         """Compute what is missing, to the end or to a Unix time, and write it into the ledger."""
+        if address is None:
+            self.check_libraries()
 
         def report(digest: str, progress: object) -> None:
             from pipeline.events import NodeProgress

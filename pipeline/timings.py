@@ -101,7 +101,7 @@ class _Reader:
         try:
             workload, seconds = self._work(record)
             device = str(record.how["device"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, NotImplementedError):
             return None
         if not (workload.amount > 0 and seconds > 0):
             return None

@@ -38,7 +38,17 @@ class Workload:
 
 
 def workload(node: Node, train_images: Mapping[DatasetSpec, int]) -> Workload:
-    """A node's work. train_images: how many images each data set has to train on."""
+    """A node's work. train_images: how many images each data set has to train on.
+
+    It is 0 where it is not known: an attack or a network of a user's own need not say.
+    """
+    try:
+        return Workload(sort(node), _amount(node, train_images))
+    except NotImplementedError:
+        return Workload(sort(node), 0.0)
+
+
+def _amount(node: Node, train_images: Mapping[DatasetSpec, int]) -> float:
     spec = node.spec
     amount = 1.0
     if isinstance(spec, TrainSpec):
@@ -67,7 +77,7 @@ def workload(node: Node, train_images: Mapping[DatasetSpec, int]) -> Workload:
         amount = passes.equivalents * multiplications(_network(model), dataset)
     elif node.kind == "score":
         amount = float(sum(map(_answers, (parent for _, parent in node.parents))))
-    return Workload(sort(node), amount)
+    return amount
 
 
 def sort(node: Node) -> Sort:
