@@ -25,15 +25,14 @@ CARD_SIZES: tuple[CardSize, ...] = get_args(CardSize)
 SHARE = 0.25
 """Of the work of an adaptive cell, what its card may cost unless it is asked for in full."""
 
+_LEAST = {"queries": 0, "steps": (10,), "converges": False, "climb_steps": 10}
 SMALLER: tuple[Mapping[str, object], ...] = (
     {"queries": 0},
     {"queries": 0, "steps": (10, 50)},
     {"queries": 0, "steps": (10, 50), "converges": False},
     {"queries": 0, "steps": (10,), "converges": False},
-    {"queries": 0, "steps": (10,), "converges": False, "climb_steps": 10},
-    {"queries": 0, "steps": (10,), "converges": False, "climb_steps": 10, "images": 50},
-    {"queries": 0, "steps": (5,), "converges": False, "climb_steps": 5, "images": 50},
-    {"queries": 0, "steps": (5,), "converges": False, "climb_steps": 5, "images": 25},
+    _LEAST,
+    *({**_LEAST, "images": images, "corners": 5} for images in (70, 50, 35, 25, 15)),
 )
 """What a card does without, step by step, until it is small enough."""
 

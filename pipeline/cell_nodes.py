@@ -60,9 +60,7 @@ class CellNodes:
     def card(self, cell: Cell, spec: CardSpec) -> Node:
         """A node that examines a cell's defended model."""
         dataset, model = self._read(cell)
-        return self._node(
-            "card", spec, (), dataset=dataset, model=model, **_pool(cell, dataset)
-        )
+        return self._node("card", spec, (), dataset=dataset, model=model, **_pool(cell, dataset))
 
     def score(self, cell: Cell) -> Node:
         """The node that scores a cell over all its shards."""

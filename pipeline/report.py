@@ -16,8 +16,9 @@ from pipeline.grid import Grid
 from pipeline.problems import NO_ROOM, BadInput, writing_to
 from pipeline.report_adaptive import what_is_left
 from pipeline.report_beside import beside_markdown
+from pipeline.report_cards import cards_markdown
 from pipeline.report_figures import Drawing, drawing
-from pipeline.report_frames import left_values, probabilities, results, table_values
+from pipeline.report_frames import card_values, left_values, probabilities, results, table_values
 from pipeline.report_left import left_markdown
 from pipeline.report_pictures import Artifacts
 from pipeline.report_tables import views
@@ -77,12 +78,14 @@ def _write_report(
         ]
         parts.append(("\n".join(filter(None, said)), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
-    _write_text(page(grid, scores, parts, made), folder / "README.md")
+    if scores.cards:
+        _write_frame(card_values(scores.cards), folder / "cards")
+    _write_text(page(grid, scores, parts, made, cards_markdown(scores.cards)), folder / "README.md")
 
 
 def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
     """Tables with names for their files: plain, and none twice where case does not count."""
-    taken = {"results", "readme"}
+    taken = {"results", "readme", "cards"}
     parts = []
     for view in found:
         plain = re.sub(r"[^\w.-]+", "-", view.table.name, flags=re.ASCII).strip(".-") or "table"
