@@ -268,7 +268,7 @@ def list_names(section: str, as_json: bool, **options: Any) -> None:
 @json_option
 @click.pass_context
 def doctor(
-    ctx: click.Context, store: Path, mlflow_uri: str | None, address: str | None, as_json: bool
+    ctx: click.Context, store: str, mlflow_uri: str | None, address: str | None, as_json: bool
 ) -> None:
     """Look whether this machine has what a run needs, one line each.
 

@@ -64,7 +64,7 @@ def perform_remotely(
             last = time.monotonic()
             mailbox.put.remote(node.digest, progress)
 
-    return attempt(node, Store(Path(store)), settings, tell, replace=replace, until=until)
+    return attempt(node, Store(store), settings, tell, replace=replace, until=until)
 
 
 class RayExecutor:
@@ -135,7 +135,7 @@ class RayExecutor:
         }
         reference = self._task.options(**options).remote(
             node,
-            str(self._store.root),
+            self._store.address,
             self._settings,
             self._mailbox,
             replace=replace,

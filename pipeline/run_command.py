@@ -184,7 +184,7 @@ def _closing_words(
         line(f"again   {shlex.join([*words, *again])}")
     if page is not None:
         line(f"report  {page}")
-    line(f"store   {session.store.root}")
+    line(f"store   {session.store.address}")
     line(f"MLflow  {server}")
 
 

@@ -58,7 +58,7 @@ class Session:
     """Why a run could not be written into the ledger."""
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.store.root)
+        self.ledger = Ledger(self.store.ground)
 
     @cached_property
     def _made(self) -> tuple[Graph, dict[str, Node]]:
@@ -210,7 +210,7 @@ class Session:
 def open_session(
     grid: str,
     *,
-    store: Path,
+    store: Path | str,
     configs: Sequence[Path] = (),
     only: Sequence[str] = (),
     overrides: Overrides | None = None,

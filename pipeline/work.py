@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -125,7 +124,8 @@ def perform(
     if replace:
         store.set_aside(node.kind, node.digest)
     record = store.put(node, result.files, lineage=lineage, facts=result.facts, how=how)
-    shutil.rmtree(store.partial(node.digest), ignore_errors=True)
+    if node.kind == "train":
+        partial_state.forget(store.ground, node.digest)
     return Done(
         node.digest, record.content, record.facts, record.how, unchanged=record.content == before
     )
@@ -164,11 +164,10 @@ def _train(desk: Desk) -> Result:
     spec = desk.node.spec
     assert isinstance(spec, TrainSpec)
     images = desk.splits(desk.node.parent("dataset")).train
-    folder = desk.store.partial(desk.node.digest)
-    state = begun = partial_state.load(folder)
+    ground, digest = desk.store.ground, desk.node.digest
+    state = begun = partial_state.load(ground, digest)
     for state in train(images, spec, device=desk.device, tell=desk.tell, state=begun):
-        with desk.store.writing():
-            partial_state.save(folder, state)
+        partial_state.save(ground, digest, state)
         late = desk.until is not None and time.time() >= desk.until
         if late and state.facts["epoch"] < spec.recipe.epochs:
             raise TimeUp
