@@ -24,6 +24,7 @@ from pipeline.options import (
     store_option,
 )
 from pipeline.problems import BadInput, Unwritable, suggestion
+from pipeline.stopping import STOPPED
 
 LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
 
@@ -40,6 +41,9 @@ class _Commands(click.Group):
         except Unwritable as problem:
             click.echo(f"error: {problem}", err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("stopped; what is finished is kept", err=True)
+            ctx.exit(STOPPED)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -188,6 +188,7 @@ class Session:
             start_executor=start,
             start_local=local,
             forced=forced,
+            cluster_first=address is not None,
             until=until,
         )
         self.ledger.want(node.digest for node in Graph(self.chosen.values()))

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from pipeline import __version__, arrow, partial_state, sources
-from pipeline.desk import Desk, untrained
+from pipeline.desk import Desk, forget, untrained
 from pipeline.devices import cpu_name
-from pipeline.events import Done, Failure, Stopped
+from pipeline.events import Again, Done, Failure, Result, Stopped
 from pipeline.graph import Node
 from pipeline.problems import BadInput, Unwritable
 from pipeline.settings import Settings
@@ -40,12 +40,14 @@ from tasks.train import Diverged, train
 EXPECTED = (BadInput, BadTensor, BadCheckpoint, BadDefense, Diverged)
 """Failures whose own line says all that a person needs."""
 PROGRAM = "test-time-defense-bench"
+NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""What torch's error says when a CPU's memory is full; a GPU's has a class of its own."""
 TIMINGS = ("seconds", "images_per_second")
 VERSIONS = ("torch", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
-class Result:
+class Made:
     """Files to write and facts to record."""
 
     files: Mapping[str, Writer]
@@ -64,10 +66,11 @@ def attempt(
     *,
     replace: bool = False,
     until: float | None = None,
-) -> Done | Failure | Stopped:
+) -> Result:
     """Perform a node; whatever goes wrong becomes a Failure that names it in one line.
 
-    until: Unix time, s, after which training stops at the end of an epoch.
+    until: Unix time, s, after which training stops at the end of an epoch. Out of memory is
+    worth another, smaller attempt.
     """
     try:
         return perform(node, store, settings, tell, replace=replace, until=until)
@@ -78,9 +81,20 @@ def attempt(
     except Unwritable as error:
         return Failure(node.digest, str(error), traceback.format_exc(), fatal=True)
     except Exception as error:  # noqa: BLE001  one node's failure must not end the others
+        if _is_no_memory(error):
+            forget()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return Again(node.digest, "out of memory", smaller=True)
         line = " ".join(str(error).split()) or "no message"
         reason = line if isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}"
         return Failure(node.digest, reason, traceback.format_exc())
+
+
+def _is_no_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def perform(
@@ -139,7 +153,7 @@ def _content(store: Store, node: Node) -> str | None:
     return record.content if record else None
 
 
-def _dataset(desk: Desk) -> Result:
+def _dataset(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, DatasetSpec)
     splits = sources.read(spec, dict(desk.node.files))
@@ -157,10 +171,10 @@ def _dataset(desk: Desk) -> Result:
         "test_images": len(splits.test),
         "test_images_by_class": splits.test.labels.bincount(minlength=spec.classes).tolist(),
     }
-    return Result(files, facts)
+    return Made(files, facts)
 
 
-def _train(desk: Desk) -> Result:
+def _train(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, TrainSpec)
     images = desk.splits(desk.node.parent("dataset")).train
@@ -180,10 +194,10 @@ def _train(desk: Desk) -> Result:
         "weights.safetensors": partial(_write_weights, state.weights),
         "history.json": partial(_write_json, history),
     }
-    return Result(files, {**history[-1], "epochs": len(history), "timings": timings})
+    return Made(files, {**history[-1], "epochs": len(history), "timings": timings})
 
 
-def _checkpoint(desk: Desk) -> Result:
+def _checkpoint(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, CheckpointSpec)
     files = dict(desk.node.files)
@@ -193,7 +207,7 @@ def _checkpoint(desk: Desk) -> Result:
     weights = weights_from_bytes(path.read_bytes(), spec.key_prefix)
     load_weights(untrained(desk.node), weights)
     facts = {"weights": sum(weight.numel() for weight in weights.values())}
-    return Result({"weights.safetensors": partial(_write_weights, weights)}, facts)
+    return Made({"weights.safetensors": partial(_write_weights, weights)}, facts)
 
 
 def _download(url: str, path: Path, sha256: str) -> None:
@@ -210,7 +224,7 @@ def _download(url: str, path: Path, sha256: str) -> None:
         ) from None
 
 
-def _craft(desk: Desk) -> Result:
+def _craft(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, CraftSpec)
     test = desk.splits(desk.node.parent("dataset")).test
@@ -219,13 +233,13 @@ def _craft(desk: Desk) -> Result:
     crafted = craft(images, frozen, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
     check_crafted(crafted, images, spec)
     change = (crafted.pixels - as_float(images.pixels)).abs().amax().item()
-    return Result(
+    return Made(
         {"examples.arrow": _tensors(desk, vars(crafted))},
         {"images": len(crafted), "largest_change": 255 * change},
     )
 
 
-def _defend(desk: Desk) -> Result:
+def _defend(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, DefendSpec)
     frozen = desk.frozen(spec.precision)
@@ -236,13 +250,13 @@ def _defend(desk: Desk) -> Result:
         pool = splits.test if spec.defense.pool_split() == "test" else splits.train
     context = Context(classifier=frozen, pool=pool)
     outcomes = defend(crafted, context, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
-    return Result(
+    return Made(
         {"outcomes.arrow": _tensors(desk, vars(outcomes))},
         {"images": len(crafted), "redraws": spec.redraws},
     )
 
 
-def _score(desk: Desk) -> Result:
+def _score(desk: Desk) -> Made:
     assert isinstance(desk.node.spec, ScoreSpec)
     parents = [parent for _, parent in desk.node.parents]
     outcomes = joined([desk.outcomes(parent) for parent in parents])
@@ -262,10 +276,10 @@ def _score(desk: Desk) -> Result:
         "per_image.arrow": _tensors(desk, columns),
         "score.json": partial(_write_json, facts),
     }
-    return Result(files, facts | cost)
+    return Made(files, facts | cost)
 
 
-_PERFORM: dict[str, Callable[[Desk], Result]] = {
+_PERFORM: dict[str, Callable[[Desk], Made]] = {
     "dataset": _dataset,
     "train": _train,
     "checkpoint": _checkpoint,

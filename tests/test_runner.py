@@ -9,7 +9,7 @@ import pytest
 from tiny import Recorder, Tiny, write_configs
 
 from pipeline.events import Done, Observers, RunFinished, Stopped
-from pipeline.ray_executor import perform_remotely
+from pipeline.remote import perform_remotely
 from pipeline.store import Store
 
 
