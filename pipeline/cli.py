@@ -144,6 +144,34 @@ def plan(
 
 
 @main.command()
+@grid_options
+@reports_option
+@click.option("--for-device", metavar="NAME", help="Whose speed is assumed.  [default: this CPU]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 100_000),
+    multiple=True,
+    default=(1, 8, 64, 512),
+    show_default=True,
+    help="Simulate so many; may be given several times.",
+)
+def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **options: Any) -> None:
+    """Simulate a grid on many workers: how long it takes, where it stops scaling, and why.
+
+    Written to the folder scale of the reports; nothing is computed.
+
+    \b
+    pipeline scale --grid full --for-device 'NVIDIA H100'
+    """
+    from pipeline.scale import scaling, write_scaling
+
+    found = scaling(session_from(options), device=for_device, workers=workers)
+    for count in found.asked:
+        click.echo(found.said(count))
+    click.echo(f"report  {write_scaling(found, reports)}")
+
+
+@main.command()
 @click.argument("cell")
 @grid_options
 def why(cell: str, **options: Any) -> None:

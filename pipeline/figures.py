@@ -98,6 +98,27 @@ def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> No
         _save(figure, path, kind)
 
 
+def draw_scale(times: Sequence[tuple[int, float]], bound: float, title: str, path: Path) -> None:
+    """Hours against workers as SVG, both logarithmic; `bound`: h that no number goes below."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.subplots()
+        counts, hours = zip(*times, strict=True)
+        ideal = [hours[0] * counts[0] / count for count in counts]
+        axes.loglog(counts, hours, "o-", color=COLOURS[0], label="simulated", base=2)
+        axes.loglog(counts, ideal, ":", color=COLOURS[6], label="work shared out evenly", base=2)
+        axes.axhline(bound, color=COLOURS[1], linestyle="--", label="longest chain")
+        axes.xaxis.set_major_locator(FixedLocator(counts))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_locator(NullLocator())
+        axes.set_xlabel("workers")
+        axes.set_ylabel("hours")
+        axes.legend()
+        _title(figure, title)
+        _save(figure, path, "svg")
+
+
 def magnification(picture: Picture) -> float:
     """How many times a perturbation is shown magnified: its largest change spans half the range."""
     largest = picture.largest_change
