@@ -69,6 +69,7 @@ class Bucket:
         place = given.get("cache") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         name = hashlib.sha256(f"{given.get('endpoint')} {self._root}".encode()).hexdigest()[:16]
         self._cache = Path(place).expanduser().resolve() / "test-time-defense-bench" / name
+        self._unseen = self._bound  # bytes of copies since all were last looked at
         self._files = _connection(given.get("endpoint"), given.get("region"))
         self.check()
 
@@ -222,11 +223,18 @@ class Bucket:
             shutil.copyfileobj(source, sink, CHUNK)
 
     def _keep(self, draft: Path, key: str) -> None:
-        """Make a file this machine's copy, and drop those not used for longest beyond the bound."""
+        """Make a file this machine's copy; now and then, look whether there are too many."""
         copy = self._cache / "files" / key
         copy.parent.mkdir(parents=True, exist_ok=True)
+        self._unseen += draft.stat().st_size
         draft.replace(copy)
         _used(copy)
+        if self._unseen > self._bound / 20:
+            self._unseen = 0.0
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Drop the copies that were used longest ago, as many as are beyond the bound."""
         copies = []
         for path in self._cache.glob("*/**/*"):
             with contextlib.suppress(FileNotFoundError):

@@ -75,7 +75,7 @@ class RayExecutor:
                 configure_logging=False,
                 **({} if address else own),
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001  Ray raises bare ones, too
             shutil.rmtree(self._code, ignore_errors=True)
             raise _no_answer(address, error) from None
         resources = self._ray.cluster_resources()
@@ -232,7 +232,7 @@ def cluster_summary(address: str) -> str:
     ray = _ray()
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001  Ray raises bare ones, too
         raise _no_answer(address, error) from None
     resources = ray.cluster_resources()
     nodes = len(ray.nodes())

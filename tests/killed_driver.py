@@ -2,7 +2,8 @@
 
 killed_driver.py CONFIGS FOLDER KILLS SEED runs the tiny grid undisturbed into FOLDER/whole, and
 then into FOLDER/1, FOLDER/2 and so on, killing each driver at a random moment, until so many
-were killed. FOLDER/NUMBER.computed has a line for each node that was computed there.
+were killed. FOLDER/NUMBER.computed has a line for each node that was computed there. Prints how
+many artifacts there were at each kill.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from tiny import Tiny
 
+import pipeline.session  # noqa: F401  imports are not to be what is killed
 from pipeline import work
+from tasks.data import digits
 
 
 def run(configs: Path, store: Path) -> None:
@@ -52,6 +55,7 @@ def forked(configs: Path, store: Path) -> int:
 def main(configs: Path, folder: Path, kills: int, seed: int) -> None:
     """See this module."""
     draw = random.Random(seed)
+    digits()
     began = time.monotonic()
     _, status = os.waitpid(forked(configs, folder / "whole"), 0)
     assert status == 0
@@ -68,6 +72,8 @@ def main(configs: Path, folder: Path, kills: int, seed: int) -> None:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
             killed += 1
+            there = len(list((folder / str(number)).glob("*/??/*/meta.json")))
+            sys.stdout.write(f"{there}\n")
         else:
             assert ended[1] == 0
             number += 1

@@ -19,9 +19,20 @@ from s3_server import free_port
 
 START_S = 240
 START = """
+import time
 from ray._private import services
 # Ray would take the machine's outer address instead
 services.resolve_ip_for_localhost = lambda host: host
+# Ray gives a node half a minute to be there, which on a busy machine is too little
+get_node = services.get_node
+def patient(*args, **kwargs):
+    for _ in range(100):
+        try:
+            return get_node(*args, **kwargs)
+        except RuntimeError:
+            time.sleep(1)
+    return get_node(*args, **kwargs)
+services.get_node = patient
 from ray.scripts.scripts import main
 main()
 """
@@ -42,17 +53,28 @@ class Cluster:
         return f"127.0.0.1:{self.port}"
 
     def start(self, name: str, **more: str) -> None:
-        """Start a node, the first as the head, with more variables in its environment.
-
-        Ray gives a node half a minute, which on a busy machine is too little: once more, then.
-        """
-        for last in (False, False, True):
-            self.nodes[name] = self._begun(name, more)
-            if self._there():
+        """Start a node, the first as the head, with more variables in its environment."""
+        self.nodes[name] = self._begun(name, more)
+        script = (
+            "import ray, sys\n"
+            f"ray.init('{self.address}', log_to_driver=False, configure_logging=False)\n"
+            f"alive = sum(node['Alive'] for node in ray.nodes())\n"
+            f"sys.exit(alive < {len(self.nodes)})"
+        )
+        deadline = time.monotonic() + START_S
+        while True:
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode == 0:
                 return
-            said = self.log(name).read_text()
-            self.kill(name)
-            assert not last, said
+            assert self.nodes[name].poll() is None, self.log(name).read_text()
+            assert time.monotonic() < deadline, done.stderr
+            time.sleep(1)
 
     def _begun(self, name: str, more: Mapping[str, str]) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-c", START, "start", "--block"]
@@ -76,29 +98,6 @@ class Cluster:
 
     def log(self, name: str) -> Path:
         return self.folder.parent / f"{name}.log"
-
-    def _there(self) -> bool:
-        """Wait until all started nodes are there; False where one ended instead."""
-        script = (
-            "import ray, sys\n"
-            f"ray.init('{self.address}', log_to_driver=False, configure_logging=False)\n"
-            f"alive = sum(node['Alive'] for node in ray.nodes())\n"
-            f"sys.exit(alive < {len(self.nodes)})"
-        )
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            done = subprocess.run(
-                [sys.executable, "-c", script],
-                env=self.environment,
-                capture_output=True,
-                check=False,
-            )
-            if done.returncode == 0:
-                return True
-            if any(node.poll() is not None for node in self.nodes.values()):
-                return False
-            time.sleep(1)
-        return False
 
     def kill(self, name: str) -> None:
         """SIGKILL to all processes of a node."""

@@ -62,6 +62,9 @@ def test_a_driver_killed_at_20_random_moments_never_computes_a_finished_node_aga
         env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+    found = [int(line) for line in done.stdout.split()]
+    assert len(found) == 20
+    assert len(set(found)) > 5, "the kills were all in the same place"
     expected = data_files(tmp_path / "whole")
     stores = [path for path in tmp_path.iterdir() if path.name.isdigit()]
     assert stores
@@ -141,6 +144,54 @@ def _of(here: Callable[..., Result], choice: list[str], defense: str) -> set[str
     """The digests of all that a cell is made from."""
     told = yaml.safe_load(here("show", f"mixed/pgd/{defense}", *choice).stdout)
     return {artifact["digest"] for artifact in told["artifacts"]}
+
+
+KINDS = ("dataset", "train", "checkpoint", "craft", "defend", "score")
+
+
+@pytest.mark.slow
+def test_a_damaged_artifact_of_each_kind_is_found_set_aside_and_made_again(
+    here: Callable[..., Result], tmp_path: Path
+) -> None:
+    configs, store = tmp_path / "configs", tmp_path / "store"
+    run = ["run", "--grid", "tiny", "--inline", "--only", "attack=pgd", "--only", "defense=none"]
+    assert here(*run).exit_code == 0
+    said = here("export-weights", "mixed", "mixed.safetensors", "--grid", "tiny").stdout
+    sha256 = said.split("sha256: ")[1].strip()
+    (configs / "models" / "loaded.yaml").write_text(
+        "dataset: digits\nnetwork: {kind: small, width: 4}\n"
+        f"checkpoint: {{file: {tmp_path / 'mixed.safetensors'}, sha256: {sha256}}}\n"
+    )
+    grid = (configs / "grids" / "tiny.yaml").read_text()
+    (configs / "grids" / "tiny.yaml").write_text(grid.replace("[mixed]", "[mixed, loaded]"))
+    done = here(*run)
+    assert done.exit_code == 0, done.stderr
+    before = data_files(store)
+    spoilt = {}
+    for number, kind in enumerate(KINDS):
+        path = max(store.glob(f"{kind}/??/*/*-*"), key=lambda path: path.stat().st_size)
+        match number % 3:
+            case 0:
+                data = bytearray(path.read_bytes())
+                data[len(data) // 2] ^= 1
+                path.write_bytes(data)
+            case 1:
+                path.write_bytes(path.read_bytes()[:-7])
+            case 2:
+                (path.parent / "meta.json").write_text("")
+        spoilt[kind] = path.parent.name
+    found = here("verify", "--set-aside")
+    assert found.exit_code == 1
+    lines = [line for line in found.stdout.splitlines() if line.startswith("damaged: ")]
+    assert {(line.split()[1], line.split()[2].rstrip(":")) for line in lines} == {
+        (kind, digest[:12]) for kind, digest in spoilt.items()
+    }
+    assert all("moved to" in line for line in lines)
+    # what nothing to do reads is made again when something does: here, all of it
+    again = here(*run, "--force", "--from", "craft")
+    assert again.exit_code == 0, again.stderr
+    assert data_files(store) == before
+    assert here("verify").exit_code == 0
 
 
 @pytest.mark.slow
