@@ -28,7 +28,7 @@ POLL_S = 1.0
 PAUSE_S = 1.0
 """Before a node whose worker was lost is tried again; twice as long each time."""
 LONGEST_PAUSE_S = 60.0
-LOOK_S = 120.0
+LOOK_S = 300.0
 """How long all machines together may take to start a worker and look at the store."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's own memory for objects: tensors go through the store, so little is needed."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from s3_server import free_port
 
-START_S = 240
+START_S = 400
 START = """
 import time
 from ray._private import services
@@ -26,7 +26,7 @@ services.resolve_ip_for_localhost = lambda host: host
 # Ray gives a node half a minute to be there, which on a busy machine is too little
 get_node = services.get_node
 def patient(*args, **kwargs):
-    for _ in range(100):
+    for _ in range(200):
         try:
             return get_node(*args, **kwargs)
         except RuntimeError:
