@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.events import Again, Failure, Result
 from pipeline.executor import Report, Smaller
 from pipeline.graph import Node
+from pipeline.own_code import pack
 from pipeline.problems import BadInput
 from pipeline.remote import Machine, Mailbox, look, perform_remotely
 from pipeline.settings import Settings
@@ -118,7 +119,8 @@ class RayExecutor:
             "max_retries": 0,
         }
         reference = self._task.options(**options).remote(
-            node,
+            node.digest,
+            pack(node),
             self._store.address,
             settings,
             self._mailbox,

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.events import Failure, Result, Stopped
 from pipeline.graph import Node
+from pipeline.own_code import Parcel, unpack
 from pipeline.problems import BadInput, Unwritable
 from pipeline.settings import Settings
 from pipeline.store import Store
@@ -42,16 +43,28 @@ class Mailbox:
 
 
 def perform_remotely(
-    node: Node, store: str, settings: Settings, mailbox: Any, *, replace: bool, until: float | None
+    digest: str,
+    parcel: Parcel,
+    store: str,
+    settings: Settings,
+    mailbox: Any,
+    *,
+    replace: bool,
+    until: float | None,
 ) -> Result:
     """`work.attempt`, its progress sent to the mailbox now and then.
 
-    What waited for a worker until the time of the run was up does not begin.
+    parcel: of the node, with code of a user's own. What waited for a worker until the time of
+    the run was up does not begin.
     """
     from pipeline.work import attempt
 
     if until is not None and time.time() >= until:
-        return Stopped(node.digest)
+        return Stopped(digest)
+    try:
+        node: Node = unpack(parcel)
+    except BadInput as problem:
+        return Failure(digest, str(problem))
     last = 0.0
 
     def tell(progress: Progress) -> None:

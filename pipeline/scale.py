@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.estimate import Estimate
-from pipeline.figures import draw_scale
+from pipeline.figures_scale import draw_scale
 from pipeline.problems import BadInput, writing_to
 from pipeline.progress_tally import Tally, counted, duration
 from pipeline.replay import Costs, Replay, Task, longest_chain, replay, tasks_of

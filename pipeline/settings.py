@@ -19,7 +19,7 @@ from pipeline.yaml_files import read_yaml
 Device = Literal["auto", "cpu", "cuda"]
 
 
-BATCHED: tuple[NodeKind, ...] = ("craft", "defend")
+BATCHED: tuple[NodeKind, ...] = ("craft", "select", "defend", "card")
 """Kinds whose batch size is free: that of a training is part of its recipe."""
 SMALLEST_BATCH = 8
 """Where so few images at once do not fit, fewer would not either."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from tasks.attacks.apgd import checkpoints
 from tasks.attacks.base import Victim
 from tasks.geometry import Ball
 from tasks.objectives import Goal, Loss
@@ -49,43 +51,75 @@ class Ask(Protocol):
         ...
 
 
-def asking(victim: Victim, goal: Goal, loss: Loss) -> Ask:
-    """Asks a victim; one forward pass, and one backward pass where the search climbs on."""
+Renew = Callable[[Candidates, Candidates], tuple[Candidates, Candidates]]
+"""The best and the highest, judged once more by what the window that begins is judged by."""
 
-    def ask(pixels: Tensor, step: int, *, climb: bool) -> tuple[Candidates, Tensor]:
+
+@dataclass
+class Question:
+    """What is asked of a victim by whoever has a goal; an `Ask`, with its `Renew`.
+
+    One forward pass, and one backward pass where the search climbs on. Of a victim that judges
+    by draws of its own, the gradient is of fresh draws and the candidates are those of the
+    window's draws: kept by the lucky draws of one step, a point would look better than it is.
+    """
+
+    victim: Victim
+    goal: Goal
+    loss: Loss
+    window: int = 0
+
+    def __call__(self, pixels: Tensor, step: int, *, climb: bool) -> tuple[Candidates, Tensor]:
+        """See `Ask`."""
+        judged = self.victim.judged
+        if judged is not None and not climb:
+            return self._candidates(pixels, judged(pixels, self.window)), torch.zeros_like(pixels)
         with torch.set_grad_enabled(climb):
             leaf = pixels.detach().requires_grad_(climb)
-            logits = victim.logits(leaf, step)
-            values = goal.objective(logits, loss)
+            logits = self.victim.logits(leaf, step)
+            values = self.goal.objective(logits, self.loss)
             # Summed, so that no image scales another's gradient.
             gradient = (
                 torch.autograd.grad(values.sum(), leaf)[0] if climb else torch.zeros_like(pixels)
             )
-        found = Candidates(pixels, values.detach(), goal.reached(logits.detach()))
-        return found, gradient
+        if judged is not None:
+            logits = judged(pixels, self.window)
+        return self._candidates(pixels, logits.detach()), gradient
 
-    return ask
+    def renew(self, best: Candidates, highest: Candidates) -> tuple[Candidates, Candidates]:
+        """See `Renew`. The same pixels, as they always are with the margin, are asked once."""
+        self.window += 1
+        judged = self.again(best)
+        same = torch.equal(best.pixels, highest.pixels)
+        return judged, judged if same else self.again(highest)
 
+    def again(self, candidates: Candidates) -> Candidates:
+        """Judged by the draws of the window; as they are where the victim does not draw."""
+        if self.victim.judged is None:
+            return candidates
+        pixels = candidates.pixels
+        return self._candidates(pixels, self.victim.judged(pixels, self.window))
 
-def checkpoints(steps: int) -> list[int]:
-    """After how many of `steps` steps the step sizes are judged, ascending.
-
-    The paper's shares of the steps, 0.22, 0.41, 0.57 and so on, in whole hundredths so that
-    no rounding moves one.
-    """
-    shares = [0, 22]
-    while (following := shares[-1] + max(shares[-1] - shares[-2] - 3, 6)) <= 100:
-        shares.append(following)
-    return sorted({-(-share * steps // 100) for share in shares[1:]})
+    def _candidates(self, pixels: Tensor, logits: Tensor) -> Candidates:
+        values = self.goal.objective(logits, self.loss)
+        return Candidates(pixels, values, self.goal.reached(logits))
 
 
 def climb(
-    ask: Ask, pixels: Tensor, start: Tensor, *, ball: Ball, steps: int, first_step: int = 0
+    ask: Ask,
+    pixels: Tensor,
+    start: Tensor,
+    *,
+    ball: Ball,
+    steps: int,
+    first_step: int = 0,
+    renew: Renew | None = None,
 ) -> Candidates:
     """The best of the start and `steps` iterates.
 
     pixels: the originals, float32 [N, C, H, W] in [0, 1]; start: the first iterate, in the ball;
-    first_step: the number that `ask` is given at the start, the iterates' follow it. Every
+    first_step: the number that `ask` is given at the start, the iterates' follow it; renew:
+    judges anew, after each checkpoint, what is kept for the next window. Every
     image has its own step size: twice the radius at first, halved at a checkpoint where too few
     steps raised the objective or nothing changed since the one before; such an image goes on
     from its highest point.
@@ -121,6 +155,9 @@ def climb(
             current = found.pixels
             rises = torch.zeros_like(rises)
             judged = step
+            if renew is not None and step < steps:
+                best, highest = renew(best, highest)
+                value_before = highest.values
     return best
 
 

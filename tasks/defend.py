@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -39,6 +40,23 @@ def draw_logits(
     numbers = torch.arange(count, device=pixels.device)
     logits = _drawn_logits(each, prepared, rows.repeated(numbers), context)
     return logits.view(len(pixels), count, -1)
+
+
+def single_draw_logits(
+    defense: Defense, context: Context, pixels: Tensor, rows: Rows, *, draws: int
+) -> Tensor:
+    """As `draw_logits`, but each draw draws everything anew, what is applied once included.
+
+    Only leading stages that have nothing to draw are applied once. Float32 [N, draws, classes].
+    """
+    classes = context.classifier.classes
+    stages = defense.stages()
+    first = tuple(takewhile(lambda stage: stage[1].deterministic(classes), stages))
+    prepared = _applied(first, pixels, rows, context).repeat_interleave(draws, dim=0)
+    numbers = torch.arange(draws, device=pixels.device)
+    rest = stages[len(first) :]
+    logits = _drawn_logits(rest, prepared, rows.repeated(numbers), context)
+    return logits.view(len(pixels), draws, -1)
 
 
 def predict(
@@ -115,6 +133,8 @@ def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) ->
 def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
     for scope, defense in stages:
         result = defense.transform(pixels, rows.within(scope), context)
+        if not isinstance(result, Tensor):
+            raise BadDefense(f"{defense.kind}: gave {type(result).__name__}, not a tensor")
         if result.shape != pixels.shape:
             raise BadDefense(
                 f"{defense.kind}: gave shape {tuple(result.shape)} for {tuple(pixels.shape)}"

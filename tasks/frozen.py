@@ -78,29 +78,36 @@ class Frozen:
             (gradient,) = torch.autograd.grad(values.sum(), leaf)
         return values.detach(), gradient
 
-    def label_gradients(self, pixels: Tensor, labels: Tensor) -> Tensor:
+    def label_gradients(
+        self, pixels: Tensor, labels: Tensor, *, differentiable: bool = False
+    ) -> Tensor:
         """The gradients of cross-entropy to several labels, all from one forward pass.
 
-        pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N, L].
-        Returns float32 [N, L, C, H, W].
+        pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N, L]; differentiable: the result
+        can be differentiated in the pixels once more. Returns float32 [N, L, C, H, W].
         """
         with torch.enable_grad():
-            leaf = pixels.detach().requires_grad_()
+            if differentiable:
+                leaf = pixels if pixels.requires_grad else pixels.detach().requires_grad_()
+            else:
+                leaf = pixels.detach().requires_grad_()
             logits = self.logits(leaf)
-        # in float64, since p - 1 of a confident prediction is lost in float32
-        probabilities = logits.detach().double().softmax(dim=1)
-        one_hot = nn.functional.one_hot(labels, self.classes).double()
-        count = labels.shape[1]
-        gradients = [
-            torch.autograd.grad(
-                logits,
-                leaf,
-                (probabilities - one_hot[:, index]).float(),
-                retain_graph=index + 1 < count,
-            )[0]
-            for index in range(count)
-        ]
-        return torch.stack(gradients, dim=1)
+            known = logits if differentiable else logits.detach()
+            # in float64, since p - 1 of a confident prediction is lost in float32
+            probabilities = known.double().softmax(dim=1)
+            one_hot = nn.functional.one_hot(labels, self.classes).double()
+            count = labels.shape[1]
+            gradients = [
+                torch.autograd.grad(
+                    logits,
+                    leaf,
+                    (probabilities - one_hot[:, index]).float(),
+                    retain_graph=differentiable or index + 1 < count,
+                    create_graph=differentiable,
+                )[0]
+                for index in range(count)
+            ]
+            return torch.stack(gradients, dim=1)
 
     def check(self) -> None:
         """Raise NotFrozen unless eval mode, locks and weights are those of the beginning."""

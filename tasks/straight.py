@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tasks.frozen import Frozen
 
 
+_TINY = 1e-30
+
+
 class _Replace(torch.autograd.Function):
     """Values replaced exactly; `x + (y - x)` would be off by a rounding."""
 
@@ -41,6 +44,15 @@ def clip(pixels: Tensor) -> Tensor:
 def round_to_8_bits(pixels: Tensor) -> Tensor:
     """Pixels in [0, 1] of any shape, each at the nearest multiple of 1/255."""
     return through(pixels, (pixels.detach() * 255).round() / 255)
+
+
+def smooth_sign(values: Tensor, smoothing: float) -> Tensor:
+    """tanh(values / tau), tau being `smoothing` times the mean of |values| of each row.
+
+    values: float [M, ...]; what is zero all over a row stays so.
+    """
+    scale = values.detach().abs().flatten(1).mean(dim=1) * smoothing
+    return torch.tanh(values / scale.clamp_min(_TINY).reshape(-1, *[1] * (values.dim() - 1)))
 
 
 def predicted_classes(classifier: Frozen, pixels: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tasks.arrays import as_float
-from tasks.attacks.apgd import APGD
+from tasks.attacks.apgd import APGD, checkpoints
 from tasks.attacks.base import Victim
 from tasks.attacks.pgd import PGD
-from tasks.auto_descent import Candidates, asking, checkpoints, climb
+from tasks.auto_descent import Candidates, Question, climb
 from tasks.checkpoint import load_weights, weights_from_bytes
 from tasks.data import digits
 from tasks.descent import random_start
@@ -147,7 +147,7 @@ def test_it_is_the_papers_algorithm_in_float64(network, images):
     start = random_start(pixels, rows(12), ball=ball)
     victim = Victim(lambda x, _: torch.cat([exact(each[None]) for each in x]), classes=10)
 
-    ours = climb(asking(victim, Goal(labels), "margin"), pixels, start, ball=ball, steps=40)
+    ours = climb(Question(victim, Goal(labels), "margin"), pixels, start, ball=ball, steps=40)
 
     for index in range(12):
         _, value = papers_algorithm(

@@ -16,6 +16,7 @@ from pipeline import ray_executor, work
 from pipeline.events import Again, Done, Failure, NodeRetried, Observers
 from pipeline.executor import Smaller
 from pipeline.graph import Node
+from pipeline.own_code import pack
 from pipeline.problems import BadInput
 from pipeline.ray_executor import RayExecutor
 from pipeline.remote import look, perform_remotely
@@ -231,7 +232,9 @@ def test_other_code_or_libraries_are_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_cannot_open_the_store_fails_its_node_in_one_line() -> None:
-    result = perform_remotely(NODE, "s3://b?x=1", Settings(), None, replace=False, until=None)
+    result = perform_remotely(
+        NODE.digest, pack(NODE), "s3://b?x=1", Settings(), None, replace=False, until=None
+    )
     assert isinstance(result, Failure)
     assert "--store: unknown option 'x'" in result.reason
 

@@ -29,10 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a transform may ask: the bare classifier and, if it needs a pool, clean images."""
+    """What a transform may ask: the bare classifier and, if it needs a pool, clean images.
+
+    smoothing: set by an attacker, and never by a defender. Where it is set a sign of some u is
+    replaced by tanh(u / tau) and is not held constant; tau is `smoothing` times the mean of |u|
+    of the image.
+    """
 
     classifier: Frozen
     pool: Images | None = None
+    smoothing: float | None = None
 
 
 class Defense(Kind):
@@ -46,6 +52,10 @@ class Defense(Kind):
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
         """Whether the draw space has one element, so that redraws repeat each other."""
+        return False
+
+    def smooths(self) -> bool:
+        """Whether the transform has a sign that `context.smoothing` makes differentiable."""
         return False
 
     def needs_pool(self) -> bool:

@@ -55,6 +55,10 @@ class Chain(Defense):
         """Whether every part is."""
         return all(part.deterministic(classes) for part in self.parts)
 
+    def smooths(self) -> bool:
+        """Whether any part does."""
+        return any(part.smooths() for part in self.parts)
+
     def needs_pool(self) -> bool:
         """Whether any part does."""
         return any(part.needs_pool() for part in self.parts)

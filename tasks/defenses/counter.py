@@ -77,8 +77,12 @@ class Counter(Defense):
         """Whether the labels are given, or N takes all that there are to draw from."""
         return self.labels is not None or self._count(classes) == self._available(classes)
 
+    def smooths(self) -> bool:
+        """Always: the sign of each gradient."""
+        return True
+
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """Add the perturbation, which the gradient holds constant, and clip."""
+        """Add the perturbation, which the gradient holds constant unless smoothed, and clip."""
         from tasks import straight
 
         return straight.clip(pixels + self.perturbation(pixels, rows, context))
@@ -104,15 +108,20 @@ class Counter(Defense):
         return rows.choices("labels", allowed, self._count(classes))
 
     def perturbation(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """float32 [M, C, H, W] in [0, 1] units, no entry beyond the limit; detached."""
+        """float32 [M, C, H, W] in [0, 1] units, no entry beyond the limit; detached or smoothed."""
+        from tasks import straight
+
         if self.step_size is None or self.limit is None:
             raise ValueError("counter: step_size and limit are unset; call resolved(problem)")
-        pixels = pixels.detach()
-        labels = self.chosen_labels(pixels, rows, context)
-        gradients = context.classifier.label_gradients(pixels, labels)  # [M, N, C, H, W]
+        labels = self.chosen_labels(pixels.detach(), rows, context)
         step = self.step_size / 255 * (-1 if self.direction == "targeted" else 1)
         bound = self.limit / 255
-        return (step * gradients.sign().sum(dim=1)).clamp(-bound, bound).detach()
+        if context.smoothing is None:
+            gradients = context.classifier.label_gradients(pixels.detach(), labels)
+            return (step * gradients.sign().sum(dim=1)).clamp(-bound, bound).detach()
+        gradients = context.classifier.label_gradients(pixels, labels, differentiable=True)
+        signs = straight.smooth_sign(gradients, context.smoothing)  # [M, N, C, H, W]
+        return (step * signs.sum(dim=1)).clamp(-bound, bound)
 
     def _count(self, classes: int) -> int:
         given = None if self.labels is None else len(self.labels)
