@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from pipeline.graph import Graph, Node, NodeKind
-from tasks.node_specs import CraftSpec, DefendSpec
+from tasks.node_specs import CraftSpec, DefendSpec, SelectSpec
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ def tasks_of(graph: Graph, seconds: Mapping[str, float], *, shards: int) -> list
 
 def _group(node: Node, shards: int) -> str:
     """What nodes of one task have in common."""
-    if shards == 1 or not isinstance(node.spec, CraftSpec | DefendSpec):
+    if shards == 1 or not isinstance(node.spec, CraftSpec | DefendSpec | SelectSpec):
         return node.digest
     about: list[object] = [node.kind, node.spec.model_dump(mode="json", exclude={"shard"})]
     for role, parent in node.parents:
-        cut = isinstance(parent.spec, CraftSpec)
+        cut = isinstance(parent.spec, CraftSpec | SelectSpec)
         spec = parent.spec.model_dump(mode="json", exclude={"shard"} if cut else None)
         about.append([role, spec if cut else parent.digest])
     number = node.spec.shard.start // (500 * shards)

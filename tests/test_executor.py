@@ -121,9 +121,9 @@ class Cluster:
 
     def options(self, **options: Any) -> Any:
         def remote(
-            node: Node, store: str, settings: Settings, *rest: object, **more: object
+            digest: str, parcel: Any, store: str, settings: Settings, *rest: object, **more: object
         ) -> int:
-            size = settings.of(node.kind).batch_size
+            size = settings.of(NODE.kind).batch_size
             self.submitted.append({**options, "batch_size": size, **more})
             return len(self.submitted)
 
