@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shlex
 import sys
 import time
@@ -15,6 +16,7 @@ from pipeline.events import Observers, RunFinished
 from pipeline.problems import BadInput, Unwritable
 from pipeline.report_view import Scores
 from pipeline.session import Session, program_version
+from pipeline.stopping import STOPPED, stopping
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
@@ -31,6 +33,16 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
 
     again: words that a command which retries what failed needs besides the grid and its cells.
     """
+
+    def say(line: str) -> None:
+        # not through the console, whose lock may be held where the signal came
+        os.write(sys.stderr.fileno(), f"{line}\n".encode())
+
+    with stopping(say):
+        return _run_grid(session, options, again)
+
+
+def _run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str]) -> int:
     from rich.console import Console
 
     from pipeline.progress import make_progress
@@ -229,7 +241,7 @@ def _closing_words(
         line(f"again   {shlex.join([*words, *again])}")
     if page is not None:
         line(f"report  {page}")
-    line(f"store   {session.store.root}")
+    line(f"store   {session.store.address}")
     line(f"MLflow  {server}")
 
 
@@ -244,7 +256,7 @@ def _by_reason(finished: RunFinished) -> dict[str, list[str]]:
 
 def _exit_code(finished: RunFinished, problems: Iterable[int]) -> int:
     if finished.interrupted:
-        return 130
+        return STOPPED
     if finished.missing or finished.without_card:
         return 1
     return min(problems, default=0)

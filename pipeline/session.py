@@ -65,7 +65,7 @@ class Session:
     """Why a run could not be written into the ledger."""
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.store.root)
+        self.ledger = Ledger(self.store.ground)
 
     @cached_property
     def _made(self) -> tuple[Graph, dict[str, Node], dict[str, Node]]:
@@ -227,6 +227,7 @@ class Session:
             start_executor=start,
             start_local=local,
             forced=forced,
+            cluster_first=address is not None,
             until=until,
         )
         self.ledger.want(node.digest for node in Graph(self.leaves))
@@ -249,7 +250,7 @@ class Session:
 def open_session(
     grid: str,
     *,
-    store: Path,
+    store: Path | str,
     configs: Sequence[Path] = (),
     only: Sequence[str] = (),
     overrides: Overrides | None = None,

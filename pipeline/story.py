@@ -64,10 +64,9 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
         found = session.store.known(ancestor.kind, ancestor.digest)
         entry: dict[str, object] = {"kind": ancestor.kind, "digest": ancestor.digest}
         if found is not None:
-            here = session.store.folder(ancestor.kind, ancestor.digest)
-            folder = here if here.is_dir() else "in another store"
+            folder = session.store.whereabouts(found) or "in another store"
             how = {key: value for key, value in found.how.items() if key != "versions"}
-            entry |= {"folder": str(folder), "content": found.content, **how}
+            entry |= {"folder": folder, "content": found.content, **how}
         else:
             entry["state"] = "not in the store"
         artifacts.append(entry)
