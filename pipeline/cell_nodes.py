@@ -1,6 +1,8 @@
-"""From cells to nodes: dataset → train or checkpoint → craft → defend → score.
+"""From cells to nodes: dataset → train or checkpoint → craft → select → defend → score.
 
 An oblivious craft knows nothing of the defense, so all defenses of a model share its tensors.
+An adaptive attack is many crafts, on the bare and on the defended model, and what is selected of
+them; nothing of it depends on what else a grid holds.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from dataclasses import dataclass, field
 
 from pipeline.graph import Graph, Node, NodeKind
 from pipeline.grid import Cell
-from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec
+from tasks.attacks.adaptive import Adaptive
+from tasks.attacks.base import Attack
+from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.recipe import CheckpointSpec
 from tasks.specs import SHARD, Shard, Spec
 
@@ -67,15 +71,61 @@ class CellNodes:
             precision=cell.precision,
         )
         parents = {"model": model, "examples": self._examples(cell, shard, dataset, model)}
-        if cell.defense_spec.needs_pool():
-            parents["pool"] = dataset
-        return self._node("defend", spec, (), **parents)
+        return self._node("defend", spec, (), **parents, **_pool(cell, dataset))
 
     def _examples(self, cell: Cell, shard: Shard, dataset: Node, model: Node) -> Node:
         """The node whose artifact holds the examples of a shard; clean ones are the data set."""
-        if not cell.attack_spec.crafts:
+        attack = cell.attack_spec
+        if not attack.crafts:
             return dataset
-        spec = CraftSpec(
-            attack=cell.attack_spec, shard=shard, seed=cell.seed, precision=cell.precision
-        )
+        if isinstance(attack, Adaptive):
+            return self._selected(cell, attack, shard, dataset, model)
+        return self._transferred(cell, attack, shard, dataset, model)
+
+    def _transferred(
+        self, cell: Cell, attack: Attack, shard: Shard, dataset: Node, model: Node
+    ) -> Node:
+        """The node that attacks the bare model."""
+        spec = CraftSpec(attack=attack, shard=shard, seed=cell.seed, precision=cell.precision)
         return self._node("craft", spec, dataset=dataset, model=model)
+
+    def _selected(
+        self, cell: Cell, attack: Adaptive, shard: Shard, dataset: Node, model: Node
+    ) -> Node:
+        """The node that selects of an adaptive attack's candidates."""
+        bare = {
+            f"transferred{place}": self._transferred(cell, inner, shard, dataset, model)
+            for place, inner in enumerate(attack.transferred)
+        }
+        made = {"dataset": dataset, "model": model, **_pool(cell, dataset)}
+        select = SelectSpec(
+            against=cell.defense_spec,
+            shard=shard,
+            seed=cell.seed,
+            draws=attack.select_draws,
+            precision=cell.precision,
+        )
+        candidates: dict[str, Node] = {}
+        if bare:
+            candidates["transferred"] = self._node("select", select, (), **made, **bare)
+        start = {"start": candidates["transferred"]} if bare else {}
+        for attempt in attack.tries(cell.defense_spec):
+            stop = shard.stop if attempt.images is None else min(shard.stop, attempt.images)
+            if stop <= shard.start:
+                continue
+            spec = CraftSpec(
+                attack=attempt.attack,
+                shard=Shard(start=shard.start, stop=stop),
+                seed=cell.seed,
+                precision=cell.precision,
+                against=cell.defense_spec,
+                draws=attempt.draws,
+                smoothing=attempt.smoothing,
+            )
+            warm = start if attempt.warm else {}
+            candidates[attempt.name] = self._node("craft", spec, (), **made, **warm)
+        return self._node("select", select, (), **made, **candidates)
+
+
+def _pool(cell: Cell, dataset: Node) -> dict[str, Node]:
+    return {"pool": dataset} if cell.defense_spec.needs_pool() else {}

@@ -129,7 +129,9 @@ class TableEntry(Entry):
     """One table: every model with every attack and every defense.
 
     gains_of: the defense whose rows are compared with those that lack it. gains_over: the
-    defense, model or attack of this table that all others are compared with.
+    defense, model or attack of this table that all others are compared with. equal_cost: a
+    defense that is added with as many draws as each of the others costs forward passes, such as
+    `flip-crop`.
     """
 
     name: str
@@ -139,6 +141,7 @@ class TableEntry(Entry):
     defenses: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
     gains_of: str | None = None
     gains_over: str | None = None
+    equal_cost: str | None = None
     figure: FigureEntry | None = None
 
 

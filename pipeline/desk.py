@@ -18,11 +18,13 @@ from pipeline.settings import KindSettings
 from pipeline.store import Damaged, Record, Store
 from tasks.arrays import BadTensor, Crafted, Images, Outcomes, Splits, as_float
 from tasks.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
-from tasks.craft import check_crafted
+from tasks.craft import check_crafted, check_examples
 from tasks.datasets import DatasetSpec
+from tasks.defenses.base import Context, Defense
 from tasks.frozen import Frozen
+from tasks.geometry import Ball
 from tasks.networks.exported import Exported
-from tasks.node_specs import CraftSpec
+from tasks.node_specs import CraftSpec, SelectSpec
 from tasks.progress import Tell
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.specs import Precision, Shard
@@ -81,19 +83,43 @@ class Desk:
         return _splits[record.content]
 
     def examples(self, node: Node, shard: Shard) -> Crafted:
-        """The examples of a shard: crafted ones, or the data set's own."""
-        if not isinstance(node.spec, CraftSpec):
+        """The examples of a shard: crafted or selected ones, or the data set's own.
+
+        A craft that was of fewer images gives those.
+        """
+        spec = node.spec
+        if isinstance(spec, DatasetSpec):
             images = self.splits(node).test[shard.start : shard.stop]
             none = torch.full_like(images.labels, -1)
             return Crafted(as_float(images.pixels), images.labels, images.ids, none)
+        assert isinstance(spec, CraftSpec | SelectSpec)
         columns = self._columns(node, "examples.arrow")
-        images = self.splits(node.parent("dataset")).test[shard.start : shard.stop]
+        test = self.splits(node.parent("dataset")).test
+        images = test[spec.shard.start : spec.shard.stop]
         try:
             crafted = Crafted(**columns)
-            check_crafted(crafted, images, node.spec)
+            if isinstance(spec, CraftSpec):
+                check_crafted(crafted, images, spec)
+            else:
+                check_examples(crafted, images, _ball(node))
         except (BadTensor, TypeError) as error:
             raise Damaged(node.kind, node.digest, str(error)) from None
         return crafted
+
+    def context(self, precision: Precision) -> Context:
+        """What a defense may ask: the node's model and, where it has one, its pool, on the device.
+
+        Only nodes whose defense needs a pool have one for a parent.
+        """
+        pool = None
+        defense = getattr(self.node.spec, "against", None) or getattr(
+            self.node.spec, "defense", None
+        )
+        if isinstance(defense, Defense) and defense.needs_pool():
+            splits = self.splits(self.node.parent("pool"))
+            pool = splits.test if defense.pool_split() == "test" else splits.train
+            pool = pool.to(self.device)
+        return Context(classifier=self.frozen(precision), pool=pool)
 
     def outcomes(self, node: Node) -> Outcomes:
         """A defended model's answers about a shard."""
@@ -147,6 +173,19 @@ class Desk:
             return Images(columns["pixels"], columns["labels"], ids, spec.classes)
         except (BadTensor, KeyError) as error:
             raise Damaged(node.kind, node.digest, str(error)) from None
+
+
+def candidates_of(node: Node) -> dict[str, Node]:
+    """What a select node selects of, by name."""
+    others = {"dataset", "model", "pool"}
+    return {role: parent for role, parent in node.parents if role not in others}
+
+
+def _ball(node: Node) -> Ball:
+    """The largest ball of the attacks that a node's examples are made by."""
+    if isinstance(node.spec, CraftSpec):
+        return node.spec.attack.ball()
+    return max(map(_ball, candidates_of(node).values()), key=lambda ball: ball.radius)
 
 
 def untrained(model: Node) -> nn.Module:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.hashing import digest
 from tasks.specs import Spec
 
-NodeKind = Literal["dataset", "train", "checkpoint", "craft", "defend", "score"]
-NODE_KINDS: tuple[NodeKind, ...] = ("dataset", "train", "checkpoint", "craft", "defend", "score")
+NodeKind = Literal["dataset", "train", "checkpoint", "craft", "select", "defend", "score"]
+NODE_KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pipeline.config import (
     Catalogue,
+    Choice,
     FigureEntry,
     GridEntry,
     Section,
@@ -25,12 +26,14 @@ from pipeline.ingredients import Ingredients
 from pipeline.parameters import Rules, check_owners, resolved, with_variant
 from pipeline.problems import BadInput, suggestion
 from pipeline.yaml_files import Document, Place
+from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import Attack
 from tasks.datasets import DatasetSpec
 from tasks.defenses.base import Defense
 from tasks.defenses.chain import Chain
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.specs import Precision, Problem
+from tasks.stages import prediction_passes
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Grid:
 class Overrides:
     """What the command line changes of a grid.
 
+    adaptive: the budget of an adaptive attack that every table gets, for all its defenses.
     add: (section, name or file) of models, attacks and defenses that every table gets as well.
     """
 
@@ -119,6 +123,7 @@ class Overrides:
     images: int | None = None
     seeds: int = 1
     redraws: int | None = None
+    adaptive: str | None = None
     data: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
@@ -151,6 +156,7 @@ class _Builder:
             for part in name.split("+") if section == "defenses" else [name]:
                 catalogue.document(section, part)
         self._ingredients = Ingredients(catalogue, overrides.data, overrides.weights)
+        self._everywhere = _budget(catalogue, overrides.adaptive)
 
     def grid(self, name: str, above: frozenset[str]) -> Grid:
         """A grid; `above` are the grids that include it."""
@@ -171,11 +177,11 @@ class _Builder:
             for cell in part.cells:
                 _admit(cells, cell, document, place)
         rules = Rules(entry.rules)
-        for position, table in enumerate(entry.tables):
+        for position, given in enumerate(entry.tables):
             place = ("tables", position)
-            grown = self._grown(table)
-            tables.append(_table(grown, document, place))
-            for cell in self._table_cells(entry, grown, rules, document, place):
+            table = self._completed(self._grown(given), document, place)
+            tables.append(_table(table, document, place))
+            for cell in self._table_cells(entry, table, rules, document, place):
                 _admit(cells, cell, document, place)
         rules.check(document)
         return Grid(name, entry.title, tuple(cells.values()), tuple(tables))
@@ -193,6 +199,42 @@ class _Builder:
             if name not in map(_label, choices[section]):
                 choices[section] = (*choices[section], name)
         return table.model_copy(update=choices)
+
+    def _completed(self, table: TableEntry, document: Document, place: Place) -> TableEntry:
+        """A table with the attack that every table gets, and with the defenses of equal cost."""
+        attacks = [choice for choice in self._everywhere if choice not in table.attacks]
+        defenses: list[Choice] = []
+        if table.equal_cost is not None:
+            at: Place = (*place, "equal_cost")
+            baseline = self._ingredients.defense(table.equal_cost, document, at)
+            classes = {
+                self._ingredients.dataset(self._ingredients.model(name, document, at).dataset)[
+                    0
+                ].classes
+                for name in table.models
+            }
+            specs = [
+                self._defense(choice, Rules(()), [], document, (*place, "defenses", number))
+                for number, choice in enumerate(table.defenses)
+            ]
+            costs = {
+                prediction_passes(spec, count).equivalents for spec in specs for count in classes
+            }
+            defenses = [
+                VariantEntry(
+                    label=f"{table.equal_cost}[draws={draws}]",
+                    use=table.equal_cost,
+                    set={"draws": draws},
+                )
+                for draws in sorted(costs - {1})
+                if "draws" in type(baseline).model_fields
+            ]
+        return table.model_copy(
+            update={
+                "attacks": (*table.attacks, *attacks),
+                "defenses": (*table.defenses, *defenses),
+            }
+        )
 
     def _table_cells(
         self, entry: GridEntry, table: TableEntry, rules: Rules, document: Document, place: Place
@@ -250,16 +292,21 @@ class _Builder:
             document,
             defense_place,
         )
+        images = self._images(entry, parts.dataset, source.test, document)
         redraws = self._overrides.redraws or entry.redraws
+        attack_spec = resolved(attack_spec, problem, document, attack_place)
+        if isinstance(attack_spec, Adaptive):
+            images = min(images, attack_spec.images or images)
+            redraws = attack_spec.redraws or redraws
         return Cell(
             **names,
             seed=entry.seed,
-            images=self._images(entry, parts.dataset, source.test, document),
+            images=images,
             redraws=1 if defense_spec.deterministic(problem.classes) else redraws,
             precision=entry.precision,
             dataset_spec=dataset_spec,
             model_spec=resolved(parts.spec, problem, document, (*place, "models", model)),
-            attack_spec=resolved(attack_spec, problem, document, attack_place),
+            attack_spec=attack_spec,
             defense_spec=defense_spec,
             files=source.files,
             model_files=parts.files,
@@ -315,6 +362,18 @@ class _Builder:
 def _admit(cells: dict[str, Cell], cell: Cell, document: Document, place: Place) -> None:
     if cells.setdefault(cell.name, cell) != cell:
         raise document.problem(place, f"two different cells would be named '{cell.name}'")
+
+
+def _budget(catalogue: Catalogue, budget: str | None) -> tuple[str, ...]:
+    if budget is None:
+        return ()
+    prefix = "adaptive-"
+    known = [
+        name.removeprefix(prefix) for name in catalogue.names("attacks") if name.startswith(prefix)
+    ]
+    if budget not in known:
+        raise BadInput(f"--adaptive {budget}: no such budget{suggestion(budget, known)}")
+    return (prefix + budget,)
 
 
 def _seeded(cell: Cell, seed: int) -> TrainSpec | CheckpointSpec:

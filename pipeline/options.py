@@ -73,6 +73,11 @@ _GRID = (
         "--redraws", type=click.IntRange(min=1), help="Ask each randomised defense N times."
     ),
     click.option(
+        "--adaptive",
+        metavar="BUDGET",
+        help="Attack every defended model adaptively too: quick, standard or full.",
+    ),
+    click.option(
         "--data", multiple=True, metavar="NAME=FOLDER", help="Where a data set's files are."
     ),
     click.option(
@@ -106,6 +111,7 @@ def session_from(options: dict[str, Any]) -> Session:
             images=options["images"],
             seeds=options["seeds"],
             redraws=options["redraws"],
+            adaptive=options["adaptive"],
             data=data,
             weights=weights,
         ),

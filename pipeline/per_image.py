@@ -45,6 +45,10 @@ class PerImage:
         self._read = cache(read)
         self._p_values: dict[tuple[tuple[str, str], ...], float] = {}
 
+    def answers(self, name: str) -> Answers:
+        """A cell's answers; NotTested where there are none."""
+        return self._read(name)
+
     def p_value(self, pairs: Sequence[tuple[str, str]]) -> float:
         """The two-sided p-value of a gain; NotTested where it has none.
 

@@ -11,11 +11,9 @@ from statistics import fmean
 
 from pipeline.events import Event, NodeDone, NodeFailed, NodeProgress, NodeStarted, RunStarted
 from pipeline.graph import NODE_KINDS, Node, NodeKind
-from pipeline.grid import Cell, Grid
-from tasks.datasets import DatasetSpec
-from tasks.node_specs import CraftSpec, DefendSpec
+from pipeline.grid import Grid
+from pipeline.node_names import node_name
 from tasks.progress import Progress
-from tasks.recipe import CheckpointSpec, TrainSpec
 
 QUICK = ("dataset", "checkpoint", "score")
 """Kinds that take seconds: not knowing them yet does not spoil an estimate."""
@@ -181,46 +179,8 @@ class Tally:
     def name(self, node: Node) -> str:
         """A node in the grid's words: `craft demo-iat/untargeted-pgd10, images 0 to 500`."""
         if node.digest not in self._names:
-            self._names[node.digest] = f"{node.kind} {self._label(node)}"
+            self._names[node.digest] = node_name(node, self.grid)
         return self._names[node.digest]
-
-    def _label(self, node: Node) -> str:
-        cells = self.grid.cells if self.grid is not None else ()
-        cell = next((cell for cell in cells if _behind(cell, node)), None)
-        if cell is None:
-            return node.digest[:12]
-        match node.spec:
-            case DatasetSpec():
-                words = cell.dataset
-            case CraftSpec(shard=shard):
-                words = f"{cell.model}/{cell.attack}, images {shard.start} to {shard.stop}"
-            case DefendSpec(shard=shard):
-                words = f"{cell.model}/{cell.attack}/{cell.defense}"
-                words += f", images {shard.start} to {shard.stop}"
-            case _:
-                words = cell.model
-        return words + (f", seed {cell.seed}" if cell.seed else "")
-
-
-def _behind(cell: Cell, node: Node) -> bool:
-    """Whether a cell asks for a node; of a score, which has many parents, nothing is known."""
-    parents = dict(node.parents)
-    match node.spec:
-        case DatasetSpec():
-            return cell.dataset_spec == node.spec
-        case TrainSpec() | CheckpointSpec():
-            return cell.model_spec == node.spec and _behind(cell, parents["dataset"])
-        case CraftSpec(attack=attack, seed=seed):
-            same = cell.attack_spec == attack and cell.seed == seed
-            return same and _behind(cell, parents["model"])
-        case DefendSpec(defense=defense, seed=seed):
-            examples = parents["examples"]
-            if examples.kind == "dataset" and cell.attack_spec.crafts:
-                return False
-            same = cell.defense_spec == defense and cell.seed == seed
-            return same and _behind(cell, parents["model"]) and _behind(cell, examples)
-        case _:
-            return False
 
 
 def counted(count: int, noun: str) -> str:

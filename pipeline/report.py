@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from pipeline.grid import Grid
 from pipeline.problems import NO_ROOM, BadInput, writing_to
+from pipeline.report_adaptive import what_is_left
 from pipeline.report_beside import beside_markdown
 from pipeline.report_figures import Drawing, drawing
-from pipeline.report_frames import probabilities, results, table_values
+from pipeline.report_frames import left_values, probabilities, results, table_values
+from pipeline.report_left import left_markdown
 from pipeline.report_pictures import Artifacts
 from pipeline.report_tables import views
 from pipeline.report_text import page, table_markdown
@@ -64,7 +66,15 @@ def _write_report(
         figure = drawing(view, stem, grid, artifacts)
         if figure is not None:
             _write_figure(figure, folder, stem)
-        said = [table_markdown(view), beside_markdown(view), figure.markdown if figure else ""]
+        left = what_is_left(view, grid, scores)
+        if left:
+            _write_frame(left_values(left), folder / f"{stem}-left")
+        said = [
+            table_markdown(view),
+            left_markdown(left),
+            beside_markdown(view),
+            figure.markdown if figure else "",
+        ]
         parts.append(("\n".join(filter(None, said)), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
     _write_text(page(grid, scores, parts, made), folder / "README.md")

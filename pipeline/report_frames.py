@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from pipeline.grid import Cell, Grid
+from pipeline.report_adaptive import Left
 from pipeline.report_figures import class_probabilities
 from pipeline.report_paper import Reference
 from pipeline.report_pictures import Picture
@@ -90,6 +91,32 @@ def table_values(view: View) -> pl.DataFrame:
     """One row for each place of a table, with unrounded numbers."""
     rows = [_entry_row(view, row, entry) for row in view.rows for entry in row.entries]
     return pl.DataFrame(rows, schema=ENTRY_COLUMNS)
+
+
+def left_values(rows: Sequence[Left]) -> pl.DataFrame:
+    """One row for each defended model and adaptive attack, with unrounded numbers."""
+    return pl.DataFrame([_left_row(row) for row in rows], infer_schema_length=None)
+
+
+def _left_row(left: Left) -> dict[str, object]:
+    values: dict[str, object] = {
+        "model": left.model,
+        "defense": left.defense,
+        "adaptive_attack": left.adaptive_attack,
+        "replayed_attack": left.replayed,
+        "images": left.images,
+    }
+    for name in ("clean", "bare", "oblivious", "adaptive", "worst"):
+        rate = getattr(left, name)
+        low, high = (rate.interval if rate else None) or (None, None)
+        values |= {name: rate and rate.accuracy, f"{name}_low": low, f"{name}_high": high}
+    cost = left.cost
+    return values | {
+        "forwards": cost and cost.forwards,
+        "backwards": cost and cost.backwards,
+        "milliseconds": cost and cost.milliseconds,
+        "times_bare": cost and cost.times_bare,
+    }
 
 
 def probabilities(found: Sequence[Picture]) -> pl.DataFrame:

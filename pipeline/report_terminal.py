@@ -12,7 +12,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.grid import Grid
+from pipeline.report_adaptive import Left, what_is_left
 from pipeline.report_beside import beside, compact_words, differing, judged
+from pipeline.report_left import HEADING, LEGEND, SHORT, short_words
 from pipeline.report_tables import views
 from pipeline.report_text import caption, entry_words
 from pipeline.report_view import Entry, Row, Scores, View
@@ -63,10 +65,12 @@ def render_terminal(grid: Grid, scores: Scores, *, width: int) -> Group:
 
     What is too wide in every layout is continued in another block of columns below.
     """
-    return Group(*(part for view in views(grid, scores) for part in _rendered(view, width)))
+    return Group(
+        *(part for view in views(grid, scores) for part in _rendered(view, grid, scores, width))
+    )
 
 
-def _rendered(view: View, width: int) -> Iterator[RenderableType]:
+def _rendered(view: View, grid: Grid, scores: Scores, width: int) -> Iterator[RenderableType]:
     yield Text(view.table.title or view.table.name, style="bold")
     yield from _tables(Sheet(view, entry_words), width)
     lines = list(caption(view))
@@ -74,11 +78,31 @@ def _rendered(view: View, width: int) -> Iterator[RenderableType]:
         lines.append("* deterministic: nothing is drawn at random.")
     lines.extend(f"[{place}] {note}" for place, note in enumerate(view.notes, 1))
     yield Text("\n".join(lines) + "\n", style="dim")
+    yield from _left(what_is_left(view, grid, scores), width)
     both = beside(view)
     if both is not None:
         yield Text("Beside the paper: measured (published)", style="bold")
         yield from _tables(Sheet(both, compact_words), width)
         yield Text("\n".join(_said(both)) + "\n", style="dim")
+
+
+def _left(rows: Sequence[Left], width: int) -> Iterator[RenderableType]:
+    """What is left of each defense, a block for each adaptive attack; a defense a line."""
+    for attack in dict.fromkeys(row.adaptive_attack for row in rows):
+        own = [row for row in rows if row.adaptive_attack == attack]
+        yield Text(f"{HEADING} under {attack} ({own[0].images} images)", style="bold")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("", max_width=max(width // 4, NARROWEST), overflow="fold")
+        for name in SHORT:
+            table.add_column(name, justify="right")
+        model = None
+        for row in own:
+            if row.model != model:
+                table.add_row(Text(row.model, style="bold"))
+                model = row.model
+            table.add_row(Text(row.defense), *map(Text, short_words(row)))
+        yield table
+        yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
 
 
 def _said(both: View) -> list[str]:

@@ -14,9 +14,17 @@ from tasks.specs import Kind, Spec
 NOTHING = "–"
 
 OBLIVIOUS = """\
-Attacks here are **oblivious**: the examples were made on the bare model, without any defense,
-and then shown to the defended one. So a number says how a defense does against an attacker
-who does not know of it, and it bounds from above what is left against one who does."""
+Attacks are **oblivious** unless their name says `adaptive`: the examples were made on the bare
+model, without any defense, and then shown to the defended one. So a number says how a defense
+does against an attacker who does not know of it, and it bounds from above what is left against
+one who does."""
+
+ADAPTIVE = """\
+An **adaptive** attack knows the defense and how its random numbers are drawn, but not which will
+be: it climbs the log of the mean probability over fresh draws at each step (expectation over
+transformation), passes gradients straight through what has none, also tries what transfers from
+the bare model, and gives each image the candidate that fails most often on its own draws. What it
+leaves is an upper bound as well: a stronger attack may leave less."""
 
 INTERVALS = """\
 Accuracy is in percent, and always about the true label: the mean over images of the share of
@@ -141,7 +149,9 @@ def page(grid: Grid, scores: Scores, parts: Sequence[tuple[str, str]], made: Fac
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
     lines = [f"# {grid.title or grid.name}", ""]
     lines += [f"Grid `{grid.name}`: {len(grid.cells)} cells, {len(missing)} of them missing.", ""]
-    lines += [*_datasets(grid.cells, scores.by_class), "", OBLIVIOUS, "", INTERVALS, "", GAINS, ""]
+    lines += [*_datasets(grid.cells, scores.by_class), "", OBLIVIOUS, ""]
+    lines += [ADAPTIVE, ""] if any(cell.attack_spec.compound for cell in grid.cells) else []
+    lines += [INTERVALS, "", GAINS, ""]
     lines += [BESIDE, ""] if scores.published else []
     for markdown, stem in parts:
         lines += [markdown]

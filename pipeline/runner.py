@@ -197,6 +197,8 @@ class Run:
                 ready = [entry for entry in ready if entry[1] not in gone]
                 heapify(ready)
             else:
+                # its input is computed again first; what was asked for with --force still is
+                ended.discard(result.digest)
                 again = True
 
     def _ranks(self, plan: Plan) -> dict[str, int]:

@@ -35,6 +35,7 @@ TASKS = {
     "train": ("tasks.train", "tasks.checkpoint"),
     "checkpoint": ("tasks.checkpoint",),
     "craft": ("tasks.craft", "tasks.frozen", "tasks.checkpoint"),
+    "select": ("tasks.select", "tasks.frozen", "tasks.checkpoint"),
     "defend": ("tasks.defend", "tasks.frozen", "tasks.checkpoint"),
     "score": ("tasks.score",),
 }
@@ -97,7 +98,7 @@ class Session:
 
     def forced(self, start: str) -> set[str]:
         """Digests that --force computes again: defend and score, and craft from there."""
-        kinds = {"defend", "score"} | ({"craft"} if start == "craft" else set())
+        kinds = {"defend", "score"} | ({"craft", "select"} if start == "craft" else set())
         return {node.digest for node in Graph(self.chosen.values()) if node.kind in kinds}
 
     def plan(self, forced: set[str] | None = None) -> Plan:
@@ -149,7 +150,7 @@ class Session:
         """How what the store holds of this grid was computed: devices and library versions."""
         found: dict[str, set[str]] = {}
         for node in self.graph:
-            if node.kind not in {"train", "craft", "defend"}:
+            if node.kind not in {"train", "craft", "select", "defend"}:
                 continue
             if (record := self.store.known(node.kind, node.digest)) is not None:
                 versions = record.how.get("versions")

@@ -122,9 +122,13 @@ class _Reader:
                 amount = images * recipe.forwards_and_backwards().equivalents * each
                 found = Sort("train", network, recipe.precision, recipe.method)
                 return Workload(found, amount), float(sum(times))
-            case "craft" | "defend" as kind:
+            case "craft" | "select" | "defend" as kind:
                 network, each = self._cost(self._parent(record, "model"))
-                method = _method(spec["attack" if kind == "craft" else "defense"])
+                method = " on ".join(
+                    _method(spec[key])
+                    for key in ("attack", "against", "defense")
+                    if spec.get(key) is not None
+                )
                 amount = float((how["forwards"] + how["backwards"]) * each)
                 return Workload(Sort(kind, network, spec["precision"], method), amount), seconds
             case "score":

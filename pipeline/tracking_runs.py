@@ -44,6 +44,10 @@ class ChildRun:
     ended: float
 
 
+OWN = ("defend", "select", "craft")
+"""The kinds of node whose cost is a cell's, though others may share it."""
+
+
 def score_key(cell: Cell, record: Record) -> str:
     """The key of a cell's score: cells of different names may share a score node."""
     label = hashlib.sha256(cell.name.encode()).hexdigest()[:8]
@@ -156,10 +160,12 @@ def _tags(record: Record, grid: Grid) -> dict[str, str]:
 
 def _costs(score: Node, record: Record, store: Store) -> tuple[dict[str, float], set[str]]:
     """Sums over the score, its defends and their crafts, by kind and in all; the devices."""
-    own = {score.digest: score}
-    for _, defend in score.parents:
-        own[defend.digest] = defend
-        own |= {node.digest: node for _, node in defend.parents if node.kind == "craft"}
+    own: dict[str, Node] = {}
+    waiting = [score]
+    while waiting:
+        node = waiting.pop()
+        own[node.digest] = node
+        waiting += [parent for _, parent in node.parents if parent.kind in OWN]
     sums: dict[str, float] = {}
     devices: set[str] = set()
     for node in own.values():

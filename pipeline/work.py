@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline import __version__, arrow, partial_state, sources
-from pipeline.desk import Desk, untrained
+from pipeline.desk import Desk, candidates_of, untrained
 from pipeline.devices import cpu_name
 from pipeline.events import Done, Failure, Stopped
 from pipeline.graph import Node
@@ -35,15 +35,16 @@ from tasks.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
 from tasks.craft import check_crafted, craft
 from tasks.datasets import DatasetSpec
 from tasks.defend import BadDefense, defend
-from tasks.defenses.base import Context, Defense
+from tasks.defenses.base import Defense
 from tasks.foreign_networks import BadNetwork, ForeignNetwork
 from tasks.libraries import LibraryProblem
 from tasks.networks.base import Network
 from tasks.networks.exported import Exported
-from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec
+from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.progress import Tell
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.score import joined, score
+from tasks.select import select
 from tasks.specs import Kind, Spec
 from tasks.train import Diverged, train
 
@@ -269,8 +270,16 @@ def _craft(desk: Desk) -> Result:
     assert isinstance(spec, CraftSpec)
     test = desk.splits(desk.node.parent("dataset")).test
     images = test[spec.shard.start : spec.shard.stop]
-    frozen = desk.frozen(spec.precision)
-    crafted = craft(images, frozen, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
+    context = desk.context(spec.precision)
+    roles = dict(desk.node.parents)
+    crafted = craft(
+        images,
+        context,
+        spec,
+        batch_size=desk.settings.batch_size,
+        start=desk.examples(roles["start"], spec.shard) if "start" in roles else None,
+        tell=desk.tell,
+    )
     check_crafted(crafted, images, spec)
     change = (crafted.pixels - as_float(images.pixels)).abs().amax().item()
     return Result(
@@ -279,16 +288,37 @@ def _craft(desk: Desk) -> Result:
     )
 
 
+def _select(desk: Desk) -> Result:
+    spec = desk.node.spec
+    assert isinstance(spec, SelectSpec)
+    test = desk.splits(desk.node.parent("dataset")).test
+    images = test[spec.shard.start : spec.shard.stop]
+    candidates = {
+        role: desk.examples(node, spec.shard) for role, node in candidates_of(desk.node).items()
+    }
+    context = desk.context(spec.precision)
+    size = desk.settings.batch_size
+    chosen = select(candidates, images, context, spec, batch_size=size, tell=desk.tell)
+    facts = {
+        name: {
+            "images": len(crafted),
+            "chosen": int((chosen.choice == place).sum()),
+            "failed_draws_percent": 100 * chosen.failures[: len(crafted), place].mean().item(),
+        }
+        for place, (name, crafted) in enumerate(candidates.items())
+    }
+    files: dict[str, Writer] = {
+        "examples.arrow": _tensors(desk, vars(chosen.crafted)),
+        "choice.arrow": _tensors(desk, {"choice": chosen.choice, "failures": chosen.failures}),
+    }
+    return Result(files, {"images": len(images), "candidates": facts})
+
+
 def _defend(desk: Desk) -> Result:
     spec = desk.node.spec
     assert isinstance(spec, DefendSpec)
-    frozen = desk.frozen(spec.precision)
     crafted = desk.examples(desk.node.parent("examples"), spec.shard)
-    pool = None
-    if spec.defense.needs_pool():
-        splits = desk.splits(desk.node.parent("pool"))
-        pool = splits.test if spec.defense.pool_split() == "test" else splits.train
-    context = Context(classifier=frozen, pool=pool)
+    context = desk.context(spec.precision)
     outcomes = defend(crafted, context, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
     return Result(
         {"outcomes.arrow": _tensors(desk, vars(outcomes))},
@@ -324,6 +354,7 @@ _PERFORM: dict[str, Callable[[Desk], Result]] = {
     "train": _train,
     "checkpoint": _checkpoint,
     "craft": _craft,
+    "select": _select,
     "defend": _defend,
     "score": _score,
 }

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from pipeline.graph import Node, NodeKind
 from tasks.datasets import DatasetSpec
+from tasks.defenses.base import Defense
 from tasks.networks.base import Network
-from tasks.node_specs import CraftSpec, DefendSpec
+from tasks.node_specs import CraftSpec, DefendSpec, SelectSpec
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.specs import Precision
-from tasks.stages import prediction_passes
+from tasks.stages import craft_passes, prediction_passes, select_passes
 
-COUNTED: tuple[NodeKind, ...] = ("train", "craft", "defend")
+COUNTED: tuple[NodeKind, ...] = ("train", "craft", "select", "defend")
 """Kinds whose work is the network's multiplications; of the others, images or nodes."""
 
 
@@ -57,14 +58,16 @@ def _amount(node: Node, train_images: Mapping[DatasetSpec, int]) -> float:
         images = images // size * size or images
         passes = spec.recipe.forwards_and_backwards() * images * spec.recipe.epochs
         amount = passes.equivalents * multiplications(spec.network, dataset)
-    elif isinstance(spec, CraftSpec | DefendSpec):
+    elif isinstance(spec, CraftSpec | SelectSpec | DefendSpec):
         model = node.parent("model")
         dataset = _spec(model.parent("dataset"))
+        images = spec.shard.stop - spec.shard.start
         if isinstance(spec, CraftSpec):
-            passes = spec.attack.forwards_and_backwards()
+            passes = craft_passes(spec, dataset.classes)
+        elif isinstance(spec, SelectSpec):
+            passes = select_passes(spec, dataset.classes) * _candidates(node)
         else:
             passes = prediction_passes(spec.defense, dataset.classes) * spec.redraws
-        images = spec.shard.stop - spec.shard.start
         amount = (passes * images).equivalents * multiplications(_network(model), dataset)
     elif node.kind == "score":
         amount = float(sum(map(_answers, (parent for _, parent in node.parents))))
@@ -80,15 +83,26 @@ def sort(node: Node) -> Sort:
             return Sort(node.kind, network.kind, recipe.precision, recipe.method)
         case CheckpointSpec(network=network):
             return Sort(node.kind, network.kind)
-        case CraftSpec(attack=attack, precision=precision):
+        case CraftSpec(attack=attack, precision=precision, against=against):
             network = _network(node.parent("model"))
-            return Sort(node.kind, network.kind, precision, attack.kind)
-        case DefendSpec(defense=defense, precision=precision):
-            network = _network(node.parent("model"))
-            method = "+".join(part.kind for _, part in defense.stages())
+            method = attack.kind if against is None else f"{attack.kind} on {_method(against)}"
             return Sort(node.kind, network.kind, precision, method)
+        case (
+            SelectSpec(against=defense, precision=precision)
+            | DefendSpec(defense=defense, precision=precision)
+        ):
+            network = _network(node.parent("model"))
+            return Sort(node.kind, network.kind, precision, _method(defense))
         case _:
             return Sort(node.kind)
+
+
+def _method(defense: Defense) -> str:
+    return "+".join(part.kind for _, part in defense.stages())
+
+
+def _candidates(node: Node) -> int:
+    return sum(role not in {"dataset", "model", "pool"} for role, _ in node.parents)
 
 
 def _answers(node: Node) -> int:

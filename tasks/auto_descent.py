@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tasks.attacks.apgd import checkpoints
 from tasks.attacks.base import Victim
 from tasks.geometry import Ball
 from tasks.objectives import Goal, Loss
@@ -50,8 +51,8 @@ class Ask(Protocol):
         ...
 
 
-Renew = Callable[..., tuple[Candidates, ...]]
-"""Candidates judged once more, at the beginning of a window, by what the window is judged by."""
+Renew = Callable[[Candidates, Candidates], tuple[Candidates, Candidates]]
+"""The best and the highest, judged once more by what the window that begins is judged by."""
 
 
 @dataclass
@@ -85,10 +86,12 @@ class Question:
             logits = judged(pixels, self.window)
         return self._candidates(pixels, logits.detach()), gradient
 
-    def renew(self, *candidates: Candidates) -> tuple[Candidates, ...]:
-        """The next window begins, and the candidates are judged by its draws."""
+    def renew(self, best: Candidates, highest: Candidates) -> tuple[Candidates, Candidates]:
+        """See `Renew`. The same pixels, as they always are with the margin, are asked once."""
         self.window += 1
-        return tuple(map(self.again, candidates))
+        judged = self.again(best)
+        same = torch.equal(best.pixels, highest.pixels)
+        return judged, judged if same else self.again(highest)
 
     def again(self, candidates: Candidates) -> Candidates:
         """Judged by the draws of the window; as they are where the victim does not draw."""
@@ -100,18 +103,6 @@ class Question:
     def _candidates(self, pixels: Tensor, logits: Tensor) -> Candidates:
         values = self.goal.objective(logits, self.loss)
         return Candidates(pixels, values, self.goal.reached(logits))
-
-
-def checkpoints(steps: int) -> list[int]:
-    """After how many of `steps` steps the step sizes are judged, ascending.
-
-    The paper's shares of the steps, 0.22, 0.41, 0.57 and so on, in whole hundredths so that
-    no rounding moves one.
-    """
-    shares = [0, 22]
-    while (following := shares[-1] + max(shares[-1] - shares[-2] - 3, 6)) <= 100:
-        shares.append(following)
-    return sorted({-(-share * steps // 100) for share in shares[1:]})
 
 
 def climb(
@@ -165,7 +156,7 @@ def climb(
             rises = torch.zeros_like(rises)
             judged = step
             if renew is not None and step < steps:
-                best, highest, found = renew(best, highest, found)
+                best, highest = renew(best, highest)
                 value_before = highest.values
     return best
 

@@ -5,37 +5,55 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tasks.adaptive import defended
 from tasks.arrays import Crafted, Images, as_float, require
 from tasks.attacks.base import Victim
-from tasks.frozen import Frozen
+from tasks.defenses.base import Context
+from tasks.geometry import Ball
 from tasks.node_specs import CraftSpec
 from tasks.progress import Progress, Tell, silent
 from tasks.seeding import Rows
 
 
 def craft(
-    images: Images, frozen: Frozen, spec: CraftSpec, *, batch_size: int, tell: Tell = silent
+    images: Images,
+    context: Context,
+    spec: CraftSpec,
+    *,
+    batch_size: int,
+    start: Crafted | None = None,
+    tell: Tell = silent,
 ) -> Crafted:
-    """The examples that `spec.attack` makes of a shard's images against the bare classifier.
+    """The examples that `spec.attack` makes of a shard's images.
 
-    images: those of `spec.shard`, in the test set's order; frozen: the classifier, in
-    `spec.precision`; batch_size: images at a time, which changes results by the order of
-    float sums at most. Returns tensors on the CPU. BadTensor where the images are not the
-    shard's, NotFrozen where the attack changed the classifier.
+    They are made against the bare classifier of the context, or against the defense that the
+    spec names. images: those of `spec.shard`, in the test set's order; batch_size: images, or
+    draws of images, at a time, which changes results by the order of float sums at most; start:
+    of the same images, where the attack begins instead of where it would. Returns tensors on the
+    CPU. BadTensor where the images are not the shard's, NotFrozen where the attack changed the
+    classifier.
     """
     _require_shard(images, spec)
+    frozen = context.classifier
     require(
         frozen.precision == spec.precision,
         f"craft: expected a classifier in {spec.precision}, got {frozen.precision}",
     )
-    victim = Victim(lambda pixels, _: frozen.logits(pixels), images.classes)
+    if start is not None:
+        require(torch.equal(start.ids, images.ids), "craft: the start is not of the shard's images")
+    size = max(1, batch_size // (spec.draws or 1))
     parts = []
-    for first in range(0, len(images), batch_size):
-        batch = images[first : first + batch_size]
+    for first in range(0, len(images), size):
+        batch = images[first : first + size]
         rows = _rows(batch, spec, frozen.device)
         # Divided by 255 on the CPU: a GPU multiplies by the reciprocal, one rounding away.
         pixels = as_float(batch.pixels.cpu()).to(frozen.device)
-        crafted = spec.attack.perturb(victim, pixels, batch.labels.to(frozen.device), rows)
+        labels = batch.labels.to(frozen.device)
+        given = {}
+        if start is not None:
+            given["start"] = start.pixels[first : first + size].to(frozen.device)
+        victim = _victim(context, spec, rows)
+        crafted = spec.attack.perturb(victim, pixels, labels, rows, **given)
         parts.append(crafted.detach().contiguous().cpu())
         tell(Progress(first + len(batch), len(images)))
     frozen.check()
@@ -47,25 +65,39 @@ def craft(
     )
 
 
+def _victim(context: Context, spec: CraftSpec, rows: Rows) -> Victim:
+    frozen = context.classifier
+    if spec.against is None or spec.draws is None:
+        return Victim(lambda pixels, _: frozen.logits(pixels), frozen.classes)
+    return defended(spec.against, context, rows, draws=spec.draws, smoothing=spec.smoothing)
+
+
 def check_crafted(crafted: Crafted, images: Images, spec: CraftSpec) -> None:
     """Raise BadTensor unless the examples are ones that `spec` may have made of the images.
 
-    images: those of `spec.shard`. Ids, labels and targets are compared exactly, the distance
-    from the originals up to float32 rounding; the range of the pixels is `Crafted`'s own check.
+    images: those of `spec.shard`. See `check_examples`; targets are compared exactly too.
     """
     _require_shard(images, spec)
+    check_examples(crafted, images, spec.attack.ball())
+    require((crafted.targets != crafted.labels).all(), "crafted targets: some are the true label")
+    require(
+        torch.equal(crafted.targets, _targets(images, spec)),
+        "crafted targets: not those that the attack draws under its seed",
+    )
+
+
+def check_examples(crafted: Crafted, images: Images, ball: Ball) -> None:
+    """Raise BadTensor unless the examples are of these images, each in the ball of its own.
+
+    Ids and labels are compared exactly, the distance from the originals up to float32 rounding;
+    the range of the pixels is `Crafted`'s own check.
+    """
     require(torch.equal(crafted.ids, images.ids), "crafted ids: not those of the shard")
     require(torch.equal(crafted.labels, images.labels), "crafted labels: not the data set's")
     require(
         crafted.pixels.shape == images.pixels.shape,
         f"crafted pixels: expected {tuple(images.pixels.shape)}, got {tuple(crafted.pixels.shape)}",
     )
-    require((crafted.targets != crafted.labels).all(), "crafted targets: some are the true label")
-    require(
-        torch.equal(crafted.targets, _targets(images, spec)),
-        "crafted targets: not those that the attack draws under its seed",
-    )
-    ball = spec.attack.ball()
     inside = ball.contains(crafted.pixels, as_float(images.pixels), tolerance=1e-6)
     require(
         inside.all(),

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from tasks.attacks.base import Victim
 from tasks.geometry import Ball
+from tasks.objectives import Goal
 from tasks.seeding import Rows
 
 
@@ -66,5 +67,23 @@ def loss_gradient(
                 victim.logits(leaf, step), labels, reduction="sum"
             )
             return torch.autograd.grad(loss, leaf)[0]
+
+    return gradient
+
+
+def margin_gradient(
+    victim: Victim, labels: Tensor, *, targeted: bool, confidence: float
+) -> Callable[[Tensor, int], Tensor]:
+    """As `loss_gradient`, of the margin by which the goal is reached, up to `confidence`.
+
+    labels: int64 [N], targets where `targeted`; confidence: in logits.
+    """
+    goal = Goal(labels, labels if targeted else None)
+
+    def gradient(pixels: Tensor, step: int) -> Tensor:
+        with torch.enable_grad():
+            leaf = pixels.detach().requires_grad_()
+            margins = goal.objective(victim.logits(leaf, step), "margin")
+            return torch.autograd.grad(margins.clamp_max(confidence).sum(), leaf)[0]
 
     return gradient

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
-from tasks.specs import Count, Precision, Shard, Spec
+from tasks.specs import Count, Norm, Positive, Precision, Shard, Spec
 
 
 class CraftSpec(Spec):
     """The examples that an attack makes of one shard of the test set.
 
-    seed: of the attack's random starts and targets; precision: of the classifier's arithmetic.
+    seed: of the attack's random starts, targets and draws; precision: of the classifier's
+    arithmetic. against: the defense that the attack knows; None for an oblivious one, made on
+    the bare model. Of such a model it asks for `draws` draws at each step; smoothing: see
+    `tasks.defenses.base.Context`.
     """
 
     version: ClassVar[int] = 1
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"against", "draws", "smoothing"})
     attack: SerializeAsAny[Attack]
     shard: Shard
     seed: int
     precision: Precision
+    against: SerializeAsAny[Defense] | None = None
+    draws: Count | None = None
+    smoothing: Positive | None = None
+
+    @model_validator(mode="after")
+    def _draws_of_a_defense(self) -> Self:
+        known = self.draws is not None
+        if known != (self.against is not None) or (self.smoothing and not known):
+            raise ValueError("draws, and smoothing, belong to the defense that is attacked")
+        return self
+
+
+class SelectSpec(Spec):
+    """Of each image of a shard the candidate that fails most often on the attacker's draws.
+
+    against: the defense that decides; draws: how many single draws, of everything that is drawn,
+    a candidate is asked; seed: of those draws. Its parents are the candidates.
+    """
+
+    version: ClassVar[int] = 1
+    against: SerializeAsAny[Defense]
+    shard: Shard
+    seed: int
+    draws: Count = 20
+    precision: Precision = "float32"
 
 
 class DefendSpec(Spec):
@@ -43,3 +72,37 @@ class ScoreSpec(Spec):
     """A cell's score, from the answers about all its shards: its parents."""
 
     version: ClassVar[int] = 1
+
+
+class CardSpec(Spec):
+    """The integrity card of one model: attacks on it that must agree with each other.
+
+    against: the defense, none for the bare model. images: how many of the first test images are
+    asked. epsilon: of the attacks, in 1/255. draws: of an attack at each step, and of an answer
+    by which it is judged, where the defense has so many. steps: the lengths of the projected
+    gradient descents, rising; climb_steps: the length of the APGD climbs. converges: whether one
+    is made again with twice the steps and draws, to see whether these would find more. corners:
+    random corners of the ball. queries: of Square, each the mean over `query_draws` draws; 0
+    for no Square. seed: of all draws and starts.
+    """
+
+    version: ClassVar[int] = 1
+    against: SerializeAsAny[Defense]
+    images: Count = 100
+    norm: Norm = "linf"
+    epsilon: Positive
+    draws: Count = 5
+    steps: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (10, 50, 200)
+    climb_steps: Count = 20
+    converges: bool = True
+    corners: Count = 10
+    queries: Annotated[int, Field(ge=0)] = 1000
+    query_draws: Count = 20
+    seed: int = 0
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps {list(self.steps)} do not rise")
+        return self

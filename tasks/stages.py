@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 
 from tasks.defenses.base import Defense
+from tasks.node_specs import CraftSpec, SelectSpec
 from tasks.passes import Passes
 
 Stages = tuple[tuple[str, Defense], ...]
@@ -60,9 +61,38 @@ def query_passes(defense: Defense, classes: int, draws: int) -> Passes:
     count = attacker_draws(defense, classes, draws)
     if shares_a_draw(defense, classes) or count == 1:
         return _passes(defense, classes, count)
-    return single_passes(defense, classes) * count
+    return single_passes(defense, classes, count)
 
 
-def single_passes(defense: Defense, classes: int) -> Passes:
-    """What one draw of everything, what is applied once included, costs for an image."""
-    return _passes(defense, classes, 1)
+def craft_passes(spec: CraftSpec, classes: int) -> Passes:
+    """What an attack costs for an image, on the bare model or on a defended one."""
+    asked = spec.attack.forwards_and_backwards()
+    if spec.against is None or spec.draws is None:
+        return asked
+    query = query_passes(spec.against, classes, spec.draws)
+    judged = not spec.against.deterministic(classes) or spec.smoothing is not None
+    total = query * (asked.forwards + (spec.attack.judgements() if judged else 0))
+    back = attacker_draws(spec.against, classes, spec.draws)
+    if spec.smoothing is not None:
+        # back through every gradient of the defense as well, a pass each way
+        back += 2 * query.backwards
+    return total + Passes(backwards=back) * asked.backwards
+
+
+def select_passes(spec: SelectSpec, classes: int) -> Passes:
+    """What it costs to ask a defended model about one candidate of an image."""
+    draws = attacker_draws(spec.against, classes, spec.draws)
+    return single_passes(spec.against, classes, draws)
+
+
+def single_passes(defense: Defense, classes: int, draws: int) -> Passes:
+    """So many draws of everything for an image, what has nothing to draw first applied once."""
+    total = Passes(forwards=draws)
+    rows = distinct = 1
+    for _, stage in defense.stages():
+        if not stage.deterministic(classes):
+            rows = draws
+        total += stage.forwards_and_backwards(rows=rows, distinct=distinct, classes=classes)
+        if not stage.deterministic(classes):
+            distinct = draws
+    return total

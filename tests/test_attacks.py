@@ -32,6 +32,8 @@ def variants() -> list[Attack]:
     found = []
     for kind in our_kinds("attacks"):
         attack = kind_class("attacks", kind)
+        if attack.compound:
+            continue  # made of the others
         choices: list[dict[str, object]] = [{}]
         if "targeted" in attack.model_fields:
             choices.append({"targeted": True})

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tasks.arrays import as_float
-from tasks.attacks.apgd import APGD
+from tasks.attacks.apgd import APGD, checkpoints
 from tasks.attacks.base import Victim
 from tasks.attacks.pgd import PGD
-from tasks.auto_descent import Candidates, Question, checkpoints, climb
+from tasks.auto_descent import Candidates, Question, climb
 from tasks.checkpoint import load_weights, weights_from_bytes
 from tasks.data import digits
 from tasks.descent import random_start

@@ -32,9 +32,13 @@ class Victim:
 
 
 class Attack(Kind):
-    """A spec that perturbs images. `crafts` is false where it leaves them as they are."""
+    """A spec that perturbs images. `crafts` is false where it leaves them as they are.
+
+    `compound` says that it is made of other attacks, whose best is taken: it does not perturb.
+    """
 
     crafts: ClassVar[bool] = True
+    compound: ClassVar[bool] = False
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
         """Adversarial examples for one batch.
@@ -47,6 +51,10 @@ class Attack(Kind):
     def forwards_and_backwards(self) -> Passes:
         """What `perturb` asks of the victim for each image."""
         raise NotImplementedError(f"{type(self).__name__} does not define forwards_and_backwards")
+
+    def judgements(self) -> int:
+        """How often `perturb` has each image judged by a victim that judges; see `Victim`."""
+        return 0
 
     def targets(self, labels: Tensor, rows: Rows, classes: int) -> Tensor:  # noqa: ARG002
         """int64 [N]: the classes aimed at, -1 where the attack is untargeted."""

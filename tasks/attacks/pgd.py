@@ -17,24 +17,31 @@ if TYPE_CHECKING:
 
 
 class PGD(BoundedAttack):
-    """The last iterate of `steps` projected steps up the cross-entropy.
+    """The last iterate of `steps` projected steps up the cross-entropy, or another loss.
 
     step_size: in 1/255, a quarter of epsilon by default; random_start: begin at one uniform
     random point of the ball instead of the image; label: which class an untargeted attack
     leads away from, the true one or the one that the victim predicts for the clean image.
+    loss: `margin` for that of Carlini and Wagner (2017), up to a margin of `confidence` in
+    logits (0 by default), beyond which an image moves no more.
     """
 
     version: ClassVar[int] = 1
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"loss", "confidence"})
     kind: Literal["pgd"] = "pgd"
     step_size: NonNegative | None = None
     steps: Count = 10
     random_start: bool = True
     label: Literal["true", "predicted"] = "true"
+    loss: Literal["margin"] | None = None
+    confidence: NonNegative | None = None
 
     @model_validator(mode="after")
     def _targets_need_no_label(self) -> Self:
         if self.targeted and self.label == "predicted":
             raise ValueError("label: only an untargeted attack has one; leave it out")
+        if self.confidence is not None and self.loss is None:
+            raise ValueError("confidence: only the margin has one; add loss: margin")
         return self
 
     def resolved(self, problem: Problem) -> Self:
@@ -46,7 +53,7 @@ class PGD(BoundedAttack):
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
         """The last iterate, from one random start unless `random_start` is off."""
-        from tasks.descent import descend, loss_gradient, predicted, random_start
+        from tasks.descent import descend, loss_gradient, margin_gradient, predicted, random_start
 
         if self.step_size is None:
             raise ValueError("step_size: not set; call resolved(problem) first")
@@ -57,8 +64,13 @@ class PGD(BoundedAttack):
             aims = predicted(victim, pixels)
         else:
             aims = labels
+        if self.loss is None:
+            gradient = loss_gradient(victim, aims, targeted=self.targeted)
+        else:
+            confidence = self.confidence or 0.0
+            gradient = margin_gradient(victim, aims, targeted=self.targeted, confidence=confidence)
         return descend(
-            loss_gradient(victim, aims, targeted=self.targeted),
+            gradient,
             pixels,
             random_start(pixels, rows, ball=ball) if self.random_start else pixels,
             ball=ball,
