@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from pipeline.config import (
     Catalogue,
-    Choice,
     FigureEntry,
     GridEntry,
     Section,
@@ -115,8 +114,8 @@ class Grid:
 class Overrides:
     """What the command line changes of a grid.
 
+    add: (section, name or file) of models, attacks and defenses that every table gets as well;
     adaptive: the budget of an adaptive attack that every table gets, for all its defenses.
-    add: (section, name or file) of models, attacks and defenses that every table gets as well.
     """
 
     add: Sequence[tuple[Section, str]] = ()
@@ -156,7 +155,7 @@ class _Builder:
             for part in name.split("+") if section == "defenses" else [name]:
                 catalogue.document(section, part)
         self._ingredients = Ingredients(catalogue, overrides.data, overrides.weights)
-        self._everywhere = _budget(catalogue, overrides.adaptive)
+        self._added += [("attacks", name) for name in _budget(catalogue, overrides.adaptive)]
 
     def grid(self, name: str, above: frozenset[str]) -> Grid:
         """A grid; `above` are the grids that include it."""
@@ -201,40 +200,27 @@ class _Builder:
         return table.model_copy(update=choices)
 
     def _completed(self, table: TableEntry, document: Document, place: Place) -> TableEntry:
-        """A table with the attack that every table gets, and with the defenses of equal cost."""
-        attacks = [choice for choice in self._everywhere if choice not in table.attacks]
-        defenses: list[Choice] = []
-        if table.equal_cost is not None:
-            at: Place = (*place, "equal_cost")
-            baseline = self._ingredients.defense(table.equal_cost, document, at)
-            classes = {
-                self._ingredients.dataset(self._ingredients.model(name, document, at).dataset)[
-                    0
-                ].classes
-                for name in table.models
-            }
-            specs = [
-                self._defense(choice, Rules(()), [], document, (*place, "defenses", number))
-                for number, choice in enumerate(table.defenses)
-            ]
-            costs = {
-                prediction_passes(spec, count).equivalents for spec in specs for count in classes
-            }
-            defenses = [
-                VariantEntry(
-                    label=f"{table.equal_cost}[draws={draws}]",
-                    use=table.equal_cost,
-                    set={"draws": draws},
-                )
-                for draws in sorted(costs - {1})
-                if "draws" in type(baseline).model_fields
-            ]
-        return table.model_copy(
-            update={
-                "attacks": (*table.attacks, *attacks),
-                "defenses": (*table.defenses, *defenses),
-            }
-        )
+        """A table with a baseline of equal cost for each of its defenses, where it asks for one."""
+        if table.equal_cost is None:
+            return table
+        at: Place = (*place, "equal_cost")
+        self._ingredients.defense(table.equal_cost, document, at)
+        models = [self._ingredients.model(name, document, at) for name in table.models]
+        classes = {self._ingredients.dataset(model.dataset)[0].classes for model in models}
+        specs = [
+            self._defense(choice, Rules(()), [], document, (*place, "defenses", number))
+            for number, choice in enumerate(table.defenses)
+        ]
+        costs = {prediction_passes(spec, count).equivalents for spec in specs for count in classes}
+        baselines = [
+            VariantEntry(
+                label=f"{table.equal_cost}[draws={draws}]",
+                use=table.equal_cost,
+                set={"draws": draws},
+            )
+            for draws in sorted(costs - {1})
+        ]
+        return table.model_copy(update={"defenses": (*table.defenses, *baselines)})
 
     def _table_cells(
         self, entry: GridEntry, table: TableEntry, rules: Rules, document: Document, place: Place

@@ -48,7 +48,7 @@ def margin(images: int) -> int:
     return max(1, round(0.002 * images))
 
 
-def grows(rights: Sequence[int], images: int) -> bool:
+def grows(rights: Sequence[float], images: int) -> bool:
     """Whether one of the numbers is beyond the interval of the one before it."""
     return any(
         beyond_interval(later, earlier, images) for earlier, later in itertools.pairwise(rights)
