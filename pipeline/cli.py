@@ -317,6 +317,18 @@ def new(kind: str, name: str, folder: Path) -> None:
 
 
 @main.command()
+def reference() -> None:
+    """Print every key of the YAML files, with its values, its default and its unit.
+
+    \b
+    pipeline reference | less
+    """
+    from pipeline.reference import reference as text
+
+    click.echo(text(), nl=False)
+
+
+@main.command()
 def accept() -> None:
     """Record that code which changed gives the same results as before.
 
