@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from pipeline.card_nodes import CARD_SIZES
 from pipeline.config import Section
 from pipeline.grid import Overrides
 from pipeline.problems import BadInput
@@ -78,6 +79,14 @@ _GRID = (
         help="Attack every defended model adaptively too: quick, standard or full.",
     ),
     click.option(
+        "--card",
+        type=click.Choice(CARD_SIZES),
+        default="quarter",
+        show_default=True,
+        help="How much of an integrity card adaptive cells get: all, as much as a quarter of "
+        "their own work buys, or nothing.",
+    ),
+    click.option(
         "--data", multiple=True, metavar="NAME=FOLDER", help="Where a data set's files are."
     ),
     click.option(
@@ -117,6 +126,7 @@ def session_from(options: dict[str, Any]) -> Session:
         ),
         settings=options["settings"],
         device=options["device"],
+        card=options["card"],
     )
 
 

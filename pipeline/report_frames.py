@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+from pipeline.cards import Card
 from pipeline.grid import Cell, Grid
 from pipeline.report_adaptive import Left
 from pipeline.report_figures import class_probabilities
+from pipeline.report_gallery import Exhibit, Gallery
 from pipeline.report_paper import Reference
 from pipeline.report_pictures import Picture
 from pipeline.report_view import Entry, Facts, Row, Scores, View, deterministic, interval, number
+from tasks.findings import Finding
 
 CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "dataset": pl.String,
@@ -37,6 +42,16 @@ CELL_COLUMNS: dict[str, type[pl.DataType]] = {
 }
 """Of `results`; other facts follow in alphabetical order, then `digest` and `missing`."""
 
+EXHIBITED = (
+    "clean",
+    "adversarial",
+    "after",
+    "clean_answer",
+    "attacked_answer",
+    "defended_answer",
+)
+"""Arrays of an exhibit: three images, then answers."""
+
 ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "model": pl.String,
     "defense": pl.String,
@@ -49,6 +64,7 @@ ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "p_value": pl.Float64,
     "p_holm": pl.Float64,
     "significant": pl.Boolean,
+    "card": pl.String,
     "images": pl.Int64,
     "redraws": pl.Int64,
     "seeds": pl.Int64,
@@ -62,6 +78,9 @@ ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "note": pl.String,
 }
 """Of a table's own file."""
+
+CARD_COLUMNS = ("examined", "attack", "cell", "check", "verdict", "words", "measured")
+"""Of the file of integrity cards; cell is empty where a finding is about the model."""
 
 
 def results(grid: Grid, scores: Scores) -> pl.DataFrame:
@@ -93,6 +112,23 @@ def table_values(view: View) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=ENTRY_COLUMNS)
 
 
+def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:
+    """A table as it is read: a row a defense of a model, an attack's place names its column."""
+    columns = {
+        "model": [row.model for row in view.rows],
+        "defense": [row.defense for row in view.rows],
+    }
+    for place in range(len(view.attacks)):
+        columns[str(place)] = [words(row, row.entries[place]) for row in view.rows]
+    columns["redraws"] = [row.redraws for row in view.rows]
+    return texts(columns)
+
+
+def texts(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """Columns of words."""
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+
+
 def left_values(rows: Sequence[Left]) -> pl.DataFrame:
     """One row for each defended model and adaptive attack, with unrounded numbers."""
     return pl.DataFrame([_left_row(row) for row in rows], infer_schema_length=None)
@@ -119,6 +155,32 @@ def _left_row(left: Left) -> dict[str, object]:
     }
 
 
+def card_values(cards: Mapping[str, Card]) -> pl.DataFrame:
+    """One row for each finding about a model, and for each about a cell's stored answers."""
+    models = {(card.of, card.attack): card.model for card in cards.values()}
+    rows: list[tuple[str, str | None, str | None, Finding]] = [
+        (*key, None, finding) for key, found in models.items() for finding in found
+    ]
+    rows += [
+        (card.of, card.attack, name, each) for name, card in cards.items() for each in card.stored
+    ]
+    return pl.DataFrame(
+        [
+            {
+                "examined": of,
+                "attack": attack,
+                "cell": cell,
+                "check": finding.check,
+                "verdict": finding.verdict,
+                "words": finding.words,
+                "measured": json.dumps(dict(finding.measured), sort_keys=True),
+            }
+            for of, attack, cell, finding in rows
+        ],
+        schema=dict.fromkeys(CARD_COLUMNS, pl.String),
+    )
+
+
 def probabilities(found: Sequence[Picture]) -> pl.DataFrame:
     """Class probabilities of pictured images: a row for each image, thing seen, and class."""
     rows = [
@@ -138,6 +200,39 @@ def probabilities(found: Sequence[Picture]) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def exhibits_frame(galleries: Sequence[Gallery]) -> pl.DataFrame:
+    """The images of galleries as they came to be: a row an exhibit, numbers flat by row."""
+    rows = [
+        {
+            "key": gallery.key,
+            "cell": gallery.cell.name,
+            "place": exhibit.place,
+            "label": exhibit.label,
+            "shape": list(exhibit.clean.shape),
+            **{name: getattr(exhibit, name).ravel() for name in EXHIBITED},
+        }
+        for gallery in galleries
+        for exhibit in gallery.exhibits
+    ]
+    numbers = dict.fromkeys(EXHIBITED, pl.List(pl.Float32))
+    return pl.DataFrame(rows, schema_overrides=numbers)
+
+
+def exhibits_of(path: Path) -> dict[str, tuple[Exhibit, ...]]:
+    """What `exhibits_frame` wrote to a file, by key; nothing where it cannot be read."""
+    try:
+        frame = pl.read_parquet(path)
+        found: dict[str, list[Exhibit]] = {}
+        for row in frame.iter_rows(named=True):
+            numbers = {name: np.array(row[name], dtype=np.float32) for name in EXHIBITED}
+            pictures = {name: numbers[name].reshape(row["shape"]) for name in EXHIBITED[:3]}
+            exhibit = Exhibit(row["place"], row["label"], **numbers | pictures)
+            found.setdefault(row["key"], []).append(exhibit)
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
+        return {}
+    return {key: tuple(exhibits) for key, exhibits in found.items()}
+
+
 def _cell_row(cell: Cell, scores: Scores) -> dict[str, object]:
     names = {
         "dataset": cell.dataset,
@@ -152,6 +247,8 @@ def _cell_row(cell: Cell, scores: Scores) -> dict[str, object]:
     }
     if names["missing"] is not None:
         return names
+    if (card := scores.cards.get(cell.name)) is not None:
+        names["card"] = card.verdict
     facts = scores.facts[cell.name]
     return {**_flat(facts), **names, **_published(scores.published.get(cell.name), facts)}
 
@@ -206,6 +303,7 @@ def _entry_row(view: View, row: Row, entry: Entry) -> dict[str, object]:
         "p_value": entry.p_value,
         "p_holm": entry.p_holm,
         "significant": entry.significant,
+        "card": entry.card,
         "images": entry.images,
         "redraws": entry.redraws,
         "seeds": entry.seeds,

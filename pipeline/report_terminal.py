@@ -186,7 +186,7 @@ def _shown(entry: Entry, words: str) -> Text:
     if entry.accuracy is None:
         text.stylize("dim")
     else:
-        if entry.significant:
+        if entry.bold:
             text.highlight_regex(r"\([-+].*?\)", "bold")
         text.highlight_regex(r"\(\+.*?\)|\bin$", "green")
         text.highlight_regex(r"\(-.*?\)|\bout$", "red")

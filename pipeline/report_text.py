@@ -60,6 +60,11 @@ def accuracy(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.1f}"
 
 
+def interval_words(interval: tuple[float, float] | None) -> str:
+    """`45.1 to 55.9`, in percent; empty where there is none."""
+    return "" if interval is None else f"{accuracy(interval[0])} to {accuracy(interval[1])}"
+
+
 def gain(value: float) -> str:
     """Points with their sign; what rounds to zero is `+0.0`."""
     return f"{round(value, 1) + 0.0:+.1f}"
@@ -70,8 +75,7 @@ def entry_words(entry: Entry) -> list[str]:
     words = [accuracy(entry.accuracy)]
     if entry.gain is not None:
         words.append(f"({gain(entry.gain)})")
-    if entry.note is not None:
-        words.append(f"[{entry.note}]")
+    words += [f"[{note}]" for note in (entry.note, entry.card_note) if note is not None]
     return words
 
 
@@ -140,28 +144,35 @@ def markdown_table(
     return ["| " + " | ".join(word.replace("|", "\\|") for word in row) + " |" for row in whole]
 
 
-def page(grid: Grid, scores: Scores, parts: Sequence[tuple[str, str]], made: Facts) -> str:
+def page(
+    grid: Grid,
+    scores: Scores,
+    parts: Sequence[tuple[str, str]],
+    made: Facts,
+    cards: str = "",
+) -> str:
     """The report's front page: what is measured and how, and every table.
 
     parts: the tables in Markdown with the stems of their files; made: by what it was computed
-    (device, versions), as the caller knows it.
+    (device, versions), as the caller knows it; cards: what is said of integrity cards.
     """
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
     lines = [f"# {grid.title or grid.name}", ""]
     lines += [f"Grid `{grid.name}`: {len(grid.cells)} cells, {len(missing)} of them missing.", ""]
-    lines += [*_datasets(grid.cells, scores.by_class), "", OBLIVIOUS, ""]
+    lines += [*datasets_said(grid.cells, scores.by_class), "", OBLIVIOUS, ""]
     lines += [ADAPTIVE, ""] if any(cell.attack_spec.compound for cell in grid.cells) else []
     lines += [INTERVALS, "", GAINS, ""]
     lines += [BESIDE, ""] if scores.published else []
     for markdown, stem in parts:
         lines += [markdown]
         lines += [f"The same with intervals: [{stem}.csv]({stem}.csv).", ""]
+    lines += [cards, ""] if cards else []
     lines += ["## How it was made", ""]
     lines += [f"- {what}: {value}" for what, value in made.items()]
     lines += [f"- redraws: {_joined(sorted({cell.redraws for cell in grid.cells}))}"]
     lines += [f"- precision: {_joined(sorted({cell.precision for cell in grid.cells}))}", ""]
     lines += ["Epsilon, step sizes and limits are in 1/255 of the pixel range.", ""]
-    for heading, described in _settings(grid.cells):
+    for heading, described in settings_said(grid.cells):
         lines += [f"### {heading}", "", *described, ""]
     lines += ["Every cell, with all its numbers: [results.csv](results.csv)."]
     return "\n".join(lines).rstrip() + "\n"
@@ -174,7 +185,7 @@ def _row(row: Row) -> list[str]:
 def _bold(entry: Entry) -> str:
     """An entry's words, its gain in bold where that is significant."""
     words = entry_words(entry)
-    if entry.significant:
+    if entry.bold:
         words[1] = f"(**{words[1].strip('()')}**)"
     return " ".join(words)
 
@@ -183,7 +194,8 @@ def _joined(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def _datasets(cells: Sequence[Cell], by_class: Mapping[str, Sequence[int]]) -> list[str]:
+def datasets_said(cells: Sequence[Cell], by_class: Mapping[str, Sequence[int]]) -> list[str]:
+    """A line of Markdown for each data set: its images and classes."""
     found = dict.fromkeys((cell.dataset, cell.images, cell.dataset_spec.classes) for cell in cells)
     return [
         f"- `{name}`: {images} test images of {classes} classes, "
@@ -204,7 +216,8 @@ def _per_class(images: int, classes: int, by_class: Sequence[int] | None) -> str
     return f"{most} a class" if fewest == most else f"{fewest} to {most} a class"
 
 
-def _settings(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
+def settings_said(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
+    """Models, attacks and defenses with their parameters: a heading, and lines of Markdown."""
     models = [(cell.model, _model(cell), f"seed {cell.seed}") for cell in cells]
     yield "Models", _by_label(models)
     yield (

@@ -36,11 +36,13 @@ from tasks.craft import check_crafted, craft
 from tasks.datasets import DatasetSpec
 from tasks.defend import BadDefense, defend
 from tasks.defenses.base import Defense
+from tasks.findings import overall
 from tasks.foreign_networks import BadNetwork, ForeignNetwork
+from tasks.integrity import card
 from tasks.libraries import LibraryProblem
 from tasks.networks.base import Network
 from tasks.networks.exported import Exported
-from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec, SelectSpec
+from tasks.node_specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.progress import Tell
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.score import joined, score
@@ -326,6 +328,18 @@ def _defend(desk: Desk) -> Result:
     )
 
 
+def _card(desk: Desk) -> Result:
+    spec = desk.node.spec
+    assert isinstance(spec, CardSpec)
+    images = desk.splits(desk.node.parent("dataset")).test[: spec.images]
+    context = desk.context(spec.precision)
+    size = desk.settings.batch_size
+    findings = card(images, context, spec, batch_size=size, tell=desk.tell)
+    facts = [finding.model_dump(mode="json") for finding in findings]
+    files: dict[str, Writer] = {"card.json": partial(_write_json, facts)}
+    return Result(files, {"verdict": overall(findings), "findings": facts, "images": len(images)})
+
+
 def _score(desk: Desk) -> Result:
     assert isinstance(desk.node.spec, ScoreSpec)
     parents = [parent for _, parent in desk.node.parents]
@@ -357,6 +371,7 @@ _PERFORM: dict[str, Callable[[Desk], Result]] = {
     "select": _select,
     "defend": _defend,
     "score": _score,
+    "card": _card,
 }
 
 

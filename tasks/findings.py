@@ -30,7 +30,12 @@ class Finding(BaseModel):
 
 def overall(findings: Iterable[Finding]) -> Verdict:
     """The gravest verdict of a card; `skipped` where nothing was checked."""
-    found = {finding.verdict for finding in findings}
+    return gravest(finding.verdict for finding in findings)
+
+
+def gravest(verdicts: Iterable[Verdict]) -> Verdict:
+    """A failure before a warning before a pass."""
+    found = set(verdicts)
     order: tuple[Verdict, ...] = ("fail", "warn", "pass")
     return next((verdict for verdict in order if verdict in found), "skipped")
 

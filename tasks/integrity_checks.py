@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tasks.attacks.base import Victim
 from tasks.attacks.fgsm import FGSM
+from tasks.card_passes import ALONE, MULTIPLES
 from tasks.descent import descend, loss_gradient, random_start
 from tasks.findings import Finding, beyond_interval, found, grows, margin
 from tasks.objectives import Goal
@@ -22,17 +23,11 @@ from tasks.specs import Precision
 from tasks.statistics import wilson_interval
 from tasks.subject import Subject
 
-MULTIPLES = (0.25, 0.5, 2.0)
-"""The epsilons, in those of the card, at which the accuracy is measured beside 0 and 1."""
-
 LARGE = 128.0
 """The epsilon, in 1/255, at which no more than chance can be left."""
 
 PARTS = 5
 """A descent's steps are looked at in so many parts: the draws of a single one may be lucky."""
-
-ALONE = 8
-"""How many images are asked alone as well as in a batch."""
 
 NOISE: dict[Precision, float] = {"float32": 1e-3, "tf32": 3e-2, "bfloat16": 0.3}
 """How much of its size a logit may change by with the batch in which an image is asked."""

@@ -12,11 +12,11 @@ from tasks.adaptive import defended, log_mean
 from tasks.arrays import Images, as_float
 from tasks.attacks.apgd import APGD
 from tasks.attacks.base import BoundedAttack, Victim
+from tasks.card_passes import answer_draws, climb
 from tasks.defend import draw_logits
 from tasks.defenses.base import Context
 from tasks.node_specs import CardSpec
 from tasks.seeding import Rows
-from tasks.stages import attacker_draws, draw_count
 
 Perturb = Callable[[Victim, Tensor, Tensor, Rows], Tensor]
 """What `Attack.perturb` is; it may also give several points of an image, [n, points, C, H, W]."""
@@ -79,17 +79,8 @@ class Subject:
         return 100 * right / len(self)
 
     def climb(self, epsilon: float, *, steps: int | None = None) -> APGD:
-        """The margin climbed from the image in a ball of `epsilon`, in 1/255, of the card's norm.
-
-        This is what the numbers of the tables come from, so it is what is examined.
-        """
-        return APGD(
-            norm=self.spec.norm,
-            epsilon=epsilon,
-            loss="margin",
-            steps=steps or self.spec.climb_steps,
-            random_start=False,
-        )
+        """The attack that is examined, in a ball of `epsilon`, in 1/255."""
+        return climb(self.spec, epsilon, steps=steps)
 
     def attacked(
         self,
@@ -132,8 +123,3 @@ class Subject:
             in_range = ((found >= 0) & (found <= 1)).flatten(1).all(dim=1)
             self.made += len(found)
             self.outside += int((~(inside & in_range)).sum())
-
-
-def answer_draws(spec: CardSpec, classes: int) -> int:
-    """How many draws the answers of a card are means of: the defense's own, the card's at most."""
-    return attacker_draws(spec.against, classes, min(draw_count(spec.against), spec.draws))

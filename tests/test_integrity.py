@@ -8,6 +8,7 @@ from broken_defenses import Detaching, Rounding, Sharing, ZeroGradient
 from torch import nn
 
 from tasks.arrays import BadTensor, Images
+from tasks.card_passes import card_passes
 from tasks.data import digits
 from tasks.defenses.base import Context, Defense
 from tasks.defenses.chain import Chain
@@ -187,12 +188,13 @@ def test_what_no_budget_is_left_for_is_said_to_be_skipped(frozen, images):
 
 def test_the_same_card_is_found_again_whatever_the_batch(frozen, images):
     defense = Gaussian(draws=3)
-    whole = asked(defense, frozen, images, queries=3)
-    again = asked(defense, frozen, images, batch_size=50, queries=3)
+    few, small = images[:16], {"images": 16, "queries": 3, "climb_steps": 5}
+    whole = asked(defense, frozen, few, **small)
+    again = asked(defense, frozen, few, batch_size=20, **small)
     for check in CHECKS:
         if check != "alone":
             assert again[check] == whole[check]
-    assert asked(defense, frozen, images, queries=3, seed=4) != whole
+    assert asked(defense, frozen, few, **small, seed=4) != whole
 
 
 def test_the_l2_ball_is_examined_too(frozen, images):
@@ -208,6 +210,26 @@ def test_a_deterministic_defense_is_asked_once_for_all_its_draws(frozen, images)
     asked(Rounding(), alone, images, draws=1)
     assert frozen.forwards == alone.forwards
     assert frozen.backwards == alone.backwards
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        NoDefense(),
+        Counter(label_count=3),
+        Gaussian(draws=4),
+        Chain(parts=(Counter(), Gaussian(draws=4))),
+    ],
+    ids=["none", "counter", "gaussian", "counter+gaussian"],
+)
+@pytest.mark.parametrize("queries", [0, 4])
+def test_the_declared_passes_are_those_that_are_taken(defense, queries, frozen, images):
+    few = images[:12]
+    spec = spec_of(defense, images=12, steps=(2, 3), queries=queries, converges=queries > 0)
+    card(few, Context(frozen), spec, batch_size=10_000)
+    declared = card_passes(spec, 10)
+    assert frozen.forwards == declared.forwards
+    assert frozen.backwards == declared.backwards
 
 
 def test_progress_goes_from_check_to_check(frozen, images):
