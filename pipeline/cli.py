@@ -335,6 +335,47 @@ def doctor(
 
 
 @main.command()
+@click.argument("kind", type=click.Choice(["defense", "attack", "model"]))
+@click.argument("name")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("configs"),
+    show_default=True,
+    help="Folder of configs to write into.",
+)
+def new(kind: str, name: str, folder: Path) -> None:
+    """Write a defense, an attack or a model to begin with, its YAML file and its test.
+
+    \b
+    pipeline new defense my-idea
+    pytest configs/defenses/test_my_idea.py
+    pipeline run --grid demo --add defense=my-idea
+    """
+    from pipeline.skeletons import write_skeleton
+    from pipeline.yaml_files import shown
+
+    written = write_skeleton(kind, name, folder)
+    for path in written:
+        click.echo(f"wrote {shown(path)}")
+    configs = "" if folder == Path("configs") else f" --configs {folder}"
+    click.echo(f"test  pytest {shown(written[-1])}")
+    click.echo(f"run   pipeline run --grid demo --add {kind}={name}{configs}")
+
+
+@main.command()
+def reference() -> None:
+    """Print every key of the YAML files, with its values, its default and its unit.
+
+    \b
+    pipeline reference | less
+    """
+    from pipeline.reference import reference as text
+
+    click.echo(text(), nl=False)
+
+
+@main.command()
 def accept() -> None:
     """Record that code which changed gives the same results as before.
 

@@ -49,6 +49,7 @@ class Settings(Entry):
     attempts: Annotated[int, Field(ge=1)] = 3
     deterministic: bool = False
     kinds: dict[str, KindSettings] = Field(default_factory=dict)
+    """By kind of node: dataset, train, checkpoint, craft, select, defend, score and so on."""
 
     def of(self, kind: NodeKind) -> KindSettings:
         """The settings of one kind of node."""
