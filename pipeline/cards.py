@@ -55,11 +55,11 @@ class Card:
 
     def complaint(self) -> str:
         """What fails, or else warns, in one line; empty where nothing does."""
-        first, *more = [*self.not_passed(), None]
-        if first is None:
+        found = list(self.not_passed())
+        if not found:
             return ""
-        others = f" (and {len(more) - 1} more)" if len(more) > 1 else ""
-        return f"integrity card of {self.of}: {first.words}{others}"
+        others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        return f"integrity card of {self.of}: {found[0].words}{others}"
 
     def not_passed(self) -> Iterator[Finding]:
         """The findings that fail, then those that warn."""
