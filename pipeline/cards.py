@@ -55,11 +55,11 @@ class Card:
 
     def complaint(self) -> str:
         """What fails, or else warns, in one line; empty where nothing does."""
-        found = list(self.not_passed())
-        if not found:
+        complaints = list(self.not_passed())
+        if not complaints:
             return ""
-        others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return f"integrity card of {self.of}: {found[0].words}{others}"
+        others = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+        return f"integrity card of {self.of}: {complaints[0].words}{others}"
 
     def not_passed(self) -> Iterator[Finding]:
         """The findings that fail, then those that warn."""

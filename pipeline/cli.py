@@ -84,6 +84,9 @@ def main() -> None:
     help="Stop in order after so long; the same command goes on from there.",
 )
 @click.option("--quiet", is_flag=True, help="No progress.")
+@click.option(
+    "--system-metrics", is_flag=True, help="Let MLflow watch this machine while the run goes on."
+)
 @json_option
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:
@@ -183,19 +186,31 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, **options: Any) -> No
 
 @main.command()
 @grid_options
+@mlflow_option
 @reports_option
 @json_option
 @click.pass_context
-def report(ctx: click.Context, /, reports: Path, as_json: bool, **options: Any) -> None:
-    """Write and print the tables of what is in the store.
+def report(
+    ctx: click.Context,
+    /,
+    mlflow_uri: str | None,
+    reports: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write and print the tables of what is in the store, and a page to open in a browser.
 
     \b
     pipeline report --grid demo
     """
     from pipeline.run_command import report_grid
 
-    if report_grid(session_from(options), reports, as_json=as_json) is None:
+    page = report_grid(
+        session_from(options), reports, as_json=as_json, uri=mlflow_uri or "", again=repeated(ctx)
+    )
+    if page is None:
         ctx.exit(2)
+    click.echo(f"report  {page}", err=True)
 
 
 @main.command("export-weights")

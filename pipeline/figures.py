@@ -6,6 +6,7 @@ in colour, line and mark at once, in colours that colour-blind eyes tell apart (
 
 from __future__ import annotations
 
+import contextlib
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -19,30 +20,35 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from pipeline.report_curves import Curve, Point, Sweep
+from pipeline.report_curves import INK, LINE, PAPER, Curve, Point, Sweep
 from pipeline.report_pictures import Picture
 
 FileKind = Literal["svg", "png"]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
 """One a model of a panel."""
 MANNERS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--"))
 """A mark and a line, one pair an attack of the figure."""
 
 STYLE: dict[Any, Any] = {
+    "axes.edgecolor": INK,
     "axes.grid": True,
+    "axes.labelcolor": INK,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "figure.facecolor": "white",
+    "figure.facecolor": PAPER,
     "font.family": "DejaVu Sans",
     "font.size": 10,
-    "grid.color": "#dddddd",
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "savefig.bbox": "tight",
-    "savefig.facecolor": "white",
+    "savefig.facecolor": PAPER,
     "svg.fonttype": "path",
     "svg.hashsalt": "figure",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
 HOLLOW: dict[str, Any] = {"markersize": 11, "markeredgewidth": 1.8, "markerfacecolor": "none"}
 """Of marks of published numbers."""
@@ -74,8 +80,8 @@ def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
         row[0].set_ylabel("accuracy (% of images)")
         low, high = row[0].get_ylim()  # of all panels, once all are drawn
         row[0].set_ylim(max(-2.0, low), min(102.0, high))
-        _title(figure, sweep.title)
-        _save(figure, path, kind)
+        write_title(figure, sweep.title)
+        save(figure, path, kind)
 
 
 def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> None:
@@ -95,7 +101,7 @@ def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> No
                 )
                 place.set_title(heading, fontsize=10)
                 place.set_axis_off()
-        _save(figure, path, kind)
+        save(figure, path, kind)
 
 
 def magnification(picture: Picture) -> float:
@@ -210,11 +216,20 @@ def _seen(heading: str, answer: np.ndarray) -> str:
     return f"{heading}\nseen as class {answer.argmax()} ({answer.max():.2f})"
 
 
-def _title(figure: Figure, title: str) -> None:
+@contextlib.contextmanager
+def sheet(width_in: float, height_in: float) -> Iterator[Figure]:
+    """A figure to be drawn and saved within the style."""
+    with mpl.rc_context(STYLE):
+        yield Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def write_title(figure: Figure, title: str) -> None:
+    """Above all, in as many lines as it takes."""
     room = int(figure.get_figwidth() * 11)
     figure.suptitle("\n".join(textwrap.wrap(title, room)), fontsize=11)
 
 
-def _save(figure: Figure, path: Path, kind: FileKind) -> None:
+def save(figure: Figure, path: Path, kind: FileKind) -> None:
+    """Without anything that differs from day to day."""
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     figure.savefig(path, format=kind, dpi=RESOLUTION_DPI, metadata=nothing)

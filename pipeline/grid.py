@@ -283,7 +283,7 @@ class _Builder:
         attack_spec = resolved(attack_spec, problem, document, attack_place)
         if isinstance(attack_spec, Adaptive):
             images = min(images, attack_spec.images or images)
-            redraws = attack_spec.redraws or redraws
+            redraws = self._overrides.redraws or attack_spec.redraws or redraws
         return Cell(
             **names,
             seed=entry.seed,

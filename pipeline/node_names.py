@@ -50,8 +50,8 @@ def _behind(cell: Cell, node: Node) -> bool:
         case SelectSpec(against=against):
             same = cell.attack_spec.compound and cell.defense_spec == against
         case CardSpec(against=against):
-            same = isinstance(against, NoDefense) or cell.defense_spec == against
-            same = same and cell.attack_spec.compound
+            own = isinstance(against, NoDefense) or cell.defense_spec == against
+            same = cell.attack_spec.compound and own
         case DefendSpec(defense=defense):
             made = dict(node.parents)["examples"].kind != "dataset"
             same = cell.defense_spec == defense and made == cell.attack_spec.crafts

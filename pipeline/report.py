@@ -17,9 +17,20 @@ from pipeline.problems import NO_ROOM, BadInput, writing_to
 from pipeline.report_adaptive import what_is_left
 from pipeline.report_beside import beside_markdown
 from pipeline.report_cards import cards_markdown
-from pipeline.report_figures import Drawing, drawing
-from pipeline.report_frames import card_values, left_values, probabilities, results, table_values
+from pipeline.report_figures import Drawing, cost_drawing, drawing, left_drawing
+from pipeline.report_frames import (
+    card_values,
+    exhibits_frame,
+    exhibits_of,
+    left_values,
+    probabilities,
+    results,
+    table_values,
+)
+from pipeline.report_gallery import Gallery, galleries
+from pipeline.report_latex import table_latex
 from pipeline.report_left import left_markdown
+from pipeline.report_page import Plot, Section, page_html
 from pipeline.report_pictures import Artifacts
 from pipeline.report_tables import views
 from pipeline.report_text import page, table_markdown
@@ -28,6 +39,8 @@ from pipeline.report_view import Scores, View
 if TYPE_CHECKING:
     from polars import DataFrame
 
+PAGE = "index.html"
+
 
 def write_report(
     grid: Grid,
@@ -35,65 +48,94 @@ def write_report(
     reports: Path,
     made: Mapping[str, object] | None = None,
     artifacts: Artifacts | None = None,
+    *,
+    again: Sequence[str] = (),
+    links: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `<reports>/<grid name>/`: all cells, every table, and README.md, which is returned.
+    """Write `<reports>/<grid name>/`: all cells, every table, README.md, and the page.
 
-    made: what to say of how it was computed, such as device and library versions; artifacts:
-    where figures that show images find them. Each file is replaced whole. BadInput where the
-    folder cannot be written, Unwritable where there is no room for it.
+    Returns the path of the page, `index.html`. made: what to say of how it was computed, such
+    as device and library versions; artifacts: where figures that show images find them; again,
+    links: see `report_page_parts.cells_told`, they are all in the page that does not follow
+    from the scores. Each file is replaced whole. BadInput where the folder cannot be written,
+    Unwritable where there is no room for it.
     """
     folder = reports / grid.name
     try:
         with writing_to(f"reports {folder}", NO_ROOM):
-            _write_report(grid, scores, folder, made or {}, artifacts)
+            sections = _write_files(grid, scores, folder, made or {}, artifacts)
+            found = _galleries(grid, artifacts, folder / "gallery.parquet")
+            text = page_html(
+                grid, scores, sections, found, made=made or {}, again=again, links=links
+            )
+            _write_text(text, folder / PAGE)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise BadInput(f"reports {folder}: cannot be written: {reason}") from None
-    return folder / "README.md"
+    return folder / PAGE
 
 
-def _write_report(
+def _write_files(
     grid: Grid,
     scores: Scores,
     folder: Path,
     made: Mapping[str, object],
     artifacts: Artifacts | None,
-) -> None:
+) -> list[Section]:
+    """All but the page; returns what the page has of the tables."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_frame(results(grid, scores), folder / "results")
-    parts = []
+    parts, sections = [], []
     for view, stem in _stems(views(grid, scores)):
         _write_frame(table_values(view), folder / stem)
-        figure = drawing(view, stem, grid, artifacts)
-        if figure is not None:
-            _write_figure(figure, folder, stem)
+        _write_text(table_latex(view), folder / f"{stem}.tex")
         left = what_is_left(view, grid, scores)
+        figures = {
+            stem: drawing(view, stem, grid, artifacts),
+            f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
+            f"{stem}-left": left_drawing(left, f"{stem}-left"),
+        }
+        plots = [
+            Plot(_write_figure(figure, folder, name), figure.alt, figure.said)
+            for name, figure in figures.items()
+            if figure is not None
+        ]
         if left:
             _write_frame(left_values(left), folder / f"{stem}-left")
-        said = [
-            table_markdown(view),
-            left_markdown(left),
-            beside_markdown(view),
-            figure.markdown if figure else "",
-        ]
+        sections.append(Section(view, stem, plots, left))
+        shown = [figure.markdown for figure in figures.values() if figure is not None]
+        said = [table_markdown(view), left_markdown(left), beside_markdown(view), *shown]
         parts.append(("\n".join(filter(None, said)), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
     if scores.cards:
         _write_frame(card_values(scores.cards), folder / "cards")
     _write_text(page(grid, scores, parts, made, cards_markdown(scores.cards)), folder / "README.md")
+    return sections
+
+
+def _galleries(grid: Grid, artifacts: Artifacts | None, path: Path) -> list[Gallery]:
+    """The galleries, and their file, which knows them the next time."""
+    if artifacts is None:
+        return []
+    found = galleries(grid, artifacts, exhibits_of(path))
+    if any(gallery.exhibits for gallery in found):
+        buffer = io.BytesIO()
+        exhibits_frame(found).write_parquet(buffer)
+        _replace(path, lambda draft: draft.write_bytes(buffer.getvalue()))
+    return found
 
 
 def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
     """Tables with names for their files: plain, and none twice where case does not count."""
-    taken = {"results", "readme", "cards"}
+    taken = {"results", "readme", "index", "cards"}
     parts = []
     for view in found:
         plain = re.sub(r"[^\w.-]+", "-", view.table.name, flags=re.ASCII).strip(".-") or "table"
         stem, count = plain, 1
-        while stem.lower() in taken:
+        while {stem.lower(), f"{stem}-cost".lower()} & taken:
             count += 1
             stem = f"{plain}-{count}"
-        taken.add(stem.lower())
+        taken |= {stem.lower(), f"{stem}-cost".lower()}
         parts.append((view, stem))
     return parts
 
@@ -108,11 +150,13 @@ def _write_frame(frame: DataFrame, path: Path) -> None:
     )
 
 
-def _write_figure(figure: Drawing, folder: Path, stem: str) -> None:
+def _write_figure(figure: Drawing, folder: Path, stem: str) -> str:
+    """Write a figure's files; returns the text of the SVG one, empty where it has none."""
     for ending, draw in figure.files.items():
         _replace(folder / f"{stem}.{ending}", draw)
     if figure.pictures:
         _write_frame(probabilities(figure.pictures), folder / f"{stem}-probabilities")
+    return (folder / f"{stem}.svg").read_text(encoding="utf-8") if "svg" in figure.files else ""
 
 
 def _write_text(text: str, path: Path) -> None:

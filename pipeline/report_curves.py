@@ -17,6 +17,10 @@ QUANTITIES = {
 """Names and units of parameters, for axes; others go by their own names."""
 
 
+INK, LINE, PAPER = "#1c1c1c", "#dddddd", "#ffffff"
+"""Colours of text, of grids and behind all; a page puts colours of its own in their place."""
+
+
 @dataclass(frozen=True)
 class Point:
     """An accuracy in percent; its interval is None where several seeds are averaged."""

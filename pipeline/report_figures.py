@@ -9,22 +9,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.grid import Grid
+from pipeline.report_adaptive import Left
+from pipeline.report_costs import costs
 from pipeline.report_curves import Sweep, sweep
 from pipeline.report_pictures import Artifacts, NoPicture, Picture, pictures
 from pipeline.report_text import markdown_table
-from pipeline.report_view import View
+from pipeline.report_view import Scores, View
 
 if TYPE_CHECKING:
     from pipeline.figures import FileKind
 
 Draw = Callable[[Path], None]
 
+LEFT_SAID = """\
+From the oblivious attack that leaves a defense the least to the adaptive one on the same images,
+with Wilson 95 % intervals; the cross is the worst case of each image over all attacks."""
+COSTS_SAID = """\
+A point is a defense under the attack of this table that leaves it the least, with the Wilson 95 %
+interval over images. Passes are forward and backward passes of the network for one image, as
+counted while the defense ran."""
+
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: Markdown that embeds it, what draws its files by their ending, and its pictures."""
+    """A figure: Markdown that embeds it, what draws its files by their ending, and its pictures.
+
+    alt: what it shows, for who cannot see it; said: what stands below it, in Markdown.
+    """
 
     markdown: str
+    alt: str = ""
+    said: str = ""
     files: Mapping[str, Draw] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
 
@@ -44,7 +59,22 @@ def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> D
     from pipeline.figures import draw_sweep
 
     files = _files(lambda kind: partial(draw_sweep, curves, kind=kind))
-    return Drawing(f"{_embedded(curves.quantity, stem)}\n\n{_curves_said(curves)}\n", files)
+    said = _curves_said(curves)
+    markdown = f"{_embedded(curves.quantity, stem)}\n\n{said}\n"
+    return Drawing(markdown, f"Accuracy against {curves.quantity}", said, files)
+
+
+def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
+    """The figure of a table's costs, see `report_costs`; None where there is nothing to draw."""
+    found = costs(view, grid, scores)
+    if found is None:
+        return None
+    from pipeline.figures_points import draw_costs
+
+    files: dict[str, Draw] = {"svg": partial(draw_costs, found, kind="svg")}
+    alt = "Least accuracy of each defense against the passes that it takes"
+    markdown = f"![{alt}]({stem}.svg)\n\n{COSTS_SAID}\n"
+    return Drawing(markdown, alt, COSTS_SAID, files)
 
 
 def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]]]:
@@ -55,6 +85,17 @@ def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]
         yield label if place else "adversarial", answer.tolist()
 
 
+def left_drawing(rows: Sequence[Left], stem: str) -> Drawing | None:
+    """Adaptive against oblivious accuracy; None where no adaptive attack was made."""
+    if not rows:
+        return None
+    from pipeline.figures_points import draw_left
+
+    files: dict[str, Draw] = {"svg": partial(draw_left, rows, kind="svg")}
+    alt = "Accuracy of each defense under an oblivious and under an adaptive attack"
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{LEFT_SAID}\n", alt, LEFT_SAID, files)
+
+
 def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> Drawing | None:
     if artifacts is None or all(
         entry.accuracy is None for row in view.rows for entry in row.entries
@@ -63,14 +104,16 @@ def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) ->
     try:
         found = pictures(view, grid, artifacts)
     except NoPicture as reason:
-        return Drawing(f"The figure is not drawn: {reason}.\n")
+        said = f"The figure is not drawn: {reason}."
+        return Drawing(f"{said}\n", said=said)
     from pipeline.figures import draw_pictures, magnification
 
     files = _files(lambda kind: partial(draw_pictures, found, kind=kind))
     lines = [_embedded("an image before and after the attack", stem), ""]
     for picture in found:
         lines += [_rule(picture, magnification(picture)), "", *_probabilities(picture), ""]
-    return Drawing("\n".join(lines), files, found)
+    rules = " ".join(_rule(picture, magnification(picture)) for picture in found)
+    return Drawing("\n".join(lines), "An image before and after the attack", rules, files, found)
 
 
 def _files(draw: Callable[[FileKind], Draw]) -> dict[str, Draw]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipeline.cards import Card
 from pipeline.grid import Cell, Grid
 from pipeline.report_adaptive import Left
 from pipeline.report_figures import class_probabilities
+from pipeline.report_gallery import Exhibit, Gallery
 from pipeline.report_paper import Reference
 from pipeline.report_pictures import Picture
 from pipeline.report_view import Entry, Facts, Row, Scores, View, deterministic, interval, number
@@ -38,6 +41,16 @@ CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "verdict": pl.String,
 }
 """Of `results`; other facts follow in alphabetical order, then `digest` and `missing`."""
+
+EXHIBITED = (
+    "clean",
+    "adversarial",
+    "after",
+    "clean_answer",
+    "attacked_answer",
+    "defended_answer",
+)
+"""Arrays of an exhibit: three images, then answers."""
 
 ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "model": pl.String,
@@ -97,6 +110,23 @@ def table_values(view: View) -> pl.DataFrame:
     """One row for each place of a table, with unrounded numbers."""
     rows = [_entry_row(view, row, entry) for row in view.rows for entry in row.entries]
     return pl.DataFrame(rows, schema=ENTRY_COLUMNS)
+
+
+def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:
+    """A table as it is read: a row a defense of a model, an attack's place names its column."""
+    columns = {
+        "model": [row.model for row in view.rows],
+        "defense": [row.defense for row in view.rows],
+    }
+    for place in range(len(view.attacks)):
+        columns[str(place)] = [words(row, row.entries[place]) for row in view.rows]
+    columns["redraws"] = [row.redraws for row in view.rows]
+    return texts(columns)
+
+
+def texts(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """Columns of words."""
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
 def left_values(rows: Sequence[Left]) -> pl.DataFrame:
@@ -168,6 +198,39 @@ def probabilities(found: Sequence[Picture]) -> pl.DataFrame:
         for place, value in enumerate(values)
     ]
     return pl.DataFrame(rows)
+
+
+def exhibits_frame(galleries: Sequence[Gallery]) -> pl.DataFrame:
+    """The images of galleries as they came to be: a row an exhibit, numbers flat by row."""
+    rows = [
+        {
+            "key": gallery.key,
+            "cell": gallery.cell.name,
+            "place": exhibit.place,
+            "label": exhibit.label,
+            "shape": list(exhibit.clean.shape),
+            **{name: getattr(exhibit, name).ravel() for name in EXHIBITED},
+        }
+        for gallery in galleries
+        for exhibit in gallery.exhibits
+    ]
+    numbers = dict.fromkeys(EXHIBITED, pl.List(pl.Float32))
+    return pl.DataFrame(rows, schema_overrides=numbers)
+
+
+def exhibits_of(path: Path) -> dict[str, tuple[Exhibit, ...]]:
+    """What `exhibits_frame` wrote to a file, by key; nothing where it cannot be read."""
+    try:
+        frame = pl.read_parquet(path)
+        found: dict[str, list[Exhibit]] = {}
+        for row in frame.iter_rows(named=True):
+            numbers = {name: np.array(row[name], dtype=np.float32) for name in EXHIBITED}
+            pictures = {name: numbers[name].reshape(row["shape"]) for name in EXHIBITED[:3]}
+            exhibit = Exhibit(row["place"], row["label"], **numbers | pictures)
+            found.setdefault(row["key"], []).append(exhibit)
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
+        return {}
+    return {key: tuple(exhibits) for key, exhibits in found.items()}
 
 
 def _cell_row(cell: Cell, scores: Scores) -> dict[str, object]:

@@ -60,6 +60,11 @@ def accuracy(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.1f}"
 
 
+def interval_words(interval: tuple[float, float] | None) -> str:
+    """`45.1 to 55.9`, in percent; empty where there is none."""
+    return "" if interval is None else f"{accuracy(interval[0])} to {accuracy(interval[1])}"
+
+
 def gain(value: float) -> str:
     """Points with their sign; what rounds to zero is `+0.0`."""
     return f"{round(value, 1) + 0.0:+.1f}"
@@ -154,7 +159,7 @@ def page(
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
     lines = [f"# {grid.title or grid.name}", ""]
     lines += [f"Grid `{grid.name}`: {len(grid.cells)} cells, {len(missing)} of them missing.", ""]
-    lines += [*_datasets(grid.cells, scores.by_class), "", OBLIVIOUS, ""]
+    lines += [*datasets_said(grid.cells, scores.by_class), "", OBLIVIOUS, ""]
     lines += [ADAPTIVE, ""] if any(cell.attack_spec.compound for cell in grid.cells) else []
     lines += [INTERVALS, "", GAINS, ""]
     lines += [BESIDE, ""] if scores.published else []
@@ -167,7 +172,7 @@ def page(
     lines += [f"- redraws: {_joined(sorted({cell.redraws for cell in grid.cells}))}"]
     lines += [f"- precision: {_joined(sorted({cell.precision for cell in grid.cells}))}", ""]
     lines += ["Epsilon, step sizes and limits are in 1/255 of the pixel range.", ""]
-    for heading, described in _settings(grid.cells):
+    for heading, described in settings_said(grid.cells):
         lines += [f"### {heading}", "", *described, ""]
     lines += ["Every cell, with all its numbers: [results.csv](results.csv)."]
     return "\n".join(lines).rstrip() + "\n"
@@ -189,7 +194,8 @@ def _joined(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def _datasets(cells: Sequence[Cell], by_class: Mapping[str, Sequence[int]]) -> list[str]:
+def datasets_said(cells: Sequence[Cell], by_class: Mapping[str, Sequence[int]]) -> list[str]:
+    """A line of Markdown for each data set: its images and classes."""
     found = dict.fromkeys((cell.dataset, cell.images, cell.dataset_spec.classes) for cell in cells)
     return [
         f"- `{name}`: {images} test images of {classes} classes, "
@@ -210,7 +216,8 @@ def _per_class(images: int, classes: int, by_class: Sequence[int] | None) -> str
     return f"{most} a class" if fewest == most else f"{fewest} to {most} a class"
 
 
-def _settings(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
+def settings_said(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
+    """Models, attacks and defenses with their parameters: a heading, and lines of Markdown."""
     models = [(cell.model, _model(cell), f"seed {cell.seed}") for cell in cells]
     yield "Models", _by_label(models)
     yield (

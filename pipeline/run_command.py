@@ -19,7 +19,7 @@ from pipeline.session import Session, program_version
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
 
-FOR_FILES = ("polars", "matplotlib")
+FOR_FILES = ("polars", "matplotlib", "great_tables")
 """What writing a report's files needs, and computing does not."""
 NO_MLFLOW = "not installed; the results wait in the store, and a run with it logs them"
 RETRIES = 5
@@ -34,7 +34,7 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
     from rich.console import Console
 
     from pipeline.progress import make_progress
-    from pipeline.tracking_server import default_uri, shown
+    from pipeline.tracking_server import default_uri, is_web, shown
 
     began = time.time()
     minutes = options["stop_after"]
@@ -47,7 +47,7 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
     session.store.prepare()
     uri = options["mlflow_uri"] or default_uri(Path.cwd())
     forced = session.forced(options["start"]) if options["force"] else set()
-    tracker = _tracker(session, uri)
+    tracker = _tracker(session, uri, system_metrics=options["system_metrics"])
     progress = make_progress(errors, quiet=options["quiet"] or options["as_json"])
     for line in decided:
         errors.print(line, markup=False, highlight=False)
@@ -66,13 +66,18 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
         raise
     finally:
         progress.close()
-    problems: dict[str, int] = {}
-    if session.unwritten is not None and session.unwritten not in finished.missing.values():
-        problems[session.unwritten] = 1
+    problems = _unwritten(session, finished)
     report = None
     try:
+        if tracker is not None and is_web(uri):
+            tracker.settle()  # so that the page can link to the runs
         report = report_grid(
-            session, options["reports"], as_json=options["as_json"], finished=finished
+            session,
+            options["reports"],
+            as_json=options["as_json"],
+            finished=finished,
+            uri=uri,
+            again=again,
         )
     except (BadInput, Unwritable) as trouble:
         problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1
@@ -89,8 +94,19 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
     return _exit_code(finished, problems.values())
 
 
-def _tracker(session: Session, uri: str) -> Tracker | None:
+def _unwritten(session: Session, finished: RunFinished) -> dict[str, int]:
+    """Why the run is not in the ledger, with its exit code; a failed node's reason stands alone."""
+    if session.unwritten is None or session.unwritten in finished.missing.values():
+        return {}
+    return {session.unwritten: 1}
+
+
+def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | None:
     """Who tells MLflow, where it is installed."""
+    if system_metrics and importlib.util.find_spec("psutil") is None:
+        raise BadInput(
+            "--system-metrics needs psutil: install test-time-defense-bench[system-metrics]"
+        )
     if importlib.util.find_spec("mlflow") is None:
         return None
     from pipeline.tracking import Tracker
@@ -103,16 +119,25 @@ def _tracker(session: Session, uri: str) -> Tracker | None:
         scores=session.scores,
         command=["pipeline", *sys.argv[1:]],
         version=program_version(),
+        system_metrics=system_metrics,
     )
 
 
 def report_grid(
-    session: Session, reports: Path, *, as_json: bool, finished: RunFinished | None = None
+    session: Session,
+    reports: Path,
+    *,
+    as_json: bool,
+    finished: RunFinished | None = None,
+    uri: str = "",
+    again: Sequence[str] = (),
 ) -> Path | None:
-    """Write the tables of what the store holds and print them; returns the front page's path.
+    """Write the tables of what the store holds and print them; returns the page's path.
 
-    Where a library that files need is not installed, that is said, and None returned. BadInput
-    or Unwritable, once all is printed, where the files cannot be written.
+    uri: the tracking server that the page links to, if it has pages; again: words that a
+    command which computes a cell anew needs besides the grid and the cell. Where a library that
+    files need is not installed, that is said, and None returned. BadInput or Unwritable, once
+    all is printed, where the files cannot be written.
     """
     from rich.console import Console
 
@@ -121,6 +146,8 @@ def report_grid(
     from pipeline.report_paper import references_of
     from pipeline.report_pictures import Artifacts
     from pipeline.report_terminal import render_terminal
+    from pipeline.tracking_results import Results
+    from pipeline.tracking_server import shown
 
     facts = session.facts()
     per_image = stored_answers(session.store, session.scores)
@@ -144,7 +171,16 @@ def report_grid(
         from pipeline.report import write_report
 
         try:
-            page = write_report(session.grid, scores, reports, session.made(), artifacts)
+            known = Results(session.grid, session.scores, session.store, session.ledger, shown(uri))
+            page = write_report(
+                session.grid,
+                scores,
+                reports,
+                session.made(),
+                artifacts,
+                again=[word for word in again if word != "--force"],
+                links=known.links(uri),
+            )
         except (BadInput, Unwritable) as error:
             trouble = error
     if as_json:

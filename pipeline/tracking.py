@@ -1,20 +1,17 @@
 """Telling MLflow: a parent run for an invocation that did something, a child for each result.
 
-The only door to MLflow. The driver alone writes, from a thread of its own, and MLflow is
-imported there, when there is something to log. A result is logged once for each server: it is
+The driver alone writes, from a thread of its own, and MLflow is imported there, when there is
+something to log. A result is logged once for each server: it is
 known by the ledger, or by its key on the server after a crash between the run and the ledger's
 mark. A server that fails is left alone until the end of the run, and tried once more then.
 """
 
 from __future__ import annotations
 
-import getpass
-import os
 import queue
 import shlex
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,18 +23,18 @@ from pipeline.grid import Cell, Grid
 from pipeline.ledger import Ledger
 from pipeline.problems import BadInput
 from pipeline.store import Store
+from pipeline.tracking_client import Server
 from pipeline.tracking_results import Results
-from pipeline.tracking_runs import PROGRAM, ChildRun, Point, metric_names
-from pipeline.tracking_server import PATIENCE, QUIET, artifact_folder, shown, wrong_with
-
-BATCH = 100
-"""Entries of a request: MLflow takes 100 parameters or 1,000 metrics."""
+from pipeline.tracking_runs import Point, metric_names
+from pipeline.tracking_server import shown, wrong_with
+from pipeline.tracking_story import story
 
 
 class Tracker:
     """An observer that logs to one server.
 
-    scores: the score node of every cell of the grid, whether it is computed now or not.
+    scores: the score node of every cell of the grid, whether it is computed now or not;
+    system_metrics: whether this machine is watched while it logs.
     `problem`, after `finish`: None, or one line that says what was not logged.
     """
 
@@ -51,6 +48,7 @@ class Tracker:
         scores: Mapping[str, Node],
         command: Sequence[str],
         version: str,
+        system_metrics: bool = False,
     ) -> None:
         self.problem: str | None = None
         self._uri = uri
@@ -59,12 +57,14 @@ class Tracker:
         self._tags = {"command": shlex.join(command), "version": version, "executor": "none"}
         self._began = time.time()
         self._computed: Counter[str] = Counter()
+        self._before: dict[str, Mapping[str, object]] = {}
+        self._system_metrics = system_metrics
         self._end: RunFinished | None = None
         self._report: Path | None = None
-        self._tasks: queue.SimpleQueue[Node | Cell | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Node | Cell | threading.Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._trouble: str | None = None
 
     def notify(self, event: Event) -> None:
@@ -79,11 +79,22 @@ class Tracker:
             if event.node.kind == "train":
                 self._tasks.put(event.node)
         elif isinstance(event, CellScored) and event.computed:
+            if event.before is not None:
+                self._before[event.cell.name] = event.before
             self._tasks.put(event.cell)
 
     def owes(self) -> bool:
         """Whether the store holds results of this grid that the server was not told of."""
-        return bool(self._results.owed())
+        return bool(self._results.owed() or self._results.unregistered())
+
+    def settle(self) -> None:
+        """Log the results that are owed by now, and wait for that: their runs are then known."""
+        if self._closed or (self._thread is None and not self.owes()):
+            return
+        self._started()
+        settled = threading.Event()
+        self._tasks.put(settled)
+        settled.wait()
 
     def finish(self, report: Path | None = None) -> None:
         """Log all that is owed, the parent's numbers and the report's files; sets `problem`.
@@ -123,10 +134,17 @@ class Tracker:
 
     def _work(self) -> None:
         self._attempt(self._open)
-        while (result := self._tasks.get()) is not None:
-            if self._trouble is None:
-                self._attempt(partial(self._log, result))
+        while (task := self._tasks.get()) is not None:
+            if isinstance(task, threading.Event):
+                self._unless_in_trouble(self._log_owed)
+                task.set()
+            else:
+                self._unless_in_trouble(partial(self._log, task))
         self._attempt(self._complete)
+
+    def _unless_in_trouble(self, task: Callable[[], object]) -> None:
+        if self._trouble is None:
+            self._attempt(task)
 
     def _attempt(self, task: Callable[[], object]) -> None:
         self._trouble = None
@@ -140,13 +158,15 @@ class Tracker:
                 f"{self._address} cannot be used: {line or type(error).__name__}"
             )
 
-    def _open(self) -> _Server:
+    def _open(self) -> Server:
         if self._server is None:
             self._check()
             began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._began))
             grid = self._results.grid.name
-            server = _Server(self._uri, grid)
+            server = Server(self._uri, grid)
             server.begin(f"{grid} {began}", {**self._tags, "grid": grid}, self._began)
+            if self._system_metrics:
+                server.watch_machine()
             self._server = server
         return self._server
 
@@ -158,18 +178,54 @@ class Tracker:
         if (child := self._results.child(result)) is not None:
             self._results.mark(child, self._open().child(child))
 
+    def _log_owed(self) -> None:
+        for result in self._results.owed():
+            self._log(result)
+
     def _complete(self) -> None:
         """Everything that is still owed, and then the parent's own numbers and files."""
         self._check()
         server = self._open()
-        for result in self._results.owed():
-            self._log(result)
+        self._log_owed()
+        self._register(server)
         scored = {name: record.facts for name, record in self._results.standing().items()}
         names = metric_names("accuracy", self._results.scores)
         points = [Point(names[name], float(str(f["accuracy"]))) for name, f in scored.items()]
         points += [Point(f"computed/{kind}", count) for kind, count in self._computed.items()]
         points += [Point("cells", len(names)), Point("cells_scored", len(scored))]
-        server.end(points, self._report, self._status())
+        note = story(
+            self._results.grid,
+            self._tags["command"],
+            self._computed,
+            scored,
+            self._before,
+            self._report,
+        )
+        server.end(points, self._report, self._status(), note)
+
+    def _register(self, server: Server) -> None:
+        """Networks that the server has not; once all is computed, since it takes a processor.
+
+        One that cannot be traced stays unregistered, and its run says why.
+        """
+        for trained in self._results.unregistered():
+            from pipeline.tracking_models import network, registered_name
+
+            record = trained.record
+            tags = {
+                "digest": record.digest,
+                "content": record.content,
+                "dataset": trained.cell.dataset,
+                "seed": str(trained.cell.seed),
+            }
+            name = registered_name(trained.cell.model)
+            try:
+                module, example = network(trained, self._results.store)
+                server.register(name, module, example, run_id=trained.run_id, tags=tags)
+            except Exception as error:  # noqa: BLE001  a network may do what no trace can follow
+                line = " ".join(str(error).split())[:160] or type(error).__name__
+                server.tag(trained.run_id, "not_registered", line)
+            self._results.mark_registered(trained)
 
     def _status(self) -> str:
         if self._end is None:
@@ -177,74 +233,3 @@ class Tracker:
         if self._end.interrupted:
             return "KILLED"
         return "FAILED" if self._end.missing else "FINISHED"
-
-
-class _Server:
-    """A grid's experiment on a server, and the parent run of this invocation in it."""
-
-    def __init__(self, uri: str, grid: str) -> None:
-        for name, value in {**QUIET, **PATIENCE}.items():
-            os.environ.setdefault(name, value)
-        warnings.filterwarnings("ignore", module=r"mlflow\.")
-        from mlflow import MlflowClient
-
-        files = artifact_folder(uri)
-        if files is not None:
-            files.parent.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(tracking_uri=uri)
-        found = self._client.get_experiment_by_name(grid)
-        if found is None:
-            place = None if files is None else files.as_uri()
-            self._experiment = self._client.create_experiment(grid, artifact_location=place)
-        else:
-            self._experiment = found.experiment_id
-            if found.lifecycle_stage == "deleted":
-                self._client.restore_experiment(self._experiment)
-        self._client.set_experiment_tag(self._experiment, "made_by", PROGRAM)
-        ours = self._client.search_experiments(filter_string=f"tags.made_by = '{PROGRAM}'")
-        self._searched = [experiment.experiment_id for experiment in ours]
-        self._parent = ""
-
-    def begin(self, name: str, tags: Mapping[str, str], began: float) -> None:
-        """Open the parent run."""
-        self._parent = self._create(name, {**tags, "mlflow.source.name": tags["command"]}, began)
-
-    def child(self, child: ChildRun) -> str:
-        """Log a result under the parent, or under the run that a crash left; returns its id."""
-        found = self._client.search_runs(self._searched, f"tags.key = '{child.key}'", max_results=1)
-        if found and found[0].info.status == "FINISHED":
-            return str(found[0].info.run_id)
-        tags = {**child.tags, "mlflow.parentRunId": self._parent}
-        run_id = str(found[0].info.run_id) if found else self._create(child.name, tags, child.began)
-        self._log(run_id, child.points, child.ended, child.parameters)
-        self._client.set_terminated(run_id, "FINISHED", end_time=int(child.ended * 1000))
-        return run_id
-
-    def end(self, points: Sequence[Point], report: Path | None, status: str) -> None:
-        """Give the parent its numbers and files, and close it."""
-        self._log(self._parent, points, time.time(), {})
-        if report is not None and report.is_dir():
-            self._client.log_artifacts(self._parent, str(report), "report")
-        self._client.set_terminated(self._parent, status)
-
-    def _create(self, name: str, tags: Mapping[str, str], began: float) -> str:
-        run = self._client.create_run(
-            self._experiment,
-            start_time=int(began * 1000),
-            tags={**tags, "mlflow.user": getpass.getuser()},
-            run_name=name,
-        )
-        return str(run.info.run_id)
-
-    def _log(
-        self, run_id: str, points: Sequence[Point], when: float, parameters: Mapping[str, str]
-    ) -> None:
-        from mlflow.entities import Metric, Param
-
-        stamp = int(when * 1000)
-        settings = [Param(key, value) for key, value in parameters.items()]
-        for start in range(0, len(settings), BATCH):
-            self._client.log_batch(run_id, params=settings[start : start + BATCH])
-        metrics = [Metric(point.name, point.value, stamp, point.step) for point in points]
-        for start in range(0, len(metrics), BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + BATCH])

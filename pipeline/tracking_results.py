@@ -12,6 +12,19 @@ from pipeline.ledger import Ledger
 from pipeline.planning import Look
 from pipeline.store import Damaged, Record, Store
 from pipeline.tracking_runs import ChildRun, score_key, score_run, train_key, train_run
+from pipeline.tracking_server import is_web, shown
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that a server is to have: a cell that uses it, and the run of its training."""
+
+    cell: Cell
+    node: Node
+    record: Record
+    run_id: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,10 @@ class Results:
     @cached_property
     def _graph(self) -> Graph:
         return Graph(self.scores.values())
+
+    @cached_property
+    def _cells(self) -> dict[str, Cell]:
+        return {cell.name: cell for cell in self.grid.cells}
 
     @cached_property
     def _trained(self) -> dict[str, Cell]:
@@ -71,6 +88,37 @@ class Results:
                 trainings[train_key(record)] = model
         return [result for key, result in (trainings | cells).items() if key not in logged]
 
+    def unregistered(self) -> list[Trained]:
+        """Trainings that stand, whose run the server has and whose network it has not."""
+        found = []
+        logged = self.ledger.logged(self.server)
+        standing = self.standing()
+        for node in {self._training(self._cells[name]): None for name in standing}:
+            record = self._record(node) if node is not None else None
+            if node is None or record is None or WEIGHTS not in record.files:
+                continue
+            key = train_key(record)
+            run_id = self.ledger.run_of(self.server, key)
+            if run_id is not None and f"{key}-model" not in logged:
+                found.append(Trained(self._trained[node.digest], node, record, run_id))
+        return found
+
+    def mark_registered(self, trained: Trained) -> None:
+        """Remember that the server has a network, or that it cannot have it."""
+        key = f"{train_key(trained.record)}-model"
+        self.ledger.mark_logged(self.server, key, trained.run_id)
+
+    def links(self, uri: str) -> dict[str, str]:
+        """Cell's name → the page of its run, of the cells that a web server was told of."""
+        if not is_web(uri):
+            return {}
+        found = {}
+        for name, record in self.standing().items():
+            run_id = self.ledger.run_of(self.server, score_key(self._cells[name], record))
+            if run_id is not None:
+                found[name] = f"{shown(uri).rstrip('/')}/#/runs/{run_id}"
+        return found
+
     def child(self, result: Node | Cell) -> ChildRun | None:
         """The run of a training or a cell; None if it is no longer there, or already logged."""
         if isinstance(result, Cell):
@@ -83,7 +131,7 @@ class Results:
         if record is None or self._is_logged(train_key(record)):
             return None
         cell = self._trained[result.digest]
-        return train_run(cell, record, store=self.store, grid=self.grid)
+        return train_run(cell, result, record, store=self.store, grid=self.grid)
 
     def mark(self, child: ChildRun, run_id: str) -> None:
         """Remember that the server was told."""

@@ -6,16 +6,20 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pipeline import arrow
 from pipeline.graph import Node
 from pipeline.grid import Cell, Grid
+from pipeline.report_view import interval, number
 from pipeline.store import Damaged, Record, Store
 from tasks.specs import Spec
 
 PROGRAM = "test-time-defense-bench"
 
+ANSWERS = "per_image.arrow"
 HISTORY = "history.json"
 LONGEST_PARAMETER = 500
 LONGEST_NAME = 200
@@ -32,8 +36,45 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Data:
+    """A data set that a run used, as MLflow shows one.
+
+    digest: of at most 36 characters; kind: where it is from; context: `training` or `test`;
+    images: how many of them were used; shape: of an image, [C, H, W].
+    """
+
+    name: str
+    digest: str
+    kind: str
+    context: str
+    images: int
+    shape: tuple[int, int, int]
+    classes: int
+
+    @property
+    def schema(self) -> dict[str, object]:
+        """Types and shapes of pixels and labels."""
+
+        def columns(dtype: str, *shape: int) -> str:
+            tensor = {"dtype": dtype, "shape": [-1, *shape]}
+            return json.dumps([{"type": "tensor", "tensor-spec": tensor}])
+
+        features, targets = columns("uint8", *self.shape), columns("int64")
+        return {"mlflow_tensorspec": {"features": features, "targets": targets}}
+
+    @property
+    def profile(self) -> dict[str, object]:
+        """How much there is of it."""
+        shape = [self.images, *self.shape]
+        return {"images": self.images, "classes": self.classes, "features_shape": shape}
+
+
+@dataclass(frozen=True)
 class ChildRun:
-    """One result as a run. `key` names the result on any server; times are Unix seconds."""
+    """One result as a run. `key` names the result on any server; times are Unix seconds.
+
+    note: its description, in Markdown; data: what it used.
+    """
 
     key: str
     name: str
@@ -42,6 +83,8 @@ class ChildRun:
     tags: Mapping[str, str]
     began: float
     ended: float
+    note: str = ""
+    data: tuple[Data, ...] = ()
 
 
 OWN = ("defend", "select", "craft")
@@ -85,11 +128,14 @@ def score_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
     costs, devices = _costs(node, record, store)
     if devices:
         tags["device"] = ", ".join(sorted(devices))
-    points = [*_points(record.facts), *_points(costs)]
-    return _child(score_key(cell, record), cell.name, parameters, points, tags, record)
+    points = [*_points(record.facts), *_points(costs), *_redraws(record, store)]
+    child = _child(score_key(cell, record), cell.name, parameters, points, tags, record)
+    dataset = node.parents[0][1].parent("model").parent("dataset")
+    data = _data(cell, dataset, "test", cell.images)
+    return replace(child, note=_told(cell, record, grid), data=(data,))
 
 
-def train_run(cell: Cell, record: Record, *, store: Store, grid: Grid) -> ChildRun:
+def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Grid) -> ChildRun:
     """A training: its recipe, and a point of each curve for each epoch.
 
     A curve that the store can no longer give is left out; the last values are in the facts.
@@ -115,7 +161,14 @@ def train_run(cell: Cell, record: Record, *, store: Store, grid: Grid) -> ChildR
     if "device" in record.how:
         tags["device"] = str(record.how["device"])
     name = f"train {cell.model}"
-    return _child(train_key(record), name, parameters, points, tags, record)
+    child = _child(train_key(record), name, parameters, points, tags, record)
+    recipe = ", ".join(
+        f"{key.removeprefix('model.')} {value}"
+        for key, value in parameters.items()
+        if key.startswith("model.")
+    )
+    data = _data(cell, node.parent("dataset"), "training", cell.train_images)
+    return replace(child, note=f"Training of **{cell.model}**: {recipe}.", data=(data,))
 
 
 def metric_names(prefix: str, names: Iterable[str]) -> dict[str, str]:
@@ -147,6 +200,39 @@ def _child(
     ended = float(str(record.how.get("written", 0.0)))
     began = ended - float(str(record.how.get("seconds", 0.0)))
     return ChildRun(key, name, parameters, tuple(points), {**tags, "key": key}, began, ended)
+
+
+def _data(cell: Cell, dataset: Node, context: str, images: int) -> Data:
+    spec = cell.dataset_spec
+    shape = (spec.channels, spec.side, spec.side)
+    return Data(cell.dataset, dataset.digest[:36], spec.kind, context, images, shape, spec.classes)
+
+
+def _told(cell: Cell, record: Record, grid: Grid) -> str:
+    """A cell in a sentence, and the command that computes it again."""
+    accuracy = number(record.facts, "accuracy")
+    ends = interval(record.facts)
+    within = f" (95 % interval {ends[0]:.1f} to {ends[1]:.1f})" if ends else ""
+    words = "not scored" if accuracy is None else f"**{accuracy:.1f} %**{within}"
+    only = shlex.quote(f"cell={cell.name}")
+    return (
+        f"{words}: {cell.defense} on {cell.model} under {cell.attack}, "
+        f"{cell.images} images of {cell.dataset}.\n\n"
+        f"    pipeline run --grid {grid.name} --only {only} --force"
+    )
+
+
+def _redraws(record: Record, store: Store) -> Iterator[Point]:
+    """The accuracy of each redraw, in percent, by its number from 1, where there are several."""
+    if ANSWERS not in record.files:
+        return
+    try:
+        right = arrow.read_arrays(store.path(record, ANSWERS))["correct"]
+    except (Damaged, arrow.BadArrow, KeyError):
+        return
+    if right.shape[1] > 1:
+        for step, share in enumerate(right.mean(axis=0), start=1):
+            yield Point("redraw/accuracy", 100 * float(share), step)
 
 
 def _tags(record: Record, grid: Grid) -> dict[str, str]:
@@ -188,11 +274,11 @@ def _points(facts: Mapping[str, object], only: tuple[str, ...] = ()) -> Iterator
         ends: dict[str, object] = {name: value}
         if isinstance(value, list | tuple) and len(value) == 2:
             ends = {f"{name}_low": value[0], f"{name}_high": value[1]}
-        for end, number in ends.items():
-            if isinstance(number, bool) or not isinstance(number, int | float):
+        for end, found in ends.items():
+            if isinstance(found, bool) or not isinstance(found, int | float):
                 continue
-            if math.isfinite(number):
-                yield Point(end, float(number))
+            if math.isfinite(found):
+                yield Point(end, float(found))
 
 
 def _fields(prefix: str, spec: Spec) -> dict[str, str]:

@@ -54,6 +54,7 @@ def test_a_run_prints_tables_and_where_everything_is(shell: Shell) -> None:
     for word in ("report", "store", "MLflow"):
         assert word in result.stderr
     assert Path("reports/tiny/README.md").is_file()
+    assert Path("reports/tiny/index.html").is_file()
     # then one cell again: its old and its new value
     again = shell("run", "--inline", "--only", "cell=mixed/pgd/guo", "--force")
     assert "unchanged" in again.stderr

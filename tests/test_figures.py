@@ -295,7 +295,7 @@ def test_a_report_embeds_its_figures_and_tells_the_rule(done: Tiny, tmp_path: Pa
     session = done.session()
     artifacts = Artifacts(session.store, session.scores)
     page = write_report(session.grid, Scores(session.facts()), tmp_path, {}, artifacts)
-    text = page.read_text("utf-8")
+    text = page.with_name("README.md").read_text("utf-8")
     for name in ("picture", "by-size"):
         assert f"]({name}.png)" in text
         assert f"]({name}.svg)" in text

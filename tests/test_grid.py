@@ -140,13 +140,13 @@ def test_the_shipped_grid_loads_without_torch_ray_or_mlflow() -> None:
         "print(len(plan.todo), {'torch', 'ray', 'mlflow', 'polars'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "271 set()\n"
+    assert done.stdout == "333 set()\n"
 
 
 def test_overrides_change_images_redraws_and_seeds() -> None:
     overrides = Overrides(images=50, redraws=5, seeds=2)
     grid = load_grid(Catalogue([SHIPPED]), "demo", overrides)
-    assert len(grid.cells) == 168
+    assert len(grid.cells) == 188
     assert {cell.images for cell in grid.cells} == {50}
     assert {cell.redraws for cell in grid.cells} == {1, 5}
     first, second = (grid.cell(f"demo-mixup/clean/xie{seed}") for seed in ("", "/seed1"))
@@ -252,7 +252,7 @@ def test_rules_apply_in_their_order_to_the_cells_that_match(load: Load) -> None:
         ),
         (
             table("[{label: x, use: pgd, set: {kind: fgsm}}]"),
-            "4: tables.0.attacks.0.set.kind: no such parameter; known: epsilon, ",
+            "4: tables.0.attacks.0.set.kind: no such parameter; known: confidence, epsilon, ",
         ),
         (
             table(defenses="[{label: x, use: counter+guo, set: {gou.draws: 3}}]"),

@@ -209,11 +209,13 @@ def test_the_report_is_the_same_bytes_for_the_same_scores(tmp_path: Path):
     assert one == two
     assert set(one) == {
         "README.md",
+        "index.html",
         "results.csv",
         "results.parquet",
         "table1.csv",
         "table1.md",
         "table1.parquet",
+        "table1.tex",
     }
 
 
@@ -239,7 +241,8 @@ def test_csv_and_parquet_hold_the_same_numbers(tmp_path: Path):
 def test_the_front_page_says_what_the_numbers_mean(tmp_path: Path):
     grid = make_grid()
     scores = make_scores(grid, {grid.cells[0].name: "a | b"})
-    text = write_report(grid, scores, tmp_path, {"device": "x86_64 CPU"}).read_text("utf-8")
+    write_report(grid, scores, tmp_path, {"device": "x86_64 CPU"})
+    text = (tmp_path / "demo" / "README.md").read_text("utf-8")
     for said in (
         "# The demo",
         "16 cells, 1 of them missing",
@@ -282,10 +285,10 @@ def test_tables_of_one_name_or_of_a_reserved_one_do_not_overwrite_each_other(tmp
     (table,) = grid.tables
     names = ("README", "a/b", "A b", "a-b")
     tables = tuple(Table(**{**vars(table), "name": name}) for name in names)
-    readme = write_report(Grid("demo", "", grid.cells, tables), make_scores(grid), tmp_path)
-    found = {path.name for path in readme.parent.glob("*.md")}
+    page = write_report(Grid("demo", "", grid.cells, tables), make_scores(grid), tmp_path)
+    found = {path.name for path in page.parent.glob("*.md")}
     assert found == {"README.md", "README-2.md", "a-b.md", "A-b-2.md", "a-b-3.md"}
-    assert "oblivious" in readme.read_text("utf-8")
+    assert "oblivious" in page.with_name("README.md").read_text("utf-8")
 
 
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path):
