@@ -132,6 +132,7 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
         command=["pipeline", *sys.argv[1:]],
         version=program_version(),
         system_metrics=system_metrics,
+        verdicts=session.verdicts if session.cards else dict,
     )
 
 
@@ -153,24 +154,21 @@ def report_grid(
     """
     from rich.console import Console
 
-    from pipeline.cards import Cards
-    from pipeline.per_image import stored_answers
     from pipeline.report_paper import references_of
     from pipeline.report_pictures import Artifacts
     from pipeline.report_terminal import render_terminal
     from pipeline.tracking_results import Results
     from pipeline.tracking_server import shown
 
-    facts = session.facts()
-    per_image = stored_answers(session.store, session.scores)
+    cards = session.examined()
     scores = Scores(
-        facts=facts,
+        facts=cards.facts,
         missing=finished.missing if finished is not None else {},
         digests={name: node.digest for name, node in session.scores.items()},
         published=references_of(session.grid, session.catalogue),
         by_class=session.test_images_by_class(),
-        per_image=per_image,
-        cards=Cards(session.grid, session.cards, session.store, facts, per_image).all(),
+        per_image=cards.per_image,
+        cards=cards.all(),
     )
     artifacts = Artifacts(session.store, session.scores)
     page = None
