@@ -84,6 +84,19 @@ def test_a_network_is_registered_once_even_if_the_ledger_forgot(tiny: Tiny, uri:
     assert len(client_of(uri).search_model_versions("name = 'mixed'")) == 1
 
 
+def test_a_database_that_was_replaced_gets_no_network_of_a_run_that_it_does_not_know(
+    tiny: Tiny, uri: str, tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "_register", lambda *_: None)
+        assert tracked(tiny, uri).owes()
+    shutil.copy(mlflow_template, tmp_path / "mlflow.db")
+    tracker = tracked(tiny, uri)
+    assert tracker.problem is None
+    assert not tracker.owes()
+    assert client_of(uri).search_model_versions("") == []
+
+
 def test_a_network_that_cannot_be_traced_is_told_on_its_run_and_everything_else_is_logged(
     tiny: Tiny, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
