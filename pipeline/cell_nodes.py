@@ -14,7 +14,7 @@ from pipeline.graph import Graph, Node, NodeKind
 from pipeline.grid import Cell
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import Attack
-from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec, SelectSpec
+from tasks.node_specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.recipe import CheckpointSpec
 from tasks.specs import SHARD, Shard, Spec
 
@@ -50,12 +50,21 @@ class CellNodes:
             self._made[key] = Node(kind, spec, roles, files)
         return self._made[key]
 
-    def score(self, cell: Cell) -> Node:
-        """The node that scores a cell over all its shards."""
+    def _read(self, cell: Cell) -> tuple[Node, Node]:
+        """The nodes of a cell's data set and model."""
         dataset = self._node("dataset", cell.dataset_spec, cell.files)
         loaded = isinstance(cell.model_spec, CheckpointSpec)
         kind: NodeKind = "checkpoint" if loaded else "train"
-        model = self._node(kind, cell.model_spec, cell.model_files, dataset=dataset)
+        return dataset, self._node(kind, cell.model_spec, cell.model_files, dataset=dataset)
+
+    def card(self, cell: Cell, spec: CardSpec) -> Node:
+        """A node that examines a cell's defended model."""
+        dataset, model = self._read(cell)
+        return self._node("card", spec, (), dataset=dataset, model=model, **_pool(cell, dataset))
+
+    def score(self, cell: Cell) -> Node:
+        """The node that scores a cell over all its shards."""
+        dataset, model = self._read(cell)
         parents = {
             f"shard{index}": self._defend(cell, shard, dataset, model)
             for index, shard in enumerate(shards(cell.images))

@@ -2,7 +2,8 @@
 
 A name is a file: `configs/defenses/guo.yaml` is the defense `guo`. A `configs` folder of
 the user's is looked into before the one that comes with the program. `extends: NAME` starts
-from another file of the same folder.
+from another file of the same folder. An attack or a defense may be a Python file alone,
+`jpeg.py`, or come with an installed package.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from pipeline.own_code import is_reference, line_of, own_class, packaged, place_of, with_source
 from pipeline.problems import BadInput, suggestion
 from pipeline.validation import Entry, validated
 from pipeline.yaml_files import Document, Place, read_yaml
@@ -20,12 +22,17 @@ from tasks import registry
 from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
 from tasks.networks.base import Network
+from tasks.networks.factory import Factory
 from tasks.recipe import Recipe
 from tasks.registry import Family
 from tasks.specs import Kind, Precision
 
 Section = Literal["datasets", "models", "recipes", "attacks", "defenses", "grids", "paper"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
+
+CODED: Mapping[Section, Family] = {"attacks": "attacks", "defenses": "defenses"}
+"""Sections whose names may be Python files, and what is in these."""
+BASES: Mapping[Family, type[Kind]] = {"attacks": Attack, "defenses": Defense, "networks": Network}
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -174,25 +181,53 @@ class Catalogue:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = list(folders)
+        self._files: dict[Section, dict[str, Path]] = {}
+
+    def add(self, section: Section, choice: str) -> str:
+        """The name of a choice; a path of a file makes its name known before all others.
+
+        BadInput where there is no such file.
+        """
+        path = Path(choice).expanduser()
+        if path.suffix not in {".py", ".yaml"}:
+            return choice
+        if not path.is_file():
+            raise BadInput(f"there is no file {choice}")
+        self._files.setdefault(section, {})[path.stem] = path.resolve()
+        return path.stem
 
     def names(self, section: Section) -> dict[str, Path]:
         """Every name of a section and its file, sorted."""
         found: dict[str, Path] = {}
         for folder in reversed(self._folders):
+            if section in CODED:
+                own = (folder / section).glob("*.py")
+                found.update({p.stem: p for p in own if not p.stem.startswith(("_", "test_"))})
             found.update({path.stem: path for path in (folder / section).glob("*.yaml")})
+        found.update(self._files.get(section, {}))
         return dict(sorted(found.items()))
 
     def document(self, section: Section, name: str) -> Document:
         """A named file with what it extends merged in; BadInput with a suggestion if unknown."""
         names = self.names(section)
-        if name not in names:
-            raise BadInput(f"no {section[:-1]} named '{name}'{suggestion(name, names)}")
-        return self._extended(section, names, name, frozenset())
+        if name in names:
+            return self._extended(section, names, name, frozenset())
+        offered = self._packaged(section)
+        if name in offered:
+            return Document(Path(offered[name]), {"kind": offered[name]})
+        raise BadInput(f"no {section[:-1]} named '{name}'{suggestion(name, {*names, *offered})}")
+
+    @staticmethod
+    def _packaged(section: Section) -> dict[str, str]:
+        return packaged(section) if section in CODED else {}
 
     def _extended(
         self, section: Section, names: Mapping[str, Path], name: str, above: frozenset[str]
     ) -> Document:
-        document = read_yaml(names[name])
+        path = names[name]
+        if path.suffix == ".py":
+            return Document(path, {"kind": path.name})
+        document = read_yaml(path)
         base = document.value.pop("extends", None)
         if base is None:
             return document
@@ -256,8 +291,9 @@ class Catalogue:
 
     def require(self, section: Section, name: str, document: Document, place: Place) -> None:
         """BadInput, at the place that asks for it, where a section has no such name."""
-        known = self.names(section)
-        if name not in known:
+        known = {*self.names(section)}
+        if name not in known and name not in (offered := self._packaged(section)):
+            known |= {*offered}
             message = f"no {section[:-1]} named '{name}'{suggestion(name, known)}"
             raise document.problem(place, message)
 
@@ -268,10 +304,39 @@ class Catalogue:
         kind = value.get("kind")
         # a chain is written by its name, 'counter+guo'
         known = [known for known in registry.kinds(family) if known != "chain"]
-        if not isinstance(kind, str) or kind not in known:
+        if isinstance(kind, str) and kind in known:
+            spec = validated(registry.kind_class(family, kind), document, place, dict(value))
+            if isinstance(spec, Factory):
+                return with_source(spec, document.file_of((*place, "factory")).parent)
+            return spec
+        offered = packaged(family)
+        reference = offered.get(kind, kind) if isinstance(kind, str) else ""
+        if not isinstance(reference, str) or not is_reference(reference):
             what = "no kind" if kind is None else f"unknown kind {kind!r}"
-            raise document.problem((*place, "kind"), f"{what}{suggestion(str(kind), known)}")
-        return validated(registry.kind_class(family, kind), document, place, dict(value))
+            hint = suggestion(str(kind), {*known, *offered})
+            raise document.problem((*place, "kind"), f"{what}{hint}")
+        return self._own(document, family, value, place, reference)
+
+    @staticmethod
+    def _own(
+        document: Document,
+        family: Family,
+        value: Mapping[str, object],
+        place: Place,
+        reference: str,
+    ) -> Kind:
+        """The spec of a class of the user's own."""
+        kind_place = (*place, "kind")
+        try:
+            cls = own_class(reference, document.file_of(kind_place).parent, BASES[family])
+            fields = {key: given for key, given in value.items() if key != "kind"}
+            return validated(cls, document, place, fields)
+        except BadInput:
+            raise
+        except Exception as error:
+            if place_of(error) is None:
+                raise
+            raise document.problem(place, line_of(error)) from error
 
 
 def config_folders(extra: Sequence[Path] = ()) -> list[Path]:

@@ -5,6 +5,7 @@ What many nodes read, data sets and frozen classifiers, a process keeps under it
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from tasks.datasets import DatasetSpec
 from tasks.defenses.base import Context, Defense
 from tasks.frozen import Frozen
 from tasks.geometry import Ball
+from tasks.networks.exported import Exported
 from tasks.node_specs import CraftSpec, SelectSpec
 from tasks.progress import Tell
 from tasks.recipe import CheckpointSpec, TrainSpec
@@ -132,10 +134,8 @@ class Desk:
         record = self.record(node)
         key = (record.content, precision, str(self.device))
         if key not in _classifiers:
-            path = self.store.path(record, "weights.safetensors")
-            module = untrained(node)
             try:
-                load_weights(module, weights_from_bytes(path.read_bytes()))
+                module = self._network(node, record)
             except BadCheckpoint as error:
                 raise Damaged(node.kind, node.digest, str(error)) from None
             _make_room(_classifiers)
@@ -146,6 +146,16 @@ class Desk:
         self.classifier.check()
         self.classifier.forwards = self.classifier.backwards = 0
         return self.classifier
+
+    def _network(self, node: Node, record: Record) -> nn.Module:
+        weights = weights_from_bytes(self.store.path(record, "weights.safetensors").read_bytes())
+        network = _spec_of(node).network
+        if isinstance(network, Exported):
+            text = self.store.path(record, "program.json").read_text(encoding="utf-8")
+            return network.restored(json.loads(text), weights, _shape(node).channels)
+        module = untrained(node)
+        load_weights(module, weights)
+        return module
 
     def _columns(self, node: Node, name: str) -> dict[str, Tensor]:
         path = self.store.path(self.record(node), name)
@@ -180,9 +190,13 @@ def _ball(node: Node) -> Ball:
 
 def untrained(model: Node) -> nn.Module:
     """The network of a train or checkpoint node, with weights of no consequence."""
-    spec, shape = model.spec, _shape(model)
-    assert isinstance(spec, TrainSpec | CheckpointSpec)
-    return spec.network.build(shape.channels, shape.side, shape.classes)
+    shape = _shape(model)
+    return _spec_of(model).network.build(shape.channels, shape.side, shape.classes)
+
+
+def _spec_of(model: Node) -> TrainSpec | CheckpointSpec:
+    assert isinstance(model.spec, TrainSpec | CheckpointSpec)
+    return model.spec
 
 
 def _shape(model: Node) -> DatasetSpec:

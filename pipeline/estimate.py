@@ -132,6 +132,9 @@ class _Paces:
     def seconds(self, work: Workload) -> float:
         """How long work takes; 0 where nothing tells."""
         kind = work.sort.kind
+        if not work.amount:
+            self.unknown.add(kind)
+            return 0.0
         if work.sort not in self._found:
             self._found[work.sort] = self._recorded(work.sort)
         recorded = self._found[work.sort]

@@ -112,7 +112,10 @@ class CellScored:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """A run is over. Cells without a score are in `missing`, with the reason."""
+    """A run is over. Cells without a score are in `missing`, with the reason.
+
+    without_card: why an integrity card could not be made, by its name.
+    """
 
     grid: Grid
     scored: Mapping[str, Mapping[str, object]]
@@ -121,6 +124,7 @@ class RunFinished:
     seconds: float
     interrupted: bool = False
     set_aside: int = 0
+    without_card: Mapping[str, str] = field(default_factory=dict)
 
 
 Event = (

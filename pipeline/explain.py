@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pipeline.graph import Graph, Node
-from pipeline.hashing import spec_classes
+from pipeline.hashing import own_digests, spec_classes
 from pipeline.ledger import Ledger
 from pipeline.planning import Plan, make_plan
 from pipeline.store import Record, Store
@@ -50,6 +50,10 @@ def _changes(node: Node, kind: str, old_digest: str, store: Store) -> Iterator[s
         before = old.versions.get(name, version)
         if before != version:
             yield f"{node.kind}: version of {name}: {before} → {version}"
+    known = old.how.get("own_code")
+    for name, now in own_digests(node.spec).items():
+        if isinstance(known, Mapping) and known.get(name, now) != now:
+            yield f"{node.kind}: the code of {name} changed"
     yield from _parent_changes(node, old, store)
 
 

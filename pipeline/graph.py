@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from pipeline.hashing import digest
 from tasks.specs import Spec
 
-NodeKind = Literal["dataset", "train", "checkpoint", "craft", "select", "defend", "score"]
+NodeKind = Literal["dataset", "train", "checkpoint", "craft", "select", "defend", "score", "card"]
 NODE_KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
 
 

@@ -7,13 +7,20 @@ classes, image size) is filled in, so what enters a digest is what is computed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.config import Catalogue, Choice, FigureEntry, GridEntry, TableEntry, VariantEntry
+from pipeline.config import (
+    Catalogue,
+    FigureEntry,
+    GridEntry,
+    Section,
+    TableEntry,
+    VariantEntry,
+)
 from pipeline.ingredients import Ingredients
 from pipeline.parameters import Rules, check_owners, resolved, with_variant
 from pipeline.problems import BadInput, suggestion
@@ -107,9 +114,11 @@ class Grid:
 class Overrides:
     """What the command line changes of a grid.
 
+    add: (section, name or file) of models, attacks and defenses that every table gets as well;
     adaptive: the budget of an adaptive attack that every table gets, for all its defenses.
     """
 
+    add: Sequence[tuple[Section, str]] = ()
     images: int | None = None
     seeds: int = 1
     redraws: int | None = None
@@ -139,8 +148,14 @@ class _Builder:
     def __init__(self, catalogue: Catalogue, overrides: Overrides) -> None:
         self._catalogue = catalogue
         self._overrides = overrides
+        self._added = [
+            (section, catalogue.add(section, choice)) for section, choice in overrides.add
+        ]
+        for section, name in self._added:
+            for part in name.split("+") if section == "defenses" else [name]:
+                catalogue.document(section, part)
         self._ingredients = Ingredients(catalogue, overrides.data, overrides.weights)
-        self._everywhere = _budget(catalogue, overrides.adaptive)
+        self._added += [("attacks", name) for name in _budget(catalogue, overrides.adaptive)]
 
     def grid(self, name: str, above: frozenset[str]) -> Grid:
         """A grid; `above` are the grids that include it."""
@@ -163,48 +178,49 @@ class _Builder:
         rules = Rules(entry.rules)
         for position, given in enumerate(entry.tables):
             place = ("tables", position)
-            table = self._completed(given, document, place)
+            table = self._completed(self._grown(given), document, place)
             tables.append(_table(table, document, place))
             for cell in self._table_cells(entry, table, rules, document, place):
                 _admit(cells, cell, document, place)
         rules.check(document)
         return Grid(name, entry.title, tuple(cells.values()), tuple(tables))
 
+    def _grown(self, table: TableEntry) -> TableEntry:
+        """A table with what the command line adds; a figure's keeps what it draws."""
+        if table.figure is not None:
+            return table
+        choices: dict[str, tuple[str | VariantEntry, ...]] = {
+            "models": table.models,
+            "attacks": table.attacks,
+            "defenses": table.defenses,
+        }
+        for section, name in self._added:
+            if name not in map(_label, choices[section]):
+                choices[section] = (*choices[section], name)
+        return table.model_copy(update=choices)
+
     def _completed(self, table: TableEntry, document: Document, place: Place) -> TableEntry:
-        """A table with the attack that every table gets, and with the defenses of equal cost."""
-        attacks = [choice for choice in self._everywhere if choice not in table.attacks]
-        defenses: list[Choice] = []
-        if table.equal_cost is not None:
-            at: Place = (*place, "equal_cost")
-            baseline = self._ingredients.defense(table.equal_cost, document, at)
-            classes = {
-                self._ingredients.dataset(self._ingredients.model(name, document, at).dataset)[
-                    0
-                ].classes
-                for name in table.models
-            }
-            specs = [
-                self._defense(choice, Rules(()), [], document, (*place, "defenses", number))
-                for number, choice in enumerate(table.defenses)
-            ]
-            costs = {
-                prediction_passes(spec, count).equivalents for spec in specs for count in classes
-            }
-            defenses = [
-                VariantEntry(
-                    label=f"{table.equal_cost}[draws={draws}]",
-                    use=table.equal_cost,
-                    set={"draws": draws},
-                )
-                for draws in sorted(costs - {1})
-                if "draws" in type(baseline).model_fields
-            ]
-        return table.model_copy(
-            update={
-                "attacks": (*table.attacks, *attacks),
-                "defenses": (*table.defenses, *defenses),
-            }
-        )
+        """A table with a baseline of equal cost for each of its defenses, where it asks for one."""
+        if table.equal_cost is None:
+            return table
+        at: Place = (*place, "equal_cost")
+        self._ingredients.defense(table.equal_cost, document, at)
+        models = [self._ingredients.model(name, document, at) for name in table.models]
+        classes = {self._ingredients.dataset(model.dataset)[0].classes for model in models}
+        specs = [
+            self._defense(choice, Rules(()), [], document, (*place, "defenses", number))
+            for number, choice in enumerate(table.defenses)
+        ]
+        costs = {prediction_passes(spec, count).equivalents for spec in specs for count in classes}
+        baselines = [
+            VariantEntry(
+                label=f"{table.equal_cost}[draws={draws}]",
+                use=table.equal_cost,
+                set={"draws": draws},
+            )
+            for draws in sorted(costs - {1})
+        ]
+        return table.model_copy(update={"defenses": (*table.defenses, *baselines)})
 
     def _table_cells(
         self, entry: GridEntry, table: TableEntry, rules: Rules, document: Document, place: Place
@@ -267,7 +283,7 @@ class _Builder:
         attack_spec = resolved(attack_spec, problem, document, attack_place)
         if isinstance(attack_spec, Adaptive):
             images = min(images, attack_spec.images or images)
-            redraws = attack_spec.redraws or redraws
+            redraws = self._overrides.redraws or attack_spec.redraws or redraws
         return Cell(
             **names,
             seed=entry.seed,

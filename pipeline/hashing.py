@@ -7,7 +7,7 @@ Each value is written with a tag and its length, so no two structures share a fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from tasks.specs import Spec
 
@@ -42,8 +42,9 @@ def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
         case Mapping():
             return f"map:{len(value)}{{{''.join(_pairs(value))}}};"
         case Spec():
-            name, source = type(value).__name__, getattr(type(value), "source_digest", "")
-            return f"spec:{name}:{type(value).version}:{source}:{canonical(_fields(value))};"
+            cls = type(value)
+            fields = canonical(_fields(value))
+            return f"spec:{cls.__name__}:{cls.version}:{cls.source_digest}:{fields};"
         case _:
             raise TypeError(f"no canonical form for {type(value).__qualname__}: {value!r}")
 
@@ -64,12 +65,22 @@ def _pairs(value: Mapping[object, object]) -> list[str]:
     return [canonical(key) + canonical(value[key]) for key in sorted(value, key=str)]
 
 
-def spec_classes(spec: Spec) -> frozenset[type[Spec]]:
-    """The classes of a spec and of every spec inside it."""
-    found = {type(spec)}
+def parts_of(spec: Spec) -> Iterator[Spec]:
+    """A spec and every spec inside it."""
+    yield spec
     for name in type(spec).model_fields:
         value = getattr(spec, name)
         for part in value if isinstance(value, tuple | list) else (value,):
             if isinstance(part, Spec):
-                found |= spec_classes(part)
-    return frozenset(found)
+                yield from parts_of(part)
+
+
+def own_digests(spec: Spec) -> dict[str, str]:
+    """The digests of the classes of a user's own in a spec, by the classes' names."""
+    classes = sorted(spec_classes(spec), key=lambda found: found.__name__)
+    return {found.__name__: found.source_digest for found in classes if found.source_digest}
+
+
+def spec_classes(spec: Spec) -> frozenset[type[Spec]]:
+    """The classes of a spec and of every spec inside it."""
+    return frozenset(map(type, parts_of(spec)))

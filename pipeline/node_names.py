@@ -9,7 +9,8 @@ from pipeline.grid import Cell, Grid
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import Attack
 from tasks.datasets import DatasetSpec
-from tasks.node_specs import CraftSpec, DefendSpec, SelectSpec
+from tasks.defenses.none import NoDefense
+from tasks.node_specs import CardSpec, CraftSpec, DefendSpec, SelectSpec
 from tasks.recipe import CheckpointSpec, TrainSpec
 
 
@@ -27,6 +28,9 @@ def node_name(node: Node, grid: Grid | None) -> str:
         case CraftSpec(shard=shard) | SelectSpec(shard=shard) | DefendSpec(shard=shard):
             words = f"{cell.model}/{cell.attack}/{cell.defense}"
             words += f", images {shard.start} to {shard.stop}"
+        case CardSpec(against=against):
+            bare = isinstance(against, NoDefense)
+            words = f"{cell.model}/{'none' if bare else cell.defense}"
         case _:
             words = cell.model
     return f"{node.kind} {words}" + (f", seed {cell.seed}" if cell.seed else "")
@@ -45,12 +49,15 @@ def _behind(cell: Cell, node: Node) -> bool:
             same = same and against in {None, cell.defense_spec}
         case SelectSpec(against=against):
             same = cell.attack_spec.compound and cell.defense_spec == against
+        case CardSpec(against=against):
+            own = isinstance(against, NoDefense) or cell.defense_spec == against
+            same = cell.attack_spec.compound and own
         case DefendSpec(defense=defense):
             made = dict(node.parents)["examples"].kind != "dataset"
             same = cell.defense_spec == defense and made == cell.attack_spec.crafts
         case _:
             same = False
-    if same and isinstance(node.spec, CraftSpec | SelectSpec | DefendSpec):
+    if same and isinstance(node.spec, CardSpec | CraftSpec | SelectSpec | DefendSpec):
         same = node.spec.seed == cell.seed
     wanted = {"dataset", "model", "examples"}
     return same and all(_behind(cell, parent) for role, parent in node.parents if role in wanted)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from pipeline.card_nodes import CARD_SIZES
+from pipeline.config import Section
 from pipeline.grid import Overrides
 from pipeline.problems import BadInput
 from pipeline.session import Session, open_session
@@ -41,6 +43,7 @@ reports_option = click.option(
     show_default=True,
     help="Folder that tables are written to.",
 )
+ADDABLE: dict[str, Section] = {"model": "models", "attack": "attacks", "defense": "defenses"}
 ONCE = frozenset({"grid", "only", "stop_after", "quiet", "as_json"})
 """Options of a run that a command to go on with does not take over as they were."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer as JSON on stdout.")
@@ -57,6 +60,12 @@ _GRID = (
         metavar="KEY=PATTERN",
         help="Only the cells that match; KEY is model, attack, defense, dataset, seed or cell.",
     ),
+    click.option(
+        "--add",
+        multiple=True,
+        metavar="KEY=NAME",
+        help="Also judge this; KEY is model, attack or defense, NAME one of a config or a file.",
+    ),
     click.option("--images", type=click.IntRange(min=1), help="Use the first N test images."),
     click.option(
         "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Train N times."
@@ -68,6 +77,14 @@ _GRID = (
         "--adaptive",
         metavar="BUDGET",
         help="Attack every defended model adaptively too: quick, standard or full.",
+    ),
+    click.option(
+        "--card",
+        type=click.Choice(CARD_SIZES),
+        default="quarter",
+        show_default=True,
+        help="How much of an integrity card adaptive cells get: all, as much as a quarter of "
+        "their own work buys, or nothing.",
     ),
     click.option(
         "--data", multiple=True, metavar="NAME=FOLDER", help="Where a data set's files are."
@@ -99,6 +116,7 @@ def session_from(options: dict[str, Any]) -> Session:
         configs=options["configs"],
         only=options["only"],
         overrides=Overrides(
+            add=additions(options["add"]),
             images=options["images"],
             seeds=options["seeds"],
             redraws=options["redraws"],
@@ -108,7 +126,22 @@ def session_from(options: dict[str, Any]) -> Session:
         ),
         settings=options["settings"],
         device=options["device"],
+        card=options["card"],
     )
+
+
+def additions(items: Sequence[str]) -> list[tuple[Section, str]]:
+    """What `--add KEY=NAME` says: sections and names; BadInput for another key."""
+    found: list[tuple[Section, str]] = []
+    for item in items:
+        key, sign, name = item.partition("=")
+        section = ADDABLE.get(key)
+        if section is None or not sign or not name:
+            raise BadInput(
+                f"--add {item}: expected KEY=NAME, such as defense=jpeg.py or model=mine"
+            )
+        found.append((section, name))
+    return found
 
 
 def print_json(value: object) -> None:

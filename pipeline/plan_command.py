@@ -27,7 +27,7 @@ def plan_lines(
     yield from _absent(session)
     todo = [name for name, node in session.chosen.items() if node.digest in made.todo]
     yield from _named(todo, every=every)
-    if todo:
+    if made.todo:
         counts = made.by_kind(session.graph)
         nodes = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         yield f"{len(todo)} of {len(session.cells)} cells to compute: {nodes}"

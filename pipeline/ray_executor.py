@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.events import Done, Failure, Stopped
 from pipeline.executor import Report
 from pipeline.graph import Node
+from pipeline.own_code import Parcel, pack, unpack
 from pipeline.problems import BadInput
 from pipeline.settings import Settings
 from pipeline.store import Store
@@ -46,16 +47,28 @@ class Mailbox:
 
 
 def perform_remotely(
-    node: Node, store: str, settings: Settings, mailbox: Any, *, replace: bool, until: float | None
+    digest: str,
+    parcel: Parcel,
+    store: str,
+    settings: Settings,
+    mailbox: Any,
+    *,
+    replace: bool,
+    until: float | None,
 ) -> Done | Failure | Stopped:
     """What a Ray task does: `work.attempt`, its progress sent to the mailbox now and then.
 
-    What waited for a worker until the time of the run was up does not begin.
+    parcel: of the node, with code of a user's own. What waited for a worker until the time of
+    the run was up does not begin.
     """
     from pipeline.work import attempt
 
     if until is not None and time.time() >= until:
-        return Stopped(node.digest)
+        return Stopped(digest)
+    try:
+        node: Node = unpack(parcel)
+    except BadInput as problem:
+        return Failure(digest, str(problem))
     last = 0.0
 
     def tell(progress: Progress) -> None:
@@ -134,7 +147,8 @@ class RayExecutor:
             "max_retries": self._settings.attempts - 1,
         }
         reference = self._task.options(**options).remote(
-            node,
+            node.digest,
+            pack(node),
             str(self._store.root),
             self._settings,
             self._mailbox,

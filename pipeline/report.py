@@ -16,8 +16,10 @@ from pipeline.grid import Grid
 from pipeline.problems import NO_ROOM, BadInput, writing_to
 from pipeline.report_adaptive import what_is_left
 from pipeline.report_beside import beside_markdown
+from pipeline.report_cards import cards_markdown
 from pipeline.report_figures import Drawing, cost_drawing, drawing, left_drawing
 from pipeline.report_frames import (
+    card_values,
     exhibits_frame,
     exhibits_of,
     left_values,
@@ -105,7 +107,9 @@ def _write_files(
         said = [table_markdown(view), left_markdown(left), beside_markdown(view), *shown]
         parts.append(("\n".join(filter(None, said)), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
-    _write_text(page(grid, scores, parts, made), folder / "README.md")
+    if scores.cards:
+        _write_frame(card_values(scores.cards), folder / "cards")
+    _write_text(page(grid, scores, parts, made, cards_markdown(scores.cards)), folder / "README.md")
     return sections
 
 
@@ -123,7 +127,7 @@ def _galleries(grid: Grid, artifacts: Artifacts | None, path: Path) -> list[Gall
 
 def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
     """Tables with names for their files: plain, and none twice where case does not count."""
-    taken = {"results", "readme", "index"}
+    taken = {"results", "readme", "index", "cards"}
     parts = []
     for view in found:
         plain = re.sub(r"[^\w.-]+", "-", view.table.name, flags=re.ASCII).strip(".-") or "table"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from pipeline.cards import Card
 from pipeline.grid import Cell, Grid
 from pipeline.report_adaptive import Left
 from pipeline.report_figures import class_probabilities
@@ -16,6 +17,7 @@ from pipeline.report_gallery import Exhibit, Gallery
 from pipeline.report_paper import Reference
 from pipeline.report_pictures import Picture
 from pipeline.report_view import Entry, Facts, Row, Scores, View, deterministic, interval, number
+from tasks.findings import Finding
 
 CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "dataset": pl.String,
@@ -62,6 +64,7 @@ ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "p_value": pl.Float64,
     "p_holm": pl.Float64,
     "significant": pl.Boolean,
+    "card": pl.String,
     "images": pl.Int64,
     "redraws": pl.Int64,
     "seeds": pl.Int64,
@@ -75,6 +78,9 @@ ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "note": pl.String,
 }
 """Of a table's own file."""
+
+CARD_COLUMNS = ("examined", "attack", "cell", "check", "verdict", "words", "measured")
+"""Of the file of integrity cards; cell is empty where a finding is about the model."""
 
 
 def results(grid: Grid, scores: Scores) -> pl.DataFrame:
@@ -149,6 +155,32 @@ def _left_row(left: Left) -> dict[str, object]:
     }
 
 
+def card_values(cards: Mapping[str, Card]) -> pl.DataFrame:
+    """One row for each finding about a model, and for each about a cell's stored answers."""
+    models = {(card.of, card.attack): card.model for card in cards.values()}
+    rows: list[tuple[str, str | None, str | None, Finding]] = [
+        (*key, None, finding) for key, found in models.items() for finding in found
+    ]
+    rows += [
+        (card.of, card.attack, name, each) for name, card in cards.items() for each in card.stored
+    ]
+    return pl.DataFrame(
+        [
+            {
+                "examined": of,
+                "attack": attack,
+                "cell": cell,
+                "check": finding.check,
+                "verdict": finding.verdict,
+                "words": finding.words,
+                "measured": json.dumps(dict(finding.measured), sort_keys=True),
+            }
+            for of, attack, cell, finding in rows
+        ],
+        schema=dict.fromkeys(CARD_COLUMNS, pl.String),
+    )
+
+
 def probabilities(found: Sequence[Picture]) -> pl.DataFrame:
     """Class probabilities of pictured images: a row for each image, thing seen, and class."""
     rows = [
@@ -215,6 +247,8 @@ def _cell_row(cell: Cell, scores: Scores) -> dict[str, object]:
     }
     if names["missing"] is not None:
         return names
+    if (card := scores.cards.get(cell.name)) is not None:
+        names["card"] = card.verdict
     facts = scores.facts[cell.name]
     return {**_flat(facts), **names, **_published(scores.published.get(cell.name), facts)}
 
@@ -269,6 +303,7 @@ def _entry_row(view: View, row: Row, entry: Entry) -> dict[str, object]:
         "p_value": entry.p_value,
         "p_holm": entry.p_holm,
         "significant": entry.significant,
+        "card": entry.card,
         "images": entry.images,
         "redraws": entry.redraws,
         "seeds": entry.seeds,

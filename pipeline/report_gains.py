@@ -18,10 +18,12 @@ def gain_lines(view: View) -> list[str]:
     lines = []
     if tested:
         images = min((entry.images for entry in tested if entry.images is not None), default=0)
-        found = sum(entry.significant is True for entry in tested)
+        found = sum(entry.bold for entry in tested)
+        doubtful = sum(entry.significant is True for entry in tested) - found
+        without = f", {doubtful} more but for a failed integrity card" if doubtful else ""
         lines.append(
-            f"{_gains(len(tested))} tested, {found} significant at {100 * LEVEL:g} % (bold). "
-            + _visible(images, len(tested))
+            f"{_gains(len(tested))} tested, {found} significant at {100 * LEVEL:g} % (bold)"
+            f"{without}. {_visible(images, len(tested))}"
         )
     reasons = Counter(entry.untested for entry in entries if entry.untested is not None)
     lines += [f"{_gains(n)} not tested, so not bold: {why}." for why, n in reasons.items()]

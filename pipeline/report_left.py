@@ -9,20 +9,29 @@ from pipeline.report_text import NOTHING, accuracy, markdown_table
 
 HEADING = "What is left of each defense"
 NAMES = ("model", "defense")
-NUMBERS = ("clean", "bare", "oblivious", "adaptive", "worst case", "passes", "ms")
+NUMBERS = ("clean", "bare", "oblivious", "adaptive", "worst", "passes", "ms")
+SHORT = (*NUMBERS[:-1], "time")
 
 LEGEND = """\
 All columns are about the same images. Bare: the undefended model under the strongest of the
 replayed attacks, and oblivious the defended one under it. Adaptive: under an attack that knows
-the defense and not its draws. Worst case: every image under whichever attack of the table breaks
-it most. Passes: forward + backward through the network for one prediction of one image; ms: its
-milliseconds, in parentheses as a multiple of the bare model's."""
+the defense and not its draws. Worst: every image under whichever attack of the table breaks
+it most. Passes: forward + backward through the network for one prediction of one image; its time
+in ms, and as a multiple of the bare model's."""
 
 
-def left_words(left: Left, *, intervals: bool = True) -> list[str]:
-    """A row's words, in the order of `NUMBERS`."""
-    rates = (left.clean, left.bare, left.oblivious, left.adaptive, left.worst)
-    return [*(_rate(rate, intervals=intervals) for rate in rates), *_cost(left.cost)]
+def left_words(left: Left) -> list[str]:
+    """A row's words, in the order of `NUMBERS`, with intervals."""
+    passes, time = _cost(left.cost)
+    return [*(_rate(rate, intervals=True) for rate in _rates(left)), passes, time]
+
+
+def short_words(left: Left) -> list[str]:
+    """The same in as little room as a terminal has."""
+    passes, _ = _cost(left.cost)
+    times = left.cost.times_bare if left.cost else None
+    rates = (_rate(rate, intervals=False) for rate in _rates(left))
+    return [*rates, passes, NOTHING if times is None else f"{times:.2g}×"]
 
 
 def left_markdown(rows: Sequence[Left]) -> str:
@@ -36,6 +45,10 @@ def left_markdown(rows: Sequence[Left]) -> str:
         replayed = {row.replayed for row in own if row.replayed}
         lines += [LEGEND, f"Replayed: {', '.join(sorted(replayed)) or NOTHING}.", ""]
     return "\n".join(lines)
+
+
+def _rates(left: Left) -> tuple[Rate | None, ...]:
+    return left.clean, left.bare, left.oblivious, left.adaptive, left.worst
 
 
 def _rate(rate: Rate | None, *, intervals: bool) -> str:

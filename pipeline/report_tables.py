@@ -22,6 +22,8 @@ from pipeline.report_view import (
     number,
     one_line,
 )
+from tasks.findings import Verdict as CardVerdict
+from tasks.findings import gravest
 from tasks.statistics import holm
 
 
@@ -79,6 +81,7 @@ class _Reader:
         if not found:
             return empty
         facts = [self._scores.facts[cell.name] for cell in cells if cell.seed in found]
+        verdict, card_note = self._card(cells)
         baseline = self._baseline(model, defense, attack)
         base = self._accuracies(baseline)
         gains = [found[seed] - base[seed] for seed in found if seed in base]
@@ -100,7 +103,19 @@ class _Reader:
             seeds=len(found),
             p_value=p_value,
             untested=untested,
+            card=verdict,
+            card_note=card_note,
         )
+
+    def _card(self, cells: Sequence[Cell]) -> tuple[CardVerdict | None, int | None]:
+        """The gravest verdict of the cards, and the note of what the first failed one found."""
+        cards = [self._scores.cards.get(cell.name) for cell in cells]
+        known = [card for card in cards if card is not None]
+        if not known:
+            return None, None
+        failed = [card for card in known if card.verdict == "fail"]
+        note = self._numbered(failed[0].complaint()) if failed else None
+        return gravest(card.verdict for card in known), note
 
     def _accuracies(self, cells: Sequence[Cell]) -> dict[int, float]:
         """By seed, of the cells that are scored."""
@@ -147,6 +162,9 @@ class _Reader:
         else:
             absent = "; ".join(f"seed {seed}: {why}" for seed, why in reasons.items() if why)
             text = f"mean of {found} of {len(cells)} seeds; {absent}" if found else absent
+        return self._numbered(text)
+
+    def _numbered(self, text: str) -> int:
         return self._notes.setdefault(text, len(self._notes) + 1)
 
 

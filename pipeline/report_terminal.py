@@ -14,7 +14,7 @@ from rich.text import Text
 from pipeline.grid import Grid
 from pipeline.report_adaptive import Left, what_is_left
 from pipeline.report_beside import beside, compact_words, differing, judged
-from pipeline.report_left import HEADING, LEGEND, NUMBERS, left_words
+from pipeline.report_left import HEADING, LEGEND, SHORT, short_words
 from pipeline.report_tables import views
 from pipeline.report_text import caption, entry_words
 from pipeline.report_view import Entry, Row, Scores, View
@@ -93,14 +93,14 @@ def _left(rows: Sequence[Left], width: int) -> Iterator[RenderableType]:
         yield Text(f"{HEADING} under {attack} ({own[0].images} images)", style="bold")
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("", max_width=max(width // 4, NARROWEST), overflow="fold")
-        for name in NUMBERS:
+        for name in SHORT:
             table.add_column(name, justify="right")
         model = None
         for row in own:
             if row.model != model:
                 table.add_row(Text(row.model, style="bold"))
                 model = row.model
-            table.add_row(Text(row.defense), *map(Text, left_words(row, intervals=False)))
+            table.add_row(Text(row.defense), *map(Text, short_words(row)))
         yield table
         yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
 
@@ -186,7 +186,7 @@ def _shown(entry: Entry, words: str) -> Text:
     if entry.accuracy is None:
         text.stylize("dim")
     else:
-        if entry.significant:
+        if entry.bold:
             text.highlight_regex(r"\([-+].*?\)", "bold")
         text.highlight_regex(r"\(\+.*?\)|\bin$", "green")
         text.highlight_regex(r"\(-.*?\)|\bout$", "red")

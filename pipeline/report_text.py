@@ -75,8 +75,7 @@ def entry_words(entry: Entry) -> list[str]:
     words = [accuracy(entry.accuracy)]
     if entry.gain is not None:
         words.append(f"({gain(entry.gain)})")
-    if entry.note is not None:
-        words.append(f"[{entry.note}]")
+    words += [f"[{note}]" for note in (entry.note, entry.card_note) if note is not None]
     return words
 
 
@@ -145,11 +144,17 @@ def markdown_table(
     return ["| " + " | ".join(word.replace("|", "\\|") for word in row) + " |" for row in whole]
 
 
-def page(grid: Grid, scores: Scores, parts: Sequence[tuple[str, str]], made: Facts) -> str:
+def page(
+    grid: Grid,
+    scores: Scores,
+    parts: Sequence[tuple[str, str]],
+    made: Facts,
+    cards: str = "",
+) -> str:
     """The report's front page: what is measured and how, and every table.
 
     parts: the tables in Markdown with the stems of their files; made: by what it was computed
-    (device, versions), as the caller knows it.
+    (device, versions), as the caller knows it; cards: what is said of integrity cards.
     """
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
     lines = [f"# {grid.title or grid.name}", ""]
@@ -161,6 +166,7 @@ def page(grid: Grid, scores: Scores, parts: Sequence[tuple[str, str]], made: Fac
     for markdown, stem in parts:
         lines += [markdown]
         lines += [f"The same with intervals: [{stem}.csv]({stem}.csv).", ""]
+    lines += [cards, ""] if cards else []
     lines += ["## How it was made", ""]
     lines += [f"- {what}: {value}" for what, value in made.items()]
     lines += [f"- redraws: {_joined(sorted({cell.redraws for cell in grid.cells}))}"]
@@ -179,7 +185,7 @@ def _row(row: Row) -> list[str]:
 def _bold(entry: Entry) -> str:
     """An entry's words, its gain in bold where that is significant."""
     words = entry_words(entry)
-    if entry.significant:
+    if entry.bold:
         words[1] = f"(**{words[1].strip('()')}**)"
     return " ".join(words)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pipeline.cards import Card
 from pipeline.grid import Cell, Table
 from pipeline.per_image import PerImage
 from pipeline.report_paper import Reference, Verdict
+from tasks.findings import Verdict as CardVerdict
 
 Facts = Mapping[str, object]
 
@@ -25,7 +27,7 @@ class Scores:
     facts: of their scores, see `tasks.score`; missing: why a cell has none; digests: of the
     score nodes; published: what the paper says of those it says something of; by_class: how
     many test images a data set, by its name, has of each class; per_image: where gains are
-    tested, None where they are not.
+    tested, None where they are not; cards: the integrity cards of those that have one.
     """
 
     facts: Mapping[str, Facts]
@@ -34,6 +36,7 @@ class Scores:
     published: Mapping[str, Reference] = field(default_factory=dict)
     by_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
     per_image: PerImage | None = None
+    cards: Mapping[str, Card] = field(default_factory=dict)
 
     def reason(self, name: str) -> str:
         """Why a cell has no score, in one line; empty where it has one."""
@@ -58,6 +61,8 @@ class Entry:
     of them is a bound.
     p_value: of the gain; p_holm: the same, corrected for all gains of the view that were tested;
     untested: why a gain has neither.
+    card: the gravest verdict of the integrity cards; card_note: number of the footnote that says
+    what a failed one found.
     """
 
     attack: str
@@ -75,6 +80,13 @@ class Entry:
     p_value: float | None = None
     p_holm: float | None = None
     untested: str | None = None
+    card: CardVerdict | None = None
+    card_note: int | None = None
+
+    @property
+    def bold(self) -> bool:
+        """Whether the gain is shown: it is significant, and no integrity card fails."""
+        return self.significant is True and self.card != "fail"
 
     @property
     def significant(self) -> bool | None:

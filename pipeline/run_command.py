@@ -141,6 +141,7 @@ def report_grid(
     """
     from rich.console import Console
 
+    from pipeline.cards import Cards
     from pipeline.per_image import stored_answers
     from pipeline.report_paper import references_of
     from pipeline.report_pictures import Artifacts
@@ -148,13 +149,16 @@ def report_grid(
     from pipeline.tracking_results import Results
     from pipeline.tracking_server import shown
 
+    facts = session.facts()
+    per_image = stored_answers(session.store, session.scores)
     scores = Scores(
-        facts=session.facts(),
+        facts=facts,
         missing=finished.missing if finished is not None else {},
         digests={name: node.digest for name, node in session.scores.items()},
         published=references_of(session.grid, session.catalogue),
         by_class=session.test_images_by_class(),
-        per_image=stored_answers(session.store, session.scores),
+        per_image=per_image,
+        cards=Cards(session.grid, session.cards, session.store, facts, per_image).all(),
     )
     artifacts = Artifacts(session.store, session.scores)
     page = None
@@ -211,6 +215,11 @@ def _closing_words(
     def line(text: str) -> None:
         say(text, markup=False, highlight=False, soft_wrap=True)
 
+    for name, reason in finished.without_card.items():
+        line(f"failed  {name}: {reason}")
+        words = ["pipeline", "run", "--grid", session.grid.name]
+        words += [word for choice in only for word in ("--only", choice)]
+        line(f"again   {shlex.join([*words, *again])}")
     for reason, names in _by_reason(finished).items():
         # the run's own choice where they are many: only what is missing is computed again
         chosen = only if len(names) > RETRIES else [f"cell={name}" for name in names]
@@ -236,6 +245,6 @@ def _by_reason(finished: RunFinished) -> dict[str, list[str]]:
 def _exit_code(finished: RunFinished, problems: Iterable[int]) -> int:
     if finished.interrupted:
         return 130
-    if finished.missing:
+    if finished.missing or finished.without_card:
         return 1
     return min(problems, default=0)

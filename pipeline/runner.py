@@ -37,6 +37,7 @@ from pipeline.executor import Executor
 from pipeline.graph import Graph, Node
 from pipeline.grid import Grid
 from pipeline.ledger import CellEntry, Ledger
+from pipeline.node_names import node_name
 from pipeline.planning import Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
 from pipeline.store import Damaged, Store
@@ -54,7 +55,8 @@ class Run:
     """One walk over a grid's graph.
 
     start_executor is called when there is work for it; start_local when files of the user's
-    have to be read first. `scores` maps a cell's name to its score node. until: Unix time, s,
+    have to be read first. `scores` maps a cell's name to its score node; `cards` are computed
+    after them. until: Unix time, s,
     to stop at in order; each run begins one node at least, so that runs in pieces end.
     """
 
@@ -66,6 +68,7 @@ class Run:
     observers: Observers
     start_executor: Callable[[], Executor]
     start_local: Callable[[], Executor]
+    cards: Collection[Node] = ()
     forced: Collection[str] = ()
     until: float | None = None
     computed: Counter[str] = field(default_factory=Counter)
@@ -100,9 +103,8 @@ class Run:
         first = True
         while True:
             blocked = self._blocked()
-            plan = make_plan(
-                self.graph, self.scores.values(), self.store, forced=left, without=blocked
-            )
+            leaves = [*self.scores.values(), *self.cards]
+            plan = make_plan(self.graph, leaves, self.store, forced=left, without=blocked)
             for damaged in plan.damaged:
                 self._put_aside(damaged.kind, damaged.digest, damaged.reason)
             if self._fatal() is not None:
@@ -197,11 +199,17 @@ class Run:
                 ready = [entry for entry in ready if entry[1] not in gone]
                 heapify(ready)
             else:
+                # its input is computed again first; what was asked for with --force still is
+                ended.discard(result.digest)
                 again = True
 
     def _ranks(self, plan: Plan) -> dict[str, int]:
-        """Trainings first, since most waits for them; then cell by cell, so scores come early."""
-        order = sorted(plan.todo, key=lambda digest: self.graph[digest].kind != "train")
+        """Trainings first, since most waits for them; then cell by cell, so scores come early.
+
+        Nothing waits for cards, so they come last.
+        """
+        places = {"train": 0, "card": 2}
+        order = sorted(plan.todo, key=lambda digest: places.get(self.graph[digest].kind, 1))
         return {digest: rank for rank, digest in enumerate(order)}
 
     def _released(
@@ -296,6 +304,11 @@ class Run:
             grid=self.grid,
             scored=scored,
             missing=missing,
+            without_card={
+                node_name(node, self.grid): self.failures[node.digest].reason
+                for node in self.cards
+                if node.digest in self.failures
+            },
             computed=dict(self.computed),
             seconds=seconds,
             interrupted=interrupted,

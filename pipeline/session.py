@@ -6,9 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.card_nodes import CardSize, card_nodes
 from pipeline.cell_nodes import CellNodes
 from pipeline.config import Catalogue, config_folders
 from pipeline.devices import read_devices
@@ -21,11 +23,13 @@ from pipeline.grid import Cell, Grid, Overrides, load_grid
 from pipeline.hashing import spec_classes
 from pipeline.ledger import Invocation, Ledger
 from pipeline.planning import Look, Plan, make_plan
-from pipeline.problems import Unwritable
+from pipeline.problems import BadInput, Unwritable
 from pipeline.runner import Run
 from pipeline.selection import selected
 from pipeline.settings import Settings, read_settings
 from pipeline.store import Damaged, Record, Store
+from tasks.libraries import absent
+from tasks.specs import Kind
 
 TASKS = {
     "dataset": ("tasks.data",),
@@ -35,6 +39,7 @@ TASKS = {
     "select": ("tasks.select", "tasks.frozen", "tasks.checkpoint"),
     "defend": ("tasks.defend", "tasks.frozen", "tasks.checkpoint"),
     "score": ("tasks.score",),
+    "card": ("tasks.integrity", "tasks.frozen", "tasks.checkpoint"),
 }
 """The modules that perform each kind of node."""
 
@@ -54,6 +59,7 @@ class Session:
     store: Store
     settings: Settings
     devices: Path
+    card: CardSize = "quarter"
     ledger: Ledger = field(init=False)
     unwritten: str | None = None
     """Why a run could not be written into the ledger."""
@@ -62,12 +68,15 @@ class Session:
         self.ledger = Ledger(self.store.root)
 
     @cached_property
-    def _made(self) -> tuple[Graph, dict[str, Node]]:
-        return CellNodes().graph(self.grid.cells)
+    def _made(self) -> tuple[Graph, dict[str, Node], dict[str, Node]]:
+        nodes = CellNodes()
+        _, scores = nodes.graph(self.grid.cells)
+        cards = card_nodes(nodes, self.grid.cells, self.card)
+        return Graph([*scores.values(), *cards.values()]), scores, cards
 
     @property
     def graph(self) -> Graph:
-        """The graph of all the grid's cells."""
+        """The graph of all the grid's cells and of their integrity cards."""
         return self._made[0]
 
     @property
@@ -80,19 +89,45 @@ class Session:
         """The score nodes of the cells that are meant."""
         return {cell.name: self.scores[cell.name] for cell in self.cells}
 
+    @property
+    def cards(self) -> dict[str, Node]:
+        """The integrity card of each cell that has one; see `card_nodes`."""
+        return self._made[2]
+
+    @property
+    def chosen_cards(self) -> list[Node]:
+        """The cards of the models that a cell that is meant attacks adaptively."""
+        adaptive = {(cell.model, cell.seed) for cell in self.cells if cell.attack_spec.compound}
+        cells = (cell for cell in self.cells if (cell.model, cell.seed) in adaptive)
+        found = (self.cards.get(cell.name) for cell in cells)
+        return list(dict.fromkeys(node for node in found if node is not None))
+
+    @property
+    def leaves(self) -> list[Node]:
+        """What is meant to be in the store after a run: scores, then cards."""
+        return [*self.chosen.values(), *self.chosen_cards]
+
     def check_code(self) -> list[str]:
         """Stop, as BadInput, at code that changed undecided; returns what versions decided."""
-        entries = {(node.kind, spec_classes(node.spec)) for node in Graph(self.chosen.values())}
+        entries = {(node.kind, spec_classes(node.spec)) for node in Graph(self.leaves)}
         return check([Entry(classes, frozenset(TASKS[kind])) for kind, classes in entries])
+
+    def check_libraries(self) -> None:
+        """BadInput where the cells to compute need a library that is not installed here."""
+        for node in Graph(self.chosen.values()):
+            for cls in spec_classes(node.spec):
+                library = cls.library if issubclass(cls, Kind) else ""
+                if library and find_spec(library) is None and self.record(node) is None:
+                    raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
     def forced(self, start: str) -> set[str]:
         """Digests that --force computes again: defend and score, and craft from there."""
-        kinds = {"defend", "score"} | ({"craft", "select"} if start == "craft" else set())
-        return {node.digest for node in Graph(self.chosen.values()) if node.kind in kinds}
+        kinds = {"defend", "score"} | ({"craft", "select", "card"} if start == "craft" else set())
+        return {node.digest for node in Graph(self.leaves) if node.kind in kinds}
 
     def plan(self, forced: set[str] | None = None) -> Plan:
-        """What the meant cells lack."""
-        return make_plan(self.graph, self.chosen.values(), self.store, forced=forced or ())
+        """What the meant cells and their cards lack."""
+        return make_plan(self.graph, self.leaves, self.store, forced=forced or ())
 
     def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:
         """How long a plan's work takes on a named device; see `estimate`."""
@@ -139,7 +174,7 @@ class Session:
         """How what the store holds of this grid was computed: devices and library versions."""
         found: dict[str, set[str]] = {}
         for node in self.graph:
-            if node.kind not in {"train", "craft", "select", "defend"}:
+            if node.kind not in {"train", "craft", "select", "defend", "card"}:
                 continue
             if (record := self.store.known(node.kind, node.digest)) is not None:
                 versions = record.how.get("versions")
@@ -159,6 +194,8 @@ class Session:
         until: float | None = None,
     ) -> RunFinished:
         """Compute what is missing, to the end or to a Unix time, and write it into the ledger."""
+        if address is None:
+            self.check_libraries()
 
         def report(digest: str, progress: object) -> None:
             from pipeline.events import NodeProgress
@@ -183,6 +220,7 @@ class Session:
             grid=self.grid,
             graph=self.graph,
             scores=self.chosen,
+            cards=self.chosen_cards,
             store=self.store,
             ledger=self.ledger,
             observers=observers,
@@ -191,7 +229,7 @@ class Session:
             forced=forced,
             until=until,
         )
-        self.ledger.want(node.digest for node in Graph(self.chosen.values()))
+        self.ledger.want(node.digest for node in Graph(self.leaves))
         try:
             return run.execute()
         finally:
@@ -217,6 +255,7 @@ def open_session(
     overrides: Overrides | None = None,
     settings: Path | None = None,
     device: str | None = None,
+    card: CardSize = "quarter",
 ) -> Session:
     """Read a grid's configs and the settings; BadInput, located, where they do not fit."""
     folders = config_folders(configs)
@@ -227,7 +266,7 @@ def open_session(
         how = how.model_copy(update={"device": device})
     cells = selected(loaded, only)
     devices = _first_file(folders, "devices.yaml")
-    return Session(catalogue, loaded, cells, Store(store), how, devices)
+    return Session(catalogue, loaded, cells, Store(store), how, devices, card)
 
 
 def _first_file(folders: Sequence[Path], name: str) -> Path:

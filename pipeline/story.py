@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from pipeline.cards import Cards
 from pipeline.explain import why
 from pipeline.graph import Graph
 from pipeline.grid import Cell
+from pipeline.per_image import stored_answers
 from pipeline.planning import Look
 from pipeline.session import Session
 from pipeline.store import Record
@@ -40,6 +42,19 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
         "model": cell.model_spec.model_dump(mode="json"),
         "dataset": cell.dataset_spec.model_dump(mode="json"),
     }
+    per_image = stored_answers(session.store, session.scores)
+    card = Cards(session.grid, session.cards, session.store, session.facts(), per_image).of(
+        cell.name
+    )
+    if card is not None:
+        told["card"] = {
+            "verdict": card.verdict,
+            "examined": card.of,
+            "images": card.images,
+            "checks": {
+                finding.check: f"{finding.verdict}: {finding.words}" for finding in card.findings
+            },
+        }
     if isinstance(record, Record):
         told["score"] = dict(record.facts)
         server = shown(mlflow_uri or default_uri(Path.cwd()))

@@ -59,8 +59,13 @@ def read_sources(paths: Iterable[Path]) -> dict[Path, Source]:
 
 def parse(path: Path) -> Source:
     """A file's code, read afresh."""
+    return parse_text(path.read_bytes(), path)
+
+
+def parse_text(text: bytes | str, path: Path) -> Source:
+    """The code of a text that was read from `path`; BadInput if it is not Python."""
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         raise BadInput(f"{path}:{line}: not Python: {error}") from None

@@ -101,7 +101,7 @@ class _Reader:
         try:
             workload, seconds = self._work(record)
             device = str(record.how["device"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, NotImplementedError):
             return None
         if not (workload.amount > 0 and seconds > 0):
             return None
@@ -122,7 +122,7 @@ class _Reader:
                 amount = images * recipe.forwards_and_backwards().equivalents * each
                 found = Sort("train", network, recipe.precision, recipe.method)
                 return Workload(found, amount), float(sum(times))
-            case "craft" | "select" | "defend" as kind:
+            case "craft" | "select" | "defend" | "card" as kind:
                 network, each = self._cost(self._parent(record, "model"))
                 method = " on ".join(
                     _method(spec[key])

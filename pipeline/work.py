@@ -23,23 +23,45 @@ from pipeline.desk import Desk, candidates_of, untrained
 from pipeline.devices import cpu_name
 from pipeline.events import Done, Failure, Stopped
 from pipeline.graph import Node
+from pipeline.hashing import own_digests, parts_of
+from pipeline.own_code import line_of, module_of, placed
 from pipeline.problems import BadInput, Unwritable
 from pipeline.settings import Settings
 from pipeline.store import Damaged, Store, Writer
+from tasks import exported
 from tasks.arrays import BadTensor, as_float
+from tasks.attacks.base import Attack
 from tasks.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
 from tasks.craft import check_crafted, craft
 from tasks.datasets import DatasetSpec
 from tasks.defend import BadDefense, defend
-from tasks.node_specs import CraftSpec, DefendSpec, ScoreSpec, SelectSpec
+from tasks.defenses.base import Defense
+from tasks.findings import overall
+from tasks.foreign_networks import BadNetwork, ForeignNetwork
+from tasks.integrity import card
+from tasks.libraries import LibraryProblem
+from tasks.networks.base import Network
+from tasks.networks.exported import Exported
+from tasks.node_specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.progress import Tell
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.score import joined, score
 from tasks.select import select
+from tasks.specs import Kind, Spec
 from tasks.train import Diverged, train
 
-EXPECTED = (BadInput, BadTensor, BadCheckpoint, BadDefense, Diverged)
+EXPECTED = (
+    BadInput,
+    BadTensor,
+    BadCheckpoint,
+    BadDefense,
+    BadNetwork,
+    Diverged,
+    LibraryProblem,
+)
 """Failures whose own line says all that a person needs."""
+FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
+"""What a part is called, by its base class."""
 PROGRAM = "test-time-defense-bench"
 TIMINGS = ("seconds", "images_per_second")
 VERSIONS = ("torch", "numpy", "pyarrow")
@@ -80,8 +102,28 @@ def attempt(
         return Failure(node.digest, str(error), traceback.format_exc(), fatal=True)
     except Exception as error:  # noqa: BLE001  one node's failure must not end the others
         line = " ".join(str(error).split()) or "no message"
-        reason = line if isinstance(error, EXPECTED) else f"{type(error).__name__}: {line}"
-        return Failure(node.digest, reason, traceback.format_exc())
+        reason = placed(error, line) if isinstance(error, EXPECTED) else line_of(error)
+        return Failure(node.digest, _named(node.spec, error) + reason, traceback.format_exc())
+
+
+def _named(spec: Spec, error: Exception) -> str:
+    """What to say first: the part of a user's own, or of a library, that the error is about."""
+    if isinstance(error, BadDefense):
+        return "defense "
+    parts = {
+        f"{family} {part.kind}: ": part
+        for part in parts_of(spec)
+        for family, base in FAMILIES.items()
+        if isinstance(part, base)
+    }
+    module = module_of(error)
+    for name, part in parts.items():
+        if type(part).__module__ == module:
+            return name
+    for name, part in parts.items():
+        if isinstance(part, Attack) and (part.source_digest or part.library):
+            return name
+    return ""
 
 
 def perform(
@@ -121,6 +163,8 @@ def perform(
         "versions": {"python": platform.python_version(), PROGRAM: __version__}
         | {name: version(name) for name in VERSIONS},
     }
+    if own := own_digests(node.spec):
+        how["own_code"] = own
     before = _content(store, node) if replace else None
     if replace:
         store.set_aside(node.kind, node.digest)
@@ -191,10 +235,22 @@ def _checkpoint(desk: Desk) -> Result:
     path = Path(files["weights"])
     if "url" in files and not path.exists():
         _download(files["url"], path, spec.sha256)
-    weights = weights_from_bytes(path.read_bytes(), spec.key_prefix)
-    load_weights(untrained(desk.node), weights)
+    shape = desk.node.parent("dataset").spec
+    assert isinstance(shape, DatasetSpec)
+    writers: dict[str, Writer] = {}
+    if isinstance(spec.network, Exported):
+        weights, program = exported.read(path.read_bytes())
+        module = spec.network.restored(program, weights, shape.channels)
+        writers["program.json"] = partial(_write_json, program)
+    else:
+        weights = weights_from_bytes(path.read_bytes(), spec.key_prefix)
+        module = untrained(desk.node)
+        load_weights(module, weights)
+    if isinstance(spec.network, ForeignNetwork):
+        spec.network.check(module, shape.channels, shape.side, shape.classes)
     facts = {"weights": sum(weight.numel() for weight in weights.values())}
-    return Result({"weights.safetensors": partial(_write_weights, weights)}, facts)
+    writers["weights.safetensors"] = partial(_write_weights, weights)
+    return Result(writers, facts)
 
 
 def _download(url: str, path: Path, sha256: str) -> None:
@@ -272,6 +328,18 @@ def _defend(desk: Desk) -> Result:
     )
 
 
+def _card(desk: Desk) -> Result:
+    spec = desk.node.spec
+    assert isinstance(spec, CardSpec)
+    images = desk.splits(desk.node.parent("dataset")).test[: spec.images]
+    context = desk.context(spec.precision)
+    size = desk.settings.batch_size
+    findings = card(images, context, spec, batch_size=size, tell=desk.tell)
+    facts = [finding.model_dump(mode="json") for finding in findings]
+    files: dict[str, Writer] = {"card.json": partial(_write_json, facts)}
+    return Result(files, {"verdict": overall(findings), "findings": facts, "images": len(images)})
+
+
 def _score(desk: Desk) -> Result:
     assert isinstance(desk.node.spec, ScoreSpec)
     parents = [parent for _, parent in desk.node.parents]
@@ -303,6 +371,7 @@ _PERFORM: dict[str, Callable[[Desk], Result]] = {
     "select": _select,
     "defend": _defend,
     "score": _score,
+    "card": _card,
 }
 
 

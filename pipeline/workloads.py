@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.graph import Node, NodeKind
+from tasks.card_passes import card_passes
 from tasks.datasets import DatasetSpec
 from tasks.defenses.base import Defense
 from tasks.networks.base import Network
-from tasks.node_specs import CraftSpec, DefendSpec, SelectSpec
+from tasks.node_specs import CardSpec, CraftSpec, DefendSpec, SelectSpec
 from tasks.recipe import CheckpointSpec, TrainSpec
 from tasks.specs import Precision
 from tasks.stages import craft_passes, prediction_passes, select_passes
 
-COUNTED: tuple[NodeKind, ...] = ("train", "craft", "select", "defend")
+COUNTED: tuple[NodeKind, ...] = ("train", "craft", "select", "defend", "card")
 """Kinds whose work is the network's multiplications; of the others, images or nodes."""
 
 
@@ -37,7 +38,17 @@ class Workload:
 
 
 def workload(node: Node, train_images: Mapping[DatasetSpec, int]) -> Workload:
-    """A node's work. train_images: how many images each data set has to train on."""
+    """A node's work. train_images: how many images each data set has to train on.
+
+    It is 0 where it is not known: an attack or a network of a user's own need not say.
+    """
+    try:
+        return Workload(sort(node), _amount(node, train_images))
+    except NotImplementedError:
+        return Workload(sort(node), 0.0)
+
+
+def _amount(node: Node, train_images: Mapping[DatasetSpec, int]) -> float:
     spec = node.spec
     amount = 1.0
     if isinstance(spec, TrainSpec):
@@ -59,9 +70,14 @@ def workload(node: Node, train_images: Mapping[DatasetSpec, int]) -> Workload:
         else:
             passes = prediction_passes(spec.defense, dataset.classes) * spec.redraws
         amount = (passes * images).equivalents * multiplications(_network(model), dataset)
+    elif isinstance(spec, CardSpec):
+        model = node.parent("model")
+        dataset = _spec(model.parent("dataset"))
+        passes = card_passes(spec, dataset.classes)
+        amount = passes.equivalents * multiplications(_network(model), dataset)
     elif node.kind == "score":
         amount = float(sum(map(_answers, (parent for _, parent in node.parents))))
-    return Workload(sort(node), amount)
+    return amount
 
 
 def sort(node: Node) -> Sort:
@@ -78,7 +94,8 @@ def sort(node: Node) -> Sort:
             method = attack.kind if against is None else f"{attack.kind} on {_method(against)}"
             return Sort(node.kind, network.kind, precision, method)
         case (
-            SelectSpec(against=defense, precision=precision)
+            CardSpec(against=defense, precision=precision)
+            | SelectSpec(against=defense, precision=precision)
             | DefendSpec(defense=defense, precision=precision)
         ):
             network = _network(node.parent("model"))

@@ -133,6 +133,8 @@ def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) ->
 def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
     for scope, defense in stages:
         result = defense.transform(pixels, rows.within(scope), context)
+        if not isinstance(result, Tensor):
+            raise BadDefense(f"{defense.kind}: gave {type(result).__name__}, not a tensor")
         if result.shape != pixels.shape:
             raise BadDefense(
                 f"{defense.kind}: gave shape {tuple(result.shape)} for {tuple(pixels.shape)}"

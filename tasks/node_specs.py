@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
-from tasks.specs import Count, Positive, Precision, Shard, Spec
+from tasks.specs import Count, Norm, Positive, Precision, Shard, Spec
 
 
 class CraftSpec(Spec):
@@ -72,3 +72,37 @@ class ScoreSpec(Spec):
     """A cell's score, from the answers about all its shards: its parents."""
 
     version: ClassVar[int] = 1
+
+
+class CardSpec(Spec):
+    """The integrity card of one model: attacks on it that must agree with each other.
+
+    against: the defense, none for the bare model. images: how many of the first test images are
+    asked. epsilon: of the attacks, in 1/255. draws: of an attack at each step, and of an answer
+    by which it is judged, where the defense has so many. steps: the lengths of the projected
+    gradient descents, rising; climb_steps: the length of the APGD climbs. converges: whether one
+    is made again with twice the steps and draws, to see whether these would find more. corners:
+    random corners of the ball. queries: of Square, each the mean over `query_draws` draws; 0
+    for no Square. seed: of all draws and starts.
+    """
+
+    version: ClassVar[int] = 1
+    against: SerializeAsAny[Defense]
+    images: Count = 100
+    norm: Norm = "linf"
+    epsilon: Positive
+    draws: Count = 5
+    steps: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (10, 50, 200)
+    climb_steps: Count = 20
+    converges: bool = True
+    corners: Count = 10
+    queries: Annotated[int, Field(ge=0)] = 1000
+    query_draws: Count = 20
+    seed: int = 0
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps {list(self.steps)} do not rise")
+        return self

@@ -7,10 +7,11 @@ nothing about how or where a node runs. Sizes of perturbations are in steps of
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 Norm = Literal["linf", "l2"]
@@ -47,6 +48,8 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     version: ClassVar[int] = 1
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset()
+    source_digest: ClassVar[str] = ""
+    """Of the code of a class of a user's own; what ours is, versions say."""
 
     def resolved(self, problem: Problem) -> Self:  # noqa: ARG002  for those that override it
         """The same spec with every default that depends on the problem filled in."""
@@ -54,9 +57,22 @@ class Spec(BaseModel):
 
 
 class Kind(Spec):
-    """A spec that a config chooses by its `kind`."""
+    """A spec that a config chooses by its `kind`.
 
-    kind: str
+    A class of a user's own that names no kind has the name of the class, `MyIdea` as `my-idea`.
+    """
+
+    library: ClassVar[str] = ""
+    """The library that does the work, which the extra of this name installs; "" for none."""
+
+    kind: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_class(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "kind" not in data and cls.model_fields["kind"].default == "":
+            return {"kind": re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower(), **data}
+        return data
 
 
 class Shard(Spec):

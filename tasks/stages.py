@@ -23,13 +23,15 @@ def draw_count(defense: Defense) -> int:
     return defense.draws if split_stages(defense)[1] else 1
 
 
-def prediction_passes(defense: Defense, classes: int) -> Passes:
+def prediction_passes(defense: Defense, classes: int, *, draws: int | None = None) -> Passes:
     """The passes of one prediction for one image: those of every stage, and K answers.
+
+    draws: how many answers instead of the defense's own K.
 
     A batch that begins among the draws of an image asks again what it could not remember,
     and draws that happen to be equal are asked once; neither is counted.
     """
-    return _passes(defense, classes, draw_count(defense))
+    return _passes(defense, classes, draws or draw_count(defense))
 
 
 def _passes(defense: Defense, classes: int, draws: int) -> Passes:

@@ -134,7 +134,7 @@ class Detached(Defense):
 
     kind: str = "detached"
 
-    def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
+    def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
         return pixels.detach().clone()
 
 

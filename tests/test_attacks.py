@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from our_kinds import our_kinds
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -29,7 +30,7 @@ COUNT = 16
 def variants() -> list[Attack]:
     """Each attack as it is, and in each norm, targeted or not, that it knows."""
     found = []
-    for kind in kinds("attacks"):
+    for kind in our_kinds("attacks"):
         attack = kind_class("attacks", kind)
         if attack.compound:
             continue  # made of the others

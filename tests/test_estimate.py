@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from our_kinds import our_kinds
 from tiny import Tiny, write_configs
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,7 +81,7 @@ def frozen() -> Frozen:
     return Frozen(network, classes=10)
 
 
-@pytest.mark.parametrize("kind", kinds("networks"))
+@pytest.mark.parametrize("kind", our_kinds("networks"))
 @pytest.mark.parametrize(("channels", "side", "classes"), [(1, 9, 10), (3, 16, 7)])
 def test_multiplications_are_those_that_torch_counts(
     kind: str, channels: int, side: int, classes: int
@@ -94,7 +95,7 @@ def test_multiplications_are_those_that_torch_counts(
 
 @pytest.mark.parametrize(
     "attack",
-    [*(kind_class("attacks", kind)() for kind in kinds("attacks") if kind != "adaptive"),
+    [*(kind_class("attacks", kind)() for kind in our_kinds("attacks") if kind != "adaptive"),
      PGD(steps=3, label="predicted"), PGD(steps=3, targeted=True)],
     ids=repr,
 )  # fmt: skip

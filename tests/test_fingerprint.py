@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import fingerprint, syntax
-from pipeline.fingerprint import Entry, UndecidedCode, accept, check, source_digest
+from pipeline.code_digests import TASKS, Code, source_digest
+from pipeline.fingerprint import Entry, UndecidedCode, accept, check
 from pipeline.problems import BadInput
+from pipeline.syntax import parse
 
 PACKAGE = {
     "__init__.py": "",
@@ -122,7 +124,7 @@ def test_the_committed_fingerprints_are_those_of_the_code():
 
 
 def test_the_committed_fingerprints_follow_no_type_checking_import():
-    code = fingerprint.Code(fingerprint.TASKS)
+    code = Code(TASKS)
     specs = code.closure(["tasks.attacks.base"])
     assert "tasks.specs" in specs
     assert "tasks.arrays" not in specs
@@ -217,9 +219,9 @@ def test_a_part_does_not_decide_for_the_modules_that_perform_the_node(toy, monke
 
 
 def test_raising_a_version_changes_no_digest_of_the_code(toy):
-    before = fingerprint.Code(toy.folder).digests
+    before = Code(toy.folder).digests
     toy.edit("base.py", "ClassVar[int] = 1", "ClassVar[int] = 7")
-    assert fingerprint.Code(toy.folder).digests == before
+    assert Code(toy.folder).digests == before
 
 
 def test_a_lowered_version_is_stopped(toy, monkeypatch):
@@ -339,16 +341,16 @@ def test_checking_imports_no_torch():
 def test_a_plug_in_is_known_by_its_code_and_by_what_it_imports(toy, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from toy.warps import crop\n\nSIZE = 1\n")
-    first = source_digest(path, toy.folder)
+    first = source_digest(parse(path), toy.folder)
     path.write_text("from toy.warps import crop  # the helper\n\nSIZE = 1\n")
-    assert source_digest(path, toy.folder) == first
+    assert source_digest(parse(path), toy.folder) == first
     toy.edit("lonely.py", "42", "43")
-    assert source_digest(path, toy.folder) == first
+    assert source_digest(parse(path), toy.folder) == first
     toy.edit("grids.py", "STEP = 1", "STEP = 2")
-    second = source_digest(path, toy.folder)
+    second = source_digest(parse(path), toy.folder)
     assert second != first
     path.write_text("from toy.warps import crop\n\nSIZE = 2\n")
-    assert source_digest(path, toy.folder) not in {first, second}
+    assert source_digest(parse(path), toy.folder) not in {first, second}
 
 
 @pytest.mark.parametrize(

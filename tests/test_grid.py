@@ -31,6 +31,7 @@ FILES = {
     "defenses/counter.yaml": "kind: counter\n",
     "defenses/guo.yaml": "kind: guo\n",
 }
+OPTIONAL = {"labels", "loss", "confidence", "smoothing", "square_queries"}
 Load = Callable[..., Grid]
 
 
@@ -72,8 +73,8 @@ def demo() -> Grid:
 
 
 def test_the_shipped_grid_has_the_cells_of_its_tables_each_once(demo: Grid) -> None:
-    assert len(demo.cells) == 84
-    assert len({cell.name for cell in demo.cells}) == 84
+    assert len(demo.cells) == 94
+    assert len({cell.name for cell in demo.cells}) == 94
     wanted = {
         f"{model}/{attack}/{defense}"
         for part in demo.tables
@@ -82,15 +83,17 @@ def test_the_shipped_grid_has_the_cells_of_its_tables_each_once(demo: Grid) -> N
         for defense in part.defenses
     }
     assert {cell.name for cell in demo.cells} == wanted
-    assert Counter(cell.model for cell in demo.cells) == {"demo-mixup": 46, "demo-iat": 38}
-    assert {cell.images for cell in demo.cells} == {600}
+    assert Counter(cell.model for cell in demo.cells) == {"demo-mixup": 51, "demo-iat": 43}
+    # the quick budget attacks the first 200 images
+    by_budget = {(cell.attack_spec.compound, cell.images) for cell in demo.cells}
+    assert by_budget == {(False, 600), (True, 200)}
 
 
 def test_no_cell_of_the_shipped_grid_has_a_default_left_to_fill_in(demo: Grid) -> None:
     def unset(value: object) -> list[str]:
         if isinstance(value, dict):
-            # a counter that is given no labels draws them
-            known = [key for key in value if key != "labels"]
+            # a counter that is given no labels draws them; what an attack leaves out stays out
+            known = [key for key in value if key not in OPTIONAL]
             return [key for key in known if value[key] is None or unset(value[key])]
         if isinstance(value, list | tuple):
             return [key for inner in value for key in unset(inner)]
@@ -137,13 +140,13 @@ def test_the_shipped_grid_loads_without_torch_ray_or_mlflow() -> None:
         "print(len(plan.todo), {'torch', 'ray', 'mlflow', 'polars'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "271 set()\n"
+    assert done.stdout == "333 set()\n"
 
 
 def test_overrides_change_images_redraws_and_seeds() -> None:
     overrides = Overrides(images=50, redraws=5, seeds=2)
     grid = load_grid(Catalogue([SHIPPED]), "demo", overrides)
-    assert len(grid.cells) == 168
+    assert len(grid.cells) == 188
     assert {cell.images for cell in grid.cells} == {50}
     assert {cell.redraws for cell in grid.cells} == {1, 5}
     first, second = (grid.cell(f"demo-mixup/clean/xie{seed}") for seed in ("", "/seed1"))
@@ -249,7 +252,7 @@ def test_rules_apply_in_their_order_to_the_cells_that_match(load: Load) -> None:
         ),
         (
             table("[{label: x, use: pgd, set: {kind: fgsm}}]"),
-            "4: tables.0.attacks.0.set.kind: no such parameter; known: epsilon, ",
+            "4: tables.0.attacks.0.set.kind: no such parameter; known: confidence, epsilon, ",
         ),
         (
             table(defenses="[{label: x, use: counter+guo, set: {gou.draws: 3}}]"),

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from our_kinds import our_kinds
 from pydantic import ValidationError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +15,7 @@ from tasks.networks.resnet50_cifar import ResNet50Cifar
 from tasks.networks.resnet50_mi import ResNet50MI
 from tasks.networks.resnet56 import ResNet56
 from tasks.networks.small import Small
-from tasks.registry import kind_class, kinds
+from tasks.registry import kind_class
 
 MODELS = Path(__file__).parents[1] / "../shared/models"
 
@@ -37,7 +38,7 @@ def million_multiplications(module: nn.Module, channels: int, side: int) -> floa
     return counter.get_total_flops() / 2e6
 
 
-@pytest.fixture(params=[kind for kind in kinds("networks") if kind != "resnet50-cifar"])
+@pytest.fixture(params=[kind for kind in our_kinds("networks") if kind != "resnet50-cifar"])
 def network(request) -> Network:
     spec = kind_class("networks", request.param)()
     assert isinstance(spec, Network)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, field_validator
 
 from tasks.attacks.apgd import APGD
 from tasks.attacks.base import Attack, BoundedAttack
@@ -68,6 +68,22 @@ class Adaptive(BoundedAttack):
     select_draws: Count = 20
     images: Count | None = 200
     redraws: Count | None = 3
+
+    @field_validator("transferred", mode="before")
+    @classmethod
+    def _by_their_kinds(cls, value: Any) -> Any:
+        """Attacks from mappings with a `kind`, as a config file has them."""
+        from tasks import registry
+
+        def attack(each: Any) -> Any:
+            if not isinstance(each, dict):
+                return each
+            known = [kind for kind in registry.kinds("attacks") if kind != "adaptive"]
+            if each.get("kind") not in known:
+                raise ValueError(f"kind {each.get('kind')!r}; known: {', '.join(known)}")
+            return registry.kind_class("attacks", each["kind"]).model_validate(each)
+
+        return [attack(each) for each in value] if isinstance(value, list) else value
 
     def resolved(self, problem: Problem) -> Self:
         """With the problem's epsilon, in the attacks that are transferred as well."""

@@ -1,0 +1,38 @@
+"""Attacks of torchattacks, by class name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from tasks.libraries import LibraryAttack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.modules.asked import Asked
+
+
+class TorchattacksAttack(LibraryAttack):
+    """A class of `torchattacks`, such as PGD, APGD or AutoAttack."""
+
+    version: ClassVar[int] = 1
+    library: ClassVar[str] = "torchattacks"
+    kind: Literal["torchattacks"] = "torchattacks"
+
+    def examples(self, module: Asked, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:
+        """See `LibraryAttack.examples`."""
+        attack = self.made(
+            "torchattacks",
+            module,
+            fill={
+                "norm": "Linf" if self.norm == "linf" else "L2",
+                "n_classes": module.classes,
+                "seed": seed,
+                "verbose": False,
+            },
+            keep="alpha",
+        )
+        if self.targeted:
+            attack.set_mode_targeted_by_function(lambda _, __: aims)
+        found: Tensor = attack(pixels, aims)
+        return found

@@ -1,0 +1,116 @@
+"""Networks of somebody else's: built by their own code, normalised in front of it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from tasks.networks.base import Network
+from tasks.specs import Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class BadNetwork(RuntimeError):
+    """A network that its own code does not build, or that is no classifier of these images."""
+
+
+class ForeignNetwork(Network):
+    """A network whose first weights are its own code's, drawn under the seed.
+
+    mean, std: of the pixel range [0, 1]; by default the network takes pixels as they are.
+    """
+
+    mean: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (0.0,)
+    std: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (1.0,)
+
+    def build(self, channels: int, side: int, classes: int, *, seed: int = 0) -> nn.Module:
+        """See `Network.build`; BadNetwork where the code fails or gives no module."""
+        import torch
+        from torch import nn
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                module: object = self.module(channels, side, classes)
+            except BadNetwork:
+                raise
+            except Exception as error:
+                said = " ".join(str(error).split())
+                raise BadNetwork(
+                    f"network {self.title()}: {type(error).__name__}: {said}"
+                ) from error
+        if not isinstance(module, nn.Module):
+            raise BadNetwork(f"network {self.title()}: gave {type(module).__name__}, not a module")
+        return self.normalising(module, channels)
+
+    def title(self) -> str:
+        """What a person calls it."""
+        return self.kind
+
+    def normalising(self, module: nn.Module, channels: int) -> nn.Module:
+        """The module with its input normalised before each call; its weights keep their names."""
+        if len(self.mean) not in {1, channels}:
+            raise BadNetwork(
+                f"network {self.title()}: mean and std have {len(self.mean)} entries "
+                f"for images of {channels} channels"
+            )
+        module.register_forward_pre_hook(NormaliseFirst(self.mean, self.std))
+        return module
+
+    def check(self, module: nn.Module, channels: int, side: int, classes: int) -> None:
+        """BadNetwork unless the module, in eval mode, takes batches of any size, and classifies."""
+        import torch
+
+        module.eval()
+        for count in (1, 3):
+            try:
+                with torch.no_grad():
+                    logits: object = module(torch.zeros(count, channels, side, side))
+            except Exception as error:
+                said = " ".join(str(error).split())
+                raise BadNetwork(
+                    f"network {self.title()}: does not take {count} images of "
+                    f"{channels}x{side}x{side}: {type(error).__name__}: {said}"
+                ) from error
+            shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else None
+            if shape != (count, classes):
+                raise BadNetwork(
+                    f"network {self.title()}: gave {shape or type(logits).__name__} "
+                    f"for {count} images, not {(count, classes)}"
+                )
+
+    def multiplications(self, channels: int, side: int, classes: int) -> int:
+        """Counted in a forward pass, since the code does not say; needs torch."""
+        return _counted(self, channels, side, classes)
+
+
+class NormaliseFirst:
+    """What runs before a module: (pixels - mean) / std, one number or one for each channel."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.mean, self.std = mean, std
+
+    def __call__(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of the module's call, normalised."""
+        pixels: Tensor = arguments[0]
+        mean, std = (pixels.new_tensor(v).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
+        return ((pixels - mean) / std, *arguments[1:])
+
+
+@cache
+def _counted(network: ForeignNetwork, channels: int, side: int, classes: int) -> int:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    try:
+        module = network.build(channels, side, classes).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(torch.zeros(1, channels, side, side))
+    except Exception as error:
+        # planning does not fail for it: the run says what is wrong, where it matters
+        raise NotImplementedError(f"network {network.title()}: not counted") from error
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,50 @@
+"""Any code that returns a torch module: in a file of the user's, or in an installed package."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from tasks.foreign_networks import BadNetwork, ForeignNetwork
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Factory(ForeignNetwork):
+    """A callable that returns a module which takes [N, C, H, W] and gives [N, classes].
+
+    factory: `package.module:name`, or `net.py:name` for a file beside the YAML; arguments: what
+    it is called with; source: the digest of its code, which the program fills in.
+    """
+
+    version: ClassVar[int] = 1
+    kind: Literal["factory"] = "factory"
+    factory: Annotated[str, Field(pattern=r"^[^:]+:\w+$")]
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    source: str = ""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    def title(self) -> str:
+        """See `ForeignNetwork.title`."""
+        return self.factory
+
+    def module(self, channels: int, side: int, classes: int) -> nn.Module:  # noqa: ARG002
+        """See `Network.module`."""
+        place, _, name = self.factory.partition(":")
+        if place.endswith(".py"):
+            place = own_module_name(place.removesuffix(".py"), self.source)
+        found = getattr(importlib.import_module(place), name, None)
+        if not callable(found):
+            raise BadNetwork(f"network {self.factory}: there is no such callable")
+        made: nn.Module = found(**self.arguments)
+        return made
+
+
+def own_module_name(stem: str, digest: str) -> str:
+    """The name among Python's modules of a user's own file: after its own and its code's."""
+    return f"own_{stem}_{digest[:16]}"

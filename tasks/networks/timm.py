@@ -1,0 +1,40 @@
+"""Networks of timm, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from tasks.foreign_networks import ForeignNetwork
+from tasks.libraries import imported
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Timm(ForeignNetwork):
+    """A network that `timm.create_model` makes, with weights of no consequence.
+
+    name: such as resnet18 or vit_tiny_patch16_224; arguments: what else it is called with.
+    """
+
+    version: ClassVar[int] = 1
+    library: ClassVar[str] = "timm"
+    kind: Literal["timm"] = "timm"
+    name: str
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    def title(self) -> str:
+        """See `ForeignNetwork.title`."""
+        return f"timm {self.name}"
+
+    def module(self, channels: int, side: int, classes: int) -> nn.Module:  # noqa: ARG002
+        """See `Network.module`."""
+        timm = imported("timm", "timm")
+        given = {"in_chans": channels, "num_classes": classes, **self.arguments}
+        made: nn.Module = timm.create_model(self.name, pretrained=False, **given)
+        return made
