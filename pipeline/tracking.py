@@ -224,6 +224,10 @@ class Tracker:
                 "seed": str(trained.cell.seed),
             }
             name = registered_name(trained.cell.model)
+            if not server.has_run(trained.run_id):
+                # another database under the same address: what it was told is not known
+                self._results.mark_registered(trained)
+                continue
             try:
                 module, example = network(trained, self._results.store)
                 server.register(name, module, example, run_id=trained.run_id, tags=tags)
