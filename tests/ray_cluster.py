@@ -18,6 +18,12 @@ from pathlib import Path
 from s3_server import free_port
 
 START_S = 400
+PORTS = (
+    "dashboard-agent-grpc",
+    "dashboard-agent-listen",
+    "metrics-export",
+    "runtime-env-agent",
+)
 START = """
 import time
 from ray._private import services
@@ -80,6 +86,9 @@ class Cluster:
         words = [sys.executable, "-c", START, "start", "--block"]
         words += ["--node-ip-address", "127.0.0.1", "--node-name", name]
         words += ["--num-cpus", "1", "--object-store-memory", "80000000"]
+        # given ports, since for those that its agents choose Ray waits only a few seconds
+        for server in PORTS:
+            words += [f"--{server}-port", str(free_port())]
         if self.nodes:
             words += ["--address", self.address]
         else:
@@ -138,6 +147,8 @@ def ray_cluster(
     folder = Path(tempfile.mkdtemp(prefix="r"))
     environment = {
         **os.environ,
+        # as in an environment that is activated: a job says `python`
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
