@@ -18,21 +18,11 @@ from pathlib import Path
 from s3_server import free_port
 
 START_S = 400
+TRIES = 6
 START = """
-import time
 from ray._private import services
 # Ray would take the machine's outer address instead
 services.resolve_ip_for_localhost = lambda host: host
-# Ray gives a node half a minute to be there, which on a busy machine is too little
-get_node = services.get_node
-def patient(*args, **kwargs):
-    for _ in range(200):
-        try:
-            return get_node(*args, **kwargs)
-        except RuntimeError:
-            time.sleep(1)
-    return get_node(*args, **kwargs)
-services.get_node = patient
 from ray.scripts.scripts import main
 main()
 """
@@ -53,28 +43,18 @@ class Cluster:
         return f"127.0.0.1:{self.port}"
 
     def start(self, name: str, **more: str) -> None:
-        """Start a node, the first as the head, with more variables in its environment."""
-        self.nodes[name] = self._begun(name, more)
-        script = (
-            "import ray, sys\n"
-            f"ray.init('{self.address}', log_to_driver=False, configure_logging=False)\n"
-            f"alive = sum(node['Alive'] for node in ray.nodes())\n"
-            f"sys.exit(alive < {len(self.nodes)})"
-        )
-        deadline = time.monotonic() + START_S
-        while True:
-            done = subprocess.run(
-                [sys.executable, "-c", script],
-                env=self.environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode == 0:
+        """Start a node, the first as the head, with more variables in its environment.
+
+        Ray gives the parts of a node 15 s to find each other, which on a busy machine is too
+        little: then once more.
+        """
+        for _ in range(TRIES):
+            self.nodes[name] = self._begun(name, more)
+            if self._there():
                 return
-            assert self.nodes[name].poll() is None, self.log(name).read_text()
-            assert time.monotonic() < deadline, done.stderr
-            time.sleep(1)
+            said = self.log(name).read_text()
+            self.kill(name)
+        raise AssertionError(said)
 
     def _begun(self, name: str, more: Mapping[str, str]) -> subprocess.Popen[bytes]:
         words = [sys.executable, "-c", START, "start", "--block"]
@@ -99,6 +79,27 @@ class Cluster:
     def log(self, name: str) -> Path:
         return self.folder.parent / f"{name}.log"
 
+    def _there(self) -> bool:
+        """Wait until all started nodes are there; False where one ended instead."""
+        script = (
+            "import ray, sys\n"
+            f"ray.init('{self.address}', log_to_driver=False, configure_logging=False)\n"
+            f"alive = sum(node['Alive'] for node in ray.nodes())\n"
+            f"sys.exit(alive < {len(self.nodes)})"
+        )
+        while all(node.poll() is None for node in self.nodes.values()):
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                env=self.environment,
+                capture_output=True,
+                check=False,
+                timeout=START_S,
+            )
+            if done.returncode == 0:
+                return True
+            time.sleep(1)
+        return False
+
     def kill(self, name: str) -> None:
         """SIGKILL to all processes of a node."""
         node = self.nodes.pop(name)
@@ -114,8 +115,9 @@ class Cluster:
 
 
 def descendants(process: int) -> list[int]:
-    """A process and all below it, parents first."""
+    """A process, all below it, parents first, and what is left of a session that it began."""
     parents: dict[int, list[int]] = {}
+    session: list[int] = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -123,10 +125,12 @@ def descendants(process: int) -> list[int]:
             except OSError:
                 continue
             parents.setdefault(int(fields[1]), []).append(int(entry.name))
+            if int(fields[3]) == process:
+                session.append(int(entry.name))
     found = [process]
     for each in found:
         found += parents.get(each, [])
-    return found
+    return list(dict.fromkeys([*found, *session]))
 
 
 @contextmanager
@@ -138,6 +142,8 @@ def ray_cluster(
     folder = Path(tempfile.mkdtemp(prefix="r"))
     environment = {
         **os.environ,
+        # as in an environment that is activated: a job says `python`
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
