@@ -23,11 +23,11 @@ from pipeline.report_view import Scores
 from tasks.findings import Finding, found
 
 ADAPTIVE = (
-    "kind: adaptive\nlosses: [margin]\nsteps: 3\ndraws: 2\nselect_draws: 2\nimages: 40\n"
+    "kind: adaptive\nlosses: [margin]\nsteps: 20\ndraws: 2\nselect_draws: 2\nimages: 200\n"
     "redraws: 2\ntransferred:\n  - {kind: pgd, steps: 3}\n"
 )
 GRID = (
-    "epsilon: 40\nimages: 40\nredraws: 2\ntables:\n"
+    "epsilon: 40\nimages: 200\nredraws: 2\ntables:\n"
     "  - name: main\n    models: [mixed]\n    attacks: [pgd, adaptive-mini]\n"
     "    defenses: [none, guo]\n"
 )
