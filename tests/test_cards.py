@@ -119,6 +119,19 @@ def test_mlflow_is_told_what_each_card_says(shell: Shell):
         assert verdict == told
 
 
+def test_cards_travel_with_the_results(shell: Shell, tmp_path: Path):
+    assert "2 card" in shell("export", str(tmp_path / "results.zip")).stdout
+    store = tmp_path / "elsewhere"
+    taken = CliRunner().invoke(
+        main, ["import", str(tmp_path / "results.zip"), "--store", str(store)]
+    )
+    assert taken.exit_code == 0, taken.output
+    words = ["show", "mixed/adaptive-mini/guo", "--json", "--grid", "tiny"]
+    told = json.loads(CliRunner().invoke(main, [*words, "--store", str(store)]).stdout)
+    here = json.loads(shell("show", "mixed/adaptive-mini/guo", "--json").stdout)
+    assert told["card"] == here["card"]
+
+
 def test_a_card_that_cannot_be_made_fails_the_run_and_no_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path
 ):
