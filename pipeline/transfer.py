@@ -20,7 +20,7 @@ from pipeline.problems import BadInput
 from pipeline.session import Session, program_version
 from pipeline.store import Damaged, Record, Store
 
-WHOLE = frozenset({"train", "checkpoint", "score"})
+WHOLE = frozenset({"train", "checkpoint", "score", "card"})
 """Kinds that go with their files even without the tensors."""
 
 
@@ -105,7 +105,7 @@ def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
 def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool]]:
     """What is known of the chosen cells' artifacts, parents first, and whether it goes whole."""
     look = Look(session.store)
-    for node in Graph(session.chosen.values()):
+    for node in Graph(session.leaves):
         if look.why_absent(node, session.graph) is None:
             record = look.record(node.kind, node.digest)
             assert isinstance(record, Record)

@@ -18,7 +18,7 @@ from tasks.defenses.none import NoDefense
 from tasks.node_specs import CardSpec
 
 BUDGETS = {
-    "mini": "kind: adaptive\nsteps: 20\nimages: 100\nlosses: [margin]\n",
+    "mini": "kind: adaptive\nsteps: 20\nimages: 200\nlosses: [margin]\n",
     "maxi": "kind: adaptive\nsteps: 60\ndraws: 20\nimages: 500\nrandom_starts: 2\nredraws: 10\n",
 }
 

@@ -23,11 +23,11 @@ from pipeline.report_view import Scores
 from tasks.findings import Finding, found
 
 ADAPTIVE = (
-    "kind: adaptive\nlosses: [margin]\nsteps: 3\ndraws: 2\nselect_draws: 2\nimages: 40\n"
+    "kind: adaptive\nlosses: [margin]\nsteps: 20\ndraws: 2\nselect_draws: 2\nimages: 200\n"
     "redraws: 2\ntransferred:\n  - {kind: pgd, steps: 3}\n"
 )
 GRID = (
-    "epsilon: 40\nimages: 40\nredraws: 2\ntables:\n"
+    "epsilon: 40\nimages: 200\nredraws: 2\ntables:\n"
     "  - name: main\n    models: [mixed]\n    attacks: [pgd, adaptive-mini]\n"
     "    defenses: [none, guo]\n"
 )
@@ -117,6 +117,19 @@ def test_mlflow_is_told_what_each_card_says(shell: Shell):
     for name, verdict in said.items():
         told = json.loads(shell("show", name, "--json").stdout)["card"]["verdict"]
         assert verdict == told
+
+
+def test_cards_travel_with_the_results(shell: Shell, tmp_path: Path):
+    assert "2 card" in shell("export", str(tmp_path / "results.zip")).stdout
+    store = tmp_path / "elsewhere"
+    taken = CliRunner().invoke(
+        main, ["import", str(tmp_path / "results.zip"), "--store", str(store)]
+    )
+    assert taken.exit_code == 0, taken.output
+    words = ["show", "mixed/adaptive-mini/guo", "--json", "--grid", "tiny"]
+    told = json.loads(CliRunner().invoke(main, [*words, "--store", str(store)]).stdout)
+    here = json.loads(shell("show", "mixed/adaptive-mini/guo", "--json").stdout)
+    assert told["card"] == here["card"]
 
 
 def test_a_card_that_cannot_be_made_fails_the_run_and_no_cell(
