@@ -31,6 +31,7 @@ from pipeline.records import META
 
 SCHEME = "s3://"
 OPTIONS = ("endpoint", "region", "cache", "cache_gb")
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 CACHE_GB = 20.0
 IN_USE_S = 600.0
 """A copy that was asked for so lately may be about to be opened: it stays."""
@@ -70,7 +71,10 @@ class Bucket:
         name = hashlib.sha256(f"{given.get('endpoint')} {self._root}".encode()).hexdigest()[:16]
         self._cache = Path(place).expanduser().resolve() / "test-time-defense-bench" / name
         self._unseen = self._bound  # bytes of copies since all were last looked at
-        self._files = _connection(given.get("endpoint"), given.get("region"))
+        # Arrow does not look at what other tools take a server's address from
+        variables = (os.environ.get(variable) for variable in ENDPOINT_VARIABLES)
+        endpoint = given.get("endpoint") or next(filter(None, variables), None)
+        self._files = _connection(endpoint, given.get("region"))
         self.check()
 
     @property

@@ -52,28 +52,35 @@ def forked(configs: Path, store: Path) -> int:
     return process
 
 
+def artifacts(store: Path) -> int:
+    """How many there are."""
+    return len(list(store.glob("*/??/*/meta.json")))
+
+
 def main(configs: Path, folder: Path, kills: int, seed: int) -> None:
     """See this module."""
     draw = random.Random(seed)
     digits()
-    began = time.monotonic()
+    Tiny(configs, folder / "none").session()
     _, status = os.waitpid(forked(configs, folder / "whole"), 0)
     assert status == 0
-    whole_s = time.monotonic() - began
     number, killed = 1, 0
     while killed < kills:
-        process = forked(configs, folder / str(number))
-        deadline = time.monotonic() + draw.uniform(0, whole_s / 3)
+        store = folder / str(number)
+        process = forked(configs, store)
+        # so many artifacts later, and then a little: wherever that is
+        enough = artifacts(store) + draw.randrange(5)
         ended = (0, 0)
-        while time.monotonic() < deadline and ended[0] == 0:
+        while artifacts(store) < enough and ended[0] == 0:
             ended = os.waitpid(process, os.WNOHANG)
-            time.sleep(0.002)
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.5))
+        ended = ended if ended[0] else os.waitpid(process, os.WNOHANG)
         if ended[0] == 0:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
             killed += 1
-            there = len(list((folder / str(number)).glob("*/??/*/meta.json")))
-            sys.stdout.write(f"{there}\n")
+            sys.stdout.write(f"{artifacts(store)}\n")
         else:
             assert ended[1] == 0
             number += 1
