@@ -24,6 +24,7 @@ from pipeline.options import (
     store_option,
 )
 from pipeline.problems import BadInput, Unwritable, suggestion
+from pipeline.stopping import STOPPED
 
 LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
 
@@ -47,6 +48,9 @@ class _Commands(click.Group):
                 raise
             click.echo(f"error: {line_of(error)}", err=True)
             ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("stopped; what is finished is kept", err=True)
+            ctx.exit(STOPPED)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -147,6 +151,34 @@ def plan(
         return
     for line in plan_lines(session, forced=forced, every=every, device=for_device, workers=workers):
         click.echo(line)
+
+
+@main.command()
+@grid_options
+@reports_option
+@click.option("--for-device", metavar="NAME", help="Whose speed is assumed.  [default: this CPU]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 100_000),
+    multiple=True,
+    default=(1, 8, 64, 512),
+    show_default=True,
+    help="Simulate so many; may be given several times.",
+)
+def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **options: Any) -> None:
+    """Simulate a grid on many workers: how long it takes, where it stops scaling, and why.
+
+    Written to the folder scale of the reports; nothing is computed.
+
+    \b
+    pipeline scale --grid full --for-device 'NVIDIA H100'
+    """
+    from pipeline.scale import scaling, write_scaling
+
+    found = scaling(session_from(options), device=for_device, workers=workers)
+    for count in found.asked:
+        click.echo(found.said(count))
+    click.echo(f"report  {write_scaling(found, reports)}")
 
 
 @main.command()
@@ -290,7 +322,7 @@ def list_names(section: str, as_json: bool, **options: Any) -> None:
 @json_option
 @click.pass_context
 def doctor(
-    ctx: click.Context, store: Path, mlflow_uri: str | None, address: str | None, as_json: bool
+    ctx: click.Context, store: str, mlflow_uri: str | None, address: str | None, as_json: bool
 ) -> None:
     """Look whether this machine has what a run needs, one line each.
 

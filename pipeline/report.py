@@ -92,8 +92,8 @@ def _write_files(
         left = what_is_left(view, grid, scores)
         figures = {
             stem: drawing(view, stem, grid, artifacts),
-            f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
             f"{stem}-left": left_drawing(left, f"{stem}-left"),
+            f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
         }
         plots = [
             Plot(_write_figure(figure, folder, name), figure.alt, figure.said)

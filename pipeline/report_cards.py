@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pipeline.cards import Card
 from pipeline.report_text import NOTHING, markdown_table
 
+NAMES = ("model and defense", "attack", "card", "what did not pass", "images")
+
 LEGEND = """\
 An integrity card sets attacks on one model beside each other: where they contradict one another,
 a number may say more about the attack than about the defense. A card that **fails** takes the
@@ -19,20 +21,27 @@ def cards_markdown(cards: Mapping[str, Card]) -> str:
     """The section of a report about the cards of its cells, by their names; empty without any."""
     if not cards:
         return ""
-    rows = dict.fromkeys(_row(card) for card in cards.values())
     lines = ["## Integrity cards", "", LEGEND, ""]
-    names = ["model and defense", "attack", "card", "what did not pass"]
-    lines += markdown_table(names, ["images"], rows)
-    stored = [
-        f"- `{name}` ({finding.verdict}): {finding.words}"
+    lines += markdown_table(NAMES[:-1], NAMES[-1:], card_rows(cards))
+    if stored := [f"- {line}" for line in stored_lines(cards)]:
+        lines += ["", "Of stored answers, which are looked at for every cell:", "", *stored]
+    lines += ["", "Every check, with what it measured: [cards.csv](cards.csv)."]
+    return "\n".join(lines)
+
+
+def card_rows(cards: Mapping[str, Card]) -> list[tuple[str, ...]]:
+    """A row of words for each model that was examined, in the order of `NAMES`."""
+    return list(dict.fromkeys(_row(card) for card in cards.values()))
+
+
+def stored_lines(cards: Mapping[str, Card]) -> list[str]:
+    """What did not pass of stored answers, a line of Markdown for each."""
+    return [
+        f"`{name}` ({finding.verdict}): {finding.words}"
         for name, card in cards.items()
         for finding in card.stored
         if finding.verdict in {"warn", "fail"}
     ]
-    if stored:
-        lines += ["", "Of stored answers, which are looked at for every cell:", "", *stored]
-    lines += ["", "Every check, with what it measured: [cards.csv](cards.csv)."]
-    return "\n".join(lines)
 
 
 def _row(card: Card) -> tuple[str, ...]:

@@ -112,9 +112,9 @@ def _words(entry: Entry) -> str:
     words = [escaped(accuracy(entry.accuracy) if entry.accuracy is not None else NOTHING)]
     if entry.gain is not None:
         points = gain(entry.gain).replace("-", "$-$")
-        words.append(rf"(\textbf{{{points}}})" if entry.significant else f"({points})")
+        words.append(rf"(\textbf{{{points}}})" if entry.bold else f"({points})")
     if entry.reference is not None:
         words.append(escaped(f"[{published_words(entry.reference)}]"))
-    if entry.note is not None:
-        words.append(rf"$^{{{entry.note}}}$")
+    if notes := [str(note) for note in (entry.note, entry.card_note) if note is not None]:
+        words.append(rf"$^{{{','.join(notes)}}}$")
     return " ".join(words)

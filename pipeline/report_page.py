@@ -15,6 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.grid import Grid
 from pipeline.report_adaptive import Left
 from pipeline.report_beside import differing, judged, published_words
+from pipeline.report_cards import LEGEND as CARDS_LEGEND
+from pipeline.report_cards import NAMES as CARD_NAMES
+from pipeline.report_cards import card_rows, stored_lines
 from pipeline.report_gallery import Gallery
 from pipeline.report_left import HEADING
 from pipeline.report_left import LEGEND as LEFT_LEGEND
@@ -109,6 +112,10 @@ def page_html(
             for number, section in enumerate(sections, 1)
         ],
         walls=[wall(gallery, places[gallery.cell.name]) for gallery in galleries],
+        cards=card_rows(scores.cards),
+        card_names=CARD_NAMES,
+        cards_said=CARDS_LEGEND,
+        stored_said=stored_lines(scores.cards),
         cells=cells_told(grid, scores, again, links or {}),
         made=made,
         settings=settings_said(grid.cells),

@@ -37,6 +37,7 @@ class CellTold:
     milliseconds: float | None
     published: str
     missing: str
+    card: str
     digest: str
     command: str
     link: str | None
@@ -125,6 +126,7 @@ def cells_told(
                 milliseconds=None if seconds is None else 1000 * seconds,
                 published=_published(cell, scores),
                 missing=scores.reason(cell.name),
+                card=_card(cell, scores),
                 digest=scores.digests.get(cell.name, ""),
                 command=shlex.join([*words, *again, "--force"]),
                 link=links.get(cell.name),
@@ -173,6 +175,15 @@ def _published(cell: Cell, scores: Scores) -> str:
     words = f"{'≤ ' if reference.published.upper_bound else ''}{reference.published.value:.1f}"
     verdict = reference.verdict(interval(scores.facts.get(cell.name, {})))
     return words if scores.accuracy(cell.name) is None else f"{words} ({verdict})"
+
+
+def _card(cell: Cell, scores: Scores) -> str:
+    """`pass`, or a graver verdict with what was found; empty without a card."""
+    card = scores.cards.get(cell.name)
+    if card is None:
+        return ""
+    found = card.complaint()
+    return f"{card.verdict}: {found}" if found else card.verdict
 
 
 def _numbers(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -79,6 +79,18 @@ class Server:
         self._client.set_terminated(run_id, "FINISHED", end_time=int(child.ended * 1000))
         return run_id
 
+    def has_run(self, run_id: str) -> bool:
+        """Whether the server knows a run, deleted or not."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
     def register(
         self, name: str, module: Any, example: Any, *, run_id: str, tags: Mapping[str, str]
     ) -> None:

@@ -40,14 +40,14 @@ class Data:
     """A data set that a run used, as MLflow shows one.
 
     digest: of at most 36 characters; kind: where it is from; context: `training` or `test`;
-    images: how many of them were used; shape: of an image, [C, H, W].
+    shape: of an image, [C, H, W]. A server keeps one of each name and digest, so nothing else
+    in it depends on the run.
     """
 
     name: str
     digest: str
     kind: str
     context: str
-    images: int
     shape: tuple[int, int, int]
     classes: int
 
@@ -64,9 +64,8 @@ class Data:
 
     @property
     def profile(self) -> dict[str, object]:
-        """How much there is of it."""
-        shape = [self.images, *self.shape]
-        return {"images": self.images, "classes": self.classes, "features_shape": shape}
+        """What there is in it."""
+        return {"classes": self.classes, "image_shape": list(self.shape)}
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def score_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
     points = [*_points(record.facts), *_points(costs), *_redraws(record, store)]
     child = _child(score_key(cell, record), cell.name, parameters, points, tags, record)
     dataset = node.parents[0][1].parent("model").parent("dataset")
-    data = _data(cell, dataset, "test", cell.images)
+    data = _data(cell, dataset, "test")
     return replace(child, note=_told(cell, record, grid), data=(data,))
 
 
@@ -167,7 +166,7 @@ def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
         for key, value in parameters.items()
         if key.startswith("model.")
     )
-    data = _data(cell, node.parent("dataset"), "training", cell.train_images)
+    data = _data(cell, node.parent("dataset"), "training")
     return replace(child, note=f"Training of **{cell.model}**: {recipe}.", data=(data,))
 
 
@@ -202,10 +201,10 @@ def _child(
     return ChildRun(key, name, parameters, tuple(points), {**tags, "key": key}, began, ended)
 
 
-def _data(cell: Cell, dataset: Node, context: str, images: int) -> Data:
+def _data(cell: Cell, dataset: Node, context: str) -> Data:
     spec = cell.dataset_spec
     shape = (spec.channels, spec.side, spec.side)
-    return Data(cell.dataset, dataset.digest[:36], spec.kind, context, images, shape, spec.classes)
+    return Data(cell.dataset, dataset.digest[:36], spec.kind, context, shape, spec.classes)
 
 
 def _told(cell: Cell, record: Record, grid: Grid) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 from made_up import make_facts, make_grid, make_scores
 
+from pipeline.cards import Card
 from pipeline.grid import Grid
 from pipeline.paper import Published
 from pipeline.report import write_report
@@ -21,6 +22,7 @@ from pipeline.report_page_parts import anchors, inline, themed
 from pipeline.report_paper import Reference
 from pipeline.report_tables import views
 from pipeline.report_view import Scores
+from tasks.findings import Finding
 
 
 class Elements(HTMLParser):
@@ -278,3 +280,25 @@ def test_what_is_left_of_a_defense_stands_below_its_table_by_adaptive_attack(tmp
     assert "<b " not in text
     assert len(page.values("id")) == len(set(page.values("id")))
     assert left_drawing([], "table1-left") is None
+
+
+def test_a_failed_card_takes_the_bold_away_and_says_why_where_it_stands(tmp_path: Path):
+    grid = make_grid(("clean",), models=("demo-iat",))
+    (view,) = views(grid, make_scores(grid))
+    found = Finding(check="steps", verdict="fail", words="more steps leave <more>")
+    card = Card("demo-iat/none", 100, model=(found,))
+    entry = dataclasses.replace(
+        view.rows[1].entries[0], p_value=0.01, p_holm=0.01, card="fail", card_note=1
+    )
+    row = dataclasses.replace(view.rows[1], entries=(entry,))
+    shown = dataclasses.replace(view, rows=(view.rows[0], row), notes=(card.complaint(),))
+    scores = dataclasses.replace(make_scores(grid), cards={grid.cells[1].name: card})
+    text = page_html(grid, scores, [Section(shown, "table1")], [], made={})
+    page = Elements(text)
+    assert "significant" not in [one.get("class") for one in page.all("span")]
+    assert 'href="#table-1-note-1"' in text
+    assert "more steps leave <more>" in page.words
+    assert "<more>" not in text
+    assert "cards" in page.values("id")
+    story = text[text.index(f'id="{anchors(grid)[grid.cells[1].name]}"') :]
+    assert "<dt>integrity card</dt><dd>fail: " in story[: story.index("</details>")]

@@ -25,6 +25,7 @@ from pipeline.ledger import Ledger
 from pipeline.problems import BadInput
 from pipeline.store import Store
 from pipeline.tracking import Tracker
+from pipeline.tracking_results import Results
 from pipeline.tracking_runs import metric_names, score_key
 from pipeline.tracking_server import answers, default_uri, shown, ui
 from tasks.attacks.clean import Clean
@@ -82,13 +83,13 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder / "store")
-        self.ledger = Ledger(self.store.root)
+        self.ledger = Ledger(self.store.ground)
         self.scores = CellNodes().graph(self.grid.cells)[1]
         self.uri = self.uri or default_uri(self.folder)
 
     def tracker(self, **changes: Any) -> Tracker:
         given: dict[str, Any] = {
-            "ledger": Ledger(self.store.root),
+            "ledger": Ledger(self.store.ground),
             "store": self.store,
             "grid": self.grid,
             "scores": self.scores,
@@ -184,7 +185,8 @@ from pipeline.store import Store
 from pipeline.tracking import Tracker
 root = Path({str(tmp_path)!r})
 grid = Grid("small", "", (), ())
-tracker = Tracker("sqlite:///" + str(root / "mlflow.db"), ledger=Ledger(root), store=Store(root),
+store = Store(root)
+tracker = Tracker("sqlite:///" + str(root / "mlflow.db"), ledger=Ledger(store.ground), store=store,
                   grid=grid, scores={{}}, command=["pipeline"], version="1")
 tracker.notify(RunFinished(grid, {{}}, {{}}, {{}}, 0.0))
 assert not tracker.owes()
@@ -400,6 +402,91 @@ def test_a_child_run_has_the_cells_parameters_metrics_and_tags(bench: Bench) -> 
 def test_a_child_run_names_the_tables_that_its_cell_is_in(bench: Bench) -> None:
     run(bench, GRID.cells[0])
     assert bench.runs(GRID.cells[0])[0].data.tags["tables"] == "table-1"
+
+
+def test_a_child_run_tells_its_cell_in_a_sentence_and_how_to_compute_it_again(
+    bench: Bench,
+) -> None:
+    cell = GRID.cells[2]
+    run(bench, cell)
+    note = bench.runs(cell)[0].data.tags["mlflow.note.content"]
+    assert note == (
+        "**50.0 %** (95 % interval 40.0 to 60.0): noise+noise on little under fgsm, "
+        "700 images of digits.\n\n"
+        "    pipeline run --grid small --only cell=little/fgsm/noise+noise --force"
+    )
+
+
+def test_the_data_of_runs_are_data_sets_that_can_be_searched(bench: Bench) -> None:
+    cell = GRID.cells[0]
+    run(bench, cell)
+    (child,), (training,) = bench.runs(cell), bench.trainings()
+    seen = {}
+    for one in (child, training):
+        (given,) = one.inputs.dataset_inputs
+        (tag,) = given.tags
+        seen[tag.value] = (given.dataset.name, json.loads(given.dataset.profile)["classes"])
+        features = json.loads(json.loads(given.dataset.schema)["mlflow_tensorspec"]["features"])
+        assert features[0]["tensor-spec"] == {"dtype": "uint8", "shape": [-1, 1, 8, 8]}
+    assert seen == {"test": ("digits", 10), "training": ("digits", 10)}
+    node = bench.scores[cell.name].parent("shard0").parent("model").parent("dataset")
+    experiment = child.info.experiment_id
+    asked = f"dataset.name = 'digits' AND dataset.digest = '{node.digest[:36]}'"
+    assert len(bench.client.search_runs([experiment], asked)) == 2
+
+
+def test_a_parents_description_has_the_command_the_moved_cells_and_the_tables(
+    bench: Bench, tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "table1.md").write_text("## First\n\n| a |\n\n![plot](x.svg)\n", encoding="utf-8")
+    (report / "README.md").write_text("everything", encoding="utf-8")
+    cell = GRID.cells[0]
+    run(bench, cell)
+    bench.store.set_aside("score", bench.scores[cell.name].digest)
+    tracker = bench.tracker()
+    notify = tracker.notify
+
+    def with_before(event: Any) -> None:
+        if isinstance(event, CellScored):
+            event = replace(event, before={"accuracy": 50.0, "images": 700})
+        notify(event)
+
+    tracker.notify = with_before  # type: ignore[method-assign]
+    bench.compute(tracker, cell, accuracy=70.0)
+    tracker.finish(report)
+    note = bench.parents()[-1].data.tags["mlflow.note.content"]
+    assert note.startswith("# A small grid\n\n1 of 3 cells scored; computed now: 1 score.")
+    assert "    pipeline run --grid small" in note
+    assert "## Cells that moved\n\n    little/clean/none  50.0 → 70.0 %" in note
+    assert note.endswith("## First\n\n| a |")
+
+
+def test_what_is_logged_can_be_waited_for_before_the_report_is_written(bench: Bench) -> None:
+    tracker = bench.tracker()
+    tracker.settle()  # nothing to wait for
+    bench.compute(tracker, *GRID.cells)
+    tracker.settle()
+    assert [len(bench.runs(cell)) for cell in GRID.cells] == [1, 1, 1]
+    assert bench.parents()[0].info.status == "RUNNING"
+    tracker.finish()
+    assert bench.parents()[0].info.status == "FINISHED"
+    tracker.settle()
+
+
+def test_only_a_web_servers_runs_have_links(bench: Bench) -> None:
+    run(bench, *GRID.cells)
+    web = "http://me:secret@127.0.0.1:5000/"
+    known = Results(GRID, bench.scores, bench.store, bench.ledger, shown(web))
+    assert known.links(web) == {}
+    cell = GRID.cells[0]
+    record = bench.store.record("score", bench.scores[cell.name].digest)
+    assert record is not None
+    bench.ledger.mark_logged(shown(web), score_key(cell, record), "0123")
+    assert known.links(web) == {cell.name: "http://127.0.0.1:5000/#/runs/0123"}
+    local = Results(GRID, bench.scores, bench.store, bench.ledger, shown(bench.uri))
+    assert local.links(bench.uri) == {}
 
 
 def test_a_training_is_logged_with_a_point_for_each_epoch(bench: Bench) -> None:
