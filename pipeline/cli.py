@@ -41,6 +41,13 @@ class _Commands(click.Group):
         except Unwritable as problem:
             click.echo(f"error: {problem}", err=True)
             ctx.exit(1)
+        except Exception as error:
+            from pipeline.own_code import line_of, place_of
+
+            if place_of(error) is None:
+                raise
+            click.echo(f"error: {line_of(error)}", err=True)
+            ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("stopped; what is finished is kept", err=True)
             ctx.exit(STOPPED)

@@ -107,8 +107,15 @@ def with_source(network: Factory, folder: Path) -> Factory:
 
 
 def pack(content: object) -> Parcel:
-    """Something to be sent to a worker."""
-    return Parcel(pickle.dumps(content), tuple(_known.values()))
+    """Something to be sent to a worker, with the code that it names."""
+    pickled = pickle.dumps(content)
+    # a class is named by its module, a factory by the digest of its code
+    needed = [
+        code
+        for code in _known.values()
+        if code.module.encode() in pickled or code.digest.encode() in pickled
+    ]
+    return Parcel(pickled, tuple(needed))
 
 
 def unpack(parcel: Parcel) -> Any:

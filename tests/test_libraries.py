@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tiny import write_configs
 from torch import Tensor, nn
 
+from pipeline import session
 from pipeline.config import Catalogue
+from pipeline.events import Observers, RunFinished
+from pipeline.grid import Overrides
 from pipeline.hashing import digest
+from pipeline.problems import BadInput
+from pipeline.session import Session, open_session
 from tasks import libraries
 from tasks.arrays import as_float
 from tasks.attacks.base import Victim
@@ -181,3 +187,43 @@ def test_a_library_that_is_absent_is_named_with_the_extra_that_brings_it(
 def test_an_attacks_name_is_a_word(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="attack"):
         kind_class("attacks", "art")(attack="a.b")
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """The tiny grid with an attack of each library beside its own, for 20 images."""
+    monkeypatch.chdir(tmp_path)
+    configs = write_configs(tmp_path / "configs")
+    for name, text in YAML.items():
+        (configs / "attacks" / f"{name}.yaml").write_text(text)
+    return open_session(
+        "tiny",
+        store=tmp_path / "store",
+        only=["attack=clean", *(f"attack={name}" for name in YAML), "defense=none"],
+        overrides=Overrides(add=[("attacks", name) for name in YAML], images=20),
+    )
+
+
+def compute(grid: Session) -> RunFinished:
+    grid.store.prepare()
+    return grid.run(Observers([]), inline=True, address=None, workers=None, forced=set())
+
+
+def test_an_attack_of_each_library_is_a_yaml_file_in_a_grid(grid: Session) -> None:
+    finished = compute(grid)
+    assert not finished.missing
+    accuracy = {name: float(str(facts["accuracy"])) for name, facts in finished.scored.items()}
+    for library in YAML:
+        assert accuracy[f"mixed/{library}/none"] < accuracy["mixed/clean/none"]
+
+
+def test_a_run_without_a_library_that_it_needs_ends_before_it_begins(
+    grid: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(name: str) -> object:
+        return None if name == "foolbox" else object()
+
+    monkeypatch.setattr(session, "find_spec", found)
+    with pytest.raises(BadInput, match=r"pip install 'test-time-defense-bench\[foolbox\]'"):
+        compute(grid)
+    assert not list(grid.store.root.glob("*/??/*/meta.json"))

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from tiny import Recorder, data_files, write_configs
 
 from pipeline import own_code
+from pipeline.cli import main
 from pipeline.config import Catalogue, Section
 from pipeline.events import Observers, RunFinished
 from pipeline.explain import why
@@ -259,6 +261,14 @@ def test_a_mistake_in_a_yaml_is_told_at_its_place(bench: Bench) -> None:
         assert line in str(caught.value)
 
 
+def test_code_that_fails_while_a_grid_is_read_is_told_in_one_line(bench: Bench) -> None:
+    bench.write("mine.py", f"{HEAD}    def deterministic(self, classes):\n        return 1 / 0\n")
+    words = ["plan", "--grid", "tiny", "--configs", "cfg", "--add", "defense=mine.py"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert done.stderr == "error: ZeroDivisionError: division by zero (mine.py:6)\n"
+
+
 def test_what_is_added_must_be_known(bench: Bench) -> None:
     for add, line in [
         (("defenses", "gou"), "no defense named 'gou'; did you mean 'guo'?"),
@@ -284,6 +294,16 @@ def test_an_attack_is_one_file_too_and_must_stay_in_its_ball(bench: Bench, compu
     assert lost["nowhere"].startswith("attack brighter: AttributeError: ")
     assert lost["nowhere"].endswith("(nowhere.py:7)")
     assert lost["far"].startswith("attack brighter: crafted pixels: ")
+
+
+def test_only_the_code_that_a_node_needs_is_sent(bench: Bench) -> None:
+    bench.write("jpeg.py", JPEG)
+    bench.write("mine.py", f"{HEAD}    depth: int = 1\n")
+    session = bench.session(("defenses", "jpeg.py"), ("defenses", "mine.py"))
+    for name, place in (("jpeg", "jpeg.py"), ("mine", "mine.py"), ("guo", None)):
+        parcel = pack(session.scores[f"mixed/pgd/{name}"])
+        assert [code.place for code in parcel.codes] == [place] * (place is not None)
+        assert unpack(parcel) == session.scores[f"mixed/pgd/{name}"]
 
 
 def test_a_worker_gets_the_code_with_the_node(bench: Bench, tmp_path: Path) -> None:
