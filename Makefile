@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 BENCHMARKS := $(wildcard tests/benchmarks/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench constraints clean
+.PHONY: help demo test test-slow lint bench reference constraints clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,6 +34,9 @@ lint: $(VENV)/.dev ## style, types and the contract of the layers
 bench: $(VENV)/.dev ## time the steps that take the time
 	@test -n "$(BENCHMARKS)" || { echo "tests/benchmarks/ holds no benchmark yet"; exit 1; }
 	$(BIN)/python -m pytest tests/benchmarks -p no:cacheprovider $(PYTEST_ARGS)
+
+reference: $(VENV)/.runtime ## write configs/README.md anew, from the code
+	$(BIN)/pipeline reference > configs/README.md.new && mv configs/README.md.new configs/README.md
 
 constraints: $(VENV)/.uv ## write constraints.txt anew, from the newest versions that fit
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --upgrade --quiet \

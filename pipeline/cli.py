@@ -24,6 +24,7 @@ from pipeline.options import (
     store_option,
 )
 from pipeline.problems import BadInput, Unwritable, suggestion
+from pipeline.stopping import STOPPED
 
 LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
 
@@ -40,6 +41,9 @@ class _Commands(click.Group):
         except Unwritable as problem:
             click.echo(f"error: {problem}", err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("stopped; what is finished is kept", err=True)
+            ctx.exit(STOPPED)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -140,6 +144,34 @@ def plan(
         return
     for line in plan_lines(session, forced=forced, every=every, device=for_device, workers=workers):
         click.echo(line)
+
+
+@main.command()
+@grid_options
+@reports_option
+@click.option("--for-device", metavar="NAME", help="Whose speed is assumed.  [default: this CPU]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 100_000),
+    multiple=True,
+    default=(1, 8, 64, 512),
+    show_default=True,
+    help="Simulate so many; may be given several times.",
+)
+def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **options: Any) -> None:
+    """Simulate a grid on many workers: how long it takes, where it stops scaling, and why.
+
+    Written to the folder scale of the reports; nothing is computed.
+
+    \b
+    pipeline scale --grid full --for-device 'NVIDIA H100'
+    """
+    from pipeline.scale import scaling, write_scaling
+
+    found = scaling(session_from(options), device=for_device, workers=workers)
+    for count in found.asked:
+        click.echo(found.said(count))
+    click.echo(f"report  {write_scaling(found, reports)}")
 
 
 @main.command()
@@ -283,7 +315,7 @@ def list_names(section: str, as_json: bool, **options: Any) -> None:
 @json_option
 @click.pass_context
 def doctor(
-    ctx: click.Context, store: Path, mlflow_uri: str | None, address: str | None, as_json: bool
+    ctx: click.Context, store: str, mlflow_uri: str | None, address: str | None, as_json: bool
 ) -> None:
     """Look whether this machine has what a run needs, one line each.
 
@@ -300,6 +332,47 @@ def doctor(
         for finding in findings:
             click.echo(f"{'ok ' if finding.well else 'BAD'} {finding.subject:9} {finding.seen}")
     ctx.exit(0 if all(finding.well for finding in findings) else 1)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["defense", "attack", "model"]))
+@click.argument("name")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("configs"),
+    show_default=True,
+    help="Folder of configs to write into.",
+)
+def new(kind: str, name: str, folder: Path) -> None:
+    """Write a defense, an attack or a model to begin with, its YAML file and its test.
+
+    \b
+    pipeline new defense my-idea
+    pytest configs/defenses/test_my_idea.py
+    pipeline run --grid demo --add defense=my-idea
+    """
+    from pipeline.skeletons import write_skeleton
+    from pipeline.yaml_files import shown
+
+    written = write_skeleton(kind, name, folder)
+    for path in written:
+        click.echo(f"wrote {shown(path)}")
+    configs = "" if folder == Path("configs") else f" --configs {folder}"
+    click.echo(f"test  pytest {shown(written[-1])}")
+    click.echo(f"run   pipeline run --grid demo --add {kind}={name}{configs}")
+
+
+@main.command()
+def reference() -> None:
+    """Print every key of the YAML files, with its values, its default and its unit.
+
+    \b
+    pipeline reference | less
+    """
+    from pipeline.reference import reference as text
+
+    click.echo(text(), nl=False)
 
 
 @main.command()

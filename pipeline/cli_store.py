@@ -50,7 +50,7 @@ def export_command(file: Path, extras: tuple[str, ...], **options: Any) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @store_option
 @click.option("--replace", is_flag=True, help="Take the file's where the store's is another.")
-def import_command(file: Path, store: Path, replace: bool) -> None:
+def import_command(file: Path, store: str, replace: bool) -> None:
     """Put the results of a file of `pipeline export` into the store. What is there stays.
 
     \b
@@ -72,7 +72,7 @@ def import_command(file: Path, store: Path, replace: bool) -> None:
 @click.option("--set-aside", is_flag=True, help="Move damaged ones away; a run makes them again.")
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, store: Path, set_aside: bool, as_json: bool) -> None:
+def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> None:
     """Read every artifact of the store and compare it with its record.
 
     The exit code is 1 where one is damaged.
@@ -85,12 +85,14 @@ def verify(ctx: click.Context, store: Path, set_aside: bool, as_json: bool) -> N
 
     from pipeline.verify import verify as check
 
+    place = Store(store)
+    base = place.address.partition("?")[0]
     # cleared away at the end; where nobody watches, nothing is drawn
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("verify", total=None)
         found = check(
-            Store(store),
+            place,
             set_aside=set_aside,
             tell=lambda done, total: progress.update(task, completed=done, total=total),
         )
@@ -100,14 +102,14 @@ def verify(ctx: click.Context, store: Path, set_aside: bool, as_json: bool) -> N
                 "kind": damage.kind,
                 "digest": damage.digest,
                 "reason": damage.reason,
-                "aside": str(damage.aside) if damage.aside else None,
+                "aside": f"{base}/{damage.aside}" if damage.aside else None,
             }
             for damage in found.damages
         ]
         print_json({"sound": found.sound, "bytes": found.sound_bytes, "damaged": damages})
     else:
         for damage in found.damages:
-            moved = f"; moved to {damage.aside}" if damage.aside else ""
+            moved = f"; moved to {base}/{damage.aside}" if damage.aside else ""
             click.echo(f"damaged: {damage.kind} {damage.digest[:12]}: {damage.reason}{moved}")
         click.echo(f"{found.sound} artifacts are sound, {_size(found.sound_bytes)}")
         if found.damages and not set_aside:
@@ -127,7 +129,7 @@ def verify(ctx: click.Context, store: Path, set_aside: bool, as_json: bool) -> N
 )
 @click.option("--yes", is_flag=True, help="Delete; without it nothing is.")
 @json_option
-def gc(store: Path, keep: float, yes: bool, as_json: bool) -> None:
+def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
     """List what no run of the last days asked for, anybody's, and delete it with --yes.
 
     Nothing younger than a day goes.
@@ -141,8 +143,10 @@ def gc(store: Path, keep: float, yes: bool, as_json: bool) -> None:
     items = collectable(place, keep_s=keep * DAY_S)
     total = remove(place, items) if yes else sum(item.size_bytes for item in items)
     if as_json:
+        base = place.address.partition("?")[0]
         listed = [
-            {"path": str(item.path), "what": item.what, "bytes": item.size_bytes} for item in items
+            {"path": f"{base}/{item.key}", "what": item.what, "bytes": item.size_bytes}
+            for item in items
         ]
         print_json({"deleted": yes, "bytes": total, "items": listed})
         return

@@ -7,15 +7,12 @@ these were made from.
 
 from __future__ import annotations
 
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from pipeline.ground import Entry
 from pipeline.ledger import Ledger
-from pipeline.problems import BadInput
 from pipeline.records import META
 from pipeline.store import Store
 
@@ -31,9 +28,9 @@ LEFTOVERS = {
 
 @dataclass(frozen=True)
 class Item:
-    """A folder that may go. age_s: since its last change, s."""
+    """What may go: the key of a folder or file. age_s: since its last change, s."""
 
-    path: Path
+    key: str
     what: str
     size_bytes: int
     age_s: float
@@ -44,35 +41,28 @@ def collectable(store: Store, *, keep_s: float, now: float | None = None) -> lis
 
     keep_s: s back from `now`, a Unix time in s. BadInput where there is no store.
     """
-    if not store.root.is_dir():
-        raise BadInput(f"store {store.root}: no such folder")
+    store.ground.check()
     now = time.time() if now is None else now
     kept = _asked_for(store, since=now - keep_s)
-    items = [*_artifacts(store, kept, now), *_leftovers(store, kept, now, keep_s)]
+    found = list(store.ground.find("**/*"))
+    items = [*_artifacts(found, kept, now), *_leftovers(store, found, kept, now, keep_s)]
     return [item for item in items if item.age_s >= YOUNGEST_S]
 
 
 def remove(store: Store, items: list[Item]) -> int:
-    """Delete items; returns how many bytes. Unwritable where the store refuses.
-
-    A folder first moves away whole, so that no reader ever sees half an artifact.
-    """
+    """Delete items; returns how many bytes. Unwritable where the store refuses."""
     freed = 0
     for item in items:
-        gone = store.root / "scratch" / f"gc-{uuid.uuid4().hex}"
-        with store.writing():
-            gone.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                item.path.rename(gone)
-            except FileNotFoundError:
-                continue  # somebody else took it away
-            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        try:
+            store.ground.remove(item.key)
+        except FileNotFoundError:
+            continue  # somebody else took it away
         freed += item.size_bytes
     return freed
 
 
 def _asked_for(store: Store, *, since: float) -> set[str]:
-    ledger = Ledger(store.root)
+    ledger = Ledger(store.ground)
     found = ledger.wanted(since)
     seen: set[tuple[str, str]] = set()
     waiting = [
@@ -94,36 +84,44 @@ def _asked_for(store: Store, *, since: float) -> set[str]:
     return found
 
 
-def _artifacts(store: Store, kept: set[str], now: float) -> Iterator[Item]:
+def _artifacts(found: list[Entry], kept: set[str], now: float) -> Iterator[Item]:
     """Artifacts, and data files whose record was never written."""
-    for folder in sorted(store.root.glob("[!.]*/??/*")):
-        kind, digest = folder.parts[-3], folder.name
-        if kind in {*LEFTOVERS, "elsewhere", "ledger"} or digest in kept or len(digest) != 64:
+    for key, inside in _by_folder(found, depth=3).items():
+        kind, middle, digest = key.split("/")
+        if kind in {*LEFTOVERS, "elsewhere", "ledger"} or kind.startswith("."):
             continue
-        whole = (folder / META).exists()
+        if digest in kept or len(digest) != 64 or len(middle) != 2:
+            continue
+        whole = any(entry.key == f"{key}/{META}" for entry in inside)
         said = "no run asked for it" if whole else "unfinished"
-        yield _item(folder, f"{kind} {digest[:12]}", said, now)
+        yield _item(key, inside, f"{kind} {digest[:12]}: {said}", now)
 
 
-def _leftovers(store: Store, kept: set[str], now: float, keep_s: float) -> Iterator[Item]:
-    for name, said in LEFTOVERS.items():
-        for path in sorted((store.root / name).glob("*")):
-            item = _item(path, f"{name}/{path.name[:25]}", said, now)
-            # the hours that a training took are not thrown away before its time
-            unfinished = name == "partial" and store.known("train", path.name) is None
-            if unfinished and (path.name in kept or item.age_s < keep_s):
-                continue
-            yield item
-
-
-def _item(path: Path, name: str, said: str, now: float) -> Item:
-    size, latest = 0, 0.0
-    for each in (path, *path.rglob("*")):
-        try:
-            status = each.lstat()
-        except FileNotFoundError:
+def _leftovers(
+    store: Store, found: list[Entry], kept: set[str], now: float, keep_s: float
+) -> Iterator[Item]:
+    for key, inside in _by_folder(found, depth=2).items():
+        kind, name = key.split("/")
+        if kind not in LEFTOVERS:
             continue
-        size += status.st_size if not each.is_dir() else 0
-        # the time of a change of name as well: what was set aside, was so then
-        latest = max(latest, status.st_mtime, status.st_ctime)
-    return Item(path, f"{name}: {said}", size, now - latest)
+        item = _item(key, inside, f"{kind}/{name[:25]}: {LEFTOVERS[kind]}", now)
+        # the hours that a training took are not thrown away before its time
+        unfinished = kind == "partial" and store.known("train", name) is None
+        if unfinished and (name in kept or item.age_s < keep_s):
+            continue
+        yield item
+
+
+def _by_folder(found: list[Entry], *, depth: int) -> dict[str, list[Entry]]:
+    """What lies in, or is, each folder that is so deep."""
+    folders: dict[str, list[Entry]] = {}
+    for entry in sorted(found, key=lambda entry: entry.key):
+        parts = entry.key.split("/")
+        if len(parts) >= depth:
+            folders.setdefault("/".join(parts[:depth]), []).append(entry)
+    return folders
+
+
+def _item(key: str, inside: list[Entry], what: str, now: float) -> Item:
+    size = sum(entry.size_bytes for entry in inside)
+    return Item(key, what, size, now - max(entry.changed for entry in inside))

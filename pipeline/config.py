@@ -44,11 +44,17 @@ class DatasetEntry(Entry):
     """
 
     kind: Literal["digits", "parquet", "cifar", "npz", "folder"]
+    """How its files are read."""
     classes: Annotated[int, Field(ge=2)]
+    """How many classes it has."""
     channels: Literal[1, 3] = 3
+    """1 for grey images, 3 for colour."""
     side_px: Annotated[int, Field(ge=4)] = 32
+    """Side of its square images, in pixels."""
     label_column: str = "label"
+    """Of Parquet files, the column of labels."""
     folder: str | None = None
+    """Where its files are, from this file's folder."""
 
 
 class CheckpointEntry(Entry):
@@ -59,10 +65,14 @@ class CheckpointEntry(Entry):
     """
 
     file: str | None = None
+    """Its path, from this file's folder: safetensors, `torch.save` of tensors, or `.pt2`."""
     url: Annotated[str, Field(pattern="^(https?|file)://")] | None = None
+    """Where it is downloaded from, once."""
     published: str = ""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of the file, 64 hexadecimal digits."""
     key_prefix: str = ""
+    """What the weights' names begin with, to be left out, such as `module.`."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -78,9 +88,13 @@ class ModelEntry(Entry):
     """
 
     dataset: str
+    """Name of a data set."""
     network: dict[str, object]
+    """A mapping with a `kind`, see below."""
     recipe: str | dict[str, object] | None = None
+    """Name of a recipe to train by, or its keys."""
     checkpoint: CheckpointEntry | None = None
+    """A file of weights instead of a recipe."""
     stands_for: str | None = None
 
 
@@ -88,8 +102,11 @@ class VariantEntry(Entry):
     """A named attack or defense with some of its parameters changed, under a label."""
 
     label: Annotated[str, Field(min_length=1)]
+    """What the table calls it."""
     use: str
+    """The name of an attack or a defense."""
     set: dict[str, object]
+    """Parameters and their values; of a part of a chain as `guo.draws`."""
 
 
 def _choice(value: object) -> str:
@@ -110,7 +127,9 @@ class FigureEntry(Entry):
 
     x: str | None = None
     of: str = "counter"
+    """A kind of defense."""
     probabilities: bool = False
+    """Draw the class probabilities of one image instead."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -135,45 +154,67 @@ class TableEntry(Entry):
     """
 
     name: str
+    """Of its files, and for rules."""
     title: str = ""
+    """Its heading."""
     models: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    """Names of models."""
     attacks: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
+    """Names of attacks, or variants."""
     defenses: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
+    """Names of defenses, such as `counter+guo` for one after the other, or variants."""
     gains_of: str | None = None
     gains_over: str | None = None
     equal_cost: str | None = None
     figure: FigureEntry | None = None
+    """What is drawn of it."""
 
 
 class Where(Entry):
     """Shell patterns that a cell's names must match."""
 
     dataset: str = "*"
+    """Of its name."""
     model: str = "*"
+    """Of its name."""
     attack: str = "*"
+    """Of its name."""
     defense: str = "*"
+    """Of its name."""
     table: str = "*"
+    """Of the name of a table that the cell is in."""
 
 
 class RuleEntry(Entry):
     """Parameters that a grid changes in the cells that match: `attack.epsilon`, `guo.draws`."""
 
     where: Where = Where()
+    """Which cells."""
     set: dict[str, object]
+    """Parameters and their values, as `attack.epsilon` or `guo.draws`."""
 
 
 class GridEntry(Entry):
     """Which cells a grid holds and the settings that they share."""
 
     title: str = ""
+    """What a report calls it."""
     epsilon: Annotated[float, Field(ge=0)] = 8.0
+    """Size of perturbations, in 1/255, of attacks and defenses that say nothing else."""
     images: Count | None = None
+    """The first so many test images, the same of each class; all by default."""
     redraws: Count = 3
+    """How often the whole prediction of a randomised defense is made."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of trainings, attacks and draws."""
     precision: Precision = "float32"
+    """Of the classifier's arithmetic when it is attacked and asked."""
     tables: Annotated[tuple[TableEntry, ...], Field(strict=False)] = ()
+    """What is laid out together; a cell in several tables is computed once."""
     rules: Annotated[tuple[RuleEntry, ...], Field(strict=False)] = ()
+    """Parameters changed in some cells."""
     grids: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Names of other grids, whose tables come before its own."""
 
 
 class Catalogue:

@@ -18,8 +18,11 @@ class Speed(Entry):
     """A peak in 10^12 floating-point operations a second, and the share that is reached."""
 
     peak_teraflop_per_s: Annotated[float, Field(gt=0)]
+    """Peak, in 10^12 floating-point operations a second."""
     share: Annotated[float, Field(gt=0, le=1)]
+    """Of the peak that is reached."""
     basis: Literal["assumed", "measured"]
+    """Where the share comes from."""
 
     @property
     def flop_per_s(self) -> float:
@@ -36,8 +39,11 @@ class Device(Entry):
     """A device's speeds; a precision that has none of its own is as fast as float32."""
 
     float32: Speed
+    """See below."""
     tf32: Speed | None = None
+    """As float32 by default."""
     bfloat16: Speed | None = None
+    """As float32 by default."""
 
     def speed(self, precision: Precision) -> Speed:
         """The speed in a precision."""

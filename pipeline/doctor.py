@@ -27,7 +27,7 @@ class Finding:
     seen: str
 
 
-def examine(store: Path, mlflow_uri: str, address: str | None) -> list[Finding]:
+def examine(store: str | Path, mlflow_uri: str, address: str | None) -> list[Finding]:
     """Look at versions, processors, GPU, Ray, the store and MLflow."""
     return [
         _versions(),
@@ -75,19 +75,22 @@ def _ray(address: str | None) -> Finding:
         return Finding("Ray", False, str(problem))
 
 
-def _store(path: Path) -> Finding:
-    store = Store(path)
-    existed = store.root.is_dir()
+def _store(place: str | Path) -> Finding:
     try:
-        if existed:
+        store = Store(place)
+        root = store.root
+        existed = root is None or root.is_dir()
+        if root is None or existed:
             store.prepare()
-        elif not os.access(_nearest(store.root), os.W_OK):
-            return Finding("store", False, f"{store.root} cannot be made")
+        elif not os.access(_nearest(root), os.W_OK):
+            return Finding("store", False, f"{root} cannot be made")
     except BadInput as problem:
         return Finding("store", False, str(problem))
     artifacts = sum(1 for _ in store.each()) if existed else 0
-    free = shutil.disk_usage(_nearest(store.root)).free / 2**30
-    return Finding("store", True, f"{store.root}: {artifacts} artifacts, {free:.0f} GiB free")
+    seen = f"{store.address}: {artifacts} artifacts"
+    if root is not None:
+        seen += f", {shutil.disk_usage(_nearest(root)).free / 2**30:.0f} GiB free"
+    return Finding("store", True, seen)
 
 
 def _nearest(path: Path) -> Path:

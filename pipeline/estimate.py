@@ -34,6 +34,8 @@ class Estimate:
     chain_s: float
     basis: tuple[str, ...]
     unknown: tuple[NodeKind, ...] = ()
+    by_node: Mapping[str, float] = field(default_factory=dict)
+    """Digest → seconds."""
 
     @property
     def work_s(self) -> float:
@@ -102,8 +104,10 @@ def estimate(
     paces = _Paces(timings, stated, devices)
     seconds: dict[NodeKind, float] = {}
     ends: dict[str, float] = {}
+    by_node: dict[str, float] = {}
     for node in nodes:
         taken = paces.seconds(works[node.digest])
+        by_node[node.digest] = taken
         seconds[node.kind] = seconds.get(node.kind, 0.0) + taken
         begin = max((ends.get(parent.digest, 0.0) for _, parent in node.parents), default=0.0)
         ends[node.digest] = begin + taken
@@ -114,6 +118,7 @@ def estimate(
         chain_s=max(ends.values(), default=0.0),
         basis=tuple(paces.words(name)),
         unknown=tuple(kind for kind in NODE_KINDS if kind in paces.unknown),
+        by_node=by_node,
     )
 
 

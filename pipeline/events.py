@@ -45,6 +45,22 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class Again:
+    """A node that is tried once more: its worker was lost, or it ran out of memory.
+
+    smaller: with half as many images at once.
+    """
+
+    digest: str
+    reason: str
+    smaller: bool = False
+
+
+Result = Done | Failure | Stopped | Again
+"""How an attempt at a node ended."""
+
+
+@dataclass(frozen=True)
 class RunStarted:
     """A run begins that has something to do. `todo` counts nodes by kind."""
 
@@ -67,6 +83,14 @@ class NodeProgress:
 
     digest: str
     progress: Progress
+
+
+@dataclass(frozen=True)
+class NodeRetried:
+    """A node is tried once more, and why."""
+
+    node: Node
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -131,6 +155,7 @@ Event = (
     RunStarted
     | NodeStarted
     | NodeProgress
+    | NodeRetried
     | NodeDone
     | NodeFailed
     | SetAside

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from pipeline.events import Done, Failure, Stopped
+from pipeline.events import Again, Failure, Result
 from pipeline.graph import Node
-from pipeline.settings import Settings
+from pipeline.settings import BATCHED, Settings
 from pipeline.store import Store
 from tasks.progress import Progress
 
@@ -34,11 +34,37 @@ class Executor(Protocol):
     def submit(self, node: Node, *, replace: bool = False) -> None:
         """Take a node; with `replace` its artifact is computed even if it is there."""
 
-    def next(self) -> Done | Failure | Stopped:
-        """Wait for one submitted node to end, in whatever order they do."""
+    def next(self) -> Result:
+        """Wait for an attempt at a submitted node to end, in whatever order they do.
+
+        After Again the node is still submitted.
+        """
 
     def close(self) -> None:
         """Drop what has not begun, stop what has, give resources back."""
+
+
+class Smaller:
+    """With which settings each node runs: what ran out of memory, with half the batch size."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._own: dict[str, Settings] = {}
+
+    def of(self, node: Node) -> Settings:
+        """The settings for a node's next attempt."""
+        return self._own.get(node.digest, self._settings)
+
+    def after(self, node: Node, again: Again) -> Again | Failure:
+        """What follows from having run out of memory: a smaller attempt, or none."""
+        size = self.of(node).of(node.kind).batch_size
+        smaller = self.of(node).smaller(node.kind)
+        if smaller is None:
+            tried = f" with {size} images at once" if node.kind in BATCHED else ""
+            return Failure(node.digest, f"{again.reason}{tried}", again.reason)
+        self._own[node.digest] = smaller
+        size = smaller.of(node.kind).batch_size
+        return Again(node.digest, f"{again.reason}; now {size} images at once", smaller=True)
 
 
 class InlineExecutor:
@@ -51,7 +77,7 @@ class InlineExecutor:
         self, store: Store, settings: Settings, report: Report, *, until: float | None = None
     ) -> None:
         self._store = store
-        self._settings = settings
+        self._settings = Smaller(settings)
         self._report = report
         self._until = until
         self._waiting: deque[tuple[Node, bool]] = deque()
@@ -60,7 +86,7 @@ class InlineExecutor:
         """Put a node at the end of the line."""
         self._waiting.append((node, replace))
 
-    def next(self) -> Done | Failure | Stopped:
+    def next(self) -> Result:
         """Perform the first node in line."""
         from pipeline.work import attempt
 
@@ -69,7 +95,13 @@ class InlineExecutor:
         def tell(progress: Progress) -> None:
             self._report(node.digest, progress)
 
-        return attempt(node, self._store, self._settings, tell, replace=replace, until=self._until)
+        settings = self._settings.of(node)
+        result = attempt(node, self._store, settings, tell, replace=replace, until=self._until)
+        if isinstance(result, Again):
+            result = self._settings.after(node, result)
+        if isinstance(result, Again):
+            self._waiting.appendleft((node, replace))
+        return result
 
     def close(self) -> None:
         """Forget what waits."""

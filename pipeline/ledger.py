@@ -16,9 +16,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from pipeline.problems import writing_to
+from pipeline.ground import Ground
 
 
 def user_name() -> str:
@@ -55,17 +55,16 @@ class Invocation:
 class Ledger:
     """The invocations on a store, oldest first."""
 
-    def __init__(self, root: Path) -> None:
-        self._store = root
-        self._folder = root / "ledger"
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
 
     @cached_property
     def invocations(self) -> list[Invocation]:
         """What can be read of the ledger when it is first asked."""
         found = []
-        for path in sorted(self._folder.glob("*.json")):
+        for key in sorted(entry.key for entry in self._ground.find("ledger/*.json")):
             try:
-                entry = json.loads(path.read_bytes())
+                entry = json.loads(self._ground.read(key))
                 cells = {name: CellEntry(**cell) for name, cell in entry.pop("cells").items()}
                 found.append(Invocation(cells=cells, **entry))
             except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -81,12 +80,13 @@ class Ledger:
                 return entry
         return None
 
-    def write(self, invocation: Invocation) -> Path:
-        """Add an invocation."""
+    def write(self, invocation: Invocation) -> str:
+        """Add an invocation; the key of its file."""
         name = f"{int(invocation.time * 1000):015d}-{uuid.uuid4().hex[:8]}"
-        self._create(self._folder / f"{name}.json", json.dumps(asdict(invocation), indent=1))
+        key = f"ledger/{name}.json"
+        self._create(key, json.dumps(asdict(invocation), indent=1))
         self.__dict__.pop("invocations", None)
-        return self._folder / f"{name}.json"
+        return key
 
     def want(self, digests: Iterable[str]) -> None:
         """Remember that a run that begins now wants these nodes, finished or not.
@@ -95,47 +95,41 @@ class Ledger:
         One file holds each set of nodes, and its time is when a run last wanted them.
         """
         text = "".join(f"{digest}\n" for digest in sorted(digests))
-        path = self._folder / "wanted" / hashlib.sha256(text.encode()).hexdigest()[:32]
+        key = f"ledger/wanted/{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         try:
-            with writing_to(f"store {self._store}"):
-                os.utime(path)
+            self._ground.touch(key)
         except FileNotFoundError:
-            self._create(path, text)
+            self._create(key, text)
 
     def wanted(self, since: float) -> set[str]:
         """Digests of the nodes that runs begun after `since`, Unix time in s, wanted."""
         found: set[str] = set()
-        for path in (self._folder / "wanted").glob("[!.]*"):
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime >= since:
-                    found.update(path.read_text(encoding="ascii").split())
+        for entry in self._ground.find("ledger/wanted/[!.]*"):
+            if entry.changed >= since:
+                with contextlib.suppress(FileNotFoundError):
+                    found.update(self._ground.read(entry.key).decode("ascii").split())
         return found
 
     def logged(self, server: str) -> set[str]:
         """Keys of what a tracking server already has."""
-        return {path.name for path in self._server(server).glob("[!.]*")}
+        found = self._ground.find(f"{_server(server)}/[!.]*")
+        return {PurePosixPath(entry.key).name for entry in found}
 
     def mark_logged(self, server: str, key: str, run_id: str) -> None:
         """Remember that a server has something, and under which run."""
-        self._create(self._server(server) / key, run_id)
+        self._create(f"{_server(server)}/{key}", run_id)
 
     def run_of(self, server: str, key: str) -> str | None:
         """The run under which a server has something."""
         try:
-            return (self._server(server) / key).read_text(encoding="utf-8")
+            return self._ground.read(f"{_server(server)}/{key}").decode()
         except OSError:
             return None
 
-    def _server(self, server: str) -> Path:
-        return self._folder / "logged" / hashlib.sha256(server.encode()).hexdigest()[:16]
-
-    def _create(self, path: Path, text: str) -> None:
+    def _create(self, key: str, text: str) -> None:
         """A file, whole; Unwritable, in one line, where the disk is full or the like."""
-        scratch = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-        with writing_to(f"store {self._store}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                scratch.write_text(text, encoding="utf-8")
-                scratch.replace(path)
-            finally:
-                scratch.unlink(missing_ok=True)
+        self._ground.write(key, text.encode())
+
+
+def _server(server: str) -> str:
+    return f"ledger/logged/{hashlib.sha256(server.encode()).hexdigest()[:16]}"

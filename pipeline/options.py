@@ -23,11 +23,11 @@ _PATH = click.Path(path_type=Path)
 
 store_option = click.option(
     "--store",
-    type=_PATH,
-    default=Path("store"),
+    metavar="FOLDER|s3://BUCKET/PREFIX",
+    default="store",
     show_default=True,
     envvar="PIPELINE_STORE",
-    help="Folder of artifacts.",
+    help="Where artifacts are: a folder, or a bucket, with ?endpoint=URL for any S3 server.",
 )
 mlflow_option = click.option(
     "--mlflow",

@@ -33,7 +33,9 @@ class PaperEntry(Entry):
     """One table of the paper. accuracy: by model, defense and attack."""
 
     title: str
+    """What the table shows."""
     source: str
+    """Where it is printed."""
     accuracy: Mapping[str, Mapping[str, Mapping[str, float | str]]]
 
 

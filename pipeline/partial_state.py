@@ -1,24 +1,28 @@
-"""The last state of an unfinished training, kept so that a killed one goes on. No artifact."""
+"""The last state of an unfinished training, kept so that a killed one goes on. No artifact.
+
+It lies in the store, so that the training goes on wherever the next worker is.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-from pathlib import Path
 
 import safetensors.torch
 
+from pipeline.ground import Ground
 from tasks.train import State
 
 PARTS = ("weights", "optimizer")
 
 
-def load(folder: Path) -> State | None:
-    """The last whole state, or None where there is none that can be read."""
+def load(ground: Ground, digest: str) -> State | None:
+    """The last whole state of a node, or None where there is none that can be read."""
+    folder = f"partial/{digest}"
     try:
-        facts = json.loads((folder / "facts.json").read_bytes())
+        facts = json.loads(ground.read(f"{folder}/facts.json"))
         parts = [
-            safetensors.torch.load_file(folder / f"{part}-{facts['epoch']}.safetensors")
+            safetensors.torch.load(ground.read(f"{folder}/{part}-{facts['epoch']}.safetensors"))
             for part in PARTS
         ]
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
@@ -26,23 +30,20 @@ def load(folder: Path) -> State | None:
     return State(weights=parts[0], optimizer=parts[1], facts=facts)
 
 
-def save(folder: Path, state: State) -> None:
+def save(ground: Ground, digest: str, state: State) -> None:
     """Tensors first, then the facts that name them, each whole; then what they replace goes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = f"partial/{digest}"
     epoch = state.facts["epoch"]
     for part, tensors in zip(PARTS, (state.weights, state.optimizer), strict=True):
-        # not `save_file`, whose errors hide what the system said
-        _replace(folder / f"{part}-{epoch}.safetensors", safetensors.torch.save(tensors))
-    _replace(folder / "facts.json", json.dumps(state.facts).encode())
-    for path in folder.glob("*.safetensors"):
-        if not path.stem.endswith(f"-{epoch}"):
-            path.unlink(missing_ok=True)
+        ground.write(f"{folder}/{part}-{epoch}.safetensors", safetensors.torch.save(tensors))
+    ground.write(f"{folder}/facts.json", json.dumps(state.facts).encode())
+    for entry in list(ground.find(f"{folder}/*.safetensors")):
+        if not entry.key.endswith(f"-{epoch}.safetensors"):
+            with contextlib.suppress(FileNotFoundError):
+                ground.remove(entry.key)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        draft.write_bytes(data)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+def forget(ground: Ground, digest: str) -> None:
+    """Delete what is kept of a node, if anything is."""
+    with contextlib.suppress(FileNotFoundError):
+        ground.remove(f"partial/{digest}")

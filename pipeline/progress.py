@@ -17,6 +17,7 @@ from pipeline.events import (
     CellScored,
     Event,
     NodeFailed,
+    NodeRetried,
     Observer,
     RunFinished,
     RunStarted,
@@ -145,6 +146,8 @@ def lines(event: Event, tally: Tally) -> Iterator[str]:
         case NodeFailed(node=node, failure=failure, cells=cells):
             lost = f"; {counted(len(cells), 'cell')} cannot be scored" if cells else ""
             yield one_line(f"failed: {tally.name(node)}: {failure.reason}{lost}")
+        case NodeRetried(node=node, reason=reason):
+            yield one_line(f"again: {tally.name(node)}: {reason}")
         case SetAside(kind=kind, digest=digest, reason=reason):
             yield one_line(f"set aside: {kind} {digest[:12]}, to be computed again: {reason}")
         case RunFinished():

@@ -12,76 +12,35 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
-from pipeline.events import Done, Failure, Stopped
-from pipeline.executor import Report
+from pipeline.events import Again, Failure, Result
+from pipeline.executor import Report, Smaller
 from pipeline.graph import Node
-from pipeline.own_code import Parcel, pack, unpack
+from pipeline.own_code import pack
 from pipeline.problems import BadInput
+from pipeline.remote import Machine, Mailbox, look, perform_remotely
 from pipeline.settings import Settings
 from pipeline.store import Store
-from tasks.progress import Progress
 
 POLL_S = 1.0
-TELL_S = 1.0
+PAUSE_S = 1.0
+"""Before a node whose worker was lost is tried again; twice as long each time."""
+LONGEST_PAUSE_S = 60.0
+LOOK_S = 300.0
+"""How long all machines together may take to start a worker and look at the store."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's own memory for objects: tensors go through the store, so little is needed."""
 
 
-class Mailbox:
-    """An actor that holds the latest word of every node at work."""
-
-    def __init__(self) -> None:
-        self._latest: dict[str, Progress] = {}
-
-    def put(self, digest: str, progress: Progress) -> None:
-        """Keep how far a node is."""
-        self._latest[digest] = progress
-
-    def drain(self) -> dict[str, Progress]:
-        """What came since the last time."""
-        latest, self._latest = self._latest, {}
-        return latest
-
-
-def perform_remotely(
-    digest: str,
-    parcel: Parcel,
-    store: str,
-    settings: Settings,
-    mailbox: Any,
-    *,
-    replace: bool,
-    until: float | None,
-) -> Done | Failure | Stopped:
-    """What a Ray task does: `work.attempt`, its progress sent to the mailbox now and then.
-
-    parcel: of the node, with code of a user's own. What waited for a worker until the time of
-    the run was up does not begin.
-    """
-    from pipeline.work import attempt
-
-    if until is not None and time.time() >= until:
-        return Stopped(digest)
-    try:
-        node: Node = unpack(parcel)
-    except BadInput as problem:
-        return Failure(digest, str(problem))
-    last = 0.0
-
-    def tell(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= TELL_S:
-            last = time.monotonic()
-            mailbox.put.remote(node.digest, progress)
-
-    return attempt(node, Store(Path(store)), settings, tell, replace=replace, until=until)
-
-
 class RayExecutor:
-    """Runs each node as a Ray task, on a cluster or on a local Ray of its own."""
+    """Runs each node as a Ray task, on a cluster or on a local Ray of its own.
+
+    BadInput where the cluster does not answer, or one of its machines is of no use: it does not
+    see the store, or has other code or libraries.
+    """
 
     def __init__(
         self,
@@ -96,7 +55,9 @@ class RayExecutor:
         _prepare_environment(address)
         self._ray = _ray()
         self._store = store
-        self._settings = settings
+        self._attempts = settings.attempts
+        self._on_gpu = settings.device != "cpu"
+        self._settings = Smaller(settings)
         self._report = report
         self._until = until
         self._code = Path(tempfile.mkdtemp(prefix="pipeline-code-"))
@@ -115,7 +76,7 @@ class RayExecutor:
                 configure_logging=False,
                 **({} if address else own),
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001  Ray raises bare ones, too
             shutil.rmtree(self._code, ignore_errors=True)
             raise _no_answer(address, error) from None
         resources = self._ray.cluster_resources()
@@ -123,8 +84,16 @@ class RayExecutor:
         self._gpus = resources.get("GPU", 0.0)
         self._where = address or "local"
         self._task = self._ray.remote(perform_remotely)
-        self._mailbox = self._ray.remote(Mailbox).options(num_cpus=0).remote()
-        self._running: dict[Any, Node] = {}
+        self._mailbox = self._ray.remote(Mailbox).options(num_cpus=0, max_restarts=-1).remote()
+        self._running: dict[Any, tuple[Node, bool]] = {}
+        self._later: list[tuple[float, Node, bool]] = []
+        self._lost: dict[str, int] = {}
+        if address is not None:
+            try:
+                self._look_at_machines()
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def name(self) -> str:
@@ -139,37 +108,107 @@ class RayExecutor:
 
     def submit(self, node: Node, *, replace: bool = False) -> None:
         """Hand a node to Ray with the resources that its kind asks for."""
-        kind = self._settings.of(node.kind)
+        settings = self._settings.of(node)
+        kind = settings.of(node.kind)
         options = {
             "name": f"{node.kind} {node.digest[:8]}",
             "num_cpus": min(kind.threads, self._cpus),
-            "num_gpus": kind.gpus if self._gpus and self._settings.device != "cpu" else 0,
-            "max_retries": self._settings.attempts - 1,
+            "num_gpus": kind.gpus if self._gpus and self._on_gpu else 0,
+            "scheduling_strategy": "SPREAD",
+            # the executor's own attempts pause in between, and are told of
+            "max_retries": 0,
         }
         reference = self._task.options(**options).remote(
             node.digest,
             pack(node),
-            str(self._store.root),
-            self._settings,
+            self._store.address,
+            settings,
             self._mailbox,
             replace=replace,
             until=self._until,
         )
-        self._running[reference] = node
+        self._running[reference] = (node, replace)
 
-    def next(self) -> Done | Failure | Stopped:
+    def next(self) -> Result:
         """Wait for one task, telling meanwhile how far the others are."""
         while True:
+            self._submit_due()
+            if not self._running:
+                time.sleep(POLL_S / 10)
+                continue
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
             self._tell()
             if ready:
-                node = self._running.pop(ready[0])
-                try:
-                    result: Done | Failure | Stopped = self._ray.get(ready[0])
-                except self._ray.exceptions.RayError as error:
-                    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                    return Failure(node.digest, reason, str(error))
+                node, replace = self._running.pop(ready[0])
+                result = self._result(ready[0], node)
+                if isinstance(result, Again) and result.smaller:
+                    result = self._settings.after(node, result)
+                if isinstance(result, Again):
+                    pause = 0.0 if result.smaller else self._pause(node)
+                    self._later.append((time.monotonic() + pause, node, replace))
                 return result
+
+    def _result(self, reference: Any, node: Node) -> Result:
+        """What a task returned, or what became of it."""
+        errors = self._ray.exceptions
+        try:
+            result: Result = self._ray.get(reference)
+        except errors.OutOfMemoryError:
+            return Again(node.digest, "its machine ran out of memory", smaller=True)
+        except errors.RayTaskError as error:
+            return Failure(node.digest, _one_line(error), str(error))
+        except errors.RayError as error:
+            self._lost[node.digest] = lost = self._lost.get(node.digest, 0) + 1
+            reason = f"its worker was lost ({type(error).__name__})"
+            if lost >= self._attempts:
+                return Failure(node.digest, f"{reason}, {lost} times", str(error))
+            return Again(node.digest, reason)
+        return result
+
+    def _pause(self, node: Node) -> float:
+        return min(PAUSE_S * 2.0 ** (self._lost[node.digest] - 1), LONGEST_PAUSE_S)
+
+    def _submit_due(self) -> None:
+        due = [entry for entry in self._later if entry[0] <= time.monotonic()]
+        for entry in due:
+            self._later.remove(entry)
+            self.submit(entry[1], replace=entry[2])
+
+    def _look_at_machines(self) -> None:
+        """BadInput, naming the machine, where one sees no store or has other code."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        key, token = f"scratch/token-{uuid.uuid4().hex}", uuid.uuid4().bytes
+        self._store.ground.write(key, token)
+        here = look(self._store.address, key, token)
+        task = self._ray.remote(look)
+        names = {}
+        for machine in self._ray.nodes():
+            if machine["Alive"]:
+                there = NodeAffinitySchedulingStrategy(machine["NodeID"], soft=False)
+                options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+                reference = task.options(**options).remote(self._store.address, key, token)
+                names[reference] = f"{machine['NodeManagerHostname']} ({machine['NodeName']})"
+        try:
+            ready, _ = self._ray.wait(list(names), num_returns=len(names), timeout=LOOK_S)
+            for reference, name in names.items():
+                if reference not in ready:
+                    raise BadInput(f"machine {name} does not answer within {LOOK_S:.0f} s")
+                self._check(name, reference, here)
+        finally:
+            self._store.ground.remove(key)
+
+    def _check(self, name: str, reference: Any, here: Machine) -> None:
+        try:
+            there: Machine = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            raise BadInput(f"machine {name} cannot run this program: {_one_line(error)}") from None
+        if there.blind is not None:
+            raise BadInput(
+                f"machine {name} does not see the store {self._store.address}: {there.blind}"
+            )
+        if (difference := here.differs(there)) is not None:
+            raise BadInput(f"machine {name} {difference}")
 
     def _tell(self) -> None:
         try:
@@ -184,6 +223,7 @@ class RayExecutor:
         for reference in self._running:
             self._ray.cancel(reference, force=True)
         self._running.clear()
+        self._later.clear()
         self._ray.shutdown()
         shutil.rmtree(self._code, ignore_errors=True)
 
@@ -194,7 +234,7 @@ def cluster_summary(address: str) -> str:
     ray = _ray()
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001  Ray raises bare ones, too
         raise _no_answer(address, error) from None
     resources = ray.cluster_resources()
     nodes = len(ray.nodes())
@@ -212,6 +252,12 @@ def _ray() -> Any:
     return ray
 
 
+def _one_line(error: Exception) -> str:
+    """The last of what an error says: of a remote one the cause, below its traceback."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {said[-1] if said else 'no message'}"[:300]
+
+
 def _no_answer(address: str | None, error: Exception) -> BadInput:
     reason = " ".join(str(error).split()) or type(error).__name__
     where = f"at {address}" if address else "on this machine"
@@ -222,11 +268,16 @@ def _prepare_environment(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # else a driver started by uv makes every worker build an environment of its own
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # a driver that is itself a job of the cluster hands on its own copy of the code
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     token = os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / ".ray" / "auth_token").exists()
     if address and token:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if not address:
+        # else the servers of Ray listen on all of a machine's addresses; on the systems that the
+        # variable is named for, Ray alone would do this
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # a local cluster's own token concerns nobody, and its notice would open every run
         name = "ray._private.authentication.authentication_token_setup"
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shlex
 import sys
 import time
@@ -15,6 +16,7 @@ from pipeline.events import Observers, RunFinished
 from pipeline.problems import BadInput, Unwritable
 from pipeline.report_view import Scores
 from pipeline.session import Session, program_version
+from pipeline.stopping import STOPPED, stopping
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
@@ -31,6 +33,16 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
 
     again: words that a command which retries what failed needs besides the grid and its cells.
     """
+
+    def say(line: str) -> None:
+        # not through the console, whose lock may be held where the signal came
+        os.write(sys.stderr.fileno(), f"{line}\n".encode())
+
+    with stopping(say):
+        return _run_grid(session, options, again)
+
+
+def _run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str]) -> int:
     from rich.console import Console
 
     from pipeline.progress import make_progress
@@ -120,6 +132,7 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
         command=["pipeline", *sys.argv[1:]],
         version=program_version(),
         system_metrics=system_metrics,
+        verdicts=session.verdicts if session.cards else dict,
     )
 
 
@@ -141,24 +154,21 @@ def report_grid(
     """
     from rich.console import Console
 
-    from pipeline.cards import Cards
-    from pipeline.per_image import stored_answers
     from pipeline.report_paper import references_of
     from pipeline.report_pictures import Artifacts
     from pipeline.report_terminal import render_terminal
     from pipeline.tracking_results import Results
     from pipeline.tracking_server import shown
 
-    facts = session.facts()
-    per_image = stored_answers(session.store, session.scores)
+    cards = session.examined()
     scores = Scores(
-        facts=facts,
+        facts=cards.facts,
         missing=finished.missing if finished is not None else {},
         digests={name: node.digest for name, node in session.scores.items()},
         published=references_of(session.grid, session.catalogue),
         by_class=session.test_images_by_class(),
-        per_image=per_image,
-        cards=Cards(session.grid, session.cards, session.store, facts, per_image).all(),
+        per_image=cards.per_image,
+        cards=cards.all(),
     )
     artifacts = Artifacts(session.store, session.scores)
     page = None
@@ -229,7 +239,7 @@ def _closing_words(
         line(f"again   {shlex.join([*words, *again])}")
     if page is not None:
         line(f"report  {page}")
-    line(f"store   {session.store.root}")
+    line(f"store   {session.store.address}")
     line(f"MLflow  {server}")
 
 
@@ -244,7 +254,7 @@ def _by_reason(finished: RunFinished) -> dict[str, list[str]]:
 
 def _exit_code(finished: RunFinished, problems: Iterable[int]) -> int:
     if finished.interrupted:
-        return 130
+        return STOPPED
     if finished.missing or finished.without_card:
         return 1
     return min(problems, default=0)

@@ -21,11 +21,13 @@ from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 
 from pipeline.events import (
+    Again,
     CellScored,
     Done,
     Failure,
     NodeDone,
     NodeFailed,
+    NodeRetried,
     NodeStarted,
     Observers,
     RunFinished,
@@ -55,7 +57,8 @@ class Run:
     """One walk over a grid's graph.
 
     start_executor is called when there is work for it; start_local when files of the user's
-    have to be read first. `scores` maps a cell's name to its score node; `cards` are computed
+    have to be read first. cluster_first: start it before even these are read, since it may turn
+    out to be of no use. `scores` maps a cell's name to its score node; `cards` are computed
     after them. until: Unix time, s,
     to stop at in order; each run begins one node at least, so that runs in pieces end.
     """
@@ -70,6 +73,7 @@ class Run:
     start_local: Callable[[], Executor]
     cards: Collection[Node] = ()
     forced: Collection[str] = ()
+    cluster_first: bool = False
     until: float | None = None
     computed: Counter[str] = field(default_factory=Counter)
     unchanged: set[str] = field(default_factory=set)
@@ -115,6 +119,8 @@ class Run:
             if not first and self._time_is_up():
                 raise TimeUp
             if first:
+                if self.cluster_first:
+                    self._executor = self.start_executor()
                 done = self._ingest(plan, left)
                 self._announce(plan)
                 for result in done:
@@ -132,6 +138,8 @@ class Run:
                 local = self._local = self._local or self.start_local()
                 local.submit(node, replace=self._replaces(node, forced))
                 result = local.next()
+                while isinstance(result, Again):
+                    result = local.next()
                 if isinstance(result, Failure):
                     if result.fatal:
                         raise Unwritable(result.reason)
@@ -153,7 +161,7 @@ class Run:
         return node.digest in forced or self.store.record(node.kind, node.digest) is not None
 
     def _announce(self, plan: Plan) -> None:
-        self._executor = self.start_executor()
+        self._executor = self._executor or self.start_executor()
         todo = plan.by_kind(self.graph)
         self.observers.notify(RunStarted(self.grid, todo, plan.stored, self._executor.name))
 
@@ -183,6 +191,9 @@ class Run:
                 return forced & ended
             executor = next(iter(running.values()))
             result = executor.next()
+            if isinstance(result, Again):
+                self.observers.notify(NodeRetried(self.graph[result.digest], result.reason))
+                continue
             running.pop(result.digest)
             ended.add(result.digest)
             if isinstance(result, Done):

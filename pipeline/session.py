@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.card_nodes import CardSize, card_nodes
@@ -30,6 +31,9 @@ from pipeline.settings import Settings, read_settings
 from pipeline.store import Damaged, Record, Store
 from tasks.libraries import absent
 from tasks.specs import Kind
+
+if TYPE_CHECKING:
+    from pipeline.cards import Cards
 
 TASKS = {
     "dataset": ("tasks.data",),
@@ -65,7 +69,7 @@ class Session:
     """Why a run could not be written into the ledger."""
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.store.root)
+        self.ledger = Ledger(self.store.ground)
 
     @cached_property
     def _made(self) -> tuple[Graph, dict[str, Node], dict[str, Node]]:
@@ -93,6 +97,19 @@ class Session:
     def cards(self) -> dict[str, Node]:
         """The integrity card of each cell that has one; see `card_nodes`."""
         return self._made[2]
+
+    def examined(self) -> Cards:
+        """The integrity cards of the grid's cells as the store holds them now."""
+        from pipeline.cards import Cards
+        from pipeline.per_image import stored_answers
+
+        answers = stored_answers(self.store, self.scores)
+        return Cards(self.grid, self.cards, self.store, self.facts(), answers)
+
+    def verdicts(self) -> dict[str, str]:
+        """What the cards of cells say, by the cells' names, of models that were examined."""
+        found = {name: card.verdict for name, card in self.examined().all().items()}
+        return {name: verdict for name, verdict in found.items() if verdict != "skipped"}
 
     @property
     def chosen_cards(self) -> list[Node]:
@@ -227,6 +244,7 @@ class Session:
             start_executor=start,
             start_local=local,
             forced=forced,
+            cluster_first=address is not None,
             until=until,
         )
         self.ledger.want(node.digest for node in Graph(self.leaves))
@@ -249,7 +267,7 @@ class Session:
 def open_session(
     grid: str,
     *,
-    store: Path,
+    store: Path | str,
     configs: Sequence[Path] = (),
     only: Sequence[str] = (),
     overrides: Overrides | None = None,

@@ -19,6 +19,12 @@ from pipeline.yaml_files import read_yaml
 Device = Literal["auto", "cpu", "cuda"]
 
 
+BATCHED: tuple[NodeKind, ...] = ("craft", "select", "defend", "card")
+"""Kinds whose batch size is free: that of a training is part of its recipe."""
+SMALLEST_BATCH = 8
+"""Where so few images at once do not fit, fewer would not either."""
+
+
 class KindSettings(Entry):
     """How the nodes of one kind run.
 
@@ -35,17 +41,27 @@ class Settings(Entry):
     """Settings by kind of node.
 
     device: `auto` takes a GPU where a worker has one. attempts: how often a node is tried whose
-    worker died. deterministic: bit-equal results on a GPU, at a cost.
+    worker is lost, with a pause that doubles each time. deterministic: bit-equal results on a
+    GPU, at a cost.
     """
 
     device: Device = "auto"
     attempts: Annotated[int, Field(ge=1)] = 3
     deterministic: bool = False
     kinds: dict[str, KindSettings] = Field(default_factory=dict)
+    """By kind of node: dataset, train, checkpoint, craft, select, defend, score and so on."""
 
     def of(self, kind: NodeKind) -> KindSettings:
         """The settings of one kind of node."""
         return self.kinds.get(kind, KindSettings())
+
+    def smaller(self, kind: NodeKind) -> Settings | None:
+        """With half the batch size for one kind; None where that cannot be, or would not help."""
+        size = self.of(kind).batch_size // 2
+        if kind not in BATCHED or size < SMALLEST_BATCH:
+            return None
+        changed = self.of(kind).model_copy(update={"batch_size": size})
+        return self.model_copy(update={"kinds": {**self.kinds, kind: changed}})
 
 
 def read_settings(path: Path) -> Settings:

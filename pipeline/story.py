@@ -5,11 +5,9 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from pipeline.cards import Cards
 from pipeline.explain import why
 from pipeline.graph import Graph
 from pipeline.grid import Cell
-from pipeline.per_image import stored_answers
 from pipeline.planning import Look
 from pipeline.session import Session
 from pipeline.store import Record
@@ -42,10 +40,7 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
         "model": cell.model_spec.model_dump(mode="json"),
         "dataset": cell.dataset_spec.model_dump(mode="json"),
     }
-    per_image = stored_answers(session.store, session.scores)
-    card = Cards(session.grid, session.cards, session.store, session.facts(), per_image).of(
-        cell.name
-    )
+    card = session.examined().of(cell.name)
     if card is not None:
         told["card"] = {
             "verdict": card.verdict,
@@ -64,10 +59,9 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
         found = session.store.known(ancestor.kind, ancestor.digest)
         entry: dict[str, object] = {"kind": ancestor.kind, "digest": ancestor.digest}
         if found is not None:
-            here = session.store.folder(ancestor.kind, ancestor.digest)
-            folder = here if here.is_dir() else "in another store"
+            folder = session.store.whereabouts(found) or "in another store"
             how = {key: value for key, value in found.how.items() if key != "versions"}
-            entry |= {"folder": str(folder), "content": found.content, **how}
+            entry |= {"folder": folder, "content": found.content, **how}
         else:
             entry["state"] = "not in the store"
         artifacts.append(entry)

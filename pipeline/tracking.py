@@ -34,7 +34,7 @@ class Tracker:
     """An observer that logs to one server.
 
     scores: the score node of every cell of the grid, whether it is computed now or not;
-    system_metrics: whether this machine is watched while it logs.
+    system_metrics: whether this machine is watched while it logs; verdicts: see `Results`.
     `problem`, after `finish`: None, or one line that says what was not logged.
     """
 
@@ -49,11 +49,12 @@ class Tracker:
         command: Sequence[str],
         version: str,
         system_metrics: bool = False,
+        verdicts: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.problem: str | None = None
         self._uri = uri
         self._address = shown(uri)
-        self._results = Results(grid, scores, store, ledger, self._address)
+        self._results = Results(grid, scores, store, ledger, self._address, verdicts)
         self._tags = {"command": shlex.join(command), "version": version, "executor": "none"}
         self._began = time.time()
         self._computed: Counter[str] = Counter()
@@ -85,7 +86,8 @@ class Tracker:
 
     def owes(self) -> bool:
         """Whether the store holds results of this grid that the server was not told of."""
-        return bool(self._results.owed() or self._results.unregistered())
+        results = self._results
+        return bool(results.owed() or results.unregistered() or results.untagged())
 
     def settle(self) -> None:
         """Log the results that are owed by now, and wait for that: their runs are then known."""
@@ -187,6 +189,9 @@ class Tracker:
         self._check()
         server = self._open()
         self._log_owed()
+        for tagged in self._results.untagged():
+            server.tag(tagged.run_id, "card", tagged.verdict)
+            self._results.mark_tagged(tagged)
         self._register(server)
         scored = {name: record.facts for name, record in self._results.standing().items()}
         names = metric_names("accuracy", self._results.scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,10 +28,20 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Tagged:
+    """What an integrity card says of the cell of a run. `key` names that on any server."""
+
+    key: str
+    run_id: str
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Results:
     """The scores and trainings of a grid, as the store holds them.
 
-    server: the address that the ledger knows it by. scores: the score node of every cell.
+    server: the address that the ledger knows it by. scores: the score node of every cell;
+    verdicts: gives what the integrity cards of cells say, by the cells' names.
     """
 
     grid: Grid
@@ -39,6 +49,7 @@ class Results:
     store: Store
     ledger: Ledger
     server: str
+    verdicts: Callable[[], Mapping[str, str]] = dict
 
     @cached_property
     def _graph(self) -> Graph:
@@ -107,6 +118,27 @@ class Results:
         """Remember that the server has a network, or that it cannot have it."""
         key = f"{train_key(trained.record)}-model"
         self.ledger.mark_logged(self.server, key, trained.run_id)
+
+    def untagged(self) -> list[Tagged]:
+        """What the cards of cells say, where the server has the cell's run and not yet that."""
+        verdicts = self.verdicts()
+        if not verdicts:
+            return []
+        logged = self.ledger.logged(self.server)
+        found = []
+        for name, record in self.standing().items():
+            key = score_key(self._cells[name], record)
+            run_id = self.ledger.run_of(self.server, key)
+            if run_id is None or name not in verdicts:
+                continue
+            tagged = Tagged(f"{key}-card-{verdicts[name]}", run_id, verdicts[name])
+            if tagged.key not in logged:
+                found.append(tagged)
+        return found
+
+    def mark_tagged(self, tagged: Tagged) -> None:
+        """Remember that the server was told what a card says."""
+        self.ledger.mark_logged(self.server, tagged.key, tagged.run_id)
 
     def links(self, uri: str) -> dict[str, str]:
         """Cell's name → the page of its run, of the cells that a web server was told of."""

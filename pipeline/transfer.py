@@ -20,7 +20,7 @@ from pipeline.problems import BadInput
 from pipeline.session import Session, program_version
 from pipeline.store import Damaged, Record, Store
 
-WHOLE = frozenset({"train", "checkpoint", "score"})
+WHOLE = frozenset({"train", "checkpoint", "score", "card"})
 """Kinds that go with their files even without the tensors."""
 
 
@@ -65,7 +65,7 @@ def export_results(session: Session, path: Path, *, tensors: bool) -> Counter[st
     whole = Counter(record.kind for record, complete in records if complete)
     if not whole:
         raise BadInput(
-            f"nothing to export: store {session.store.root} holds no result of these cells"
+            f"nothing to export: store {session.store.address} holds no result of these cells"
         )
     scores = {record.digest for record, _ in records if record.kind == "score"}
     cells = {name: node.digest for name, node in session.chosen.items() if node.digest in scores}
@@ -79,8 +79,7 @@ def export_results(session: Session, path: Path, *, tensors: bool) -> Counter[st
             locate=session.store.path,
         )
     except Damaged as damaged:
-        folder = session.store.folder(damaged.kind, damaged.digest)
-        raise BadInput(f"{damaged}; delete {folder} and run again") from None
+        raise BadInput(f"{damaged}; `pipeline verify --set-aside`, then run again") from None
     return whole
 
 
@@ -96,7 +95,7 @@ def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
             _take_in(store, bundle, arrivals, replace=replace)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise BadInput(f"store {store.root}: cannot be written to: {reason}") from None
+            raise BadInput(f"store {store.address}: cannot be written to: {reason}") from None
         arrivals.outdated = _outdated(store, bundle.records)
         if arrivals.added:
             _note(store, bundle, path)
@@ -106,7 +105,7 @@ def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
 def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool]]:
     """What is known of the chosen cells' artifacts, parents first, and whether it goes whole."""
     look = Look(session.store)
-    for node in Graph(session.chosen.values()):
+    for node in Graph(session.leaves):
         if look.why_absent(node, session.graph) is None:
             record = look.record(node.kind, node.digest)
             assert isinstance(record, Record)
@@ -174,7 +173,7 @@ def _note(store: Store, bundle: Bundle, path: Path) -> None:
         for name, digest in manifest.cells.items()
         if digest in records
     }
-    Ledger(store.root).write(
+    Ledger(store.ground).write(
         Invocation(
             grid=manifest.grid,
             command=["pipeline", "import", str(path)],

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline import arrow
 from pipeline.problems import BadInput
@@ -14,12 +13,12 @@ from pipeline.store import Store
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with one artifact, and where it was moved to, if it was."""
+    """What is wrong with one artifact, and the key that it was moved to, if it was."""
 
     kind: str
     digest: str
     reason: str
-    aside: Path | None = None
+    aside: str | None = None
 
 
 @dataclass
@@ -39,21 +38,21 @@ def verify(
     set_aside: move damaged ones out of the way, so that a run computes them again. tell: called
     with how many artifacts are done and how many there are. BadInput where there is no store.
     """
-    if not store.root.is_dir():
-        raise BadInput(f"store {store.root}: no such folder")
+    store.ground.check()
     found = Verified()
     # a store of its own, which has not yet trusted any file
-    fresh = Store(store.root)
-    metas = sorted(store.root.glob(f"*/??/*/{META}"))
+    fresh = Store(store.ground)
+    metas = sorted(entry.key for entry in store.ground.find(f"*/??/*/{META}"))
     for count, meta in enumerate(metas, start=1):
-        kind, digest = meta.parts[-4], meta.parts[-2]
+        folder = meta.removesuffix(f"/{META}")
+        kind, _, digest = folder.split("/")
         try:
-            size = _check(fresh, meta.parent, kind, digest)
+            size = _check(fresh, folder, kind, digest)
         except (Damaged, BadInput) as problem:
             reason = problem.reason if isinstance(problem, Damaged) else str(problem)
-            if not meta.exists():
+            if not _there(store, meta):
                 continue  # another driver took it away meanwhile
-            aside = store.set_aside(kind, digest, meta.parent) if set_aside else None
+            aside = store.set_aside(kind, digest, folder) if set_aside else None
             found.damages.append(Damage(kind, digest, reason, aside))
         else:
             found.sound += size is not None
@@ -63,32 +62,38 @@ def verify(
     return found
 
 
-def _check(store: Store, folder: Path, kind: str, digest: str) -> int | None:
+def _there(store: Store, key: str) -> bool:
+    return any(entry.key == key for entry in store.ground.find(key))
+
+
+def _check(store: Store, folder: str, kind: str, digest: str) -> int | None:
     """The size of a sound artifact, bytes, None where it is gone; Damaged otherwise."""
-    if folder.parent.name != digest[:2]:
-        raise Damaged(kind, digest, f"lies in the folder {folder.parent.name}, where nobody looks")
+    middle = folder.split("/")[1]
+    if middle != digest[:2]:
+        raise Damaged(kind, digest, f"lies in the folder {middle}, where nobody looks")
     record = store.record(kind, digest)
     if record is None:
         return None
     if record.content != content_of(record.files):
         raise _damaged(record, f"{META} names other files than those of its own checksum")
-    size = sum(_check_file(store, record, folder, name) for name in record.files)
-    return size + (folder / META).stat().st_size
+    sizes = {entry.key: entry.size_bytes for entry in store.ground.find(f"{folder}/*")}
+    size = sum(_check_file(store, record, folder, name, sizes) for name in record.files)
+    return size + sizes.get(f"{folder}/{META}", 0)
 
 
-def _check_file(store: Store, record: Record, folder: Path, name: str) -> int:
+def _check_file(
+    store: Store, record: Record, folder: str, name: str, sizes: Mapping[str, int]
+) -> int:
     entry = record.files[name]
-    place = folder / str(entry["file"])
-    if place.parent != folder:
-        raise _damaged(record, f"{META} names a file outside its folder: {entry['file']}")
-    try:
-        size = place.stat().st_size
-    except OSError:
-        size = None  # the store says it better
+    file = str(entry["file"])
+    if "/" in file or file in {"", ".", ".."}:
+        raise _damaged(record, f"{META} names a file outside its folder: {file}")
+    size = sizes.get(f"{folder}/{file}")
+    # what is missing, the store says better
     if size is not None and size != entry.get("bytes", size):
-        said = f"{place.name} has {size:,} bytes, its record says {entry['bytes']:,}"
+        said = f"{file} has {size:,} bytes, its record says {entry['bytes']:,}"
         raise _damaged(record, said)
-    path = store.path(record, name)
+    path = store.path(record, name, fresh=True)
     if path.suffix == ".arrow":
         try:
             arrow.read_arrays(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,9 +18,9 @@ import torch
 from torch import Tensor
 
 from pipeline import __version__, arrow, partial_state, sources
-from pipeline.desk import Desk, candidates_of, untrained
+from pipeline.desk import Desk, candidates_of, forget, untrained
 from pipeline.devices import cpu_name
-from pipeline.events import Done, Failure, Stopped
+from pipeline.events import Again, Done, Failure, Result, Stopped
 from pipeline.graph import Node
 from pipeline.hashing import own_digests, parts_of
 from pipeline.own_code import line_of, module_of, placed
@@ -63,12 +62,14 @@ EXPECTED = (
 FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
 """What a part is called, by its base class."""
 PROGRAM = "test-time-defense-bench"
+NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""What torch's error says when a CPU's memory is full; a GPU's has a class of its own."""
 TIMINGS = ("seconds", "images_per_second")
 VERSIONS = ("torch", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
-class Result:
+class Made:
     """Files to write and facts to record."""
 
     files: Mapping[str, Writer]
@@ -87,10 +88,11 @@ def attempt(
     *,
     replace: bool = False,
     until: float | None = None,
-) -> Done | Failure | Stopped:
+) -> Result:
     """Perform a node; whatever goes wrong becomes a Failure that names it in one line.
 
-    until: Unix time, s, after which training stops at the end of an epoch.
+    until: Unix time, s, after which training stops at the end of an epoch. Out of memory is
+    worth another, smaller attempt.
     """
     try:
         return perform(node, store, settings, tell, replace=replace, until=until)
@@ -101,6 +103,11 @@ def attempt(
     except Unwritable as error:
         return Failure(node.digest, str(error), traceback.format_exc(), fatal=True)
     except Exception as error:  # noqa: BLE001  one node's failure must not end the others
+        if _is_no_memory(error):
+            forget()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return Again(node.digest, "out of memory", smaller=True)
         line = " ".join(str(error).split()) or "no message"
         reason = placed(error, line) if isinstance(error, EXPECTED) else line_of(error)
         return Failure(node.digest, _named(node.spec, error) + reason, traceback.format_exc())
@@ -124,6 +131,12 @@ def _named(spec: Spec, error: Exception) -> str:
         if isinstance(part, Attack) and (part.source_digest or part.library):
             return name
     return ""
+
+
+def _is_no_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def perform(
@@ -169,7 +182,8 @@ def perform(
     if replace:
         store.set_aside(node.kind, node.digest)
     record = store.put(node, result.files, lineage=lineage, facts=result.facts, how=how)
-    shutil.rmtree(store.partial(node.digest), ignore_errors=True)
+    if node.kind == "train":
+        partial_state.forget(store.ground, node.digest)
     return Done(
         node.digest, record.content, record.facts, record.how, unchanged=record.content == before
     )
@@ -183,7 +197,7 @@ def _content(store: Store, node: Node) -> str | None:
     return record.content if record else None
 
 
-def _dataset(desk: Desk) -> Result:
+def _dataset(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, DatasetSpec)
     splits = sources.read(spec, dict(desk.node.files))
@@ -201,18 +215,17 @@ def _dataset(desk: Desk) -> Result:
         "test_images": len(splits.test),
         "test_images_by_class": splits.test.labels.bincount(minlength=spec.classes).tolist(),
     }
-    return Result(files, facts)
+    return Made(files, facts)
 
 
-def _train(desk: Desk) -> Result:
+def _train(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, TrainSpec)
     images = desk.splits(desk.node.parent("dataset")).train
-    folder = desk.store.partial(desk.node.digest)
-    state = begun = partial_state.load(folder)
+    ground, digest = desk.store.ground, desk.node.digest
+    state = begun = partial_state.load(ground, digest)
     for state in train(images, spec, device=desk.device, tell=desk.tell, state=begun):
-        with desk.store.writing():
-            partial_state.save(folder, state)
+        partial_state.save(ground, digest, state)
         late = desk.until is not None and time.time() >= desk.until
         if late and state.facts["epoch"] < spec.recipe.epochs:
             raise TimeUp
@@ -225,10 +238,10 @@ def _train(desk: Desk) -> Result:
         "weights.safetensors": partial(_write_weights, state.weights),
         "history.json": partial(_write_json, history),
     }
-    return Result(files, {**history[-1], "epochs": len(history), "timings": timings})
+    return Made(files, {**history[-1], "epochs": len(history), "timings": timings})
 
 
-def _checkpoint(desk: Desk) -> Result:
+def _checkpoint(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, CheckpointSpec)
     files = dict(desk.node.files)
@@ -250,7 +263,7 @@ def _checkpoint(desk: Desk) -> Result:
         spec.network.check(module, shape.channels, shape.side, shape.classes)
     facts = {"weights": sum(weight.numel() for weight in weights.values())}
     writers["weights.safetensors"] = partial(_write_weights, weights)
-    return Result(writers, facts)
+    return Made(writers, facts)
 
 
 def _download(url: str, path: Path, sha256: str) -> None:
@@ -267,7 +280,7 @@ def _download(url: str, path: Path, sha256: str) -> None:
         ) from None
 
 
-def _craft(desk: Desk) -> Result:
+def _craft(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, CraftSpec)
     test = desk.splits(desk.node.parent("dataset")).test
@@ -284,13 +297,13 @@ def _craft(desk: Desk) -> Result:
     )
     check_crafted(crafted, images, spec)
     change = (crafted.pixels - as_float(images.pixels)).abs().amax().item()
-    return Result(
+    return Made(
         {"examples.arrow": _tensors(desk, vars(crafted))},
         {"images": len(crafted), "largest_change": 255 * change},
     )
 
 
-def _select(desk: Desk) -> Result:
+def _select(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, SelectSpec)
     test = desk.splits(desk.node.parent("dataset")).test
@@ -313,22 +326,22 @@ def _select(desk: Desk) -> Result:
         "examples.arrow": _tensors(desk, vars(chosen.crafted)),
         "choice.arrow": _tensors(desk, {"choice": chosen.choice, "failures": chosen.failures}),
     }
-    return Result(files, {"images": len(images), "candidates": facts})
+    return Made(files, {"images": len(images), "candidates": facts})
 
 
-def _defend(desk: Desk) -> Result:
+def _defend(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, DefendSpec)
     crafted = desk.examples(desk.node.parent("examples"), spec.shard)
     context = desk.context(spec.precision)
     outcomes = defend(crafted, context, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
-    return Result(
+    return Made(
         {"outcomes.arrow": _tensors(desk, vars(outcomes))},
         {"images": len(crafted), "redraws": spec.redraws},
     )
 
 
-def _card(desk: Desk) -> Result:
+def _card(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, CardSpec)
     images = desk.splits(desk.node.parent("dataset")).test[: spec.images]
@@ -337,10 +350,10 @@ def _card(desk: Desk) -> Result:
     findings = card(images, context, spec, batch_size=size, tell=desk.tell)
     facts = [finding.model_dump(mode="json") for finding in findings]
     files: dict[str, Writer] = {"card.json": partial(_write_json, facts)}
-    return Result(files, {"verdict": overall(findings), "findings": facts, "images": len(images)})
+    return Made(files, {"verdict": overall(findings), "findings": facts, "images": len(images)})
 
 
-def _score(desk: Desk) -> Result:
+def _score(desk: Desk) -> Made:
     assert isinstance(desk.node.spec, ScoreSpec)
     parents = [parent for _, parent in desk.node.parents]
     outcomes = joined([desk.outcomes(parent) for parent in parents])
@@ -360,10 +373,10 @@ def _score(desk: Desk) -> Result:
         "per_image.arrow": _tensors(desk, columns),
         "score.json": partial(_write_json, facts),
     }
-    return Result(files, facts | cost)
+    return Made(files, facts | cost)
 
 
-_PERFORM: dict[str, Callable[[Desk], Result]] = {
+_PERFORM: dict[str, Callable[[Desk], Made]] = {
     "dataset": _dataset,
     "train": _train,
     "checkpoint": _checkpoint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -68,8 +69,12 @@ def found(
     fails: bool = False,
     warns: bool = False,
 ) -> Finding:
-    """A finding that fails, or else warns, or else passes."""
+    """A finding that fails, or else warns, or else passes.
+
+    What could not be measured, and so is no finite number, is left out.
+    """
     verdict: Verdict = "fail" if fails else "warn" if warns else "pass"
+    measured = {name: value for name, value in measured.items() if math.isfinite(value)}
     return Finding(check=check, verdict=verdict, measured=measured, words=words)
 
 

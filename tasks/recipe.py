@@ -25,6 +25,7 @@ class InnerAttack(Spec):
     epsilon: NonNegative | None = None
     step_size: Positive | None = None
     steps: Count = 10
+    """Of the attack."""
     label: Literal["true", "predicted"] = "true"
 
     def resolved(self, problem: Problem) -> Self:
@@ -56,19 +57,31 @@ class Recipe(Spec):
     version: ClassVar[int] = 1
     method: Literal["mixup", "iat"] = "mixup"
     epochs: Count = 200
+    """How often each training image is seen."""
     batch_size: Count = 64
+    """Images in a step; it changes results."""
     learning_rate: Positive | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of stochastic gradient descent."""
     nesterov: bool = False
+    """Nesterov's form of it."""
     weight_decay: NonNegative = 0.0
+    """Of stochastic gradient descent."""
     schedule: Literal["steps", "one-cycle"] = "steps"
+    """How the learning rate goes, see above."""
     milestones: Annotated[tuple[Count, ...], Field(strict=False)] = (100, 150)
+    """Epochs after which the rate is multiplied by `decay`, under `steps`."""
     decay: Fraction = 0.1
+    """What the rate is multiplied by, under `steps`."""
     mixup_alpha: Positive = 1.0
     crop_padding_px: Annotated[int, Field(ge=0)] = 4
+    """Zeros around an image before a random crop, in pixels; 0 crops nothing."""
     flip: bool = True
+    """Mirror half of the images."""
     inner: InnerAttack | None = None
+    """The attack inside interpolated adversarial training."""
     precision: Precision = "float32"
+    """Of the arithmetic of training."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -283,7 +283,7 @@ def test_it_agrees_with_the_toolbox_on_a_public_resnet(epsilon, monkeypatch):
     weights = SHARED / "models/cifar10-resnet20-12fca82f.th"
     if not weights.is_file():
         pytest.skip("the public ResNet-20 is not in ../shared/models")
-    pixels, labels = cifar10_images(200)
+    pixels, labels = cifar10_images(500)
     module = ResNet20().build(3, 32, 10)
     load_weights(module, weights_from_bytes(weights.read_bytes(), "module."))
     network = Frozen(module, classes=10).module

@@ -15,7 +15,7 @@ from pipeline.collect import DAY_S, Item, collectable, remove
 from pipeline.graph import Node
 from pipeline.ledger import CellEntry, Invocation, Ledger
 from pipeline.problems import BadInput
-from pipeline.store import Store
+from pipeline.store import Store, folder_of
 from tasks.specs import Shard
 
 MODEL = Node("train", Shard(start=0, stop=1))
@@ -48,12 +48,12 @@ def asked(store: Store, node: Node, *, days_ago: float, user: str = "somebody") 
         time=LATER - days_ago * DAY_S,
         user=user,
     )
-    Ledger(store.root).write(invocation)
+    Ledger(store.ground).write(invocation)
 
 
 def found(store: Store, *, keep_days: float = 30, now: float = LATER) -> set[str]:
     items = collectable(store, keep_s=keep_days * DAY_S, now=now)
-    return {item.path.name for item in items}
+    return {Path(item.key).name for item in items}
 
 
 def test_what_a_late_run_of_anybody_refers_to_stays_with_all_it_was_made_from(
@@ -71,11 +71,11 @@ def test_what_only_an_old_run_refers_to_goes(store: Store) -> None:
 
 
 def test_what_an_unfinished_run_wanted_stays_though_no_score_refers_to_it(store: Store) -> None:
-    Ledger(store.root).want([MODEL.digest, CRAFT.digest, "f" * 64])
+    Ledger(store.ground).want([MODEL.digest, CRAFT.digest, "f" * 64])
     assert found(store) == {SCORE.digest, OTHER.digest}
     # wanting them again makes the wish young again
     wish = next((store.root / "ledger" / "wanted").iterdir())
-    Ledger(store.root).want([CRAFT.digest, MODEL.digest, "f" * 64])
+    Ledger(store.ground).want([CRAFT.digest, MODEL.digest, "f" * 64])
     assert list((store.root / "ledger" / "wanted").iterdir()) == [wish]
     assert MODEL.digest in found(store, keep_days=1)
 
@@ -96,20 +96,20 @@ def test_leftovers_go_but_a_training_that_may_go_on_stays(store: Store) -> None:
     store.set_aside(OTHER.kind, OTHER.digest)
     for path in ("scratch/put", f"partial/{'a' * 64}", f"partial/{MODEL.digest}"):
         (store.root / path).mkdir(parents=True)
-    (store.folder("craft", "b" * 64)).mkdir(parents=True)
+    (store.root / folder_of("craft", "b" * 64)).mkdir(parents=True)
     aside = next((store.root / "aside").iterdir()).name
     # that of a model which is there is of no use; the other one is, for as long as results are
     expected = {"put", aside, MODEL.digest, "b" * 64}
     assert found(store) == expected
     assert found(store, keep_days=1) == expected | {"a" * 64}
-    Ledger(store.root).want(["a" * 64])
+    Ledger(store.ground).want(["a" * 64])
     assert found(store, keep_days=3) == expected
 
 
 def test_removing_leaves_no_half_and_what_others_took_away_is_no_error(store: Store) -> None:
     asked(store, SCORE, days_ago=1)
     items = collectable(store, keep_s=DAY_S * 30, now=LATER)
-    gone = Item(store.root / "craft" / "aa" / "gone", "gone", 7, DAY_S)
+    gone = Item("craft/aa/gone", "gone", 7, DAY_S)
     assert remove(store, [gone, *items]) == items[0].size_bytes > 0
     assert sorted(store.each()) == sorted((n.kind, n.digest) for n in (MODEL, CRAFT, SCORE))
     assert list((store.root / "scratch").iterdir()) == []
@@ -124,7 +124,7 @@ def test_the_command_deletes_nothing_unless_told_to(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect_module, "YOUNGEST_S", -1.0)
-    Ledger(store.root).want([MODEL.digest, CRAFT.digest, SCORE.digest])
+    Ledger(store.ground).want([MODEL.digest, CRAFT.digest, SCORE.digest])
     words = ["gc", "--store", str(store.root)]
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 0

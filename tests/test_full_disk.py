@@ -79,14 +79,17 @@ def test_the_run_ends_in_one_line_and_goes_on_once_there_is_room(
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
-    [("/store/ledger/.0", "error: store "), ("reports/tiny/.", "error: reports ")],
+    ("place", "method", "said"),
+    [
+        ("/store/ledger/.0", "write_bytes", "error: store "),
+        ("reports/tiny/.", "write_text", "error: reports "),
+    ],
 )
 def test_no_room_for_the_ledger_or_the_report_is_one_line_and_the_results_are_told(
-    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, place: str, said: str
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, place: str, method: str, said: str
 ) -> None:
     with monkeypatch.context() as patched:
-        failing(patched, place, errno.ENOSPC, (Path, "write_text"))
+        failing(patched, place, errno.ENOSPC, (Path, method))
         told = run("--only", "defense=none")
     assert told.exit_code == 1
     assert "Traceback" not in told.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from broken_defenses import Detaching, Rounding, Sharing, ZeroGradient
@@ -159,6 +161,17 @@ def test_an_answer_that_is_not_a_number_is_caught(frozen, images):
             return pixels * torch.nan
 
     assert "alone" in failed(asked(NotANumber(), frozen, images))
+
+
+def test_a_network_whose_logits_are_not_numbers_is_caught_in_numbers_that_can_be_stored(images):
+    class Broken(nn.Module):
+        def forward(self, pixels):
+            return pixels.flatten(1)[:, :10] * torch.nan
+
+    found = asked(NoDefense(), Frozen(Broken(), classes=10), images)
+    assert {"alone", "gradient"} <= failed(found)
+    for finding in found.values():
+        assert all(math.isfinite(value) for value in finding.measured.values())
 
 
 def test_an_attack_that_leaves_its_ball_is_caught(frozen, images, monkeypatch):

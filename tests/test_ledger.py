@@ -8,23 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.folder import Folder
 from pipeline.ledger import CellEntry, Invocation, Ledger
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path)
+    return Ledger(Folder(tmp_path))
 
 
 def write(ledger: Ledger, time: float, grid: str = "demo", **cells: CellEntry) -> Path:
-    return ledger.write(Invocation(grid, ["pipeline", "run"], "0.1", cells, time=time))
+    return ledger._ground.root / ledger.write(
+        Invocation(grid, ["pipeline", "run"], "0.1", cells, time=time)
+    )
 
 
 def test_what_was_written_is_read_again_oldest_first(ledger: Ledger, tmp_path: Path) -> None:
     entry = CellEntry("s", "c", {"accuracy": 0.5}, computed=True)
     write(ledger, 20.0, a=CellEntry("t"))
     write(ledger, 3.0, a=entry)
-    found = Ledger(tmp_path).invocations
+    found = Ledger(Folder(tmp_path)).invocations
     assert [invocation.time for invocation in found] == [3.0, 20.0]
     assert found[0].cells == {"a": entry}
     assert found[0].command == ["pipeline", "run"]
@@ -95,7 +98,7 @@ def test_marks_are_kept_for_each_server_on_its_own(ledger: Ledger, tmp_path: Pat
     ledger.mark_logged("http://one", "key-1", "run-a")
     ledger.mark_logged("http://one", "key-2", "run-b")
     ledger.mark_logged("http://two", "key-1", "run-c")
-    again = Ledger(tmp_path)
+    again = Ledger(Folder(tmp_path))
     assert again.logged("http://one") == {"key-1", "key-2"}
     assert again.logged("http://two") == {"key-1"}
     assert again.run_of("http://one", "key-2") == "run-b"

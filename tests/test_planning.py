@@ -12,7 +12,7 @@ from pipeline.explain import why
 from pipeline.graph import Graph, Node, NodeKind
 from pipeline.ledger import CellEntry, Invocation, Ledger
 from pipeline.planning import Look, make_plan
-from pipeline.store import META, Damaged, Record, Store
+from pipeline.store import META, Damaged, Record, Store, folder_of
 from tasks.specs import Spec
 
 
@@ -52,7 +52,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def ledger(store: Store) -> Ledger:
-    return Ledger(store.root)
+    return Ledger(store.ground)
 
 
 def compute(store: Store, node: Node, text: str = "data") -> Record:
@@ -145,7 +145,7 @@ def test_the_same_content_of_an_ancestor_made_again_changes_nothing(store: Store
 def test_damage_of_a_leaf_is_planned_and_told(store: Store) -> None:
     line = Line()
     compute_all(store, line.graph)
-    (store.folder("score", line.score.digest) / META).write_text("")
+    (store.root / folder_of("score", line.score.digest) / META).write_text("")
     plan = make_plan(line.graph, [line.score], store)
     assert kinds(plan.todo, line.graph) == ["score"]
     assert [damaged.digest for damaged in plan.damaged] == [line.score.digest]
@@ -155,7 +155,7 @@ def test_damage_of_a_leaf_is_planned_and_told(store: Store) -> None:
 def test_damage_that_nothing_to_do_reads_is_left_alone(store: Store) -> None:
     line = Line()
     compute_all(store, line.graph)
-    (store.folder("craft", line.craft.digest) / META).write_text("")
+    (store.root / folder_of("craft", line.craft.digest) / META).write_text("")
     plan = make_plan(line.graph, [line.score], store)
     assert plan.todo == {}
     assert plan.damaged == ()
@@ -185,7 +185,7 @@ def test_what_is_left_out_is_not_planned_nor_what_only_it_would_read(store: Stor
 def test_a_record_is_read_once_in_a_look(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line()
     compute_all(store, line.graph)
-    (store.folder("craft", line.craft.digest) / META).write_text("")
+    (store.root / folder_of("craft", line.craft.digest) / META).write_text("")
     read: list[str] = []
     original = store.record
 

@@ -114,7 +114,7 @@ def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_p
     grid = grid_of()
     scores = scores_of(grid)
     page = write_report(grid, scores, tmp_path)
-    text = page.read_text(encoding="utf-8")
+    text = (page.parent / "README.md").read_text(encoding="utf-8")
     assert "### What is left of each defense under adaptive-quick (4 images)" in text
     assert "An **adaptive** attack knows the defense" in text
     frame = pl.read_csv(tmp_path / "demo" / "stress-left.csv")

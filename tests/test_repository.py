@@ -120,3 +120,8 @@ assert len(found) > 10
 def test_planning_imports_nothing_that_computes():
     heavy = {"torch", "ray", "mlflow", "polars", "sklearn"}
     assert loaded_after("import pipeline.cli, pipeline.session").isdisjoint(heavy)
+
+
+def test_importing_the_program_is_cheap():
+    loaded = loaded_after("import pipeline; pipeline.__version__")
+    assert loaded.isdisjoint({"torch", "ray", "mlflow", "polars", "sklearn", "click", "pydantic"})

@@ -9,7 +9,8 @@ import pytest
 from tiny import Recorder, Tiny, write_configs
 
 from pipeline.events import Done, Observers, RunFinished, Stopped
-from pipeline.ray_executor import perform_remotely
+from pipeline.own_code import pack
+from pipeline.remote import perform_remotely
 from pipeline.store import Store
 
 
@@ -58,7 +59,13 @@ def test_what_waited_for_a_worker_until_the_time_was_up_does_not_begin(tiny: Tin
 
     def result(until: float | None) -> object:
         return perform_remotely(
-            node, str(tiny.store), session.settings, None, replace=False, until=until
+            node.digest,
+            pack(node),
+            str(tiny.store),
+            session.settings,
+            None,
+            replace=False,
+            until=until,
         )
 
     assert result(0.0) == Stopped(node.digest)

@@ -17,7 +17,7 @@ import pytest
 from pipeline import store as store_module
 from pipeline.graph import Node
 from pipeline.problems import BadInput, Unwritable
-from pipeline.store import META, Damaged, Record, Store, Writer
+from pipeline.store import META, Damaged, Record, Store, Writer, folder_of
 from tasks.specs import Shard
 
 NODE = Node("defend", Shard(start=0, stop=5))
@@ -42,11 +42,11 @@ def put(store: Store, node: Node = NODE, **files: str) -> Record:
 
 
 def files_of(store: Store, node: Node = NODE) -> list[Path]:
-    return sorted(store.folder(node.kind, node.digest).glob("*"))
+    return sorted((store.root / folder_of(node.kind, node.digest)).glob("*"))
 
 
 def meta_of(store: Store, node: Node = NODE) -> Path:
-    return store.folder(node.kind, node.digest) / META
+    return store.root / folder_of(node.kind, node.digest) / META
 
 
 def test_what_was_put_is_there_with_its_record(store: Store) -> None:
@@ -147,6 +147,7 @@ DIES = """
 import os, sys
 from pathlib import Path
 from pipeline import store as module
+from pipeline.folder import Folder
 from pipeline.graph import Node
 from tasks.specs import Shard
 count = int(sys.argv[2])
@@ -159,8 +160,8 @@ def counted(function):
         return function(*args, **kwargs)
     return call
 Path.replace, os.link = counted(Path.replace), counted(os.link)
-os.fsync, module._settle = counted(os.fsync), counted(module._settle)
-module._write_synced = counted(module._write_synced)
+os.fsync, Path.write_bytes = counted(os.fsync), counted(Path.write_bytes)
+Folder.settle, Folder.create = counted(Folder.settle), counted(Folder.create)
 files = {name: lambda path: path.write_text("new") for name in ("a.txt", "b.txt")}
 node = Node("defend", Shard(start=0, stop=5))
 module.Store(Path(sys.argv[1])).put(node, files, lineage={}, facts={}, how={})
@@ -331,7 +332,7 @@ def test_what_is_set_aside_is_gone_whole_and_kept_for_a_look(store: Store) -> No
     put(store)
     aside = store.set_aside(NODE.kind, NODE.digest)
     assert aside is not None
-    assert {path.name for path in aside.iterdir()} >= {META}
+    assert {path.name for path in (store.root / aside).iterdir()} >= {META}
     assert store.record(NODE.kind, NODE.digest) is None
     assert list(store.each()) == []
     assert store.set_aside(NODE.kind, NODE.digest) is None
@@ -342,8 +343,8 @@ def test_each_artifact_is_listed_once_and_nothing_else(store: Store) -> None:
     put(store, OTHER)
     put(store, Node("score", Shard(start=0, stop=1)))
     store.set_aside(OTHER.kind, OTHER.digest)
-    store.partial(OTHER.digest).mkdir(parents=True)
-    (store.partial(OTHER.digest) / META).touch()
+    (store.root / "partial" / OTHER.digest).mkdir(parents=True)
+    (store.root / "partial" / OTHER.digest / META).touch()
     kinds = [kind for kind, _ in store.each()]
     assert kinds == ["defend", "score"]
 

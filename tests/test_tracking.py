@@ -83,13 +83,13 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder / "store")
-        self.ledger = Ledger(self.store.root)
+        self.ledger = Ledger(self.store.ground)
         self.scores = CellNodes().graph(self.grid.cells)[1]
         self.uri = self.uri or default_uri(self.folder)
 
     def tracker(self, **changes: Any) -> Tracker:
         given: dict[str, Any] = {
-            "ledger": Ledger(self.store.root),
+            "ledger": Ledger(self.store.ground),
             "store": self.store,
             "grid": self.grid,
             "scores": self.scores,
@@ -185,7 +185,8 @@ from pipeline.store import Store
 from pipeline.tracking import Tracker
 root = Path({str(tmp_path)!r})
 grid = Grid("small", "", (), ())
-tracker = Tracker("sqlite:///" + str(root / "mlflow.db"), ledger=Ledger(root), store=Store(root),
+store = Store(root)
+tracker = Tracker("sqlite:///" + str(root / "mlflow.db"), ledger=Ledger(store.ground), store=store,
                   grid=grid, scores={{}}, command=["pipeline"], version="1")
 tracker.notify(RunFinished(grid, {{}}, {{}}, {{}}, 0.0))
 assert not tracker.owes()

@@ -16,6 +16,7 @@ from pipeline.graph import Node
 from pipeline.problems import BadInput
 from pipeline.records import META, Record, content_of, data_file
 from pipeline.store import Store
+from pipeline.store import folder_of as key_of
 from pipeline.verify import verify
 from tasks.specs import Shard
 
@@ -47,7 +48,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def folder_of(store: Store, node: Node = NODES[0]) -> Path:
-    return store.folder(node.kind, node.digest)
+    return store.root / key_of(node.kind, node.digest)
 
 
 def record_of(store: Store) -> Record:
@@ -152,7 +153,7 @@ def test_each_damage_is_found_and_moved_away_if_that_is_asked(
     # nothing was moved, so it is found again
     aside = verify(store, set_aside=True).damages[0].aside
     assert aside is not None
-    assert aside.is_dir()
+    assert (store.root / aside).is_dir()
     after = verify(store)
     assert (after.sound, after.damages) == (2, [])
 

@@ -58,14 +58,23 @@ class Adaptive(BoundedAttack):
     losses: Annotated[
         tuple[Literal["cross-entropy", "margin", "dlr"], ...], Field(strict=False, min_length=1)
     ] = ("margin",)
+    """What APGD climbs, one candidate for each and each start."""
     random_starts: Annotated[int, Field(ge=0)] = 0
+    """Of one candidate more; 0 for none."""
     steps: Count = 20
+    """Of each climb."""
     draws: Count = 5
+    """Of the defense, at each step."""
     smoothing: Positive | None = None
+    """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
     square_queries: Count | None = None
+    """Of the Square attack; none leaves it out."""
     square_draws: Count = 20
+    """Of the defense, at each query."""
     square_images: Count = 100
+    """How many images Square is tried on."""
     select_draws: Count = 20
+    """By which the candidate is chosen."""
     images: Count | None = 200
     redraws: Count | None = 3
 

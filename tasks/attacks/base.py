@@ -75,6 +75,7 @@ class BoundedAttack(Attack):
     """
 
     norm: Norm = "linf"
+    """Of the ball around an image."""
     epsilon: NonNegative | None = None
     targeted: bool = False
 

@@ -31,10 +31,12 @@ class PGD(BoundedAttack):
     kind: Literal["pgd"] = "pgd"
     step_size: NonNegative | None = None
     steps: Count = 10
+    """How many."""
     random_start: bool = True
     label: Literal["true", "predicted"] = "true"
     loss: Literal["margin"] | None = None
     confidence: NonNegative | None = None
+    """Of the margin loss, in logits."""
 
     @model_validator(mode="after")
     def _targets_need_no_label(self) -> Self:

@@ -49,6 +49,7 @@ class Defense(Kind):
 
     once: ClassVar[bool] = False
     draws: Annotated[int, Field(ge=1)] = 1
+    """Transformed copies of an image that a prediction averages over."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
         """Whether the draw space has one element, so that redraws repeat each other."""

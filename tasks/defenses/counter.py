@@ -35,11 +35,17 @@ class Counter(Defense):
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     direction: Literal["targeted", "untargeted"] = "targeted"
+    """Down the loss of the chosen labels, or up."""
     label_pool: Literal["not-predicted", "all"] = "not-predicted"
+    """What labels are drawn from."""
     label_count: Count | None = None
+    """N, how many labels."""
     step_size: Positive | None = None
+    """Alpha, in 1/255; half of epsilon by default."""
     limit: Positive | None = None
+    """Mu, the largest change of a pixel, in 1/255; epsilon by default."""
     labels: Annotated[tuple[Label, ...], Field(strict=False, min_length=1)] | None = None
+    """The labels themselves, in the place of a draw."""
 
     @model_validator(mode="after")
     def _fixed_labels_leave_nothing_to_draw(self) -> Self:

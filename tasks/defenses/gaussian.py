@@ -24,6 +24,7 @@ class Gaussian(Defense):
 
     draws: Count = 50
     standard_deviation_255ths: Positive = 6.375
+    """In 1/255 of the pixel range."""
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Add the noise and clip."""

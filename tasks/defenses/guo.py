@@ -27,8 +27,11 @@ class Guo(Defense):
 
     draws: Count = 50
     smallest: Fraction = 24 / 32
+    """Side of the smallest window, as a share of the image's."""
     largest: Fraction = 1.0
+    """Side of the largest window, as a share of the image's."""
     round_to_8_bits: bool = False
+    """Round pixels to multiples of 1/255 first."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -29,8 +29,11 @@ class MixupInference(Defense):
 
     draws: Count = 30
     input_weight: Fraction = 0.5
+    """Lambda, the input's share of a mixture."""
     pool: Literal["train", "test"] = "train"
+    """Images that are mixed in: those for training, or those for testing."""
     pool_size: Count | None = None
+    """How many of them; 10,000 by default, or all there are."""
 
     def resolved(self, problem: Problem) -> Self:
         """The pool's size filled in: 10,000 images, or all there are to train on."""

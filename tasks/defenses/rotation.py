@@ -21,7 +21,9 @@ class Rotation(Defense):
 
     draws: Count = 50
     limit_deg: Positive = 20.0
+    """Largest angle, in degrees."""
     round_to_8_bits: bool = False
+    """Round pixels to multiples of 1/255 first."""
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Rotate, black outside the image."""

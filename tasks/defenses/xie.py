@@ -28,9 +28,13 @@ class Xie(Defense):
 
     draws: Count = 50
     form: Literal["resize-pad", "crop-pad"] = "resize-pad"
+    """Resize the image, or cut a window out of it."""
     smallest: Fraction = 24 / 32
+    """Side of the smallest version, as a share of the image's."""
     largest: Fraction = 1.0
+    """Side of the largest version, as a share of the image's."""
     round_to_8_bits: bool = False
+    """Round pixels to multiples of 1/255 first."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

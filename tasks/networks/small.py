@@ -22,6 +22,7 @@ class Small(Network):
     version: ClassVar[int] = 1
     kind: Literal["small"] = "small"
     width: Count = 16
+    """Channels of the first convolution."""
 
     def module(self, channels: int, side: int, classes: int) -> nn.Module:  # noqa: ARG002
         """See `Network.module`."""

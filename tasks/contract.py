@@ -1,0 +1,133 @@
+"""What a defense, an attack or a network must keep to, tried on a few small images.
+
+For the tests of those who write one: each function raises BrokenContract, in one line.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tasks.arrays import Images, as_float
+from tasks.attacks.base import Attack, Victim
+from tasks.defenses.base import Context, Defense
+from tasks.frozen import Frozen
+from tasks.networks.base import Network
+from tasks.seeding import Rows
+from tasks.specs import Problem
+
+CLASSES, COUNT = 10, 6
+
+
+class BrokenContract(AssertionError):
+    """What is not as it must be."""
+
+
+def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
+    """Shape, type and range; each image for itself; the input left alone; a gradient."""
+    spec = spec.resolved(_problem(side))
+    images, rows = _images(channels, side), _rows()
+    frozen = Frozen(_network(channels, side), classes=CLASSES)
+    context = Context(frozen, images)
+    pixels = as_float(images.pixels)
+    before = pixels.clone()
+    leaf = pixels.clone().requires_grad_()
+    result: object = spec.transform(leaf, rows, context)
+    name = f"defense {spec.kind}"
+    found = _checked(name, result, pixels)
+    _require(torch.equal(pixels, before), f"{name}: changes the pixels that it is given")
+    _require(
+        found.requires_grad,
+        f"{name}: no gradient comes back; return tasks.straight.through(pixels, result)",
+    )
+    for place in range(COUNT):
+        one = slice(place, place + 1)
+        alone = spec.transform(pixels[one], rows[one], context)
+        _require(
+            torch.allclose(alone, found[one], atol=1e-6),
+            f"{name}: an image alone gives something else than in a batch; draw from `rows`",
+        )
+
+
+def check_attack(spec: Attack, *, channels: int = 1, side: int = 8) -> None:
+    """Shape, type, range and ball; each image for itself; the input left alone."""
+    spec = spec.resolved(_problem(side))
+    images, rows = _images(channels, side), _rows()
+    network = _network(channels, side)
+    victim = Victim(lambda pixels, _: network(pixels), CLASSES)
+    pixels = as_float(images.pixels)
+    before = pixels.clone()
+    result: object = spec.perturb(victim, pixels, images.labels, rows)
+    name = f"attack {spec.kind}"
+    found = _checked(name, result, pixels)
+    _require(torch.equal(pixels, before), f"{name}: changes the pixels that it is given")
+    ball = spec.ball()
+    _require(
+        bool(ball.contains(found, pixels).all()),
+        f"{name}: goes farther than {ball.radius * 255:g}/255 ({ball.norm}); use ball().project",
+    )
+    for place in range(COUNT):
+        one = slice(place, place + 1)
+        alone = spec.perturb(victim, pixels[one], images.labels[one], rows[one])
+        _require(
+            torch.allclose(alone, found[one], atol=1e-5),
+            f"{name}: an image alone gives something else than in a batch; draw from `rows`",
+        )
+
+
+def check_network(spec: Network, *, channels: int = 1, side: int = 8) -> None:
+    """One finite logit a class for batches of any size, and a gradient to the pixels."""
+    module = spec.build(channels, side, CLASSES).eval()
+    name = f"network {spec.kind}"
+    for count in (1, COUNT):
+        leaf = as_float(_images(channels, side).pixels[:count]).requires_grad_()
+        logits = module(leaf)
+        shape = tuple(logits.shape)
+        _require(shape == (count, CLASSES), f"{name}: gives {shape}, not {(count, CLASSES)}")
+        _require(bool(logits.isfinite().all()), f"{name}: gives logits that are not finite")
+        (gradient,) = torch.autograd.grad(logits.sum(), leaf)
+        _require(bool(gradient.isfinite().all()), f"{name}: gives a gradient that is not finite")
+
+
+def _checked(name: str, result: object, pixels: Tensor) -> Tensor:
+    if not isinstance(result, Tensor):
+        raise BrokenContract(f"{name}: gives {type(result).__name__}, not a tensor")
+    shape, dtype = tuple(result.shape), result.dtype
+    _require(shape == tuple(pixels.shape), f"{name}: gives {shape} for {tuple(pixels.shape)}")
+    _require(dtype == torch.float32, f"{name}: gives {dtype}, not torch.float32")
+    low, high = result.detach().aminmax()
+    _require(
+        bool(result.isfinite().all()) and low.item() >= 0 and high.item() <= 1,
+        f"{name}: gives values from {low.item():g} to {high.item():g}, not in [0, 1]",
+    )
+    return result
+
+
+def _require(condition: bool, line: str) -> None:
+    if not condition:
+        raise BrokenContract(line)
+
+
+def _problem(side: int) -> Problem:
+    return Problem(epsilon=8.0, classes=CLASSES, side=side, pool=COUNT)
+
+
+def _images(channels: int, side: int) -> Images:
+    generator = torch.Generator().manual_seed(0)
+    shape = (COUNT, channels, side, side)
+    pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return Images(pixels, torch.arange(COUNT) % CLASSES, torch.arange(COUNT), CLASSES)
+
+
+def _rows() -> Rows:
+    places = torch.arange(COUNT)
+    return Rows(0, images=places, draws=torch.zeros_like(places))
+
+
+def _network(channels: int, side: int) -> nn.Module:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * side * side, CLASSES))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    return network

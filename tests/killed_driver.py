@@ -1,0 +1,85 @@
+"""A driver that is killed at random moments and started again: a script, since it forks.
+
+killed_driver.py CONFIGS FOLDER KILLS SEED runs the tiny grid undisturbed into FOLDER/whole, and
+then into FOLDER/1, FOLDER/2 and so on, killing each driver at a random moment, until so many
+were killed. FOLDER/NUMBER.computed has a line for each node that was computed there. Prints how
+many artifacts there were at each kill.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tiny import Tiny
+
+import pipeline.session  # noqa: F401  imports are not to be what is killed
+from pipeline import work
+from tasks.data import digits
+
+
+def run(configs: Path, store: Path) -> None:
+    """The grid, each node's digest written down before anybody can stop the process."""
+    perform = work.perform
+    log = os.open(f"{store}.computed", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def logged(node, place, *rest, **more):
+        there = place.record(node.kind, node.digest) is not None
+        done = perform(node, place, *rest, **more)
+        if not there:
+            os.write(log, f"{node.digest}\n".encode())
+        return done
+
+    work.perform = logged
+    _, finished = Tiny(configs, store).run()
+    assert not finished.missing
+
+
+def forked(configs: Path, store: Path) -> int:
+    """Start a driver; its process id."""
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            run(configs, store)
+            code = 0
+        finally:
+            os._exit(code)
+    return process
+
+
+def main(configs: Path, folder: Path, kills: int, seed: int) -> None:
+    """See this module."""
+    draw = random.Random(seed)
+    digits()
+    began = time.monotonic()
+    _, status = os.waitpid(forked(configs, folder / "whole"), 0)
+    assert status == 0
+    whole_s = time.monotonic() - began
+    number, killed = 1, 0
+    while killed < kills:
+        process = forked(configs, folder / str(number))
+        deadline = time.monotonic() + draw.uniform(0, whole_s / 3)
+        ended = (0, 0)
+        while time.monotonic() < deadline and ended[0] == 0:
+            ended = os.waitpid(process, os.WNOHANG)
+            time.sleep(0.002)
+        if ended[0] == 0:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            killed += 1
+            there = len(list((folder / str(number)).glob("*/??/*/meta.json")))
+            sys.stdout.write(f"{there}\n")
+        else:
+            assert ended[1] == 0
+            number += 1
+    _, status = os.waitpid(forked(configs, folder / str(number)), 0)
+    assert status == 0
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
