@@ -14,6 +14,7 @@ import click
 from pipeline import __version__
 from pipeline.cli_store import store_commands
 from pipeline.options import (
+    cell_argument,
     grid_options,
     json_option,
     mlflow_option,
@@ -94,7 +95,8 @@ def main() -> None:
     metavar="MINUTES",
     help="Stop in order after so long; the same command goes on from there.",
 )
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Say only what goes wrong, and how it ended.")
+@click.option("--verbose", is_flag=True, help="Say a line for each finished node as well.")
 @click.option(
     "--system-metrics", is_flag=True, help="Let MLflow watch this machine while the run goes on."
 )
@@ -182,7 +184,7 @@ def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **opt
 
 
 @main.command()
-@click.argument("cell")
+@cell_argument
 @grid_options
 def why(cell: str, **options: Any) -> None:
     """Say why a cell would be computed: what changed, from what to what.
@@ -201,7 +203,7 @@ def why(cell: str, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("cell")
+@cell_argument
 @grid_options
 @mlflow_option
 @json_option

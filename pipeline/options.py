@@ -44,12 +44,45 @@ reports_option = click.option(
     help="Folder that tables are written to.",
 )
 ADDABLE: dict[str, Section] = {"model": "models", "attack": "attacks", "defense": "defenses"}
-ONCE = frozenset({"grid", "only", "stop_after", "quiet", "as_json"})
+ONCE = frozenset({"grid", "only", "stop_after", "quiet", "verbose", "as_json"})
 """Options of a run that a command to go on with does not take over as they were."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer as JSON on stdout.")
 
+
+def _grids(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
+    """The grids whose names begin like this, for a shell."""
+    from pipeline.config import Catalogue, config_folders
+
+    try:
+        known = Catalogue(config_folders(ctx.params.get("configs") or ())).names("grids")
+    except BadInput:
+        return []
+    return [name for name in known if name.startswith(typed)]
+
+
+def _cells(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
+    """The cells of the grid of a command line whose names begin like this, for a shell."""
+    from pipeline.config import Catalogue, config_folders
+    from pipeline.grid import load_grid
+
+    try:
+        catalogue = Catalogue(config_folders(ctx.params.get("configs") or ()))
+        cells = load_grid(catalogue, ctx.params.get("grid") or "demo").cells
+    except BadInput:
+        return []
+    return [cell.name for cell in cells if cell.name.startswith(typed)]
+
+
+cell_argument = click.argument("cell", shell_complete=_cells)
+
 _GRID = (
-    click.option("--grid", default="demo", show_default=True, help="A grid's name."),
+    click.option(
+        "--grid",
+        default="demo",
+        show_default=True,
+        help="A grid's name.",
+        shell_complete=_grids,
+    ),
     store_option,
     click.option(
         "--configs", type=_PATH, multiple=True, help="A folder of configs to look into first."

@@ -16,6 +16,7 @@ from rich.text import Text
 from pipeline.events import (
     CellScored,
     Event,
+    NodeDone,
     NodeFailed,
     NodeRetried,
     Observer,
@@ -27,6 +28,8 @@ from pipeline.progress_tally import Tally, counted, duration
 from pipeline.report_text import accuracy, old_to_new
 from pipeline.report_view import number, one_line
 
+WRONG = NodeFailed | NodeRetried | SetAside
+"""Events that are told however quiet a run is to be."""
 HEARTBEAT_S = 15.0
 NAMED = 3
 """Cells that are named where many share a fate."""
@@ -34,24 +37,41 @@ SHOWN_CELLS = 5
 SHOWN_NOTES = 4
 
 
-def make_progress(console: Console, *, quiet: bool) -> Observer:
+def make_progress(
+    console: Console, *, quiet: bool = False, plain: bool = False, verbose: bool = False
+) -> Observer:
     """The live display where someone can watch it, plain lines elsewhere.
 
-    console: on stderr. quiet: plain lines even on a terminal.
+    console: on stderr. quiet: only what goes wrong, and how it ended; plain: lines even on a
+    terminal; verbose: a line for each finished node as well.
     """
+    if quiet:
+        return PlainProgress(console, quiet=True)
     # asked of the file too: FORCE_COLOR makes rich take any log for a terminal
     watched = console.is_interactive and console.file.isatty()
-    return LiveProgress(console) if watched and not quiet else PlainProgress(console)
+    if watched and not plain:
+        return LiveProgress(console, verbose=verbose)
+    return PlainProgress(console, verbose=verbose)
 
 
 class PlainProgress:
     """One line for each thing worth a line, without control characters.
 
-    While nothing else is said, how far the run is every 15 seconds.
+    While nothing else is said, how far the run is every 15 seconds. quiet, verbose: see
+    `make_progress`.
     """
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
+        verbose: bool = False,
+    ) -> None:
         self._console = console
+        self._quiet = quiet
+        self._verbose = verbose
         self._clock = clock
         self._tally = Tally(clock)
         self._heartbeat = clock()
@@ -59,11 +79,17 @@ class PlainProgress:
     def notify(self, event: Event) -> None:
         """See `Observer.notify`."""
         self._tally.notify(event)
-        for line in lines(event, self._tally):
+        if self._quiet and not isinstance(event, WRONG | RunFinished):
+            return
+        for line in lines(event, self._tally, verbose=self._verbose):
             self._console.out(line, highlight=False)
         if isinstance(event, RunStarted):
             self._heartbeat = self._clock()
-        elif self._clock() - self._heartbeat >= HEARTBEAT_S and not isinstance(event, RunFinished):
+        elif (
+            self._clock() - self._heartbeat >= HEARTBEAT_S
+            and not self._quiet
+            and not isinstance(event, RunFinished)
+        ):
             self._heartbeat = self._clock()
             self._console.out(self._how_far(), highlight=False)
 
@@ -80,8 +106,15 @@ class PlainProgress:
 class LiveProgress:
     """Bars for each kind of node, what runs, the latest scores; lines scroll by above."""
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        verbose: bool = False,
+    ) -> None:
         self._console = console
+        self._verbose = verbose
         self._tally = Tally(clock)
         self._scored: deque[str] = deque(maxlen=SHOWN_CELLS)
         self._lock = threading.Lock()
@@ -97,7 +130,7 @@ class LiveProgress:
         """See `Observer.notify`."""
         with self._lock:
             self._tally.notify(event)
-            said = list(lines(event, self._tally))
+            said = list(lines(event, self._tally, verbose=self._verbose))
             if isinstance(event, CellScored):
                 self._scored.extend(said)
                 said = []
@@ -135,9 +168,13 @@ class LiveProgress:
             yield _row(line, "")
 
 
-def lines(event: Event, tally: Tally) -> Iterator[str]:
-    """What is worth a line of an event, if anything is."""
+def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]:
+    """What is worth a line of an event, if anything is; verbose: a finished node is."""
     match event:
+        case NodeDone(node=node, done=done) if verbose:
+            seconds = number(done.how, "seconds")
+            took = f" in {duration(seconds)}" if seconds is not None else ""
+            yield one_line(f"done: {tally.name(node)}{took}; {node.digest[:12]}")
         case RunStarted(grid=grid, todo=todo, stored=stored, executor=executor):
             kept = f", {stored} stored" if stored else ""
             yield f"{grid.name}: {_by_kind(todo)} to do{kept}; executor: {executor}"

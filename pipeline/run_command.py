@@ -60,7 +60,9 @@ def _run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str]
     uri = options["mlflow_uri"] or default_uri(Path.cwd())
     forced = session.forced(options["start"]) if options["force"] else set()
     tracker = _tracker(session, uri, system_metrics=options["system_metrics"])
-    progress = make_progress(errors, quiet=options["quiet"] or options["as_json"])
+    progress = make_progress(
+        errors, quiet=options["quiet"], plain=options["as_json"], verbose=options["verbose"]
+    )
     for line in decided:
         errors.print(line, markup=False, highlight=False)
     try:

@@ -165,7 +165,7 @@ class Tracker:
             self._check()
             began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._began))
             grid = self._results.grid.name
-            server = Server(self._uri, grid)
+            server = Server(self._uri, grid, self._results.grid.title)
             server.begin(f"{grid} {began}", {**self._tags, "grid": grid}, self._began)
             if self._system_metrics:
                 server.watch_machine()
@@ -206,7 +206,9 @@ class Tracker:
             self._before,
             self._report,
         )
-        server.end(points, self._report, self._status(), note)
+        parameters = {name: self._tags[name] for name in ("version", "executor")}
+        parameters["grid"] = self._results.grid.name
+        server.end(points, self._report, self._status(), note, parameters)
 
     def _register(self, server: Server) -> None:
         """Networks that the server has not; once all is computed, since it takes a processor.

@@ -17,6 +17,8 @@ from pipeline.tracking_server import PATIENCE, QUIET, artifact_folder
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description, in Markdown."""
+KIND = "mlflow.experimentKind"
+"""The tag by which MLflow shows an experiment's runs as trainings, and not as those of an agent."""
 BATCH = 100
 """Entries of a request: MLflow takes 100 parameters or 1,000 metrics."""
 LONGEST_NOTE = 7_500
@@ -28,7 +30,7 @@ SAMPLING_S = 5.0
 class Server:
     """A grid's experiment on a server, and the parent run of this invocation in it."""
 
-    def __init__(self, uri: str, grid: str) -> None:
+    def __init__(self, uri: str, grid: str, title: str) -> None:
         for name, value in {**QUIET, **PATIENCE}.items():
             os.environ.setdefault(name, value)
         warnings.filterwarnings("ignore", module=r"mlflow\.")
@@ -44,7 +46,9 @@ class Server:
         found = self._client.get_experiment_by_name(grid)
         if found is None:
             place = None if files is None else files.as_uri()
-            self._experiment = self._client.create_experiment(grid, artifact_location=place)
+            self._experiment = self._client.create_experiment(
+                grid, artifact_location=place, tags={KIND: "custom_model_development", NOTE: title}
+            )
         else:
             self._experiment = found.experiment_id
             if found.lifecycle_stage == "deleted":
@@ -126,11 +130,18 @@ class Server:
         """Tag a run."""
         self._client.set_tag(run_id, name, value)
 
-    def end(self, points: Sequence[Point], report: Path | None, status: str, note: str) -> None:
-        """Give the parent its numbers, files and description, and close it."""
+    def end(
+        self,
+        points: Sequence[Point],
+        report: Path | None,
+        status: str,
+        note: str,
+        parameters: Mapping[str, str],
+    ) -> None:
+        """Give the parent its numbers, files, parameters and description, and close it."""
         if self._monitor is not None:
             self._monitor.finish()
-        self._log(self._parent, points, time.time(), {})
+        self._log(self._parent, points, time.time(), parameters)
         self._client.set_tag(self._parent, NOTE, note[:LONGEST_NOTE])
         if report is not None and report.is_dir():
             self._client.log_artifacts(self._parent, str(report), "report")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from tiny import FILES, write_configs
 
@@ -125,6 +126,21 @@ def test_doctor_says_a_line_for_each_thing(shell: Shell) -> None:
         "store",
         "MLflow",
     ]
+
+
+def completed(*words: str) -> list[str]:
+    """What a shell is offered for the last of some words."""
+    complete = ShellComplete(main, {}, "pipeline", "_PIPELINE_COMPLETE")
+    return [item.value for item in complete.get_completions(list(words[:-1]), words[-1])]
+
+
+def test_a_shell_completes_commands_options_grids_and_cells(shell: Shell) -> None:
+    assert "report" in completed("rep")
+    assert {"--grid", "--only", "--quiet"} <= set(completed("run", "--"))
+    assert completed("run", "--grid", "tin") == ["tiny"]
+    cells = completed("show", "--grid", "tiny", "mixed/pgd/c")
+    assert cells == ["mixed/pgd/counter", "mixed/pgd/counter+guo"]
+    assert completed("why", "--grid", "no such grid", "m") == []
 
 
 def test_a_misspelt_grid_gets_a_suggestion(shell: Shell) -> None:

@@ -379,8 +379,36 @@ def test_the_live_display_is_for_a_terminal_and_not_for_quiet_runs(
     with os.fdopen(ours), os.fdopen(theirs, "w") as terminal:
         assert isinstance(make_progress(Console(file=terminal), quiet=False), LiveProgress)
         assert isinstance(make_progress(Console(file=terminal), quiet=True), PlainProgress)
+        assert isinstance(make_progress(Console(file=terminal), plain=True), PlainProgress)
         monkeypatch.setenv("TERM", "dumb")
         assert isinstance(make_progress(Console(file=terminal), quiet=False), PlainProgress)
+
+
+def said(*events: Event, **how: bool) -> list[str]:
+    console = Console(file=io.StringIO(), width=200)
+    observer = make_progress(console, **how)
+    for event in events:
+        observer.notify(event)
+    observer.close()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert not CONTROL.search(text)
+    return text.splitlines()
+
+
+def test_a_quiet_run_says_what_goes_wrong_and_how_it_ended_and_nothing_else():
+    (craft, *_) = nodes("craft")
+    failed = NodeFailed(craft, Failure(craft.digest, "no memory"), [CELLS[2].name], 4)
+    events = (STARTED, done(nodes("train")[0], 3.0), scored(CELLS[0], 50.0), failed, finished())
+    first, last = said(*events, quiet=True)
+    assert first.startswith("failed: craft demo-iat/pgd10")
+    assert last.startswith("demo: 4 of 4 cells scored")
+
+
+def test_a_verbose_run_says_a_line_for_each_finished_node_with_its_seconds():
+    train = nodes("train")[0]
+    lines = said(STARTED, done(train, 200.0), finished(), verbose=True)
+    assert lines[1] == f"done: train demo-iat in 3 min 20 s; {train.digest[:12]}"
+    assert len(lines) == len(said(STARTED, done(train, 200.0), finished())) + 1
 
 
 @pytest.mark.parametrize(

@@ -456,7 +456,12 @@ def test_a_parents_description_has_the_command_the_moved_cells_and_the_tables(
     tracker.notify = with_before  # type: ignore[method-assign]
     bench.compute(tracker, cell, accuracy=70.0)
     tracker.finish(report)
-    note = bench.parents()[-1].data.tags["mlflow.note.content"]
+    latest = bench.parents()[-1]
+    assert latest.data.params == {"grid": "small", "executor": "inline", "version": VERSION}
+    note = latest.data.tags["mlflow.note.content"]
+    experiment = bench.client.get_experiment_by_name("small")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert experiment.tags["mlflow.note.content"] == "A small grid"
     assert note.startswith("# A small grid\n\n1 of 3 cells scored; computed now: 1 score.")
     assert "    pipeline run --grid small" in note
     assert "## Cells that moved\n\n    little/clean/none  50.0 → 70.0 %" in note
