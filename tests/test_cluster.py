@@ -121,15 +121,19 @@ def test_a_job_that_is_submitted_to_the_cluster_computes_the_grid(bench: Bench) 
     command += ["--configs", str(bench.folder / "configs"), "--store", str(store)]
     command += ["--mlflow", f"sqlite:///{bench.folder / 'mlflow.db'}"]
     command += ["--reports", str(bench.folder / "job-reports")]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=bench.cluster.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1200,
-    )
+    for _ in range(4):
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=bench.cluster.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1200,
+        )
+        # Ray's own server of jobs gives up early on a busy machine
+        if "status code 504" not in done.stderr:
+            break
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     assert data_files(store) == bench.inline
