@@ -91,6 +91,8 @@ def test_show_tells_the_story_of_a_cell(shell: Shell) -> None:
     told = json.loads(shell("show", "mixed/clean/none", "--json").stdout)
     assert told["score"]["images"] == 520
     assert told["mlflow_run"]
+    (earlier,) = told["history"]
+    assert earlier.endswith(f"{told['score']['accuracy']:.1f} %")
     assert {artifact["kind"] for artifact in told["artifacts"]} == {
         "dataset",
         "train",
