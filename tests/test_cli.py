@@ -52,6 +52,7 @@ def test_a_run_prints_tables_and_where_everything_is(shell: Shell) -> None:
     result = shell("run", "--inline", "--only", "attack=pgd", "--only", "defense=*guo")
     assert result.exit_code == 0, result.output
     assert "counter+guo" in result.stdout
+    assert all(letter.isprintable() for letter in result.output.replace("\n", ""))
     for word in ("report", "store", "MLflow"):
         assert word in result.stderr
     assert Path("reports/tiny/README.md").is_file()
