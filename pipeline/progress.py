@@ -169,9 +169,12 @@ class LiveProgress:
 
 
 def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]:
-    """What is worth a line of an event, if anything is; verbose: a finished node is."""
+    """What is worth a line of an event, if anything is.
+
+    verbose: a finished node is, but for scores, whose cells have lines of their own.
+    """
     match event:
-        case NodeDone(node=node, done=done) if verbose:
+        case NodeDone(node=node, done=done) if verbose and node.kind != "score":
             seconds = number(done.how, "seconds")
             took = f" in {duration(seconds)}" if seconds is not None else ""
             yield one_line(f"done: {tally.name(node)}{took}; {node.digest[:12]}")

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 
 from pipeline.explain import why
 from pipeline.graph import Graph
 from pipeline.grid import Cell
 from pipeline.planning import Look
+from pipeline.report_paper import references_of
+from pipeline.report_text import accuracy
+from pipeline.report_view import number
 from pipeline.session import Session
 from pipeline.store import Record
 from pipeline.tracking_runs import score_key
 from pipeline.tracking_server import default_uri, shown
+
+REMEMBERED = 10
+"""Earlier scores that are told."""
 
 
 def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, object]:
@@ -54,6 +61,16 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
         told["score"] = dict(record.facts)
         server = shown(mlflow_uri or default_uri(Path.cwd()))
         told["mlflow_run"] = session.ledger.run_of(server, score_key(cell, record))
+    reference = references_of(session.grid, session.catalogue).get(cell.name)
+    if reference is not None:
+        told["published"] = {
+            "accuracy": reference.published.value,
+            "is_a_bound": reference.published.upper_bound,
+            "printed_in": list(reference.printed_in),
+            "other": reference.other,
+        }
+    if history := _history(session, cell):
+        told["history"] = history
     artifacts = []
     for ancestor in Graph([node]):
         found = session.store.known(ancestor.kind, ancestor.digest)
@@ -69,3 +86,14 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
     only = shlex.quote(f"cell={cell.name}")
     told["again"] = f"pipeline run --grid {session.grid.name} --only {only} --force"
     return told
+
+
+def _history(session: Session, cell: Cell) -> list[str]:
+    """When the cell was asked for and what it then scored, the latest last."""
+    found = []
+    for invocation in session.ledger.invocations:
+        entry = invocation.cells.get(cell.name)
+        if invocation.grid == session.grid.name and entry is not None and entry.facts is not None:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(invocation.time))
+            found.append(f"{when}  {accuracy(number(entry.facts, 'accuracy'))} %")
+    return found[-REMEMBERED:]

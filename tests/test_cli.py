@@ -52,6 +52,7 @@ def test_a_run_prints_tables_and_where_everything_is(shell: Shell) -> None:
     result = shell("run", "--inline", "--only", "attack=pgd", "--only", "defense=*guo")
     assert result.exit_code == 0, result.output
     assert "counter+guo" in result.stdout
+    assert all(letter.isprintable() for letter in result.output.replace("\n", ""))
     for word in ("report", "store", "MLflow"):
         assert word in result.stderr
     assert Path("reports/tiny/README.md").is_file()
@@ -91,6 +92,8 @@ def test_show_tells_the_story_of_a_cell(shell: Shell) -> None:
     told = json.loads(shell("show", "mixed/clean/none", "--json").stdout)
     assert told["score"]["images"] == 520
     assert told["mlflow_run"]
+    (earlier,) = told["history"]
+    assert earlier.endswith(f"{told['score']['accuracy']:.1f} %")
     assert {artifact["kind"] for artifact in told["artifacts"]} == {
         "dataset",
         "train",

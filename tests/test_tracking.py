@@ -630,6 +630,11 @@ def test_the_pages_take_runs_over_http_and_end_at_ctrl_c(
         assert [len(bench.runs(cell)) for cell in GRID.cells] == [1, 1, 1]
         (parent,) = bench.parents()
         assert [file.path for file in bench.client.list_artifacts(parent.info.run_id)] == ["report"]
+        assert "| a |" in parent.data.tags["mlflow.note.content"]
+        links = Results(GRID, bench.scores, bench.store, bench.ledger, shown(web)).links(web)
+        child = bench.runs(GRID.cells[0])[0]
+        assert links[GRID.cells[0].name] == f"{web}/#/runs/{child.info.run_id}"
+        assert child.inputs.dataset_inputs
     finally:
         pages.send_signal(signal.SIGINT)
         _, said = pages.communicate(timeout=60)
