@@ -23,8 +23,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from filelock import FileLock
-
 from pipeline.ground import Entry
 from pipeline.problems import BadInput, Unwritable, suggestion
 from pipeline.records import META
@@ -134,6 +132,9 @@ class Bucket:
 
     def path(self, key: str, *, fresh: bool = False) -> Path:
         """See `Ground.path`: a copy, made once on this machine."""
+        # imported here: a machine without buckets need not have it
+        from filelock import FileLock
+
         copy = self._cache / "files" / key
         if not fresh and _used(copy):
             return copy

@@ -75,6 +75,7 @@ class Folder:
     def create(self, draft: Path, key: str) -> None:
         """See `Ground.create`."""
         self._sync(draft)
+        (self.root / key).parent.mkdir(parents=True, exist_ok=True)
         # a link, not a rename: it fails where another writer's file already stands
         _link(draft, self.root / key)
 

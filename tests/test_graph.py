@@ -109,12 +109,16 @@ def test_the_shipped_grid_has_the_nodes_that_its_cells_share(grid: Grid) -> None
     counts = Counter(node.kind for node in graph)
     cells = len(grid.cells)
     assert len(scores) == cells
-    # two models, four attacks that craft, two shards of 600 images
+    adaptive = sum(cell.attack_spec.compound for cell in grid.cells)
     assert counts == {
         "dataset": 1,
         "train": 2,
-        "craft": 2 * 4 * 2,
-        "defend": cells * 2,
+        # two models, four attacks that craft, two shards of 600 images; four that are
+        # transferred, of one shard of 200; and from two starts on each defended model
+        "craft": 2 * 4 * 2 + 2 * 4 + 2 * adaptive,
+        # of what is transferred, and of all
+        "select": 2 * adaptive,
+        "defend": (cells - adaptive) * 2 + adaptive,
         "score": cells,
     }
 

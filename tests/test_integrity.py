@@ -59,7 +59,13 @@ def spec_of(defense: Defense, **changes: object) -> CardSpec:
 
 
 def asked(
-    defense: Defense, frozen: Frozen, images: Images, *, batch_size: int = 1000, **changes: object
+    defense: Defense,
+    frozen: Frozen,
+    images: Images,
+    /,
+    *,
+    batch_size: int = 1000,
+    **changes: object,
 ) -> dict[str, Finding]:
     spec = spec_of(defense, **changes)
     found = card(images, Context(frozen), spec, batch_size=batch_size)
