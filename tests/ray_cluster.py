@@ -20,9 +20,11 @@ from s3_server import free_port
 START_S = 400
 TRIES = 6
 START = """
-from ray._private import services
-# Ray would take the machine's outer address instead
+import os
+from ray._private import ray_constants, services
+# Ray would take the machine's outer address instead, here and in the processes of the node
 services.resolve_ip_for_localhost = lambda host: host
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 from ray.scripts.scripts import main
 main()
 """
@@ -60,6 +62,8 @@ class Cluster:
         words = [sys.executable, "-c", START, "start", "--block"]
         words += ["--node-ip-address", "127.0.0.1", "--node-name", name]
         words += ["--num-cpus", "1", "--object-store-memory", "80000000"]
+        # the agents that jobs are handed to; all would take one port
+        words += ["--dashboard-agent-listen-port", str(free_port())]
         if self.nodes:
             words += ["--address", self.address]
         else:
