@@ -282,6 +282,8 @@ def value_words(value: object) -> str:
             return "yes" if value else "no"
         case float():
             return f"{value:g}"
+        case Spec():
+            return f"({_spec(value)})"
         case tuple():
             return " ".join(map(value_words, value))
         case _:
