@@ -615,7 +615,11 @@ def test_the_pages_take_runs_over_http_and_end_at_ctrl_c(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    script = f"from pipeline.tracking_server import ui; raise SystemExit(ui({bench.uri!r}, {port}))"
+    # what a shell starts in the background ignores Ctrl-C, and so would its children
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script += (
+        f"from pipeline.tracking_server import ui; raise SystemExit(ui({bench.uri!r}, {port}))"
+    )
     pages = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     report = tmp_path / "report"
     report.mkdir()
