@@ -17,7 +17,6 @@ from tiny import Tiny, data_files, write_configs
 from pipeline.store import Store
 
 PIPELINE = Path(sys.executable).with_name("pipeline")
-ROOT = Path(__file__).parent.parent
 BUCKET = "cluster-bucket"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -110,33 +109,6 @@ def test_a_machine_that_does_not_see_the_store_is_named_before_any_work(bench: B
     assert line.startswith("error: machine ")
     assert "(blind) does not see the store s3://cluster-bucket/unseen" in line
     assert list(Store(store).each()) == []
-
-
-def test_a_job_that_is_submitted_to_the_cluster_computes_the_grid(bench: Bench) -> None:
-    """The command of docs/cluster.md, with a small grid."""
-    store = bench.folder / "job"
-    command = [str(PIPELINE.with_name("ray")), "job", "submit"]
-    command += ["--address", f"http://127.0.0.1:{bench.cluster.dashboard}", "--working-dir", "."]
-    command += ["--", "python", "-m", "pipeline", "run", "--address", "auto", "--grid", "tiny"]
-    command += ["--configs", str(bench.folder / "configs"), "--store", str(store)]
-    command += ["--mlflow", f"sqlite:///{bench.folder / 'mlflow.db'}"]
-    command += ["--reports", str(bench.folder / "job-reports")]
-    for _ in range(4):
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=bench.cluster.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=1200,
-        )
-        # Ray's own server of jobs gives up early on a busy machine
-        if "status code 504" not in done.stderr:
-            break
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout
-    assert data_files(store) == bench.inline
 
 
 def test_a_node_killed_in_mid_run_costs_no_result(bench: Bench) -> None:
