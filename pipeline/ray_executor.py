@@ -182,21 +182,30 @@ class RayExecutor:
         self._store.ground.write(key, token)
         here = look(self._store.address, key, token)
         task = self._ray.remote(look)
-        names = {}
-        for machine in self._ray.nodes():
-            if machine["Alive"]:
-                there = NodeAffinitySchedulingStrategy(machine["NodeID"], soft=False)
-                options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
-                reference = task.options(**options).remote(self._store.address, key, token)
-                names[reference] = f"{machine['NodeManagerHostname']} ({machine['NodeName']})"
+        asked = {}
+        for machine in self._machines():
+            there = NodeAffinitySchedulingStrategy(machine, soft=False)
+            options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+            asked[machine] = task.options(**options).remote(self._store.address, key, token)
         try:
-            ready, _ = self._ray.wait(list(names), num_returns=len(names), timeout=LOOK_S)
-            for reference, name in names.items():
-                if reference not in ready:
+            ready, _ = self._ray.wait(list(asked.values()), num_returns=len(asked), timeout=LOOK_S)
+            # one that died meanwhile, or before Ray took notice, gets no work and is no hindrance
+            for machine, name in self._machines().items():
+                if machine not in asked:
+                    continue
+                if asked[machine] not in ready:
                     raise BadInput(f"machine {name} does not answer within {LOOK_S:.0f} s")
-                self._check(name, reference, here)
+                self._check(name, asked[machine], here)
         finally:
             self._store.ground.remove(key)
+
+    def _machines(self) -> dict[str, str]:
+        """Those that Ray takes to be alive, by their ids."""
+        return {
+            machine["NodeID"]: f"{machine['NodeManagerHostname']} ({machine['NodeName']})"
+            for machine in self._ray.nodes()
+            if machine["Alive"]
+        }
 
     def _check(self, name: str, reference: Any, here: Machine) -> None:
         try:
@@ -219,9 +228,11 @@ class RayExecutor:
             self._report(digest, progress)
 
     def close(self) -> None:
-        """Cancel what has not begun, end the local Ray."""
-        for reference in self._running:
-            self._ray.cancel(reference, force=True)
+        """Leave the cluster or end the local Ray; either ends the tasks of this driver.
+
+        They are not cancelled before: Ray was seen to abort a driver to which the end of a
+        cancelled task came while it shut down.
+        """
         self._running.clear()
         self._later.clear()
         self._ray.shutdown()

@@ -111,6 +111,14 @@ def test_a_machine_that_does_not_see_the_store_is_named_before_any_work(bench: B
     assert list(Store(store).each()) == []
 
 
+def test_a_machine_that_died_before_the_run_is_no_hindrance(bench: Bench) -> None:
+    """Ray lists it as alive for a while."""
+    bench.cluster.start("dead")
+    bench.cluster.kill("dead")
+    done = bench.run(str(bench.folder / "dead"), "--only", "defense=none", "--quiet")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_node_killed_in_mid_run_costs_no_result(bench: Bench) -> None:
     store = bench.folder / "killed"
     driver = bench.begin(str(store))
