@@ -193,9 +193,7 @@ def _ticks(axes: Axes, points: Sequence[Point]) -> None:
     for value in dict.fromkeys([*first, values[0], values[-1], *values]):
         if all(abs(places[value] - places[other]) >= room for other in shown):
             shown.append(value)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(shown)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ticks_at(axes, sorted(shown))
 
 
 def _images(picture: Picture) -> list[tuple[str, np.ndarray]]:
@@ -214,6 +212,13 @@ def _images(picture: Picture) -> list[tuple[str, np.ndarray]]:
 
 def _seen(heading: str, answer: np.ndarray) -> str:
     return f"{heading}\nseen as class {answer.argmax()} ({answer.max():.2f})"
+
+
+def ticks_at(axes: Axes, values: Sequence[float]) -> None:
+    """Ticks along x at these values alone, written as they are."""
+    axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 @contextlib.contextmanager

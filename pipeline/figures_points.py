@@ -1,4 +1,4 @@
-"""Figures whose marks are defenses: accuracy against cost, adaptive against oblivious."""
+"""Figures of defenses: accuracy against cost and epsilon, adaptive against oblivious."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.figures import COLOURS, MANNERS, WIDE, FileKind, save, sheet, write_title
+from pipeline.figures import COLOURS, MANNERS, WIDE, FileKind, save, sheet, ticks_at, write_title
 from pipeline.report_adaptive import Left
 from pipeline.report_costs import CostPanel, Costs
 from pipeline.report_curves import INK
+from pipeline.report_epsilon import EpsilonPanel, Epsilons
 
 
 def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
@@ -31,6 +32,29 @@ def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
             fontsize=9,
         )
         write_title(figure, f"{costs.title}: accuracy against cost")
+        save(figure, path, kind)
+
+
+def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
+    """What attacks of rising epsilon leave of each defense, a panel a model, with intervals."""
+    lines = -(-len(epsilons.defenses) // 2)
+    with sheet(max(6.4, 4.6 * len(epsilons.panels)), 4.2 + 0.22 * lines) as figure:
+        row = figure.subplots(1, len(epsilons.panels), sharey=True, squeeze=False)[0]
+        handles: dict[str, Any] = {}
+        for panel, axes in zip(epsilons.panels, row, strict=True):
+            handles |= _epsilon_panel(axes, panel, epsilons.defenses)
+            axes.set_title(panel.model, fontsize=10)
+            axes.set_xlabel("epsilon (1/255 of the pixel range)")
+        row[0].set_ylabel("accuracy (% of the card's images)")
+        row[0].set_ylim(-2, 102)
+        figure.legend(
+            handles=[handles[defense] for defense in epsilons.defenses],
+            loc="outside lower center",
+            ncols=2,
+            fontsize=9,
+            handlelength=3.5,
+        )
+        write_title(figure, f"{epsilons.title}: accuracy against epsilon")
         save(figure, path, kind)
 
 
@@ -84,6 +108,34 @@ def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[st
     if values[-1] / values[0] > WIDE:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
+    return handles
+
+
+def _epsilon_panel(axes: Any, panel: EpsilonPanel, defenses: Sequence[str]) -> dict[str, Any]:
+    """Draws the curves of a model; returns a handle for each defense."""
+    handles = {}
+    for curve in panel.curves:
+        place = defenses.index(curve.defense)
+        colour = COLOURS[place % len(COLOURS)]
+        mark, line = MANNERS[place % len(MANNERS)]
+        sizes = [point.epsilon for point in curve.points]
+        low, high = zip(*(point.interval for point in curve.points), strict=True)
+        # no bands, of which ten hide one another
+        axes.vlines(sizes, low, high, color=colour, alpha=0.4, linewidth=1.2)
+        (handles[curve.defense],) = axes.plot(
+            sizes,
+            [point.accuracy for point in curve.points],
+            color=colour,
+            marker=mark,
+            linestyle=line,
+            linewidth=1.6,
+            markersize=5,
+            label=curve.defense,
+        )
+    shown = sorted({point.epsilon for curve in panel.curves for point in curve.points})
+    # from 0 to the smallest ball in one piece, then doublings are equally wide
+    axes.set_xscale("symlog", base=2, linthresh=next(size for size in shown if size > 0))
+    ticks_at(axes, shown)
     return handles
 
 

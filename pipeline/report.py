@@ -17,7 +17,7 @@ from pipeline.problems import NO_ROOM, BadInput, writing_to
 from pipeline.report_adaptive import what_is_left
 from pipeline.report_beside import beside_markdown
 from pipeline.report_cards import cards_markdown
-from pipeline.report_figures import Drawing, cost_drawing, drawing, left_drawing
+from pipeline.report_figures import Drawing, cost_drawing, drawing, epsilon_drawing, left_drawing
 from pipeline.report_frames import (
     card_values,
     exhibits_frame,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from polars import DataFrame
 
 PAGE = "index.html"
+PARTS = ("", "-left", "-epsilon", "-cost", "-probabilities")
+"""What a table's files are called, after the table."""
 
 
 def write_report(
@@ -93,6 +95,7 @@ def _write_files(
         figures = {
             stem: drawing(view, stem, grid, artifacts),
             f"{stem}-left": left_drawing(left, f"{stem}-left"),
+            f"{stem}-epsilon": epsilon_drawing(view, f"{stem}-epsilon", grid, scores),
             f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
         }
         plots = [
@@ -132,10 +135,10 @@ def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
     for view in found:
         plain = re.sub(r"[^\w.-]+", "-", view.table.name, flags=re.ASCII).strip(".-") or "table"
         stem, count = plain, 1
-        while {stem.lower(), f"{stem}-cost".lower()} & taken:
+        while {f"{stem}{part}".lower() for part in PARTS} & taken:
             count += 1
             stem = f"{plain}-{count}"
-        taken |= {stem.lower(), f"{stem}-cost".lower()}
+        taken |= {f"{stem}{part}".lower() for part in PARTS}
         parts.append((view, stem))
     return parts
 

@@ -12,6 +12,7 @@ from pipeline.grid import Grid
 from pipeline.report_adaptive import Left
 from pipeline.report_costs import costs
 from pipeline.report_curves import Sweep, sweep
+from pipeline.report_epsilon import epsilons
 from pipeline.report_pictures import Artifacts, NoPicture, Picture, pictures
 from pipeline.report_text import markdown_table
 from pipeline.report_view import Scores, View
@@ -28,6 +29,11 @@ COSTS_SAID = """\
 A point is a defense under the attack of this table that leaves it the least, with the Wilson 95 %
 interval over images. Passes are forward and backward passes of the network for one image, as
 counted while the defense ran."""
+
+EPSILONS_SAID = """\
+What an APGD that knows the defense leaves at each epsilon, as the integrity cards measured it on
+{images} images, with Wilson 95 % intervals. A larger ball must not leave more, and the largest no
+more than chance."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,21 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
     alt = "Least accuracy of each defense against the passes that it takes"
     markdown = f"![{alt}]({stem}.svg)\n\n{COSTS_SAID}\n"
     return Drawing(markdown, alt, COSTS_SAID, files)
+
+
+def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
+    """Accuracy against epsilon, see `report_epsilon`; None where no card of the table tells."""
+    found = epsilons(view, grid, scores)
+    if found is None:
+        return None
+    from pipeline.figures_points import draw_epsilons
+
+    files: dict[str, Draw] = {"svg": partial(draw_epsilons, found, kind="svg")}
+    images = sorted({curve.images for panel in found.panels for curve in panel.curves})
+    counts = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,}"
+    said = EPSILONS_SAID.format(images=counts)
+    alt = "Accuracy of each defense against the epsilon of the attack"
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{said}\n", alt, said, files)
 
 
 def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]]]:

@@ -134,7 +134,7 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
         command=["pipeline", *sys.argv[1:]],
         version=program_version(),
         system_metrics=system_metrics,
-        verdicts=session.verdicts if session.cards else dict,
+        cards=session.known_cards if session.cards else dict,
     )
 
 

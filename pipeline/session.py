@@ -33,7 +33,7 @@ from tasks.libraries import absent
 from tasks.specs import Kind
 
 if TYPE_CHECKING:
-    from pipeline.cards import Cards
+    from pipeline.cards import Card, Cards
 
 TASKS = {
     "dataset": ("tasks.data",),
@@ -106,10 +106,10 @@ class Session:
         answers = stored_answers(self.store, self.scores)
         return Cards(self.grid, self.cards, self.store, self.facts(), answers)
 
-    def verdicts(self) -> dict[str, str]:
-        """What the cards of cells say, by the cells' names, of models that were examined."""
-        found = {name: card.verdict for name, card in self.examined().all().items()}
-        return {name: verdict for name, verdict in found.items() if verdict != "skipped"}
+    def known_cards(self) -> dict[str, Card]:
+        """The cards of cells, by the cells' names, whose models were examined."""
+        found = self.examined().all()
+        return {name: card for name, card in found.items() if card.verdict != "skipped"}
 
     @property
     def chosen_cards(self) -> list[Node]:

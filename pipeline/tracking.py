@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.events import CellScored, Event, NodeDone, RunFinished, RunStarted
 from pipeline.graph import Node
@@ -29,12 +30,15 @@ from pipeline.tracking_runs import Point, metric_names
 from pipeline.tracking_server import shown, wrong_with
 from pipeline.tracking_story import story
 
+if TYPE_CHECKING:
+    from pipeline.cards import Card
+
 
 class Tracker:
     """An observer that logs to one server.
 
     scores: the score node of every cell of the grid, whether it is computed now or not;
-    system_metrics: whether this machine is watched while it logs; verdicts: see `Results`.
+    system_metrics: whether this machine is watched while it logs; cards: see `Results`.
     `problem`, after `finish`: None, or one line that says what was not logged.
     """
 
@@ -49,12 +53,12 @@ class Tracker:
         command: Sequence[str],
         version: str,
         system_metrics: bool = False,
-        verdicts: Callable[[], Mapping[str, str]] = dict,
+        cards: Callable[[], Mapping[str, Card]] = dict,
     ) -> None:
         self.problem: str | None = None
         self._uri = uri
         self._address = shown(uri)
-        self._results = Results(grid, scores, store, ledger, self._address, verdicts)
+        self._results = Results(grid, scores, store, ledger, self._address, cards)
         self._tags = {"command": shlex.join(command), "version": version, "executor": "none"}
         self._began = time.time()
         self._computed: Counter[str] = Counter()
@@ -191,6 +195,7 @@ class Tracker:
         self._log_owed()
         for tagged in self._results.untagged():
             server.tag(tagged.run_id, "card", tagged.verdict)
+            server.add(tagged.run_id, tagged.points)
             self._results.mark_tagged(tagged)
         self._register(server)
         scored = {name: record.facts for name, record in self._results.standing().items()}

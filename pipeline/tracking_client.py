@@ -130,6 +130,10 @@ class Server:
         """Tag a run."""
         self._client.set_tag(run_id, name, value)
 
+    def add(self, run_id: str, points: Sequence[Point]) -> None:
+        """Log more numbers of a run."""
+        self._log(run_id, points, time.time(), {})
+
     def end(
         self,
         points: Sequence[Point],

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pipeline.graph import Graph, Node
 from pipeline.grid import Cell, Grid
 from pipeline.ledger import Ledger
 from pipeline.planning import Look
 from pipeline.store import Damaged, Record, Store
-from pipeline.tracking_runs import ChildRun, score_key, score_run, train_key, train_run
+from pipeline.tracking_runs import ChildRun, Point, score_key, score_run, train_key, train_run
 from pipeline.tracking_server import is_web, shown
+
+if TYPE_CHECKING:
+    from pipeline.cards import Card
 
 WEIGHTS = "weights.safetensors"
 
@@ -29,11 +33,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class Tagged:
-    """What an integrity card says of the cell of a run. `key` names that on any server."""
+    """What an integrity card says of the cell of a run. `key` names that on any server.
+
+    points: the accuracies that the cell's own card measured, in percent, by epsilon.
+    """
 
     key: str
     run_id: str
     verdict: str
+    points: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Results:
     """The scores and trainings of a grid, as the store holds them.
 
     server: the address that the ledger knows it by. scores: the score node of every cell;
-    verdicts: gives what the integrity cards of cells say, by the cells' names.
+    cards: gives the integrity cards of cells whose models were examined, by the cells' names.
     """
 
     grid: Grid
@@ -49,7 +57,7 @@ class Results:
     store: Store
     ledger: Ledger
     server: str
-    verdicts: Callable[[], Mapping[str, str]] = dict
+    cards: Callable[[], Mapping[str, Card]] = dict
 
     @cached_property
     def _graph(self) -> Graph:
@@ -121,17 +129,19 @@ class Results:
 
     def untagged(self) -> list[Tagged]:
         """What the cards of cells say, where the server has the cell's run and not yet that."""
-        verdicts = self.verdicts()
-        if not verdicts:
+        cards = self.cards()
+        if not cards:
             return []
         logged = self.ledger.logged(self.server)
         found = []
         for name, record in self.standing().items():
             key = score_key(self._cells[name], record)
             run_id = self.ledger.run_of(self.server, key)
-            if run_id is None or name not in verdicts:
+            if run_id is None or name not in cards:
                 continue
-            tagged = Tagged(f"{key}-card-{verdicts[name]}", run_id, verdicts[name])
+            card = cards[name]
+            points = tuple(_by_epsilon(card))
+            tagged = Tagged(f"{key}-card-{card.verdict}", run_id, card.verdict, points)
             if tagged.key not in logged:
                 found.append(tagged)
         return found
@@ -177,3 +187,12 @@ class Results:
             return self.store.record(node.kind, node.digest)
         except Damaged:
             return None
+
+
+def _by_epsilon(card: Card) -> Iterator[Point]:
+    """Of an adaptive cell's own card; steps are whole, and so are the epsilons that are told."""
+    from pipeline.report_epsilon import by_epsilon
+
+    for left in by_epsilon(card) if card.attack is not None else ():
+        if left.epsilon.is_integer():
+            yield Point("epsilon/accuracy", left.accuracy, int(left.epsilon))

@@ -11,6 +11,7 @@ from rich.console import Console
 from pipeline.grid import Cell, Grid, Table
 from pipeline.report_terminal import render_terminal
 from pipeline.report_view import Scores
+from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.clean import Clean
 from tasks.attacks.pgd import PGD
 from tasks.datasets import DatasetSpec
@@ -36,6 +37,7 @@ ATTACKS = {
     **{f"targeted-pgd{steps}": PGD(steps=steps, targeted=True) for steps in (10, 50, 200)},
 }
 PAPER_COLUMNS = tuple(ATTACKS)[1:]
+ADAPTIVE = {"adaptive-quick": Adaptive(losses=("margin",), steps=3, draws=2, select_draws=3)}
 MODELS = ("demo-mixup", "demo-iat")
 
 
@@ -56,7 +58,7 @@ def make_cell(model: str, attack: str, defense: str, seed: int = 0) -> Cell:
             recipe=Recipe(method="iat" if model == "demo-iat" else "mixup", epochs=3),
             seed=seed,
         ).resolved(PROBLEM),
-        attack_spec=ATTACKS[attack].resolved(PROBLEM),
+        attack_spec={**ATTACKS, **ADAPTIVE}[attack].resolved(PROBLEM),
         defense_spec=spec,
     )
 

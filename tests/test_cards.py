@@ -117,6 +117,18 @@ def test_mlflow_is_told_what_each_card_says(shell: Shell):
     for name, verdict in said.items():
         told = json.loads(shell("show", name, "--json").stdout)["card"]["verdict"]
         assert verdict == told
+    (adaptive,) = (run for run in runs if run.data.tags["cell"] == "mixed/adaptive-mini/guo")
+    history = client.get_metric_history(adaptive.info.run_id, "epsilon/accuracy")
+    known = {row["check"]: row for row in read_csv(shell.folder / "reports/tiny/cards.csv")}
+    measured = json.loads(known["epsilon"]["measured"])  # of mixed/guo, which comes last
+    assert {f"{point.step}/255": point.value for point in history} == measured
+
+
+def test_the_report_draws_accuracy_against_epsilon(shell: Shell):
+    folder = shell.folder / "reports" / "tiny"
+    assert "(main-epsilon.svg)" in (folder / "main.md").read_text(encoding="utf-8")
+    assert (folder / "main-epsilon.svg").stat().st_size > 5_000
+    assert "against the epsilon of the attack" in (folder / "index.html").read_text("utf-8")
 
 
 def test_cards_travel_with_the_results(shell: Shell, tmp_path: Path):

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from made_up import make_grid, make_scores
+
+from pipeline.cards import Card
+from pipeline.figures_points import draw_epsilons
+from pipeline.grid import Grid
+from pipeline.report_epsilon import Epsilons, by_epsilon, epsilons
+from pipeline.report_figures import epsilon_drawing
+from pipeline.report_tables import views
+from pipeline.report_view import Scores
+from tasks.findings import found
+
+MEASURED = {"0/255": 90.0, "128/255": 0.0, "16/255": 2.5, "8/255": 10.0}
+
+
+def examined(of: str, attack: str | None = None, images: int = 40) -> Card:
+    return Card(of, images, attack=attack, model=(found("epsilon", MEASURED, "does not grow"),))
+
+
+def scored(grid: Grid, cards: dict[str, Card]) -> Scores:
+    return dataclasses.replace(make_scores(grid), cards=cards)
+
+
+def seen(grid: Grid, scores: Scores) -> Epsilons | None:
+    (view,) = views(grid, scores)
+    return epsilons(view, grid, scores)
+
+
+@pytest.fixture
+def grid() -> Grid:
+    """A bare and three defended models, replayed and attacked adaptively."""
+    return make_grid(("untargeted-pgd10", "adaptive-quick"), models=("demo-iat",))
+
+
+@pytest.fixture
+def cards() -> dict[str, Card]:
+    """As the program makes them: what is replayed has the card of the bare model."""
+    bare, own = examined("demo-iat/none"), examined("demo-iat/guo", "adaptive-quick", images=20)
+    return {
+        "demo-iat/untargeted-pgd10/none": bare,
+        "demo-iat/untargeted-pgd10/guo": bare,
+        "demo-iat/adaptive-quick/none": bare,
+        "demo-iat/adaptive-quick/guo": own,
+    }
+
+
+def test_a_card_gives_the_accuracies_by_ascending_epsilon_with_their_intervals() -> None:
+    points = list(by_epsilon(examined("demo-iat/guo")))
+    assert [(point.epsilon, point.accuracy) for point in points] == [
+        (0.0, 90.0),
+        (8.0, 10.0),
+        (16.0, 2.5),
+        (128.0, 0.0),
+    ]
+    # statsmodels: proportion_confint(36, 40, method="wilson")
+    assert points[0].interval == pytest.approx((76.95, 96.04), abs=0.01)
+    assert list(by_epsilon(Card("demo-iat/guo", 40))) == []
+
+
+def test_a_defense_is_drawn_from_its_own_card_beside_the_bare_model_and_not_without_one(
+    grid: Grid, cards: dict[str, Card]
+) -> None:
+    drawn = seen(grid, scored(grid, cards))
+    assert drawn is not None
+    (panel,) = drawn.panels
+    assert panel.model == "demo-iat"
+    assert [(curve.defense, curve.images) for curve in panel.curves] == [("none", 40), ("guo", 20)]
+
+
+def test_nothing_is_drawn_without_a_card_of_a_defended_model(
+    grid: Grid, cards: dict[str, Card]
+) -> None:
+    assert seen(grid, scored(grid, {})) is None
+    replayed = {name: card for name, card in cards.items() if card.attack is None}
+    assert seen(grid, scored(grid, replayed)) is None
+
+
+def test_the_figure_tells_how_many_images_and_draws_every_curve(
+    grid: Grid, cards: dict[str, Card], tmp_path: Path
+) -> None:
+    scores = scored(grid, cards)
+    (view,) = views(grid, scores)
+    drawing = epsilon_drawing(view, "table-epsilon", grid, scores)
+    assert drawing is not None
+    assert "on\n20 to 40 images" in drawing.said
+    assert "(table-epsilon.svg)" in drawing.markdown
+    drawn = seen(grid, scores)
+    assert drawn is not None
+    for name in ("first.svg", "second.svg"):
+        draw_epsilons(drawn, tmp_path / name, "svg")
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+    strokes = {
+        style.split("stroke: ")[1].split(";")[0].lower()
+        for path in ET.parse(tmp_path / "first.svg").iter("{http://www.w3.org/2000/svg}path")
+        if "stroke: " in (style := path.get("style", "").replace("stroke:", "stroke: "))
+    }
+    assert {"#0072b2", "#d55e00"} <= {stroke.strip() for stroke in strokes}
