@@ -131,6 +131,36 @@ def test_the_report_draws_accuracy_against_epsilon(shell: Shell):
     assert "against the epsilon of the attack" in (folder / "index.html").read_text("utf-8")
 
 
+DETACHED = """
+from tasks.defenses.base import Defense
+
+
+class Detached(Defense):
+    def transform(self, pixels, rows, context):
+        return pixels.detach().round(decimals=1)
+"""
+
+
+def test_a_users_defense_that_detaches_is_named_in_one_line_and_the_other_cells_finish(
+    ran: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(ran[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "detached.py").write_text(DETACHED)
+    monkeypatch.chdir(tmp_path)
+    said = Shell(tmp_path)("run", "--inline", "--quiet", "--add", "defense=detached.py")
+    assert said.exit_code == 1
+    assert "Traceback" not in said.output
+    (line,) = (line for line in said.stderr.splitlines() if line.startswith("missing: "))
+    assert line == (
+        "missing: mixed/adaptive-mini/detached: defense detached: its transform lets no gradient "
+        "through (it detaches its input); write what has none with tasks.straight.through"
+    )
+    rows = read_csv(tmp_path / "reports" / "tiny" / "results.csv")
+    assert len(rows) == 6
+    (missing,) = (row for row in rows if not row["accuracy"])
+    assert (missing["attack"], missing["defense"]) == ("adaptive-mini", "detached")
+
+
 def test_cards_travel_with_the_results(shell: Shell, tmp_path: Path):
     assert "2 card" in shell("export", str(tmp_path / "results.zip")).stdout
     store = tmp_path / "elsewhere"
