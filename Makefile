@@ -5,10 +5,11 @@ VENV ?= .venv
 # Processes that share the tests, and what else pytest is to be told, such as `-k counter`.
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# Which comparisons, and options such as `--repeats 9`; see `python tests/benchmarks --help`.
+BENCHMARKS ?=
 
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
-BENCHMARKS := $(wildcard tests/benchmarks/*.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint bench reference constraints clean
@@ -31,9 +32,8 @@ lint: $(VENV)/.dev ## style, types and the contract of the layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev ## time the steps that take the time
-	@test -n "$(BENCHMARKS)" || { echo "tests/benchmarks/ holds no benchmark yet"; exit 1; }
-	$(BIN)/python -m pytest tests/benchmarks -p no:cacheprovider $(PYTEST_ARGS)
+bench: $(VENV)-bench/.ready ## time the steps that take the time beside other libraries
+	$(VENV)-bench/bin/python tests/benchmarks $(BENCHMARKS)
 
 reference: $(VENV)/.runtime ## write configs/README.md anew, from the code
 	$(BIN)/pipeline reference > configs/README.md.new && mv configs/README.md.new configs/README.md
@@ -43,7 +43,7 @@ constraints: $(VENV)/.uv ## write constraints.txt anew, from the newest versions
 		--no-header --no-annotate -o constraints.txt
 
 clean: ## remove what these targets made, but not the store or the reports
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 	find pipeline tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv resolves and installs in seconds. It lives in the environment it serves.
@@ -60,3 +60,12 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.uv
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
 	@touch $@ $(VENV)/.runtime
+
+# An environment of its own: the newest torchattacks asks for a version of requests that MLflow
+# cannot use, so it comes without what it asks for.
+$(VENV)-bench/.ready: pyproject.toml constraints.txt tests/benchmarks/peers.txt | $(VENV)/.uv
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-bench
+	$(BIN)/uv pip install --quiet --python $(VENV)-bench/bin/python --constraint constraints.txt --editable .
+	$(BIN)/uv pip install --quiet --python $(VENV)-bench/bin/python --no-deps torchattacks==3.5.1
+	$(BIN)/uv pip install --quiet --python $(VENV)-bench/bin/python --requirement tests/benchmarks/peers.txt
+	@touch $@

@@ -1,0 +1,119 @@
+"""`python tests/benchmarks`: time the chosen comparisons and write what was measured.
+
+Prints ratios with their spread as they come; writes README.md and every repeat (timings.csv).
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+from harness import Comparison, Timing, fastest, median_rate, ratio, timed
+from machine import facts
+from rich.console import Console
+from rich.table import Table
+
+MODULES = ("attacks", "defenses", "linear", "planning", "ray_overhead")
+COLUMNS = ("contender", "a second", "times the fastest peer", "GFLOP/s", "of the peak")
+PEAK = "peak"
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(MODULES))
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@click.option("--threads", default=0, help="CPU threads; all by default.")
+@click.option("--out", default="reports/bench", show_default=True, type=click.Path(path_type=Path))
+def main(names: Sequence[str], repeats: int, device: str, threads: int, out: Path) -> None:
+    """Measure the comparisons of these modules, all by default."""
+    if threads:
+        torch.set_num_threads(threads)
+    console = Console()
+    began = time.strftime("%Y-%m-%d %H:%M")
+    peaks: dict[str, float] = {}
+    sections: list[str] = []
+    every: list[Timing] = []
+    for name in names or MODULES:
+        for comparison in importlib.import_module(name).comparisons(device):
+            with console.status(comparison.what):
+                timings = list(timed(comparison, repeats))
+            every += timings
+            if comparison.name == PEAK:
+                peaks = _peaks(comparison, timings)
+            rows = _rows(comparison, timings, peaks)
+            console.print(_table(comparison, rows), *comparison.told, sep="\n")
+            sections.append(_markdown(comparison, rows))
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out, began, repeats, sections, every)
+    console.print(f"{out / 'README.md'}")
+
+
+def _rows(
+    comparison: Comparison, timings: Sequence[Timing], peaks: dict[str, float]
+) -> list[tuple[str, ...]]:
+    peers = [name for name in comparison.contenders if name not in comparison.ours]
+    best = fastest(timings, peers) if peers else None
+    rows = []
+    for name in comparison.contenders:
+        rate = median_rate(timings, name)
+        times = "" if best is None or name == best else str(ratio(timings, name, best))
+        flops, share = "", ""
+        if comparison.flop is not None:
+            speed = rate * comparison.flop
+            flops = f"{speed / 1e9:,.0f}"
+            top = next((peak for kind, peak in peaks.items() if name.endswith(kind)), None)
+            top = top or peaks.get("float32")
+            share = "" if top is None or comparison.name == PEAK else f"{100 * speed / top:.0f} %"
+        rows.append((name, f"{rate:,.4g}", times, flops, share))
+    return rows
+
+
+def _peaks(comparison: Comparison, timings: Sequence[Timing]) -> dict[str, float]:
+    """The kind of number → floating point operations a second."""
+    flop = comparison.flop or 0.0
+    return {name.split()[-1]: median_rate(timings, name) * flop for name in comparison.contenders}
+
+
+def _table(comparison: Comparison, rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=f"{comparison.what} ({comparison.unit} a second)", title_justify="left")
+    for place, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(comparison: Comparison, rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"## {comparison.what}", "", f"{comparison.unit.capitalize()} a second, median.", ""]
+    lines += [f"| {' | '.join(COLUMNS)} |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines += ["", *(f"- {line}" for line in comparison.told)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _write(
+    out: Path, began: str, repeats: int, sections: Sequence[str], every: Sequence[Timing]
+) -> None:
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Measured on {began}, {repeats} repeats of each contender in turn.",
+    ]
+    lines += ["A ratio is the median of the repeats' own ratios, with the least and the most.", ""]
+    lines += [f"- {name}: {value}" for name, value in facts().items()]
+    text = "\n".join(lines) + "\n\n" + "\n".join(sections)
+    (out / "README.md").write_text(text, encoding="utf-8")
+    with (out / "timings.csv").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["comparison", "contender", "repeat", "seconds", "rate"])
+        for one in every:
+            writer.writerow([one.comparison, one.contender, one.repeat, one.seconds, one.rate])
+
+
+if __name__ == "__main__":
+    main()

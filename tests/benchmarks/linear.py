@@ -1,0 +1,109 @@
+"""Whether cost grows with the number of images alone: time an image, and a worker's memory."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from harness import Comparison
+
+from tasks.arrays import Crafted, Images, as_float
+from tasks.attacks.pgd import PGD
+from tasks.craft import craft
+from tasks.defend import defend
+from tasks.defenses.base import Context
+from tasks.defenses.guo import Guo
+from tasks.frozen import Frozen
+from tasks.networks.small import Small
+from tasks.node_specs import CraftSpec, DefendSpec
+from tasks.progress import silent
+from tasks.specs import Problem, Shard
+
+FEW, MANY = 250, 4_000
+BATCH = 250
+PROBLEM = Problem(epsilon=8.0, classes=10, side=32, pool=1000)
+MEGA = 2**20
+
+
+def comparisons(device: str) -> Iterator[Comparison]:
+    """The same images as shards of 250 and as one shard of 4,000."""
+    context = Context(classifier=_classifier(device))
+    for name, work in (("craft", _craft), ("defend", _defend)):
+        calls: dict[str, Callable[[], object]] = {
+            f"{MANY // FEW} shards of {FEW}": partial(_shards, work, context, FEW),
+            f"one shard of {MANY:,}": partial(_shards, work, context, MANY),
+        }
+        yield Comparison(
+            name=f"linear-{name}",
+            what=f"{name}, a small network, {MANY:,} images of 32 × 32",
+            amount=MANY,
+            unit="images",
+            contenders=calls,
+            ours=(f"one shard of {MANY:,}",),
+            told=[_memory(name, device)],
+        )
+
+
+def _shards(work: Callable[[Images, Context], object], context: Context, size: int) -> None:
+    images = _images()
+    for start in range(0, MANY, size):
+        work(images[start : start + size], context)
+
+
+def _craft(images: Images, context: Context) -> None:
+    spec = CraftSpec(attack=PGD(epsilon=8.0, step_size=2.0, steps=3), seed=0, shard=_shard(images))
+    craft(images, context, spec, batch_size=BATCH)
+
+
+def _defend(images: Images, context: Context) -> None:
+    none = torch.full_like(images.labels, -1)
+    examples = Crafted(as_float(images.pixels), images.labels, images.ids, none)
+    spec = DefendSpec(
+        defense=Guo(draws=5).resolved(PROBLEM), seed=0, redraws=1, shard=_shard(images)
+    )
+    defend(examples, context, spec, batch_size=BATCH, tell=silent)
+
+
+def _shard(images: Images) -> Shard:
+    return Shard(start=int(images.ids[0]), stop=int(images.ids[-1]) + 1)
+
+
+def _classifier(device: str) -> Frozen:
+    module = Small().build(3, 32, 10, seed=0)
+    return Frozen(module, classes=10, device=device)
+
+
+def _images() -> Images:
+    drawn = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (MANY, 3, 32, 32), generator=drawn, dtype=torch.uint8)
+    return Images(pixels, torch.arange(MANY) % 10, torch.arange(MANY), 10)
+
+
+def _memory(name: str, device: str) -> str:
+    """The peaks of two processes that each do one of the shards."""
+    peaks = {}
+    for count in (FEW, MANY):
+        command = [sys.executable, str(Path(__file__)), name, str(count), device]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[count] = int(done.stdout) / MEGA
+    few, many = peaks[FEW], peaks[MANY]
+    own = MANY * 3 * 32 * 32 * 4 / MEGA
+    return (
+        f"peak memory of a process: {few:,.0f} MiB for {FEW} images, {many:,.0f} MiB for "
+        f"{MANY:,}, whose pixels are {own:,.0f} MiB as float32"
+    )
+
+
+def _one_shard(name: str, count: int, device: str) -> int:
+    work = {"craft": _craft, "defend": _defend}[name]
+    work(_images()[:count], Context(classifier=_classifier(device)))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    sys.stdout.write(str(_one_shard(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
