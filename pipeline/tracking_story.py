@@ -29,14 +29,14 @@ def story(
     """
     work = ", ".join(f"{count} {kind}" for kind, count in computed.items()) or "nothing"
     parts = [
-        f"# {grid.title or grid.name}",
+        f"### {grid.title or grid.name}",
         f"{len(scored)} of {len(grid.cells)} cells scored; computed now: {work}.",
         f"    {command}",
     ]
     moved = changes(before, {name: scored[name] for name in before if name in scored})
     if moved:
         lines = "\n".join(f"    {line}" for line in moved)
-        parts.append(f"## Cells that moved\n\n{lines}")
+        parts.append(f"#### Cells that moved\n\n{lines}")
     return _as_far_as_it_goes([*parts, *_tables(report)])
 
 
