@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import chromium
 from tiny import FILES, Tiny, write_configs
 
 from pipeline.report import write_report
@@ -20,15 +19,6 @@ from pipeline.report_view import Scores
 
 pytestmark = pytest.mark.slow
 
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 SWEPT = """
   - name: sizes
     models: [mixed]
@@ -57,17 +47,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, of the system's packages."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium here: apt-get install chromium, or name one in $CHROMIUM")
-    with api.sync_playwright() as driver:
-        # playwright gives each start an empty user folder of its own
-        started = driver.chromium.launch(executable_path=found, args=list(FLAGS))
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @dataclass
