@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from pipeline.verify import verify
 from tasks.specs import Shard
 from tasks.train import State
 
+PIPELINE = Path(sys.executable).with_name("pipeline")
 NODE = Node("defend", Shard(start=0, stop=5))
 OTHER = Node("defend", Shard(start=5, stop=9))
 
@@ -273,6 +276,25 @@ def test_a_bucket_that_goes_away_in_mid_run_is_one_line_and_no_damage(
         assert str(raised.value) == f"store {other.address}: the server does not answer"
     with pytest.raises(BadInput, match="the server does not answer"):
         Store(f"s3://gone-bucket?endpoint={endpoint}")
+
+
+@pytest.mark.slow
+def test_wrong_credentials_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with s3_server(tmp_path / "log", checks_keys_after=2) as endpoint:
+        make_bucket(endpoint, "closed-bucket")
+        with pytest.raises(BadInput) as raised:
+            Store(f"s3://closed-bucket/x?endpoint={endpoint}")
+        said = str(raised.value)
+        assert said.endswith("access denied: are the credentials those of this bucket?")
+        done = subprocess.run(
+            [str(PIPELINE), "plan", "--store", f"s3://closed-bucket/x?endpoint={endpoint}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
 
 
 @pytest.mark.slow
