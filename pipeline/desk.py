@@ -33,7 +33,7 @@ KEPT = 4
 """How many data sets, and how many classifiers, a process keeps."""
 
 _splits: dict[str, Splits] = {}
-_classifiers: dict[tuple[str, str, str], Frozen] = {}
+_classifiers: dict[tuple[str, str, str, bool], Frozen] = {}
 
 
 def forget() -> None:
@@ -132,7 +132,8 @@ class Desk:
         """The node's model, ready to be attacked or asked, its counters at zero."""
         node = self.node.parent("model")
         record = self.record(node)
-        key = (record.content, precision, str(self.device))
+        compiled = self.settings.compiled
+        key = (record.content, precision, str(self.device), compiled)
         if key not in _classifiers:
             try:
                 module = self._network(node, record)
@@ -140,7 +141,11 @@ class Desk:
                 raise Damaged(node.kind, node.digest, str(error)) from None
             _make_room(_classifiers)
             _classifiers[key] = Frozen(
-                module, classes=_shape(node).classes, precision=precision, device=self.device
+                module,
+                classes=_shape(node).classes,
+                precision=precision,
+                device=self.device,
+                compiled=compiled,
             )
         self.classifier = _classifiers[key]
         self.classifier.check()

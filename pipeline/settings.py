@@ -30,11 +30,14 @@ class KindSettings(Entry):
 
     threads: CPU threads, and the CPUs that a Ray task asks for. gpus: the share of a GPU that
     a Ray task asks for where there are GPUs. batch_size: rows through the network at once.
+    compiled: call the network through torch.compile, which pays where a worker process has
+    minutes of work; without a compiler it runs as it is, and the record says so.
     """
 
     threads: Annotated[int, Field(ge=1)] = 1
     gpus: Annotated[float, Field(ge=0)] = 0.0
     batch_size: Annotated[int, Field(ge=1)] = 500
+    compiled: bool = False
 
 
 class Settings(Entry):

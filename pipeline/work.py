@@ -176,6 +176,8 @@ def perform(
         "versions": {"python": platform.python_version(), PROGRAM: __version__}
         | {name: version(name) for name in VERSIONS},
     }
+    if kind.compiled:
+        how["compiled"] = desk.classifier is not None and desk.classifier.compiled
     if own := own_digests(node.spec):
         how["own_code"] = own
     before = _content(store, node) if replace else None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tasks.compiled import Compiled
 from tasks.fold import fold_batch_norm
 from tasks.precision import run, set_float32
 from tasks.specs import Precision
@@ -23,6 +24,7 @@ class Frozen:
 
     module: float32 [N, C, H, W] in [0, 1] to [N, classes]; it is copied, never changed.
     precision: what convolutions and matrix products run in; logits are always float32.
+    compiled: call it through `torch.compile`, see `tasks.compiled`.
 
     `forwards` and `backwards` count images that went through the network, and images whose
     gradient came back through it, whoever ran the backward pass.
@@ -35,6 +37,7 @@ class Frozen:
         classes: int,
         precision: Precision = "float32",
         device: str | torch.device = "cpu",
+        compiled: bool = False,
     ) -> None:
         network = copy.deepcopy(module).eval().requires_grad_(False)
         fold_batch_norm(network)
@@ -42,13 +45,22 @@ class Frozen:
         self.module = network.to(self.device).to(memory_format=torch.channels_last)
         self.classes = classes
         self.precision: Precision = precision
+        self.network = Compiled(self.module) if compiled else self.module
         self.forwards = 0
         self.backwards = 0
         self._digest = _weights_digest(self.module)
 
-    def logits(self, pixels: Tensor) -> Tensor:
-        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], differentiable in the pixels."""
-        logits = run(self.module, pixels, self.precision)
+    @property
+    def compiled(self) -> bool:
+        """Whether it runs compiled; what was asked for may not work on this machine."""
+        return isinstance(self.network, Compiled) and self.network.works
+
+    def logits(self, pixels: Tensor, *, twice: bool = False) -> Tensor:
+        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], differentiable in the pixels.
+
+        twice: a second derivative can be taken, too.
+        """
+        logits = run(self.module if twice else self.network, pixels, self.precision)
         self.forwards += len(pixels)
         if logits.requires_grad:
             logits.register_hook(self._going_back)  # type: ignore[no-untyped-call]
@@ -91,7 +103,7 @@ class Frozen:
                 leaf = pixels if pixels.requires_grad else pixels.detach().requires_grad_()
             else:
                 leaf = pixels.detach().requires_grad_()
-            logits = self.logits(leaf)
+            logits = self.logits(leaf, twice=differentiable)
             known = logits if differentiable else logits.detach()
             # in float64, since p - 1 of a confident prediction is lost in float32
             probabilities = known.double().softmax(dim=1)

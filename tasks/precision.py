@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tasks.specs import Precision
 
@@ -19,7 +21,7 @@ def set_float32(precision: Precision) -> None:
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def run(network: nn.Module, pixels: Tensor, precision: Precision) -> Tensor:
+def run(network: Callable[[Tensor], Tensor], pixels: Tensor, precision: Precision) -> Tensor:
     """float32 logits [N, classes] of [N, C, H, W] in [0, 1], computed in `precision`."""
     set_float32(precision)
     pixels = pixels.contiguous(memory_format=torch.channels_last)

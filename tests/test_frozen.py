@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,54 @@ def test_check_passes_until_something_changes(frozen, pixels):
     frozen.module.linear.bias[0] += 1e-3
     with pytest.raises(NotFrozen, match="weights have changed"):
         frozen.check()
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_network_runs_as_it_is_and_says_so_once(module, pixels):
+    from torch._inductor import config
+
+    frozen = Frozen(module, classes=10, compiled=True)
+    plain = Frozen(module, classes=10)
+    with (
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.warns(RuntimeWarning, match="so networks run uncompiled: .*no-such-compiler"),
+    ):
+        first = frozen.logits(pixels)
+    assert not frozen.compiled
+    assert torch.equal(first, plain.logits(pixels))
+    # a second warning would be an error
+    assert torch.equal(frozen.logits(pixels), first)
+
+
+def test_what_a_compiled_network_raises_itself_is_not_taken_for_a_missing_compiler(pixels):
+    class Broken(nn.Module):
+        def forward(self, pixels):
+            raise RuntimeError("of its own")
+
+    frozen = Frozen(Broken(), classes=10, compiled=True)
+    frozen.network._fast = frozen.module
+    with pytest.raises(RuntimeError, match="of its own"):
+        frozen.logits(pixels)
+    assert frozen.compiled
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
+def test_a_compiled_network_gives_the_same_within_rounding(module, pixels):
+    plain, fast = (Frozen(module, classes=10, compiled=flag) for flag in (False, True))
+    assert torch.allclose(fast.logits(pixels), plain.logits(pixels), atol=1e-5)
+    assert torch.allclose(fast.probabilities(pixels), plain.probabilities(pixels), atol=1e-6)
+    labels = torch.tensor([[0, 1], [2, 3], [4, 5]])[: len(pixels)]
+    for twice in (False, True):
+        gradients = [
+            frozen.label_gradients(pixels[: len(labels)], labels, differentiable=twice)
+            for frozen in (plain, fast)
+        ]
+        assert torch.allclose(*gradients, atol=1e-5)
+    steepness = []
+    for frozen in (plain, fast):
+        leaf = pixels[:1].clone().requires_grad_()
+        gradient = frozen.label_gradients(leaf, labels[:1], differentiable=True)
+        steepness.append(torch.autograd.grad(gradient.square().sum(), leaf)[0])
+    assert torch.allclose(*steepness, atol=1e-5)
+    assert fast.compiled

@@ -28,8 +28,11 @@ PEAK = "peak"
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--threads", default=0, help="CPU threads; all by default.")
+@click.option("--only", default="", help="Comparisons whose name holds this.")
 @click.option("--out", default="reports/bench", show_default=True, type=click.Path(path_type=Path))
-def main(names: Sequence[str], repeats: int, device: str, threads: int, out: Path) -> None:
+def main(
+    names: Sequence[str], repeats: int, device: str, threads: int, only: str, out: Path
+) -> None:
     """Measure the comparisons of these modules, all by default."""
     if threads:
         torch.set_num_threads(threads)
@@ -40,6 +43,8 @@ def main(names: Sequence[str], repeats: int, device: str, threads: int, out: Pat
     every: list[Timing] = []
     for name in names or MODULES:
         for comparison in importlib.import_module(name).comparisons(device):
+            if only not in comparison.name and comparison.name != PEAK:
+                continue
             with console.status(comparison.what):
                 timings = list(timed(comparison, repeats))
             every += timings

@@ -38,6 +38,7 @@ def _pgd(subject: Subject) -> Comparison:
     if subject.device == "cuda":
         precisions.insert(1, "tf32")
     ours = {f"ours, {name}": _ours(subject, name) for name in precisions}
+    ours |= {f"ours, compiled, {name}": _ours(subject, name, compiled=True) for name in precisions}
     peers = {
         "torchattacks": _torchattacks,
         "foolbox": _foolbox,
@@ -57,9 +58,15 @@ def _pgd(subject: Subject) -> Comparison:
     )
 
 
-def _ours(subject: Subject, precision: Precision) -> Callable[[], Tensor]:
+def _ours(
+    subject: Subject, precision: Precision, *, compiled: bool = False
+) -> Callable[[], Tensor]:
     frozen = Frozen(
-        subject.module, classes=subject.classes, precision=precision, device=subject.device
+        subject.module,
+        classes=subject.classes,
+        precision=precision,
+        device=subject.device,
+        compiled=compiled,
     )
     attack = PGD(epsilon=8.0, step_size=2.0, steps=STEPS)
     ids = torch.arange(len(subject.pixels), device=subject.device)
