@@ -135,6 +135,7 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
         version=program_version(),
         system_metrics=system_metrics,
         cards=session.known_cards if session.cards else dict,
+        look=session.look,
     )
 
 
@@ -183,7 +184,14 @@ def report_grid(
         from pipeline.report import write_report
 
         try:
-            known = Results(session.grid, session.scores, session.store, session.ledger, shown(uri))
+            known = Results(
+                session.grid,
+                session.scores,
+                session.store,
+                session.ledger,
+                shown(uri),
+                look=session.look,
+            )
             page = write_report(
                 session.grid,
                 scores,
