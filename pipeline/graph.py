@@ -60,8 +60,8 @@ class Graph:
             if parent.digest not in self._nodes:
                 self._add(parent)
         self._nodes[node.digest] = node
-        for digest in {parent.digest: None for _, parent in node.parents}:
-            self._children.setdefault(digest, []).append(node)
+        for above in {parent.digest: None for _, parent in node.parents}:
+            self._children.setdefault(above, []).append(node)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes.values())

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.card_nodes import CardSize, card_nodes
+from pipeline.card_nodes import card_nodes
+from pipeline.card_sizes import CardSize
 from pipeline.cell_nodes import CellNodes
 from pipeline.config import Catalogue, config_folders
 from pipeline.devices import read_devices
