@@ -120,10 +120,12 @@ def own_digests(spec: Spec) -> dict[str, str]:
 
 
 def _found_in(spec: Spec) -> frozenset[type[Spec]]:
-    inner = (value for _, value in spec)
-    parts = (value if isinstance(value, tuple | list) else (value,) for value in inner)
-    specs = (part for each in parts for part in each if isinstance(part, Spec))
-    return frozenset({type(spec)}).union(*map(spec_classes, specs))
+    found = {type(spec)}
+    for _, value in spec:
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, Spec):
+                found |= spec_classes(part)
+    return frozenset(found)
 
 
 _classes = _OfSpec(_found_in)

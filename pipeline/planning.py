@@ -86,7 +86,8 @@ class Look:
         for digest, content in record.lineage.items():
             if digest not in graph:
                 continue
-            ancestor = self.glimpse(graph[digest].kind, digest)
+            seen = self._glimpses.get(digest)
+            ancestor = seen or self.glimpse(graph[digest].kind, digest)
             if ancestor is not None and ancestor.content != content:
                 return (
                     f"was made from other {graph[digest].kind} content: "

@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from pipeline.estimate import Estimate, estimate
 from pipeline.events import Observers, RunFinished
 from pipeline.executor import Executor, InlineExecutor
 from pipeline.fingerprint import Entry, check
-from pipeline.graph import Graph, Node
+from pipeline.graph import Graph, Node, NodeKind
 from pipeline.grid import Cell, Grid, Overrides, load_grid
 from pipeline.hashing import spec_classes
 from pipeline.ledger import Invocation, Ledger
@@ -32,7 +32,7 @@ from pipeline.selection import selected
 from pipeline.settings import Settings, read_settings
 from pipeline.store import Record, Store
 from tasks.libraries import absent
-from tasks.specs import Kind
+from tasks.specs import Kind, Spec
 
 if TYPE_CHECKING:
     from pipeline.cards import Card, Cards
@@ -139,16 +139,21 @@ class Session:
 
     def check_code(self) -> list[str]:
         """Stop, as BadInput, at code that changed undecided; returns what versions decided."""
-        entries = {(node.kind, spec_classes(node.spec)) for node in self.meant}
-        return check([Entry(classes, frozenset(TASKS[kind])) for kind, classes in entries])
+        return check([Entry(classes, frozenset(TASKS[kind])) for kind, classes in self._sorts])
+
+    @cached_property
+    def _sorts(self) -> frozenset[tuple[NodeKind, frozenset[type[Spec]]]]:
+        """The kinds of the nodes that are meant, each with the classes of its specs."""
+        return frozenset((node.kind, spec_classes(node.spec)) for node in self.meant)
 
     def check_libraries(self) -> None:
         """BadInput where the cells to compute need a library that is not installed here."""
-        lacking = cache(lambda library: find_spec(library) is None)
-        for node in self.meant:
-            for cls in spec_classes(node.spec):
-                library = cls.library if issubclass(cls, Kind) else ""
-                if library and lacking(library) and self.record(node) is None:
+        classes = frozenset[type[Spec]]().union(*(classes for _, classes in self._sorts))
+        libraries = {cls: cls.library for cls in classes if issubclass(cls, Kind) and cls.library}
+        lacking = {cls: name for cls, name in libraries.items() if find_spec(name) is None}
+        for node in self.meant if lacking else ():
+            for cls, library in lacking.items():
+                if cls in spec_classes(node.spec) and self.record(node) is None:
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
     def forced(self, start: str) -> set[str]:

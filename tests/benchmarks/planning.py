@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import statistics
+import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,31 @@ SIZES: Mapping[str, Overrides] = {
 ANSWERS = 100
 """Images whose answers a made-up score holds: a run that computes nothing reads none of them."""
 PEER = Path(sys.executable).with_name("snakemake")
+PEER_NODES = 20_000
+"""More of them take the peer many minutes each time."""
+KIB_IN_A_MB = 1e6 / 1024
+SNAKEFILE = """\
+import json
+
+with open("parents.json") as file:
+    PARENTS = json.load(file)
+
+
+rule all:
+    input:
+        [f"done/{place}" for place in range(len(PARENTS))],
+
+
+rule node:
+    input:
+        lambda wildcards: [f"done/{place}" for place in PARENTS[int(wildcards.place)]],
+    output:
+        "done/{place}",
+    wildcard_constraints:
+        place="[0-9]+",
+    shell:
+        "touch {output}"
+"""
 HOW: Mapping[str, object] = {
     "seconds": 1.5,
     "device": "x86_64 CPU",
@@ -159,9 +185,79 @@ def _mark_logged(
             ledger.mark_logged(server, train_key(record), "made-up")
 
 
+class _Process:
+    """A command that is run to its end. `told` gets the most memory that it took."""
+
+    def __init__(self, words: Sequence[str | Path], folder: Path, told: list[str]) -> None:
+        self._words, self._folder, self._told = [str(word) for word in words], folder, told
+        self._name = " ".join([Path(self._words[0]).name, *self._words[1:]])
+        self._peaks_mb: list[float] = []
+
+    def __call__(self) -> None:
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(
+                self._words, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=said
+            )
+            # of this process alone, not of the largest so far
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                said.seek(0)
+                raise RuntimeError(f"{self._name}: {said.read().decode(errors='replace')[-500:]}")
+        self._peaks_mb.append(used.ru_maxrss / KIB_IN_A_MB)
+        self._tell()
+
+    def _tell(self) -> None:
+        begin = f"peak memory of {self._name}: "
+        self._told[:] = [line for line in self._told if not line.startswith(begin)]
+        self._told.append(f"{begin}{max(self._peaks_mb):.0f} MB")
+
+
+def _pipeline(*words: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline", *words]
+
+
 def _helped(folder: Path) -> Comparison:
     told: list[str] = []
-    call = _Process([sys.executable, "-m", "pipeline", "--help"], folder, told)
-    return Comparison(
-        "help", "pipeline --help", 1, "calls", {"pipeline --help": call}, ["pipeline --help"], None, told
-    )
+    name = "pipeline --help"
+    calls = {name: _Process(_pipeline("--help"), folder, told)}
+    return Comparison("help", "say what the commands are", 1, "calls", calls, [name], told=told)
+
+
+def _nothing_to_do(done: Finished, size: str) -> Comparison:
+    """`run` and `plan` beside Snakemake over as many files, if the latter is installed."""
+    count = len(done.parents)
+    told = [f"{count:,} nodes of grid {GRID}, all of them finished"]
+    ours = {
+        f"pipeline {command}": _Process(_pipeline(command, *done.grid), done.folder, told)
+        for command in ("run", "plan")
+    }
+    calls: dict[str, Callable[[], object]] = {**ours}
+    if not PEER.exists():
+        told.append(f"{PEER.name} is not installed beside {sys.executable}: not compared")
+    elif count > PEER_NODES:
+        told.append(f"{PEER.name} is not asked about more than {PEER_NODES:,} nodes")
+    else:
+        place = done.folder / "peer"
+        calls[PEER.name] = _Process(_peer(done.parents, place), place, told)
+    what = f"find that all of about {size} nodes are finished"
+    return Comparison(f"nothing to do, {size}", what, count, "nodes", calls, list(ours), told=told)
+
+
+def _peer(parents: Sequence[Sequence[int]], folder: Path) -> list[str | Path]:
+    """Finished files in a graph of the same shape, and the command that looks at them.
+
+    A rule for each node would be a rule file of as many rules: one rule takes a file's inputs
+    from a table by its number.
+    """
+    folder.mkdir()
+    (folder / "parents.json").write_text(json.dumps(parents), encoding="utf-8")
+    (folder / "Snakefile").write_text(SNAKEFILE, encoding="utf-8")
+    (folder / "done").mkdir()
+    began = time.time() - len(parents)
+    for place in range(len(parents)):
+        path = folder / "done" / str(place)
+        path.touch()
+        # each later than what it was made from
+        os.utime(path, (began + place, began + place))
+    return [PEER, "--cores", "1", "--rerun-triggers", "mtime", "--quiet", "all"]
