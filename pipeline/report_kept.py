@@ -53,7 +53,7 @@ class KeptReport:
             content = json.loads(self._place.read_text(encoding="utf-8"))
             shown = content.pop("shown")
             same = content == self._state()
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
         return shown if same and isinstance(shown, dict) else {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,14 @@ ANSWERS = 100
 PEER = Path(sys.executable).with_name("snakemake")
 PEER_NODES = 20_000
 """More of them take the peer many minutes each time."""
-KIB_IN_A_MB = 1e6 / 1024
+MEASURED = """\
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(done.returncode)
+"""
+"""Runs a command and says its peak memory in KiB: from a small process, since Linux counts what
+the process that starts another holds at that moment as the other's own. It takes about 20 ms."""
 SNAKEFILE = """\
 import json
 
@@ -186,7 +194,7 @@ def _mark_logged(
 
 
 class _Process:
-    """A command that is run to its end. `told` gets the most memory that it took."""
+    """A command that is run to its end. `told` gets the median of the memory that it took."""
 
     def __init__(self, words: Sequence[str | Path], folder: Path, told: list[str]) -> None:
         self._words, self._folder, self._told = [str(word) for word in words], folder, told
@@ -194,23 +202,15 @@ class _Process:
         self._peaks_mb: list[float] = []
 
     def __call__(self) -> None:
-        with tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(
-                self._words, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=said
-            )
-            # of this process alone, not of the largest so far
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                said.seek(0)
-                raise RuntimeError(f"{self._name}: {said.read().decode(errors='replace')[-500:]}")
-        self._peaks_mb.append(used.ru_maxrss / KIB_IN_A_MB)
-        self._tell()
-
-    def _tell(self) -> None:
+        words = [sys.executable, "-I", "-S", "-c", MEASURED, *self._words]
+        done = subprocess.run(words, cwd=self._folder, capture_output=True, text=True, check=False)
+        *said, peak_kib = done.stderr.splitlines()
+        if done.returncode:
+            raise RuntimeError(f"{self._name}: {' '.join(said)[-500:]}")
+        self._peaks_mb.append(int(peak_kib) * 1024 / 1e6)
         begin = f"peak memory of {self._name}: "
         self._told[:] = [line for line in self._told if not line.startswith(begin)]
-        self._told.append(f"{begin}{max(self._peaks_mb):.0f} MB")
+        self._told.append(f"{begin}{statistics.median(self._peaks_mb):.0f} MB")
 
 
 def _pipeline(*words: str) -> list[str]:
