@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
 
+from pipeline.card_sizes import CardSize
 from pipeline.cell_nodes import CellNodes
 from pipeline.graph import Graph, Node
 from pipeline.grid import Cell
@@ -18,9 +18,6 @@ from pipeline.workloads import workload
 from tasks.attacks.adaptive import Adaptive
 from tasks.defenses.none import NoDefense
 from tasks.node_specs import CardSpec, CraftSpec
-
-CardSize = Literal["full", "quarter", "none"]
-CARD_SIZES: tuple[CardSize, ...] = get_args(CardSize)
 
 SHARE = 0.25
 """Of the work of an adaptive cell, what its card may cost unless it is asked for in full."""

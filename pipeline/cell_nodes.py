@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 from pipeline.graph import Graph, Node, NodeKind
 from pipeline.grid import Cell
+from pipeline.hashing import canonical
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import Attack
 from tasks.node_specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
@@ -19,18 +21,20 @@ from tasks.recipe import CheckpointSpec
 from tasks.specs import SHARD, Shard, Spec
 
 
-def shards(images: int) -> list[Shard]:
+@cache
+def shards(images: int) -> tuple[Shard, ...]:
     """The shards of the first `images` images, the last one as short as it must be."""
-    return [
+    return tuple(
         Shard(start=start, stop=min(start + SHARD, images)) for start in range(0, images, SHARD)
-    ]
+    )
 
 
 @dataclass
 class CellNodes:
     """Makes each node once, however many cells share it."""
 
-    _made: dict[tuple[object, ...], Node] = field(default_factory=dict)
+    _made: dict[str, Node] = field(default_factory=dict)
+    _attacked: dict[tuple[object, ...], Node] = field(default_factory=dict)
 
     def graph(self, cells: Iterable[Cell]) -> tuple[Graph, dict[str, Node]]:
         """The graph of some cells, and the score node of each cell by the cell's name."""
@@ -44,11 +48,8 @@ class CellNodes:
         files: tuple[tuple[str, str], ...] = (),
         **parents: Node,
     ) -> Node:
-        roles = tuple(parents.items())
-        key = (kind, spec, tuple((role, id(parent)) for role, parent in roles))
-        if key not in self._made:
-            self._made[key] = Node(kind, spec, roles, files)
-        return self._made[key]
+        node = Node(kind, spec, tuple(parents.items()), files)
+        return self._made.setdefault(node.digest, node)
 
     def _read(self, cell: Cell) -> tuple[Node, Node]:
         """The nodes of a cell's data set and model."""
@@ -94,9 +95,12 @@ class CellNodes:
     def _transferred(
         self, cell: Cell, attack: Attack, shard: Shard, dataset: Node, model: Node
     ) -> Node:
-        """The node that attacks the bare model."""
-        spec = CraftSpec(attack=attack, shard=shard, seed=cell.seed, precision=cell.precision)
-        return self._node("craft", spec, dataset=dataset, model=model)
+        """The node that attacks the bare model, asked for by each defense of it."""
+        key = (canonical(attack), shard.start, shard.stop, cell.seed, cell.precision, model.digest)
+        if key not in self._attacked:
+            spec = CraftSpec(attack=attack, shard=shard, seed=cell.seed, precision=cell.precision)
+            self._attacked[key] = self._node("craft", spec, dataset=dataset, model=model)
+        return self._attacked[key]
 
     def _selected(
         self, cell: Cell, attack: Adaptive, shard: Shard, dataset: Node, model: Node

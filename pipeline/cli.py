@@ -42,6 +42,8 @@ class _Commands(click.Group):
         except Unwritable as problem:
             click.echo(f"error: {problem}", err=True)
             ctx.exit(1)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise  # not errors of code
         except Exception as error:
             from pipeline.own_code import line_of, place_of
 

@@ -15,7 +15,6 @@ from pipeline.options import (
     session_from,
     store_option,
 )
-from pipeline.store import Store
 
 DAYS = 30.0
 
@@ -83,6 +82,7 @@ def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> No
     from rich.console import Console
     from rich.progress import Progress
 
+    from pipeline.store import Store
     from pipeline.verify import verify as check
 
     place = Store(store)
@@ -138,6 +138,7 @@ def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
     pipeline gc --keep 90
     """
     from pipeline.collect import DAY_S, collectable, remove
+    from pipeline.store import Store
 
     place = Store(store)
     items = collectable(place, keep_s=keep * DAY_S)

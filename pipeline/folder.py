@@ -19,6 +19,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        self._place = str(self.root)
 
     @property
     def address(self) -> str:
@@ -44,7 +45,9 @@ class Folder:
     def read(self, key: str) -> bytes:
         """See `Ground.read`."""
         try:
-            return (self.root / key).read_bytes()
+            # a plan reads a hundred thousand of them, and a Path costs as much as the reading
+            with open(f"{self._place}/{key}", "rb", buffering=0) as file:  # noqa: PTH123
+                return file.readall()
         except NotADirectoryError as error:
             raise FileNotFoundError(*error.args) from None
 

@@ -57,10 +57,11 @@ class Graph:
         if node.digest in self._nodes:
             return
         for _, parent in node.parents:
-            self._add(parent)
+            if parent.digest not in self._nodes:
+                self._add(parent)
         self._nodes[node.digest] = node
-        for parent in {parent.digest: parent for _, parent in node.parents}.values():
-            self._children.setdefault(parent.digest, []).append(node)
+        for above in {parent.digest: None for _, parent in node.parents}:
+            self._children.setdefault(above, []).append(node)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes.values())

@@ -7,11 +7,39 @@ Each value is written with a tag and its length, so no two structures share a fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Generic, TypeVar
 
 from tasks.specs import Spec
 
 FORMAT = 1
+REMEMBERED = 4096
+"""Specs of which what was made is kept; the next one begins afresh."""
+
+Made = TypeVar("Made")
+
+
+class _OfSpec(Generic[Made]):
+    """What is made of a spec, made once for each object.
+
+    A spec is frozen, and kept here for as long as what was made of it, so its identity tells it.
+    Equality does not: specs with 1 and with 1.0 are equal, and their forms differ.
+    """
+
+    def __init__(self, make: Callable[[Spec], Made]) -> None:
+        self._make = make
+        self._made: dict[int, tuple[Spec, Made]] = {}
+
+    def __call__(self, spec: Spec) -> Made:
+        found = self._made.get(id(spec))
+        if found is not None:
+            return found[1]
+        made = self._make(spec)
+        if len(self._made) >= REMEMBERED:
+            self._made.clear()
+        self._made[id(spec)] = (spec, made)
+        return made
 
 
 def digest(value: object) -> str:
@@ -27,6 +55,10 @@ def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
     source as well.
     """
     match value:
+        case str():
+            return f"str:{len(value)}:{value};"
+        case Spec():
+            return _form(value)
         case None:
             return "none;"
         case bool():
@@ -35,27 +67,33 @@ def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
             return f"int:{value};"
         case float():
             return f"float:{value.hex()};"
-        case str():
-            return f"str:{len(value)}:{value};"
         case tuple() | list():
             return f"list:{len(value)}[{''.join(map(canonical, value))}];"
         case Mapping():
             return f"map:{len(value)}{{{''.join(_pairs(value))}}};"
-        case Spec():
-            cls = type(value)
-            fields = canonical(_fields(value))
-            return f"spec:{cls.__name__}:{cls.version}:{cls.source_digest}:{fields};"
         case _:
             raise TypeError(f"no canonical form for {type(value).__qualname__}: {value!r}")
 
 
-def _fields(value: Spec) -> dict[str, object]:
-    """The fields that enter the digest."""
-    fields = {key: getattr(value, key) for key in type(value).model_fields}
-    for key in type(value).unset_is_left_out:
-        if fields[key] is None:
-            del fields[key]
-    return fields
+def _written(spec: Spec) -> str:
+    cls = type(spec)
+    values = ((key, form, getattr(spec, key)) for key, form in _keys(cls))
+    pairs = [
+        form + canonical(value)
+        for key, form, value in values
+        if value is not None or key not in cls.unset_is_left_out
+    ]
+    fields = f"map:{len(pairs)}{{{''.join(pairs)}}};"
+    return f"spec:{cls.__name__}:{cls.version}:{cls.source_digest}:{fields};"
+
+
+_form = _OfSpec(_written)
+
+
+@cache
+def _keys(cls: type[Spec]) -> tuple[tuple[str, str], ...]:
+    """The names of a class's fields, sorted, and their forms."""
+    return tuple((key, canonical(key)) for key in sorted(cls.model_fields))
 
 
 def _pairs(value: Mapping[object, object]) -> list[str]:
@@ -81,6 +119,18 @@ def own_digests(spec: Spec) -> dict[str, str]:
     return {found.__name__: found.source_digest for found in classes if found.source_digest}
 
 
+def _found_in(spec: Spec) -> frozenset[type[Spec]]:
+    found = {type(spec)}
+    for _, value in spec:
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, Spec):
+                found |= spec_classes(part)
+    return frozenset(found)
+
+
+_classes = _OfSpec(_found_in)
+
+
 def spec_classes(spec: Spec) -> frozenset[type[Spec]]:
     """The classes of a spec and of every spec inside it."""
-    return frozenset(map(type, parts_of(spec)))
+    return _classes(spec)

@@ -6,16 +6,18 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from pipeline.card_nodes import CARD_SIZES
-from pipeline.config import Section
-from pipeline.grid import Overrides
+from pipeline.card_sizes import CARD_SIZES
 from pipeline.problems import BadInput
-from pipeline.session import Session, open_session
+
+if TYPE_CHECKING:
+    # what reads grids takes its time to import, and help does without
+    from pipeline.config import Section
+    from pipeline.session import Session
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -139,6 +141,9 @@ def grid_options(command: Command) -> Command:
 
 def session_from(options: dict[str, Any]) -> Session:
     """The session that the grid options ask for."""
+    from pipeline.grid import Overrides
+    from pipeline.session import open_session
+
     data = _places("--data", options["data"], "NAME=FOLDER, such as cifar10=/data/cifar10")
     weights = _places(
         "--weights", options["weights"], "NAME=FILE, such as cifar10-resnet20=resnet20.th"

@@ -8,26 +8,73 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipeline.graph import Graph, Node
 from pipeline.store import Damaged, Record, Store
 
+Made = tuple[tuple[str, str], ...]
+"""Device and versions of libraries, and their values."""
+
+
+class Glimpse(NamedTuple):
+    """What is kept of an artifact that others were made from."""
+
+    content: str
+    made: Made
+
+
+def how_made(record: Record) -> Made:
+    """On what, and with which versions of libraries, an artifact was computed."""
+    versions = record.how.get("versions")
+    seen = versions if isinstance(versions, dict) else {}
+    named = {"device": record.how.get("device"), **seen}
+    return tuple((str(key), str(value)) for key, value in named.items())
+
 
 @dataclass
 class Look:
-    """A look into the store that reads each record once."""
+    """A look into the store, and what was seen in it: what is written later is not.
+
+    A record is read once, or twice where it was seen first as an ancestor: of an ancestor no
+    more is kept than what planning and reports ask of it, since a grid may have 100,000.
+    """
 
     store: Store
     _records: dict[str, Record | Damaged | None] = field(default_factory=dict)
+    _glimpses: dict[str, Glimpse | None] = field(default_factory=dict)
+    _made: dict[Made, Made] = field(default_factory=dict)
 
     def record(self, kind: str, digest: str) -> Record | Damaged | None:
         """The record as the store holds it now, or what is wrong with it."""
         if digest not in self._records:
-            try:
-                self._records[digest] = self.store.record(kind, digest)
-            except Damaged as damaged:
-                self._records[digest] = damaged
+            self._records[digest] = self._read(kind, digest)
         return self._records[digest]
+
+    def _read(self, kind: str, digest: str) -> Record | Damaged | None:
+        try:
+            return self.store.record(kind, digest)
+        except Damaged as damaged:
+            return damaged
+
+    def glimpse(self, kind: str, digest: str) -> Glimpse | None:
+        """What is asked of an ancestor; None where its record is absent or damaged."""
+        if digest not in self._glimpses:
+            known = digest in self._records
+            record = self._records[digest] if known else self._read(kind, digest)
+            glimpse = None
+            if isinstance(record, Record):
+                made = how_made(record)
+                glimpse = Glimpse(record.content, self._made.setdefault(made, made))
+            self._glimpses[digest] = glimpse
+        return self._glimpses[digest]
+
+    def standing(self, node: Node, graph: Graph) -> Record | None:
+        """A node's record if it counts as there."""
+        record = self.record(node.kind, node.digest)
+        if isinstance(record, Record) and self.why_absent(node, graph) is None:
+            return record
+        return None
 
     def why_absent(self, node: Node, graph: Graph) -> str | None:
         """Why a node's artifact does not count as there; None where it does."""
@@ -39,8 +86,9 @@ class Look:
         for digest, content in record.lineage.items():
             if digest not in graph:
                 continue
-            ancestor = self.record(graph[digest].kind, digest)
-            if isinstance(ancestor, Record) and ancestor.content != content:
+            seen = self._glimpses.get(digest)
+            ancestor = seen or self.glimpse(graph[digest].kind, digest)
+            if ancestor is not None and ancestor.content != content:
                 return (
                     f"was made from other {graph[digest].kind} content: "
                     f"{content[:12]}, now {ancestor.content[:12]}"
@@ -72,12 +120,14 @@ def make_plan(
     *,
     forced: Collection[str] = (),
     without: Collection[str] = (),
+    look: Look | None = None,
 ) -> Plan:
     """What is missing for the leaves. `forced` digests are computed again; `without` are left out.
 
-    Work goes upwards from the leaves: what only absent nodes would read is not looked at.
+    look: into this store; a new one by default. Work goes upwards from the leaves: what only
+    absent nodes would read is not looked at.
     """
-    look = Look(store)
+    look = look or Look(store)
     reasons: dict[str, str] = {}
     damaged: list[Damaged] = []
     seen: set[str] = set()

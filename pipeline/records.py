@@ -73,13 +73,13 @@ def as_json(record: Record) -> bytes:
 
 def _well_formed(fields: Mapping[str, Any]) -> bool:
     """Whether the parts of a record that other modules walk through have the types they expect."""
-    parts = ("spec", "versions", "parents", "lineage", "files", "facts", "how")
-    return (
-        isinstance(fields["content"], str)
-        and all(isinstance(fields[part], dict) for part in parts)
-        and all(isinstance(pair, list) and len(pair) == 2 for pair in fields["parents"].values())
-        and all(
-            isinstance(file, dict) and {"file", "sha256"} <= file.keys()
-            for file in fields["files"].values()
-        )
-    )
+    for part in ("spec", "versions", "parents", "lineage", "files", "facts", "how"):
+        if not isinstance(fields[part], dict):
+            return False
+    for pair in fields["parents"].values():
+        if not isinstance(pair, list) or len(pair) != 2:
+            return False
+    for file in fields["files"].values():
+        if not isinstance(file, dict) or "file" not in file or "sha256" not in file:
+            return False
+    return isinstance(fields["content"], str)

@@ -34,12 +34,11 @@ from pipeline.report_page import Plot, Section, page_html
 from pipeline.report_pictures import Artifacts
 from pipeline.report_tables import views
 from pipeline.report_text import page, table_markdown
-from pipeline.report_view import Scores, View
+from pipeline.report_view import PAGE, Scores, View
 
 if TYPE_CHECKING:
     from polars import DataFrame
 
-PAGE = "index.html"
 PARTS = ("", "-left", "-epsilon", "-cost", "-probabilities")
 """What a table's files are called, after the table."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 from pipeline.report_view import LEVEL, View
-from tasks.statistics import images_needed, smallest_gain
 
 DISCORDANT = 0.1
 """The share of images on which two answers are taken to differ, for what could be seen."""
@@ -32,6 +31,8 @@ def gain_lines(view: View) -> list[str]:
 
 def _visible(images: int, comparisons: int) -> str:
     """What would show with so many images, and how many it takes for a point."""
+    from tasks.statistics import images_needed, smallest_gain
+
     smallest = smallest_gain(images, comparisons=comparisons, discordant=DISCORDANT, level=LEVEL)
     shows = "no gain" if smallest is None else f"gains from {smallest:.1f} points"
     share = f"{100 * DISCORDANT:g} % of the {images:,} images"

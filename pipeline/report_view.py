@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pipeline.cards import Card
 from pipeline.grid import Cell, Table
-from pipeline.per_image import PerImage
 from pipeline.report_paper import Reference, Verdict
-from tasks.findings import Verdict as CardVerdict
+
+if TYPE_CHECKING:
+    from pipeline.cards import Card
+    from pipeline.per_image import PerImage
+    from tasks.findings import Verdict as CardVerdict
 
 Facts = Mapping[str, object]
 
+PAGE = "index.html"
+"""In the folder of a grid's report, what a browser opens."""
 LEVEL = 0.05
 """The chance that a table without any true gain calls one of its gains significant."""
 

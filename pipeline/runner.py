@@ -40,9 +40,9 @@ from pipeline.graph import Graph, Node
 from pipeline.grid import Grid
 from pipeline.ledger import CellEntry, Ledger
 from pipeline.node_names import node_name
-from pipeline.planning import Plan, make_plan
+from pipeline.planning import Look, Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
-from pipeline.store import Damaged, Store
+from pipeline.store import Damaged, Record, Store
 
 INGEST = ("dataset", "checkpoint")
 """Kinds that read the user's own files, and so run where the user is."""
@@ -78,6 +78,8 @@ class Run:
     computed: Counter[str] = field(default_factory=Counter)
     unchanged: set[str] = field(default_factory=set)
     failures: dict[str, Failure] = field(default_factory=dict)
+    seen: Look | None = None
+    """What the last round saw of the store, where nothing was to be done any more."""
     _executor: Executor | None = None
     _local: Executor | None = None
     _damage: Counter[str] = field(default_factory=Counter)
@@ -108,13 +110,17 @@ class Run:
         while True:
             blocked = self._blocked()
             leaves = [*self.scores.values(), *self.cards]
-            plan = make_plan(self.graph, leaves, self.store, forced=left, without=blocked)
+            look = Look(self.store)
+            plan = make_plan(
+                self.graph, leaves, self.store, forced=left, without=blocked, look=look
+            )
             for damaged in plan.damaged:
                 self._put_aside(damaged.kind, damaged.digest, damaged.reason)
             if self._fatal() is not None:
                 self._undone = set(plan.todo)
                 return
             if not plan.todo:
+                self.seen = look
                 return
             if not first and self._time_is_up():
                 raise TimeUp
@@ -300,11 +306,11 @@ class Run:
     def _finished(self, seconds: float, *, interrupted: bool) -> RunFinished:
         scored: dict[str, Mapping[str, object]] = {}
         missing: dict[str, str] = {}
+        look = self.seen or Look(self.store)
         for name, node in self.scores.items():
-            try:
-                record = self.store.record("score", node.digest)
-            except Damaged as damaged:
-                missing[name] = damaged.reason
+            record = look.record(node.kind, node.digest)
+            if isinstance(record, Damaged):
+                missing[name] = record.reason
                 continue
             reason = self._why_missing(node)
             if record is None or reason is not None:
@@ -336,14 +342,12 @@ class Run:
     def entries(self) -> dict[str, CellEntry]:
         """The cells as the ledger keeps them."""
         entries = {}
+        look = self.seen or Look(self.store)
         for name, node in self.scores.items():
-            try:
-                record = self.store.record("score", node.digest)
-            except Damaged:
-                record = None
+            record = look.record(node.kind, node.digest)
             fresh = node.digest in self._fresh
-            if record is None:
-                entries[name] = CellEntry(node.digest)
-            else:
+            if isinstance(record, Record):
                 entries[name] = CellEntry(node.digest, record.content, record.facts, fresh)
+            else:
+                entries[name] = CellEntry(node.digest)
         return entries

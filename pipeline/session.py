@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.card_nodes import CardSize, card_nodes
+from pipeline.card_nodes import card_nodes
+from pipeline.card_sizes import CardSize
 from pipeline.cell_nodes import CellNodes
 from pipeline.config import Catalogue, config_folders
 from pipeline.devices import read_devices
@@ -19,18 +21,18 @@ from pipeline.estimate import Estimate, estimate
 from pipeline.events import Observers, RunFinished
 from pipeline.executor import Executor, InlineExecutor
 from pipeline.fingerprint import Entry, check
-from pipeline.graph import Graph, Node
+from pipeline.graph import Graph, Node, NodeKind
 from pipeline.grid import Cell, Grid, Overrides, load_grid
 from pipeline.hashing import spec_classes
 from pipeline.ledger import Invocation, Ledger
-from pipeline.planning import Look, Plan, make_plan
+from pipeline.planning import Look, Made, Plan, how_made, make_plan
 from pipeline.problems import BadInput, Unwritable
 from pipeline.runner import Run
 from pipeline.selection import selected
 from pipeline.settings import Settings, read_settings
-from pipeline.store import Damaged, Record, Store
+from pipeline.store import Record, Store
 from tasks.libraries import absent
-from tasks.specs import Kind
+from tasks.specs import Kind, Spec
 
 if TYPE_CHECKING:
     from pipeline.cards import Card, Cards
@@ -65,6 +67,8 @@ class Session:
     devices: Path
     card: CardSize = "quarter"
     ledger: Ledger = field(init=False)
+    seen: Look | None = None
+    """What a run saw of the store at its end, where it had done all; see `look`."""
     unwritten: str | None = None
     """Why a run could not be written into the ledger."""
 
@@ -74,7 +78,7 @@ class Session:
     @cached_property
     def _made(self) -> tuple[Graph, dict[str, Node], dict[str, Node]]:
         nodes = CellNodes()
-        _, scores = nodes.graph(self.grid.cells)
+        scores = {cell.name: nodes.score(cell) for cell in self.grid.cells}
         cards = card_nodes(nodes, self.grid.cells, self.card)
         return Graph([*scores.values(), *cards.values()]), scores, cards
 
@@ -124,23 +128,38 @@ class Session:
         """What is meant to be in the store after a run: scores, then cards."""
         return [*self.chosen.values(), *self.chosen_cards]
 
+    @cached_property
+    def meant(self) -> Graph:
+        """The graph of the leaves: all that a run may have to compute."""
+        return self.graph if self.cells == self.grid.cells else Graph(self.leaves)
+
+    def look(self) -> Look:
+        """Into the store: what this session's last run saw at its end, if it had done all."""
+        return self.seen or Look(self.store)
+
     def check_code(self) -> list[str]:
         """Stop, as BadInput, at code that changed undecided; returns what versions decided."""
-        entries = {(node.kind, spec_classes(node.spec)) for node in Graph(self.leaves)}
-        return check([Entry(classes, frozenset(TASKS[kind])) for kind, classes in entries])
+        return check([Entry(classes, frozenset(TASKS[kind])) for kind, classes in self._sorts])
+
+    @cached_property
+    def _sorts(self) -> frozenset[tuple[NodeKind, frozenset[type[Spec]]]]:
+        """The kinds of the nodes that are meant, each with the classes of its specs."""
+        return frozenset((node.kind, spec_classes(node.spec)) for node in self.meant)
 
     def check_libraries(self) -> None:
         """BadInput where the cells to compute need a library that is not installed here."""
-        for node in Graph(self.chosen.values()):
-            for cls in spec_classes(node.spec):
-                library = cls.library if issubclass(cls, Kind) else ""
-                if library and find_spec(library) is None and self.record(node) is None:
+        classes = frozenset[type[Spec]]().union(*(classes for _, classes in self._sorts))
+        libraries = {cls: cls.library for cls in classes if issubclass(cls, Kind) and cls.library}
+        lacking = {cls: name for cls, name in libraries.items() if find_spec(name) is None}
+        for node in self.meant if lacking else ():
+            for cls, library in lacking.items():
+                if cls in spec_classes(node.spec) and self.record(node) is None:
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
     def forced(self, start: str) -> set[str]:
         """Digests that --force computes again: defend and score, and craft from there."""
         kinds = {"defend", "score"} | ({"craft", "select", "card"} if start == "craft" else set())
-        return {node.digest for node in Graph(self.leaves) if node.kind in kinds}
+        return {node.digest for node in self.meant if node.kind in kinds}
 
     def plan(self, forced: set[str] | None = None) -> Plan:
         """What the meant cells and their cards lack."""
@@ -160,21 +179,13 @@ class Session:
 
     def record(self, node: Node) -> Record | None:
         """A node's record if it counts as there."""
-        look = Look(self.store)
-        found = look.record(node.kind, node.digest)
-        if isinstance(found, Damaged) or look.why_absent(node, self.graph) is not None:
-            return None
-        return found
+        return self.look().standing(node, self.graph)
 
     def facts(self) -> dict[str, Mapping[str, object]]:
         """The scores that the store holds, of any cell of the grid."""
-        look = Look(self.store)
-        facts = {}
-        for name, node in self.scores.items():
-            found = look.record(node.kind, node.digest)
-            if isinstance(found, Record) and look.why_absent(node, self.graph) is None:
-                facts[name] = found.facts
-        return facts
+        look = self.look()
+        records = {name: look.standing(node, self.graph) for name, node in self.scores.items()}
+        return {name: record.facts for name, record in records.items() if record is not None}
 
     def test_images_by_class(self) -> dict[str, list[int]]:
         """How many test images of each class the data sets have that the store holds."""
@@ -189,15 +200,19 @@ class Session:
 
     def made(self) -> dict[str, object]:
         """How what the store holds of this grid was computed: devices and library versions."""
-        found: dict[str, set[str]] = {}
+        look = self.look()
+        made: set[Made] = set()
         for node in self.graph:
             if node.kind not in {"train", "craft", "select", "defend", "card"}:
                 continue
-            if (record := self.store.known(node.kind, node.digest)) is not None:
-                versions = record.how.get("versions")
-                seen = dict(versions) if isinstance(versions, dict) else {}
-                for key, value in {"device": record.how.get("device"), **seen}.items():
-                    found.setdefault(key, set()).add(str(value))
+            glimpse = look.glimpse(node.kind, node.digest)
+            if glimpse is not None:
+                made.add(glimpse.made)
+            elif (record := self.store.known(node.kind, node.digest)) is not None:
+                made.add(how_made(record))
+        found: dict[str, set[str]] = {}
+        for key, value in itertools.chain.from_iterable(made):
+            found.setdefault(key, set()).add(value)
         return {key: ", ".join(sorted(values)) for key, values in found.items()}
 
     def run(
@@ -211,6 +226,7 @@ class Session:
         until: float | None = None,
     ) -> RunFinished:
         """Compute what is missing, to the end or to a Unix time, and write it into the ledger."""
+        self.seen = None
         if address is None:
             self.check_libraries()
 
@@ -247,9 +263,11 @@ class Session:
             cluster_first=address is not None,
             until=until,
         )
-        self.ledger.want(node.digest for node in Graph(self.leaves))
+        self.ledger.want(node.digest for node in self.meant)
         try:
-            return run.execute()
+            finished = run.execute()
+            self.seen = run.seen
+            return finished
         finally:
             invocation = Invocation(
                 grid=self.grid.name,

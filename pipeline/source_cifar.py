@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-import numpy as np
-
 from pipeline.file_hashes import cache_folder, sha256_of
 from pipeline.problems import BadInput
 from pipeline.source_files import Found, Split
@@ -130,6 +128,8 @@ def _torchvision(classes: int) -> Any:
 
 
 def _read_unpacked(classes: int, folder: Path) -> dict[str, Split]:
+    import numpy as np
+
     splits = {}
     for split in ("train", "test"):
         try:

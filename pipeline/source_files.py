@@ -11,13 +11,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from pipeline import arrow
 from pipeline.problems import BadInput
 from pipeline.yaml_files import shown
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Kind = Literal["parquet", "npz", "folder"]
 
@@ -69,6 +69,8 @@ def find(name: str, kind: Kind, folder: Path, classes: int) -> Found:
     """A data set's files in a folder; BadInput where one is not there or not whole."""
     match kind:
         case "parquet":
+            from pipeline import arrow
+
             files = _parquet_files(name, folder)
             counts = [arrow.parquet_rows(path) for _, path in files]
         case "npz":
@@ -89,6 +91,8 @@ def read(kind: Kind, files: Mapping[str, str], split: str, label_column: str) ->
         return _read_npz(Path(files[split]))
     if kind == "folder":
         return _read_folder(Path(files[split]))
+    from pipeline import arrow
+
     images: list[bytes] = []
     labels: list[int] = []
     names: list[str] = []
@@ -130,6 +134,8 @@ def _npz_files(name: str, folder: Path) -> tuple[tuple[str, Path], ...]:
 
 def _array_shape(path: Path, key: str) -> tuple[int, ...]:
     """The shape of an array of an archive, from its header; BadInput where there is none."""
+    import numpy as np
+
     try:
         with zipfile.ZipFile(path) as archive:
             inside = archive.namelist()
@@ -152,6 +158,8 @@ def _array_shape(path: Path, key: str) -> tuple[int, ...]:
 
 
 def _read_npz(path: Path) -> Split:
+    import numpy as np
+
     for key in ("images", "labels"):
         _array_shape(path, key)
     try:

@@ -22,6 +22,7 @@ from pipeline.events import CellScored, Event, NodeDone, RunFinished, RunStarted
 from pipeline.graph import Node
 from pipeline.grid import Cell, Grid
 from pipeline.ledger import Ledger
+from pipeline.planning import Look
 from pipeline.problems import BadInput
 from pipeline.store import Store
 from pipeline.tracking_client import Server
@@ -38,7 +39,8 @@ class Tracker:
     """An observer that logs to one server.
 
     scores: the score node of every cell of the grid, whether it is computed now or not;
-    system_metrics: whether this machine is watched while it logs; cards: see `Results`.
+    system_metrics: whether this machine is watched while it logs; cards, look: see
+    `Results`.
     `problem`, after `finish`: None, or one line that says what was not logged.
     """
 
@@ -54,11 +56,12 @@ class Tracker:
         version: str,
         system_metrics: bool = False,
         cards: Callable[[], Mapping[str, Card]] = dict,
+        look: Callable[[], Look] | None = None,
     ) -> None:
         self.problem: str | None = None
         self._uri = uri
         self._address = shown(uri)
-        self._results = Results(grid, scores, store, ledger, self._address, cards)
+        self._results = Results(grid, scores, store, ledger, self._address, cards, look)
         self._tags = {"command": shlex.join(command), "version": version, "executor": "none"}
         self._began = time.time()
         self._computed: Counter[str] = Counter()

@@ -49,7 +49,8 @@ class Results:
     """The scores and trainings of a grid, as the store holds them.
 
     server: the address that the ledger knows it by. scores: the score node of every cell;
-    cards: gives the integrity cards of cells whose models were examined, by the cells' names.
+    cards: gives the integrity cards of cells whose models were examined, by the cells' names;
+    look: gives a look into the store, a new one by default.
     """
 
     grid: Grid
@@ -58,6 +59,7 @@ class Results:
     ledger: Ledger
     server: str
     cards: Callable[[], Mapping[str, Card]] = dict
+    look: Callable[[], Look] | None = None
 
     @cached_property
     def _graph(self) -> Graph:
@@ -84,13 +86,9 @@ class Results:
 
     def standing(self) -> dict[str, Record]:
         """Cell's name → the record of its score, where that counts as there."""
-        look = Look(self.store)
-        found = {}
-        for name, node in self.scores.items():
-            record = look.record(node.kind, node.digest)
-            if isinstance(record, Record) and look.why_absent(node, self._graph) is None:
-                found[name] = record
-        return found
+        look = self.look() if self.look is not None else Look(self.store)
+        records = {name: look.standing(node, self._graph) for name, node in self.scores.items()}
+        return {name: record for name, record in records.items() if record is not None}
 
     def owed(self) -> list[Node | Cell]:
         """Trainings, then cells, that stand and that the server was not told of."""

@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from pipeline import arrow
 from pipeline.graph import Node
 from pipeline.grid import Cell, Grid
 from pipeline.report_view import interval, number
@@ -225,6 +224,8 @@ def _redraws(record: Record, store: Store) -> Iterator[Point]:
     """The accuracy of each redraw, in percent, by its number from 1, where there are several."""
     if ANSWERS not in record.files:
         return
+    from pipeline import arrow
+
     try:
         right = arrow.read_arrays(store.path(record, ANSWERS))["correct"]
     except (Damaged, arrow.BadArrow, KeyError):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tiny import write_configs
 
-from pipeline.card_nodes import CardSize, card_nodes
+from pipeline.card_nodes import card_nodes
+from pipeline.card_sizes import CardSize
 from pipeline.cell_nodes import CellNodes
 from pipeline.config import Catalogue
 from pipeline.graph import Graph, Node

@@ -243,6 +243,52 @@ def test_the_command_that_retries_has_the_options_that_the_run_had(
     assert again in retried.stderr
 
 
+def test_a_run_with_nothing_to_do_leaves_its_report_alone_and_prints_the_same(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ["run", "--inline", "--only", "cell=mixed/clean/none"]
+    assert shell(*words).exit_code == 0
+    second = shell(*words)
+    page = tmp_path / "reports" / "tiny" / "index.html"
+    before = page.stat().st_mtime_ns
+    third = shell(*words)
+    assert page.stat().st_mtime_ns == before
+    assert third.stdout == second.stdout
+    assert "mixed" in third.stdout
+    assert "report  reports/tiny/index.html" in third.stderr
+    page.unlink()
+    assert shell(*words).stdout == second.stdout
+    assert page.is_file()
+    # another title is another report
+    write_configs(shell.configs, {"grids/tiny.yaml": "title: New\n" + FILES["grids/tiny.yaml"]})
+    assert shell(*words).exit_code == 0
+    assert "New" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "spared"),
+    [
+        (["--help"], {"pydantic", "yaml", "rich"}),
+        (["run", "--help"], {"pydantic", "yaml", "rich"}),
+        (["plan", "--grid", "tiny", "--store", "store"], {"numpy", "pyarrow", "rich"}),
+    ],
+)
+def test_help_and_plans_import_no_more_than_they_use(
+    shell: Shell, words: list[str], spared: set[str]
+) -> None:
+    spared = spared | {"ray", "mlflow", "torch", "polars", "matplotlib", "sklearn"}
+    code = (
+        "import sys\nfrom pipeline.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print(sorted({spared} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith("[]")
+
+
 def test_a_second_run_imports_neither_ray_nor_mlflow_nor_torch(shell: Shell) -> None:
     assert shell("run", "--inline", "--only", "cell=mixed/clean/none").exit_code == 0
     code = (

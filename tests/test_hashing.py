@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.hashing import canonical, digest, spec_classes
+from pipeline.hashing import REMEMBERED, canonical, digest, spec_classes
 from tasks.attacks.pgd import PGD
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
@@ -47,6 +47,23 @@ def test_the_golden_digests_have_not_changed() -> None:
         digest({"b": [1, 1.0, True, "1"], "a": ()})
         == "c9cc68fc2335741c49c8c524a226d3f859bba312199a2dbec4a8d452b4f0e033"
     )
+
+
+def test_equal_specs_of_unlike_values_have_digests_of_their_own() -> None:
+    whole, fraction = Sample.model_construct(size=1), Sample(size=1.0)
+    assert whole == fraction
+    # both kept inside another spec, where forms are remembered
+    forms = [canonical(Sample(inner=inner)) for inner in (whole, fraction, whole)]
+    assert forms[0] == forms[2] != forms[1]
+
+
+def test_a_digest_stays_the_same_however_many_specs_were_seen_since() -> None:
+    spec = Sample(inner=Sample(count=2))
+    before = digest(spec)
+    forms = {canonical(Sample(count=count)) for count in range(REMEMBERED + 10)}
+    assert len(forms) == REMEMBERED + 10
+    assert digest(spec) == before
+    assert spec_classes(spec) == {Sample}
 
 
 class Grown(Sample):

@@ -202,6 +202,38 @@ def test_a_record_is_read_once_in_a_look(store: Store, monkeypatch: pytest.Monke
     assert isinstance(look.record("craft", line.craft.digest), Damaged)
 
 
+def test_a_record_that_changed_on_the_disk_is_seen_by_the_next_look_and_not_by_this_one(
+    store: Store,
+) -> None:
+    line = Line()
+    compute_all(store, line.graph)
+    look = Look(store)
+    for _ in range(2):
+        plan = make_plan(line.graph, [line.score], store, look=look)
+        assert plan.todo == {}
+        again(store, line.train, "other weights")
+    assert kinds(make_plan(line.graph, [line.score], store).todo, line.graph) == [
+        "craft",
+        "defend",
+        "score",
+    ]
+    (store.root / folder_of("score", line.score.digest) / META).write_text("")
+    assert look.standing(line.score, line.graph) is not None
+    assert Look(store).standing(line.score, line.graph) is None
+
+
+def test_of_an_ancestor_the_content_and_how_it_was_made_are_kept(store: Store) -> None:
+    line = Line()
+    compute_all(store, line.graph)
+    look = Look(store)
+    assert look.why_absent(line.score, line.graph) is None
+    record = store.record("train", line.train.digest)
+    assert record is not None
+    assert look.glimpse("train", line.train.digest) == (record.content, (("device", "None"),))
+    assert look.record("train", line.train.digest) == record
+    assert look.glimpse("card", "0" * 64) is None
+
+
 def test_why_a_cell_that_was_never_computed(store: Store, ledger: Ledger) -> None:
     line = Line()
     told = why("cell", "g", line.score, line.graph, store, ledger)

@@ -379,10 +379,10 @@ def test_a_store_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
 def test_a_record_that_may_not_be_read_is_told_in_one_line(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("pipeline.folder.open", refuse, raising=False)
     with pytest.raises(BadInput, match=r"meta.json of defend \w+ cannot be read: permission"):
         store.record(NODE.kind, NODE.digest)
 

@@ -62,6 +62,7 @@ def test_a_date_is_a_word(tmp_path: Path) -> None:
         ("a: !!bool x\n", "some.yaml:1: a: 'x' is no bool"),
         ("a: &a\n  b: *a\n", "some.yaml:1: a: nested too deeply"),
         ("a: " + "[" * 40 + "]" * 40, "some.yaml:1: a: nested too deeply"),
+        ("a: " + "[" * 200_000 + "]" * 200_000, "some.yaml: nested too deeply"),
         ("a: " + "[" * 4000, "some.yaml: nested too deeply"),
         ("a: \x07\n", "some.yaml: cannot be read as YAML: unacceptable character"),
     ],
