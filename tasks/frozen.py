@@ -55,16 +55,9 @@ class Frozen:
         """Whether it runs compiled; what was asked for may not work on this machine."""
         return isinstance(self.network, Compiled) and self.network.works
 
-    def logits(self, pixels: Tensor, *, twice: bool = False) -> Tensor:
-        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], differentiable in the pixels.
-
-        twice: a second derivative can be taken, too.
-        """
-        logits = run(self.module if twice else self.network, pixels, self.precision)
-        self.forwards += len(pixels)
-        if logits.requires_grad:
-            logits.register_hook(self._going_back)  # type: ignore[no-untyped-call]
-        return logits
+    def logits(self, pixels: Tensor) -> Tensor:
+        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], differentiable in the pixels."""
+        return self._asked(self.network, pixels)
 
     def probabilities(self, pixels: Tensor) -> Tensor:
         """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], without a graph."""
@@ -103,7 +96,8 @@ class Frozen:
                 leaf = pixels if pixels.requires_grad else pixels.detach().requires_grad_()
             else:
                 leaf = pixels.detach().requires_grad_()
-            logits = self.logits(leaf, twice=differentiable)
+            # what is compiled has no second derivative
+            logits = self._asked(self.module, leaf) if differentiable else self.logits(leaf)
             known = logits if differentiable else logits.detach()
             # in float64, since p - 1 of a confident prediction is lost in float32
             probabilities = known.double().softmax(dim=1)
@@ -131,6 +125,13 @@ class Frozen:
                 raise NotFrozen(f"weight {name!r} of the classifier requires a gradient")
         if _weights_digest(self.module) != self._digest:
             raise NotFrozen("the classifier's weights have changed since it was frozen")
+
+    def _asked(self, network: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+        logits = run(network, pixels, self.precision)
+        self.forwards += len(pixels)
+        if logits.requires_grad:
+            logits.register_hook(self._going_back)  # type: ignore[no-untyped-call]
+        return logits
 
     def _going_back(self, gradient: Tensor) -> None:
         set_float32(self.precision)

@@ -462,7 +462,7 @@ def test_a_parents_description_has_the_command_the_moved_cells_and_the_tables(
     experiment = bench.client.get_experiment_by_name("small")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert experiment.tags["mlflow.note.content"] == "A small grid"
-    assert note.startswith("# A small grid\n\n1 of 3 cells scored; computed now: 1 score.")
+    assert note.startswith("### A small grid\n\n1 of 3 cells scored; computed now: 1 score.")
     assert "    pipeline run --grid small" in note
     assert "#### Cells that moved\n\n    little/clean/none  50.0 → 70.0 %" in note
     assert note.endswith("## First\n\n| a |")

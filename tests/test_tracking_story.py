@@ -17,7 +17,7 @@ def told(report: Path | None = None, **changes: float) -> str:
 
 def test_a_story_says_what_was_asked_and_done() -> None:
     assert told() == (
-        "# The demo\n\n4 of 4 cells scored; computed now: 2 craft, 4 score.\n\n    pipeline run"
+        "### The demo\n\n4 of 4 cells scored; computed now: 2 craft, 4 score.\n\n    pipeline run"
     )
 
 

@@ -113,7 +113,7 @@ class _Unsynced(Folder):
         pass
 
 
-def comparisons() -> Iterator[Comparison]:
+def comparisons(device: str) -> Iterator[Comparison]:
     """`pipeline --help`, then `plan` and `run` over a finished grid of each size.
 
     The stores are temporary: each is gone once the next comparison is asked for.
