@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.figures import COLOURS, MANNERS, WIDE, FileKind, save, sheet, ticks_at, write_title
 from pipeline.report_adaptive import Left
@@ -12,48 +13,25 @@ from pipeline.report_costs import CostPanel, Costs
 from pipeline.report_curves import INK
 from pipeline.report_epsilon import EpsilonPanel, Epsilons
 
+Panel = TypeVar("Panel", CostPanel, EpsilonPanel)
+
 
 def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
     """A defense's least accuracy against its passes, a panel a model, with intervals."""
-    lines = -(-len(costs.defenses) // 2)
-    with sheet(max(6.4, 4.6 * len(costs.panels)), 4.2 + 0.22 * lines) as figure:
-        row = figure.subplots(1, len(costs.panels), sharey=True, squeeze=False)[0]
-        handles: dict[str, Any] = {}
-        for panel, axes in zip(costs.panels, row, strict=True):
-            handles |= _cost_panel(axes, panel, costs.defenses)
-            axes.set_title(panel.model, fontsize=10)
-            axes.set_xlabel("passes of the network a prediction")
+    with _panels(costs.panels, costs.defenses, _cost_panel) as (figure, row):
         row[0].set_ylabel("least accuracy (% of images)")
-        row[0].set_ylim(-2, 102)
-        figure.legend(
-            handles=[handles[defense] for defense in costs.defenses],
-            loc="outside lower center",
-            ncols=2,
-            fontsize=9,
-        )
+        for axes in row:
+            axes.set_xlabel("passes of the network a prediction")
         write_title(figure, f"{costs.title}: accuracy against cost")
         save(figure, path, kind)
 
 
 def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
     """What attacks of rising epsilon leave of each defense, a panel a model, with intervals."""
-    lines = -(-len(epsilons.defenses) // 2)
-    with sheet(max(6.4, 4.6 * len(epsilons.panels)), 4.2 + 0.22 * lines) as figure:
-        row = figure.subplots(1, len(epsilons.panels), sharey=True, squeeze=False)[0]
-        handles: dict[str, Any] = {}
-        for panel, axes in zip(epsilons.panels, row, strict=True):
-            handles |= _epsilon_panel(axes, panel, epsilons.defenses)
-            axes.set_title(panel.model, fontsize=10)
-            axes.set_xlabel("epsilon (1/255 of the pixel range)")
+    with _panels(epsilons.panels, epsilons.defenses, _epsilon_panel) as (figure, row):
         row[0].set_ylabel("accuracy (% of the card's images)")
-        row[0].set_ylim(-2, 102)
-        figure.legend(
-            handles=[handles[defense] for defense in epsilons.defenses],
-            loc="outside lower center",
-            ncols=2,
-            fontsize=9,
-            handlelength=3.5,
-        )
+        for axes in row:
+            axes.set_xlabel("epsilon (1/255 of the pixel range)")
         write_title(figure, f"{epsilons.title}: accuracy against epsilon")
         save(figure, path, kind)
 
@@ -85,6 +63,34 @@ def draw_left(rows: Sequence[Left], path: Path, kind: FileKind) -> None:
             fontsize=9,
         )
         save(figure, path, kind)
+
+
+@contextmanager
+def _panels(
+    panels: Sequence[Panel],
+    defenses: Sequence[str],
+    draw: Callable[[Any, Panel, Sequence[str]], dict[str, Any]],
+) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes: a panel a model, accuracy upwards, one legend of the defenses.
+
+    draw: fills a panel and gives a handle for each of its defenses.
+    """
+    lines = -(-len(defenses) // 2)
+    with sheet(max(6.4, 4.6 * len(panels)), 4.2 + 0.22 * lines) as figure:
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        handles: dict[str, Any] = {}
+        for panel, axes in zip(panels, row, strict=True):
+            handles |= draw(axes, panel, defenses)
+            axes.set_title(panel.model, fontsize=10)
+        row[0].set_ylim(-2, 102)
+        figure.legend(
+            handles=[handles[defense] for defense in defenses],
+            loc="outside lower center",
+            ncols=2,
+            fontsize=9,
+            handlelength=3.5,
+        )
+        yield figure, row
 
 
 def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[str, Any]:

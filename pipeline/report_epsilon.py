@@ -70,13 +70,14 @@ def by_epsilon(card: Card) -> Iterator[Left]:
 
 
 def epsilons(view: View, grid: Grid, scores: Scores) -> Epsilons | None:
-    """The curves of a table's defenses; None where no card of them was computed.
+    """The curves of a table's defenses; None where it has no adaptive attack with a card.
 
     An undefended model is drawn beside defenses, and not alone.
     """
     cells: dict[tuple[str, str], list[Cell]] = {}
     for cell in grid.cells:
-        cells.setdefault((cell.model, cell.defense), []).append(cell)
+        if cell.attack in view.table.attacks:
+            cells.setdefault((cell.model, cell.defense), []).append(cell)
     panels = []
     for model in view.models:
         names = dict.fromkeys(row.defense for row in view.rows if row.model == model)

@@ -81,6 +81,13 @@ def test_nothing_is_drawn_without_a_card_of_a_defended_model(
     assert seen(grid, scored(grid, replayed)) is None
 
 
+def test_a_table_of_replayed_attacks_alone_does_not_repeat_the_figure(
+    grid: Grid, cards: dict[str, Card]
+) -> None:
+    replayed = dataclasses.replace(grid.tables[0], attacks=("untargeted-pgd10",))
+    assert seen(dataclasses.replace(grid, tables=(replayed,)), scored(grid, cards)) is None
+
+
 def test_the_figure_tells_how_many_images_and_draws_every_curve(
     grid: Grid, cards: dict[str, Card], tmp_path: Path
 ) -> None:
