@@ -56,7 +56,12 @@ def _shards(work: Callable[[Images, Context], object], context: Context, size: i
 
 
 def _craft(images: Images, context: Context) -> None:
-    spec = CraftSpec(attack=PGD(epsilon=8.0, step_size=2.0, steps=3), seed=0, shard=_shard(images))
+    spec = CraftSpec(
+        attack=PGD(epsilon=8.0, step_size=2.0, steps=3),
+        seed=0,
+        precision="float32",
+        shard=_shard(images),
+    )
     craft(images, context, spec, batch_size=BATCH)
 
 
@@ -64,7 +69,11 @@ def _defend(images: Images, context: Context) -> None:
     none = torch.full_like(images.labels, -1)
     examples = Crafted(as_float(images.pixels), images.labels, images.ids, none)
     spec = DefendSpec(
-        defense=Guo(draws=5).resolved(PROBLEM), seed=0, redraws=1, shard=_shard(images)
+        defense=Guo(draws=5).resolved(PROBLEM),
+        seed=0,
+        redraws=1,
+        precision="float32",
+        shard=_shard(images),
     )
     defend(examples, context, spec, batch_size=BATCH, tell=silent)
 
