@@ -39,6 +39,7 @@ from tasks.findings import overall
 from tasks.foreign_networks import BadNetwork, ForeignNetwork
 from tasks.integrity import card
 from tasks.libraries import LibraryProblem
+from tasks.memory import keep_freed_memory
 from tasks.networks.base import Network
 from tasks.networks.exported import Exported
 from tasks.node_specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
@@ -158,6 +159,7 @@ def perform(
         return Done(node.digest, standing.content, standing.facts, standing.how)
     kind = settings.of(node.kind)
     device = _device(settings)
+    keep_freed_memory()
     torch.set_num_threads(kind.threads)
     torch.use_deterministic_algorithms(settings.deterministic and device.type == "cuda")
     desk = Desk(node, store, kind, device, tell, until)

@@ -84,12 +84,17 @@ class Frozen:
         return values.detach(), gradient
 
     def label_gradients(
-        self, pixels: Tensor, labels: Tensor, *, differentiable: bool = False
+        self,
+        pixels: Tensor,
+        choose: Callable[[Tensor], Tensor],
+        *,
+        differentiable: bool = False,
     ) -> Tensor:
         """The gradients of cross-entropy to several labels, all from one forward pass.
 
-        pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N, L]; differentiable: the result
-        can be differentiated in the pixels once more. Returns float32 [N, L, C, H, W].
+        pixels: float32 [N, C, H, W] in [0, 1]; choose: float32 logits [N, classes] of that pass
+        to the labels, int64 [N, L]; differentiable: the result can be differentiated in the
+        pixels once more. Returns float32 [N, L, C, H, W].
         """
         with torch.enable_grad():
             if differentiable:
@@ -98,6 +103,7 @@ class Frozen:
                 leaf = pixels.detach().requires_grad_()
             # what is compiled has no second derivative
             logits = self._asked(self.module, leaf) if differentiable else self.logits(leaf)
+            labels = choose(logits.detach())
             known = logits if differentiable else logits.detach()
             # in float64, since p - 1 of a confident prediction is lost in float32
             probabilities = known.double().softmax(dim=1)

@@ -93,23 +93,23 @@ class Counter(Defense):
 
         return straight.clip(pixels + self.perturbation(pixels, rows, context))
 
-    def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:
-        """One forward for N gradients, and one for the predicted class that draws avoid."""
-        avoids = self.labels is None and self.label_pool == "not-predicted"
-        return Passes(forwards=distinct * avoids) + Passes(1, self._count(classes)) * rows
+    def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:  # noqa: ARG002
+        """One forward for N gradients and for the predicted class that draws avoid."""
+        return Passes(1, self._count(classes)) * rows
 
-    def chosen_labels(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """int64 [M, N]: the labels given, or those drawn for each row; no label twice in a row."""
+    def chosen_labels(self, logits: Tensor, rows: Rows) -> Tensor:
+        """int64 [M, N]: the labels given, or those drawn for each row; no label twice in a row.
+
+        logits: float32 [M, classes], the bare classifier's.
+        """
         import torch
 
-        from tasks import straight
-
         if self.labels is not None:
-            return torch.tensor(self.labels, device=pixels.device).expand(len(pixels), -1)
-        classes = context.classifier.classes
-        allowed = torch.ones(len(pixels), classes, dtype=torch.bool, device=pixels.device)
+            return torch.tensor(self.labels, device=logits.device).expand(len(logits), -1)
+        classes = logits.shape[1]
+        allowed = torch.ones_like(logits, dtype=torch.bool)
         if self.label_pool == "not-predicted":
-            predicted = straight.predicted_classes(context.classifier, pixels)
+            predicted = logits.argmax(dim=1)
             allowed.scatter_(1, predicted[:, None], value=False)
         return rows.choices("labels", allowed, self._count(classes))
 
@@ -119,13 +119,16 @@ class Counter(Defense):
 
         if self.step_size is None or self.limit is None:
             raise ValueError("counter: step_size and limit are unset; call resolved(problem)")
-        labels = self.chosen_labels(pixels.detach(), rows, context)
+
+        def choose(logits: Tensor) -> Tensor:
+            return self.chosen_labels(logits, rows)
+
         step = self.step_size / 255 * (-1 if self.direction == "targeted" else 1)
         bound = self.limit / 255
         if context.smoothing is None:
-            gradients = context.classifier.label_gradients(pixels.detach(), labels)
+            gradients = context.classifier.label_gradients(pixels.detach(), choose)
             return (step * gradients.sign().sum(dim=1)).clamp(-bound, bound).detach()
-        gradients = context.classifier.label_gradients(pixels, labels, differentiable=True)
+        gradients = context.classifier.label_gradients(pixels, choose, differentiable=True)
         signs = straight.smooth_sign(gradients, context.smoothing)  # [M, N, C, H, W]
         return (step * signs.sum(dim=1)).clamp(-bound, bound)
 

@@ -44,5 +44,5 @@ def _layer(entering: int, leaving: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(entering, leaving, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(leaving),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )

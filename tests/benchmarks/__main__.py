@@ -18,6 +18,8 @@ from machine import facts
 from rich.console import Console
 from rich.table import Table
 
+from tasks.memory import keep_freed_memory
+
 MODULES = ("attacks", "defenses", "linear", "planning", "ray_overhead")
 COLUMNS = ("contender", "a second", "times the fastest peer", "GFLOP/s", "of the peak")
 PEAK = "peak"
@@ -36,6 +38,7 @@ def main(
     """Measure the comparisons of these modules, all by default."""
     if threads:
         torch.set_num_threads(threads)
+    keep_freed_memory()  # as a worker does: peers in this process gain from it, too
     console = Console()
     began = time.strftime("%Y-%m-%d %H:%M")
     peaks: dict[str, float] = {}
