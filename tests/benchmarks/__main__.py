@@ -20,8 +20,7 @@ from rich.table import Table
 
 from tasks.memory import keep_freed_memory
 
-MODULES = ("attacks", "defenses", "linear", "planning", "ray_overhead")
-COLUMNS = ("contender", "a second", "times the fastest peer", "GFLOP/s", "of the peak")
+MODULES = ("attacks", "defenses", "accuracy", "linear", "planning", "ray_overhead")
 PEAK = "peak"
 
 
@@ -54,7 +53,8 @@ def main(
             if comparison.name == PEAK:
                 peaks = _peaks(comparison, timings)
             rows = _rows(comparison, timings, peaks)
-            console.print(_table(comparison, rows), *comparison.told, sep="\n")
+            shown = [_table(comparison, rows)] if rows else [comparison.what]
+            console.print(*shown, *comparison.told, sep="\n")
             sections.append(_markdown(comparison, rows))
     out.mkdir(parents=True, exist_ok=True)
     _write(out, began, repeats, sections, every)
@@ -65,7 +65,7 @@ def _rows(
     comparison: Comparison, timings: Sequence[Timing], peaks: dict[str, float]
 ) -> list[tuple[str, ...]]:
     peers = [name for name in comparison.contenders if name not in comparison.ours]
-    best = fastest(timings, peers) if peers else None
+    best = comparison.beside or (fastest(timings, peers) if peers else None)
     rows = []
     for name in comparison.contenders:
         rate = median_rate(timings, name)
@@ -87,9 +87,14 @@ def _peaks(comparison: Comparison, timings: Sequence[Timing]) -> dict[str, float
     return {name.split()[-1]: median_rate(timings, name) * flop for name in comparison.contenders}
 
 
+def _columns(comparison: Comparison) -> tuple[str, ...]:
+    beside = comparison.beside or "the fastest peer"
+    return ("contender", "a second", f"times {beside}", "GFLOP/s", "of the peak")
+
+
 def _table(comparison: Comparison, rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=f"{comparison.what} ({comparison.unit} a second)", title_justify="left")
-    for place, column in enumerate(COLUMNS):
+    for place, column in enumerate(_columns(comparison)):
         table.add_column(column, justify="right" if place else "left")
     for row in rows:
         table.add_row(*row)
@@ -97,10 +102,12 @@ def _table(comparison: Comparison, rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _markdown(comparison: Comparison, rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"## {comparison.what}", "", f"{comparison.unit.capitalize()} a second, median.", ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", "| --- | ---: | ---: | ---: | ---: |"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", *(f"- {line}" for line in comparison.told)]
+    lines = [f"## {comparison.what}", ""]
+    if rows:
+        lines += [f"{comparison.unit.capitalize()} a second, median.", ""]
+        lines += [f"| {' | '.join(_columns(comparison))} |", "| --- | ---: | ---: | ---: | ---: |"]
+        lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+    lines += [f"- {line}" for line in comparison.told]
     return "\n".join(lines).rstrip() + "\n"
 
 

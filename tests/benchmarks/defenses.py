@@ -1,7 +1,6 @@
 """The counter-perturbation beside separate one-step attacks, batched draws beside a loop.
 
-The loop is the way of publications' own code: one image and one draw at a time, transformed by
-PIL, asked alone. The network is the same for all, and each contender gets it in its own way.
+The network is the same for all, and each contender gets it in its own way.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ from collections.abc import Callable, Iterator
 
 import torch
 from harness import Comparison
-from PIL import Image
-from subjects import CLASSES, Subject, have, subject, synchronise
+from loops import guo_loop, mi_ol_loop
+from subjects import CLASSES, POOL, SIDE, Subject, have, subject, synchronise
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.v2 import functional as pictures
 
-from tasks.arrays import Images
 from tasks.defend import predict
 from tasks.defenses.base import Context, Defense
 from tasks.defenses.counter import Counter
@@ -27,7 +24,7 @@ from tasks.networks.resnet20 import ResNet20
 from tasks.seeding import Rows
 from tasks.specs import Precision, Problem
 
-PROBLEM = Problem(epsilon=8.0, classes=CLASSES, side=32, pool=1000)
+PROBLEM = Problem(epsilon=8.0, classes=CLASSES, side=SIDE, pool=POOL)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 COUNTERED = {"cpu": 250, "cuda": 2000}
 DEFENDED = {"cpu": 40, "cuda": 200}
@@ -38,16 +35,14 @@ def comparisons(device: str) -> Iterator[Comparison]:
     """The counter-perturbation, then the two defenses with many draws."""
     yield _counter(subject(ResNet20(), device, COUNTERED[device]))
     images = subject(ResNet20(), device, DEFENDED[device])
-    yield _drawn(images, Guo().resolved(PROBLEM), _guo_loop)
-    yield _drawn(images, MixupInference().resolved(PROBLEM), _mi_ol_loop)
+    yield _drawn(images, Guo().resolved(PROBLEM), guo_loop)
+    yield _drawn(images, MixupInference().resolved(PROBLEM), mi_ol_loop)
 
 
 def _counter(images: Subject) -> Comparison:
     counter = Counter().resolved(PROBLEM)
     labels = counter.label_count or CLASSES - 1
-    ours = {
-        f"ours, {precision}": _transform(images, counter, precision) for precision in PRECISIONS
-    }
+    ours = _ours(lambda context: _transform(images, counter, context), images)
     contenders = {**ours, "one-step attacks, our classifier": _one_steps(images, labels)}
     if have("torchattacks"):
         contenders["one-step attacks, torchattacks"] = _fgsms(images, labels)
@@ -61,18 +56,27 @@ def _counter(images: Subject) -> Comparison:
     )
 
 
-def _transform(images: Subject, counter: Counter, precision: Precision) -> Callable[[], Tensor]:
-    context = _context(images, precision)
+def _ours(
+    call: Callable[[Context], Callable[[], Tensor]], images: Subject
+) -> dict[str, Callable[[], Tensor]]:
+    """A contender for each way in which the classifier can run."""
+    ways = [(precision, compiled) for compiled in (False, True) for precision in PRECISIONS]
+    return {
+        f"ours, {'compiled, ' * compiled}{precision}": call(context_of(images, precision, compiled))
+        for precision, compiled in ways
+    }
 
+
+def _transform(images: Subject, counter: Counter, context: Context) -> Callable[[], Tensor]:
     def run() -> Tensor:
-        return synchronise(counter.transform(images.pixels, _rows(images), context))
+        return synchronise(counter.transform(images.pixels, rows_of(images), context))
 
     return run
 
 
 def _one_steps(images: Subject, count: int) -> Callable[[], Tensor]:
     """The same sum of signs, a forward and a backward pass for each label."""
-    frozen = _context(images, "float32").classifier
+    frozen = context_of(images, "float32").classifier
 
     def run() -> Tensor:
         total = torch.zeros_like(images.pixels)
@@ -109,7 +113,7 @@ def _fgsms(images: Subject, count: int) -> Callable[[], Tensor]:
 def _drawn(
     images: Subject, defense: Defense, loop: Callable[[Subject, Defense], Callable[[], Tensor]]
 ) -> Comparison:
-    ours = {f"ours, {precision}": _batched(images, defense, precision) for precision in PRECISIONS}
+    ours = _ours(lambda context: _batched(images, defense, context), images)
     draws = getattr(defense, "draws", 1)
     return Comparison(
         name=defense.kind,
@@ -121,78 +125,26 @@ def _drawn(
     )
 
 
-def _batched(images: Subject, defense: Defense, precision: Precision) -> Callable[[], Tensor]:
-    context = _context(images, precision)
-
+def _batched(images: Subject, defense: Defense, context: Context) -> Callable[[], Tensor]:
     def run() -> Tensor:
-        return synchronise(predict(defense, context, images.pixels, _rows(images), BATCH))
+        return synchronise(predict(defense, context, images.pixels, rows_of(images), BATCH))
 
     return run
 
 
-def _guo_loop(images: Subject, defense: Defense) -> Callable[[], Tensor]:
-    assert isinstance(defense, Guo)
-    smallest, largest = (round(32 * share) for share in (defense.smallest, defense.largest))
-
-    def run() -> Tensor:
-        answers = []
-        for pixels in images.pixels.cpu():
-            picture = pictures.to_pil_image(pixels)
-            total = torch.zeros(CLASSES)
-            for _ in range(defense.draws):
-                size = int(torch.randint(smallest, largest + 1, ()))
-                left, top = (int(torch.randint(0, 33 - size, ())) for _ in range(2))
-                window = picture.crop((left, top, left + size, top + size))
-                window = window.resize((32, 32), Image.Resampling.BILINEAR)
-                total += _alone(images, pictures.to_dtype(pictures.to_image(window), scale=True))
-            answers.append(total / defense.draws)
-        return torch.stack(answers)
-
-    return run
+def context_of(images: Subject, precision: Precision, compiled: bool = False) -> Context:
+    """The subject's network frozen, and its pool."""
+    frozen = Frozen(
+        images.module,
+        classes=CLASSES,
+        precision=precision,
+        device=images.device,
+        compiled=compiled,
+    )
+    return Context(classifier=frozen, pool=images.pool.to(images.device))
 
 
-def _mi_ol_loop(images: Subject, defense: Defense) -> Callable[[], Tensor]:
-    assert isinstance(defense, MixupInference)
-    weight = defense.input_weight
-    pool = _pool()
-
-    def run() -> Tensor:
-        answers = []
-        for pixels in images.pixels.cpu():
-            predicted = int(_alone(images, pixels).argmax())
-            others = [
-                place for place, label in enumerate(pool.labels.tolist()) if label != predicted
-            ]
-            total = torch.zeros(CLASSES)
-            for _ in range(defense.draws):
-                place = others[int(torch.randint(0, len(others), ()))]
-                partner = pool.pixels[place].float() / 255
-                total += _alone(images, weight * pixels + (1 - weight) * partner)
-            answers.append(total / defense.draws)
-        return torch.stack(answers)
-
-    return run
-
-
-def _alone(images: Subject, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        logits: Tensor = images.module(pixels[None].to(images.device))
-    return logits.softmax(dim=1)[0].cpu()
-
-
-def _context(images: Subject, precision: Precision) -> Context:
-    frozen = Frozen(images.module, classes=CLASSES, precision=precision, device=images.device)
-    return Context(classifier=frozen, pool=_pool().to(images.device))
-
-
-def _pool() -> Images:
-    drawn = torch.Generator().manual_seed(1)
-    count = PROBLEM.pool
-    pixels = torch.randint(256, (count, 3, 32, 32), generator=drawn, dtype=torch.uint8)
-    labels = torch.arange(count) % CLASSES
-    return Images(pixels, labels, torch.arange(count), CLASSES)
-
-
-def _rows(images: Subject) -> Rows:
+def rows_of(images: Subject) -> Rows:
+    """The subject's images by their places."""
     ids = torch.arange(len(images.pixels), device=images.device)
     return Rows(0, images=ids, draws=torch.zeros_like(ids))

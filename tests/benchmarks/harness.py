@@ -16,7 +16,8 @@ class Comparison:
 
     name: of the rows that it gives; what: the work, in a sentence; amount, unit: how much of it
     one call does, such as 250 images; contenders: their names and the calls; ours: the names of
-    this project's own, the others are peers; flop: floating point operations a unit, where a
+    this project's own, the others are peers; beside: whom the others are compared with, the
+    fastest peer by default; flop: floating point operations a unit, where a
     share of the machine's peak is to be told; told: further findings, in sentences, that
     `contenders` left while they ran.
     """
@@ -27,6 +28,7 @@ class Comparison:
     unit: str
     contenders: Mapping[str, Callable[[], object]]
     ours: Sequence[str]
+    beside: str | None = None
     flop: float | None = None
     told: list[str] = field(default_factory=list)
 

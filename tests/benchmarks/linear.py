@@ -19,6 +19,7 @@ from tasks.defend import defend
 from tasks.defenses.base import Context
 from tasks.defenses.guo import Guo
 from tasks.frozen import Frozen
+from tasks.memory import keep_freed_memory
 from tasks.networks.small import Small
 from tasks.node_specs import CraftSpec, DefendSpec
 from tasks.progress import silent
@@ -45,13 +46,16 @@ def comparisons(device: str) -> Iterator[Comparison]:
             unit="images",
             contenders=calls,
             ours=(f"one shard of {MANY:,}",),
+            beside=f"{MANY // FEW} shards of {FEW}",
             told=[_memory(name, device)],
         )
 
 
-def _shards(work: Callable[[Images, Context], object], context: Context, size: int) -> None:
+def _shards(
+    work: Callable[[Images, Context], object], context: Context, size: int, count: int = MANY
+) -> None:
     images = _images()
-    for start in range(0, MANY, size):
+    for start in range(0, count, size):
         work(images[start : start + size], context)
 
 
@@ -94,25 +98,38 @@ def _images() -> Images:
 
 
 def _memory(name: str, device: str) -> str:
-    """The peaks of two processes that each do one of the shards."""
-    peaks = {}
-    for count in (FEW, MANY):
-        command = [sys.executable, str(Path(__file__)), name, str(count), device]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[count] = int(done.stdout) / MEGA
-    few, many = peaks[FEW], peaks[MANY]
+    """The peaks of processes of their own, as workers are: one shard, many shards, a large one."""
+    done = {
+        f"a shard of {FEW}": (FEW, FEW),
+        f"{MANY // FEW} shards of {FEW}, one after the other": (MANY, FEW),
+        f"one shard of {MANY:,}": (MANY, MANY),
+    }
+    peaks = [
+        f"{_peak(name, count, size, device):,.0f} MiB for {what}"
+        for what, (count, size) in done.items()
+    ]
     own = MANY * 3 * 32 * 32 * 4 / MEGA
     return (
-        f"peak memory of a process: {few:,.0f} MiB for {FEW} images, {many:,.0f} MiB for "
-        f"{MANY:,}, whose pixels are {own:,.0f} MiB as float32"
+        f"peak memory of a process: {', '.join(peaks)} "
+        f"({MANY:,} images are {own:,.0f} MiB as float32)"
     )
 
 
-def _one_shard(name: str, count: int, device: str) -> int:
+def _peak(name: str, count: int, size: int, device: str) -> float:
+    """MiB."""
+    command = [sys.executable, str(Path(__file__)), name, str(count), str(size), device]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout) / MEGA
+
+
+def _in_this_process(name: str, count: int, size: int, device: str) -> int:
+    """The peak in bytes, once so many images went through in shards of a size."""
+    keep_freed_memory()
     work = {"craft": _craft, "defend": _defend}[name]
-    work(_images()[:count], Context(classifier=_classifier(device)))
+    _shards(work, Context(classifier=_classifier(device)), size, count)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":
-    sys.stdout.write(str(_one_shard(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+    peak = _in_this_process(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    sys.stdout.write(str(peak))

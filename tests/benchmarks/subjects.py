@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
 from harness import Comparison
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
 
+from tasks.arrays import Images, as_float
+from tasks.checkpoint import load_weights, weights_from_bytes
 from tasks.networks.base import Network
 from tasks.networks.resnet20 import ResNet20
 from tasks.networks.resnet50_mi import ResNet50MI
 
+SHARED = Path(__file__).parents[2] / "../shared"
 SIDE, CHANNELS, CLASSES = 32, 3, 10
+POOL = 1000
+"""Images that may be mixed in."""
 MATRIX = {"cpu": 2048, "cuda": 8192}
 BATCHES = {
     "cpu": {"resnet20": 250, "resnet50-mi": 64},
@@ -24,7 +34,7 @@ BATCHES = {
 
 @dataclass(frozen=True)
 class Subject:
-    """A network with weights of no consequence, and random images and labels for it."""
+    """A network, images and labels for it, and images to mix in."""
 
     name: str
     device: str
@@ -32,11 +42,19 @@ class Subject:
     pixels: Tensor
     labels: Tensor
     multiplications: int
+    pool: Images
     classes: int = CLASSES
+
+    def first(self, count: int) -> Subject:
+        """With so many of its images."""
+        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
 
 def subject(network: Network, device: str, images: int | None = None) -> Subject:
-    """In eval mode, its weights as a network comes out of training: they require gradients."""
+    """Weights of no consequence and random images.
+
+    In eval mode, its weights as a network comes out of training: they require gradients.
+    """
     module = network.build(CHANNELS, SIDE, CLASSES, seed=0).eval().to(device)
     count = images or BATCHES[device][network.kind]
     drawn = torch.Generator().manual_seed(0)
@@ -44,8 +62,40 @@ def subject(network: Network, device: str, images: int | None = None) -> Subject
     labels = torch.randint(CLASSES, (count,), generator=drawn)
     multiplications = network.multiplications(CHANNELS, SIDE, CLASSES)
     return Subject(
-        network.kind, device, module, pixels.to(device), labels.to(device), multiplications
+        *(network.kind, device, module, pixels.to(device), labels.to(device), multiplications),
+        _random_pool(),
     )
+
+
+def real(count: int, device: str) -> Subject:
+    """A public ResNet-20 and CIFAR-10's first test images, both of `../shared`.
+
+    Later test images are there to be mixed in. FileNotFoundError where they are not.
+    """
+    weights = SHARED / "models/cifar10-resnet20-12fca82f.th"
+    table = pq.read_table(SHARED / "data/cifar10/test-00000-of-00001.parquet")
+    found = [Image.open(io.BytesIO(cell["bytes"])) for cell in table["img"].to_pylist()]
+    pixels = torch.stack([pil_to_tensor(picture) for picture in found])
+    labels = torch.tensor(table["label"].to_numpy())
+    network = ResNet20()
+    module = network.build(CHANNELS, SIDE, CLASSES, seed=0)
+    load_weights(module, weights_from_bytes(weights.read_bytes(), "module."))
+    last = slice(len(pixels) - POOL, len(pixels))
+    return Subject(
+        "a public ResNet-20",
+        device,
+        module.eval().to(device),
+        as_float(pixels[:count]).to(device),
+        labels[:count].to(device),
+        network.multiplications(CHANNELS, SIDE, CLASSES),
+        Images(pixels[last], labels[last], torch.arange(POOL), CLASSES),
+    )
+
+
+def _random_pool() -> Images:
+    drawn = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (POOL, CHANNELS, SIDE, SIDE), generator=drawn, dtype=torch.uint8)
+    return Images(pixels, torch.arange(POOL) % CLASSES, torch.arange(POOL), CLASSES)
 
 
 def subjects(device: str) -> Iterator[Subject]:
