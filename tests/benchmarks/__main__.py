@@ -9,10 +9,12 @@ import csv
 import importlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 import torch
+from apart import Apart
 from harness import Comparison, Timing, fastest, median_rate, ratio, timed
 from machine import facts
 from rich.console import Console
@@ -20,7 +22,7 @@ from rich.table import Table
 
 from tasks.memory import keep_freed_memory
 
-MODULES = ("attacks", "defenses", "accuracy", "linear", "planning", "ray_overhead")
+MODULES = ("attacks", "defenses", "accuracy", "linear", "planning", "ray_overhead", "demo")
 PEAK = "peak"
 
 
@@ -37,25 +39,27 @@ def main(
     """Measure the comparisons of these modules, all by default."""
     if threads:
         torch.set_num_threads(threads)
-    keep_freed_memory()  # as a worker does: peers in this process gain from it, too
+    keep_freed_memory()  # as a worker does
     console = Console()
     began = time.strftime("%Y-%m-%d %H:%M")
     peaks: dict[str, float] = {}
     sections: list[str] = []
     every: list[Timing] = []
     for name in names or MODULES:
-        for comparison in importlib.import_module(name).comparisons(device):
-            if only not in comparison.name and comparison.name != PEAK:
-                continue
-            with console.status(comparison.what):
-                timings = list(timed(comparison, repeats))
-            every += timings
-            if comparison.name == PEAK:
-                peaks = _peaks(comparison, timings)
-            rows = _rows(comparison, timings, peaks)
-            shown = [_table(comparison, rows)] if rows else [comparison.what]
-            console.print(*shown, *comparison.told, sep="\n")
-            sections.append(_markdown(comparison, rows))
+        with Apart(name, device) as apart:
+            comparisons = importlib.import_module(name).comparisons(device)
+            for place, comparison in enumerate(comparisons):
+                if only not in comparison.name and comparison.name != PEAK:
+                    continue
+                with console.status(comparison.what):
+                    timings = list(timed(comparison, repeats, partial(apart.seconds, place)))
+                every += timings
+                if comparison.name == PEAK:
+                    peaks = _peaks(comparison, timings)
+                rows = _rows(comparison, timings, peaks)
+                shown = [_table(comparison, rows)] if rows else [comparison.what]
+                console.print(*shown, *comparison.told, sep="\n")
+                sections.append(_markdown(comparison, rows))
     out.mkdir(parents=True, exist_ok=True)
     _write(out, began, repeats, sections, every)
     console.print(f"{out / 'README.md'}")
@@ -119,7 +123,8 @@ def _write(
         "",
         f"Measured on {began}, {repeats} repeats of each contender in turn.",
     ]
-    lines += ["A ratio is the median of the repeats' own ratios, with the least and the most.", ""]
+    lines += ["A ratio is the median of the repeats' own ratios, with the least and the most."]
+    lines += ["Peers run in a process of their own, as their users run them.", ""]
     lines += [f"- {name}: {value}" for name, value in facts().items()]
     text = "\n".join(lines) + "\n\n" + "\n".join(sections)
     (out / "README.md").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""PGD-10 of this project beside that of torchattacks, foolbox and ART, in one process.
+"""PGD-10 of this project beside that of torchattacks, foolbox and ART.
 
 The peers get the network as their documentation has it: in eval mode, not folded, in torch's
 default layout, on the same device. All make ten steps of 2/255 in the linf ball of 8/255 from a
@@ -53,6 +53,7 @@ def _pgd(subject: Subject) -> Comparison:
         unit="images",
         contenders={**ours, **found},
         ours=tuple(ours),
+        apart=tuple(found),
         flop=2.0 * subject.multiplications * STEPS * PASSES,
         told=[f"{name} is not installed" for name in peers if name not in found],
     )

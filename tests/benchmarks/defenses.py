@@ -53,6 +53,7 @@ def _counter(images: Subject) -> Comparison:
         unit="images",
         contenders=contenders,
         ours=tuple(ours),
+        apart=("one-step attacks, torchattacks",),
     )
 
 
@@ -122,6 +123,7 @@ def _drawn(
         unit="images",
         contenders={**ours, "a loop over images and draws": loop(images, defense)},
         ours=tuple(ours),
+        apart=("a loop over images and draws",),
     )
 
 

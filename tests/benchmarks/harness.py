@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-WARM_UPS = 1
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -17,9 +15,10 @@ class Comparison:
     name: of the rows that it gives; what: the work, in a sentence; amount, unit: how much of it
     one call does, such as 250 images; contenders: their names and the calls; ours: the names of
     this project's own, the others are peers; beside: whom the others are compared with, the
-    fastest peer by default; flop: floating point operations a unit, where a
-    share of the machine's peak is to be told; told: further findings, in sentences, that
-    `contenders` left while they ran.
+    fastest peer by default; apart: names of those that run in a process of their own, as their
+    users run them; warm_ups: calls before any is timed; flop: floating point operations
+    a unit, where a share of the machine's peak is to be told; told: further findings, in
+    sentences, that `contenders` left while they ran.
     """
 
     name: str
@@ -29,6 +28,8 @@ class Comparison:
     contenders: Mapping[str, Callable[[], object]]
     ours: Sequence[str]
     beside: str | None = None
+    apart: Sequence[str] = ()
+    warm_ups: int = 1
     flop: float | None = None
     told: list[str] = field(default_factory=list)
 
@@ -56,17 +57,28 @@ class Ratio:
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def timed(comparison: Comparison, repeats: int) -> Iterator[Timing]:
-    """Call each contender once untimed, then all of them in turn, `repeats` times."""
-    for call in comparison.contenders.values():
-        for _ in range(WARM_UPS):
-            call()
+def timed(
+    comparison: Comparison, repeats: int, elsewhere: Callable[[str], float]
+) -> Iterator[Timing]:
+    """Call each contender untimed, as a warm-up, then all of them in turn, `repeats` times.
+
+    elsewhere: calls one of those that run apart and gives its seconds.
+    """
+
+    def seconds(name: str) -> float:
+        if name in comparison.apart:
+            return elsewhere(name)
+        began = time.perf_counter()
+        comparison.contenders[name]()
+        return time.perf_counter() - began
+
+    for name in comparison.contenders:
+        for _ in range(comparison.warm_ups):
+            seconds(name)
     for repeat in range(1, repeats + 1):
-        for name, call in comparison.contenders.items():
-            began = time.perf_counter()
-            call()
-            seconds = time.perf_counter() - began
-            yield Timing(comparison.name, name, repeat, seconds, comparison.amount / seconds)
+        for name in comparison.contenders:
+            taken = seconds(name)
+            yield Timing(comparison.name, name, repeat, taken, comparison.amount / taken)
 
 
 def median_rate(timings: Sequence[Timing], contender: str) -> float:
