@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def main(
         torch.set_num_threads(threads)
     keep_freed_memory()  # as a worker does
     console = Console()
-    began = time.strftime("%Y-%m-%d %H:%M")
+    began, machine = time.strftime("%Y-%m-%d %H:%M"), facts()
     peaks: dict[str, float] = {}
     sections: list[str] = []
     every: list[Timing] = []
@@ -61,7 +61,7 @@ def main(
                 console.print(*shown, *comparison.told, sep="\n")
                 sections.append(_markdown(comparison, rows))
     out.mkdir(parents=True, exist_ok=True)
-    _write(out, began, repeats, sections, every)
+    _write(out, began, machine, repeats, sections, every)
     console.print(f"{out / 'README.md'}")
 
 
@@ -116,7 +116,12 @@ def _markdown(comparison: Comparison, rows: Sequence[Sequence[str]]) -> str:
 
 
 def _write(
-    out: Path, began: str, repeats: int, sections: Sequence[str], every: Sequence[Timing]
+    out: Path,
+    began: str,
+    machine: Mapping[str, str],
+    repeats: int,
+    sections: Sequence[str],
+    every: Sequence[Timing],
 ) -> None:
     lines = [
         "# Benchmarks",
@@ -125,7 +130,7 @@ def _write(
     ]
     lines += ["A ratio is the median of the repeats' own ratios, with the least and the most."]
     lines += ["Peers run in a process of their own, as their users run them.", ""]
-    lines += [f"- {name}: {value}" for name, value in facts().items()]
+    lines += [f"- {name}: {value}" for name, value in machine.items()]
     text = "\n".join(lines) + "\n\n" + "\n".join(sections)
     (out / "README.md").write_text(text, encoding="utf-8")
     with (out / "timings.csv").open("w", encoding="utf-8", newline="") as handle:
