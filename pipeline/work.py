@@ -71,10 +71,11 @@ VERSIONS = ("torch", "numpy", "pyarrow")
 
 @dataclass(frozen=True)
 class Made:
-    """Files to write and facts to record."""
+    """Files to write and facts to record. asking_s: of the time, what the network was asked in."""
 
     files: Mapping[str, Writer]
     facts: Mapping[str, object]
+    asking_s: float | None = None
 
 
 class TimeUp(Exception):
@@ -178,6 +179,8 @@ def perform(
         "versions": {"python": platform.python_version(), PROGRAM: __version__}
         | {name: version(name) for name in VERSIONS},
     }
+    if result.asking_s is not None:
+        how["asking_seconds"] = result.asking_s
     if kind.compiled:
         how["compiled"] = desk.classifier is not None and desk.classifier.compiled
     if own := own_digests(node.spec):
@@ -338,10 +341,12 @@ def _defend(desk: Desk) -> Made:
     assert isinstance(spec, DefendSpec)
     crafted = desk.examples(desk.node.parent("examples"), spec.shard)
     context = desk.context(spec.precision)
+    began = time.monotonic()
     outcomes = defend(crafted, context, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
     return Made(
         {"outcomes.arrow": _tensors(desk, vars(outcomes))},
         {"images": len(crafted), "redraws": spec.redraws},
+        asking_s=time.monotonic() - began,
     )
 
 
@@ -363,9 +368,12 @@ def _score(desk: Desk) -> Made:
     outcomes = joined([desk.outcomes(parent) for parent in parents])
     facts = score(outcomes).model_dump(mode="json")
     predictions = outcomes.correct.numel()
+    hows = [desk.record(parent).how for parent in parents]
+    # of a defended model, not of reading its weights and images
+    asked = [{**how, "seconds": how.get("asking_seconds", how["seconds"])} for how in hows]
     cost: dict[str, float] = {}
     for name in ("forwards", "backwards", "seconds"):
-        total = sum(float(str(desk.record(parent).how[name])) for parent in parents)
+        total = sum(float(str(how[name])) for how in asked)
         cost[f"{name}_per_prediction"] = total / predictions
     columns = {
         "ids": outcomes.ids,

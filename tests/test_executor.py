@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +70,23 @@ def test_what_runs_out_of_memory_is_tried_again_with_half_as_many_images_at_once
     assert crafted.done.how["batch_size"] == 125
     # only the node that needs it runs smaller
     assert recorder.done("defend")[0].done.how["batch_size"] == 700
+
+
+def test_the_cost_of_a_prediction_is_of_asking_and_not_of_reading_weights_and_images(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = work.Desk.context
+
+    def slow(self: Any, precision: Any) -> Any:
+        time.sleep(0.5)
+        return real(self, precision)
+
+    monkeypatch.setattr(work.Desk, "context", slow)
+    recorder, _ = run(tiny, "mixed/clean/none")
+    (defended,), (scored,) = recorder.done("defend"), recorder.done("score")
+    how, facts = defended.done.how, scored.done.facts
+    assert 0 < how["asking_seconds"] <= how["seconds"] - 0.5
+    assert facts["seconds_per_prediction"] == pytest.approx(how["asking_seconds"] / 300)
 
 
 def test_what_fits_not_even_in_small_batches_fails_and_says_so(
