@@ -67,6 +67,8 @@ NO_MEMORY = ("can't allocate memory", "not enough memory")
 """What torch's error says when a CPU's memory is full; a GPU's has a class of its own."""
 TIMINGS = ("seconds", "images_per_second")
 VERSIONS = ("torch", "numpy", "pyarrow")
+COSTS = {"forwards": "forwards", "backwards": "backwards", "seconds": "asking_seconds"}
+"""What is told of one prediction, and where a defend's record has it."""
 
 
 @dataclass(frozen=True)
@@ -368,12 +370,11 @@ def _score(desk: Desk) -> Made:
     outcomes = joined([desk.outcomes(parent) for parent in parents])
     facts = score(outcomes).model_dump(mode="json")
     predictions = outcomes.correct.numel()
-    hows = [desk.record(parent).how for parent in parents]
-    # of a defended model, not of reading its weights and images
-    asked = [{**how, "seconds": how.get("asking_seconds", how["seconds"])} for how in hows]
     cost: dict[str, float] = {}
-    for name in ("forwards", "backwards", "seconds"):
-        total = sum(float(str(how[name])) for how in asked)
+    hows = [desk.record(parent).how for parent in parents]
+    for name, key in COSTS.items():
+        # a record of an older version has no time of its own for asking
+        total = sum(float(str(how.get(key, how[name]))) for how in hows)
         cost[f"{name}_per_prediction"] = total / predictions
     columns = {
         "ids": outcomes.ids,

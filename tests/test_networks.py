@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.checkpoint import load_weights, weights_from_bytes
+from tasks.frozen import Frozen
 from tasks.networks.base import Network
 from tasks.networks.resnet20 import ResNet20
 from tasks.networks.resnet50_cifar import ResNet50Cifar
@@ -53,6 +54,18 @@ def test_every_network_gives_one_logit_a_class_and_a_gradient_to_the_pixels(netw
     assert logits.shape == (2, 7)
     assert pixels.grad is not None
     assert pixels.grad.abs().amax(dim=(1, 2, 3)).gt(0).all()
+
+
+def test_every_network_leaves_the_pixels_alone_and_hides_nothing_that_is_no_number(network):
+    frozen = Frozen(network.build(3, 16, 7), classes=7)
+    pixels = torch.rand(2, 3, 16, 16)
+    before = pixels.clone()
+    assert frozen.gradient(pixels, lambda logits: logits[:, 0]).any()
+    assert torch.equal(pixels, before)
+    pixels[0, 0, 8, 8] = torch.nan
+    logits = frozen.logits(pixels)
+    assert logits[0].isnan().all()
+    assert logits[1].isfinite().all()
 
 
 def test_first_weights_depend_on_the_seed_and_on_no_global_generator(network):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.modules.fused import activated
 from tasks.modules.normalise import Normalise
 
 
@@ -31,8 +30,8 @@ class BasicBlock(nn.Module):
             before = self.missing // 2
             shortcut = features[:, :, :: self.stride, :: self.stride]
             shortcut = F.pad(shortcut, (0, 0, 0, 0, before, self.missing - before))
-        features = activated(self.conv1, self.bn1, features)
-        return activated(self.conv2, self.bn2, features, shortcut)
+        features = F.relu(self.bn1(self.conv1(features)), inplace=True)
+        return F.relu(self.bn2(self.conv2(features)).add_(shortcut), inplace=True)
 
 
 class BasicResNet(nn.Module):
@@ -61,7 +60,7 @@ class BasicResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
-        features = activated(self.conv1, self.bn1, self.normalise(pixels))
+        features = F.relu(self.bn1(self.conv1(self.normalise(pixels))), inplace=True)
         features = self.layer3(self.layer2(self.layer1(features)))
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(features, 1).flatten(1))
         return logits

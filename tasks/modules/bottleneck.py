@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.modules.fused import activated
 from tasks.modules.normalise import Normalise
 
 
@@ -30,9 +29,9 @@ class Bottleneck(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[N, entering, H, W] to [N, width, ceil(H / stride), ceil(W / stride)]."""
         shortcut = features if self.downsample is None else self.downsample(features)
-        features = activated(self.conv1, self.bn1, features)
-        features = activated(self.conv2, self.bn2, features)
-        return activated(self.conv3, self.bn3, features, shortcut)
+        features = F.relu(self.bn1(self.conv1(features)), inplace=True)
+        features = F.relu(self.bn2(self.conv2(features)), inplace=True)
+        return F.relu(self.bn3(self.conv3(features)).add_(shortcut), inplace=True)
 
 
 class ThreeStageResNet(nn.Module):
@@ -56,7 +55,7 @@ class ThreeStageResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
-        features = activated(self.conv1, self.bn1, self.normalise(pixels))
+        features = F.relu(self.bn1(self.conv1(self.normalise(pixels))), inplace=True)
         features = self.layer3(self.layer2(self.layer1(features)))
         logits: Tensor = self.fc_dense(F.adaptive_avg_pool2d(features, 1).flatten(1))
         return logits

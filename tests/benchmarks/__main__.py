@@ -1,6 +1,7 @@
 """`python tests/benchmarks`: time the chosen comparisons and write what was measured.
 
-Prints ratios with their spread as they come; writes README.md and every repeat (timings.csv).
+Prints ratios with their spread as they come. Each module's are written once it is done, with every
+repeat: `attacks.md` and `attacks.csv`, say. README.md lists what is there.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import csv
 import importlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,14 @@ from tasks.memory import keep_freed_memory
 
 MODULES = ("attacks", "defenses", "accuracy", "linear", "planning", "ray_overhead", "demo")
 PEAK = "peak"
+INDEX = """\
+# Benchmarks
+
+What `make bench` measured: contenders do the same work, one after the other, again and again. A
+rate is the median of the repeats; a ratio is the median of the repeats' own ratios, with the least
+and the most. Peers run in a process of their own, as their users run them.
+
+"""
 
 
 @click.command()
@@ -37,32 +46,43 @@ def main(
     names: Sequence[str], repeats: int, device: str, threads: int, only: str, out: Path
 ) -> None:
     """Measure the comparisons of these modules, all by default."""
-    if threads:
-        torch.set_num_threads(threads)
+    threads = threads or torch.get_num_threads()
     keep_freed_memory()  # as a worker does
     console = Console()
-    began, machine = time.strftime("%Y-%m-%d %H:%M"), facts()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names or MODULES:
+        torch.set_num_threads(threads)  # whatever ran before may have set its own
+        about = [f"Measured on {time.strftime('%Y-%m-%d %H:%M')}, {repeats} repeats in turn.", ""]
+        about += [f"- {key}: {value}" for key, value in facts().items()]
+        sections, timings = _measured(name, device, repeats, only, console)
+        text = "\n".join([f"# {_title(name)}", "", *about, "", *sections])
+        (out / f"{name}.md").write_text(text, encoding="utf-8")
+        _write_timings(out / f"{name}.csv", timings)
+    (out / "README.md").write_text(_index(out), encoding="utf-8")
+    console.print(f"{out / 'README.md'}")
+
+
+def _measured(
+    name: str, device: str, repeats: int, only: str, console: Console
+) -> tuple[list[str], list[Timing]]:
+    """The comparisons of a module: each as Markdown, and all of their calls."""
     peaks: dict[str, float] = {}
     sections: list[str] = []
     every: list[Timing] = []
-    for name in names or MODULES:
-        with Apart(name, device) as apart:
-            comparisons = importlib.import_module(name).comparisons(device)
-            for place, comparison in enumerate(comparisons):
-                if only not in comparison.name and comparison.name != PEAK:
-                    continue
-                with console.status(comparison.what):
-                    timings = list(timed(comparison, repeats, partial(apart.seconds, place)))
-                every += timings
-                if comparison.name == PEAK:
-                    peaks = _peaks(comparison, timings)
-                rows = _rows(comparison, timings, peaks)
-                shown = [_table(comparison, rows)] if rows else [comparison.what]
-                console.print(*shown, *comparison.told, sep="\n")
-                sections.append(_markdown(comparison, rows))
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out, began, machine, repeats, sections, every)
-    console.print(f"{out / 'README.md'}")
+    with Apart(name, device) as apart:
+        for place, comparison in enumerate(importlib.import_module(name).comparisons(device)):
+            if only not in comparison.name and comparison.name != PEAK:
+                continue
+            with console.status(comparison.what):
+                timings = list(timed(comparison, repeats, partial(apart.seconds, place)))
+            every += timings
+            if comparison.name == PEAK:
+                peaks = _peaks(comparison, timings)
+            rows = _rows(comparison, timings, peaks)
+            shown = [_table(comparison, rows)] if rows else [comparison.what]
+            console.print(*shown, *comparison.told, sep="\n")
+            sections.append(_markdown(comparison, rows))
+    return sections, every
 
 
 def _rows(
@@ -115,28 +135,24 @@ def _markdown(comparison: Comparison, rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _write(
-    out: Path,
-    began: str,
-    machine: Mapping[str, str],
-    repeats: int,
-    sections: Sequence[str],
-    every: Sequence[Timing],
-) -> None:
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _index(out: Path) -> str:
+    """What is in the folder, measured in this run or before."""
+    found = [name for name in MODULES if (out / f"{name}.md").exists()]
     lines = [
-        "# Benchmarks",
-        "",
-        f"Measured on {began}, {repeats} repeats of each contender in turn.",
+        f"- [{_title(name)}]({name}.md), every repeat: [{name}.csv]({name}.csv)" for name in found
     ]
-    lines += ["A ratio is the median of the repeats' own ratios, with the least and the most."]
-    lines += ["Peers run in a process of their own, as their users run them.", ""]
-    lines += [f"- {name}: {value}" for name, value in machine.items()]
-    text = "\n".join(lines) + "\n\n" + "\n".join(sections)
-    (out / "README.md").write_text(text, encoding="utf-8")
-    with (out / "timings.csv").open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle)
+    return INDEX + "\n".join(lines) + "\n"
+
+
+def _write_timings(path: Path, timings: Sequence[Timing]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["comparison", "contender", "repeat", "seconds", "rate"])
-        for one in every:
+        for one in timings:
             writer.writerow([one.comparison, one.contender, one.repeat, one.seconds, one.rate])
 
 

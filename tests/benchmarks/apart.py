@@ -40,7 +40,7 @@ class Apart:
         trace: TracebackType | None,
     ) -> None:
         if self._started:
-            self._process.terminate()
+            self._here.send(None)
             self._process.join()
 
 
@@ -48,8 +48,7 @@ def _serve(module: str, device: str, threads: int, connection: Connection) -> No
     torch.set_num_threads(threads)
     found = enumerate(importlib.import_module(module).comparisons(device))
     at, comparison = next(found)
-    while True:
-        place, contender = connection.recv()
+    for place, contender in iter(connection.recv, None):
         while at < place:
             at, comparison = next(found)
         call = comparison.contenders[contender]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from PIL import Image
-from subjects import CLASSES, Subject
+from subjects import CLASSES, SIDE, Subject
 from torch import Tensor
 from torchvision.transforms.v2 import functional as pictures
 
@@ -21,7 +21,7 @@ from tasks.defenses.mi_ol import MixupInference
 def guo_loop(images: Subject, defense: Defense) -> Callable[[], Tensor]:
     """Probabilities, float32 [N, classes]."""
     assert isinstance(defense, Guo)
-    smallest, largest = (round(32 * share) for share in (defense.smallest, defense.largest))
+    smallest, largest = (round(SIDE * share) for share in (defense.smallest, defense.largest))
 
     def run() -> Tensor:
         answers = []
@@ -30,9 +30,9 @@ def guo_loop(images: Subject, defense: Defense) -> Callable[[], Tensor]:
             total = torch.zeros(CLASSES)
             for _ in range(defense.draws):
                 size = int(torch.randint(smallest, largest + 1, ()))
-                left, top = (int(torch.randint(0, 33 - size, ())) for _ in range(2))
+                left, top = (int(torch.randint(0, SIDE + 1 - size, ())) for _ in range(2))
                 window = picture.crop((left, top, left + size, top + size))
-                window = window.resize((32, 32), Image.Resampling.BILINEAR)
+                window = window.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
                 total += _alone(images, pictures.to_dtype(pictures.to_image(window), scale=True))
             answers.append(total / defense.draws)
         return torch.stack(answers)
