@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from tasks.specs import Precision
+
+EMULATED = "bfloat16 takes tens of times as long as float32 on this processor, which emulates it"
+
+
+@functools.cache
+def emulates_bfloat16(device: str) -> bool:
+    """Whether a kind of device (`cpu`, `cuda`) has no arithmetic for bfloat16 of its own."""
+    if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
 
 
 def set_float32(precision: Precision) -> None:
@@ -26,6 +38,14 @@ def run(network: Callable[[Tensor], Tensor], pixels: Tensor, precision: Precisio
     set_float32(precision)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     narrow = precision == "bfloat16"
+    if narrow and emulates_bfloat16(pixels.device.type):
+        _warn_of_emulation()
     with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=narrow):
         logits: Tensor = network(pixels)
     return logits.to(torch.float32)
+
+
+@functools.cache
+def _warn_of_emulation() -> None:
+    """Once a process."""
+    warnings.warn(EMULATED, RuntimeWarning, stacklevel=3)

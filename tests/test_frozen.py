@@ -1,4 +1,5 @@
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from our_kinds import our_kinds
 from torch import nn
 from torch.nn import functional as F
 
+from tasks import precision
 from tasks.checkpoint import load_weights, weights_from_bytes
 from tasks.frozen import Frozen, NotFrozen
 from tasks.networks.resnet20 import ResNet20
@@ -200,6 +202,18 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32(module, pixels):
     logits.sum().backward()
     assert logits.dtype == leaf.grad.dtype == torch.float32
     assert 0 < (logits - full).abs().max() < 0.05 * full.abs().max()
+
+
+def test_a_processor_that_emulates_bfloat16_is_told_of_once(monkeypatch, module, pixels):
+    monkeypatch.setattr(precision, "emulates_bfloat16", lambda device: device == "cpu")
+    precision._warn_of_emulation.cache_clear()
+    frozen = Frozen(module, classes=10, precision="bfloat16")
+    with pytest.warns(RuntimeWarning, match="bfloat16 takes tens of times as long"):
+        frozen.logits(pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frozen.logits(pixels)
+        Frozen(module, classes=10).logits(pixels)
 
 
 def test_precision_sets_how_cuda_multiplies_float32(module, pixels):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from defenses import BATCH, PRECISIONS, PROBLEM, context_of, rows_of
+from defenses import BATCH, PROBLEM, context_of, rows_of
 from harness import Comparison
 from loops import guo_loop, mi_ol_loop
-from subjects import Subject, real
+from subjects import Subject, precisions, real
 from torch import Tensor
 
 from tasks.attacks.base import Victim
@@ -42,15 +42,15 @@ def comparisons(device: str) -> Iterator[Comparison]:
 
 def _narrow(images: Subject) -> Iterator[str]:
     """A bare network is attacked and asked in one precision; a defense gets float32's examples."""
+    kinds = precisions(images.device)
     bare = {
-        kind: _defended(images, NoDefense(), _attacked(images, SMALL, kind), kind)
-        for kind in PRECISIONS
+        kind: _defended(images, NoDefense(), _attacked(images, SMALL, kind), kind) for kind in kinds
     }
     yield f"untargeted PGD-10 at {SMALL}/255, {_told(images, bare)}"
     examples = _attacked(images, LARGE, "float32")
     chains: dict[str, Defense] = {"guo": Guo(), "counter+guo": Chain(parts=[Counter(), Guo()])}
     for name, defense in chains.items():
-        found = {kind: _defended(images, defense, examples, kind) for kind in PRECISIONS}
+        found = {kind: _defended(images, defense, examples, kind) for kind in kinds}
         yield f"{name} under untargeted PGD-10 at {LARGE:g}/255, {_told(images, found)}"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from harness import Comparison
-from subjects import Subject, have, peak, subjects, synchronise
+from subjects import Subject, have, peak, precisions, subjects, synchronise
 from torch import Tensor
 
 from tasks.attacks.base import Victim
@@ -34,11 +34,9 @@ def comparisons(device: str) -> Iterator[Comparison]:
 
 
 def _pgd(subject: Subject) -> Comparison:
-    precisions: list[Precision] = ["float32", "bfloat16"]
-    if subject.device == "cuda":
-        precisions.insert(1, "tf32")
-    ours = {f"ours, {name}": _ours(subject, name) for name in precisions}
-    ours |= {f"ours, compiled, {name}": _ours(subject, name, compiled=True) for name in precisions}
+    kinds = precisions(subject.device)
+    ours = {f"ours, {name}": _ours(subject, name) for name in kinds}
+    ours |= {f"ours, compiled, {name}": _ours(subject, name, compiled=True) for name in kinds}
     peers = {
         "torchattacks": _torchattacks,
         "foolbox": _foolbox,

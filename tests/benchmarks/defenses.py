@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from harness import Comparison
 from loops import guo_loop, mi_ol_loop
-from subjects import CLASSES, POOL, SIDE, Subject, have, subject, synchronise
+from subjects import CLASSES, POOL, SIDE, Subject, have, precisions, subject, synchronise
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,7 +25,6 @@ from tasks.seeding import Rows
 from tasks.specs import Precision, Problem
 
 PROBLEM = Problem(epsilon=8.0, classes=CLASSES, side=SIDE, pool=POOL)
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 COUNTERED = {"cpu": 250, "cuda": 2000}
 DEFENDED = {"cpu": 40, "cuda": 200}
 BATCH = 500
@@ -61,7 +60,8 @@ def _ours(
     call: Callable[[Context], Callable[[], Tensor]], images: Subject
 ) -> dict[str, Callable[[], Tensor]]:
     """A contender for each way in which the classifier can run."""
-    ways = [(precision, compiled) for compiled in (False, True) for precision in PRECISIONS]
+    kinds = precisions(images.device)
+    ways = [(precision, compiled) for compiled in (False, True) for precision in kinds]
     return {
         f"ours, {'compiled, ' * compiled}{precision}": call(context_of(images, precision, compiled))
         for precision, compiled in ways
