@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.events import Observer, Observers, RunFinished
-from pipeline.grid import Overrides
+from pipeline.grid_builder import Overrides
 from pipeline.options import additions
 from pipeline.report_view import Scores
 from pipeline.session import Session, open_session

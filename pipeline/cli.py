@@ -246,7 +246,7 @@ def report(
     \b
     pipeline report --grid demo
     """
-    from pipeline.run_command import report_grid
+    from pipeline.report_command import report_grid
 
     page = report_grid(
         session_from(options), reports, as_json=as_json, uri=mlflow_uri or "", again=repeated(ctx)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import Catalogue, CheckpointEntry
+from pipeline.config import Catalogue
+from pipeline.entries import CheckpointEntry
 from pipeline.file_hashes import cache_folder, sha256_of
 from pipeline.problems import BadInput
 from pipeline.sources import Source, locate

@@ -65,7 +65,7 @@ def _grids(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
 def _cells(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
     """The cells of the grid of a command line whose names begin like this, for a shell."""
     from pipeline.config import Catalogue, config_folders
-    from pipeline.grid import load_grid
+    from pipeline.grid_builder import load_grid
 
     try:
         catalogue = Catalogue(config_folders(ctx.params.get("configs") or ()))
@@ -141,7 +141,7 @@ def grid_options(command: Command) -> Command:
 
 def session_from(options: dict[str, Any]) -> Session:
     """The session that the grid options ask for."""
-    from pipeline.grid import Overrides
+    from pipeline.grid_builder import Overrides
     from pipeline.session import open_session
 
     data = _places("--data", options["data"], "NAME=FOLDER, such as cifar10=/data/cifar10")

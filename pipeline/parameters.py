@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from pipeline.config import RuleEntry, VariantEntry
+from pipeline.entries import RuleEntry, VariantEntry
 from pipeline.problems import suggestion
 from pipeline.validation import validated
 from pipeline.yaml_files import Document, Place

@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from pipeline import config, devices, paper, settings
+from pipeline import devices, entries, paper, settings
 from tasks import registry
 from tasks.recipe import InnerAttack, Recipe
 from tasks.registry import Family
@@ -62,25 +62,25 @@ def _sections() -> Iterator[tuple[str, str, list[tuple[str, type[BaseModel]]]]]:
         "grids/",
         "Which cells are computed and how tables lay them out.",
         [
-            ("", config.GridEntry),
-            ("one of `tables`", config.TableEntry),
-            ("one of `attacks` or `defenses` with other parameters", config.VariantEntry),
-            ("`figure`", config.FigureEntry),
-            ("one of `rules`", config.RuleEntry),
-            ("`where`", config.Where),
+            ("", entries.GridEntry),
+            ("one of `tables`", entries.TableEntry),
+            ("one of `attacks` or `defenses` with other parameters", entries.VariantEntry),
+            ("`figure`", entries.FigureEntry),
+            ("one of `rules`", entries.RuleEntry),
+            ("`where`", entries.Where),
         ],
     )
     yield (
         "datasets/",
         "Images and their labels; `--data NAME=FOLDER` says where they are.",
-        [("", config.DatasetEntry)],
+        [("", entries.DatasetEntry)],
     )
     yield (
         "models/",
         "A network on a data set, trained or loaded.",
         [
-            ("", config.ModelEntry),
-            ("`checkpoint`", config.CheckpointEntry),
+            ("", entries.ModelEntry),
+            ("`checkpoint`", entries.CheckpointEntry),
             *((f"`network` of kind `{kind}`", cls) for kind, cls in _kinds("networks")),
         ],
     )

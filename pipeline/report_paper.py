@@ -14,7 +14,8 @@ from typing import Literal
 
 from pipeline.config import Catalogue
 from pipeline.coverage import key as key_of
-from pipeline.grid import Cell, Grid, load_grid
+from pipeline.grid import Cell, Grid
+from pipeline.grid_builder import load_grid
 from pipeline.paper import Key, Published, published
 from tasks.defenses.base import Defense
 from tasks.recipe import CheckpointSpec, TrainSpec

@@ -1,35 +1,26 @@
-"""`pipeline run` and `pipeline report`: compute, tell, write, print."""
+"""`pipeline run`: compute, tell MLflow, report, say how it ended."""
 
 from __future__ import annotations
 
 import importlib.util
-import itertools
-import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import SECTIONS
 from pipeline.events import Observers, RunFinished
 from pipeline.problems import BadInput, Unwritable
-from pipeline.report_kept import KeptReport, stamps
-from pipeline.report_view import PAGE, Scores
+from pipeline.report_command import report_grid
 from pipeline.session import Session, program_version
 from pipeline.stopping import STOPPED, stopping
-from pipeline.tracking_results import Results
 from pipeline.tracking_server import shown
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from pipeline.tracking import Tracker
 
-FOR_FILES = ("polars", "matplotlib", "great_tables")
-"""What writing a report's files needs, and computing does not."""
 NO_MLFLOW = "not installed; the results wait in the store, and a run with it logs them"
 RETRIES = 5
 """Cells that a command to retry names one by one."""
@@ -144,142 +135,6 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
         cards=session.known_cards if session.cards else dict,
         look=session.look,
     )
-
-
-def report_grid(
-    session: Session,
-    reports: Path,
-    *,
-    as_json: bool,
-    finished: RunFinished | None = None,
-    uri: str = "",
-    again: Sequence[str] = (),
-) -> Path | None:
-    """Write the tables of what the store holds and print them; returns the page's path.
-
-    uri: the tracking server that the page links to, if it has pages; again: words that a
-    command which computes a cell anew needs besides the grid and the cell. Where a library that
-    files need is not installed, that is said, and None returned. BadInput or Unwritable, once
-    all is printed, where the files cannot be written. A run that computed nothing leaves a
-    report alone that would become the same.
-    """
-    from rich.console import Console
-
-    known = Results(
-        session.grid,
-        session.scores,
-        session.store,
-        session.ledger,
-        shown(uri),
-        look=session.look,
-    )
-    links = known.links(uri)
-    console = Console()
-    terminal = "none" if as_json else _sort_of(console)
-    kept = None
-    if finished is not None and session.seen is not None:
-        parts = _made_from(session, finished, links, again)
-        kept = KeptReport(reports / session.grid.name, parts)
-        text = None if finished.computed else kept.shown(terminal)
-        if text is not None:
-            console.file.write(text)
-            if as_json:
-                _answer(session.grid.name, session.facts(), finished)
-            return reports / session.grid.name / PAGE
-
-    from pipeline.report_paper import references_of
-    from pipeline.report_pictures import Artifacts
-    from pipeline.report_terminal import render_terminal
-
-    cards = session.examined()
-    scores = Scores(
-        facts=cards.facts,
-        missing=finished.missing if finished is not None else {},
-        digests={name: node.digest for name, node in session.scores.items()},
-        published=references_of(session.grid, session.catalogue),
-        by_class=session.test_images_by_class(),
-        per_image=cards.per_image,
-        cards=cards.all(),
-    )
-    artifacts = Artifacts(session.store, session.scores)
-    page = None
-    trouble: BadInput | Unwritable | None = None
-    absent = [name for name in FOR_FILES if importlib.util.find_spec(name) is None]
-    if absent:
-        line = f"no files of tables written: not installed: {', '.join(absent)}"
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-    else:
-        from pipeline.report import write_report
-
-        try:
-            page = write_report(
-                session.grid,
-                scores,
-                reports,
-                session.made(),
-                artifacts,
-                again=[word for word in again if word != "--force"],
-                links=links,
-            )
-        except (BadInput, Unwritable) as error:
-            trouble = error
-    text = ""
-    if as_json:
-        _answer(session.grid.name, scores.facts, finished)
-    else:
-        with console.capture() as printed:
-            console.print(render_terminal(session.grid, scores, width=console.width))
-        text = printed.get()
-        console.file.write(text)
-    if trouble is not None:
-        raise trouble
-    if page is not None and kept is not None:
-        kept.keep(terminal, text)
-    return page
-
-
-def _answer(
-    grid: str, cells: Mapping[str, Mapping[str, object]], finished: RunFinished | None
-) -> None:
-    """The scores, and how the run went, for a program."""
-    answer: dict[str, object] = {"grid": grid, "cells": cells}
-    if finished is not None:
-        answer |= {
-            "missing": finished.missing,
-            "computed": finished.computed,
-            "seconds": finished.seconds,
-            "interrupted": finished.interrupted,
-        }
-    json.dump(answer, sys.stdout, indent=1)
-    sys.stdout.write("\n")
-
-
-def _sort_of(console: Console) -> str:
-    """What decides how tables look on a terminal."""
-    return f"{console.width} {console.color_system} {console.no_color} {console.encoding}"
-
-
-def _made_from(
-    session: Session, finished: RunFinished, links: Mapping[str, str], again: Sequence[str]
-) -> Iterator[object]:
-    """All that a report of a grid follows from, the code aside.
-
-    What each artifact holds, seconds that scores took, and the names under which all is shown;
-    published numbers and the like are told by the config files that they come from.
-    """
-    look, graph = session.look(), session.graph
-    for node in graph:
-        glimpse = look.glimpse(node.kind, node.digest)
-        yield node.digest, glimpse and glimpse.content
-    yield session.facts()
-    yield session.made()
-    yield session.grid.title, session.grid.tables
-    for cell in session.grid.cells:
-        card = session.cards.get(cell.name)
-        yield cell.name, cell.dataset, session.scores[cell.name].digest, card and card.digest
-    yield finished.missing, links, again
-    files = (session.catalogue.names(section).values() for section in SECTIONS)
-    yield stamps(itertools.chain.from_iterable(files))
 
 
 def _closing_words(

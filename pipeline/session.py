@@ -22,7 +22,8 @@ from pipeline.events import Observers, RunFinished
 from pipeline.executor import Executor, InlineExecutor
 from pipeline.fingerprint import Entry, check
 from pipeline.graph import Graph, Node, NodeKind
-from pipeline.grid import Cell, Grid, Overrides, load_grid
+from pipeline.grid import Cell, Grid
+from pipeline.grid_builder import Overrides, load_grid
 from pipeline.hashing import spec_classes
 from pipeline.ledger import Invocation, Ledger
 from pipeline.planning import Look, Made, Plan, how_made, make_plan

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline import source_cifar, source_files
-from pipeline.config import DatasetEntry
+from pipeline.entries import DatasetEntry
 from pipeline.file_hashes import sha256_of, sha256_of_all
 from pipeline.problems import BadInput
 from pipeline.source_files import Found, Split

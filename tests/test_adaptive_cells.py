@@ -11,7 +11,8 @@ from tiny import Tiny, data_files, write_configs
 from pipeline.cell_nodes import CellNodes
 from pipeline.config import Catalogue
 from pipeline.graph import Graph, Node
-from pipeline.grid import Grid, Overrides, load_grid
+from pipeline.grid import Grid
+from pipeline.grid_builder import Overrides, load_grid
 from pipeline.node_names import node_name
 from pipeline.problems import BadInput
 from pipeline.workloads import workload

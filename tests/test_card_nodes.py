@@ -12,7 +12,8 @@ from pipeline.card_sizes import CardSize
 from pipeline.cell_nodes import CellNodes
 from pipeline.config import Catalogue
 from pipeline.graph import Graph, Node
-from pipeline.grid import Grid, load_grid
+from pipeline.grid import Grid
+from pipeline.grid_builder import load_grid
 from pipeline.node_names import node_name
 from pipeline.workloads import sort, workload
 from tasks.defenses.none import NoDefense

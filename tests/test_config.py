@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Catalogue, CheckpointEntry, config_folders
+from pipeline.config import Catalogue, config_folders
+from pipeline.entries import CheckpointEntry
 from pipeline.problems import BadInput
 from tasks.attacks.pgd import PGD
 from tasks.defenses.guo import Guo

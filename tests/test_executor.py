@@ -13,7 +13,8 @@ import pytest
 import torch
 from tiny import Recorder, Tiny, write_configs
 
-from pipeline import ray_executor, work
+from pipeline import node_work, ray_executor
+from pipeline.desk import Desk
 from pipeline.events import Again, Done, Failure, NodeRetried, Observers
 from pipeline.executor import Smaller
 from pipeline.graph import Node
@@ -54,14 +55,14 @@ def run(tiny: Tiny, cell: str) -> tuple[Recorder, Any]:
 def test_what_runs_out_of_memory_is_tried_again_with_half_as_many_images_at_once(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    real = work.craft
+    real = node_work.craft
 
     def crowded(*args: Any, batch_size: int, **more: Any) -> Any:
         if batch_size > 130:
             raise error
         return real(*args, batch_size=batch_size, **more)
 
-    monkeypatch.setattr(work, "craft", crowded)
+    monkeypatch.setattr(node_work, "craft", crowded)
     recorder, finished = run(tiny, "mixed/pgd/none")
     assert not finished.missing
     again = [event.reason for event in recorder.events if isinstance(event, NodeRetried)]
@@ -75,13 +76,13 @@ def test_what_runs_out_of_memory_is_tried_again_with_half_as_many_images_at_once
 def test_the_cost_of_a_prediction_is_of_asking_and_not_of_reading_weights_and_images(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = work.Desk.context
+    real = Desk.context
 
     def slow(self: Any, precision: Any) -> Any:
         time.sleep(0.5)
         return real(self, precision)
 
-    monkeypatch.setattr(work.Desk, "context", slow)
+    monkeypatch.setattr(Desk, "context", slow)
     recorder, _ = run(tiny, "mixed/clean/none")
     (defended,), (scored,) = recorder.done("defend"), recorder.done("score")
     how, facts = defended.done.how, scored.done.facts
@@ -95,7 +96,7 @@ def test_what_fits_not_even_in_small_batches_fails_and_says_so(
     def crowded(*args: Any, **more: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(work, "craft", crowded)
+    monkeypatch.setattr(node_work, "craft", crowded)
     recorder, finished = run(tiny, "mixed/pgd/none")
     assert finished.missing == {"mixed/pgd/none": "out of memory with 15 images at once"}
     assert len([event for event in recorder.events if isinstance(event, NodeRetried)]) == 5

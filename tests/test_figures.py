@@ -16,10 +16,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tiny import Tiny, write_configs
 
-from pipeline.config import Catalogue, FigureEntry
+from pipeline.config import Catalogue
 from pipeline.desk import Desk
+from pipeline.entries import FigureEntry
 from pipeline.figures import draw_pictures, draw_sweep, magnification
-from pipeline.grid import Grid, load_grid
+from pipeline.grid import Grid
+from pipeline.grid_builder import load_grid
 from pipeline.paper import Published
 from pipeline.problems import BadInput
 from pipeline.report import write_report

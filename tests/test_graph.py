@@ -11,7 +11,8 @@ import pytest
 from pipeline.cell_nodes import CellNodes, shards
 from pipeline.config import Catalogue
 from pipeline.graph import Graph, Node
-from pipeline.grid import Cell, Grid, Overrides, load_grid
+from pipeline.grid import Cell, Grid
+from pipeline.grid_builder import Overrides, load_grid
 from tasks.attacks.pgd import PGD
 from tasks.defenses.guo import Guo
 from tasks.defenses.mi_ol import MixupInference

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pipeline.cell_nodes import CellNodes
 from pipeline.config import Catalogue
-from pipeline.grid import Cell, Grid, Overrides, Table, load_grid
+from pipeline.grid import Cell, Grid, Table
+from pipeline.grid_builder import Overrides, load_grid
 from pipeline.problems import BadInput
 from tasks.recipe import CheckpointSpec
 
@@ -132,7 +133,7 @@ def test_a_deterministic_defense_has_one_redraw(demo: Grid) -> None:
 def test_the_shipped_grid_loads_without_torch_ray_or_mlflow() -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.config import Catalogue;"
-        "from pipeline.grid import load_grid; from pipeline.cell_nodes import CellNodes;"
+        "from pipeline.grid_builder import load_grid; from pipeline.cell_nodes import CellNodes;"
         "from pipeline.planning import make_plan; from pipeline.store import Store;"
         f"grid = load_grid(Catalogue([Path({str(SHIPPED)!r})]), 'demo');"
         "graph, scores = CellNodes().graph(grid.cells);"

@@ -15,7 +15,8 @@ from pipeline.cell_nodes import CellNodes
 from pipeline.config import Catalogue
 from pipeline.coverage import Coverage, key
 from pipeline.graph import Graph
-from pipeline.grid import Cell, Grid, Overrides, load_grid
+from pipeline.grid import Cell, Grid
+from pipeline.grid_builder import Overrides, load_grid
 from pipeline.paper import published
 from tasks.defenses.counter import Counter as CounterPerturbation
 from tasks.defenses.mi_ol import MixupInference

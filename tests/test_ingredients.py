@@ -215,7 +215,7 @@ def test_a_public_resnet20_has_its_published_accuracy_on_all_test_images(
         pytest.skip("the public ResNet-20 is not in ../shared/models")
     monkeypatch.chdir(tmp_path)
     from pipeline.events import Observers
-    from pipeline.grid import Overrides
+    from pipeline.grid_builder import Overrides
     from pipeline.session import open_session
 
     session = open_session(

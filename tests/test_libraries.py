@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline import session
 from pipeline.config import Catalogue
 from pipeline.events import Observers, RunFinished
-from pipeline.grid import Overrides
+from pipeline.grid_builder import Overrides
 from pipeline.hashing import digest
 from pipeline.problems import BadInput
 from pipeline.session import Session, open_session

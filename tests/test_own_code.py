@@ -18,7 +18,7 @@ from pipeline.cli import main
 from pipeline.config import Catalogue, Section
 from pipeline.events import Observers, RunFinished
 from pipeline.explain import why
-from pipeline.grid import Overrides
+from pipeline.grid_builder import Overrides
 from pipeline.own_code import OwnCode, Parcel, pack, unpack
 from pipeline.problems import BadInput
 from pipeline.session import Session, open_session

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.desk import forget
 from pipeline.events import Observers, RunFinished
 from pipeline.graph import Node
-from pipeline.grid import Overrides
+from pipeline.grid_builder import Overrides
 from pipeline.problems import BadInput
 from pipeline.session import Session, open_session
 from pipeline.workloads import workload

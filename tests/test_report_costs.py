@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 from made_up import make_grid, make_scores
 
-from pipeline.config import FigureEntry
+from pipeline.entries import FigureEntry
 from pipeline.figures_points import draw_costs
 from pipeline.grid import Grid
 from pipeline.report_costs import Costs, costs, passes

@@ -9,7 +9,8 @@ import pytest
 from made_up import make_cell, make_facts, make_grid, printed, read_csv
 
 from pipeline.config import Catalogue, config_folders
-from pipeline.grid import Cell, Grid, Overrides, load_grid
+from pipeline.grid import Cell, Grid
+from pipeline.grid_builder import Overrides, load_grid
 from pipeline.paper import Published
 from pipeline.report import write_report
 from pipeline.report_beside import beside_markdown, differences

@@ -8,7 +8,8 @@ import pytest
 from tiny import FILES, write_configs
 
 from pipeline.config import Catalogue
-from pipeline.grid import Grid, Overrides, load_grid
+from pipeline.grid import Grid
+from pipeline.grid_builder import Overrides, load_grid
 from pipeline.problems import BadInput
 from pipeline.selection import selected
 

@@ -20,7 +20,8 @@ from test_sources import write_parquet
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from pipeline import source_cifar
-from pipeline.config import Catalogue, DatasetEntry
+from pipeline.config import Catalogue
+from pipeline.entries import DatasetEntry
 from pipeline.problems import BadInput
 from pipeline.sources import locate, read
 from tasks.arrays import Splits

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.config import DatasetEntry
+from pipeline.entries import DatasetEntry
 from pipeline.problems import BadInput
 from pipeline.source_files import layout_of
 from pipeline.sources import Source, locate, read

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline import file_hashes
 from pipeline.arrow import read_parquet_images
-from pipeline.config import DatasetEntry
+from pipeline.entries import DatasetEntry
 from pipeline.file_hashes import MEMORY, cache_folder, sha256_of
 from pipeline.problems import BadInput
 from pipeline.sources import Source, locate, read

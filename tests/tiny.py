@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.events import Event, NodeDone, NodeFailed, Observers, RunFinished, SetAside
-from pipeline.grid import Overrides
+from pipeline.grid_builder import Overrides
 from pipeline.session import Session, open_session
 
 FILES = {

@@ -21,7 +21,7 @@ from harness import Comparison
 from pipeline import arrow
 from pipeline.folder import Folder
 from pipeline.graph import Node
-from pipeline.grid import Overrides
+from pipeline.grid_builder import Overrides
 from pipeline.ledger import Ledger
 from pipeline.records import Record
 from pipeline.session import Session, open_session
