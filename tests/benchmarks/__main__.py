@@ -111,15 +111,21 @@ def _peaks(comparison: Comparison, timings: Sequence[Timing]) -> dict[str, float
     return {name.split()[-1]: median_rate(timings, name) * flop for name in comparison.contenders}
 
 
-def _columns(comparison: Comparison) -> tuple[str, ...]:
+def _filled(
+    comparison: Comparison, rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, without columns that have nothing to tell of this comparison."""
     beside = comparison.beside or "the fastest peer"
-    return ("contender", "a second", f"times {beside}", "GFLOP/s", "of the peak")
+    headings = ("contender", "a second", f"times {beside}", "GFLOP/s", "of the peak")
+    kept = [place for place in range(len(headings)) if any(row[place] for row in rows)]
+    return [headings[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def _table(comparison: Comparison, rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=f"{comparison.what} ({comparison.unit} a second)", title_justify="left")
-    for place, column in enumerate(_columns(comparison)):
-        table.add_column(column, justify="right" if place else "left")
+    headings, rows = _filled(comparison, rows)
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
     for row in rows:
         table.add_row(*row)
     return table
@@ -129,8 +135,10 @@ def _markdown(comparison: Comparison, rows: Sequence[Sequence[str]]) -> str:
     lines = [f"## {comparison.what}", ""]
     if rows:
         lines += [f"{comparison.unit.capitalize()} a second, median.", ""]
-        lines += [f"| {' | '.join(_columns(comparison))} |", "| --- | ---: | ---: | ---: | ---: |"]
-        lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+        headings, rows = _filled(comparison, rows)
+        rule = ["---", *["---:"] * (len(headings) - 1)]
+        lines += [f"| {' | '.join(row)} |" for row in (headings, rule, *rows)]
+        lines.append("")
     lines += [f"- {line}" for line in comparison.told]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -140,11 +148,13 @@ def _title(name: str) -> str:
 
 
 def _index(out: Path) -> str:
-    """What is in the folder, measured in this run or before."""
+    """What is in the folder, measured in this run or before, here or on other machines."""
     found = [name for name in MODULES if (out / f"{name}.md").exists()]
     lines = [
         f"- [{_title(name)}]({name}.md), every repeat: [{name}.csv]({name}.csv)" for name in found
     ]
+    others = sorted(place.parent.name for place in out.glob("*/README.md"))
+    lines += [f"- Another machine: [{name}]({name}/README.md)" for name in others]
     return INDEX + "\n".join(lines) + "\n"
 
 
