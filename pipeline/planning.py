@@ -14,7 +14,7 @@ from pipeline.graph import Graph, Node
 from pipeline.store import Damaged, Record, Store
 
 Made = tuple[tuple[str, str], ...]
-"""Device and versions of libraries, and their values."""
+"""Device, a CPU's instructions and versions of libraries, and their values."""
 
 
 class Glimpse(NamedTuple):
@@ -28,7 +28,10 @@ def how_made(record: Record) -> Made:
     """On what, and with which versions of libraries, an artifact was computed."""
     versions = record.how.get("versions")
     seen = versions if isinstance(versions, dict) else {}
-    named = {"device": record.how.get("device"), **seen}
+    named = {"device": record.how.get("device")}
+    if "instructions" in record.how:
+        named["instructions"] = record.how["instructions"]
+    named |= seen
     return tuple((str(key), str(value)) for key, value in named.items())
 
 

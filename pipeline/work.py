@@ -149,6 +149,9 @@ def perform(
         "versions": {"python": platform.python_version(), PROGRAM: __version__}
         | {name: version(name) for name in VERSIONS},
     }
+    if device.type == "cpu":
+        # what decides how sums are rounded, beside the versions
+        how["instructions"] = torch.backends.cpu.get_cpu_capability()
     if result.asking_s is not None:
         how["asking_seconds"] = result.asking_s
     if kind.compiled:

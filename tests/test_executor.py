@@ -73,6 +73,14 @@ def test_what_runs_out_of_memory_is_tried_again_with_half_as_many_images_at_once
     assert recorder.done("defend")[0].done.how["batch_size"] == 700
 
 
+def test_how_a_grid_was_made_names_the_instructions_that_decide_how_sums_are_rounded(
+    tiny: Tiny,
+) -> None:
+    run(tiny, "mixed/clean/none")
+    made = tiny.session().made()
+    assert made["instructions"] == torch.backends.cpu.get_cpu_capability()
+
+
 def test_the_cost_of_a_prediction_is_of_asking_and_not_of_reading_weights_and_images(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
