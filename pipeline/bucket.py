@@ -5,7 +5,9 @@ question mark's may be left out. Credentials come from where the AWS tools look 
 
 An object appears whole or not at all. S3 through Arrow has no way to write only where nothing
 is, so of two records that are put in the same instant the later one stands, as whole as the
-other: each writer looks before it writes, and reads what stands afterwards.
+other: each writer looks before it writes, and reads what stands afterwards. Arrow asks for an
+object's length first and then for so many bytes, so what is replaced in between is read with a
+piece missing or with bytes that mean nothing; `Store.record` reads such a record again.
 """
 
 from __future__ import annotations

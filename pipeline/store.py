@@ -62,8 +62,21 @@ class Store:
         Damaged where meta.json is there and is not this artifact's; BadInput where it may not
         be read.
         """
+        text = self._told(kind, digest)
+        while text is not None:
+            try:
+                return parse_record(text, kind, digest)
+            except Damaged:
+                # what is replaced in this instant may be read with the length of what it was
+                again = self._told(kind, digest)
+                if again == text:
+                    raise
+                text = again
+        return None
+
+    def _told(self, kind: str, digest: str) -> bytes | None:
         try:
-            text = self.ground.read(f"{folder_of(kind, digest)}/{META}")
+            return self.ground.read(f"{folder_of(kind, digest)}/{META}")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -71,7 +84,6 @@ class Store:
             raise BadInput(
                 f"store {self.address}: {META} of {kind} {digest[:12]} cannot be read: {reason}"
             ) from None
-        return parse_record(text, kind, digest)
 
     def known(self, kind: str, digest: str) -> Record | None:
         """The record of an artifact here or, as an import told it, of one in another store.
