@@ -81,6 +81,7 @@ def test_the_bare_machine_lacks_what_it_is_to_lack(machine: BareMachine) -> None
     assert answer.stdout.split("\n")[:2] == ["[]", "False"], answer.stderr
 
 
+@pytest.mark.slow
 def test_a_bare_machine_computes_in_pieces_and_its_results_are_carried_home(
     machine: BareMachine, tmp_path: Path
 ) -> None:
