@@ -17,7 +17,7 @@ from pipeline.config import Catalogue, Section
 from pipeline.entries import GridEntry, TableEntry, VariantEntry
 from pipeline.grid import Cell, Grid, Table
 from pipeline.ingredients import Ingredients
-from pipeline.parameters import Rules, check_owners, resolved, with_variant
+from pipeline.parameters import Matching, Rules, check_owners, resolved, with_variant
 from pipeline.problems import BadInput, suggestion
 from pipeline.yaml_files import Document, Place
 from tasks.attacks.adaptive import Adaptive
@@ -94,14 +94,14 @@ class _Builder:
             tables.extend(part.tables)
             for cell in part.cells:
                 _admit(cells, cell, document, place)
-        rules = Rules(entry.rules)
+        rules = Rules(entry.rules, document)
         for position, given in enumerate(entry.tables):
             place = ("tables", position)
             table = self._completed(self._grown(given), document, place)
             tables.append(_table(table, document, place))
             for cell in self._table_cells(entry, table, rules, document, place):
                 _admit(cells, cell, document, place)
-        rules.check(document)
+        rules.check()
         return Grid(name, entry.title, tuple(cells.values()), tuple(tables))
 
     def _grown(self, table: TableEntry) -> TableEntry:
@@ -126,8 +126,9 @@ class _Builder:
         self._ingredients.defense(table.equal_cost, document, at)
         models = [self._ingredients.model(name, document, at) for name in table.models]
         classes = {self._ingredients.dataset(model.dataset)[0].classes for model in models}
+        no_rules = Rules((), document).matching({})
         specs = [
-            self._defense(choice, Rules(()), [], document, (*place, "defenses", number))
+            self._defense(choice, no_rules, document, (*place, "defenses", number))
             for number, choice in enumerate(table.defenses)
         ]
         costs = {prediction_passes(spec, count).equivalents for spec in specs for count in classes}
@@ -189,10 +190,10 @@ class _Builder:
         }
         matching = rules.matching({**names, "table": table.name})
         attack_place: Place = (*place, "attacks", attack)
-        attack_spec = self._attack(table.attacks[attack], rules, matching, document, attack_place)
+        attack_spec = self._attack(table.attacks[attack], matching, document, attack_place)
         defense_place: Place = (*place, "defenses", defense)
         defense_spec = resolved(
-            self._defense(table.defenses[defense], rules, matching, document, defense_place),
+            self._defense(table.defenses[defense], matching, document, defense_place),
             problem,
             document,
             defense_place,
@@ -229,24 +230,14 @@ class _Builder:
         raise document.problem(("images",), f"{message}, not {wanted}")
 
     def _attack(
-        self,
-        choice: str | VariantEntry,
-        rules: Rules,
-        matching: list[int],
-        document: Document,
-        place: Place,
+        self, choice: str | VariantEntry, rules: Matching, document: Document, place: Place
     ) -> Attack:
         spec = self._ingredients.attack(_used(choice), document, place)
         spec = with_variant(spec, choice, document, place)
-        return rules.applied(matching, spec, "attack", document)
+        return rules.applied(spec, "attack")
 
     def _defense(
-        self,
-        choice: str | VariantEntry,
-        rules: Rules,
-        matching: list[int],
-        document: Document,
-        place: Place,
+        self, choice: str | VariantEntry, rules: Matching, document: Document, place: Place
     ) -> Defense:
         names = _used(choice).split("+")
         alone = len(names) == 1
@@ -254,7 +245,7 @@ class _Builder:
         for name in names:
             spec = self._ingredients.defense(name, document, place)
             spec = with_variant(spec, choice, document, place, owner=name, alone=alone)
-            parts.append(rules.applied(matching, spec, name, document))
+            parts.append(rules.applied(spec, name))
         check_owners(choice, names, document, place)
         if alone:
             return parts[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -16,42 +17,56 @@ AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 class Rules:
-    """A grid's rules, and which of them, and of their parameters, were of use."""
+    """The rules of a grid's document, and which of them, and of their parameters, were of use."""
 
-    def __init__(self, entries: Sequence[RuleEntry]) -> None:
+    def __init__(self, entries: Sequence[RuleEntry], document: Document) -> None:
         self._entries = entries
+        self._document = document
         self._patterns = [list(rule.where.model_dump().items()) for rule in entries]
         self._owners: dict[int, set[str]] = {}
         self._used: set[tuple[int, str]] = set()
 
-    def matching(self, names: Mapping[str, str]) -> list[int]:
-        """The positions of the rules for a cell, by its names: dataset, model and so on."""
-        return [
-            position
-            for position, patterns in enumerate(self._patterns)
-            if all(fnmatchcase(names[key], pattern) for key, pattern in patterns)
-        ]
+    def matching(self, names: Mapping[str, str]) -> Matching:
+        """The rules for a cell, by its names: dataset, model and so on."""
+        return Matching(
+            self,
+            [
+                position
+                for position, patterns in enumerate(self._patterns)
+                if all(fnmatchcase(names[key], pattern) for key, pattern in patterns)
+            ],
+        )
 
-    def applied(
-        self, positions: Sequence[int], spec: AnySpec, owner: str, document: Document
-    ) -> AnySpec:
-        """A spec with what the rules say of its owner: `attack`, or the name of a defense."""
-        for position in positions:
-            self._owners.setdefault(position, set()).add(owner)
-            changes = owned(self._entries[position].set, owner)
-            self._used.update((position, f"{owner}.{key}") for key in changes)
-            spec = changed(spec, changes, document, ("rules", position, "set"), f"{owner}.")
-        return spec
+    def applied(self, position: int, spec: AnySpec, owner: str) -> AnySpec:
+        """A spec with what one rule says of its owner: `attack`, or the name of a defense."""
+        self._owners.setdefault(position, set()).add(owner)
+        changes = owned(self._entries[position].set, owner)
+        self._used.update((position, f"{owner}.{key}") for key in changes)
+        return changed(spec, changes, self._document, ("rules", position, "set"), f"{owner}.")
 
-    def check(self, document: Document) -> None:
+    def check(self) -> None:
         """BadInput for a rule, or a parameter of one, that changes nothing."""
         for position, rule in enumerate(self._entries):
             if position not in self._owners:
-                raise document.problem(("rules", position, "where"), "matches no cell")
+                raise self._document.problem(("rules", position, "where"), "matches no cell")
             for key in rule.set:
                 if (position, key) not in self._used:
                     place = ("rules", position, "set", key)
-                    raise document.problem(place, _no_owner(key, self._owners[position]))
+                    raise self._document.problem(place, _no_owner(key, self._owners[position]))
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The rules that are for one cell, by their positions."""
+
+    rules: Rules
+    positions: Sequence[int]
+
+    def applied(self, spec: AnySpec, owner: str) -> AnySpec:
+        """A spec with what they say of its owner: `attack`, or the name of a defense."""
+        for position in self.positions:
+            spec = self.rules.applied(position, spec, owner)
+        return spec
 
 
 def with_variant(
