@@ -114,8 +114,30 @@ class Cluster:
                 continue
         node.wait(timeout=30)
 
+    def halt_at(self, name: str, task: str) -> bool:
+        """Halt a worker of a node in the midst of such a task, so that it will never end.
+
+        task: the beginning of its name in Ray. False where no worker is at one.
+        """
+        for process in descendants(self.nodes[name].pid):
+            if _is_at(process, task):
+                os.kill(process, signal.SIGSTOP)
+                if _is_at(process, task):
+                    return True
+                os.kill(process, signal.SIGCONT)
+        return False
+
     def processes(self) -> list[int]:
         return [process for node in self.nodes.values() for process in descendants(node.pid)]
+
+
+def _is_at(process: int, task: str) -> bool:
+    """Whether Ray has named a process after such a task; between two tasks it is `ray::IDLE`."""
+    try:
+        title = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return title.startswith(f"ray::{task}".encode())
 
 
 def descendants(process: int) -> list[int]:

@@ -123,6 +123,7 @@ def test_a_node_killed_in_mid_run_costs_no_result(bench: Bench) -> None:
     store = bench.folder / "killed"
     driver = bench.begin(str(store))
     wait_until(lambda: len(list(store.glob("defend/??/*/meta.json"))) >= 2 or _ended(driver))
+    wait_until(lambda: bench.cluster.halt_at("two", "defend") or _ended(driver))
     assert driver.poll() is None
     bench.cluster.kill("two")
     out, err = driver.communicate(timeout=1200)
