@@ -87,6 +87,8 @@ class ChildRun:
 
 OWN = ("defend", "select", "craft")
 """The kinds of node whose cost is a cell's, though others may share it."""
+HARDWARE = ("device", "instructions")
+"""What is told of the machines that did the work."""
 
 
 def score_key(cell: Cell, record: Record) -> str:
@@ -123,9 +125,8 @@ def score_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
         and cell.defense in table.defenses
     ]
     tags = {"cell": cell.name, "tables": ", ".join(tables), **_tags(record, grid)}
-    costs, devices = _costs(node, record, store)
-    if devices:
-        tags["device"] = ", ".join(sorted(devices))
+    costs, hardware = _costs(node, record, store)
+    tags |= {name: ", ".join(sorted(values)) for name, values in hardware.items()}
     points = [*_points(record.facts), *_points(costs), *_redraws(record, store)]
     child = _child(score_key(cell, record), cell.name, parameters, points, tags, record)
     dataset = node.parents[0][1].parent("model").parent("dataset")
@@ -156,8 +157,7 @@ def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
         for step, value in enumerate(values, start=1):
             points += [Point(f"epoch/{name}", p.value, step) for p in _points({name: value})]
     tags = {"model": cell.model, **_tags(record, grid)}
-    if "device" in record.how:
-        tags["device"] = str(record.how["device"])
+    tags |= {name: str(record.how[name]) for name in HARDWARE if name in record.how}
     name = f"train {cell.model}"
     child = _child(train_key(record), name, parameters, points, tags, record)
     recipe = ", ".join(
@@ -244,8 +244,10 @@ def _tags(record: Record, grid: Grid) -> dict[str, str]:
     return tags
 
 
-def _costs(score: Node, record: Record, store: Store) -> tuple[dict[str, float], set[str]]:
-    """Sums over the score, its defends and their crafts, by kind and in all; the devices."""
+def _costs(
+    score: Node, record: Record, store: Store
+) -> tuple[dict[str, float], dict[str, set[str]]]:
+    """Sums over the score, its defends and their crafts, by kind and in all; their hardware."""
     own: dict[str, Node] = {}
     waiting = [score]
     while waiting:
@@ -253,17 +255,18 @@ def _costs(score: Node, record: Record, store: Store) -> tuple[dict[str, float],
         own[node.digest] = node
         waiting += [parent for _, parent in node.parents if parent.kind in OWN]
     sums: dict[str, float] = {}
-    devices: set[str] = set()
+    hardware: dict[str, set[str]] = {}
     for node in own.values():
         found = record if node is score else store.known(node.kind, node.digest)
         if found is None:
             continue
-        if node is not score and "device" in found.how:
-            devices.add(str(found.how["device"]))
+        for name in HARDWARE if node is not score else ():
+            if name in found.how:
+                hardware.setdefault(name, set()).add(str(found.how[name]))
         for point in _points(found.how, only=COSTS):
             for name in (point.name, f"{node.kind}_{point.name}"):
                 sums[name] = sums.get(name, 0.0) + point.value
-    return sums, devices
+    return sums, hardware
 
 
 def _points(facts: Mapping[str, object], only: tuple[str, ...] = ()) -> Iterator[Point]:

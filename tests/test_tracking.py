@@ -124,6 +124,7 @@ class Bench:
             "forwards": 10,
             "backwards": 5 if node.kind == "craft" else 0,
             "device": "test CPU",
+            "instructions": "AVX2",
             "versions": {"test-time-defense-bench": "0.0.9", "torch": "2.0"},
         }
         record = self.store.put(node, files, lineage={}, facts=facts, how=how)
@@ -392,7 +393,7 @@ def test_a_child_run_has_the_cells_parameters_metrics_and_tags(bench: Bench) -> 
     assert tags["version"] == "0.0.9"
     assert tags["grid"] == "small"
     assert tags["tables"] == ""
-    assert tags["device"] == "test CPU"
+    assert (tags["device"], tags["instructions"]) == ("test CPU", "AVX2")
     assert child.info.run_name == cell.name
     assert child.info.status == "FINISHED"
     assert child.info.end_time - child.info.start_time == 2000
