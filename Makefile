@@ -46,7 +46,10 @@ clean: ## remove what these targets made, but not the store or the reports
 	rm -rf $(VENV) $(VENV)-bench .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .grimp_cache .import_linter_cache
 	find pipeline tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# uv resolves and installs in seconds. It lives in the environment it serves.
+# uv resolves and installs in seconds. It lives in the environment it serves. Bytecode is written
+# at once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process would compile
+# all that it imports, Ray's workers too.
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is older than 3.11: make PYTHON=python3.12, for one")'
 	$(PYTHON) -m venv $(VENV)
@@ -54,18 +57,18 @@ $(VENV)/.uv:
 	@touch $@
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/.uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
+	$(INSTALL) $(BIN)/python --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
+	$(INSTALL) $(BIN)/python --constraint constraints.txt --editable . --group dev
 	@touch $@ $(VENV)/.runtime
 
 # An environment of its own: the newest torchattacks asks for a version of requests that MLflow
 # cannot use, so it comes without what it asks for.
 $(VENV)-bench/.ready: pyproject.toml constraints.txt tests/benchmarks/peers.txt | $(VENV)/.uv
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-bench
-	$(BIN)/uv pip install --quiet --python $(VENV)-bench/bin/python --constraint constraints.txt --editable .
-	$(BIN)/uv pip install --quiet --python $(VENV)-bench/bin/python --no-deps torchattacks==3.5.1
-	$(BIN)/uv pip install --quiet --python $(VENV)-bench/bin/python --requirement tests/benchmarks/peers.txt
+	$(INSTALL) $(VENV)-bench/bin/python --constraint constraints.txt --editable .
+	$(INSTALL) $(VENV)-bench/bin/python --no-deps torchattacks==3.5.1
+	$(INSTALL) $(VENV)-bench/bin/python --requirement tests/benchmarks/peers.txt
 	@touch $@
