@@ -132,7 +132,10 @@ def perform(
     device = _device(settings)
     keep_freed_memory()
     torch.set_num_threads(kind.threads)
-    torch.use_deterministic_algorithms(settings.deterministic and device.type == "cuda")
+    deterministic = settings.deterministic and device.type == "cuda"
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        # not called in vain, since it imports torch's compiler, which takes seconds
+        torch.use_deterministic_algorithms(deterministic)
     desk = Desk(node, store, kind, device, tell, until)
     began = time.monotonic()
     lineage = desk.lineage()

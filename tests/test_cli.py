@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -289,16 +290,33 @@ def test_help_and_plans_import_no_more_than_they_use(
     assert done.stdout.strip().endswith("[]")
 
 
+def test_attacking_and_defending_on_a_cpu_does_not_import_torchs_compiler(shell: Shell) -> None:
+    """It takes seconds in each process; torch's optimisers do, so the training comes before."""
+    trained = shell("run", "--inline", "--only", "cell=mixed/clean/none", "--images", "10")
+    assert trained.exit_code == 0
+    words = ["run", "--inline", "--quiet", "--only", "cell=mixed/pgd/guo", "--images", "10"]
+    compiler = {"torch._dynamo", "torch._inductor"}
+    assert imported({"torch", *compiler}, words, shell.store) == ["torch"]
+
+
 def test_a_second_run_imports_neither_ray_nor_mlflow_nor_torch(shell: Shell) -> None:
     assert shell("run", "--inline", "--only", "cell=mixed/clean/none").exit_code == 0
+    words = ["run", "--only", "cell=mixed/clean/none"]
+    assert imported({"ray", "mlflow", "torch"}, words, shell.store) == []
+
+
+def imported(modules: set[str], words: Sequence[str], store: Path) -> list[str]:
+    """Those of the modules that `pipeline` has imported when such a command ends."""
     code = (
         "import sys\nfrom pipeline.cli import main\n"
-        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
-        "print(sorted({'ray', 'mlflow', 'torch'} & sys.modules.keys()))"
+        "try:\n    main(sys.argv[2:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(*sorted(set(sys.argv[1].split()) & sys.modules.keys()))"
     )
-    words = ["run", "--grid", "tiny", "--store", str(shell.store)]
-    words += ["--only", "cell=mixed/clean/none"]
+    where = ["--grid", "tiny", "--store", str(store)]
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, " ".join(modules), *words, *where],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.strip().endswith("[]")
+    return done.stdout.splitlines()[-1].split()
