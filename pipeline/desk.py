@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline import arrow
 from pipeline.graph import Node
 from pipeline.settings import KindSettings
-from pipeline.store import Damaged, Record, Store
+from pipeline.store import Damaged, Gone, Record, Store
 from tasks.arrays import BadTensor, Crafted, Images, Outcomes, Splits, as_float
 from tasks.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
 from tasks.craft import check_crafted, check_examples
@@ -61,7 +61,7 @@ class Desk:
         """A parent's record."""
         record = self.store.record(node.kind, node.digest)
         if record is None:
-            raise Damaged(node.kind, node.digest, "is gone from the store")
+            raise Gone(node.kind, node.digest, "is gone from the store")
         return record
 
     def lineage(self) -> dict[str, str]:

@@ -15,14 +15,15 @@ from tasks.progress import Progress
 class Failure:
     """Why a node has no artifact.
 
-    damaged: (kind, digest) of an artifact that it could not read. fatal: no other node would
-    fare better, as on a full disk.
+    damaged: (kind, digest) of an artifact that it could not read. gone: because it was no longer
+    there. fatal: no other node would fare better, as on a full disk.
     """
 
     digest: str
     reason: str
     detail: str = ""
     damaged: tuple[str, str] | None = None
+    gone: bool = False
     fatal: bool = False
 
 

@@ -101,10 +101,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Plan:
-    """Digest → reason, for each node to be computed, parents before children."""
+    """Digest → reason, for each node to be computed, parents before children.
+
+    replaced: those of them whose artifact stands in the store, and is to give way.
+    """
 
     todo: Mapping[str, str]
     stored: int
+    replaced: frozenset[str] = frozenset()
     damaged: tuple[Damaged, ...] = ()
 
     def by_kind(self, graph: Graph) -> dict[str, int]:
@@ -132,6 +136,7 @@ def make_plan(
     """
     look = look or Look(store)
     reasons: dict[str, str] = {}
+    replaced: set[str] = set()
     damaged: list[Damaged] = []
     seen: set[str] = set()
     waiting = list(leaves)
@@ -150,7 +155,9 @@ def make_plan(
         record = look.record(node.kind, node.digest)
         if isinstance(record, Damaged):
             damaged.append(record)
+        elif record is not None:
+            replaced.add(node.digest)
         reasons[node.digest] = reason
         waiting.extend(parent for _, parent in node.parents)
     ordered = {node.digest: reasons[node.digest] for node in graph if node.digest in reasons}
-    return Plan(ordered, stored, tuple(damaged))
+    return Plan(ordered, stored, frozenset(replaced), tuple(damaged))

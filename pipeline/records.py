@@ -22,6 +22,10 @@ class Damaged(Exception):
         return f"{self.kind} {self.digest[:12]}: {self.reason}"
 
 
+class Gone(Damaged):
+    """An artifact that is no longer there: another process took it away, and may bring it back."""
+
+
 @dataclass(frozen=True)
 class Record:
     """What meta.json says: spec, lineage, files and how it was computed."""

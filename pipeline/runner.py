@@ -5,7 +5,8 @@
         submit nodes whose parents are there, cell by cell, as many as are worth it
         as each ends: tell the observers and release its children;
             a failed one blocks its descendants and nothing else;
-            an artifact found damaged is set aside, and the next round computes it again
+            an artifact found damaged is set aside, and the next round computes it again,
+            as it does one that another process took away
 
 A failure that no other node would escape, such as a full disk, ends the run: what runs ends.
 Once the time of the run is up nothing more is submitted; what runs ends, a training at its epoch.
@@ -83,6 +84,7 @@ class Run:
     _executor: Executor | None = None
     _local: Executor | None = None
     _damage: Counter[str] = field(default_factory=Counter)
+    _mended: set[str] = field(default_factory=set)
     _fresh: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
     _set_aside: int = 0
@@ -127,7 +129,7 @@ class Run:
             if first:
                 if self.cluster_first:
                     self._executor = self.start_executor()
-                done = self._ingest(plan, left)
+                done = self._ingest(plan)
                 self._announce(plan)
                 for result in done:
                     self._take(result)
@@ -135,14 +137,14 @@ class Run:
                 plan = self._without(plan, done)
             left -= self._round(plan, left)
 
-    def _ingest(self, plan: Plan, forced: Collection[str]) -> list[Done]:
+    def _ingest(self, plan: Plan) -> list[Done]:
         """Read the user's files before anything is started; what is wrong with them is BadInput."""
         done = []
         for digest in plan.todo:
             node = self.graph[digest]
             if node.kind in INGEST:
                 local = self._local = self._local or self.start_local()
-                local.submit(node, replace=self._replaces(node, forced))
+                local.submit(node, replace=digest in plan.replaced)
                 result = local.next()
                 while isinstance(result, Again):
                     result = local.next()
@@ -163,9 +165,6 @@ class Run:
         finished = {result.digest for result in done}
         return replace(plan, todo={k: v for k, v in plan.todo.items() if k not in finished})
 
-    def _replaces(self, node: Node, forced: Collection[str]) -> bool:
-        return node.digest in forced or self.store.record(node.kind, node.digest) is not None
-
     def _announce(self, plan: Plan) -> None:
         self._executor = self._executor or self.start_executor()
         todo = plan.by_kind(self.graph)
@@ -182,6 +181,7 @@ class Run:
         heapify(ready)
         running: dict[str, Executor] = {}
         ended: set[str] = set()
+        self._mended.clear()
         again = False
         while True:
             while ready and not again and not ((running or ended) and self._time_is_up()):
@@ -191,7 +191,8 @@ class Run:
                 digest = heappop(ready)[1]
                 node = self.graph[digest]
                 self.observers.notify(NodeStarted(node))
-                executor.submit(node, replace=self._replaces(node, forced))
+                # what another driver has made since the plan is taken as it is
+                executor.submit(node, replace=digest in plan.replaced)
                 running[digest] = executor
             if not running:
                 return forced & ended
@@ -270,14 +271,22 @@ class Run:
                     self.observers.notify(CellScored(cell, node, done.facts, old, computed=True))
 
     def _mend(self, failure: Failure) -> bool:
-        """Whether the failure was a damaged input that is now out of the way; twice is enough."""
+        """Whether the failure was an input that the next round brings back; twice is enough.
+
+        Of the many nodes that may find the same fault in one round, one counts.
+        """
         if failure.damaged is None:
             return False
         kind, digest = failure.damaged
-        self._damage[digest] += 1
-        if self._damage[digest] > 2:
-            return False
-        self._put_aside(kind, digest, failure.reason)
+        if digest not in self._mended:
+            self._damage[digest] += 1
+            if self._damage[digest] > 2:
+                return False
+            self._mended.add(digest)
+            if failure.gone:
+                self.observers.notify(NodeRetried(self.graph[failure.digest], failure.reason))
+            else:
+                self._put_aside(kind, digest, failure.reason)
         return True
 
     def _put_aside(self, kind: str, digest: str, reason: str) -> None:

@@ -23,9 +23,18 @@ from pipeline.graph import Node
 from pipeline.ground import Ground
 from pipeline.hashing import spec_classes
 from pipeline.problems import BadInput
-from pipeline.records import META, Damaged, Record, as_json, content_of, data_file, parse_record
+from pipeline.records import (
+    META,
+    Damaged,
+    Gone,
+    Record,
+    as_json,
+    content_of,
+    data_file,
+    parse_record,
+)
 
-__all__ = ["META", "Damaged", "Record", "Store", "Writer", "folder_of"]
+__all__ = ["META", "Damaged", "Gone", "Record", "Store", "Writer", "folder_of"]
 
 Writer = Callable[[Path], None]
 
@@ -110,7 +119,8 @@ class Store:
     def path(self, record: Record, name: str, *, fresh: bool = False) -> Path:
         """A data file of an artifact, its checksum checked once in this process.
 
-        fresh: checked anew, and not from a copy that this machine may have.
+        fresh: checked anew, and not from a copy that this machine may have. Gone where another
+        process took the artifact away meanwhile.
         """
         entry = record.files.get(name)
         if entry is None:
@@ -119,14 +129,18 @@ class Store:
         key = f"{folder_of(record.kind, record.digest)}/{entry['file']}"
         try:
             path = self.ground.path(key, fresh=fresh)
-            if (fresh or mark not in self._checked) and _sha256(path) != entry["sha256"]:
+            if mark in self._checked and not fresh:
+                path.stat()
+            elif _sha256(path) != entry["sha256"]:
                 # a copy on this machine may be spoilt where the store's own is not
                 path = self.ground.path(key, fresh=True)
                 if _sha256(path) != entry["sha256"]:
                     reason = f"{path.name} does not match its checksum"
                     raise Damaged(record.kind, record.digest, reason)
         except FileNotFoundError:
-            raise Damaged(record.kind, record.digest, f"{entry['file']} is missing") from None
+            standing = self.record(record.kind, record.digest)
+            what = Damaged if standing and standing.content == record.content else Gone
+            raise what(record.kind, record.digest, f"{entry['file']} is missing") from None
         except OSError as error:
             said = (error.strerror or str(error)).lower()
             reason = f"{entry['file']} cannot be read: {said}"
@@ -142,17 +156,16 @@ class Store:
         lineage: Mapping[str, str],
         facts: Mapping[str, object],
         how: Mapping[str, object],
+        replace: bool = False,
     ) -> Record:
         """Write an artifact's files, then its record; the record that stands is returned.
 
-        writers: file name → a function that writes the file at the path it is given. Unwritable
-        where the disk is full or the like.
+        writers: file name → a function that writes the file at the path it is given. replace: an
+        artifact that stands gives way; where it is of the same content, there is one at every
+        moment. Unwritable where the disk is full or the like.
         """
-        folder = folder_of(node.kind, node.digest)
         with self.ground.scratch() as scratch:
-            for name, write in writers.items():
-                write(scratch / name)
-            files = {name: self._settle(scratch / name, folder, name) for name in writers}
+            files = _drafts(writers, scratch)
             record = Record(
                 kind=node.kind,
                 digest=node.digest,
@@ -165,51 +178,56 @@ class Store:
                 facts=dict(facts),
                 how={"written": time.time(), **how},
             )
-            return self._stand(record, scratch)
+            return self._stand(record, scratch, over=replace and self._gives_way(record))
 
     def adopt(self, record: Record, writers: Mapping[str, Writer]) -> Record:
         """Put an artifact of another store under its own record; the record that stands.
 
         Damaged, and nothing put, where what the writers write is not what the record says.
         """
-        folder = folder_of(record.kind, record.digest)
         with self.ground.scratch() as scratch:
-            for name, write in writers.items():
-                write(scratch / name)
-            files = {name: self._settle(scratch / name, folder, name) for name in writers}
-            if files != record.files:
-                self._clear(record, files)
+            if _drafts(writers, scratch) != record.files:
                 raise Damaged(record.kind, record.digest, "its files are not what its record says")
             return self._stand(record, scratch)
 
-    def _settle(self, draft: Path, folder: str, name: str) -> dict[str, object]:
-        """Move a written file to its place, named by its checksum."""
-        sha256, size = _sha256(draft), draft.stat().st_size
-        file = data_file(name, sha256)
-        self.ground.settle(draft, f"{folder}/{file}")
-        return {"file": file, "sha256": sha256, "bytes": size}
+    def _gives_way(self, record: Record) -> bool:
+        """Whether an artifact of the same content stands; one of other content goes aside."""
+        try:
+            standing = self.record(record.kind, record.digest)
+        except Damaged:
+            self.set_aside(record.kind, record.digest)
+            return False
+        if standing is None:
+            return False
+        if standing.content != record.content:
+            self.set_aside(record.kind, record.digest)
+        return standing.content == record.content
 
-    def _stand(self, record: Record, scratch: Path) -> Record:
-        """Let a record whose files are in place stand, unless another already does."""
+    def _stand(self, record: Record, scratch: Path, *, over: bool = False) -> Record:
+        """Move an artifact's files to their places, and let its record stand.
+
+        over: in the place of another of the same content; else a record that already stands
+        does so further.
+        """
+        folder = folder_of(record.kind, record.digest)
         draft = scratch / META
         draft.write_bytes(as_json(record))
-        with contextlib.suppress(FileExistsError):
-            self.ground.create(draft, f"{folder_of(record.kind, record.digest)}/{META}")
+        for name, entry in record.files.items():
+            self.ground.settle(scratch / name, f"{folder}/{entry['file']}")
+        if over:
+            self.ground.settle(draft, f"{folder}/{META}")
+        else:
+            with contextlib.suppress(FileExistsError):
+                self.ground.create(draft, f"{folder}/{META}")
         standing = self.record(record.kind, record.digest)
         if standing is None:
-            raise Damaged(record.kind, record.digest, "was taken away while it was put")
-        if standing.content != record.content:
-            self._clear(record, record.files)
-        return standing
-
-    def _clear(self, record: Record, files: Mapping[str, Mapping[str, object]]) -> None:
-        """Delete files that the record that stands, if one does, does not name."""
-        standing = self.record(record.kind, record.digest)
-        kept = {entry["file"] for entry in standing.files.values()} if standing else set()
-        for entry in files.values():
+            raise Gone(record.kind, record.digest, "was taken away while it was put")
+        kept = {entry["file"] for entry in standing.files.values()}
+        for entry in record.files.values():
             if entry["file"] not in kept:
                 with contextlib.suppress(FileNotFoundError):
-                    self.ground.remove(f"{folder_of(record.kind, record.digest)}/{entry['file']}")
+                    self.ground.remove(f"{folder}/{entry['file']}")
+        return standing
 
     def set_aside(self, kind: str, digest: str, folder: str | None = None) -> str | None:
         """Move an artifact out of the way, whole; its new key, None where there is none.
@@ -239,6 +257,18 @@ class Store:
             (PurePosixPath(entry.key).stem for entry in elsewhere),
         )
         return islice(names, count)
+
+
+def _drafts(writers: Mapping[str, Writer], scratch: Path) -> dict[str, dict[str, object]]:
+    """Write files into a folder; what a record says of them, their names by their checksums."""
+    files: dict[str, dict[str, object]] = {}
+    for name, write in writers.items():
+        draft = scratch / name
+        write(draft)
+        sha256 = _sha256(draft)
+        size = draft.stat().st_size
+        files[name] = {"file": data_file(name, sha256), "sha256": sha256, "bytes": size}
+    return files
 
 
 def folder_of(kind: str, digest: str) -> str:

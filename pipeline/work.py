@@ -20,7 +20,7 @@ from pipeline.node_work import PERFORM, TimeUp
 from pipeline.own_code import line_of, module_of, placed
 from pipeline.problems import BadInput, Unwritable
 from pipeline.settings import Settings
-from pipeline.store import Damaged, Store
+from pipeline.store import Damaged, Gone, Store
 from tasks.arrays import BadTensor
 from tasks.attacks.base import Attack
 from tasks.checkpoint import BadCheckpoint
@@ -71,7 +71,8 @@ def attempt(
     except TimeUp:
         return Stopped(node.digest)
     except Damaged as damaged:
-        return Failure(node.digest, str(damaged), damaged=(damaged.kind, damaged.digest))
+        what = (damaged.kind, damaged.digest)
+        return Failure(node.digest, str(damaged), damaged=what, gone=isinstance(damaged, Gone))
     except Unwritable as error:
         return Failure(node.digest, str(error), traceback.format_exc(), fatal=True)
     except Exception as error:  # noqa: BLE001  one node's failure must not end the others
@@ -162,9 +163,9 @@ def perform(
     if own := own_digests(node.spec):
         how["own_code"] = own
     before = _content(store, node) if replace else None
-    if replace:
-        store.set_aside(node.kind, node.digest)
-    record = store.put(node, result.files, lineage=lineage, facts=result.facts, how=how)
+    record = store.put(
+        node, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
+    )
     if node.kind == "train":
         partial_state.forget(store.ground, node.digest)
     return Done(

@@ -61,9 +61,10 @@ def writing(text: str) -> Writer:
     return write
 
 
-def put(store: Store, node: Node = NODE, **files: str) -> Record:
+def put(store: Store, node: Node = NODE, *, replace: bool = False, **files: str) -> Record:
     writers = {f"{name}.txt": writing(text) for name, text in (files or {"a": "A"}).items()}
-    return store.put(node, writers, lineage={}, facts={"score": 1}, how={"seconds": 2})
+    how = {"seconds": 2}
+    return store.put(node, writers, lineage={}, facts={"score": 1}, how=how, replace=replace)
 
 
 def keys(store: Store) -> set[str]:
@@ -145,6 +146,30 @@ def test_a_spoilt_copy_is_fetched_again_and_a_spoilt_object_is_damage(
     assert store.record(NODE.kind, NODE.digest) is None
     assert put(store, a="some data").content == made.content
     assert verify(store).damages == []
+
+
+@pytest.mark.slow
+def test_what_is_replaced_by_the_same_content_is_there_at_every_moment(
+    store: Store, address: str, tmp_path: Path
+) -> None:
+    made = put(store)
+    over = threading.Event()
+    seen: list[Record | None] = []
+
+    def look() -> None:
+        reader = elsewhere(address, tmp_path)
+        while not over.is_set():
+            seen.append(reader.record(NODE.kind, NODE.digest))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(50):
+        latest = put(store, replace=True)
+    over.set()
+    thread.join()
+    assert {record and record.content for record in seen} == {made.content}
+    assert store.record(NODE.kind, NODE.digest) == latest != made
+    assert not any(key.startswith("aside/") for key in keys(store))
 
 
 @pytest.mark.slow

@@ -1,14 +1,25 @@
-"""Stopping in order when the time of a run is up."""
+"""Stopping in order, and what other processes do to a store while a run is on."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tiny import Recorder, Tiny, write_configs
 
-from pipeline.events import Done, Observers, RunFinished, Stopped
+from pipeline.events import (
+    Done,
+    Event,
+    NodeRetried,
+    Observers,
+    RunFinished,
+    RunStarted,
+    Stopped,
+)
+from pipeline.executor import InlineExecutor
 from pipeline.own_code import pack
 from pipeline.remote import perform_remotely
 from pipeline.store import Store
@@ -71,3 +82,85 @@ def test_what_waited_for_a_worker_until_the_time_was_up_does_not_begin(tiny: Tin
     assert result(0.0) == Stopped(node.digest)
     assert store.record(node.kind, node.digest) is None
     assert isinstance(result(None), Done)
+
+
+@dataclass
+class Meddler(Recorder):
+    """An observer that does something to the store at some events."""
+
+    meddle: Callable[[Event], object] = id
+
+    def notify(self, event: Event) -> None:
+        super().notify(event)
+        self.meddle(event)
+
+
+def run_beside(
+    tiny: Tiny, meddle: Callable[[Event], object], *, force: bool = False
+) -> tuple[Meddler, RunFinished]:
+    session = tiny.session()
+    session.store.prepare()
+    meddler = Meddler(meddle=meddle)
+    forced = session.forced("defend") if force else set()
+    finished = session.run(
+        Observers([meddler]), inline=True, address=None, workers=None, forced=forced
+    )
+    return meddler, finished
+
+
+def metas(tiny: Tiny) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in tiny.store.glob("*/??/*/meta.json")}
+
+
+def test_what_another_driver_has_made_since_the_plan_is_taken_as_it_is(tiny: Tiny) -> None:
+    made: dict[str, bytes] = {}
+
+    def meddle(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            tiny.run()
+            made.update(metas(tiny))
+
+    _, finished = run_beside(tiny, meddle)
+    assert not finished.missing
+    assert metas(tiny) == made != {}
+    assert not (tiny.store / "aside").exists()
+
+
+def test_of_many_nodes_that_find_one_artifact_damaged_at_once_none_fails(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run()
+    (victim,) = (
+        path for path in tiny.store.glob("craft/??/*/examples*") if path.stat().st_size > 50_000
+    )
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-7])
+    # as many run at once as on a cluster, so that all of them find the damage
+    monkeypatch.setattr(InlineExecutor, "capacity", 100)
+    recorder, finished = tiny.run(force=True)
+    assert not finished.missing
+    assert len(recorder.set_aside()) == 1
+    assert victim.read_bytes() == whole
+
+
+def test_what_another_process_took_away_and_brought_back_is_not_set_aside(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run()
+    monkeypatch.setattr(InlineExecutor, "capacity", 100)
+    craft = tiny.store / "craft"
+    taken = craft.with_name("taken")
+
+    def meddle(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            craft.rename(taken)
+        if isinstance(event, NodeRetried):
+            taken.rename(craft)
+
+    recorder, finished = run_beside(tiny, meddle, force=True)
+    assert not finished.missing
+    assert "is gone from the store" in next(
+        event.reason for event in recorder.events if isinstance(event, NodeRetried)
+    )
+    assert recorder.set_aside() == []
+    assert "craft" not in finished.computed

@@ -17,7 +17,7 @@ import pytest
 from pipeline import store as store_module
 from pipeline.graph import Node
 from pipeline.problems import BadInput, Unwritable
-from pipeline.store import META, Damaged, Record, Store, Writer, folder_of
+from pipeline.store import META, Damaged, Gone, Record, Store, Writer, folder_of
 from tasks.specs import Shard
 
 NODE = Node("defend", Shard(start=0, stop=5))
@@ -36,9 +36,10 @@ def writing(text: str) -> Writer:
     return write
 
 
-def put(store: Store, node: Node = NODE, **files: str) -> Record:
+def put(store: Store, node: Node = NODE, *, replace: bool = False, **files: str) -> Record:
     writers = {f"{name}.txt": writing(text) for name, text in (files or {"a": "A"}).items()}
-    return store.put(node, writers, lineage={}, facts={"score": 1}, how={"seconds": 2})
+    how = {"seconds": 2}
+    return store.put(node, writers, lineage={}, facts={"score": 1}, how=how, replace=replace)
 
 
 def files_of(store: Store, node: Node = NODE) -> list[Path]:
@@ -87,6 +88,48 @@ def test_a_second_put_of_the_same_changes_nothing(store: Store) -> None:
     first = put(store)
     assert put(store) == first
     assert [path.suffix for path in files_of(store)] == [".txt", ".json"]
+
+
+def test_what_is_replaced_by_the_same_content_is_there_at_every_moment(store: Store) -> None:
+    record = put(store, a="A", b="B")
+    over = threading.Event()
+    seen: list[str] = []
+
+    def look() -> None:
+        reader = Store(store.root)
+        while not over.is_set():
+            found = reader.record(NODE.kind, NODE.digest)
+            fresh = found and reader.path(found, "b.txt", fresh=True).read_text()
+            seen.append(fresh or "nothing")
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(100):
+        latest = put(store, a="A", b="B", replace=True)
+    over.set()
+    thread.join()
+    assert set(seen) == {"B"}
+    assert latest.content == record.content
+    assert store.record(NODE.kind, NODE.digest) == latest
+    assert latest.how["written"] > record.how["written"]
+    assert not list(store.root.glob("aside/*"))
+
+
+def test_what_is_replaced_by_other_content_goes_aside_whole(store: Store) -> None:
+    put(store, a="A", b="same")
+    latest = put(store, a="other", b="same", replace=True)
+    assert store.path(latest, "a.txt").read_text() == "other"
+    assert len(files_of(store)) == 3
+    (aside,) = store.root.glob("aside/*")
+    assert len(list(aside.iterdir())) == 3
+
+
+def test_what_cannot_be_read_gives_way_too(store: Store) -> None:
+    put(store)
+    meta_of(store).write_bytes(b"")
+    latest = put(store, replace=True)
+    assert store.record(NODE.kind, NODE.digest) == latest
+    assert len(list(store.root.glob("aside/*"))) == 1
 
 
 def test_of_two_writers_one_wins_whole_and_the_other_leaves_nothing(store: Store) -> None:
@@ -248,6 +291,26 @@ def test_a_data_file_that_is_not_what_the_record_says_is_damage(
         Store(store.root).path(record, "a.txt")
     assert (raised.value.kind, raised.value.digest) == (NODE.kind, NODE.digest)
     assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_another_process_took_away_is_gone_and_not_damaged(
+    store: Store, replaced: bool
+) -> None:
+    record = put(store, a="some data")
+    store.set_aside(NODE.kind, NODE.digest)
+    if replaced:
+        put(store, a="other data")
+    with pytest.raises(Gone, match="is missing"):
+        store.path(record, "a.txt")
+
+
+def test_a_file_that_is_missing_beside_its_record_is_damage(store: Store) -> None:
+    record = put(store, a="some data")
+    store.path(record, "a.txt").unlink()
+    with pytest.raises(Damaged, match="is missing") as raised:
+        store.path(record, "a.txt")
+    assert not isinstance(raised.value, Gone)
 
 
 def test_a_file_that_the_record_does_not_name_is_damage(store: Store) -> None:
