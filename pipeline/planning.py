@@ -24,14 +24,17 @@ class Glimpse(NamedTuple):
     made: Made
 
 
+def hardware(record: Record) -> dict[str, str]:
+    """On what an artifact was computed: its device and, of a CPU, the instructions."""
+    how = record.how
+    return {name: str(how[name]) for name in ("device", "instructions") if name in how}
+
+
 def how_made(record: Record) -> Made:
     """On what, and with which versions of libraries, an artifact was computed."""
     versions = record.how.get("versions")
     seen = versions if isinstance(versions, dict) else {}
-    named = {"device": record.how.get("device")}
-    if "instructions" in record.how:
-        named["instructions"] = record.how["instructions"]
-    named |= seen
+    named = {"device": None, **hardware(record), **seen}
     return tuple((str(key), str(value)) for key, value in named.items())
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.graph import Node
 from pipeline.grid import Cell, Grid
+from pipeline.planning import hardware
 from pipeline.report_view import interval, number
 from pipeline.store import Damaged, Record, Store
 from tasks.specs import Spec
@@ -87,8 +88,6 @@ class ChildRun:
 
 OWN = ("defend", "select", "craft")
 """The kinds of node whose cost is a cell's, though others may share it."""
-HARDWARE = ("device", "instructions")
-"""What is told of the machines that did the work."""
 
 
 def score_key(cell: Cell, record: Record) -> str:
@@ -157,7 +156,7 @@ def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
         for step, value in enumerate(values, start=1):
             points += [Point(f"epoch/{name}", p.value, step) for p in _points({name: value})]
     tags = {"model": cell.model, **_tags(record, grid)}
-    tags |= {name: str(record.how[name]) for name in HARDWARE if name in record.how}
+    tags |= hardware(record)
     name = f"train {cell.model}"
     child = _child(train_key(record), name, parameters, points, tags, record)
     recipe = ", ".join(
@@ -255,18 +254,19 @@ def _costs(
         own[node.digest] = node
         waiting += [parent for _, parent in node.parents if parent.kind in OWN]
     sums: dict[str, float] = {}
-    hardware: dict[str, set[str]] = {}
+    used: dict[str, set[str]] = {}
     for node in own.values():
         found = record if node is score else store.known(node.kind, node.digest)
         if found is None:
             continue
-        for name in HARDWARE if node is not score else ():
-            if name in found.how:
-                hardware.setdefault(name, set()).add(str(found.how[name]))
+        if node is not score:
+            # where the counting of answers ran tells nothing
+            for name, value in hardware(found).items():
+                used.setdefault(name, set()).add(value)
         for point in _points(found.how, only=COSTS):
             for name in (point.name, f"{node.kind}_{point.name}"):
                 sums[name] = sums.get(name, 0.0) + point.value
-    return sums, hardware
+    return sums, used
 
 
 def _points(facts: Mapping[str, object], only: tuple[str, ...] = ()) -> Iterator[Point]:
