@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import model_validator
-
-from tasks.defenses.base import Context, Defense
-from tasks.specs import Count, Fraction
+from tasks.defenses.base import Context
+from tasks.random_size import RandomSize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from tasks.seeding import Rows
 
 
-class Xie(Defense):
+class Xie(RandomSize):
     """A smaller version of the image at a random place on a black one.
 
     `resize-pad` resizes the whole image, as the cited paper does; `crop-pad` takes a window of
@@ -26,32 +24,17 @@ class Xie(Defense):
     kind: Literal["xie"] = "xie"
     version: ClassVar[int] = 1
 
-    draws: Count = 50
     form: Literal["resize-pad", "crop-pad"] = "resize-pad"
     """Resize the image, or cut a window out of it."""
-    smallest: Fraction = 24 / 32
-    """Side of the smallest version, as a share of the image's."""
-    largest: Fraction = 1.0
-    """Side of the largest version, as a share of the image's."""
-    round_to_8_bits: bool = False
-    """Round pixels to multiples of 1/255 first."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.smallest > self.largest:
-            raise ValueError(f"smallest {self.smallest} is above largest {self.largest}")
-        return self
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Resize or crop, then pad."""
-        from tasks import straight, warps
+        from tasks import warps
 
-        if self.round_to_8_bits:
-            pixels = straight.round_to_8_bits(pixels)
-        side = warps.square_side(pixels)
-        size = rows.integers("size", *warps.size_range(self.smallest, self.largest, side))
-        place = rows.integers("place", 0, side - size, count=2)
+        pixels = self.rounded(pixels)
+        size = self.sizes(pixels, rows)
+        place = self.places("place", pixels, size, rows)
         if self.form == "resize-pad":
             return warps.resize_pad(pixels, size, place)
-        window = rows.integers("window", 0, side - size, count=2)
+        window = self.places("window", pixels, size, rows)
         return warps.crop_pad(pixels, size, window, place)
