@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pipeline.ground import Entry
+from pipeline.ground import Entry, draft_folder
 from pipeline.problems import BadInput, Unwritable, suggestion
 from pipeline.records import META
 
@@ -200,13 +200,8 @@ class Bucket:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """See `Ground.scratch`: beside this machine's copies."""
-        place = self._cache / "scratch" / uuid.uuid4().hex
-        with self.writing():
-            place.mkdir(parents=True)
-            try:
-                yield place
-            finally:
-                shutil.rmtree(place, ignore_errors=True)
+        with self.writing(), draft_folder(self._cache / "scratch") as place:
+            yield place
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

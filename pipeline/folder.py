@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.ground import Entry
+from pipeline.ground import Entry, draft_folder
 from pipeline.problems import BadInput, writing_to
 
 
@@ -119,13 +119,8 @@ class Folder:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """See `Ground.scratch`: on the same disk, so that drafts are moved and not copied."""
-        place = self.root / "scratch" / uuid.uuid4().hex
-        with self.writing():
-            place.mkdir(parents=True)
-            try:
-                yield place
-            finally:
-                shutil.rmtree(place, ignore_errors=True)
+        with self.writing(), draft_folder(self.root / "scratch") as place:
+            yield place
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
         """See `Ground.writing`."""

@@ -6,6 +6,8 @@ A key is a path below the store's own place, with slashes: `train/ab/abcd.../met
 from __future__ import annotations
 
 import contextlib
+import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,3 +78,14 @@ class Ground(Protocol):
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
         """Where drafts are written: what the system refuses becomes Unwritable, in one line."""
+
+
+@contextlib.contextmanager
+def draft_folder(parent: Path) -> Iterator[Path]:
+    """A new folder below another, gone afterwards."""
+    place = parent / uuid.uuid4().hex
+    place.mkdir(parents=True)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from artifacts import NODE, OTHER, put
 from s3_server import ENVIRONMENT, make_bucket, s3_server
 
 from pipeline import bucket as bucket_module
@@ -21,14 +22,12 @@ from pipeline.collect import DAY_S, collectable, remove
 from pipeline.graph import Node
 from pipeline.ledger import Invocation, Ledger
 from pipeline.problems import BadInput, Unwritable
-from pipeline.store import META, Damaged, Record, Store, Writer, folder_of
+from pipeline.store import META, Damaged, Record, Store, folder_of
 from pipeline.verify import verify
 from tasks.specs import Shard
 from tasks.train import State
 
 PIPELINE = Path(sys.executable).with_name("pipeline")
-NODE = Node("defend", Shard(start=0, stop=5))
-OTHER = Node("defend", Shard(start=5, stop=9))
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +51,6 @@ def store(address: str) -> Store:
     made = Store(address)
     made.prepare()
     return made
-
-
-def writing(text: str) -> Writer:
-    def write(path: Path) -> None:
-        path.write_text(text)
-
-    return write
-
-
-def put(store: Store, node: Node = NODE, *, replace: bool = False, **files: str) -> Record:
-    writers = {f"{name}.txt": writing(text) for name, text in (files or {"a": "A"}).items()}
-    how = {"seconds": 2}
-    return store.put(node, writers, lineage={}, facts={"score": 1}, how=how, replace=replace)
 
 
 def keys(store: Store) -> set[str]:

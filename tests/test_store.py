@@ -13,33 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from artifacts import NODE, OTHER, put, writing
 
 from pipeline import store as store_module
 from pipeline.graph import Node
 from pipeline.problems import BadInput, Unwritable
-from pipeline.store import META, Damaged, Gone, Record, Store, Writer, folder_of
+from pipeline.store import META, Damaged, Gone, Record, Store, folder_of
 from tasks.specs import Shard
-
-NODE = Node("defend", Shard(start=0, stop=5))
-OTHER = Node("defend", Shard(start=5, stop=9))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
-
-
-def writing(text: str) -> Writer:
-    def write(path: Path) -> None:
-        path.write_text(text)
-
-    return write
-
-
-def put(store: Store, node: Node = NODE, *, replace: bool = False, **files: str) -> Record:
-    writers = {f"{name}.txt": writing(text) for name, text in (files or {"a": "A"}).items()}
-    how = {"seconds": 2}
-    return store.put(node, writers, lineage={}, facts={"score": 1}, how=how, replace=replace)
 
 
 def files_of(store: Store, node: Node = NODE) -> list[Path]:

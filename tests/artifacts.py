@@ -1,0 +1,28 @@
+"""Small artifacts to put into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.graph import Node
+from pipeline.store import Record, Store, Writer
+from tasks.specs import Shard
+
+NODE = Node("defend", Shard(start=0, stop=5))
+OTHER = Node("defend", Shard(start=5, stop=9))
+
+
+def writing(text: str) -> Writer:
+    """A writer of a file that holds this text."""
+
+    def write(path: Path) -> None:
+        path.write_text(text)
+
+    return write
+
+
+def put(store: Store, node: Node = NODE, *, replace: bool = False, **files: str) -> Record:
+    """Put an artifact of text files; keywords are their names, without the ending."""
+    writers = {f"{name}.txt": writing(text) for name, text in (files or {"a": "A"}).items()}
+    how = {"seconds": 2}
+    return store.put(node, writers, lineage={}, facts={"score": 1}, how=how, replace=replace)
