@@ -37,6 +37,8 @@ IN_USE_S = 600.0
 """A copy that was asked for so lately may be about to be opened: it stays."""
 PATIENCE_S = 10.0
 """How long a server may take to accept a connection."""
+ATTEMPTS = 5
+"""Arrow's own 3 are over in a second or two where a server refuses connections."""
 CHUNK = 2**23
 PLAIN = {
     "NO_SUCH_BUCKET": "there is no such bucket",
@@ -255,7 +257,11 @@ def _connection(endpoint: str | None, region: str | None) -> Any:
     """Arrow's file system of an S3 server; one for each process."""
     from pyarrow import fs
 
-    options: dict[str, Any] = {"allow_delayed_open": True, "connect_timeout": PATIENCE_S}
+    options: dict[str, Any] = {
+        "allow_delayed_open": True,
+        "connect_timeout": PATIENCE_S,
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+    }
     if endpoint:
         scheme, sign, host = endpoint.rpartition("://")
         options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme if sign else "https"}

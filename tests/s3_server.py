@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
@@ -20,6 +22,23 @@ ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server at work."""
+
+    endpoint: str
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """It answers nothing meanwhile."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
@@ -28,8 +47,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def s3_server(log: Path, *, checks_keys_after: int | None = None) -> Iterator[str]:
-    """The address of a server without buckets.
+def s3_server(log: Path, *, checks_keys_after: int | None = None) -> Iterator[Server]:
+    """A server without buckets.
 
     checks_keys_after: so many requests; from then on it refuses unknown keys.
     """
@@ -49,7 +68,7 @@ def s3_server(log: Path, *, checks_keys_after: int | None = None) -> Iterator[st
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+        yield Server(f"http://127.0.0.1:{port}", server)
     finally:
         server.terminate()
         server.wait(timeout=30)

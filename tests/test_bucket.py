@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from artifacts import NODE, OTHER, put
-from s3_server import ENVIRONMENT, make_bucket, s3_server
+from s3_server import ENVIRONMENT, Server, make_bucket, s3_server
 
 from pipeline import bucket as bucket_module
 from pipeline import partial_state
@@ -31,19 +32,20 @@ PIPELINE = Path(sys.executable).with_name("pipeline")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        with s3_server(tmp_path_factory.mktemp("s3") / "log") as endpoint:
-            make_bucket(endpoint, "tests-bucket")
-            yield endpoint
+        with s3_server(tmp_path_factory.mktemp("s3") / "log") as begun:
+            make_bucket(begun.endpoint, "tests-bucket")
+            yield begun
 
 
 @pytest.fixture
-def address(server: str, tmp_path: Path) -> str:
+def address(server: Server, tmp_path: Path) -> str:
     """A place of its own in the bucket, and a cache of its own."""
-    return f"s3://tests-bucket/{tmp_path.name}?endpoint={server}&cache={tmp_path / 'cache'}"
+    place = f"s3://tests-bucket/{tmp_path.name}"
+    return f"{place}?endpoint={server.endpoint}&cache={tmp_path / 'cache'}"
 
 
 @pytest.fixture
@@ -266,12 +268,26 @@ def test_the_ledger_and_the_clearing_work_as_in_a_folder(store: Store) -> None:
 
 
 @pytest.mark.slow
+def test_a_server_that_does_not_answer_for_a_while_costs_nothing(
+    server: Server, store: Store
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        with server.halted():
+            late = pool.submit(put, store)
+            time.sleep(12)
+            assert not late.done()
+        made = late.result()
+    assert store.record(NODE.kind, NODE.digest) == made
+
+
+@pytest.mark.slow
 def test_a_bucket_that_goes_away_in_mid_run_is_one_line_and_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    with s3_server(tmp_path / "log") as endpoint:
+    with s3_server(tmp_path / "log") as begun:
+        endpoint = begun.endpoint
         make_bucket(endpoint, "gone-bucket")
         store = Store(f"s3://gone-bucket?endpoint={endpoint}&cache={tmp_path / 'cache'}")
         made = put(store)
@@ -293,7 +309,8 @@ def test_a_bucket_that_goes_away_in_mid_run_is_one_line_and_no_damage(
 def test_wrong_credentials_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    with s3_server(tmp_path / "log", checks_keys_after=2) as endpoint:
+    with s3_server(tmp_path / "log", checks_keys_after=2) as begun:
+        endpoint = begun.endpoint
         make_bucket(endpoint, "closed-bucket")
         with pytest.raises(BadInput) as raised:
             Store(f"s3://closed-bucket/x?endpoint={endpoint}")
@@ -309,8 +326,8 @@ def test_wrong_credentials_are_one_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_a_bucket_that_is_not_there_is_one_line(server: str) -> None:
+def test_a_bucket_that_is_not_there_is_one_line(server: Server) -> None:
     with pytest.raises(BadInput) as raised:
-        Store(f"s3://no-such-bucket/x?endpoint={server}")
+        Store(f"s3://no-such-bucket/x?endpoint={server.endpoint}")
     assert str(raised.value).endswith("there is no bucket 'no-such-bucket'")
     assert META not in str(raised.value)

@@ -59,13 +59,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> It
     assert not tiny.run()[1].missing
     with (
         pytest.MonkeyPatch.context() as patch,
-        s3_server(folder / "s3.log") as endpoint,
+        s3_server(folder / "s3.log") as server,
     ):
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        make_bucket(endpoint, BUCKET)
+        make_bucket(server.endpoint, BUCKET)
         with ray_cluster("head", "one", "two") as cluster:
             yield Bench(cluster, folder, data_files(tiny.store))
 
