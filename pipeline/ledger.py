@@ -115,12 +115,12 @@ class Ledger:
         found = self._ground.find(f"{_server(server)}/[!.]*")
         return {PurePosixPath(entry.key).name for entry in found}
 
-    def mark_logged(self, server: str, key: str, run_id: str) -> None:
-        """Remember that a server has something, and under which run."""
-        self._create(f"{_server(server)}/{key}", run_id)
+    def mark_logged(self, server: str, key: str, what: str) -> None:
+        """Remember that a server has something, and as what: its run there, or a verdict."""
+        self._create(f"{_server(server)}/{key}", what)
 
-    def run_of(self, server: str, key: str) -> str | None:
-        """The run under which a server has something."""
+    def logged_as(self, server: str, key: str) -> str | None:
+        """As what a server was last told something; None where it was not."""
         try:
             return self._ground.read(f"{_server(server)}/{key}").decode()
         except OSError:

@@ -60,7 +60,7 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
     if isinstance(record, Record):
         told["score"] = dict(record.facts)
         server = shown(mlflow_uri or default_uri(Path.cwd()))
-        told["mlflow_run"] = session.ledger.run_of(server, score_key(cell, record))
+        told["mlflow_run"] = session.ledger.logged_as(server, score_key(cell, record))
     reference = references_of(session.grid, session.catalogue).get(cell.name)
     if reference is not None:
         told["published"] = {

@@ -115,7 +115,7 @@ class Results:
             if node is None or record is None or WEIGHTS not in record.files:
                 continue
             key = train_key(record)
-            run_id = self.ledger.run_of(self.server, key)
+            run_id = self.ledger.logged_as(self.server, key)
             if run_id is not None and f"{key}-model" not in logged:
                 found.append(Trained(self._trained[node.digest], node, record, run_id))
         return found
@@ -126,7 +126,7 @@ class Results:
         self.ledger.mark_logged(self.server, key, trained.run_id)
 
     def untagged(self) -> list[Tagged]:
-        """What the cards of cells say, where the server has the cell's run and not yet that."""
+        """What the cards of cells say, where the server has the cell's run and not that."""
         cards = self.cards()
         if not cards:
             return []
@@ -134,19 +134,20 @@ class Results:
         found = []
         for name, record in self.standing().items():
             key = score_key(self._cells[name], record)
-            run_id = self.ledger.run_of(self.server, key)
+            run_id = self.ledger.logged_as(self.server, key)
             if run_id is None or name not in cards:
                 continue
             card = cards[name]
             points = tuple(_by_epsilon(card))
-            tagged = Tagged(f"{key}-card-{card.verdict}", run_id, card.verdict, points)
-            if tagged.key not in logged:
+            tagged = Tagged(f"{key}-card", run_id, card.verdict, points)
+            last = self.ledger.logged_as(self.server, tagged.key) if tagged.key in logged else None
+            if last != card.verdict:
                 found.append(tagged)
         return found
 
     def mark_tagged(self, tagged: Tagged) -> None:
         """Remember that the server was told what a card says."""
-        self.ledger.mark_logged(self.server, tagged.key, tagged.run_id)
+        self.ledger.mark_logged(self.server, tagged.key, tagged.verdict)
 
     def links(self, uri: str) -> dict[str, str]:
         """Cell's name → the page of its run, of the cells that a web server was told of."""
@@ -154,7 +155,7 @@ class Results:
             return {}
         found = {}
         for name, record in self.standing().items():
-            run_id = self.ledger.run_of(self.server, score_key(self._cells[name], record))
+            run_id = self.ledger.logged_as(self.server, score_key(self._cells[name], record))
             if run_id is not None:
                 found[name] = f"{shown(uri).rstrip('/')}/#/runs/{run_id}"
         return found
@@ -178,7 +179,7 @@ class Results:
         self.ledger.mark_logged(self.server, child.key, run_id)
 
     def _is_logged(self, key: str) -> bool:
-        return self.ledger.run_of(self.server, key) is not None
+        return self.ledger.logged_as(self.server, key) is not None
 
     def _record(self, node: Node) -> Record | None:
         try:

@@ -258,7 +258,7 @@ def test_the_ledger_and_the_clearing_work_as_in_a_folder(store: Store) -> None:
     ledger.write(Invocation("demo", ["pipeline", "run"], "0.1", {}))
     ledger.mark_logged("http://server", "key", "run")
     assert Ledger(store.ground).logged("http://server") == {"key"}
-    assert ledger.run_of("http://server", "key") == "run"
+    assert ledger.logged_as("http://server", "key") == "run"
     assert [entry.grid for entry in Ledger(store.ground).invocations] == ["demo"]
     assert collectable(store, keep_s=30 * DAY_S) == []
     items = collectable(store, keep_s=30 * DAY_S, now=time.time() + 2 * DAY_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from pipeline.report_cards import cards_markdown
 from pipeline.report_tables import views
 from pipeline.report_text import table_markdown
 from pipeline.report_view import Scores
+from pipeline.session import open_session
+from pipeline.tracking_results import Results
+from pipeline.tracking_runs import score_key
 from tasks.findings import Finding, found
 
 ADAPTIVE = (
@@ -122,6 +126,33 @@ def test_mlflow_is_told_what_each_card_says(shell: Shell):
     known = {row["check"]: row for row in read_csv(shell.folder / "reports/tiny/cards.csv")}
     measured = json.loads(known["epsilon"]["measured"])  # of mixed/guo, which comes last
     assert {f"{point.step}/255": point.value for point in history} == measured
+
+
+def test_mlflow_is_told_of_a_card_that_fails_and_of_its_passing_again(shell: Shell):
+    session = open_session("tiny", store=shell.folder / "store", configs=[shell.folder / "configs"])
+    name = "mixed/adaptive-mini/guo"
+    card = session.known_cards()[name]
+    finding = Finding(check="steps", verdict="fail", words="more steps leave more")
+    wrong = replace(card, model=(*card.model, finding))
+    shown: list[Card] = []
+    results = Results(
+        session.grid,
+        session.scores,
+        session.store,
+        session.ledger,
+        "http://server",
+        cards=lambda: {name: shown[-1]},
+    )
+    cells = {cell.name: cell for cell in session.cells}
+    key = score_key(cells[name], session.record(session.scores[name]))
+    session.ledger.mark_logged("http://server", key, "run")
+    for current in (card, wrong, card):
+        shown.append(current)
+        (tagged,) = results.untagged()
+        assert (tagged.run_id, tagged.verdict) == ("run", current.verdict)
+        results.mark_tagged(tagged)
+        assert results.untagged() == []
+    assert wrong.verdict == "fail" != card.verdict
 
 
 def test_the_report_draws_accuracy_against_epsilon(shell: Shell):

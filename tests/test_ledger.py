@@ -39,7 +39,7 @@ def test_an_empty_ledger_knows_nothing(ledger: Ledger) -> None:
     assert ledger.invocations == []
     assert ledger.last("demo", "a") is None
     assert ledger.logged("server") == set()
-    assert ledger.run_of("server", "key") is None
+    assert ledger.logged_as("server", "key") is None
 
 
 def test_the_last_entry_of_a_cell_is_the_latest_that_has_a_score(ledger: Ledger) -> None:
@@ -101,8 +101,8 @@ def test_marks_are_kept_for_each_server_on_its_own(ledger: Ledger, tmp_path: Pat
     again = Ledger(Folder(tmp_path))
     assert again.logged("http://one") == {"key-1", "key-2"}
     assert again.logged("http://two") == {"key-1"}
-    assert again.run_of("http://one", "key-2") == "run-b"
-    assert again.run_of("http://two", "key-1") == "run-c"
+    assert again.logged_as("http://one", "key-2") == "run-b"
+    assert again.logged_as("http://two", "key-1") == "run-c"
     assert again.invocations == []
 
 

@@ -397,7 +397,7 @@ def test_a_child_run_has_the_cells_parameters_metrics_and_tags(bench: Bench) -> 
     assert child.info.run_name == cell.name
     assert child.info.status == "FINISHED"
     assert child.info.end_time - child.info.start_time == 2000
-    assert bench.ledger.run_of(bench.uri, score_key(cell, record)) == child.info.run_id
+    assert bench.ledger.logged_as(bench.uri, score_key(cell, record)) == child.info.run_id
 
 
 def test_a_child_run_names_the_tables_that_its_cell_is_in(bench: Bench) -> None:
