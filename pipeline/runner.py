@@ -84,7 +84,6 @@ class Run:
     _executor: Executor | None = None
     _local: Executor | None = None
     _damage: Counter[str] = field(default_factory=Counter)
-    _mended: set[str] = field(default_factory=set)
     _fresh: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
     _set_aside: int = 0
@@ -181,7 +180,7 @@ class Run:
         heapify(ready)
         running: dict[str, Executor] = {}
         ended: set[str] = set()
-        self._mended.clear()
+        mended: set[str] = set()
         again = False
         while True:
             while ready and not again and not ((running or ended) and self._time_is_up()):
@@ -210,7 +209,7 @@ class Run:
             elif isinstance(result, Stopped):
                 ended.discard(result.digest)
                 again = True
-            elif not self._mend(result):
+            elif not self._mend(result, mended):
                 self._fail(result)
                 again = again or result.fatal
                 gone = self._descendants(result.digest)
@@ -270,19 +269,19 @@ class Run:
                     old = before.facts if before is not None else None
                     self.observers.notify(CellScored(cell, node, done.facts, old, computed=True))
 
-    def _mend(self, failure: Failure) -> bool:
+    def _mend(self, failure: Failure, mended: set[str]) -> bool:
         """Whether the failure was an input that the next round brings back; twice is enough.
 
-        Of the many nodes that may find the same fault in one round, one counts.
+        mended: digests of those of this round: of the nodes that find the same fault, one counts.
         """
         if failure.damaged is None:
             return False
         kind, digest = failure.damaged
-        if digest not in self._mended:
+        if digest not in mended:
             self._damage[digest] += 1
             if self._damage[digest] > 2:
                 return False
-            self._mended.add(digest)
+            mended.add(digest)
             if failure.gone:
                 self.observers.notify(NodeRetried(self.graph[failure.digest], failure.reason))
             else:

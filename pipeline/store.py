@@ -192,16 +192,12 @@ class Store:
 
     def _gives_way(self, record: Record) -> bool:
         """Whether an artifact of the same content stands; one of other content goes aside."""
-        try:
+        with contextlib.suppress(Damaged):
             standing = self.record(record.kind, record.digest)
-        except Damaged:
-            self.set_aside(record.kind, record.digest)
-            return False
-        if standing is None:
-            return False
-        if standing.content != record.content:
-            self.set_aside(record.kind, record.digest)
-        return standing.content == record.content
+            if standing is None or standing.content == record.content:
+                return standing is not None
+        self.set_aside(record.kind, record.digest)
+        return False
 
     def _stand(self, record: Record, scratch: Path, *, over: bool = False) -> Record:
         """Move an artifact's files to their places, and let its record stand.

@@ -124,8 +124,8 @@ def score_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
         and cell.defense in table.defenses
     ]
     tags = {"cell": cell.name, "tables": ", ".join(tables), **_tags(record, grid)}
-    costs, hardware = _costs(node, record, store)
-    tags |= {name: ", ".join(sorted(values)) for name, values in hardware.items()}
+    costs, used = _costs(node, record, store)
+    tags |= {name: ", ".join(sorted(values)) for name, values in used.items()}
     points = [*_points(record.facts), *_points(costs), *_redraws(record, store)]
     child = _child(score_key(cell, record), cell.name, parameters, points, tags, record)
     dataset = node.parents[0][1].parent("model").parent("dataset")
