@@ -20,20 +20,24 @@ from tasks.seeding import Rows
 def training_batch(
     network: nn.Module, images: Images, rows: Rows, recipe: Recipe
 ) -> tuple[Tensor, Tensor]:
-    """The mixed images that one step trains on, and their soft labels.
+    """The images that one step trains on, and their soft labels.
 
-    Under `mixup` as many as there are images, float32 [N, C, H, W] and [N, classes]; under
-    `iat` twice as many, the clean half first. Each half is mixed on its own; the attack is
-    on images that are not yet mixed. The network is in train mode, and is left so.
+    Under `mixup` and `adversarial` as many as there are images, float32 [N, C, H, W] and
+    [N, classes]; under `iat` twice as many, the clean half first. Under the first and the last
+    each half is mixed on its own; the attack is on images that are not yet mixed. The network
+    is in train mode, and is left so.
     """
     cropped = crop_and_flip(
         images.pixels, rows, padding_px=recipe.crop_padding_px, flip=recipe.flip
     )
     clean = as_float(cropped)
     halves = [(clean, rows.within("clean"))]
-    if recipe.method == "iat":
+    if recipe.method != "mixup":
         own = rows.within("adversarial")
-        halves.append((adversarial(network, clean, images.labels, own, recipe), own))
+        attacked = adversarial(network, clean, images.labels, own, recipe)
+        if recipe.method == "adversarial":
+            return attacked, F.one_hot(images.labels, images.classes).to(torch.float32)
+        halves.append((attacked, own))
     mixed = [
         mixup(pixels, images.labels, own, classes=images.classes, alpha=recipe.mixup_alpha)
         for pixels, own in halves

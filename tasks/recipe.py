@@ -10,12 +10,13 @@ from tasks.networks.base import Network
 from tasks.passes import Passes
 from tasks.specs import Count, Fraction, NonNegative, Positive, Precision, Problem, Spec
 
-LEARNING_RATES = {"mixup": 0.01, "iat": 0.1}
-"""Mixup Inference's initial learning rates; the paper's text says 0.1 for both."""
+LEARNING_RATES = {"mixup": 0.01, "iat": 0.1, "adversarial": 0.1}
+"""Mixup Inference's initial learning rates; the paper's text says 0.1 for both. Madry et al. 2018
+start at 0.1."""
 
 
 class InnerAttack(Spec):
-    """The untargeted PGD, from one random start, inside interpolated adversarial training.
+    """The untargeted PGD, from one random start, inside (interpolated) adversarial training.
 
     epsilon, step_size: in 1/255; unset, the problem's epsilon and a quarter of it (8 and 2).
     label: the one attacked; the paper's reference code attacks the model's own prediction.
@@ -43,9 +44,11 @@ class InnerAttack(Spec):
 class Recipe(Spec):
     """Training as in the paper, section V-A, and in the released code that it follows.
 
-    method: `mixup` (Zhang et al. 2018) or `iat`, interpolated adversarial training (Lamb et
-    al. 2019), which needs `inner`. learning_rate: the initial or, under `one-cycle`, the
-    highest one; unset, 0.01 for mixup and 0.1 for IAT.
+    method: `mixup` (Zhang et al. 2018); `iat`, interpolated adversarial training (Lamb et al.
+    2019); or `adversarial` (Madry et al. 2018): each step is on the adversarial images of a
+    batch alone, with their own labels and without Mixup. The last two use the `inner` attack.
+    learning_rate: the initial or, under `one-cycle`, the highest one; unset, 0.01 for mixup and
+    0.1 for the others.
 
     schedule `steps` multiplies the rate by `decay` at each of the `milestones` (epochs from
     the start); `one-cycle` rises linearly over the first quarter of all steps from a 25th
@@ -55,7 +58,7 @@ class Recipe(Spec):
     """
 
     version: ClassVar[int] = 1
-    method: Literal["mixup", "iat"] = "mixup"
+    method: Literal["mixup", "iat", "adversarial"] = "mixup"
     epochs: Count = 200
     """How often each training image is seen."""
     batch_size: Count = 64
@@ -79,14 +82,16 @@ class Recipe(Spec):
     flip: bool = True
     """Mirror half of the images."""
     inner: InnerAttack | None = None
-    """The attack inside interpolated adversarial training."""
+    """The attack inside `iat` and `adversarial`."""
     precision: Precision = "float32"
     """Of the arithmetic of training."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.method == "mixup" and self.inner is not None:
-            raise ValueError("inner: only the method iat has an inner attack")
+            raise ValueError("inner: the method mixup has no inner attack; iat and adversarial do")
+        if self.method == "adversarial" and self.mixup_alpha != 1.0:
+            raise ValueError("mixup_alpha: the method adversarial mixes no images")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: needs a momentum above 0")
         return self
@@ -95,7 +100,7 @@ class Recipe(Spec):
         """See `Spec.resolved`. A mixup recipe does not depend on the problem at all."""
         rate = LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
         inner = None
-        if self.method == "iat":
+        if self.method != "mixup":
             inner = (self.inner or InnerAttack()).resolved(problem)
         return self.model_copy(update={"learning_rate": rate, "inner": inner})
 
@@ -104,8 +109,8 @@ class Recipe(Spec):
         step = Passes(1, 2)
         if self.method == "mixup":
             return step
-        inner = self.inner or InnerAttack()
-        return step * 2 + inner.forwards_and_backwards()
+        inner = (self.inner or InnerAttack()).forwards_and_backwards()
+        return step * (2 if self.method == "iat" else 1) + inner
 
 
 class TrainSpec(Spec):

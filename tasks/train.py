@@ -39,7 +39,8 @@ class State:
     weights: the module's state dict; optimizer: momentum by the name of its weight;
     facts: `epoch`, the number of finished ones, and `history`, for each of them its loss,
     accuracy, learning_rate (the last step's), seconds and images_per_second. Accuracy is the
-    share of mixed, not attacked, training images given the class that weighs most in them.
+    share of training images given the class that weighs most in them: of mixed, not attacked
+    ones under `mixup` and `iat`, of attacked ones under `adversarial`.
     """
 
     weights: dict[str, Tensor]
