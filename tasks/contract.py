@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tasks.arrays import Images, as_float
 from tasks.attacks.base import Attack, Victim
+from tasks.classifier.frozen import Frozen
+from tasks.data.arrays import Images, as_float
+from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
-from tasks.frozen import Frozen
 from tasks.networks.base import Network
-from tasks.seeding import Rows
 from tasks.specs import Problem
 
 CLASSES, COUNT = 10, 6

@@ -18,7 +18,8 @@ Family = Literal["attacks", "defenses", "networks"]
 def kinds(family: Family) -> list[str]:
     """The kinds of a family, sorted."""
     package = importlib.import_module(f"tasks.{family}")
-    names = (module.name for module in pkgutil.iter_modules(package.__path__))
+    modules = pkgutil.iter_modules(package.__path__)
+    names = (module.name for module in modules if not module.ispkg)
     return sorted(name.replace("_", "-") for name in names if name != "base")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.graph import Node
-from pipeline.store import Record, Store, Writer
+from pipeline.grid.graph import Node
+from pipeline.store.store import Record, Store, Writer
 from tasks.specs import Shard
 
 NODE = Node("defend", Shard(start=0, stop=5))

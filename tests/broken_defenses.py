@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tasks import straight
+from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
-from tasks.seeding import Rows
 
 
 class Detaching(Defense):

@@ -21,8 +21,8 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def network() -> nn.Module:
     """A small trained network that reads the digits, in float32; nobody may change it."""
-    from tasks.arrays import as_float
-    from tasks.data import digits
+    from tasks.data.arrays import as_float
+    from tasks.data.splits import digits
 
     train = digits().train
     pixels, labels = as_float(train.pixels), train.labels
@@ -50,7 +50,7 @@ def network() -> nn.Module:
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database, to be copied: making one takes seconds."""
-    from pipeline.tracking_server import QUIET, default_uri
+    from pipeline.observers.tracking.server import QUIET, default_uri
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tiny import Tiny
 
-import pipeline.session  # noqa: F401  imports are not to be what is killed
-from pipeline import work
-from tasks.data import digits
+import pipeline.commands.session  # noqa: F401  imports are not to be what is killed
+from pipeline.execution.work import attempt as work
+from tasks.data.splits import digits
 
 
 def run(configs: Path, store: Path) -> None:

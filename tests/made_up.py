@@ -8,21 +8,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.grid import Cell, Grid, Table
-from pipeline.report_terminal import render_terminal
-from pipeline.report_view import Scores
+from pipeline.grid.cells import Cell, Grid, Table
+from pipeline.report.formats.terminal import render_terminal
+from pipeline.report.scores import Scores
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.clean import Clean
 from tasks.attacks.pgd import PGD
-from tasks.datasets import DatasetSpec
+from tasks.data.spec import DatasetSpec
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
 from tasks.defenses.guo import Guo
 from tasks.defenses.none import NoDefense
+from tasks.evaluation.score import Score
 from tasks.networks.small import Small
-from tasks.recipe import Recipe, TrainSpec
-from tasks.score import Score
 from tasks.specs import Problem
+from tasks.training.recipe import Recipe, TrainSpec
 
 PROBLEM = Problem(epsilon=8.0, classes=10, side=8, pool=1000)
 DEFENSES = {

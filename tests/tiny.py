@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.events import Event, NodeDone, NodeFailed, Observers, RunFinished, SetAside
-from pipeline.grid_builder import Overrides
-from pipeline.session import Session, open_session
+from pipeline.commands.session import Session, open_session
+from pipeline.execution.events import Event, NodeDone, NodeFailed, Observers, RunFinished, SetAside
+from pipeline.grid.builder import Overrides
 
 FILES = {
     "datasets/digits.yaml": "kind: digits\nclasses: 10\nchannels: 1\nside_px: 8\n",

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.attacks.base import BoundedAttack, Victim
-from tasks.passes import Passes
-from tasks.specs import Count
+from tasks.specs import Count, Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class APGD(BoundedAttack):
@@ -42,9 +41,9 @@ class APGD(BoundedAttack):
 
         start: where it begins instead, in the ball, of the pixels' shape.
         """
-        from tasks.auto_descent import Question, climb
-        from tasks.descent import random_start
-        from tasks.objectives import Goal
+        from tasks.attacks.search.auto_descent import Question, climb
+        from tasks.attacks.search.descent import random_start
+        from tasks.attacks.search.objectives import Goal
 
         ball = self.ball()
         aims = self.targets(labels, rows, victim.classes) if self.targeted else None

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from tasks.passes import Passes
-from tasks.specs import Kind, NonNegative, Norm, Problem
+from tasks.specs import Kind, NonNegative, Norm, Passes, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.geometry import Ball
-    from tasks.seeding import Rows
+    from tasks.attacks.search.geometry import Ball
+    from tasks.data.seeding import Rows
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Attack(Kind):
 
     def ball(self) -> Ball:
         """What every example stays in, around its original; of radius 0 by default."""
-        from tasks.geometry import Ball
+        from tasks.attacks.search.geometry import Ball
 
         return Ball("linf", 0.0)
 
@@ -87,7 +86,7 @@ class BoundedAttack(Attack):
 
     def ball(self) -> Ball:
         """The ball of `epsilon`, in pixel units; ValueError on a spec that is not resolved."""
-        from tasks.geometry import Ball
+        from tasks.attacks.search.geometry import Ball
 
         if self.epsilon is None:
             raise ValueError("epsilon: not set; call resolved(problem) first")

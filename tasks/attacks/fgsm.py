@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.attacks.base import BoundedAttack, Victim
-from tasks.passes import Passes
+from tasks.specs import Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class FGSM(BoundedAttack):
@@ -24,7 +24,7 @@ class FGSM(BoundedAttack):
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
         """One step up the true label's cross-entropy, or down the target's."""
-        from tasks.descent import descend, loss_gradient
+        from tasks.attacks.search.descent import descend, loss_gradient
 
         ball = self.ball()
         aims = self.targets(labels, rows, victim.classes) if self.targeted else labels

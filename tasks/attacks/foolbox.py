@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tasks.libraries import LibraryAttack, imported
+from tasks.attacks.libraries.base import LibraryAttack, imported
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.modules.asked import Asked
+    from tasks.attacks.libraries.asked import Asked
 
 
 class FoolboxAttack(LibraryAttack):

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from tasks.attacks.base import BoundedAttack, Victim
-from tasks.passes import Passes
-from tasks.specs import Count, NonNegative, Problem
+from tasks.specs import Count, NonNegative, Passes, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class PGD(BoundedAttack):
@@ -55,7 +54,13 @@ class PGD(BoundedAttack):
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
         """The last iterate, from one random start unless `random_start` is off."""
-        from tasks.descent import descend, loss_gradient, margin_gradient, predicted, random_start
+        from tasks.attacks.search.descent import (
+            descend,
+            loss_gradient,
+            margin_gradient,
+            predicted,
+            random_start,
+        )
 
         if self.step_size is None:
             raise ValueError("step_size: not set; call resolved(problem) first")

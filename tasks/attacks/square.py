@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.attacks.base import BoundedAttack, Victim
-from tasks.passes import Passes
-from tasks.specs import Count, Fraction
+from tasks.specs import Count, Fraction, Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class Square(BoundedAttack):
@@ -29,8 +28,8 @@ class Square(BoundedAttack):
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
         """The point of the highest margin."""
-        from tasks.objectives import Goal
-        from tasks.square_search import search
+        from tasks.attacks.search.objectives import Goal
+        from tasks.attacks.search.squares import search
 
         aims = self.targets(labels, rows, victim.classes) if self.targeted else None
         return search(

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.passes import Passes
-from tasks.specs import Kind
+from tasks.specs import Kind, Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.arrays import Images
-    from tasks.frozen import Frozen
-    from tasks.seeding import Rows
+    from tasks.classifier.frozen import Frozen
+    from tasks.data.arrays import Images
+    from tasks.data.seeding import Rows
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tasks.specs import Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class Chain(Defense):

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.defenses.base import Context, Defense
-from tasks.passes import Passes
-from tasks.specs import Count, Positive, Problem
+from tasks.specs import Count, Passes, Positive, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 Label = Annotated[int, Field(ge=0)]
@@ -89,7 +88,7 @@ class Counter(Defense):
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
         """Add the perturbation, which the gradient holds constant unless smoothed, and clip."""
-        from tasks import straight
+        from tasks.defenses.transforms import straight
 
         return straight.clip(pixels + self.perturbation(pixels, rows, context))
 
@@ -115,7 +114,7 @@ class Counter(Defense):
 
     def perturbation(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
         """float32 [M, C, H, W] in [0, 1] units, no entry beyond the limit; detached or smoothed."""
-        from tasks import straight
+        from tasks.defenses.transforms import straight
 
         if self.step_size is None or self.limit is None:
             raise ValueError("counter: step_size and limit are unset; call resolved(problem)")

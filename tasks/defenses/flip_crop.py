@@ -12,7 +12,7 @@ from tasks.specs import Count
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class FlipCrop(Defense):
@@ -34,7 +34,7 @@ class FlipCrop(Defense):
         import torch
         from torch.nn import functional
 
-        from tasks import warps
+        from tasks.defenses.transforms import warps
 
         side = warps.square_side(pixels)
         room = round(self.padding * side)

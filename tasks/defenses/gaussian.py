@@ -10,7 +10,7 @@ from tasks.specs import Count, Positive
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class Gaussian(Defense):
@@ -28,7 +28,7 @@ class Gaussian(Defense):
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Add the noise and clip."""
-        from tasks import straight
+        from tasks.defenses.transforms import straight
 
         noise = rows.normal("noise", pixels[0].numel()).view_as(pixels)
         return straight.clip(pixels + self.standard_deviation_255ths / 255 * noise)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.defenses.base import Context
-from tasks.random_size import RandomSize
+from tasks.defenses.transforms.random_size import RandomSize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class Guo(RandomSize):
@@ -25,7 +25,7 @@ class Guo(RandomSize):
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Crop, then resize."""
-        from tasks import warps
+        from tasks.defenses.transforms import warps
 
         size = self.sizes(pixels, rows)
         place = self.places("place", pixels, size, rows)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from tasks.defenses.base import Context, Defense
-from tasks.passes import Passes
-from tasks.specs import Count, Fraction, Problem
+from tasks.specs import Count, Fraction, Passes, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.arrays import Images
-    from tasks.seeding import Rows
+    from tasks.data.arrays import Images
+    from tasks.data.seeding import Rows
 
 
 class MixupInference(Defense):
@@ -51,8 +50,8 @@ class MixupInference(Defense):
         """Mix each row with an image of its own."""
         import torch
 
-        from tasks import straight
-        from tasks.arrays import as_float
+        from tasks.data.arrays import as_float
+        from tasks.defenses.transforms import straight
 
         if context.pool is None:
             raise ValueError("mi-ol: the context has no pool of images")

@@ -9,7 +9,7 @@ from tasks.defenses.base import Context, Defense
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class NoDefense(Defense):

@@ -10,7 +10,7 @@ from tasks.specs import Count, Positive
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class Rotation(Defense):
@@ -27,7 +27,7 @@ class Rotation(Defense):
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Rotate, black outside the image."""
-        from tasks import straight, warps
+        from tasks.defenses.transforms import straight, warps
 
         if self.round_to_8_bits:
             pixels = straight.round_to_8_bits(pixels)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.defenses.base import Context
-from tasks.random_size import RandomSize
+from tasks.defenses.transforms.random_size import RandomSize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.seeding import Rows
+    from tasks.data.seeding import Rows
 
 
 class Xie(RandomSize):
@@ -29,7 +29,7 @@ class Xie(RandomSize):
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Resize or crop, then pad."""
-        from tasks import warps
+        from tasks.defenses.transforms import warps
 
         pixels = self.rounded(pixels)
         size = self.sizes(pixels, rows)

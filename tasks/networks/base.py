@@ -36,7 +36,7 @@ class Network(Kind):
         """
         import torch
 
-        from tasks.modules.initialise import initialise
+        from tasks.networks.modules.initialise import initialise
 
         if len(self.mean) not in {1, channels}:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tasks.foreign_networks import BadNetwork, ForeignNetwork
+from tasks.networks.families.foreign import BadNetwork, ForeignNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Exported(ForeignNetwork):
     def restored(
         self, program: dict[str, Any], weights: Mapping[str, Tensor], channels: int
     ) -> nn.Module:
-        """The program as a module with its weights; both are what `tasks.exported.read` gave."""
-        from tasks.modules.exported import ExportedNetwork
+        """The program with its weights as a module, from `tasks.classifier.exported.read`."""
+        from tasks.networks.modules.exported import ExportedNetwork
 
         return self.normalising(ExportedNetwork(program, weights), channels)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from tasks.foreign_networks import BadNetwork, ForeignNetwork
+from tasks.networks.families.foreign import BadNetwork, ForeignNetwork
 
 if TYPE_CHECKING:
     from torch import nn

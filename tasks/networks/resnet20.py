@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from tasks.basic_network import BasicNetwork
+from tasks.networks.families.basic import BasicNetwork
 
 
 class ResNet20(BasicNetwork):

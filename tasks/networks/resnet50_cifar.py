@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tasks.multiplications import convolution, halved
 from tasks.networks.base import Network
+from tasks.networks.families.multiplications import convolution, halved
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,7 @@ class ResNet50Cifar(Network):
 
     def module(self, channels: int, side: int, classes: int) -> nn.Module:  # noqa: ARG002
         """See `Network.module`."""
-        from tasks.modules.torchvision_resnet import SmallImageResNet50
+        from tasks.networks.modules.torchvision_resnet import SmallImageResNet50
 
         return SmallImageResNet50(channels, classes, mean=self.mean, std=self.std)
 

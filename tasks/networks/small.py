@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tasks.multiplications import convolution, halved
 from tasks.networks.base import Network
+from tasks.networks.families.multiplications import convolution, halved
 from tasks.specs import Count
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Small(Network):
 
     def module(self, channels: int, side: int, classes: int) -> nn.Module:  # noqa: ARG002
         """See `Network.module`."""
-        from tasks.modules.small import SmallNetwork
+        from tasks.networks.modules.small import SmallNetwork
 
         return SmallNetwork(channels, classes, width=self.width, mean=self.mean, std=self.std)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from tasks.foreign_networks import ForeignNetwork
-from tasks.libraries import imported
+from tasks.attacks.libraries.base import imported
+from tasks.networks.families.foreign import ForeignNetwork
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,7 +21,7 @@ from machine import facts
 from rich.console import Console
 from rich.table import Table
 
-from tasks.memory import keep_freed_memory
+from pipeline.execution.work.memory import keep_freed_memory
 
 MODULES = ("attacks", "defenses", "accuracy", "linear", "planning", "ray_overhead", "demo")
 PEAK = "peak"

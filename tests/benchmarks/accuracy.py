@@ -12,15 +12,15 @@ from torch import Tensor
 
 from tasks.attacks.base import Victim
 from tasks.attacks.pgd import PGD
-from tasks.defend import predict
 from tasks.defenses.base import Defense
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
 from tasks.defenses.guo import Guo
 from tasks.defenses.mi_ol import MixupInference
 from tasks.defenses.none import NoDefense
+from tasks.evaluation.defend import predict
+from tasks.evaluation.statistics import wilson_interval
 from tasks.specs import Precision
-from tasks.statistics import wilson_interval
 
 IMAGES, LOOPED = 1000, 500
 SMALL, LARGE = 0.5, 8.0

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tasks.attacks.base import Victim
 from tasks.attacks.pgd import PGD
-from tasks.frozen import Frozen
-from tasks.seeding import Rows
+from tasks.classifier.frozen import Frozen
+from tasks.data.seeding import Rows
 from tasks.specs import Precision
 
 STEPS = 10

@@ -14,14 +14,14 @@ from subjects import CLASSES, POOL, SIDE, Subject, have, precisions, subject, sy
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.defend import predict
+from tasks.classifier.frozen import Frozen
+from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
 from tasks.defenses.counter import Counter
 from tasks.defenses.guo import Guo
 from tasks.defenses.mi_ol import MixupInference
-from tasks.frozen import Frozen
+from tasks.evaluation.defend import predict
 from tasks.networks.resnet20 import ResNet20
-from tasks.seeding import Rows
 from tasks.specs import Precision, Problem
 
 PROBLEM = Problem(epsilon=8.0, classes=CLASSES, side=SIDE, pool=POOL)

@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from harness import Comparison
 
-from tasks.arrays import Crafted, Images, as_float
+from pipeline.execution.work.memory import keep_freed_memory
 from tasks.attacks.pgd import PGD
-from tasks.craft import craft
-from tasks.defend import defend
+from tasks.classifier.frozen import Frozen
+from tasks.data.arrays import Crafted, Images, as_float
 from tasks.defenses.base import Context
 from tasks.defenses.guo import Guo
-from tasks.frozen import Frozen
-from tasks.memory import keep_freed_memory
+from tasks.evaluation.craft import craft
+from tasks.evaluation.defend import defend
+from tasks.evaluation.specs import CraftSpec, DefendSpec
 from tasks.networks.small import Small
-from tasks.node_specs import CraftSpec, DefendSpec
 from tasks.progress import silent
 from tasks.specs import Problem, Shard
 

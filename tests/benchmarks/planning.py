@@ -18,20 +18,20 @@ import numpy as np
 import torch
 from harness import Comparison
 
-from pipeline import arrow
-from pipeline.folder import Folder
-from pipeline.graph import Node
-from pipeline.grid_builder import Overrides
-from pipeline.ledger import Ledger
-from pipeline.records import Record
-from pipeline.session import Session, open_session
-from pipeline.store import Store, Writer
-from pipeline.tracking_runs import score_key, train_key
-from pipeline.tracking_server import default_uri, shown
-from tasks.datasets import DatasetSpec
-from tasks.node_specs import DefendSpec
-from tasks.score import Score
-from tasks.statistics import wilson_interval
+from pipeline.commands.session import Session, open_session
+from pipeline.grid.builder import Overrides
+from pipeline.grid.graph import Node
+from pipeline.observers.tracking.runs import score_key, train_key
+from pipeline.observers.tracking.server import default_uri, shown
+from pipeline.store import arrow
+from pipeline.store.folder import Folder
+from pipeline.store.ledger import Ledger
+from pipeline.store.records import Record
+from pipeline.store.store import Store, Writer
+from tasks.data.spec import DatasetSpec
+from tasks.evaluation.score import Score
+from tasks.evaluation.specs import DefendSpec
+from tasks.evaluation.statistics import wilson_interval
 
 GRID = "full"
 SIZES: Mapping[str, Overrides] = {

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from harness import Comparison
 
-from pipeline.events import Done
-from pipeline.executor import Executor, InlineExecutor
-from pipeline.graph import Node
-from pipeline.ray_executor import RayExecutor
-from pipeline.session import open_session
-from pipeline.settings import Settings
+from pipeline.commands.session import open_session
+from pipeline.execution.events import Done
+from pipeline.execution.executors.base import Executor, InlineExecutor
+from pipeline.execution.executors.ray import RayExecutor
+from pipeline.execution.settings import Settings
+from pipeline.grid.graph import Node
 from tasks.progress import Progress
 
 NODES = 2_000

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from tasks.arrays import Images, as_float
-from tasks.checkpoint import load_weights, weights_from_bytes
+from tasks.classifier.checkpoint import load_weights, weights_from_bytes
+from tasks.classifier.precision import emulates_bfloat16
+from tasks.data.arrays import Images, as_float
 from tasks.networks.base import Network
 from tasks.networks.resnet20 import ResNet20
 from tasks.networks.resnet50_mi import ResNet50MI
-from tasks.precision import emulates_bfloat16
 from tasks.specs import Precision
 
 SHARED = Path(__file__).parents[2] / "../shared"

@@ -1,0 +1,1 @@
+"""What configs, data sets and code there are to choose from, by name."""

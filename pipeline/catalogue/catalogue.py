@@ -1,0 +1,215 @@
+"""Named things in YAML: data sets, models, attacks, defenses, grids.
+
+A name is a file: `configs/defenses/guo.yaml` is the defense `guo`. A `configs` folder of
+the user's is looked into before the one that comes with the program. `extends: NAME` starts
+from another file of the same folder. An attack or a defense may be a Python file alone,
+`jpeg.py`, or come with an installed package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from pipeline.catalogue.code.own import (
+    is_reference,
+    line_of,
+    own_class,
+    packaged,
+    place_of,
+    with_source,
+)
+from pipeline.catalogue.documents import Document, Place, read_yaml
+from pipeline.catalogue.entries import CheckpointEntry, DatasetEntry, GridEntry, ModelEntry
+from pipeline.catalogue.validation import validated
+from pipeline.problems import BadInput, suggestion
+from tasks import registry
+from tasks.attacks.base import Attack
+from tasks.defenses.base import Defense
+from tasks.networks.base import Network
+from tasks.networks.factory import Factory
+from tasks.registry import Family
+from tasks.specs import Kind
+from tasks.training.recipe import Recipe
+
+Section = Literal["datasets", "models", "recipes", "attacks", "defenses", "grids", "paper"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
+
+CODED: Mapping[Section, Family] = {"attacks": "attacks", "defenses": "defenses"}
+"""Sections whose names may be Python files, and what is in these."""
+BASES: Mapping[Family, type[Kind]] = {"attacks": Attack, "defenses": Defense, "networks": Network}
+
+
+class Catalogue:
+    """The named things of some `configs` folders, the first folder that has a name deciding."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = list(folders)
+        self._files: dict[Section, dict[str, Path]] = {}
+
+    def add(self, section: Section, choice: str) -> str:
+        """The name of a choice; a path of a file makes its name known before all others.
+
+        BadInput where there is no such file.
+        """
+        path = Path(choice).expanduser()
+        if path.suffix not in {".py", ".yaml"}:
+            return choice
+        if not path.is_file():
+            raise BadInput(f"there is no file {choice}")
+        self._files.setdefault(section, {})[path.stem] = path.resolve()
+        return path.stem
+
+    def names(self, section: Section) -> dict[str, Path]:
+        """Every name of a section and its file, sorted."""
+        found: dict[str, Path] = {}
+        for folder in reversed(self._folders):
+            if section in CODED:
+                own = (folder / section).glob("*.py")
+                found.update({p.stem: p for p in own if not p.stem.startswith(("_", "test_"))})
+            found.update({path.stem: path for path in (folder / section).glob("*.yaml")})
+        found.update(self._files.get(section, {}))
+        return dict(sorted(found.items()))
+
+    def document(self, section: Section, name: str) -> Document:
+        """A named file with what it extends merged in; BadInput with a suggestion if unknown."""
+        names = self.names(section)
+        if name in names:
+            return self._extended(section, names, name, frozenset())
+        offered = self._packaged(section)
+        if name in offered:
+            return Document(Path(offered[name]), {"kind": offered[name]})
+        raise BadInput(f"no {section[:-1]} named '{name}'{suggestion(name, {*names, *offered})}")
+
+    @staticmethod
+    def _packaged(section: Section) -> dict[str, str]:
+        return packaged(section) if section in CODED else {}
+
+    def _extended(
+        self, section: Section, names: Mapping[str, Path], name: str, above: frozenset[str]
+    ) -> Document:
+        path = names[name]
+        if path.suffix == ".py":
+            return Document(path, {"kind": path.name})
+        document = read_yaml(path)
+        base = document.value.pop("extends", None)
+        if base is None:
+            return document
+        above |= {name}
+        if not isinstance(base, str) or base not in names or base in above:
+            message = f"no other {section[:-1]} '{base}'{suggestion(str(base), set(names) - above)}"
+            raise document.problem(("extends",), message)
+        return document.over(self._extended(section, names, base, above))
+
+    def dataset(self, name: str) -> DatasetEntry:
+        """The data set of a name."""
+        document = self.document("datasets", name)
+        entry = validated(DatasetEntry, document, (), document.value)
+        if entry.folder is None:
+            return entry
+        folder = document.file_of(("folder",)).parent / Path(entry.folder).expanduser()
+        return entry.model_copy(update={"folder": str(folder.resolve())})
+
+    def attack(self, name: str) -> Attack:
+        """The attack of a name, its defaults not yet filled in."""
+        document = self.document("attacks", name)
+        spec = self.kind(document, "attacks", document.value, ())
+        assert isinstance(spec, Attack)
+        return spec
+
+    def defense(self, name: str) -> Defense:
+        """The defense of one name, no chain."""
+        document = self.document("defenses", name)
+        spec = self.kind(document, "defenses", document.value, ())
+        assert isinstance(spec, Defense)
+        return spec
+
+    def grid(self, name: str) -> tuple[GridEntry, Document]:
+        """The grid of a name, and its document for locating what is wrong in it."""
+        document = self.document("grids", name)
+        return validated(GridEntry, document, (), document.value), document
+
+    def model(self, name: str) -> tuple[ModelEntry, Network, Recipe | CheckpointEntry, Document]:
+        """The model of a name: its entry, its network, how its weights come to be, its document."""
+        document = self.document("models", name)
+        entry = validated(ModelEntry, document, (), document.value)
+        self.require("datasets", entry.dataset, document, ("dataset",))
+        if entry.stands_for is not None:
+            self.require("models", entry.stands_for, document, ("stands_for",))
+        network = self.kind(document, "networks", entry.network, ("network",))
+        assert isinstance(network, Network)
+        weights: Recipe | CheckpointEntry
+        match entry.recipe, entry.checkpoint:
+            case None, CheckpointEntry() as weights:
+                pass
+            case str(recipe), None:
+                self.require("recipes", recipe, document, ("recipe",))
+                named = self.document("recipes", recipe)
+                weights = validated(Recipe, named, (), named.value)
+            case dict(), None:
+                weights = validated(Recipe, document, ("recipe",), entry.recipe)
+            case _:
+                message = "give either a recipe to train by or a checkpoint to load"
+                raise document.problem((), message)
+        return entry, network, weights, document
+
+    def require(self, section: Section, name: str, document: Document, place: Place) -> None:
+        """BadInput, at the place that asks for it, where a section has no such name."""
+        known = {*self.names(section)}
+        if name not in known and name not in (offered := self._packaged(section)):
+            known |= {*offered}
+            message = f"no {section[:-1]} named '{name}'{suggestion(name, known)}"
+            raise document.problem(place, message)
+
+    def kind(self, document: Document, family: Family, value: object, place: Place) -> Kind:
+        """The spec that a mapping with a `kind` describes."""
+        if not isinstance(value, Mapping):
+            raise document.problem(place, "expected a mapping with a kind")
+        kind = value.get("kind")
+        # a chain is written by its name, 'counter+guo'
+        known = [known for known in registry.kinds(family) if known != "chain"]
+        if isinstance(kind, str) and kind in known:
+            spec = validated(registry.kind_class(family, kind), document, place, dict(value))
+            if isinstance(spec, Factory):
+                return with_source(spec, document.file_of((*place, "factory")).parent)
+            return spec
+        offered = packaged(family)
+        reference = offered.get(kind, kind) if isinstance(kind, str) else ""
+        if not isinstance(reference, str) or not is_reference(reference):
+            what = "no kind" if kind is None else f"unknown kind {kind!r}"
+            hint = suggestion(str(kind), {*known, *offered})
+            raise document.problem((*place, "kind"), f"{what}{hint}")
+        return self._own(document, family, value, place, reference)
+
+    @staticmethod
+    def _own(
+        document: Document,
+        family: Family,
+        value: Mapping[str, object],
+        place: Place,
+        reference: str,
+    ) -> Kind:
+        """The spec of a class of the user's own."""
+        kind_place = (*place, "kind")
+        try:
+            cls = own_class(reference, document.file_of(kind_place).parent, BASES[family])
+            fields = {key: given for key, given in value.items() if key != "kind"}
+            return validated(cls, document, place, fields)
+        except BadInput:
+            raise
+        except Exception as error:
+            if place_of(error) is None:
+                raise
+            raise document.problem(place, line_of(error)) from error
+
+
+def config_folders(extra: Sequence[Path] = ()) -> list[Path]:
+    """Where names are looked up: folders asked for, `./configs`, then what comes with us."""
+    here = Path(__file__).parents[1]
+    own = here / "configs"
+    if not own.is_dir():
+        own = here.parent / "configs"
+    local = Path.cwd() / "configs"
+    folders = [*extra, *([local] if local.is_dir() else []), own]
+    return list(dict.fromkeys(folder.resolve() for folder in folders))

@@ -1,0 +1,81 @@
+"""Digests of the modules of a package, and of a user's own module with what it takes from one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from importlib.util import resolve_name
+from pathlib import Path
+
+import tasks
+from pipeline.catalogue.code.syntax import Source, parse, read_sources
+
+TASKS = Path(tasks.__file__).parent
+
+
+class Code:
+    """The modules of a package as they are now; `fresh` trusts no memory of them."""
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        self.folder = folder
+        paths = {_module(folder, path): path for path in sorted(folder.rglob("*.py"))}
+        if fresh:
+            sources = {path: parse(path) for path in paths.values()}
+        else:
+            sources = read_sources(paths.values())
+        self.paths: Mapping[str, Path] = paths
+        self.sources: Mapping[str, Source] = {name: sources[path] for name, path in paths.items()}
+        self._direct: dict[str, frozenset[str]] = {}
+
+    def closure(self, modules: Iterable[str]) -> frozenset[str]:
+        """The package's modules among these, and all that they import in turn."""
+        waiting = [module for module in modules if module in self.sources]
+        found = set(waiting)
+        while waiting:
+            new = self._imported(waiting.pop()) - found
+            found |= new
+            waiting.extend(new)
+        return frozenset(found)
+
+    def known(self, names: Iterable[str]) -> frozenset[str]:
+        """The package's modules that importing these dotted names would run."""
+        parts = [self._by_place(name).split(".") for name in names]
+        every = {".".join(part[: end + 1]) for part in parts for end in range(len(part))}
+        return frozenset(every & self.sources.keys())
+
+    def _imported(self, module: str) -> frozenset[str]:
+        if module not in self._direct:
+            package = self.paths[module].name == "__init__.py"
+            parent = module if package else module.rpartition(".")[0]
+            names = (resolve_name(name, parent) for name in self.sources[module].imports)
+            self._direct[module] = self.known([*names, parent])
+        return self._direct[module]
+
+    @staticmethod
+    def _by_place(name: str) -> str:
+        """The name of a module where it lies, for one that `tasks` offers by a shorter name."""
+        head, _, rest = name.removeprefix("tasks.").partition(".")
+        place = tasks.PUBLIC.get(head) if name.startswith("tasks.") else None
+        return name if place is None else f"{place}.{rest}".rstrip(".")
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The digest of each module."""
+        return {name: source.digest for name, source in self.sources.items()}
+
+
+def source_digest(own: Source, folder: Path = TASKS) -> str:
+    """64 hexadecimal digits of a user's own module and of the package's modules it imports.
+
+    Other modules of the user's are not followed: what decides results belongs in one file.
+    """
+    code = Code(folder)
+    imported = code.closure(code.known(name for name in own.imports if not name.startswith(".")))
+    parts = [own.digest, *(code.digests[module] for module in sorted(imported))]
+    return hashlib.sha256(",".join(parts).encode()).hexdigest()
+
+
+def _module(folder: Path, path: Path) -> str:
+    parts = path.relative_to(folder.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

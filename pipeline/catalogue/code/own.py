@@ -1,0 +1,245 @@
+"""Code of a user's own: attacks, defenses and networks in one file, or in an installed package.
+
+It is imported when something names it and not before. A file becomes a module that is named
+after its code, so two versions of it never meet; a class of it carries the digest of that code.
+Workers get a file as text, and check that an installed package is the one that the driver has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pickle
+import sys
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, TypeVar
+
+from pipeline.catalogue.code.digests import source_digest
+from pipeline.catalogue.code.syntax import parse, parse_text
+from pipeline.catalogue.documents import shown
+from pipeline.problems import BadInput, suggestion
+from tasks.networks.factory import Factory, own_module_name
+from tasks.specs import Kind, Spec
+
+GROUP = "test_time_defense_bench"
+"""Of the entry points of installed packages: `test_time_defense_bench.defenses` and the like."""
+
+AnyKind = TypeVar("AnyKind", bound=Kind)
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """A module of a user's own. text: of a file, None for a module of an installed package.
+
+    place: the file as a person reads it; digest: of its code, see `source_digest`.
+    """
+
+    module: str
+    place: str
+    digest: str
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Something pickled, with the code of a user's own that it may need."""
+
+    content: bytes
+    codes: tuple[OwnCode, ...]
+
+
+_known: dict[str, OwnCode] = {}
+
+
+def is_reference(kind: str) -> bool:
+    """Whether a kind says where code is: `jpeg.py`, `jpeg.py:Jpeg`, `package.module:Jpeg`."""
+    return kind.endswith(".py") or ":" in kind
+
+
+def packaged(section: str) -> dict[str, str]:
+    """What installed packages offer: name → `package.module:Class`."""
+    return {entry.name: entry.value for entry in entry_points(group=f"{GROUP}.{section}")}
+
+
+def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind]:
+    """The class that a reference names; files are relative to a folder. BadInput, in one line."""
+    module, name = own_module(reference, folder)
+    place = _known[module.__name__].place if module.__name__ in _known else module.__name__
+    if name:
+        found = getattr(module, name, None)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            known = _classes(module, base)
+            raise BadInput(
+                f"{place}: no class '{name}' derived from {base.__name__}{suggestion(name, known)}"
+            )
+        if found.__module__ not in _known and not found.__module__.startswith("tasks."):
+            _from_package(found.__module__)
+        return found
+    classes = _classes(module, base)
+    if not classes:
+        raise BadInput(f"{place}: no class derived from {base.__module__}.{base.__name__}")
+    if len(classes) > 1:
+        choices = ", ".join(f"{reference}:{name}" for name in classes)
+        raise BadInput(f"{place}: say which class: {choices}")
+    return next(iter(classes.values()))
+
+
+def own_module(reference: str, folder: Path) -> tuple[ModuleType, str]:
+    """The module that a reference names, imported, and what stands behind its colon."""
+    place, _, name = reference.partition(":")
+    if place.endswith(".py"):
+        return _from_file(folder / Path(place).expanduser()), name
+    return _from_package(place), name
+
+
+def with_source(network: Factory, folder: Path) -> Factory:
+    """A factory with the digest of its code, and without the folder that its file lies in."""
+    place, _, name = network.factory.partition(":")
+    if place.endswith(".py"):
+        module, _ = own_module(network.factory, folder)
+        factory, source = f"{Path(place).name}:{name}", _known[module.__name__].digest
+    else:
+        factory, source = network.factory, source_digest(parse(_source_file(place)))
+    return network.model_copy(update={"factory": factory, "source": source})
+
+
+def pack(content: object) -> Parcel:
+    """Something to be sent to a worker, with the code that it names."""
+    pickled = pickle.dumps(content)
+    # a class is named by its module, a factory by the digest of its code
+    needed = [
+        code
+        for code in _known.values()
+        if code.module.encode() in pickled or code.digest.encode() in pickled
+    ]
+    return Parcel(pickled, tuple(needed))
+
+
+def unpack(parcel: Parcel) -> Any:
+    """What was sent; BadInput where a package is not the driver's."""
+    for code in parcel.codes:
+        if code.module in _known:
+            continue
+        if code.text is not None:
+            _install(code, code.text)
+            continue
+        _from_package(code.module)
+        if _known[code.module].digest != code.digest:
+            raise BadInput(
+                f"{code.module}: this worker has other code of it than the one that began the run"
+            )
+    return pickle.loads(parcel.content)  # noqa: S301  the driver's own, by way of Ray
+
+
+def place_of(error: BaseException) -> str | None:
+    """The last line of a user's own that an error went through: `jpeg.py:7`."""
+    found = _last_frame(error)
+    return None if found is None else f"{found[0].place}:{found[1]}"
+
+
+def module_of(error: BaseException) -> str | None:
+    """The module of that line."""
+    found = _last_frame(error)
+    return None if found is None else found[0].module
+
+
+def _last_frame(error: BaseException) -> tuple[OwnCode, int] | None:
+    found = None
+    frame: TracebackType | None = error.__traceback__
+    while frame is not None:
+        code = _known.get(str(frame.tb_frame.f_globals.get("__name__")))
+        if code is not None:
+            found = code, frame.tb_lineno
+        frame = frame.tb_next
+    if found is None and error.__cause__ is not None:
+        return _last_frame(error.__cause__)
+    return found
+
+
+def line_of(error: BaseException) -> str:
+    """What went wrong in code of a user's own, in one line with its place."""
+    said = " ".join(str(error).split()) or "no message"
+    return placed(error, f"{type(error).__name__}: {said}")
+
+
+def placed(error: BaseException, line: str) -> str:
+    """A line, with the place in code of a user's own that the error went through, if it did."""
+    place = place_of(error)
+    return f"{line} ({place})" if place else line
+
+
+def _from_file(path: Path) -> ModuleType:
+    place = shown(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None
+    digest = source_digest(parse_text(text, Path(place)))
+    code = OwnCode(own_module_name(path.stem, digest), place, digest, text)
+    if code.module not in _known:
+        _install(code, text)
+    return sys.modules[code.module]
+
+
+def _install(code: OwnCode, text: str) -> None:
+    module = ModuleType(code.module)
+    module.__file__ = code.place
+    sys.modules[code.module] = module
+    _known[code.module] = code
+    try:
+        exec(compile(text, code.place, "exec"), module.__dict__)  # noqa: S102  the user's own
+    except Exception as error:
+        place = place_of(error)
+        del sys.modules[code.module], _known[code.module]
+        said = " ".join(str(error).split())
+        raise BadInput(f"{place or code.place}: {type(error).__name__}: {said}") from error
+    _mark(module, code.digest)
+
+
+def _from_package(name: str) -> ModuleType:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise BadInput(f"no module '{name}': {' '.join(str(error).split())}") from None
+    if name not in _known and name.partition(".")[0] != "tasks":
+        code = OwnCode(name, name, source_digest(parse(_source_file(name))), None)
+        _known[name] = code
+        _mark(module, code.digest)
+    return module
+
+
+def _source_file(name: str) -> Path:
+    """The file of an installed module, which is not imported for that; BadInput without one."""
+    first, *rest = name.split(".")
+    found = importlib.util.find_spec(first)
+    if found is None:
+        raise BadInput(f"no module '{name}': {first} is not installed here")
+    path = Path(found.origin or "")
+    for part in rest:
+        inner = path.parent / part
+        path = inner / "__init__.py" if inner.is_dir() else inner.with_suffix(".py")
+    if path.suffix != ".py" or not path.is_file():
+        raise BadInput(f"no module '{name}' that is a Python file")
+    return path
+
+
+def _mark(module: ModuleType, digest: str) -> None:
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Spec) and _is_of(value, module):
+            value.source_digest = digest
+
+
+def _classes(module: ModuleType, base: type[AnyKind]) -> dict[str, type[AnyKind]]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and _is_of(value, module)
+    }
+
+
+def _is_of(value: type, module: ModuleType) -> bool:
+    return value.__module__ == module.__name__

@@ -1,0 +1,197 @@
+"""What the YAML files of data sets, models and grids may say.
+
+A docstring under a key is its line in `configs/README.md`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from pipeline.catalogue.validation import Entry
+from pipeline.problems import suggestion
+from tasks import registry
+from tasks.specs import Precision
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class DatasetEntry(Entry):
+    """A data set: where its images come from and what they look like.
+
+    kind `cifar` is the published archive, or a folder in any layout that is known here.
+    """
+
+    kind: Literal["digits", "parquet", "cifar", "npz", "folder"]
+    """How its files are read."""
+    classes: Annotated[int, Field(ge=2)]
+    """How many classes it has."""
+    channels: Literal[1, 3] = 3
+    """1 for grey images, 3 for colour."""
+    side_px: Annotated[int, Field(ge=4)] = 32
+    """Side of its square images, in pixels."""
+    label_column: str = "label"
+    """Of Parquet files, the column of labels."""
+    folder: str | None = None
+    """Where its files are, from this file's folder."""
+
+
+class CheckpointEntry(Entry):
+    """Weights from a file: a path or an address, read with weights only.
+
+    Without `file` and `url` it is named by `--weights`; published: where one finds it. What is
+    downloaded is kept, and must have the SHA-256 that is given.
+    """
+
+    file: str | None = None
+    """Its path, from this file's folder: safetensors, `torch.save` of tensors, or `.pt2`."""
+    url: Annotated[str, Field(pattern="^(https?|file)://")] | None = None
+    """Where it is downloaded from, once."""
+    published: str = ""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Of the file, 64 hexadecimal digits."""
+    key_prefix: str = ""
+    """What the weights' names begin with, to be left out, such as `module.`."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.url is not None and (self.file is not None or self.sha256 is None):
+            raise ValueError("a url needs the file's sha256, and no file beside it")
+        return self
+
+
+class ModelEntry(Entry):
+    """A network on a data set, either trained by a recipe or loaded from a checkpoint.
+
+    stands_for: the model beside whose published numbers its own are put.
+    """
+
+    dataset: str
+    """Name of a data set."""
+    network: dict[str, object]
+    """A mapping with a `kind`, see below."""
+    recipe: str | dict[str, object] | None = None
+    """Name of a recipe to train by, or its keys."""
+    checkpoint: CheckpointEntry | None = None
+    """A file of weights instead of a recipe."""
+    stands_for: str | None = None
+
+
+class VariantEntry(Entry):
+    """A named attack or defense with some of its parameters changed, under a label."""
+
+    label: Annotated[str, Field(min_length=1)]
+    """What the table calls it."""
+    use: str
+    """The name of an attack or a defense."""
+    set: dict[str, object]
+    """Parameters and their values; of a part of a chain as `guo.draws`."""
+
+
+def _choice(value: object) -> str:
+    return "name" if isinstance(value, str) else "variant"
+
+
+Choice = Annotated[
+    Annotated[str, Tag("name")] | Annotated[VariantEntry, Tag("variant")], Discriminator(_choice)
+]
+"""An attack or a defense of a table; by its type, so that a mistake in a variant is told as one."""
+
+
+class FigureEntry(Entry):
+    """What is drawn of a table: accuracy against a parameter, or the probabilities of one image.
+
+    x: a parameter of the defense kind `of`, in whose value the table's defenses differ.
+    """
+
+    x: str | None = None
+    of: str = "counter"
+    """A kind of defense."""
+    probabilities: bool = False
+    """Draw the class probabilities of one image instead."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if (self.x is not None) == self.probabilities:
+            raise ValueError("give either x, a parameter to draw against, or probabilities: true")
+        kinds = registry.kinds("defenses")
+        if self.of not in kinds:
+            raise ValueError(f"of: no kind of defense '{self.of}'{suggestion(self.of, kinds)}")
+        fields = set(registry.kind_class("defenses", self.of).model_fields) - {"kind"}
+        if self.x is not None and self.x not in fields:
+            raise ValueError(f"x: {self.of} has no '{self.x}'{suggestion(self.x, fields)}")
+        return self
+
+
+class TableEntry(Entry):
+    """One table: every model with every attack and every defense.
+
+    gains_of: the defense whose rows are compared with those that lack it. gains_over: the
+    defense, model or attack of this table that all others are compared with. equal_cost: a
+    defense that is added with as many draws as each of the others costs forward passes, such as
+    `flip-crop`.
+    """
+
+    name: str
+    """Of its files, and for rules."""
+    title: str = ""
+    """Its heading."""
+    models: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    """Names of models."""
+    attacks: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
+    """Names of attacks, or variants."""
+    defenses: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
+    """Names of defenses, such as `counter+guo` for one after the other, or variants."""
+    gains_of: str | None = None
+    gains_over: str | None = None
+    equal_cost: str | None = None
+    figure: FigureEntry | None = None
+    """What is drawn of it."""
+
+
+class Where(Entry):
+    """Shell patterns that a cell's names must match."""
+
+    dataset: str = "*"
+    """Of its name."""
+    model: str = "*"
+    """Of its name."""
+    attack: str = "*"
+    """Of its name."""
+    defense: str = "*"
+    """Of its name."""
+    table: str = "*"
+    """Of the name of a table that the cell is in."""
+
+
+class RuleEntry(Entry):
+    """Parameters that a grid changes in the cells that match: `attack.epsilon`, `guo.draws`."""
+
+    where: Where = Where()
+    """Which cells."""
+    set: dict[str, object]
+    """Parameters and their values, as `attack.epsilon` or `guo.draws`."""
+
+
+class GridEntry(Entry):
+    """Which cells a grid holds and the settings that they share."""
+
+    title: str = ""
+    """What a report calls it."""
+    epsilon: Annotated[float, Field(ge=0)] = 8.0
+    """Size of perturbations, in 1/255, of attacks and defenses that say nothing else."""
+    images: Count | None = None
+    """The first so many test images, the same of each class; all by default."""
+    redraws: Count = 3
+    """How often the whole prediction of a randomised defense is made."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of trainings, attacks and draws."""
+    precision: Precision = "float32"
+    """Of the classifier's arithmetic when it is attacked and asked."""
+    tables: Annotated[tuple[TableEntry, ...], Field(strict=False)] = ()
+    """What is laid out together; a cell in several tables is computed once."""
+    rules: Annotated[tuple[RuleEntry, ...], Field(strict=False)] = ()
+    """Parameters changed in some cells."""
+    grids: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Names of other grids, whose tables come before its own."""

@@ -1,0 +1,1 @@
+"""Where a data set's files are, and how they are read."""

@@ -1,0 +1,186 @@
+"""CIFAR-10 and CIFAR-100 as published, through torchvision: downloaded, unpacked, read.
+
+What is published is known by its SHA-256, so that plans can be made before it is here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tarfile
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+from pipeline.catalogue.documents import shown
+from pipeline.catalogue.sources.files import Found, Split
+from pipeline.problems import BadInput
+from pipeline.store.files import cache_folder, sha256_of
+
+TRAIN, TEST = 50_000, 10_000
+SILENCE_S = 30.0
+"""How long a server may say nothing."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """An archive, its SHA-256, and what it unpacks to: a folder and its files by role."""
+
+    archive: str
+    sha256: str
+    folder: str
+    files: tuple[tuple[str, str], ...]
+
+
+PUBLISHED = {
+    10: Published(
+        "cifar-10-python.tar.gz",
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        "cifar-10-batches-py",
+        (
+            *((f"train-{batch:05}", f"data_batch_{batch + 1}") for batch in range(5)),
+            ("test-00000", "test_batch"),
+            ("names", "batches.meta"),
+        ),
+    ),
+    100: Published(
+        "cifar-100-python.tar.gz",
+        "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+        "cifar-100-python",
+        (("train-00000", "train"), ("test-00000", "test"), ("names", "meta")),
+    ),
+}
+"""By the number of classes."""
+
+
+def default_folder() -> Path:
+    """Where archives are downloaded to."""
+    return cache_folder() / "cifar"
+
+
+def holds(folder: Path, classes: int) -> bool:
+    """Whether a folder has the archive or what it unpacks to."""
+    published = PUBLISHED[classes]
+    return (folder / published.archive).exists() or _unpacked(folder, published) is not None
+
+
+def find(classes: int, folder: Path) -> Found:
+    """The archive, or the files that it unpacks to, in a folder that `holds` them.
+
+    BadInput where the archive is not the published one, or a file is missing.
+    """
+    published = PUBLISHED[classes]
+    archive = folder / published.archive
+    if archive.exists():
+        found = sha256_of(archive)
+        if found != published.sha256:
+            expected = f"SHA-256 {found[:12]}..., the published one has {published.sha256[:12]}..."
+            raise BadInput(f"{shown(archive)}: truncated or another archive: {expected}")
+        return Found((("archive", archive),), TRAIN, TEST)
+    place = _unpacked(folder, published)
+    assert place is not None
+    for _, name in published.files:
+        if not (place / name).is_file():
+            raise BadInput(f"{shown(place)}: the file {name} is missing")
+    return Found(tuple((role, place / name) for role, name in published.files), TRAIN, TEST)
+
+
+def to_download(classes: int) -> Found:
+    """The archive at the place that `read` downloads it to."""
+    archive = default_folder() / PUBLISHED[classes].archive
+    return Found((("archive", archive),), TRAIN, TEST)
+
+
+def read(classes: int, files: Mapping[str, str]) -> dict[str, Split]:
+    """Both splits, uint8 [N, 32, 32, 3], downloaded first where the archive is not there.
+
+    torchvision compares every file with its published checksum before it unpickles it.
+    """
+    if "archive" not in files:
+        return _read_unpacked(classes, Path(files["names"]).parent)
+    archive = Path(files["archive"])
+    if not archive.exists():
+        _download(classes, archive)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            shutil.unpack_archive(archive, scratch, filter="data")
+        except (OSError, EOFError, tarfile.TarError, shutil.ReadError) as error:
+            raise BadInput(f"{shown(archive)}: not a whole archive: {_line(error)}") from None
+        return _read_unpacked(classes, Path(scratch) / PUBLISHED[classes].folder)
+
+
+def _unpacked(folder: Path, published: Published) -> Path | None:
+    if folder.name == published.folder and folder.is_dir():
+        return folder
+    inner = folder / published.folder
+    return inner if inner.is_dir() else None
+
+
+def _torchvision(classes: int) -> Any:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    return CIFAR10 if classes == 10 else CIFAR100
+
+
+def _read_unpacked(classes: int, folder: Path) -> dict[str, Split]:
+    import numpy as np
+
+    splits = {}
+    for split in ("train", "test"):
+        try:
+            with warnings.catch_warnings():
+                # The files were pickled by a numpy whose ways newer ones warn of.
+                warnings.simplefilter("ignore")
+                content = _torchvision(classes)(folder.parent, train=split == "train")
+        except (RuntimeError, OSError) as error:
+            raise BadInput(f"{shown(folder)}: not the published files: {_line(error)}") from None
+        splits[split] = Split(content.data, np.asarray(content.targets, dtype=np.int64))
+    return splits
+
+
+def _download(classes: int, archive: Path) -> None:
+    """Download beside the archive's place and move there, so that it is whole or absent."""
+    from torchvision.datasets.utils import download_url
+
+    published, source = PUBLISHED[classes], _torchvision(classes)
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=archive.parent) as scratch, _patience():
+            download_url(source.url, scratch, published.archive, source.tgz_md5)
+            draft = Path(scratch) / published.archive
+            whole = sha256_of(draft) == published.sha256
+            if whole:
+                draft.replace(archive)
+    except (OSError, RuntimeError, EOFError) as error:
+        if isinstance(error, HTTPError):
+            # it holds the connection
+            error.close()
+        raise _not_downloaded(classes, archive, _line(error)) from None
+    if not whole:
+        raise _not_downloaded(classes, archive, "what came is another archive")
+
+
+def _not_downloaded(classes: int, archive: Path, reason: str) -> BadInput:
+    return BadInput(
+        f"{archive.name} cannot be downloaded ({reason}): put it into {archive.parent}, "
+        f"or name the folder that has it: --data cifar{classes}=FOLDER"
+    )
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

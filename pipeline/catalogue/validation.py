@@ -1,0 +1,84 @@
+"""Parts of config files made into models, or one line that says where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.catalogue.documents import Document, Place
+from pipeline.problems import BadInput, suggestion
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Entry(BaseModel):
+    """A strict part of a config file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def validated(
+    model: type[Model], document: Document, place: Place, value: object, prefix: str = ""
+) -> Model:
+    """`model` made from a part of a document; BadInput with the part's place if it does not fit.
+
+    prefix: what the document writes before the model's own keys, such as `attack.`.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _problem(model, document, place, error, value, prefix) from None
+
+
+def _problem(
+    model: type[BaseModel],
+    document: Document,
+    place: Place,
+    error: ValidationError,
+    value: object,
+    prefix: str,
+) -> BadInput:
+    """The first thing that is wrong, at the place where the file has it."""
+    first = error.errors(include_url=False)[0]
+    where = _within(value, first["loc"], missing=first["type"] == "missing")
+    if where and prefix:
+        where = (f"{prefix}{where[0]}", *where[1:])
+    where = (*place, *where)
+    if first["type"] == "extra_forbidden":
+        *outer, inner = first["loc"]
+        return document.problem(where, f"unknown key{suggestion(str(inner), _keys(model, outer))}")
+    if first["type"] == "missing":
+        return document.problem(where, "is missing")
+    if first["type"] == "value_error":
+        return document.problem(where, str(first["ctx"]["error"]))
+    message = first["msg"][0].lower() + first["msg"][1:]
+    got = repr(first["input"])
+    return document.problem(where, message if len(got) > 60 else f"{message}, got {got}")
+
+
+def _within(value: object, location: Sequence[str | int], *, missing: bool) -> Place:
+    """A location without the names that pydantic gives to the branches of a choice."""
+    where: list[str | int] = []
+    for part in location:
+        inside = part in value if isinstance(value, Mapping) else isinstance(part, int)
+        if inside:
+            where.append(part)
+            value = value[part] if isinstance(value, Mapping | list | tuple) else None  # type: ignore[index]
+    return (*where, location[-1]) if missing else tuple(where)
+
+
+def _keys(model: type[BaseModel], outer: Iterable[str | int]) -> set[str]:
+    """The keys that a model, or the one inside it at a location, knows."""
+    for part in outer:
+        if part in model.model_fields:
+            model = next(_models(model.model_fields[str(part)].annotation), model)
+    return set(model.model_fields)
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)

@@ -1,0 +1,106 @@
+"""The commands as functions, for notebooks: `pipeline.load_grid`, `pipeline.run`, `results`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.commands.options import additions
+from pipeline.commands.session import Session, open_session
+from pipeline.execution.events import Observer, Observers, RunFinished
+from pipeline.grid.builder import Overrides
+from pipeline.report.scores import Scores
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def load_grid(
+    name: str = "demo",
+    *,
+    store: str | Path = "store",
+    configs: Sequence[str | Path] = (),
+    only: Sequence[str] = (),
+    add: Sequence[str] = (),
+    images: int | None = None,
+    seeds: int = 1,
+    redraws: int | None = None,
+    adaptive: str | None = None,
+    data: Mapping[str, str | Path] | None = None,
+    weights: Mapping[str, str | Path] | None = None,
+    device: str | None = None,
+) -> Session:
+    """A grid opened on a store, as the options of `pipeline run` open it; nothing is computed.
+
+    only: such as `["attack=targeted-*"]`; add: such as `["defense=jpeg.py"]`; data and weights:
+    places by the names of data sets and models. BadInput, in one line, where something does
+    not fit.
+    """
+    return open_session(
+        name,
+        store=Path(store),
+        configs=[Path(folder) for folder in configs],
+        only=only,
+        overrides=Overrides(
+            add=additions(add),
+            images=images,
+            seeds=seeds,
+            redraws=redraws,
+            adaptive=adaptive,
+            data={key: Path(path) for key, path in (data or {}).items()},
+            weights={key: Path(path) for key, path in (weights or {}).items()},
+        ),
+        device=device,
+    )
+
+
+def run(
+    grid: Session,
+    *,
+    inline: bool = False,
+    address: str | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> RunFinished:
+    """Compute the cells that are missing, on a local Ray by default; MLflow is not told.
+
+    inline: in this process; address: of a running Ray cluster; workers: CPUs of the local one;
+    progress: shown on stderr. A cell that failed is in the result's `missing`, with its reason.
+    """
+    from rich.console import Console
+
+    from pipeline.observers.progress import make_progress
+
+    grid.check_code()
+    grid.store.prepare()
+    observers: list[Observer] = [make_progress(Console(stderr=True), quiet=False)] * progress
+    try:
+        return grid.run(
+            Observers(observers),
+            inline=inline,
+            address=address,
+            workers=workers,
+            forced=grid.forced("defend") if force else set(),
+        )
+    finally:
+        for observer in observers:
+            observer.close()
+
+
+def results(grid: Session) -> pl.DataFrame:
+    """One row for each cell of the grid, with all that its score says; percent where not named.
+
+    A cell that is not in the store has nulls, and says why in `missing`. A grid loaded with
+    `only` has its other cells too.
+    """
+    from pipeline.report.formats import frames as report_frames
+    from pipeline.report.paper import references_of
+
+    scores = Scores(
+        facts=grid.facts(),
+        digests={name: node.digest for name, node in grid.scores.items()},
+        published=references_of(grid.grid, grid.catalogue),
+    )
+    return report_frames.results(grid.grid, scores)

@@ -1,0 +1,402 @@
+"""The command line, and where everything is put together.
+
+Exit codes: 0 all cells are there, 1 a node failed, 2 bad input, 130 stopped before the end by
+Ctrl-C or --stop-after.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import __version__
+from pipeline.commands.cli_store import store_commands
+from pipeline.commands.options import (
+    cell_argument,
+    grid_options,
+    json_option,
+    mlflow_option,
+    print_json,
+    repeated,
+    reports_option,
+    session_from,
+    store_option,
+)
+from pipeline.execution.signals import STOPPED
+from pipeline.problems import BadInput, Unwritable, suggestion
+
+LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
+
+
+class _Commands(click.Group):
+    """A group that turns BadInput into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BadInput as problem:
+            click.echo(f"error: {problem}", err=True)
+            ctx.exit(2)
+        except Unwritable as problem:
+            click.echo(f"error: {problem}", err=True)
+            ctx.exit(1)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise  # not errors of code
+        except Exception as error:
+            from pipeline.catalogue.code.own import line_of, place_of
+
+            if place_of(error) is None:
+                raise
+            click.echo(f"error: {line_of(error)}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("stopped; what is finished is kept", err=True)
+            ctx.exit(STOPPED)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise BadInput(f"no command '{args[0]}'{suggestion(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pipeline")
+def main() -> None:
+    """Judge test-time defenses against adversarial examples.
+
+    \b
+    pipeline run --grid demo          compute what is missing and print the tables
+    pipeline plan --grid demo         say what a run would compute
+    pipeline why CELL --grid demo     say why
+    """
+
+
+@main.command()
+@grid_options
+@mlflow_option
+@reports_option
+@click.option("--force", is_flag=True, help="Compute the chosen cells again.")
+@click.option(
+    "--from",
+    "start",
+    type=click.Choice(["defend", "craft"]),
+    default="defend",
+    show_default=True,
+    help="What --force begins with.",
+)
+@click.option("--inline", is_flag=True, help="Run in this process, without Ray.")
+@click.option("--address", help="A running Ray cluster; a local Ray is started without it.")
+@click.option("--workers", type=click.IntRange(min=1), help="CPUs of the local Ray.")
+@click.option(
+    "--stop-after",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Stop in order after so long; the same command goes on from there.",
+)
+@click.option("--quiet", is_flag=True, help="Say only what goes wrong, and how it ended.")
+@click.option("--verbose", is_flag=True, help="Say a line for each finished node as well.")
+@click.option(
+    "--system-metrics", is_flag=True, help="Let MLflow watch this machine while the run goes on."
+)
+@json_option
+@click.pass_context
+def run(ctx: click.Context, /, **options: Any) -> None:
+    """Compute the cells of a grid that are missing, and print its tables.
+
+    \b
+    pipeline run --grid demo --only model=demo-iat --only defense=counter+guo --force
+    """
+    from pipeline.commands.run import run_grid
+
+    ctx.exit(run_grid(session_from(options), options, repeated(ctx)))
+
+
+@main.command()
+@grid_options
+@click.option("--force", is_flag=True, help="As if the chosen cells were to be forced.")
+@click.option("--from", "start", type=click.Choice(["defend", "craft"]), default="defend")
+@click.option("--all", "every", is_flag=True, help="Name every cell, however many there are.")
+@click.option("--for-device", metavar="NAME", help="Estimate for it.  [default: this CPU]")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Estimate for so many of it.",
+)
+@json_option
+def plan(
+    force: bool,
+    start: str,
+    every: bool,
+    for_device: str | None,
+    workers: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what a run would compute, and which of the paper's numbers it would stand beside.
+
+    How long it may take is estimated. Nothing is written.
+
+    \b
+    pipeline plan --grid full --for-device 'NVIDIA H100' --workers 8
+    """
+    from pipeline.commands.plan import plan_facts, plan_lines
+
+    session = session_from(options)
+    session.check_code()
+    forced = session.forced(start) if force else set()
+    if as_json:
+        print_json(plan_facts(session, forced=forced, device=for_device, workers=workers))
+        return
+    for line in plan_lines(session, forced=forced, every=every, device=for_device, workers=workers):
+        click.echo(line)
+
+
+@main.command()
+@grid_options
+@reports_option
+@click.option("--for-device", metavar="NAME", help="Whose speed is assumed.  [default: this CPU]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 100_000),
+    multiple=True,
+    default=(1, 8, 64, 512),
+    show_default=True,
+    help="Simulate so many; may be given several times.",
+)
+def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **options: Any) -> None:
+    """Simulate a grid on many workers: how long it takes, where it stops scaling, and why.
+
+    Written to the folder scale of the reports; nothing is computed.
+
+    \b
+    pipeline scale --grid full --for-device 'NVIDIA H100'
+    """
+    from pipeline.commands.scale import scaling, write_scaling
+
+    found = scaling(session_from(options), device=for_device, workers=workers)
+    for count in found.asked:
+        click.echo(found.said(count))
+    click.echo(f"report  {write_scaling(found, reports)}")
+
+
+@main.command()
+@cell_argument
+@grid_options
+def why(cell: str, **options: Any) -> None:
+    """Say why a cell would be computed: what changed, from what to what.
+
+    \b
+    pipeline why demo-iat/untargeted-pgd10/counter+guo
+    """
+    from pipeline.plan.why import why as explain
+
+    session = session_from(options)
+    node = session.scores[session.grid.cell(cell).name]
+    for line in explain(
+        cell, session.grid.name, node, session.graph, session.store, session.ledger
+    ):
+        click.echo(line)
+
+
+@main.command()
+@cell_argument
+@grid_options
+@mlflow_option
+@json_option
+def show(cell: str, mlflow_uri: str | None, as_json: bool, **options: Any) -> None:
+    """Tell a cell's whole story: parameters, artifacts, score.
+
+    \b
+    pipeline show demo-iat/untargeted-pgd10/counter+guo
+    """
+    from pipeline.commands.show import story
+
+    session = session_from(options)
+    found = story(session, session.grid.cell(cell), mlflow_uri)
+    if as_json:
+        print_json(found)
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@main.command()
+@grid_options
+@mlflow_option
+@reports_option
+@json_option
+@click.pass_context
+def report(
+    ctx: click.Context,
+    /,
+    mlflow_uri: str | None,
+    reports: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write and print the tables of what is in the store, and a page to open in a browser.
+
+    \b
+    pipeline report --grid demo
+    """
+    from pipeline.commands.report import report_grid
+
+    page = report_grid(
+        session_from(options), reports, as_json=as_json, uri=mlflow_uri or "", again=repeated(ctx)
+    )
+    if page is None:
+        ctx.exit(2)
+    click.echo(f"report  {page}", err=True)
+
+
+@main.command("export-weights")
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@grid_options
+@click.option("--half", is_flag=True, help="As float16, half the size.")
+def export_weights_command(model: str, file: Path, half: bool, **options: Any) -> None:
+    """Write a model's weights as a safetensors file, which a checkpoint model can name.
+
+    \b
+    pipeline export-weights demo-iat demo-iat.safetensors --grid demo --half
+    """
+    from pipeline.commands.weights import export_weights
+
+    written = export_weights(session_from(options), model, file, half=half)
+    click.echo(f"{file}: {written.weights:,} numbers, {written.size_bytes / 1e6:.2f} MB")
+    click.echo(f"sha256: {written.sha256}")
+
+
+@main.command()
+@mlflow_option
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.pass_context
+def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
+    """Open the MLflow pages on 127.0.0.1 until Ctrl-C.
+
+    \b
+    pipeline ui --port 5001
+    """
+    from pipeline.observers.tracking.server import default_uri
+    from pipeline.observers.tracking.server import ui as serve
+
+    uri = mlflow_uri or default_uri(Path.cwd())
+    click.echo(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
+    ctx.exit(serve(uri, port))
+
+
+@main.command("list")
+@click.argument("section", type=click.Choice([*LIST_SECTIONS, "cells"]), default="grids")
+@grid_options
+@json_option
+def list_names(section: str, as_json: bool, **options: Any) -> None:
+    """List the names of a section, or the cells of a grid.
+
+    \b
+    pipeline list defenses
+    pipeline list cells --grid demo
+    """
+    from pipeline.catalogue.catalogue import SECTIONS, Catalogue, config_folders
+    from pipeline.catalogue.documents import shown
+
+    if section == "cells":
+        names = {cell.name: "" for cell in session_from(options).cells}
+    else:
+        catalogue = Catalogue(config_folders(options["configs"]))
+        found = catalogue.names(next(known for known in SECTIONS if known == section))
+        names = {name: shown(path) for name, path in found.items()}
+    if as_json:
+        print_json(names)
+        return
+    for name, place in names.items():
+        click.echo(f"{name:28} {place}".rstrip())
+
+
+@main.command()
+@store_option
+@mlflow_option
+@click.option("--address", help="A Ray cluster to ask.")
+@json_option
+@click.pass_context
+def doctor(
+    ctx: click.Context, store: str, mlflow_uri: str | None, address: str | None, as_json: bool
+) -> None:
+    """Look whether this machine has what a run needs, one line each.
+
+    \b
+    pipeline doctor --address auto
+    """
+    from pipeline.commands.doctor import examine
+    from pipeline.observers.tracking.server import default_uri
+
+    findings = examine(store, mlflow_uri or default_uri(Path.cwd()), address)
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok ' if finding.well else 'BAD'} {finding.subject:9} {finding.seen}")
+    ctx.exit(0 if all(finding.well for finding in findings) else 1)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["defense", "attack", "model"]))
+@click.argument("name")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("configs"),
+    show_default=True,
+    help="Folder of configs to write into.",
+)
+def new(kind: str, name: str, folder: Path) -> None:
+    """Write a defense, an attack or a model to begin with, its YAML file and its test.
+
+    \b
+    pipeline new defense my-idea
+    pytest configs/defenses/test_my_idea.py
+    pipeline run --grid demo --add defense=my-idea
+    """
+    from pipeline.catalogue.documents import shown
+    from pipeline.commands.new import write_skeleton
+
+    written = write_skeleton(kind, name, folder)
+    for path in written:
+        click.echo(f"wrote {shown(path)}")
+    configs = "" if folder == Path("configs") else f" --configs {folder}"
+    click.echo(f"test  pytest {shown(written[-1])}")
+    click.echo(f"run   pipeline run --grid demo --add {kind}={name}{configs}")
+
+
+@main.command()
+def reference() -> None:
+    """Print every key of the YAML files, with its values, its default and its unit.
+
+    \b
+    pipeline reference | less
+    """
+    from pipeline.commands.reference import reference as text
+
+    click.echo(text(), nl=False)
+
+
+@main.command()
+def accept() -> None:
+    """Record that code which changed gives the same results as before.
+
+    \b
+    pipeline accept
+    """
+    from pipeline.catalogue.code.fingerprint import accept as record
+
+    click.echo(f"recorded in {record()}")
+
+
+for command in store_commands:
+    main.add_command(command)

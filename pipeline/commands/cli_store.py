@@ -1,0 +1,172 @@
+"""The commands about a store as a whole: carrying results, checking it, clearing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.commands.options import (
+    grid_options,
+    json_option,
+    print_json,
+    session_from,
+    store_option,
+)
+
+DAYS = 30.0
+
+
+@click.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@grid_options
+@click.option(
+    "--with",
+    "extras",
+    type=click.Choice(["tensors"]),
+    multiple=True,
+    help="More than scores and weights: all that they were made from.",
+)
+def export_command(file: Path, extras: tuple[str, ...], **options: Any) -> None:
+    """Write the results of the chosen cells into one file, for `pipeline import` elsewhere.
+
+    \b
+    pipeline export results.zip --grid demo --only model=demo-iat
+    """
+    from pipeline.commands.transfer import export_results
+
+    session = session_from(options)
+    counts = export_results(session, file, tensors="tensors" in extras)
+    click.echo(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
+    lacking = len(session.chosen) - counts["score"]
+    if lacking:
+        click.echo(f"{lacking} of {len(session.chosen)} cells have no score yet", err=True)
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@store_option
+@click.option("--replace", is_flag=True, help="Take the file's where the store's is another.")
+def import_command(file: Path, store: str, replace: bool) -> None:
+    """Put the results of a file of `pipeline export` into the store. What is there stays.
+
+    \b
+    pipeline import results.zip
+    """
+    from pipeline.commands.transfer import import_results
+    from pipeline.store.store import Store
+
+    arrivals = import_results(Store(store), file, replace=replace)
+    click.echo(f"imported {_counted(arrivals.added)}; computed on {arrivals.made_on}")
+    if arrivals.there:
+        click.echo(f"there already: {_counted(arrivals.there)}")
+    for line in arrivals.problems:
+        click.echo(line, err=True)
+
+
+@click.command()
+@store_option
+@click.option("--set-aside", is_flag=True, help="Move damaged ones away; a run makes them again.")
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> None:
+    """Read every artifact of the store and compare it with its record.
+
+    The exit code is 1 where one is damaged.
+
+    \b
+    pipeline verify --set-aside
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from pipeline.store.store import Store
+    from pipeline.store.verify import verify as check
+
+    place = Store(store)
+    base = place.address.partition("?")[0]
+    # cleared away at the end; where nobody watches, nothing is drawn
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("verify", total=None)
+        found = check(
+            place,
+            set_aside=set_aside,
+            tell=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if as_json:
+        damages = [
+            {
+                "kind": damage.kind,
+                "digest": damage.digest,
+                "reason": damage.reason,
+                "aside": f"{base}/{damage.aside}" if damage.aside else None,
+            }
+            for damage in found.damages
+        ]
+        print_json({"sound": found.sound, "bytes": found.sound_bytes, "damaged": damages})
+    else:
+        for damage in found.damages:
+            moved = f"; moved to {base}/{damage.aside}" if damage.aside else ""
+            click.echo(f"damaged: {damage.kind} {damage.digest[:12]}: {damage.reason}{moved}")
+        click.echo(f"{found.sound} artifacts are sound, {_size(found.sound_bytes)}")
+        if found.damages and not set_aside:
+            click.echo("--set-aside moves what is damaged away, and a run makes it again", err=True)
+    ctx.exit(1 if found.damages else 0)
+
+
+@click.command()
+@store_option
+@click.option(
+    "--keep",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    default=DAYS,
+    show_default=True,
+    help="What runs of the last so many days refer to stays.",
+)
+@click.option("--yes", is_flag=True, help="Delete; without it nothing is.")
+@json_option
+def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
+    """List what no run of the last days asked for, anybody's, and delete it with --yes.
+
+    Nothing younger than a day goes.
+
+    \b
+    pipeline gc --keep 90
+    """
+    from pipeline.store.garbage import DAY_S, collectable, remove
+    from pipeline.store.store import Store
+
+    place = Store(store)
+    items = collectable(place, keep_s=keep * DAY_S)
+    total = remove(place, items) if yes else sum(item.size_bytes for item in items)
+    if as_json:
+        base = place.address.partition("?")[0]
+        listed = [
+            {"path": f"{base}/{item.key}", "what": item.what, "bytes": item.size_bytes}
+            for item in items
+        ]
+        print_json({"deleted": yes, "bytes": total, "items": listed})
+        return
+    for item in items:
+        click.echo(f"{_size(item.size_bytes):>10}  {item.age_s / DAY_S:4.0f} days  {item.what}")
+    if yes:
+        click.echo(f"deleted {len(items)}, {_size(total)}")
+    elif items:
+        click.echo(f"{len(items)} would go, {_size(total)}: --yes deletes them")
+    else:
+        click.echo("nothing to delete")
+
+
+store_commands = (export_command, import_command, verify, gc)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing new"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

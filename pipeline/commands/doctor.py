@@ -1,0 +1,105 @@
+"""Whether this machine can do the work: one line for each thing that it needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.observers.tracking.server import answers, is_web, shown
+from pipeline.problems import BadInput
+from pipeline.store.store import Store
+
+PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "polars", "mlflow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: what it is, whether it is well, and what was seen."""
+
+    subject: str
+    well: bool
+    seen: str
+
+
+def examine(store: str | Path, mlflow_uri: str, address: str | None) -> list[Finding]:
+    """Look at versions, processors, GPU, Ray, the store and MLflow."""
+    return [
+        _versions(),
+        Finding("machine", True, f"{platform.machine()}, {os.cpu_count()} CPUs"),
+        _gpu(),
+        _ray(address),
+        _store(store),
+        _mlflow(mlflow_uri),
+    ]
+
+
+def _versions() -> Finding:
+    seen = [f"Python {platform.python_version()}", f"test-time-defense-bench {__version__}"]
+    missing = False
+    for name in PACKAGES:
+        try:
+            seen.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            seen.append(f"{name} MISSING")
+            missing = True
+    return Finding("versions", not missing, ", ".join(seen))
+
+
+def _gpu() -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        return Finding("GPU", False, "torch is not installed")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("GPU", True, "none; the CPU does the work")
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return Finding("GPU", True, ", ".join(names))
+
+
+def _ray(address: str | None) -> Finding:
+    if importlib.util.find_spec("ray") is None:
+        return Finding("Ray", False, "not installed; --inline works without it")
+    if address is None:
+        return Finding("Ray", True, "a local one is started for each run that has work")
+    from pipeline.execution.executors.ray import cluster_summary
+
+    try:
+        return Finding("Ray", True, cluster_summary(address))
+    except BadInput as problem:
+        return Finding("Ray", False, str(problem))
+
+
+def _store(place: str | Path) -> Finding:
+    try:
+        store = Store(place)
+        root = store.root
+        existed = root is None or root.is_dir()
+        if root is None or existed:
+            store.prepare()
+        elif not os.access(_nearest(root), os.W_OK):
+            return Finding("store", False, f"{root} cannot be made")
+    except BadInput as problem:
+        return Finding("store", False, str(problem))
+    artifacts = sum(1 for _ in store.each()) if existed else 0
+    seen = f"{store.address}: {artifacts} artifacts"
+    if root is not None:
+        seen += f", {shutil.disk_usage(_nearest(root)).free / 2**30:.0f} GiB free"
+    return Finding("store", True, seen)
+
+
+def _nearest(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _mlflow(uri: str) -> Finding:
+    if is_web(uri) and not answers(uri):
+        return Finding("MLflow", False, f"{shown(uri)} does not answer")
+    return Finding("MLflow", True, shown(uri))

@@ -1,0 +1,145 @@
+"""`pipeline new`: a defense, an attack or a model to begin with, with its YAML and its test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.catalogue.documents import shown
+from pipeline.problems import REFUSED, BadInput, writing_to
+
+DEFENSE = '''"""What {name} does, in a sentence."""
+
+from tasks import straight
+from tasks.defenses.base import Defense
+
+
+class {cls}(Defense):
+    """Noise of up to `limit_255ths` on every pixel, in 1/255 of the pixel range: a beginning.
+
+    Fields are parameters, which the YAML file beside this one may set. `draws` is how many
+    transformed copies of an image a prediction averages.
+    """
+
+    draws: int = 10
+    limit_255ths: float = 8.0
+
+    def transform(self, pixels, rows, context):
+        """Float32 [N, C, H, W] in [0, 1] to the same; random numbers come from `rows` alone."""
+        noise = 2 * rows.uniform("noise", pixels[0].numel()).view_as(pixels) - 1
+        return straight.clip(pixels + self.limit_255ths / 255 * noise)
+'''
+ATTACK = '''"""What {name} does, in a sentence."""
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from tasks.attacks.base import BoundedAttack
+
+
+class {cls}(BoundedAttack):
+    """`steps` steps up the cross-entropy: a beginning.
+
+    Fields are parameters, which the YAML file beside this one may set. `epsilon`, in 1/255 of
+    the pixel range, `norm` and `targeted` come with the base class.
+    """
+
+    steps: int = 10
+
+    def perturb(self, victim, pixels, labels, rows):
+        """Float32 [N, C, H, W] in [0, 1] to the same, each image within `self.ball()`."""
+        ball = self.ball()
+        aims = self.targets(labels, rows, victim.classes) if self.targeted else labels
+        sign = -1 if self.targeted else 1
+        found = pixels
+        for step in range(self.steps):
+            leaf = found.detach().requires_grad_()
+            loss = cross_entropy(victim.logits(leaf, step), aims, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            moved = found + sign * 2.5 * ball.radius / self.steps * ball.steepest(gradient)
+            found = ball.project(moved, pixels)
+        return found
+'''
+MODEL = '''"""The network {name}: [N, C, H, W] to one logit a class, [N, classes]."""
+
+from torch import nn
+
+
+def make(width, classes):
+    """Two convolutions and a linear layer: a beginning."""
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(16 * width, classes),
+    )
+'''
+MODEL_YAML = """dataset: digits
+network:
+  kind: factory
+  factory: {name}.py:make
+  arguments: {{width: 16, classes: 10}}
+  mean: [0.5]
+  std: [0.5]
+recipe: demo-mixup
+# Weights of your own instead of a recipe, read as weights only:
+# checkpoint: {{file: {name}.safetensors}}
+"""
+TEST = '''"""Whether {name} keeps the contract: `pytest {place}`."""
+
+from pathlib import Path
+
+from pipeline.catalogue.catalogue import Catalogue, config_folders
+from tasks.contract import check_{check}
+
+
+def test_{word}_keeps_the_contract_of_{article}_{check}():
+    catalogue = Catalogue(config_folders())
+    name = catalogue.add("{section}", str(Path(__file__).with_name("{name}.yaml")))
+    check_{check}({load})
+'''
+KINDS = {
+    "defense": ("defenses", DEFENSE, "kind: {name}.py\ndraws: 10\n"),
+    "attack": ("attacks", ATTACK, "kind: {name}.py\nsteps: 10\n"),
+    "model": ("models", MODEL, MODEL_YAML),
+}
+"""Section, Python file and YAML file of what can be begun."""
+
+
+def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:
+    """Write the three files into a folder of configs; returns them.
+
+    BadInput for a name that is none, or where a file is there already; Unwritable.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+        raise BadInput(f"new {kind} {name}: a name is lower-case letters, digits and hyphens")
+    section, code, yaml = KINDS[kind]
+    word = name.replace("-", "_")
+    check = "network" if kind == "model" else kind
+    test = folder / section / f"test_{word}.py"
+    words = {
+        "name": name,
+        "word": word,
+        "cls": "".join(part.capitalize() for part in name.split("-")),
+        "section": section,
+        "check": check,
+        "article": "an" if check == "attack" else "a",
+        "place": shown(test),
+        "load": "catalogue.model(name)[1]" if kind == "model" else f"catalogue.{kind}(name)",
+    }
+    texts = {
+        folder / section / f"{name}.py": code,
+        folder / section / f"{name}.yaml": yaml,
+        test: TEST,
+    }
+    for path in texts:
+        if path.exists():
+            raise BadInput(f"{shown(path)} is there already")
+    with writing_to(str(folder), REFUSED):
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.format(**words), encoding="utf-8")
+    return list(texts)

@@ -1,0 +1,222 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from pipeline.grid.card_sizes import CARD_SIZES
+from pipeline.problems import BadInput
+
+if TYPE_CHECKING:
+    # what reads grids takes its time to import, and help does without
+    from pipeline.catalogue.catalogue import Section
+    from pipeline.commands.session import Session
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_PATH = click.Path(path_type=Path)
+
+store_option = click.option(
+    "--store",
+    metavar="FOLDER|s3://BUCKET/PREFIX",
+    default="store",
+    show_default=True,
+    envvar="PIPELINE_STORE",
+    help="Where artifacts are: a folder, or a bucket, with ?endpoint=URL for any S3 server.",
+)
+mlflow_option = click.option(
+    "--mlflow",
+    "mlflow_uri",
+    metavar="URI",
+    envvar="MLFLOW_TRACKING_URI",
+    help="MLflow tracking server.  [default: ./mlflow.db]",
+)
+reports_option = click.option(
+    "--reports",
+    type=_PATH,
+    default=Path("reports"),
+    show_default=True,
+    help="Folder that tables are written to.",
+)
+ADDABLE: dict[str, Section] = {"model": "models", "attack": "attacks", "defense": "defenses"}
+ONCE = frozenset({"grid", "only", "stop_after", "quiet", "verbose", "as_json"})
+"""Options of a run that a command to go on with does not take over as they were."""
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer as JSON on stdout.")
+
+
+def _grids(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
+    """The grids whose names begin like this, for a shell."""
+    from pipeline.catalogue.catalogue import Catalogue, config_folders
+
+    try:
+        known = Catalogue(config_folders(ctx.params.get("configs") or ())).names("grids")
+    except BadInput:
+        return []
+    return [name for name in known if name.startswith(typed)]
+
+
+def _cells(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
+    """The cells of the grid of a command line whose names begin like this, for a shell."""
+    from pipeline.catalogue.catalogue import Catalogue, config_folders
+    from pipeline.grid.builder import load_grid
+
+    try:
+        catalogue = Catalogue(config_folders(ctx.params.get("configs") or ()))
+        cells = load_grid(catalogue, ctx.params.get("grid") or "demo").cells
+    except BadInput:
+        return []
+    return [cell.name for cell in cells if cell.name.startswith(typed)]
+
+
+cell_argument = click.argument("cell", shell_complete=_cells)
+
+_GRID = (
+    click.option(
+        "--grid",
+        default="demo",
+        show_default=True,
+        help="A grid's name.",
+        shell_complete=_grids,
+    ),
+    store_option,
+    click.option(
+        "--configs", type=_PATH, multiple=True, help="A folder of configs to look into first."
+    ),
+    click.option(
+        "--only",
+        multiple=True,
+        metavar="KEY=PATTERN",
+        help="Only the cells that match; KEY is model, attack, defense, dataset, seed or cell.",
+    ),
+    click.option(
+        "--add",
+        multiple=True,
+        metavar="KEY=NAME",
+        help="Also judge this; KEY is model, attack or defense, NAME one of a config or a file.",
+    ),
+    click.option("--images", type=click.IntRange(min=1), help="Use the first N test images."),
+    click.option(
+        "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Train N times."
+    ),
+    click.option(
+        "--redraws", type=click.IntRange(min=1), help="Ask each randomised defense N times."
+    ),
+    click.option(
+        "--adaptive",
+        metavar="BUDGET",
+        help="Attack every defended model adaptively too: quick, standard or full.",
+    ),
+    click.option(
+        "--card",
+        type=click.Choice(CARD_SIZES),
+        default="quarter",
+        show_default=True,
+        help="How much of an integrity card adaptive cells get: all, as much as a quarter of "
+        "their own work buys, or nothing.",
+    ),
+    click.option(
+        "--data", multiple=True, metavar="NAME=FOLDER", help="Where a data set's files are."
+    ),
+    click.option(
+        "--weights", multiple=True, metavar="NAME=FILE", help="Where a model's weights are."
+    ),
+    click.option("--settings", type=_PATH, help="A YAML file that says how to run."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."),
+)
+
+
+def grid_options(command: Command) -> Command:
+    """The options that choose a grid, cells of it, and where they live."""
+    for option in reversed(_GRID):
+        command = option(command)
+    return command
+
+
+def session_from(options: dict[str, Any]) -> Session:
+    """The session that the grid options ask for."""
+    from pipeline.commands.session import open_session
+    from pipeline.grid.builder import Overrides
+
+    data = _places("--data", options["data"], "NAME=FOLDER, such as cifar10=/data/cifar10")
+    weights = _places(
+        "--weights", options["weights"], "NAME=FILE, such as cifar10-resnet20=resnet20.th"
+    )
+    return open_session(
+        options["grid"],
+        store=options["store"],
+        configs=options["configs"],
+        only=options["only"],
+        overrides=Overrides(
+            add=additions(options["add"]),
+            images=options["images"],
+            seeds=options["seeds"],
+            redraws=options["redraws"],
+            adaptive=options["adaptive"],
+            data=data,
+            weights=weights,
+        ),
+        settings=options["settings"],
+        device=options["device"],
+        card=options["card"],
+    )
+
+
+def additions(items: Sequence[str]) -> list[tuple[Section, str]]:
+    """What `--add KEY=NAME` says: sections and names; BadInput for another key."""
+    found: list[tuple[Section, str]] = []
+    for item in items:
+        key, sign, name = item.partition("=")
+        section = ADDABLE.get(key)
+        if section is None or not sign or not name:
+            raise BadInput(
+                f"--add {item}: expected KEY=NAME, such as defense=jpeg.py or model=mine"
+            )
+        found.append((section, name))
+    return found
+
+
+def print_json(value: object) -> None:
+    """An answer that a program reads, on stdout."""
+    json.dump(value, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def repeated(context: click.Context) -> list[str]:
+    """The words of the command line that a command to go on with needs as well.
+
+    Not what chose the cells, and not what was only about that run. Nothing of the environment,
+    which is there the next time too; no password of a server's address.
+    """
+    from pipeline.observers.tracking.server import shown
+
+    words: list[str] = []
+    for option in context.command.params:
+        name = str(option.name)
+        source = context.get_parameter_source(name)
+        if name in ONCE or source is not ParameterSource.COMMANDLINE:
+            continue
+        value, flag = context.params[name], max(option.opts, key=len)
+        if isinstance(option, click.Option) and option.is_flag:
+            words.append(flag)
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            words += [flag, shown(part) if name == "mlflow_uri" else str(part)]
+    return words
+
+
+def _places(option: str, items: Sequence[str], expected: str) -> dict[str, Path]:
+    """Paths by the names that they are given for."""
+    places = {}
+    for item in items:
+        name, sign, path = item.partition("=")
+        if not sign or not path:
+            raise BadInput(f"{option} {item}: expected {expected}")
+        places[name] = Path(path).expanduser()
+    return places

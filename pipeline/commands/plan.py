@@ -1,0 +1,79 @@
+"""`pipeline plan`: what a run would compute, and which published numbers it would stand beside."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.catalogue.paper import published
+from pipeline.commands.session import Session
+from pipeline.grid.coverage import Coverage
+
+SHOWN = 20
+"""Cells that are named one by one unless all are asked for."""
+
+
+def plan_lines(
+    session: Session, *, forced: set[str], every: bool, device: str | None, workers: int
+) -> Iterator[str]:
+    """The plan for a person; `every` names all the cells to compute.
+
+    device, workers: what the work is estimated for; see `Session.estimate`.
+    """
+    made = session.plan(forced)
+    # first, so that an unknown device is refused before anything is said
+    estimated = session.estimate(made, device=device, workers=workers)
+    yield from _absent(session)
+    todo = [name for name, node in session.chosen.items() if node.digest in made.todo]
+    yield from _named(todo, every=every)
+    if made.todo:
+        counts = made.by_kind(session.graph)
+        nodes = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        yield f"{len(todo)} of {len(session.cells)} cells to compute: {nodes}"
+        yield from estimated.lines()
+    else:
+        yield f"nothing to do: {len(session.cells)} cells of grid '{session.grid.name}'"
+    yield from coverage(session).lines()
+
+
+def plan_facts(
+    session: Session, *, forced: set[str], device: str | None, workers: int
+) -> dict[str, Any]:
+    """The plan for a program; see `plan_lines`."""
+    made = session.plan(forced)
+    covered = coverage(session)
+    return {
+        "cells": {
+            name: node.digest for name, node in session.chosen.items() if node.digest in made.todo
+        },
+        "nodes": made.by_kind(session.graph),
+        "reasons": dict(made.todo),
+        "estimate": session.estimate(made, device=device, workers=workers).facts(),
+        "published": {
+            "numbers": sum(len(number.tables) for number in covered.numbers.values()),
+            "not covered": ["/".join(key) for key in covered.missing],
+            "cells with": [cell.name for cell in covered.beside],
+            "cells without": [cell.name for cells in covered.alone.values() for cell in cells],
+        },
+    }
+
+
+def coverage(session: Session) -> Coverage:
+    """The published numbers beside the cells that are meant."""
+    return Coverage(published(session.catalogue), session.cells, session.grid.tables)
+
+
+def _named(cells: Collection[str], *, every: bool) -> Iterator[str]:
+    shown = len(cells) if every else SHOWN
+    yield from list(cells)[:shown]
+    if len(cells) > shown:
+        yield f"... and {len(cells) - shown} more (--all names them)"
+
+
+def _absent(session: Session) -> Iterator[str]:
+    """A line for each data set that a run would have to fetch first."""
+    files = {cell.dataset: cell.files for cell in session.cells}
+    for name, places in files.items():
+        if not all(Path(path).exists() for _, path in places):
+            yield f"data set '{name}' is not here yet: a run downloads it, or --data {name}=FOLDER"

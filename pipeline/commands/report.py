@@ -1,0 +1,162 @@
+"""`pipeline report`, and the end of `pipeline run`: print the tables and write their files."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.catalogue.catalogue import SECTIONS
+from pipeline.commands.session import Session
+from pipeline.execution.events import RunFinished
+from pipeline.observers.tracking.results import Results
+from pipeline.observers.tracking.server import shown
+from pipeline.problems import BadInput, Unwritable
+from pipeline.report.kept import KeptReport, stamps
+from pipeline.report.scores import PAGE, Scores
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FOR_FILES = ("polars", "matplotlib", "great_tables")
+"""What writing a report's files needs, and computing does not."""
+
+
+def report_grid(
+    session: Session,
+    reports: Path,
+    *,
+    as_json: bool,
+    finished: RunFinished | None = None,
+    uri: str = "",
+    again: Sequence[str] = (),
+) -> Path | None:
+    """Write the tables of what the store holds and print them; returns the page's path.
+
+    uri: the tracking server that the page links to, if it has pages; again: words that a
+    command which computes a cell anew needs besides the grid and the cell. Where a library that
+    files need is not installed, that is said, and None returned. BadInput or Unwritable, once
+    all is printed, where the files cannot be written. A run that computed nothing leaves a
+    report alone that would become the same.
+    """
+    from rich.console import Console
+
+    known = Results(
+        session.grid,
+        session.scores,
+        session.store,
+        session.ledger,
+        shown(uri),
+        look=session.look,
+    )
+    links = known.links(uri)
+    console = Console()
+    terminal = "none" if as_json else _sort_of(console)
+    kept = None
+    if finished is not None and session.seen is not None:
+        parts = _made_from(session, finished, links, again)
+        kept = KeptReport(reports / session.grid.name, parts)
+        text = None if finished.computed else kept.shown(terminal)
+        if text is not None:
+            console.file.write(text)
+            if as_json:
+                _answer(session.grid.name, session.facts(), finished)
+            return reports / session.grid.name / PAGE
+
+    from pipeline.report.formats.terminal import render_terminal
+    from pipeline.report.paper import references_of
+    from pipeline.report.views.pictures import Artifacts
+
+    cards = session.examined()
+    scores = Scores(
+        facts=cards.facts,
+        missing=finished.missing if finished is not None else {},
+        digests={name: node.digest for name, node in session.scores.items()},
+        published=references_of(session.grid, session.catalogue),
+        by_class=session.test_images_by_class(),
+        per_image=cards.per_image,
+        cards=cards.all(),
+    )
+    artifacts = Artifacts(session.store, session.scores)
+    page = None
+    trouble: BadInput | Unwritable | None = None
+    absent = [name for name in FOR_FILES if importlib.util.find_spec(name) is None]
+    if absent:
+        line = f"no files of tables written: not installed: {', '.join(absent)}"
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    else:
+        from pipeline.report.writer import write_report
+
+        try:
+            page = write_report(
+                session.grid,
+                scores,
+                reports,
+                session.made(),
+                artifacts,
+                again=[word for word in again if word != "--force"],
+                links=links,
+            )
+        except (BadInput, Unwritable) as error:
+            trouble = error
+    text = ""
+    if as_json:
+        _answer(session.grid.name, scores.facts, finished)
+    else:
+        with console.capture() as printed:
+            console.print(render_terminal(session.grid, scores, width=console.width))
+        text = printed.get()
+        console.file.write(text)
+    if trouble is not None:
+        raise trouble
+    if page is not None and kept is not None:
+        kept.keep(terminal, text)
+    return page
+
+
+def _answer(
+    grid: str, cells: Mapping[str, Mapping[str, object]], finished: RunFinished | None
+) -> None:
+    """The scores, and how the run went, for a program."""
+    answer: dict[str, object] = {"grid": grid, "cells": cells}
+    if finished is not None:
+        answer |= {
+            "missing": finished.missing,
+            "computed": finished.computed,
+            "seconds": finished.seconds,
+            "interrupted": finished.interrupted,
+        }
+    json.dump(answer, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def _sort_of(console: Console) -> str:
+    """What decides how tables look on a terminal."""
+    return f"{console.width} {console.color_system} {console.no_color} {console.encoding}"
+
+
+def _made_from(
+    session: Session, finished: RunFinished, links: Mapping[str, str], again: Sequence[str]
+) -> Iterator[object]:
+    """All that a report of a grid follows from, the code aside.
+
+    What each artifact holds, seconds that scores took, and the names under which all is shown;
+    published numbers and the like are told by the config files that they come from.
+    """
+    look, graph = session.look(), session.graph
+    for node in graph:
+        glimpse = look.glimpse(node.kind, node.digest)
+        yield node.digest, glimpse and glimpse.content
+    yield session.facts()
+    yield session.made()
+    yield session.grid.title, session.grid.tables
+    for cell in session.grid.cells:
+        card = session.cards.get(cell.name)
+        yield cell.name, cell.dataset, session.scores[cell.name].digest, card and card.digest
+    yield finished.missing, links, again
+    files = (session.catalogue.names(section).values() for section in SECTIONS)
+    yield stamps(itertools.chain.from_iterable(files))

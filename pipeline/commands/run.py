@@ -1,0 +1,185 @@
+"""`pipeline run`: compute, tell MLflow, report, say how it ended."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.commands.report import report_grid
+from pipeline.commands.session import Session, program_version
+from pipeline.execution.events import Observers, RunFinished
+from pipeline.execution.signals import STOPPED, stopping
+from pipeline.observers.tracking.server import shown
+from pipeline.problems import BadInput, Unwritable
+
+if TYPE_CHECKING:
+    from pipeline.observers.tracking.tracker import Tracker
+
+NO_MLFLOW = "not installed; the results wait in the store, and a run with it logs them"
+RETRIES = 5
+"""Cells that a command to retry names one by one."""
+
+
+def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] = ()) -> int:
+    """Run the chosen cells; returns the exit code.
+
+    again: words that a command which retries what failed needs besides the grid and its cells.
+    """
+
+    def say(line: str) -> None:
+        # not through the console, whose lock may be held where the signal came
+        os.write(sys.stderr.fileno(), f"{line}\n".encode())
+
+    with stopping(say):
+        return _run_grid(session, options, again)
+
+
+def _run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str]) -> int:
+    from rich.console import Console
+
+    from pipeline.observers.progress import make_progress
+    from pipeline.observers.tracking.server import default_uri, is_web
+
+    began = time.time()
+    minutes = options["stop_after"]
+    errors = Console(stderr=True)
+    decided = session.check_code()
+    if options["inline"] and (options["address"] or options["workers"]):
+        raise BadInput(
+            "--inline runs in this process; it goes with neither --address nor --workers"
+        )
+    session.store.prepare()
+    uri = options["mlflow_uri"] or default_uri(Path.cwd())
+    forced = session.forced(options["start"]) if options["force"] else set()
+    tracker = _tracker(session, uri, system_metrics=options["system_metrics"])
+    progress = make_progress(
+        errors, quiet=options["quiet"], plain=options["as_json"], verbose=options["verbose"]
+    )
+    for line in decided:
+        errors.print(line, markup=False, highlight=False)
+    try:
+        finished = session.run(
+            Observers([progress, *([tracker] if tracker else [])]),
+            inline=options["inline"],
+            address=options["address"],
+            workers=options["workers"],
+            forced=forced,
+            until=None if minutes is None else began + 60 * minutes,
+        )
+    except BaseException:
+        if tracker is not None:
+            tracker.close()
+        raise
+    finally:
+        progress.close()
+    problems = _unwritten(session, finished)
+    report = None
+    try:
+        if tracker is not None and is_web(uri):
+            tracker.settle()  # so that the page can link to the runs
+        report = report_grid(
+            session,
+            options["reports"],
+            as_json=options["as_json"],
+            finished=finished,
+            uri=uri,
+            again=again,
+        )
+    except (BadInput, Unwritable) as trouble:
+        problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1
+    if tracker is not None:
+        tracker.finish(report.parent if report else None)
+    server = f"{shown(uri)}  (pipeline ui)" if tracker else NO_MLFLOW
+    _closing_words(
+        session, finished, report, server, errors.print, only=options["only"], again=again
+    )
+    if tracker is not None and tracker.problem is not None:
+        problems[tracker.problem] = 2
+    for problem in problems:
+        errors.print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
+    return _exit_code(finished, problems.values())
+
+
+def _unwritten(session: Session, finished: RunFinished) -> dict[str, int]:
+    """Why the run is not in the ledger, with its exit code; a failed node's reason stands alone."""
+    if session.unwritten is None or session.unwritten in finished.missing.values():
+        return {}
+    return {session.unwritten: 1}
+
+
+def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | None:
+    """Who tells MLflow, where it is installed."""
+    if system_metrics and importlib.util.find_spec("psutil") is None:
+        raise BadInput(
+            "--system-metrics needs psutil: install test-time-defense-bench[system-metrics]"
+        )
+    if importlib.util.find_spec("mlflow") is None:
+        return None
+    from pipeline.observers.tracking.tracker import Tracker
+
+    return Tracker(
+        uri,
+        ledger=session.ledger,
+        store=session.store,
+        grid=session.grid,
+        scores=session.scores,
+        command=["pipeline", *sys.argv[1:]],
+        version=program_version(),
+        system_metrics=system_metrics,
+        cards=session.known_cards if session.cards else dict,
+        look=session.look,
+    )
+
+
+def _closing_words(
+    session: Session,
+    finished: RunFinished,
+    page: Path | None,
+    server: str,
+    say: Any,
+    *,
+    only: Sequence[str],
+    again: Sequence[str],
+) -> None:
+    def line(text: str) -> None:
+        say(text, markup=False, highlight=False, soft_wrap=True)
+
+    for name, reason in finished.without_card.items():
+        line(f"failed  {name}: {reason}")
+        words = ["pipeline", "run", "--grid", session.grid.name]
+        words += [word for choice in only for word in ("--only", choice)]
+        line(f"again   {shlex.join([*words, *again])}")
+    for reason, names in _by_reason(finished).items():
+        # the run's own choice where they are many: only what is missing is computed again
+        chosen = only if len(names) > RETRIES else [f"cell={name}" for name in names]
+        words = ["pipeline", "run", "--grid", session.grid.name]
+        words += [word for choice in chosen for word in ("--only", choice)]
+        line(f"failed  {reason}")
+        line(f"again   {shlex.join([*words, *again])}")
+    if page is not None:
+        line(f"report  {page}")
+    line(f"store   {session.store.address}")
+    line(f"MLflow  {server}")
+
+
+def _by_reason(finished: RunFinished) -> dict[str, list[str]]:
+    if finished.interrupted:
+        return {}
+    reasons: dict[str, list[str]] = {}
+    for name, reason in finished.missing.items():
+        reasons.setdefault(reason, []).append(name)
+    return reasons
+
+
+def _exit_code(finished: RunFinished, problems: Iterable[int]) -> int:
+    if finished.interrupted:
+        return STOPPED
+    if finished.missing or finished.without_card:
+        return 1
+    return min(problems, default=0)

@@ -1,0 +1,233 @@
+"""`pipeline scale`: how a grid's time falls with the number of workers, and where it stops.
+
+Nothing is computed: the whole grid is replayed as if nothing of it were stored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline.commands.session import Session
+from pipeline.observers.tally import Tally, counted, duration
+from pipeline.plan.estimate import Estimate
+from pipeline.plan.simulation import Costs, Replay, Task, longest_chain, replay, tasks_of
+from pipeline.problems import BadInput, writing_to
+from pipeline.report.formats.figures.scale import draw_scale
+
+COSTS = Costs(task_s=0.5, driver_s=0.01)
+"""Assumed: a task's start, reading and writing; the driver's share of each task."""
+WORSE = (Costs(task_s=0.1, driver_s=0.002), COSTS, Costs(task_s=2.0, driver_s=0.05))
+SHARDS = (1, 2, 5, 20)
+DOUBLED = tuple(1 << power for power in range(11))
+STOPS = 1.05
+"""Where twice the workers are not even so much faster, more are of no use."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A grid replayed: on the workers asked for, on each power of two, and with other tasks."""
+
+    grid: str
+    estimate: Estimate
+    asked: tuple[int, ...]
+    runs: dict[tuple[int, int], Replay]
+    """(shards in a task, workers) → replay, at the assumed costs."""
+    costly: dict[tuple[Costs, int], Replay]
+    trained: dict[int, Replay]
+    """Workers → replay as if all weights were there already."""
+    chain: list[tuple[str, Task]]
+    """The longest, each task with its name."""
+
+    @property
+    def chain_s(self) -> float:
+        """How long the longest chain takes, s."""
+        return sum(task.seconds for _, task in self.chain)
+
+    def said(self, workers: int) -> str:
+        """One replay in a line."""
+        run = self.runs[1, workers]
+        return (
+            f"{counted(workers, 'worker')}: {duration(run.wall_s)}, "
+            f"{self.runs[1, 1].wall_s / run.wall_s:.1f} times as fast as one, "
+            f"{100 * run.use:.0f} % at work"
+        )
+
+    def stop(self) -> int:
+        """The number of workers whose double is hardly faster."""
+        for workers in DOUBLED[:-1]:
+            if self.runs[1, workers].wall_s < STOPS * self.runs[1, 2 * workers].wall_s:
+                return workers
+        return DOUBLED[-1]
+
+
+def scaling(session: Session, *, device: str | None, workers: Sequence[int]) -> Scaling:
+    """Replay a session's chosen cells; BadInput where no node's time is known."""
+    plan = session.plan(forced={node.digest for node in session.graph})
+    made = session.estimate(plan, device=device)
+    if not made.work_s:
+        raise BadInput(f"nothing tells how long grid '{session.grid.name}' takes on {made.device}")
+    asked = tuple(sorted(set(workers)))
+    tasks = {shards: tasks_of(session.graph, made.by_node, shards=shards) for shards in SHARDS}
+    runs = {(1, count): replay(tasks[1], count, COSTS) for count in {*DOUBLED, *asked}}
+    for shards in SHARDS:
+        runs |= {(shards, count): replay(tasks[shards], count, COSTS) for count in asked}
+    costly = {(costs, count): replay(tasks[1], count, costs) for costs in WORSE for count in asked}
+    rest = {
+        digest: 0.0 if session.graph[digest].kind == "train" else taken
+        for digest, taken in made.by_node.items()
+    }
+    untrained = tasks_of(session.graph, rest, shards=1)
+    trained = {count: replay(untrained, count, COSTS) for count in asked}
+    tally = Tally(time.monotonic, grid=session.grid)
+    scores = {node.digest: f"score {name}" for name, node in session.chosen.items()}
+    chain = [
+        (scores.get(task.nodes[0].digest) or tally.name(task.nodes[0]), task)
+        for task in longest_chain(tasks[1], COSTS)
+    ]
+    return Scaling(session.grid.name, made, asked, runs, costly, trained, chain)
+
+
+def write_scaling(found: Scaling, reports: Path) -> Path:
+    """Write the page, the numbers and the figure into `reports`/scale; the page's path."""
+    folder = reports / "scale"
+    files: dict[str, Callable[[Path], object]] = {
+        "README.md": partial(_write, "\n".join(_page(found)) + "\n"),
+        "scale.csv": partial(_write, _table(found)),
+    }
+    curve = [(count, found.runs[1, count].wall_s / 3600) for count in DOUBLED]
+    title = f"Grid '{found.grid}' on {found.estimate.device}, simulated"
+    files["scale.svg"] = partial(draw_scale, curve, found.chain_s / 3600, title)
+    with writing_to(f"reports {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in files.items():
+            write(folder / name)
+    return folder / "README.md"
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _table(found: Scaling) -> str:
+    sink = io.StringIO()
+    rows = csv.writer(sink, lineterminator="\n")
+    rows.writerow(["shards_per_task", "workers", "hours", "speed_up", "use_of_workers"])
+    for (shards, workers), run in sorted(found.runs.items()):
+        speed = found.runs[1, 1].wall_s / run.wall_s
+        rows.writerow(
+            [shards, workers, f"{run.wall_s / 3600:.4f}", f"{speed:.3f}", f"{run.use:.4f}"]
+        )
+    return sink.getvalue()
+
+
+def _page(found: Scaling) -> Iterator[str]:
+    made = found.estimate
+    yield f"# How grid `{found.grid}` scales on {made.device}"
+    yield ""
+    yield (
+        f"Simulated, not measured: {counted(len(made.by_node), 'node')} replayed in the order of "
+        f"the real runner, as if nothing were stored. A worker is one device. Written by "
+        f"`pipeline scale --grid {found.grid}`; numbers in [scale.csv](scale.csv)."
+    )
+    yield ""
+    yield from (f"- {found.said(workers)}" for workers in found.asked)
+    yield ""
+    yield "![time against workers](scale.svg)"
+    yield ""
+    yield "## Where it stops, and why"
+    yield ""
+    yield from _why(found)
+    yield ""
+    yield "The longest chain, each part of which waits for the one before it:"
+    yield ""
+    yield from _rows(["node", "time"])
+    for name, task in found.chain:
+        yield f"| {name} | {duration(task.seconds)} |"
+    yield ""
+    yield "## How many shards make a task"
+    yield ""
+    yield from _by_shards(found)
+    yield ""
+    yield "## What it assumes"
+    yield ""
+    yield from _assumptions(found)
+
+
+def _why(found: Scaling) -> Iterator[str]:
+    stop = found.stop()
+    chain = found.chain_s
+    train = sum(task.seconds for _, task in found.chain if task.kind == "train")
+    last = found.runs[1, found.asked[-1]]
+    yield (
+        f"Beyond {counted(stop, 'worker')} twice as many are less than {100 * STOPS - 100:.0f} % "
+        f"faster. The longest chain takes {duration(chain)}, {100 * train / chain:.0f} % of it one "
+        f"training, and no number of workers shortens that: with {last.workers} workers the whole "
+        f"grid takes {duration(last.wall_s)}. All work is {duration(found.estimate.work_s)}, so "
+        f"the chain alone allows at most {found.estimate.work_s / chain:.1f} times the speed of "
+        "one worker."
+    )
+    yield ""
+    if train:
+        yield (
+            "A training is one node on one device. What would help is a training spread over "
+            "several devices, which changes its numbers, or weights that are there already "
+            "(`--weights`, `pipeline import`). Then only attacking and defending are left, which "
+            "share out until the one driver, which hands out the tasks, is the limit:"
+        )
+        yield ""
+        for workers, run in found.trained.items():
+            speed = found.trained[found.asked[0]].wall_s / run.wall_s
+            yield (
+                f"- {counted(workers, 'worker')}: {duration(run.wall_s)}, {speed:.1f} times as "
+                f"fast as {found.asked[0]}, {100 * run.use:.0f} % at work"
+            )
+
+
+def _by_shards(found: Scaling) -> Iterator[str]:
+    yield from _rows(["shards in a task", *(counted(count, "worker") for count in found.asked)])
+    for shards in SHARDS:
+        times = [duration(found.runs[shards, count].wall_s) for count in found.asked]
+        yield f"| {shards} | {' | '.join(times)} |"
+    yield ""
+    most = found.asked[-1]
+    gains = {
+        count: 1
+        - min(found.runs[shards, count].wall_s for shards in SHARDS) / found.runs[1, count].wall_s
+        for count in found.asked
+    }
+    best = max(gains, key=lambda count: gains[count])
+    yield (
+        f"A Ray task is one shard. More in a task would save at most {100 * gains[best]:.0f} % "
+        f"({counted(best, 'worker')}) and {100 * gains[most]:.1f} % with {most}, and would lose "
+        "more work with each worker that dies."
+    )
+
+
+def _assumptions(found: Scaling) -> Iterator[str]:
+    for words in found.estimate.basis:
+        yield f"- Node times: {words}."
+    yield (
+        f"- A task costs {COSTS.task_s:g} s on its worker beside its nodes (start, reading, "
+        f"writing) and {COSTS.driver_s:g} s of the one driver; assumed, not measured. Other costs "
+        "are in the table below."
+    )
+    yield "- Workers are alike, never lost, and share nothing that fills up: no network, no disk."
+    yield "- Sharing a device among several nodes neither gains nor loses."
+    yield ""
+    yield from _rows(
+        ["cost of a task, of the driver", *(counted(count, "worker") for count in found.asked)]
+    )
+    for costs in WORSE:
+        times = [duration(found.costly[costs, count].wall_s) for count in found.asked]
+        yield f"| {costs.task_s:g} s, {costs.driver_s:g} s | {' | '.join(times)} |"
+
+
+def _rows(heads: Sequence[str]) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield f"| --- |{' ---: |' * (len(heads) - 1)}"

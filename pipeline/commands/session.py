@@ -1,0 +1,311 @@
+"""A grid opened on a store: what the commands work with."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import __version__
+from pipeline.catalogue.catalogue import Catalogue, config_folders
+from pipeline.catalogue.code.fingerprint import Entry, check
+from pipeline.catalogue.devices import read_devices
+from pipeline.execution.events import Observers, RunFinished
+from pipeline.execution.executors.base import Executor, InlineExecutor
+from pipeline.execution.runner import Run
+from pipeline.execution.settings import Settings, read_settings
+from pipeline.grid.builder import Overrides, load_grid
+from pipeline.grid.card_sizes import CardSize
+from pipeline.grid.cards import card_nodes
+from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.digests import spec_classes
+from pipeline.grid.graph import Graph, Node, NodeKind
+from pipeline.grid.nodes import CellNodes
+from pipeline.grid.selection import selected
+from pipeline.plan.estimate import Estimate, estimate
+from pipeline.plan.planning import Look, Made, Plan, how_made, make_plan
+from pipeline.problems import BadInput, Unwritable
+from pipeline.store.ledger import Invocation, Ledger
+from pipeline.store.store import Record, Store
+from tasks.attacks.libraries.base import absent
+from tasks.specs import Kind, Spec
+
+if TYPE_CHECKING:
+    from pipeline.report.cards import Card, Cards
+
+TASKS = {
+    "dataset": ("tasks.data.splits",),
+    "train": ("tasks.training.train", "tasks.classifier.checkpoint"),
+    "checkpoint": ("tasks.classifier.checkpoint",),
+    "craft": ("tasks.evaluation.craft", "tasks.classifier.frozen", "tasks.classifier.checkpoint"),
+    "select": ("tasks.evaluation.select", "tasks.classifier.frozen", "tasks.classifier.checkpoint"),
+    "defend": ("tasks.evaluation.defend", "tasks.classifier.frozen", "tasks.classifier.checkpoint"),
+    "score": ("tasks.evaluation.score",),
+    "card": ("tasks.integrity.card", "tasks.classifier.frozen", "tasks.classifier.checkpoint"),
+}
+"""The modules that perform each kind of node."""
+
+
+def program_version() -> str:
+    """The version of this program, installed or not."""
+    return __version__
+
+
+@dataclass
+class Session:
+    """A grid, the cells of it that are meant, and the store they live in."""
+
+    catalogue: Catalogue
+    grid: Grid
+    cells: tuple[Cell, ...]
+    store: Store
+    settings: Settings
+    devices: Path
+    card: CardSize = "quarter"
+    ledger: Ledger = field(init=False)
+    seen: Look | None = None
+    """What a run saw of the store at its end, where it had done all; see `look`."""
+    unwritten: str | None = None
+    """Why a run could not be written into the ledger."""
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.store.ground)
+
+    @cached_property
+    def _made(self) -> tuple[Graph, dict[str, Node], dict[str, Node]]:
+        nodes = CellNodes()
+        scores = {cell.name: nodes.score(cell) for cell in self.grid.cells}
+        cards = card_nodes(nodes, self.grid.cells, self.card)
+        return Graph([*scores.values(), *cards.values()]), scores, cards
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of all the grid's cells and of their integrity cards."""
+        return self._made[0]
+
+    @property
+    def scores(self) -> dict[str, Node]:
+        """The score node of every cell of the grid."""
+        return self._made[1]
+
+    @property
+    def chosen(self) -> dict[str, Node]:
+        """The score nodes of the cells that are meant."""
+        return {cell.name: self.scores[cell.name] for cell in self.cells}
+
+    @property
+    def cards(self) -> dict[str, Node]:
+        """The integrity card of each cell that has one; see `card_nodes`."""
+        return self._made[2]
+
+    def examined(self) -> Cards:
+        """The integrity cards of the grid's cells as the store holds them now."""
+        from pipeline.report.answers import stored_answers
+        from pipeline.report.cards import Cards
+
+        answers = stored_answers(self.store, self.scores)
+        return Cards(self.grid, self.cards, self.store, self.facts(), answers)
+
+    def known_cards(self) -> dict[str, Card]:
+        """The cards of cells, by the cells' names, whose models were examined."""
+        found = self.examined().all()
+        return {name: card for name, card in found.items() if card.verdict != "skipped"}
+
+    @property
+    def chosen_cards(self) -> list[Node]:
+        """The cards of the models that a cell that is meant attacks adaptively."""
+        adaptive = {(cell.model, cell.seed) for cell in self.cells if cell.attack_spec.compound}
+        cells = (cell for cell in self.cells if (cell.model, cell.seed) in adaptive)
+        found = (self.cards.get(cell.name) for cell in cells)
+        return list(dict.fromkeys(node for node in found if node is not None))
+
+    @property
+    def leaves(self) -> list[Node]:
+        """What is meant to be in the store after a run: scores, then cards."""
+        return [*self.chosen.values(), *self.chosen_cards]
+
+    @cached_property
+    def meant(self) -> Graph:
+        """The graph of the leaves: all that a run may have to compute."""
+        return self.graph if self.cells == self.grid.cells else Graph(self.leaves)
+
+    def look(self) -> Look:
+        """Into the store: what this session's last run saw at its end, if it had done all."""
+        return self.seen or Look(self.store)
+
+    def check_code(self) -> list[str]:
+        """Stop, as BadInput, at code that changed undecided; returns what versions decided."""
+        return check([Entry(classes, frozenset(TASKS[kind])) for kind, classes in self._sorts])
+
+    @cached_property
+    def _sorts(self) -> frozenset[tuple[NodeKind, frozenset[type[Spec]]]]:
+        """The kinds of the nodes that are meant, each with the classes of its specs."""
+        return frozenset((node.kind, spec_classes(node.spec)) for node in self.meant)
+
+    def check_libraries(self) -> None:
+        """BadInput where the cells to compute need a library that is not installed here."""
+        classes = frozenset[type[Spec]]().union(*(classes for _, classes in self._sorts))
+        libraries = {cls: cls.library for cls in classes if issubclass(cls, Kind) and cls.library}
+        lacking = {cls: name for cls, name in libraries.items() if find_spec(name) is None}
+        for node in self.meant if lacking else ():
+            for cls, library in lacking.items():
+                if cls in spec_classes(node.spec) and self.record(node) is None:
+                    raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
+
+    def forced(self, start: str) -> set[str]:
+        """Digests that --force computes again: defend and score, and craft from there."""
+        kinds = {"defend", "score"} | ({"craft", "select", "card"} if start == "craft" else set())
+        return {node.digest for node in self.meant if node.kind in kinds}
+
+    def plan(self, forced: set[str] | None = None) -> Plan:
+        """What the meant cells and their cards lack."""
+        return make_plan(self.graph, self.leaves, self.store, forced=forced or ())
+
+    def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:
+        """How long a plan's work takes on a named device; see `estimate`."""
+        return estimate(
+            self.graph,
+            plan.todo,
+            self.store,
+            devices=read_devices(self.devices),
+            train_images={cell.dataset_spec: cell.train_images for cell in self.grid.cells},
+            device=device,
+            workers=workers,
+        )
+
+    def record(self, node: Node) -> Record | None:
+        """A node's record if it counts as there."""
+        return self.look().standing(node, self.graph)
+
+    def facts(self) -> dict[str, Mapping[str, object]]:
+        """The scores that the store holds, of any cell of the grid."""
+        look = self.look()
+        records = {name: look.standing(node, self.graph) for name, node in self.scores.items()}
+        return {name: record.facts for name, record in records.items() if record is not None}
+
+    def test_images_by_class(self) -> dict[str, list[int]]:
+        """How many test images of each class the data sets have that the store holds."""
+        nodes = {node.spec: node for node in self.graph if node.kind == "dataset"}
+        counts = {}
+        for name, spec in {cell.dataset: cell.dataset_spec for cell in self.grid.cells}.items():
+            record = self.record(nodes[spec])
+            found = record.facts.get("test_images_by_class") if record is not None else None
+            if isinstance(found, list):
+                counts[name] = [int(count) for count in found]
+        return counts
+
+    def made(self) -> dict[str, object]:
+        """How what the store holds of this grid was computed: devices and library versions."""
+        look = self.look()
+        made: set[Made] = set()
+        for node in self.graph:
+            if node.kind not in {"train", "craft", "select", "defend", "card"}:
+                continue
+            glimpse = look.glimpse(node.kind, node.digest)
+            if glimpse is not None:
+                made.add(glimpse.made)
+            elif (record := self.store.known(node.kind, node.digest)) is not None:
+                made.add(how_made(record))
+        found: dict[str, set[str]] = {}
+        for key, value in itertools.chain.from_iterable(made):
+            found.setdefault(key, set()).add(value)
+        return {key: ", ".join(sorted(values)) for key, values in found.items()}
+
+    def run(
+        self,
+        observers: Observers,
+        *,
+        inline: bool,
+        address: str | None,
+        workers: int | None,
+        forced: set[str],
+        until: float | None = None,
+    ) -> RunFinished:
+        """Compute what is missing, to the end or to a Unix time, and write it into the ledger."""
+        self.seen = None
+        if address is None:
+            self.check_libraries()
+
+        def report(digest: str, progress: object) -> None:
+            from pipeline.execution.events import NodeProgress
+            from tasks.progress import Progress
+
+            assert isinstance(progress, Progress)
+            observers.notify(NodeProgress(digest, progress))
+
+        def local() -> Executor:
+            return InlineExecutor(self.store, self.settings, report, until=until)
+
+        def start() -> Executor:
+            if inline:
+                return local()
+            from pipeline.execution.executors.ray import RayExecutor
+
+            return RayExecutor(
+                self.store, self.settings, report, address=address, workers=workers, until=until
+            )
+
+        run = Run(
+            grid=self.grid,
+            graph=self.graph,
+            scores=self.chosen,
+            cards=self.chosen_cards,
+            store=self.store,
+            ledger=self.ledger,
+            observers=observers,
+            start_executor=start,
+            start_local=local,
+            forced=forced,
+            cluster_first=address is not None,
+            until=until,
+        )
+        self.ledger.want(node.digest for node in self.meant)
+        try:
+            finished = run.execute()
+            self.seen = run.seen
+            return finished
+        finally:
+            invocation = Invocation(
+                grid=self.grid.name,
+                command=["pipeline", *sys.argv[1:]],
+                version=program_version(),
+                cells=run.entries(),
+            )
+            try:
+                self.ledger.write(invocation)
+            except Unwritable as problem:
+                # what was computed is there all the same, and is reported
+                self.unwritten = str(problem)
+
+
+def open_session(
+    grid: str,
+    *,
+    store: Path | str,
+    configs: Sequence[Path] = (),
+    only: Sequence[str] = (),
+    overrides: Overrides | None = None,
+    settings: Path | None = None,
+    device: str | None = None,
+    card: CardSize = "quarter",
+) -> Session:
+    """Read a grid's configs and the settings; BadInput, located, where they do not fit."""
+    folders = config_folders(configs)
+    catalogue = Catalogue(folders)
+    loaded = load_grid(catalogue, grid, overrides)
+    how = read_settings(settings or _first_file(folders, "settings.yaml"))
+    if device is not None:
+        how = how.model_copy(update={"device": device})
+    cells = selected(loaded, only)
+    devices = _first_file(folders, "devices.yaml")
+    return Session(catalogue, loaded, cells, Store(store), how, devices, card)
+
+
+def _first_file(folders: Sequence[Path], name: str) -> Path:
+    """A file of the first folder that has it; the program's own folder has every one."""
+    return next(folder / name for folder in folders if (folder / name).is_file())

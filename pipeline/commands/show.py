@@ -1,0 +1,99 @@
+"""A cell's whole story: what it is, what it was made from, how, and what it scored."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+
+from pipeline.commands.session import Session
+from pipeline.grid.cells import Cell
+from pipeline.grid.graph import Graph
+from pipeline.observers.tracking.runs import score_key
+from pipeline.observers.tracking.server import default_uri, shown
+from pipeline.plan.planning import Look
+from pipeline.plan.why import why
+from pipeline.report.paper import references_of
+from pipeline.report.scores import number
+from pipeline.report.words.settings import accuracy
+from pipeline.store.store import Record
+
+REMEMBERED = 10
+"""Earlier scores that are told."""
+
+
+def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, object]:
+    """The story as plain values, for YAML or JSON."""
+    node = session.scores[cell.name]
+    look = Look(session.store)
+    record = look.record(node.kind, node.digest)
+    told: dict[str, object] = {
+        "cell": cell.name,
+        "grid": session.grid.name,
+        "state": why(
+            cell.name,
+            session.grid.name,
+            node,
+            session.graph,
+            session.store,
+            session.ledger,
+        ),
+        "images": cell.images,
+        "redraws": cell.redraws,
+        "precision": cell.precision,
+        "seed": cell.seed,
+        "attack": cell.attack_spec.model_dump(mode="json"),
+        "defense": cell.defense_spec.model_dump(mode="json"),
+        "model": cell.model_spec.model_dump(mode="json"),
+        "dataset": cell.dataset_spec.model_dump(mode="json"),
+    }
+    card = session.examined().of(cell.name)
+    if card is not None:
+        told["card"] = {
+            "verdict": card.verdict,
+            "examined": card.of,
+            "images": card.images,
+            "checks": {
+                finding.check: f"{finding.verdict}: {finding.words}" for finding in card.findings
+            },
+        }
+    if isinstance(record, Record):
+        told["score"] = dict(record.facts)
+        server = shown(mlflow_uri or default_uri(Path.cwd()))
+        told["mlflow_run"] = session.ledger.logged_as(server, score_key(cell, record))
+    reference = references_of(session.grid, session.catalogue).get(cell.name)
+    if reference is not None:
+        told["published"] = {
+            "accuracy": reference.published.value,
+            "is_a_bound": reference.published.upper_bound,
+            "printed_in": list(reference.printed_in),
+            "other": reference.other,
+        }
+    if history := _history(session, cell):
+        told["history"] = history
+    artifacts = []
+    for ancestor in Graph([node]):
+        found = session.store.known(ancestor.kind, ancestor.digest)
+        entry: dict[str, object] = {"kind": ancestor.kind, "digest": ancestor.digest}
+        if found is not None:
+            folder = session.store.whereabouts(found) or "in another store"
+            how = {key: value for key, value in found.how.items() if key != "versions"}
+            entry |= {"folder": folder, "content": found.content, **how}
+        else:
+            entry["state"] = "not in the store"
+        artifacts.append(entry)
+    told["artifacts"] = artifacts
+    only = shlex.quote(f"cell={cell.name}")
+    told["again"] = f"pipeline run --grid {session.grid.name} --only {only} --force"
+    return told
+
+
+def _history(session: Session, cell: Cell) -> list[str]:
+    """When the cell was asked for and what it then scored, the latest last."""
+    found = []
+    for invocation in session.ledger.invocations:
+        entry = invocation.cells.get(cell.name)
+        if invocation.grid == session.grid.name and entry is not None and entry.facts is not None:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(invocation.time))
+            found.append(f"{when}  {accuracy(number(entry.facts, 'accuracy'))} %")
+    return found[-REMEMBERED:]

@@ -1,0 +1,183 @@
+"""Carrying results between stores, so that what ran elsewhere is told here like any other.
+
+By default scores and weights go whole. Of the artifacts that they were made from the records
+go along, so that lineage, devices and costs are known; their tensors stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from pipeline.commands.session import Session, program_version
+from pipeline.grid.graph import Graph
+from pipeline.plan.planning import Look
+from pipeline.problems import BadInput
+from pipeline.store.bundle import Bundle, open_bundle, write_bundle
+from pipeline.store.ledger import CellEntry, Invocation, Ledger
+from pipeline.store.store import Damaged, Record, Store
+
+WHOLE = frozenset({"train", "checkpoint", "score", "card"})
+"""Kinds that go with their files even without the tensors."""
+
+
+@dataclass
+class Arrivals:
+    """What an import did. added, there, told: artifacts by kind; told are records alone.
+
+    clashes: what the store holds with other content, and kept; outdated: results that count as
+    absent, because the store holds other content of what they were made from.
+    """
+
+    added: Counter[str] = field(default_factory=Counter)
+    there: Counter[str] = field(default_factory=Counter)
+    told: Counter[str] = field(default_factory=Counter)
+    devices: set[str] = field(default_factory=set)
+    clashes: list[str] = field(default_factory=list)
+    outdated: int = 0
+
+    @property
+    def made_on(self) -> str:
+        """The devices that computed it."""
+        return ", ".join(sorted(self.devices)) or "an unnamed device"
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each thing that did not go as asked."""
+        lines = [f"{clash} (--replace takes the file's)" for clash in self.clashes]
+        if self.outdated:
+            lines.append(
+                f"{self.outdated} scores count as absent: this store holds other content of "
+                "what they were made from"
+            )
+        return lines
+
+
+def export_results(session: Session, path: Path, *, tensors: bool) -> Counter[str]:
+    """Write what the store holds of the chosen cells into a file; whole artifacts by kind.
+
+    BadInput where there is nothing, where an artifact is damaged, or the file cannot be written.
+    """
+    records = list(_standing(session, tensors=tensors))
+    whole = Counter(record.kind for record, complete in records if complete)
+    if not whole:
+        raise BadInput(
+            f"nothing to export: store {session.store.address} holds no result of these cells"
+        )
+    scores = {record.digest for record, _ in records if record.kind == "score"}
+    cells = {name: node.digest for name, node in session.chosen.items() if node.digest in scores}
+    try:
+        write_bundle(
+            path,
+            records,
+            grid=session.grid.name,
+            program=program_version(),
+            cells=cells,
+            locate=session.store.path,
+        )
+    except Damaged as damaged:
+        raise BadInput(f"{damaged}; `pipeline verify --set-aside`, then run again") from None
+    return whole
+
+
+def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
+    """Put what a file holds into the store; BadInput, and the store as it was, if it is bad.
+
+    Artifacts that are there stay, also with other content, unless `replace`.
+    """
+    arrivals = Arrivals()
+    with open_bundle(path) as bundle:
+        store.prepare()
+        try:
+            _take_in(store, bundle, arrivals, replace=replace)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise BadInput(f"store {store.address}: cannot be written to: {reason}") from None
+        arrivals.outdated = _outdated(store, bundle.records)
+        if arrivals.added:
+            _note(store, bundle, path)
+    return arrivals
+
+
+def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool]]:
+    """What is known of the chosen cells' artifacts, parents first, and whether it goes whole."""
+    look = Look(session.store)
+    for node in Graph(session.leaves):
+        if look.why_absent(node, session.graph) is None:
+            record = look.record(node.kind, node.digest)
+            assert isinstance(record, Record)
+            yield record, tensors or node.kind in WHOLE
+        elif look.record(node.kind, node.digest) is None:
+            known = session.store.known(node.kind, node.digest)
+            if known is not None:
+                yield known, False
+
+
+def _take_in(store: Store, bundle: Bundle, arrivals: Arrivals, *, replace: bool) -> None:
+    whole = {record.digest for record in bundle.whole()}
+    for record in bundle.records:
+        if "device" in record.how:
+            arrivals.devices.add(str(record.how["device"]))
+        if record.digest in whole:
+            _take_in_whole(store, bundle, record, arrivals, replace=replace)
+        elif store.known(record.kind, record.digest) is None:
+            store.remember(record)
+            arrivals.told[record.kind] += 1
+
+
+def _take_in_whole(
+    store: Store, bundle: Bundle, record: Record, arrivals: Arrivals, *, replace: bool
+) -> None:
+    kind, digest = record.kind, record.digest
+    try:
+        standing = store.record(kind, digest)
+    except Damaged:
+        store.set_aside(kind, digest)
+        standing = None
+    if standing is not None and standing.content == record.content:
+        arrivals.there[kind] += 1
+        return
+    if standing is not None and not replace:
+        arrivals.clashes.append(f"{kind} {digest[:12]}: the store holds other content, which stays")
+        return
+    if standing is not None:
+        store.set_aside(kind, digest)
+    store.adopt(record, {name: partial(bundle.copy, record, name) for name in record.files})
+    arrivals.added[kind] += 1
+
+
+def _outdated(store: Store, records: Sequence[Record]) -> int:
+    """How many scores were made from other content than the store holds now."""
+    kinds = {record.digest: record.kind for record in records}
+    look = Look(store)
+
+    def contradicted(record: Record) -> bool:
+        for digest, content in record.lineage.items():
+            ancestor = look.record(kinds[digest], digest) if digest in kinds else None
+            if isinstance(ancestor, Record) and ancestor.content != content:
+                return True
+        return False
+
+    return sum(contradicted(record) for record in records if record.kind == "score")
+
+
+def _note(store: Store, bundle: Bundle, path: Path) -> None:
+    """Write the cells into the ledger, which later tells what changed since."""
+    records = {record.digest: record for record in bundle.whole()}
+    manifest = bundle.manifest
+    cells = {
+        name: CellEntry(digest, records[digest].content, records[digest].facts)
+        for name, digest in manifest.cells.items()
+        if digest in records
+    }
+    Ledger(store.ground).write(
+        Invocation(
+            grid=manifest.grid,
+            command=["pipeline", "import", str(path)],
+            version=program_version(),
+            cells=cells,
+        )
+    )

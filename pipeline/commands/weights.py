@@ -1,0 +1,100 @@
+"""A model's weights as a file of their own, to be used as a checkpoint elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline.catalogue.documents import shown
+from pipeline.commands.session import Session
+from pipeline.grid.graph import Node
+from pipeline.problems import BadInput, suggestion
+from pipeline.store.store import Damaged
+from tasks.training.recipe import CheckpointSpec, TrainSpec
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of weights: its size, its SHA-256, and how many numbers it holds."""
+
+    size_bytes: int
+    sha256: str
+    weights: int
+
+
+def export_weights(session: Session, model: str, path: Path, *, half: bool) -> Written:
+    """Write a model's weights, as they are or as float16, in the safetensors format.
+
+    Whole numbers, such as counts of batches, keep their type. BadInput where the store has no
+    such weights, where float16 cannot hold one, or where the file cannot be written.
+    """
+    node = _model(session, model)
+    record = session.record(node)
+    if record is None:
+        raise BadInput(
+            f"the store has no weights of model '{model}': "
+            f"pipeline run --grid {session.grid.name} --only model={model}"
+        )
+    try:
+        source = session.store.path(record, "weights.safetensors")
+    except Damaged as damaged:
+        raise BadInput(str(damaged)) from None
+    weights = safetensors.torch.load_file(source)
+    if half:
+        weights = {name: _halved(name, weight) for name, weight in weights.items()}
+    spec = node.spec
+    assert isinstance(spec, TrainSpec | CheckpointSpec)
+    network = json.dumps(spec.network.model_dump(mode="json"), sort_keys=True)
+    about = {"model": model, "network": network, "content": record.content}
+    data = safetensors.torch.save(weights, metadata=about)
+    _write(path, data)
+    count = sum(weight.numel() for weight in weights.values())
+    return Written(len(data), hashlib.sha256(data).hexdigest(), count)
+
+
+def _model(session: Session, model: str) -> Node:
+    """The one node of a model's weights among the chosen cells."""
+    names = {cell.model for cell in session.grid.cells}
+    if model not in names:
+        raise BadInput(
+            f"no model '{model}' in grid '{session.grid.name}'{suggestion(model, names)}"
+        )
+    nodes = {
+        session.scores[cell.name].parents[0][1].parent("model")
+        for cell in session.cells
+        if cell.model == model
+    }
+    if len(nodes) != 1:
+        how_many = f"{len(nodes)} trainings" if nodes else "none"
+        raise BadInput(f"model '{model}': the chosen cells have {how_many}; choose --only seed=N")
+    return nodes.pop()
+
+
+def _halved(name: str, weight: Tensor) -> Tensor:
+    if not weight.is_floating_point():
+        return weight
+    half = weight.to(torch.float16)
+    if not half.isfinite().all():
+        largest = weight.abs().max().item()
+        raise BadInput(f"--half: {name} reaches {largest:.3g}; float16 ends at 65504")
+    return half.contiguous()
+
+
+def _write(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        draft.replace(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"{shown(path)}: cannot be written: {reason}") from None
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""How the missing nodes of a graph are computed."""

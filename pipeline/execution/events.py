@@ -1,0 +1,192 @@
+"""What observers are told of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.graph import Node
+from tasks.progress import Progress
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a node has no artifact.
+
+    damaged: (kind, digest) of an artifact that it could not read. gone: because it was no longer
+    there. fatal: no other node would fare better, as on a full disk.
+    """
+
+    digest: str
+    reason: str
+    detail: str = ""
+    damaged: tuple[str, str] | None = None
+    gone: bool = False
+    fatal: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """A node's artifact: its content's checksum, its facts, and how it was computed."""
+
+    digest: str
+    content: str
+    facts: Mapping[str, object]
+    how: Mapping[str, object]
+    unchanged: bool = False
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A node that was left unfinished because the time of its run was up: no failure."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class Again:
+    """A node that is tried once more: its worker was lost, or it ran out of memory.
+
+    smaller: with half as many images at once.
+    """
+
+    digest: str
+    reason: str
+    smaller: bool = False
+
+
+Result = Done | Failure | Stopped | Again
+"""How an attempt at a node ended."""
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A run begins that has something to do. `todo` counts nodes by kind."""
+
+    grid: Grid
+    todo: Mapping[str, int]
+    stored: int
+    executor: str
+
+
+@dataclass(frozen=True)
+class NodeStarted:
+    """A node was handed to the executor."""
+
+    node: Node
+
+
+@dataclass(frozen=True)
+class NodeProgress:
+    """A long node tells how far it is."""
+
+    digest: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class NodeRetried:
+    """A node is tried once more, and why."""
+
+    node: Node
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeDone:
+    """A node's artifact is in the store."""
+
+    node: Node
+    done: Done
+
+
+@dataclass(frozen=True)
+class NodeFailed:
+    """A node failed for good; `blocked` counts the nodes that now cannot be computed."""
+
+    node: Node
+    failure: Failure
+    cells: Sequence[str]
+    blocked: int
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """An artifact did not match its record and was moved away; it is computed again."""
+
+    kind: str
+    digest: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CellScored:
+    """A cell has a score. `before` is the score that the ledger knew for this cell's name.
+
+    facts: see `tasks.evaluation.score`; percentages.
+    """
+
+    cell: Cell
+    node: Node
+    facts: Mapping[str, object]
+    before: Mapping[str, object] | None
+    computed: bool
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """A run is over. Cells without a score are in `missing`, with the reason.
+
+    without_card: why an integrity card could not be made, by its name.
+    """
+
+    grid: Grid
+    scored: Mapping[str, Mapping[str, object]]
+    missing: Mapping[str, str]
+    computed: Mapping[str, int]
+    seconds: float
+    interrupted: bool = False
+    set_aside: int = 0
+    without_card: Mapping[str, str] = field(default_factory=dict)
+
+
+Event = (
+    RunStarted
+    | NodeStarted
+    | NodeProgress
+    | NodeRetried
+    | NodeDone
+    | NodeFailed
+    | SetAside
+    | CellScored
+    | RunFinished
+)
+
+
+class Observer(Protocol):
+    """Someone who is told."""
+
+    def notify(self, event: Event) -> None:
+        """Take an event, quickly: the run waits."""
+
+    def close(self) -> None:
+        """Finish; nothing follows."""
+
+
+@dataclass
+class Observers:
+    """Several observers as one; none is the null observer."""
+
+    members: list[Observer] = field(default_factory=list)
+
+    def notify(self, event: Event) -> None:
+        """Tell each in turn."""
+        for member in self.members:
+            member.notify(event)
+
+    def close(self) -> None:
+        """Close each in turn."""
+        for member in self.members:
+            member.close()

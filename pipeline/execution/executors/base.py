@@ -1,0 +1,108 @@
+"""Where nodes run: the protocol, and the executor that runs them here.
+
+The inline executor has the interface of the big one, so a node that fails on a cluster can be
+stepped through in a debugger.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from pipeline.execution.events import Again, Failure, Result
+from pipeline.execution.settings import BATCHED, Settings
+from pipeline.grid.graph import Node
+from pipeline.store.store import Store
+from tasks.progress import Progress
+
+Report = Callable[[str, Progress], None]
+"""Digest of a node and how far it is."""
+
+
+class Executor(Protocol):
+    """Runs nodes whose parents are in the store."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: `inline`, `ray (local, 2 CPUs)`."""
+
+    @property
+    def capacity(self) -> int:
+        """How many nodes are worth having submitted at once."""
+
+    def submit(self, node: Node, *, replace: bool = False) -> None:
+        """Take a node; with `replace` its artifact is computed even if it is there."""
+
+    def next(self) -> Result:
+        """Wait for an attempt at a submitted node to end, in whatever order they do.
+
+        After Again the node is still submitted.
+        """
+
+    def close(self) -> None:
+        """Drop what has not begun, stop what has, give resources back."""
+
+
+class Smaller:
+    """With which settings each node runs: what ran out of memory, with half the batch size."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._own: dict[str, Settings] = {}
+
+    def of(self, node: Node) -> Settings:
+        """The settings for a node's next attempt."""
+        return self._own.get(node.digest, self._settings)
+
+    def after(self, node: Node, again: Again) -> Again | Failure:
+        """What follows from having run out of memory: a smaller attempt, or none."""
+        size = self.of(node).of(node.kind).batch_size
+        smaller = self.of(node).smaller(node.kind)
+        if smaller is None:
+            tried = f" with {size} images at once" if node.kind in BATCHED else ""
+            return Failure(node.digest, f"{again.reason}{tried}", again.reason)
+        self._own[node.digest] = smaller
+        size = smaller.of(node.kind).batch_size
+        return Again(node.digest, f"{again.reason}; now {size} images at once", smaller=True)
+
+
+class InlineExecutor:
+    """Runs nodes in this process, one at a time, in the order of submission."""
+
+    name = "inline"
+    capacity = 1
+
+    def __init__(
+        self, store: Store, settings: Settings, report: Report, *, until: float | None = None
+    ) -> None:
+        self._store = store
+        self._settings = Smaller(settings)
+        self._report = report
+        self._until = until
+        self._waiting: deque[tuple[Node, bool]] = deque()
+
+    def submit(self, node: Node, *, replace: bool = False) -> None:
+        """Put a node at the end of the line."""
+        self._waiting.append((node, replace))
+
+    def next(self) -> Result:
+        """Perform the first node in line."""
+        from pipeline.execution.work.attempt import attempt
+
+        node, replace = self._waiting.popleft()
+
+        def tell(progress: Progress) -> None:
+            self._report(node.digest, progress)
+
+        settings = self._settings.of(node)
+        result = attempt(node, self._store, settings, tell, replace=replace, until=self._until)
+        if isinstance(result, Again):
+            result = self._settings.after(node, result)
+        if isinstance(result, Again):
+            self._waiting.appendleft((node, replace))
+        return result
+
+    def close(self) -> None:
+        """Forget what waits."""
+        self._waiting.clear()

@@ -1,0 +1,138 @@
+"""What runs on the workers of a cluster: a node, and the look at a machine before any node.
+
+Knows no Ray: the executor turns these into tasks and an actor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.catalogue.code.own import Parcel, unpack
+from pipeline.execution.events import Failure, Result, Stopped
+from pipeline.execution.settings import Settings
+from pipeline.grid.graph import Node
+from pipeline.problems import BadInput, Unwritable
+from pipeline.store.store import Store
+from tasks.progress import Progress
+
+TELL_S = 1.0
+LIBRARIES = ("torch", "numpy", "pyarrow", "safetensors")
+"""Whose versions may move results, or the form of what is stored."""
+
+
+class Mailbox:
+    """An actor that holds the latest word of every node at work."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Progress] = {}
+
+    def put(self, digest: str, progress: Progress) -> None:
+        """Keep how far a node is."""
+        self._latest[digest] = progress
+
+    def drain(self) -> dict[str, Progress]:
+        """What came since the last time."""
+        latest, self._latest = self._latest, {}
+        return latest
+
+
+def perform_remotely(
+    digest: str,
+    parcel: Parcel,
+    store: str,
+    settings: Settings,
+    mailbox: Any,
+    *,
+    replace: bool,
+    until: float | None,
+) -> Result:
+    """`work.attempt`, its progress sent to the mailbox now and then.
+
+    parcel: of the node, with code of a user's own. What waited for a worker until the time of
+    the run was up does not begin.
+    """
+    from pipeline.execution.work.attempt import attempt
+
+    if until is not None and time.time() >= until:
+        return Stopped(digest)
+    try:
+        node: Node = unpack(parcel)
+    except BadInput as problem:
+        return Failure(digest, str(problem))
+    last = 0.0
+
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TELL_S:
+            last = time.monotonic()
+            mailbox.put.remote(node.digest, progress)
+
+    try:
+        place = Store(store)
+    except BadInput as problem:
+        return Failure(node.digest, f"{platform.node()}: {problem}")
+    return attempt(node, place, settings, tell, replace=replace, until=until)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine is like, as far as it matters to the results."""
+
+    code: str
+    versions: tuple[tuple[str, str], ...]
+    blind: str | None = None
+    """Why it does not see the store, if it does not."""
+
+    def differs(self, other: Machine) -> str | None:
+        """The first thing in which another machine's code or libraries are not these."""
+        for (name, here), (_, there) in zip(self.versions, other.versions, strict=True):
+            if here != there:
+                return f"has {name} {there}, the driver {here}: install the same everywhere"
+        if self.code != other.code:
+            return "runs other code of this program than the driver"
+        return None
+
+
+def look(store: str, key: str, token: bytes) -> Machine:
+    """What this machine is like, and whether it reads the token that lies in the store."""
+    blind = None
+    try:
+        if Store(store).ground.read(key) != token:
+            blind = "another store is there"
+    except FileNotFoundError:
+        blind = "what the driver wrote is not there"
+    except (BadInput, Unwritable) as problem:
+        blind = str(problem)
+    except OSError as error:
+        blind = (error.strerror or str(error)).lower()
+    return Machine(_code(), _versions(), blind)
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = [("Python", platform.python_version())]
+    for name in LIBRARIES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            found.append((name, "missing"))
+    return tuple(found)
+
+
+def _code() -> str:
+    """SHA-256 of all code that is imported here."""
+    import pipeline
+    import tasks
+
+    found = hashlib.sha256()
+    for package in (pipeline, tasks):
+        folder = Path(str(package.__file__)).parent
+        for path in sorted(folder.rglob("*.py")):
+            found.update(f"{package.__name__}/{path.relative_to(folder).as_posix()}\n".encode())
+            found.update(path.read_bytes())
+    return found.hexdigest()

@@ -1,0 +1,78 @@
+"""How a run goes about its work. Nothing here enters a digest.
+
+Batch sizes and thread counts move results only within rounding; each artifact's record
+keeps the ones that it was made with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.catalogue.documents import read_yaml
+from pipeline.catalogue.validation import Entry, validated
+from pipeline.grid.graph import NODE_KINDS, NodeKind
+from pipeline.problems import suggestion
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+BATCHED: tuple[NodeKind, ...] = ("craft", "select", "defend", "card")
+"""Kinds whose batch size is free: that of a training is part of its recipe."""
+SMALLEST_BATCH = 8
+"""Where so few images at once do not fit, fewer would not either."""
+
+
+class KindSettings(Entry):
+    """How the nodes of one kind run.
+
+    threads: CPU threads, and the CPUs that a Ray task asks for. gpus: the share of a GPU that
+    a Ray task asks for where there are GPUs. batch_size: rows through the network at once.
+    compiled: call the network through torch.compile, which pays where a worker process has
+    minutes of work; without a compiler it runs as it is, and the record says so.
+    """
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Annotated[int, Field(ge=1)] = 500
+    compiled: bool = False
+
+
+class Settings(Entry):
+    """Settings by kind of node.
+
+    device: `auto` takes a GPU where a worker has one. attempts: how often a node is tried whose
+    worker is lost, with a pause that doubles each time. deterministic: bit-equal results on a
+    GPU, at a cost.
+    """
+
+    device: Device = "auto"
+    attempts: Annotated[int, Field(ge=1)] = 3
+    deterministic: bool = False
+    kinds: dict[str, KindSettings] = Field(default_factory=dict)
+    """By kind of node: dataset, train, checkpoint, craft, select, defend, score and so on."""
+
+    def of(self, kind: NodeKind) -> KindSettings:
+        """The settings of one kind of node."""
+        return self.kinds.get(kind, KindSettings())
+
+    def smaller(self, kind: NodeKind) -> Settings | None:
+        """With half the batch size for one kind; None where that cannot be, or would not help."""
+        size = self.of(kind).batch_size // 2
+        if kind not in BATCHED or size < SMALLEST_BATCH:
+            return None
+        changed = self.of(kind).model_copy(update={"batch_size": size})
+        return self.model_copy(update={"kinds": {**self.kinds, kind: changed}})
+
+
+def read_settings(path: Path) -> Settings:
+    """Settings from a YAML file; BadInput, located, where it does not fit."""
+    document = read_yaml(path)
+    settings = validated(Settings, document, (), document.value)
+    for kind in settings.kinds:
+        if kind not in NODE_KINDS:
+            message = f"unknown kind of node{suggestion(kind, NODE_KINDS)}"
+            raise document.problem(("kinds", kind), message)
+    return settings

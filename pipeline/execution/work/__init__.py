@@ -1,0 +1,1 @@
+"""What performs a node: the only bridge to `tasks`."""

@@ -1,0 +1,195 @@
+"""Performing a node: do its work, put the result, name in one line what went wrong."""
+
+from __future__ import annotations
+
+import platform
+import time
+import traceback
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import torch
+
+from pipeline import __version__
+from pipeline.catalogue.code.own import line_of, module_of, placed
+from pipeline.catalogue.devices import cpu_name
+from pipeline.execution.events import Again, Done, Failure, Result, Stopped
+from pipeline.execution.settings import Settings
+from pipeline.execution.work import unfinished as partial_state
+from pipeline.execution.work.inputs import Desk, forget
+from pipeline.execution.work.kinds import PERFORM, TimeUp
+from pipeline.execution.work.memory import keep_freed_memory
+from pipeline.grid.digests import own_digests, parts_of
+from pipeline.grid.graph import Node
+from pipeline.problems import BadInput, Unwritable
+from pipeline.store.store import Damaged, Gone, Store
+from tasks.attacks.base import Attack
+from tasks.attacks.libraries.base import LibraryProblem
+from tasks.classifier.checkpoint import BadCheckpoint
+from tasks.data.arrays import BadTensor
+from tasks.defenses.base import Defense
+from tasks.evaluation.defend import BadDefense
+from tasks.networks.base import Network
+from tasks.networks.families.foreign import BadNetwork
+from tasks.progress import Tell
+from tasks.specs import Kind, Spec
+from tasks.training.train import Diverged
+
+EXPECTED = (
+    BadInput,
+    BadTensor,
+    BadCheckpoint,
+    BadDefense,
+    BadNetwork,
+    Diverged,
+    LibraryProblem,
+)
+"""Failures whose own line says all that a person needs."""
+FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
+"""What a part is called, by its base class."""
+PROGRAM = "test-time-defense-bench"
+NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""What torch's error says when a CPU's memory is full; a GPU's has a class of its own."""
+VERSIONS = ("torch", "numpy", "pyarrow")
+
+
+def attempt(
+    node: Node,
+    store: Store,
+    settings: Settings,
+    tell: Tell,
+    *,
+    replace: bool = False,
+    until: float | None = None,
+) -> Result:
+    """Perform a node; whatever goes wrong becomes a Failure that names it in one line.
+
+    until: Unix time, s, after which training stops at the end of an epoch. Out of memory is
+    worth another, smaller attempt.
+    """
+    try:
+        return perform(node, store, settings, tell, replace=replace, until=until)
+    except TimeUp:
+        return Stopped(node.digest)
+    except Damaged as damaged:
+        what = (damaged.kind, damaged.digest)
+        return Failure(node.digest, str(damaged), damaged=what, gone=isinstance(damaged, Gone))
+    except Unwritable as error:
+        return Failure(node.digest, str(error), traceback.format_exc(), fatal=True)
+    except Exception as error:  # noqa: BLE001  one node's failure must not end the others
+        if _is_no_memory(error):
+            forget()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return Again(node.digest, "out of memory", smaller=True)
+        line = " ".join(str(error).split()) or "no message"
+        reason = placed(error, line) if isinstance(error, EXPECTED) else line_of(error)
+        return Failure(node.digest, _named(node.spec, error) + reason, traceback.format_exc())
+
+
+def _named(spec: Spec, error: Exception) -> str:
+    """What to say first: the part of a user's own, or of a library, that the error is about."""
+    if isinstance(error, BadDefense):
+        return "defense "
+    parts = {
+        f"{family} {part.kind}: ": part
+        for part in parts_of(spec)
+        for family, base in FAMILIES.items()
+        if isinstance(part, base)
+    }
+    module = module_of(error)
+    for name, part in parts.items():
+        if type(part).__module__ == module:
+            return name
+    for name, part in parts.items():
+        if isinstance(part, Attack) and (part.source_digest or part.library):
+            return name
+    return ""
+
+
+def _is_no_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def perform(
+    node: Node,
+    store: Store,
+    settings: Settings,
+    tell: Tell,
+    *,
+    replace: bool = False,
+    until: float | None = None,
+) -> Done:
+    """Compute a node's artifact and put it into the store.
+
+    With `replace` an artifact that is there gives way to the new one. TimeUp where a training
+    has more epochs to go after `until`.
+    """
+    standing = None if replace else store.record(node.kind, node.digest)
+    if standing is not None:
+        return Done(node.digest, standing.content, standing.facts, standing.how)
+    kind = settings.of(node.kind)
+    device = _device(settings)
+    keep_freed_memory()
+    torch.set_num_threads(kind.threads)
+    deterministic = settings.deterministic and device.type == "cuda"
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        # not called in vain, since it imports torch's compiler, which takes seconds
+        torch.use_deterministic_algorithms(deterministic)
+    desk = Desk(node, store, kind, device, tell, until)
+    began = time.monotonic()
+    lineage = desk.lineage()
+    result = PERFORM[node.kind](desk)
+    how = {
+        "seconds": time.monotonic() - began,
+        "device": _device_name(device),
+        "threads": kind.threads,
+        "batch_size": kind.batch_size,
+        "deterministic": settings.deterministic or device.type == "cpu",
+        "forwards": desk.classifier.forwards if desk.classifier else 0,
+        "backwards": desk.classifier.backwards if desk.classifier else 0,
+        "host": platform.node(),
+        "versions": {"python": platform.python_version(), PROGRAM: __version__}
+        | {name: version(name) for name in VERSIONS},
+    }
+    if device.type == "cpu":
+        # what decides how sums are rounded, beside the versions
+        how["instructions"] = torch.backends.cpu.get_cpu_capability()
+    if result.asking_s is not None:
+        how["asking_seconds"] = result.asking_s
+    if kind.compiled:
+        how["compiled"] = desk.classifier is not None and desk.classifier.compiled
+    if own := own_digests(node.spec):
+        how["own_code"] = own
+    before = _content(store, node) if replace else None
+    record = store.put(
+        node, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
+    )
+    if node.kind == "train":
+        partial_state.forget(store.ground, node.digest)
+    return Done(
+        node.digest, record.content, record.facts, record.how, unchanged=record.content == before
+    )
+
+
+def _content(store: Store, node: Node) -> str | None:
+    try:
+        record = store.record(node.kind, node.digest)
+    except Damaged:
+        return None
+    return record.content if record else None
+
+
+def _device(settings: Settings) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device cuda: torch sees no GPU here")
+    gpu = settings.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return cpu_name()

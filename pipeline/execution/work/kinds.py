@@ -1,0 +1,263 @@
+"""What a node of each kind does: load its parents, call the task, say what is to be written."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.error import HTTPError
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline.catalogue.sources import locate as sources
+from pipeline.execution.work import unfinished as partial_state
+from pipeline.execution.work.inputs import Desk, candidates_of, untrained
+from pipeline.problems import BadInput
+from pipeline.store import arrow
+from pipeline.store.store import Writer
+from tasks.classifier import exported
+from tasks.classifier.checkpoint import load_weights, weights_from_bytes
+from tasks.data.arrays import as_float
+from tasks.data.spec import DatasetSpec
+from tasks.evaluation.craft import check_crafted, craft
+from tasks.evaluation.defend import defend
+from tasks.evaluation.score import joined, score
+from tasks.evaluation.select import select
+from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
+from tasks.integrity.card import card
+from tasks.integrity.findings import overall
+from tasks.networks.exported import Exported
+from tasks.networks.families.foreign import ForeignNetwork
+from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.train import train
+
+TIMINGS = ("seconds", "images_per_second")
+COSTS = {"forwards": "forwards", "backwards": "backwards", "seconds": "asking_seconds"}
+"""What is told of one prediction, and where a defend's record has it."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """Files to write and facts to record. asking_s: of the time, what the network was asked in."""
+
+    files: Mapping[str, Writer]
+    facts: Mapping[str, object]
+    asking_s: float | None = None
+
+
+class TimeUp(Exception):
+    """The time of the run is up, and the state of this node's work is kept."""
+
+
+def _dataset(desk: Desk) -> Made:
+    spec = desk.node.spec
+    assert isinstance(spec, DatasetSpec)
+    splits = sources.read(spec, dict(desk.node.files))
+    about = {"spec": spec.model_dump(mode="json")}
+    files = {
+        f"{name}.arrow": partial(
+            arrow.write_tensors,
+            columns={"pixels": images.pixels, "labels": images.labels},
+            about=about,
+        )
+        for name, images in (("train", splits.train), ("test", splits.test))
+    }
+    facts = {
+        "train_images": len(splits.train),
+        "test_images": len(splits.test),
+        "test_images_by_class": splits.test.labels.bincount(minlength=spec.classes).tolist(),
+    }
+    return Made(files, facts)
+
+
+def _train(desk: Desk) -> Made:
+    spec = desk.node.spec
+    assert isinstance(spec, TrainSpec)
+    images = desk.splits(desk.node.parent("dataset")).train
+    ground, digest = desk.store.ground, desk.node.digest
+    state = begun = partial_state.load(ground, digest)
+    for state in train(images, spec, device=desk.device, tell=desk.tell, state=begun):
+        partial_state.save(ground, digest, state)
+        late = desk.until is not None and time.time() >= desk.until
+        if late and state.facts["epoch"] < spec.recipe.epochs:
+            raise TimeUp
+    assert state is not None
+    epochs = state.facts["history"]
+    # seconds differ from run to run: they are facts about it, not content
+    history = [{key: epoch[key] for key in epoch if key not in TIMINGS} for epoch in epochs]
+    timings = {key: [epoch[key] for epoch in epochs] for key in TIMINGS}
+    files: dict[str, Writer] = {
+        "weights.safetensors": partial(_write_weights, state.weights),
+        "history.json": partial(_write_json, history),
+    }
+    return Made(files, {**history[-1], "epochs": len(history), "timings": timings})
+
+
+def _checkpoint(desk: Desk) -> Made:
+    spec = desk.node.spec
+    assert isinstance(spec, CheckpointSpec)
+    files = dict(desk.node.files)
+    path = Path(files["weights"])
+    if "url" in files and not path.exists():
+        _download(files["url"], path, spec.sha256)
+    shape = desk.node.parent("dataset").spec
+    assert isinstance(shape, DatasetSpec)
+    writers: dict[str, Writer] = {}
+    if isinstance(spec.network, Exported):
+        weights, program = exported.read(path.read_bytes())
+        module = spec.network.restored(program, weights, shape.channels)
+        writers["program.json"] = partial(_write_json, program)
+    else:
+        weights = weights_from_bytes(path.read_bytes(), spec.key_prefix)
+        module = untrained(desk.node)
+        load_weights(module, weights)
+    if isinstance(spec.network, ForeignNetwork):
+        spec.network.check(module, shape.channels, shape.side, shape.classes)
+    facts = {"weights": sum(weight.numel() for weight in weights.values())}
+    writers["weights.safetensors"] = partial(_write_weights, weights)
+    return Made(writers, facts)
+
+
+def _download(url: str, path: Path, sha256: str) -> None:
+    """To its place once it is whole and has its checksum; BadInput otherwise."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
+        reason = " ".join(str(error).split())
+        raise BadInput(
+            f"{url} cannot be downloaded ({reason}): name the file with --weights instead"
+        ) from None
+
+
+def _craft(desk: Desk) -> Made:
+    spec = desk.node.spec
+    assert isinstance(spec, CraftSpec)
+    test = desk.splits(desk.node.parent("dataset")).test
+    images = test[spec.shard.start : spec.shard.stop]
+    context = desk.context(spec.precision)
+    roles = dict(desk.node.parents)
+    crafted = craft(
+        images,
+        context,
+        spec,
+        batch_size=desk.settings.batch_size,
+        start=desk.examples(roles["start"], spec.shard) if "start" in roles else None,
+        tell=desk.tell,
+    )
+    check_crafted(crafted, images, spec)
+    change = (crafted.pixels - as_float(images.pixels)).abs().amax().item()
+    return Made(
+        {"examples.arrow": _tensors(desk, vars(crafted))},
+        {"images": len(crafted), "largest_change": 255 * change},
+    )
+
+
+def _select(desk: Desk) -> Made:
+    spec = desk.node.spec
+    assert isinstance(spec, SelectSpec)
+    test = desk.splits(desk.node.parent("dataset")).test
+    images = test[spec.shard.start : spec.shard.stop]
+    candidates = {
+        role: desk.examples(node, spec.shard) for role, node in candidates_of(desk.node).items()
+    }
+    context = desk.context(spec.precision)
+    size = desk.settings.batch_size
+    chosen = select(candidates, images, context, spec, batch_size=size, tell=desk.tell)
+    facts = {
+        name: {
+            "images": len(crafted),
+            "chosen": int((chosen.choice == place).sum()),
+            "failed_draws_percent": 100 * chosen.failures[: len(crafted), place].mean().item(),
+        }
+        for place, (name, crafted) in enumerate(candidates.items())
+    }
+    files: dict[str, Writer] = {
+        "examples.arrow": _tensors(desk, vars(chosen.crafted)),
+        "choice.arrow": _tensors(desk, {"choice": chosen.choice, "failures": chosen.failures}),
+    }
+    return Made(files, {"images": len(images), "candidates": facts})
+
+
+def _defend(desk: Desk) -> Made:
+    spec = desk.node.spec
+    assert isinstance(spec, DefendSpec)
+    crafted = desk.examples(desk.node.parent("examples"), spec.shard)
+    context = desk.context(spec.precision)
+    began = time.monotonic()
+    outcomes = defend(crafted, context, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
+    return Made(
+        {"outcomes.arrow": _tensors(desk, vars(outcomes))},
+        {"images": len(crafted), "redraws": spec.redraws},
+        asking_s=time.monotonic() - began,
+    )
+
+
+def _card(desk: Desk) -> Made:
+    spec = desk.node.spec
+    assert isinstance(spec, CardSpec)
+    images = desk.splits(desk.node.parent("dataset")).test[: spec.images]
+    context = desk.context(spec.precision)
+    size = desk.settings.batch_size
+    findings = card(images, context, spec, batch_size=size, tell=desk.tell)
+    facts = [finding.model_dump(mode="json") for finding in findings]
+    files: dict[str, Writer] = {"card.json": partial(_write_json, facts)}
+    return Made(files, {"verdict": overall(findings), "findings": facts, "images": len(images)})
+
+
+def _score(desk: Desk) -> Made:
+    assert isinstance(desk.node.spec, ScoreSpec)
+    parents = [parent for _, parent in desk.node.parents]
+    outcomes = joined([desk.outcomes(parent) for parent in parents])
+    facts = score(outcomes).model_dump(mode="json")
+    predictions = outcomes.correct.numel()
+    cost: dict[str, float] = {}
+    hows = [desk.record(parent).how for parent in parents]
+    for name, key in COSTS.items():
+        # a record of an older version has no time of its own for asking
+        total = sum(float(str(how.get(key, how[name]))) for how in hows)
+        cost[f"{name}_per_prediction"] = total / predictions
+    columns = {
+        "ids": outcomes.ids,
+        "labels": outcomes.labels,
+        "predicted": outcomes.predicted,
+        "correct": outcomes.correct.to(torch.uint8),
+    }
+    files: dict[str, Writer] = {
+        "per_image.arrow": _tensors(desk, columns),
+        "score.json": partial(_write_json, facts),
+    }
+    return Made(files, facts | cost)
+
+
+PERFORM: dict[str, Callable[[Desk], Made]] = {
+    "dataset": _dataset,
+    "train": _train,
+    "checkpoint": _checkpoint,
+    "craft": _craft,
+    "select": _select,
+    "defend": _defend,
+    "score": _score,
+    "card": _card,
+}
+
+
+def _tensors(desk: Desk, columns: Mapping[str, Tensor]) -> Writer:
+    about = {"spec": desk.node.spec.model_dump(mode="json")}
+    return partial(arrow.write_tensors, columns=columns, about=about)
+
+
+def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    # not `save_file`, whose errors hide what the system said
+    path.write_bytes(safetensors.torch.save({name: w.contiguous() for name, w in weights.items()}))
+
+
+def _write_json(value: object, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")

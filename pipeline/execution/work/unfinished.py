@@ -1,0 +1,49 @@
+"""The last state of an unfinished training, kept so that a killed one goes on. No artifact.
+
+It lies in the store, so that the training goes on wherever the next worker is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import safetensors.torch
+
+from pipeline.store.backend import Ground
+from tasks.training.train import State
+
+PARTS = ("weights", "optimizer")
+
+
+def load(ground: Ground, digest: str) -> State | None:
+    """The last whole state of a node, or None where there is none that can be read."""
+    folder = f"partial/{digest}"
+    try:
+        facts = json.loads(ground.read(f"{folder}/facts.json"))
+        parts = [
+            safetensors.torch.load(ground.read(f"{folder}/{part}-{facts['epoch']}.safetensors"))
+            for part in PARTS
+        ]
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        return None
+    return State(weights=parts[0], optimizer=parts[1], facts=facts)
+
+
+def save(ground: Ground, digest: str, state: State) -> None:
+    """Tensors first, then the facts that name them, each whole; then what they replace goes."""
+    folder = f"partial/{digest}"
+    epoch = state.facts["epoch"]
+    for part, tensors in zip(PARTS, (state.weights, state.optimizer), strict=True):
+        ground.write(f"{folder}/{part}-{epoch}.safetensors", safetensors.torch.save(tensors))
+    ground.write(f"{folder}/facts.json", json.dumps(state.facts).encode())
+    for entry in list(ground.find(f"{folder}/*.safetensors")):
+        if not entry.key.endswith(f"-{epoch}.safetensors"):
+            with contextlib.suppress(FileNotFoundError):
+                ground.remove(entry.key)
+
+
+def forget(ground: Ground, digest: str) -> None:
+    """Delete what is kept of a node, if anything is."""
+    with contextlib.suppress(FileNotFoundError):
+        ground.remove(f"partial/{digest}")

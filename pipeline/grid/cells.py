@@ -1,0 +1,89 @@
+"""A grid as it is planned, run and reported: cells, the tables that lay them out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from pipeline.catalogue.entries import FigureEntry
+from pipeline.problems import BadInput, suggestion
+from tasks.attacks.base import Attack
+from tasks.data.spec import DatasetSpec
+from tasks.defenses.base import Defense
+from tasks.specs import Precision
+from tasks.training.recipe import CheckpointSpec, TrainSpec
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid. The first fields are names for people; specs are what is computed."""
+
+    dataset: str
+    model: str
+    attack: str
+    defense: str
+    seed: int
+    images: int
+    redraws: int
+    precision: Precision
+    dataset_spec: DatasetSpec
+    model_spec: TrainSpec | CheckpointSpec
+    attack_spec: Attack
+    defense_spec: Defense
+    files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
+    model_files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
+    stands_for: str | None = None
+    train_images: int = 0
+
+    @property
+    def name(self) -> str:
+        """`model/attack/defense`, and the seed where it is not 0."""
+        seed = f"/seed{self.seed}" if self.seed else ""
+        return f"{self.model}/{self.attack}/{self.defense}{seed}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """How some cells are laid out: rows are defenses by model, columns are attacks."""
+
+    name: str
+    title: str
+    models: tuple[str, ...]
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    gains_of: str | None
+    gains_over: str | None
+    figure: FigureEntry | None = None
+
+    def baseline(self, model: str, attack: str, defense: str) -> tuple[str, str, str] | None:
+        """The model, attack and defense that a place's gain is counted from, if it has one."""
+        base = self.gains_over
+        if self.gains_of is not None:
+            first, _, rest = defense.partition("+")
+            base = (rest or "none") if first == self.gains_of else None
+        if base in self.defenses and base != defense:
+            return model, attack, base
+        if base in self.models and base != model:
+            return base, attack, defense
+        if base in self.attacks and base != attack:
+            return model, base, defense
+        return None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A named grid: its cells, each once, and its tables."""
+
+    name: str
+    title: str
+    cells: tuple[Cell, ...]
+    tables: tuple[Table, ...]
+
+    def cell(self, name: str) -> Cell:
+        """The cell of a name; BadInput with a suggestion if there is none."""
+        known = {cell.name: cell for cell in self.cells}
+        if name not in known:
+            near = suggestion(name, known) if len(known) < 400 else ""
+            near = near if near.startswith("; did") else "; `pipeline list cells` has them"
+            raise BadInput(f"no cell '{name}' in grid '{self.name}'{near}")
+        return known[name]

@@ -1,0 +1,93 @@
+"""Nodes: units of work with digests, each once, parents before children."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+from pipeline.grid.digests import digest
+from tasks.specs import Spec
+
+NodeKind = Literal["dataset", "train", "checkpoint", "craft", "select", "defend", "score", "card"]
+NODE_KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One unit of work. Its digest names the recipe: kind, spec, and the parents' digests.
+
+    `files` are places on this machine (role to path); they never enter the digest.
+    """
+
+    kind: NodeKind
+    spec: Spec
+    parents: tuple[tuple[str, Node], ...] = ()
+    files: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """64 hexadecimal digits."""
+        parents = [[role, parent.digest] for role, parent in self.parents]
+        return digest(["node", self.kind, self.spec, parents])
+
+    def parent(self, role: str) -> Node:
+        """The parent in a role; KeyError where there is none."""
+        return dict(self.parents)[role]
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Node) and other.digest == self.digest
+
+
+class Graph:
+    """Deduplicated nodes in an order in which every parent precedes its children."""
+
+    def __init__(self, leaves: Iterable[Node]) -> None:
+        self._nodes: dict[str, Node] = {}
+        self._children: dict[str, list[Node]] = {}
+        self._descendants: dict[str, frozenset[str]] = {}
+        for leaf in leaves:
+            self._add(leaf)
+
+    def _add(self, node: Node) -> None:
+        if node.digest in self._nodes:
+            return
+        for _, parent in node.parents:
+            if parent.digest not in self._nodes:
+                self._add(parent)
+        self._nodes[node.digest] = node
+        for above in {parent.digest: None for _, parent in node.parents}:
+            self._children.setdefault(above, []).append(node)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._nodes
+
+    def __getitem__(self, digest: str) -> Node:
+        return self._nodes[digest]
+
+    def children(self, node: Node) -> list[Node]:
+        """The nodes that read this one's artifact."""
+        return self._children.get(node.digest, [])
+
+    def descendants(self, node: Node) -> frozenset[str]:
+        """Digests of everything that depends on a node; worked out once for each."""
+        if node.digest in self._descendants:
+            return self._descendants[node.digest]
+        found: set[str] = set()
+        waiting = [node]
+        while waiting:
+            for child in self.children(waiting.pop()):
+                if child.digest not in found:
+                    found.add(child.digest)
+                    waiting.append(child)
+        return self._descendants.setdefault(node.digest, frozenset(found))

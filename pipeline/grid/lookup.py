@@ -1,0 +1,134 @@
+"""The named things that cells are made of, each read once: data sets, models, attacks, defenses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.catalogue.catalogue import Catalogue
+from pipeline.catalogue.documents import Document, Place, shown
+from pipeline.catalogue.entries import CheckpointEntry
+from pipeline.catalogue.sources.locate import Source, locate
+from pipeline.problems import BadInput
+from pipeline.store.files import cache_folder, sha256_of
+from tasks.attacks.base import Attack
+from tasks.data.spec import DatasetSpec
+from tasks.defenses.base import Defense
+from tasks.training.recipe import CheckpointSpec, Recipe, TrainSpec
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """A model: the name of its data set, its spec before its defaults, and its files.
+
+    stands_for: the model beside whose published numbers its own are put, if it is another.
+    """
+
+    dataset: str
+    spec: TrainSpec | CheckpointSpec
+    files: tuple[tuple[str, str], ...] = ()
+    stands_for: str | None = None
+
+
+class Ingredients:
+    """Reads what a grid names; `data` and `weights` say where files are, by data set and model.
+
+    BadInput for an unknown name stands at the place in the document that asks for it.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        data: Mapping[str, Path],
+        weights: Mapping[str, Path] | None = None,
+    ) -> None:
+        self._catalogue = catalogue
+        self._data = data
+        self._weights = weights or {}
+        self._datasets: dict[str, tuple[DatasetSpec, Source]] = {}
+        self._models: dict[str, ModelParts] = {}
+        self._attacks: dict[str, Attack] = {}
+        self._defenses: dict[str, Defense] = {}
+
+    def attack(self, name: str, document: Document, place: Place) -> Attack:
+        """An attack, its defaults not yet filled in."""
+        if name not in self._attacks:
+            self._catalogue.require("attacks", name, document, place)
+            self._attacks[name] = self._catalogue.attack(name)
+        return self._attacks[name]
+
+    def defense(self, name: str, document: Document, place: Place) -> Defense:
+        """A defense of one name, its defaults not yet filled in."""
+        if name not in self._defenses:
+            self._catalogue.require("defenses", name, document, place)
+            self._defenses[name] = self._catalogue.defense(name)
+        return self._defenses[name]
+
+    def model(self, name: str, document: Document, place: Place) -> ModelParts:
+        """A model, and with it its data set."""
+        if name not in self._models:
+            self._catalogue.require("models", name, document, place)
+            self._models[name] = self._model(name)
+        return self._models[name]
+
+    def dataset(self, name: str) -> tuple[DatasetSpec, Source]:
+        """A data set whose name is known to be there, and its files on this machine."""
+        if name not in self._datasets:
+            entry = self._catalogue.dataset(name)
+            source = locate(name, entry, self._data.get(name))
+            spec = DatasetSpec(
+                kind=source.kind,
+                classes=entry.classes,
+                channels=entry.channels,
+                side=entry.side_px,
+                # only Parquet has columns
+                **({"label_column": entry.label_column} if source.kind == "parquet" else {}),
+                sources=source.hashes,
+            )
+            self._datasets[name] = (spec, source)
+        return self._datasets[name]
+
+    def _model(self, name: str) -> ModelParts:
+        entry, network, weights, document = self._catalogue.model(name)
+        given = self._weights.get(name)
+        if isinstance(weights, Recipe):
+            if given is not None:
+                raise BadInput(f"--weights {name}: the model is trained, not loaded from a file")
+            trained = TrainSpec(network=network, recipe=weights)
+            return ModelParts(entry.dataset, trained, stands_for=entry.stands_for)
+        files: tuple[tuple[str, str], ...]
+        if weights.url is not None and weights.sha256 is not None and given is None:
+            sha256 = weights.sha256
+            path = cache_folder() / "weights" / sha256
+            files = (("weights", str(path)), ("url", weights.url))
+        else:
+            path, sha256 = _checkpoint_file(name, weights, given, document)
+            files = (("weights", str(path)),)
+        spec = CheckpointSpec(network=network, sha256=sha256, key_prefix=weights.key_prefix)
+        return ModelParts(entry.dataset, spec, files, entry.stands_for)
+
+
+def _checkpoint_file(
+    name: str, entry: CheckpointEntry, given: Path | None, document: Document
+) -> tuple[Path, str]:
+    """The file, the one `given` on the command line if there is one, and its SHA-256."""
+    place: Place = ("checkpoint", "file")
+    if given is not None:
+        path = given.resolve()
+        if not path.is_file():
+            raise BadInput(f"--weights {name}: there is no file {shown(path)}")
+    elif entry.file is None:
+        known = f", SHA-256 {entry.sha256}" if entry.sha256 else ""
+        published = f", published as {entry.published}" if entry.published else ""
+        message = f"name the file: --weights {name}=FILE{known}{published}"
+        raise document.problem(place, message)
+    else:
+        path = (document.file_of(place).parent / Path(entry.file).expanduser()).resolve()
+        if not path.is_file():
+            raise document.problem(place, f"there is no file {shown(path)}")
+    found = sha256_of(path)
+    if entry.sha256 not in {None, found}:
+        message = f"{shown(path)} has the SHA-256 {found}, not this one"
+        raise document.problem(("checkpoint", "sha256"), message)
+    return path, found

@@ -1,0 +1,71 @@
+"""What nodes are called in the words of a grid: its models, attacks and defenses."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.graph import Node
+from tasks.attacks.adaptive import Adaptive
+from tasks.attacks.base import Attack
+from tasks.data.spec import DatasetSpec
+from tasks.defenses.none import NoDefense
+from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, SelectSpec
+from tasks.training.recipe import CheckpointSpec, TrainSpec
+
+
+def node_name(node: Node, grid: Grid | None) -> str:
+    """Such as `craft demo-iat/untargeted-pgd10, images 0 to 500`; without a cell, its digest."""
+    cells = grid.cells if grid is not None else ()
+    cell = next((cell for cell in cells if _behind(cell, node)), None)
+    if cell is None:
+        return f"{node.kind} {node.digest[:12]}"
+    match node.spec:
+        case DatasetSpec():
+            words = cell.dataset
+        case CraftSpec(shard=shard, against=None):
+            words = f"{cell.model}/{cell.attack}, images {shard.start} to {shard.stop}"
+        case CraftSpec(shard=shard) | SelectSpec(shard=shard) | DefendSpec(shard=shard):
+            words = f"{cell.model}/{cell.attack}/{cell.defense}"
+            words += f", images {shard.start} to {shard.stop}"
+        case CardSpec(against=against):
+            bare = isinstance(against, NoDefense)
+            words = f"{cell.model}/{'none' if bare else cell.defense}"
+        case _:
+            words = cell.model
+    return f"{node.kind} {words}" + (f", seed {cell.seed}" if cell.seed else "")
+
+
+def _behind(cell: Cell, node: Node) -> bool:
+    """Whether a cell asks for a node; of a score, which has many parents, nothing is known."""
+    match node.spec:
+        case DatasetSpec():
+            same = cell.dataset_spec == node.spec
+        case TrainSpec() | CheckpointSpec():
+            same = cell.model_spec == node.spec
+        case CraftSpec(attack=attack, against=against):
+            bare, known = _attacks(cell)
+            same = attack in (bare if against is None else known)
+            same = same and against in {None, cell.defense_spec}
+        case SelectSpec(against=against):
+            same = cell.attack_spec.compound and cell.defense_spec == against
+        case CardSpec(against=against):
+            own = isinstance(against, NoDefense) or cell.defense_spec == against
+            same = cell.attack_spec.compound and own
+        case DefendSpec(defense=defense):
+            made = dict(node.parents)["examples"].kind != "dataset"
+            same = cell.defense_spec == defense and made == cell.attack_spec.crafts
+        case _:
+            same = False
+    if same and isinstance(node.spec, CardSpec | CraftSpec | SelectSpec | DefendSpec):
+        same = node.spec.seed == cell.seed
+    wanted = {"dataset", "model", "examples"}
+    return same and all(_behind(cell, parent) for role, parent in node.parents if role in wanted)
+
+
+def _attacks(cell: Cell) -> tuple[Collection[Attack], Collection[Attack]]:
+    """The attacks that a cell makes on the bare model, and those on the defended one."""
+    spec = cell.attack_spec
+    if not isinstance(spec, Adaptive):
+        return (spec,), ()
+    return spec.transferred, [attempt.attack for attempt in spec.tries(cell.defense_spec)]

@@ -1,0 +1,48 @@
+"""Which cells of a grid are meant: `--only model=demo-iat --only 'attack=targeted-*'`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.problems import BadInput, suggestion
+
+KEYS = ("dataset", "model", "attack", "defense", "seed", "cell")
+
+
+def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
+    """The cells that match: any pattern of each key that is named. BadInput if none does."""
+    wanted: dict[str, list[str]] = {}
+    for choice in only:
+        key, sign, pattern = choice.partition("=")
+        if not sign:
+            raise BadInput(f"--only {choice}: expected KEY=PATTERN, such as model=demo-iat")
+        if key not in KEYS:
+            raise BadInput(f"--only {choice}: no key '{key}'{suggestion(key, KEYS)}")
+        wanted.setdefault(key, []).append(pattern)
+    for key, patterns in wanted.items():
+        known = {_value(cell, key) for cell in grid.cells}
+        for pattern in patterns:
+            if not any(_fits(value, pattern) for value in known):
+                hint = suggestion(pattern, known) if key != "cell" else ""
+                raise BadInput(f"--only {key}={pattern}: no such {key} in grid '{grid.name}'{hint}")
+    cells = tuple(cell for cell in grid.cells if _matches(cell, wanted.items()))
+    if not cells:
+        raise BadInput(f"no cell of grid '{grid.name}' matches every --only")
+    return cells
+
+
+def _matches(cell: Cell, wanted: Iterable[tuple[str, list[str]]]) -> bool:
+    return all(
+        any(_fits(_value(cell, key), pattern) for pattern in patterns) for key, patterns in wanted
+    )
+
+
+def _fits(value: str, pattern: str) -> bool:
+    """Whether a pattern is the value or matches it: labels may hold what means more in patterns."""
+    return value == pattern or fnmatchcase(value, pattern)
+
+
+def _value(cell: Cell, key: str) -> str:
+    return cell.name if key == "cell" else str(getattr(cell, key))

@@ -1,0 +1,133 @@
+"""How much work a node is, from its spec alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.grid.graph import Node, NodeKind
+from tasks.data.spec import DatasetSpec
+from tasks.defenses.base import Defense
+from tasks.evaluation.costs import craft_passes, prediction_passes, select_passes
+from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, SelectSpec
+from tasks.integrity.costs import card_passes
+from tasks.networks.base import Network
+from tasks.specs import Precision
+from tasks.training.recipe import CheckpointSpec, TrainSpec
+
+COUNTED: tuple[NodeKind, ...] = ("train", "craft", "select", "defend", "card")
+"""Kinds whose work is the network's multiplications; of the others, images or nodes."""
+
+
+@dataclass(frozen=True)
+class Sort:
+    """What makes the speeds of two nodes comparable. method: such as `iat` or `counter+guo`."""
+
+    kind: NodeKind
+    network: str = ""
+    precision: Precision = "float32"
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Work of a sort; amount: multiplications in all, or images or nodes. See `COUNTED`."""
+
+    sort: Sort
+    amount: float
+
+
+def workload(node: Node, train_images: Mapping[DatasetSpec, int]) -> Workload:
+    """A node's work. train_images: how many images each data set has to train on.
+
+    It is 0 where it is not known: an attack or a network of a user's own need not say.
+    """
+    try:
+        return Workload(sort(node), _amount(node, train_images))
+    except NotImplementedError:
+        return Workload(sort(node), 0.0)
+
+
+def _amount(node: Node, train_images: Mapping[DatasetSpec, int]) -> float:
+    spec = node.spec
+    amount = 1.0
+    if isinstance(spec, TrainSpec):
+        dataset = _spec(node.parent("dataset"))
+        size = spec.recipe.batch_size
+        images = train_images.get(dataset, 0)
+        # a last batch that is not full is left out, unless it is the only one
+        images = images // size * size or images
+        passes = spec.recipe.forwards_and_backwards() * images * spec.recipe.epochs
+        amount = passes.equivalents * multiplications(spec.network, dataset)
+    elif isinstance(spec, CraftSpec | SelectSpec | DefendSpec):
+        model = node.parent("model")
+        dataset = _spec(model.parent("dataset"))
+        images = spec.shard.stop - spec.shard.start
+        if isinstance(spec, CraftSpec):
+            passes = craft_passes(spec, dataset.classes)
+        elif isinstance(spec, SelectSpec):
+            passes = select_passes(spec, dataset.classes) * _candidates(node)
+        else:
+            passes = prediction_passes(spec.defense, dataset.classes) * spec.redraws
+        amount = (passes * images).equivalents * multiplications(_network(model), dataset)
+    elif isinstance(spec, CardSpec):
+        model = node.parent("model")
+        dataset = _spec(model.parent("dataset"))
+        passes = card_passes(spec, dataset.classes)
+        amount = passes.equivalents * multiplications(_network(model), dataset)
+    elif node.kind == "score":
+        amount = float(sum(map(_answers, (parent for _, parent in node.parents))))
+    return amount
+
+
+def sort(node: Node) -> Sort:
+    """What a node's speed is comparable by."""
+    match node.spec:
+        case DatasetSpec(kind=source):
+            return Sort(node.kind, method=source)
+        case TrainSpec(network=network, recipe=recipe):
+            return Sort(node.kind, network.kind, recipe.precision, recipe.method)
+        case CheckpointSpec(network=network):
+            return Sort(node.kind, network.kind)
+        case CraftSpec(attack=attack, precision=precision, against=against):
+            network = _network(node.parent("model"))
+            method = attack.kind if against is None else f"{attack.kind} on {_method(against)}"
+            return Sort(node.kind, network.kind, precision, method)
+        case (
+            CardSpec(against=defense, precision=precision)
+            | SelectSpec(against=defense, precision=precision)
+            | DefendSpec(defense=defense, precision=precision)
+        ):
+            network = _network(node.parent("model"))
+            return Sort(node.kind, network.kind, precision, _method(defense))
+        case _:
+            return Sort(node.kind)
+
+
+def _method(defense: Defense) -> str:
+    return "+".join(part.kind for _, part in defense.stages())
+
+
+def _candidates(node: Node) -> int:
+    return sum(role not in {"dataset", "model", "pool"} for role, _ in node.parents)
+
+
+def _answers(node: Node) -> int:
+    spec = node.spec
+    assert isinstance(spec, DefendSpec)
+    return (spec.shard.stop - spec.shard.start) * spec.redraws
+
+
+def _network(model: Node) -> Network:
+    assert isinstance(model.spec, TrainSpec | CheckpointSpec)
+    return model.spec.network
+
+
+def _spec(dataset: Node) -> DatasetSpec:
+    assert isinstance(dataset.spec, DatasetSpec)
+    return dataset.spec
+
+
+def multiplications(network: Network, dataset: DatasetSpec) -> int:
+    """Of one image's forward pass."""
+    return network.multiplications(dataset.channels, dataset.side, dataset.classes)

@@ -1,0 +1,233 @@
+"""How a run goes, for a person at a terminal or for a log. Stdout is left to the tables."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.execution.events import (
+    CellScored,
+    Event,
+    NodeDone,
+    NodeFailed,
+    NodeRetried,
+    Observer,
+    RunFinished,
+    RunStarted,
+    SetAside,
+)
+from pipeline.observers.tally import Tally, counted, duration
+from pipeline.report.scores import number, one_line
+from pipeline.report.words.settings import accuracy, old_to_new
+
+WRONG = NodeFailed | NodeRetried | SetAside
+"""Events that are told however quiet a run is to be."""
+HEARTBEAT_S = 15.0
+NAMED = 3
+"""Cells that are named where many share a fate."""
+SHOWN_CELLS = 5
+SHOWN_NOTES = 4
+
+
+def make_progress(
+    console: Console, *, quiet: bool = False, plain: bool = False, verbose: bool = False
+) -> Observer:
+    """The live display where someone can watch it, plain lines elsewhere.
+
+    console: on stderr. quiet: only what goes wrong, and how it ended; plain: lines even on a
+    terminal; verbose: a line for each finished node as well.
+    """
+    if quiet:
+        return PlainProgress(console, quiet=True)
+    # asked of the file too: FORCE_COLOR makes rich take any log for a terminal
+    watched = console.is_interactive and console.file.isatty()
+    if watched and not plain:
+        return LiveProgress(console, verbose=verbose)
+    return PlainProgress(console, verbose=verbose)
+
+
+class PlainProgress:
+    """One line for each thing worth a line, without control characters.
+
+    While nothing else is said, how far the run is every 15 seconds. quiet, verbose: see
+    `make_progress`.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._verbose = verbose
+        self._clock = clock
+        self._tally = Tally(clock)
+        self._heartbeat = clock()
+
+    def notify(self, event: Event) -> None:
+        """See `Observer.notify`."""
+        self._tally.notify(event)
+        if self._quiet and not isinstance(event, WRONG | RunFinished):
+            return
+        for line in lines(event, self._tally, verbose=self._verbose):
+            self._console.out(line, highlight=False)
+        if isinstance(event, RunStarted):
+            self._heartbeat = self._clock()
+        elif (
+            self._clock() - self._heartbeat >= HEARTBEAT_S
+            and not self._quiet
+            and not isinstance(event, RunFinished)
+        ):
+            self._heartbeat = self._clock()
+            self._console.out(self._how_far(), highlight=False)
+
+    def close(self) -> None:
+        """See `Observer.close`."""
+
+    def _how_far(self) -> str:
+        estimate = self._tally.estimate
+        parts = [self._tally.counts, *([str(estimate)] if estimate else [])]
+        notes = [one_line(note) for note in self._tally.notes(1)]
+        return "; ".join([", ".join(parts), *notes])
+
+
+class LiveProgress:
+    """Bars for each kind of node, what runs, the latest scores; lines scroll by above."""
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        verbose: bool = False,
+    ) -> None:
+        self._console = console
+        self._verbose = verbose
+        self._tally = Tally(clock)
+        self._scored: deque[str] = deque(maxlen=SHOWN_CELLS)
+        self._lock = threading.Lock()
+        self._live = Live(
+            console=console,
+            get_renderable=self._display,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+        )
+
+    def notify(self, event: Event) -> None:
+        """See `Observer.notify`."""
+        with self._lock:
+            self._tally.notify(event)
+            said = list(lines(event, self._tally, verbose=self._verbose))
+            if isinstance(event, CellScored):
+                self._scored.extend(said)
+                said = []
+        # outside the lock: the display's own thread holds the console when it asks for it
+        if isinstance(event, RunFinished):
+            self._live.stop()
+        for line in said:
+            style = "red" if isinstance(event, NodeFailed) else None
+            self._console.print(Text(line), style=style, highlight=False)
+        if isinstance(event, RunStarted):
+            self._live.start(refresh=True)
+
+    def close(self) -> None:
+        """Take the display away, if it is still there."""
+        self._live.stop()
+
+    def _display(self) -> RenderableType:
+        with self._lock:
+            return Group(*self._parts())
+
+    def _parts(self) -> Iterator[RenderableType]:
+        tally = self._tally
+        bars = Table.grid(padding=(0, 2, 0, 0))
+        for kind in tally.kinds:
+            total, done = tally.todo[kind], tally.done[kind]
+            bar = ProgressBar(total=total, completed=tally.finished(kind), width=30)
+            failed = f"{tally.failed[kind]} failed" if tally.failed[kind] else ""
+            bars.add_row(kind, bar, f"{done}/{total}", Text(failed, style="red"))
+        yield bars
+        estimate = tally.estimate
+        yield _row(", ".join([tally.counts, *([str(estimate)] if estimate else [])]), "bold")
+        for note in tally.notes(SHOWN_NOTES):
+            yield _row(one_line(note), "dim")
+        for line in self._scored:
+            yield _row(line, "")
+
+
+def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]:
+    """What is worth a line of an event, if anything is.
+
+    verbose: a finished node is, but for scores, whose cells have lines of their own.
+    """
+    match event:
+        case NodeDone(node=node, done=done) if verbose and node.kind != "score":
+            seconds = number(done.how, "seconds")
+            took = f" in {duration(seconds)}" if seconds is not None else ""
+            yield one_line(f"done: {tally.name(node)}{took}; {node.digest[:12]}")
+        case RunStarted(grid=grid, todo=todo, stored=stored, executor=executor):
+            kept = f", {stored} stored" if stored else ""
+            yield f"{grid.name}: {_by_kind(todo)} to do{kept}; executor: {executor}"
+        case CellScored(cell=cell, facts=facts, before=before):
+            yield f"{one_line(cell.name)}  {_score(facts, before)}"
+        case NodeFailed(node=node, failure=failure, cells=cells):
+            lost = f"; {counted(len(cells), 'cell')} cannot be scored" if cells else ""
+            yield one_line(f"failed: {tally.name(node)}: {failure.reason}{lost}")
+        case NodeRetried(node=node, reason=reason):
+            yield one_line(f"again: {tally.name(node)}: {reason}")
+        case SetAside(kind=kind, digest=digest, reason=reason):
+            yield one_line(f"set aside: {kind} {digest[:12]}, to be computed again: {reason}")
+        case RunFinished():
+            yield from _summary(event)
+        case _:
+            return
+
+
+def _score(facts: Mapping[str, object], before: Mapping[str, object] | None) -> str:
+    now = f"{accuracy(number(facts, 'accuracy'))} %"
+    if before is None or number(before, "accuracy") is None:
+        return now
+    return old_to_new(before, facts) or f"{now}, unchanged"
+
+
+def _summary(event: RunFinished) -> Iterator[str]:
+    scored, cells = len(event.scored), len(event.scored) + len(event.missing)
+    if event.interrupted:
+        yield "interrupted; what is finished is kept, and the same command goes on from there"
+    if not event.computed and not event.missing:
+        yield f"{event.grid.name}: all {counted(cells, 'cell')} stored, nothing to compute"
+    else:
+        work = f"; computed {_by_kind(event.computed)}" if event.computed else ""
+        yield (
+            f"{event.grid.name}: {scored} of {counted(cells, 'cell')} scored "
+            f"in {duration(event.seconds)}{work}"
+        )
+    if event.set_aside:
+        yield f"{counted(event.set_aside, 'artifact')} did not match and went aside"
+    reasons: dict[str, list[str]] = {}
+    for name, reason in event.missing.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        yield one_line(f"missing: {', '.join(names[:NAMED])}{more}: {reason}")
+
+
+def _by_kind(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "nothing"
+
+
+def _row(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,213 @@
+"""How far a run is, how long it may still take, and what its nodes are called."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from statistics import fmean
+
+from pipeline.execution.events import (
+    Event,
+    NodeDone,
+    NodeFailed,
+    NodeProgress,
+    NodeStarted,
+    RunStarted,
+)
+from pipeline.grid.cells import Grid
+from pipeline.grid.graph import NODE_KINDS, Node, NodeKind
+from pipeline.grid.names import node_name
+from tasks.progress import Progress
+
+QUICK = ("dataset", "checkpoint", "score")
+"""Kinds that take seconds: not knowing them yet does not spoil an estimate."""
+SEEN = 0.01
+"""The share of a node that must have been watched before its speed counts."""
+
+
+@dataclass
+class Running:
+    """A node at work: what it first told and what it told last, with the times of both."""
+
+    node: Node
+    first: tuple[float, Progress] | None = None
+    last: tuple[float, Progress] | None = None
+
+    @property
+    def share(self) -> float:
+        """How much of it is done, 0 to 1."""
+        return 0.0 if self.last is None else _share(self.last[1])
+
+    @property
+    def words(self) -> str:
+        """What it told last."""
+        return (self.last and self.last[1].note) or f"{self.share:.0%}"
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it takes in all, judged by its speed so far."""
+        if self.first is None or self.last is None:
+            return None
+        share = self.share - _share(self.first[1])
+        return (self.last[0] - self.first[0]) / share if share >= SEEN else None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that a run may still take; a lower bound where some kinds are still unknown."""
+
+    seconds: float
+    at_least: bool
+
+    def __str__(self) -> str:
+        return f"{'at least' if self.at_least else 'about'} {duration(self.seconds)} left"
+
+
+@dataclass
+class Tally:
+    """Counts nodes from the events of a run. `clock` gives seconds."""
+
+    clock: Callable[[], float] = time.monotonic
+    grid: Grid | None = None
+    todo: Counter[NodeKind] = field(default_factory=Counter)
+    done: Counter[NodeKind] = field(default_factory=Counter)
+    failed: Counter[NodeKind] = field(default_factory=Counter)
+    cells_lost: set[str] = field(default_factory=set)
+    running: dict[str, Running] = field(default_factory=dict)
+    _began: float = 0.0
+    _started: Counter[NodeKind] = field(default_factory=Counter)
+    _blocked: dict[NodeKind, float] = field(default_factory=dict)
+    _seconds: dict[NodeKind, list[float]] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)
+
+    def notify(self, event: Event) -> None:
+        """Count an event."""
+        match event:
+            case RunStarted(grid=grid, todo=todo):
+                self.grid, self._began = grid, self.clock()
+                self.todo = Counter({kind: todo.get(kind, 0) for kind in NODE_KINDS})
+            case NodeStarted(node=node):
+                self._start(node)
+            case NodeProgress(digest=digest, progress=progress) if digest in self.running:
+                now = (self.clock(), progress)
+                running = self.running[digest]
+                running.first, running.last = running.first or now, now
+            case NodeDone(node=node, done=done):
+                self.running.pop(node.digest, None)
+                self.done[node.kind] += 1
+                seconds = done.how.get("seconds")
+                if isinstance(seconds, int | float):
+                    self._seconds.setdefault(node.kind, []).append(float(seconds))
+            case NodeFailed(node=node, cells=cells, blocked=blocked):
+                self.running.pop(node.digest, None)
+                self.failed[node.kind] += 1
+                self.cells_lost.update(cells)
+                self._block(node.kind, blocked)
+            case _:
+                pass
+
+    def _start(self, node: Node) -> None:
+        if node.digest not in self.running:
+            self._started[node.kind] += 1
+        # what was set aside is computed again, on top of what was planned
+        self.todo[node.kind] = max(self.todo[node.kind], self._started[node.kind])
+        self.running[node.digest] = Running(node)
+
+    def _block(self, failed: NodeKind, blocked: int) -> None:
+        """Take blocked nodes, whose kinds nobody tells, off the later kinds in proportion."""
+        later = NODE_KINDS[NODE_KINDS.index(failed) + 1 :]
+        total = sum(self.todo[kind] for kind in later)
+        for kind in later:
+            lost = blocked * self.todo[kind] / total if total else 0.0
+            self._blocked[kind] = self._blocked.get(kind, 0.0) + lost
+
+    def finished(self, kind: NodeKind) -> float:
+        """Nodes of a kind that are done, with the shares of those at work."""
+        running = (each.share for each in self.running.values() if each.node.kind == kind)
+        return self.done[kind] + sum(running)
+
+    def _left(self, kind: NodeKind) -> float:
+        lost = self.failed[kind] + self._blocked.get(kind, 0.0)
+        return self.todo[kind] - self.finished(kind) - lost
+
+    @property
+    def kinds(self) -> list[NodeKind]:
+        """The kinds that the run has to do, in the order of the work."""
+        return [kind for kind in NODE_KINDS if self.todo[kind]]
+
+    @property
+    def parallelism(self) -> float:
+        """How many nodes were worked on at a time, so far; 1 or more."""
+        busy = sum(map(sum, self._seconds.values()))
+        elapsed = self.clock() - self._began
+        return max(1.0, busy / elapsed) if elapsed > 0 else 1.0
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """From the mean seconds of each kind's finished nodes and the speed of running ones."""
+        left_s, longest, unknown, known = 0.0, 0.0, False, False
+        for kind in self.kinds:
+            left = self._left(kind)
+            if left <= 0:
+                continue
+            times = self._seconds.get(kind) or [
+                each.seconds
+                for each in self.running.values()
+                if each.node.kind == kind and each.seconds is not None
+            ]
+            if times:
+                left_s += fmean(times) * left
+                longest = max(longest, fmean(times) * min(left, 1.0))
+                known = True
+            elif kind not in QUICK:
+                unknown = True
+        if not known:
+            return None
+        return Estimate(max(left_s / self.parallelism, longest), unknown)
+
+    @property
+    def counts(self) -> str:
+        """`12 of 40 nodes, 1 failed, 3 cells cannot be scored`."""
+        parts = [f"{self.done.total()} of {self.todo.total()} nodes"]
+        if self.failed.total():
+            parts.append(f"{self.failed.total()} failed")
+        if self.cells_lost:
+            parts.append(f"{counted(len(self.cells_lost), 'cell')} cannot be scored")
+        return ", ".join(parts)
+
+    def notes(self, count: int) -> list[str]:
+        """What the first running nodes told last: `train demo-iat: epoch 3/10, loss 0.512`."""
+        told = (each for each in self.running.values() if each.last is not None)
+        return [f"{self.name(each.node)}: {each.words}" for each in islice(told, count)]
+
+    def name(self, node: Node) -> str:
+        """A node in the grid's words: `craft demo-iat/untargeted-pgd10, images 0 to 500`."""
+        if node.digest not in self._names:
+            self._names[node.digest] = node_name(node, self.grid)
+        return self._names[node.digest]
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    whole = max(0, round(seconds))
+    for size, name, smaller, smaller_name in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {name}" + (f" {rest} {smaller_name}" if rest else "")
+    return f"{whole} s"
+
+
+def _share(progress: Progress) -> float:
+    return min(1.0, progress.done / progress.total) if progress.total > 0 else 0.0

@@ -1,0 +1,194 @@
+"""A tracking server as it is written to: the only door to MLflow."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Point
+from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder
+
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description, in Markdown."""
+KIND = "mlflow.experimentKind"
+"""The tag by which MLflow shows an experiment's runs as trainings, and not as those of an agent."""
+BATCH = 100
+"""Entries of a request: MLflow takes 100 parameters or 1,000 metrics."""
+LONGEST_NOTE = 7_500
+"""Characters of a description: MLflow takes 8,000 of a tag."""
+SAMPLING_S = 5.0
+"""Between two looks at the machine, for its metrics."""
+
+
+class Server:
+    """A grid's experiment on a server, and the parent run of this invocation in it."""
+
+    def __init__(self, uri: str, grid: str, title: str) -> None:
+        for name, value in {**QUIET, **PATIENCE}.items():
+            os.environ.setdefault(name, value)
+        warnings.filterwarnings("ignore", module=r"mlflow\.")
+        from mlflow import MlflowClient
+
+        files = artifact_folder(uri)
+        if files is not None:
+            files.parent.mkdir(parents=True, exist_ok=True)
+        self._uri = uri
+        self._monitor: Any = None
+        # the server registers models too, whatever the environment says of another registry
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        found = self._client.get_experiment_by_name(grid)
+        if found is None:
+            place = None if files is None else files.as_uri()
+            self._experiment = self._client.create_experiment(
+                grid, artifact_location=place, tags={KIND: "custom_model_development", NOTE: title}
+            )
+        else:
+            self._experiment = found.experiment_id
+            if found.lifecycle_stage == "deleted":
+                self._client.restore_experiment(self._experiment)
+        self._client.set_experiment_tag(self._experiment, "made_by", PROGRAM)
+        ours = self._client.search_experiments(filter_string=f"tags.made_by = '{PROGRAM}'")
+        self._searched = [experiment.experiment_id for experiment in ours]
+        self._parent = ""
+
+    def begin(self, name: str, tags: Mapping[str, str], began: float) -> None:
+        """Open the parent run."""
+        self._parent = self._create(name, {**tags, "mlflow.source.name": tags["command"]}, began)
+
+    def watch_machine(self) -> None:
+        """Log the parent's processor, memory, disk and network every few seconds until its end."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            self._parent, sampling_interval=SAMPLING_S, tracking_uri=self._uri
+        )
+        self._monitor.start()
+
+    def child(self, child: ChildRun) -> str:
+        """Log a result under the parent, or under the run that a crash left; returns its id."""
+        found = self._client.search_runs(self._searched, f"tags.key = '{child.key}'", max_results=1)
+        if found and found[0].info.status == "FINISHED":
+            return str(found[0].info.run_id)
+        tags = {**child.tags, NOTE: child.note, "mlflow.parentRunId": self._parent}
+        run_id = str(found[0].info.run_id) if found else self._create(child.name, tags, child.began)
+        self._log(run_id, child.points, child.ended, child.parameters)
+        self._log_inputs(run_id, child.data)
+        self._client.set_terminated(run_id, "FINISHED", end_time=int(child.ended * 1000))
+        return run_id
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether the server knows a run, deleted or not."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
+    def register(
+        self, name: str, module: Any, example: Any, *, run_id: str, tags: Mapping[str, str]
+    ) -> None:
+        """Make a network a version of a registered model, under the run that trained it.
+
+        module: a `torch.nn.Module`; example: float32 [2, C, H, W], what it takes. It is saved as
+        a traced graph, in which there is no pickle; `mlflow.pytorch.load_model` gives it back. A
+        version with the same `content` among its tags is not made again.
+        """
+        import mlflow.pytorch
+        import torch
+
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name, tags={"made_by": PROGRAM})
+        known = self._client.search_model_versions(f"name = '{name}'")
+        if any(version.tags.get("content") == tags["content"] for version in known):
+            return
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            folder = Path(scratch) / "model"
+            mlflow.pytorch.save_model(
+                module,
+                str(folder),
+                input_example=example,
+                serialization_format="pt2",
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+            )
+            self._client.log_artifacts(run_id, str(folder), "model")
+        place = self._client.get_run(run_id).info.artifact_uri
+        self._client.create_model_version(name, f"{place}/model", run_id, tags=dict(tags))
+
+    def tag(self, run_id: str, name: str, value: str) -> None:
+        """Tag a run."""
+        self._client.set_tag(run_id, name, value)
+
+    def add(self, run_id: str, points: Sequence[Point]) -> None:
+        """Log more numbers of a run."""
+        self._log(run_id, points, time.time(), {})
+
+    def end(
+        self,
+        points: Sequence[Point],
+        report: Path | None,
+        status: str,
+        note: str,
+        parameters: Mapping[str, str],
+    ) -> None:
+        """Give the parent its numbers, files, parameters and description, and close it."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        self._log(self._parent, points, time.time(), parameters)
+        self._client.set_tag(self._parent, NOTE, note[:LONGEST_NOTE])
+        if report is not None and report.is_dir():
+            self._client.log_artifacts(self._parent, str(report), "report")
+        self._client.set_terminated(self._parent, status)
+
+    def _log_inputs(self, run_id: str, data: Sequence[Data]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name=one.name,
+                    digest=one.digest,
+                    source_type="code",
+                    source=json.dumps({"kind": one.kind}),
+                    schema=json.dumps(one.schema),
+                    profile=json.dumps(one.profile),
+                ),
+                [InputTag("mlflow.data.context", one.context)],
+            )
+            for one in data
+        ]
+        if inputs:
+            self._client.log_inputs(run_id, inputs)
+
+    def _create(self, name: str, tags: Mapping[str, str], began: float) -> str:
+        run = self._client.create_run(
+            self._experiment,
+            start_time=int(began * 1000),
+            tags={**tags, "mlflow.user": getpass.getuser()},
+            run_name=name,
+        )
+        return str(run.info.run_id)
+
+    def _log(
+        self, run_id: str, points: Sequence[Point], when: float, parameters: Mapping[str, str]
+    ) -> None:
+        from mlflow.entities import Metric, Param
+
+        stamp = int(when * 1000)
+        settings = [Param(key, value) for key, value in parameters.items()]
+        for start in range(0, len(settings), BATCH):
+            self._client.log_batch(run_id, params=settings[start : start + BATCH])
+        metrics = [Metric(point.name, point.value, stamp, point.step) for point in points]
+        for start in range(0, len(metrics), BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + BATCH])

@@ -1,0 +1,57 @@
+"""The description of an invocation, in Markdown, as a tracking server shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.grid.cells import Grid
+from pipeline.report.scores import Facts
+from pipeline.report.words.settings import changes
+
+LONGEST = 7_000
+"""Characters, of 8,000 that MLflow takes."""
+ELSEWHERE = "The rest is too long for a description: see `report/index.html` among the artifacts."
+
+
+def story(
+    grid: Grid,
+    command: str,
+    computed: Mapping[str, int],
+    scored: Mapping[str, Facts],
+    before: Mapping[str, Facts],
+    report: Path | None,
+) -> str:
+    """What was asked, what was done, which cells moved, and the tables as far as they go in.
+
+    scored: all cells that have a score; before: the earlier scores of those computed now;
+    report: the folder with the tables.
+    """
+    work = ", ".join(f"{count} {kind}" for kind, count in computed.items()) or "nothing"
+    parts = [
+        f"### {grid.title or grid.name}",
+        f"{len(scored)} of {len(grid.cells)} cells scored; computed now: {work}.",
+        f"    {command}",
+    ]
+    moved = changes(before, {name: scored[name] for name in before if name in scored})
+    if moved:
+        lines = "\n".join(f"    {line}" for line in moved)
+        parts.append(f"#### Cells that moved\n\n{lines}")
+    return _as_far_as_it_goes([*parts, *_tables(report)])
+
+
+def _tables(report: Path | None) -> list[str]:
+    if report is None or not report.is_dir():
+        return []
+    files = sorted(path for path in report.glob("*.md") if path.name != "README.md")
+    # of each what comes first: a description shows no pictures
+    return [path.read_text(encoding="utf-8").partition("\n![")[0].strip() for path in files]
+
+
+def _as_far_as_it_goes(parts: Sequence[str]) -> str:
+    text = parts[0]
+    for part in parts[1:]:
+        if len(text) + len(part) + 2 > LONGEST:
+            return f"{text}\n\n{ELSEWHERE}"
+        text += f"\n\n{part}"
+    return text

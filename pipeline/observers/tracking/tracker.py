@@ -1,0 +1,254 @@
+"""Telling MLflow: a parent run for an invocation that did something, a child for each result.
+
+The driver alone writes, from a thread of its own, and MLflow is imported there, when there is
+something to log. A result is logged once for each server: it is
+known by the ledger, or by its key on the server after a crash between the run and the ledger's
+mark. A server that fails is left alone until the end of the run, and tried once more then.
+"""
+
+from __future__ import annotations
+
+import queue
+import shlex
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.execution.events import CellScored, Event, NodeDone, RunFinished, RunStarted
+from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.graph import Node
+from pipeline.observers.tracking.client import Server
+from pipeline.observers.tracking.description import story
+from pipeline.observers.tracking.results import Results
+from pipeline.observers.tracking.runs import Point, metric_names
+from pipeline.observers.tracking.server import shown, wrong_with
+from pipeline.plan.planning import Look
+from pipeline.problems import BadInput
+from pipeline.store.ledger import Ledger
+from pipeline.store.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.report.cards import Card
+
+
+class Tracker:
+    """An observer that logs to one server.
+
+    scores: the score node of every cell of the grid, whether it is computed now or not;
+    system_metrics: whether this machine is watched while it logs; cards, look: see
+    `Results`.
+    `problem`, after `finish`: None, or one line that says what was not logged.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        ledger: Ledger,
+        store: Store,
+        grid: Grid,
+        scores: Mapping[str, Node],
+        command: Sequence[str],
+        version: str,
+        system_metrics: bool = False,
+        cards: Callable[[], Mapping[str, Card]] = dict,
+        look: Callable[[], Look] | None = None,
+    ) -> None:
+        self.problem: str | None = None
+        self._uri = uri
+        self._address = shown(uri)
+        self._results = Results(grid, scores, store, ledger, self._address, cards, look)
+        self._tags = {"command": shlex.join(command), "version": version, "executor": "none"}
+        self._began = time.time()
+        self._computed: Counter[str] = Counter()
+        self._before: dict[str, Mapping[str, object]] = {}
+        self._system_metrics = system_metrics
+        self._end: RunFinished | None = None
+        self._report: Path | None = None
+        self._tasks: queue.SimpleQueue[Node | Cell | threading.Event | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._server: Server | None = None
+        self._trouble: str | None = None
+
+    def notify(self, event: Event) -> None:
+        """Queue what there is to log; the first artifact starts the thread."""
+        if isinstance(event, RunStarted):
+            self._tags["executor"] = event.executor
+        elif isinstance(event, RunFinished):
+            self._end = event
+        elif isinstance(event, NodeDone):
+            self._computed[event.node.kind] += 1
+            self._started()
+            if event.node.kind == "train":
+                self._tasks.put(event.node)
+        elif isinstance(event, CellScored) and event.computed:
+            if event.before is not None:
+                self._before[event.cell.name] = event.before
+            self._tasks.put(event.cell)
+
+    def owes(self) -> bool:
+        """Whether the store holds results of this grid that the server was not told of."""
+        results = self._results
+        return bool(results.owed() or results.unregistered() or results.untagged())
+
+    def settle(self) -> None:
+        """Log the results that are owed by now, and wait for that: their runs are then known."""
+        if self._closed or (self._thread is None and not self.owes()):
+            return
+        self._started()
+        settled = threading.Event()
+        self._tasks.put(settled)
+        settled.wait()
+
+    def finish(self, report: Path | None = None) -> None:
+        """Log all that is owed, the parent's numbers and the report's files; sets `problem`.
+
+        Does nothing where nothing was computed and nothing is owed.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread is None and not self.owes():
+            return
+        self._report = report
+        thread = self._started()
+        self._tasks.put(None)
+        thread.join()
+        if self._trouble is not None:
+            self.problem = f"MLflow at {self._trouble}; {self._waiting()}"
+
+    def close(self) -> None:
+        """End what was begun, without a report, unless `finish` did."""
+        if self._thread is None:
+            self._closed = True
+        self.finish()
+
+    def _waiting(self) -> str:
+        cells = sum(isinstance(result, Cell) for result in self._results.owed())
+        if cells == 0:
+            return "the summary of this run was not logged"
+        wait, are = ("s wait", "are") if cells > 1 else (" waits", "is")
+        return f"{cells} cell{wait} in the store and {are} logged by the next run"
+
+    def _started(self) -> threading.Thread:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+            self._thread.start()
+        return self._thread
+
+    def _work(self) -> None:
+        self._attempt(self._open)
+        while (task := self._tasks.get()) is not None:
+            if isinstance(task, threading.Event):
+                self._unless_in_trouble(self._log_owed)
+                task.set()
+            else:
+                self._unless_in_trouble(partial(self._log, task))
+        self._attempt(self._complete)
+
+    def _unless_in_trouble(self, task: Callable[[], object]) -> None:
+        if self._trouble is None:
+            self._attempt(task)
+
+    def _attempt(self, task: Callable[[], object]) -> None:
+        self._trouble = None
+        try:
+            task()
+        except BadInput as problem:
+            self._trouble = str(problem)
+        except Exception as error:  # noqa: BLE001  no tracking server may fail a run
+            line = " ".join(str(error).split()).replace(self._uri, self._address)[:160]
+            self._trouble = wrong_with(self._uri) or (
+                f"{self._address} cannot be used: {line or type(error).__name__}"
+            )
+
+    def _open(self) -> Server:
+        if self._server is None:
+            self._check()
+            began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._began))
+            grid = self._results.grid.name
+            server = Server(self._uri, grid, self._results.grid.title)
+            server.begin(f"{grid} {began}", {**self._tags, "grid": grid}, self._began)
+            if self._system_metrics:
+                server.watch_machine()
+            self._server = server
+        return self._server
+
+    def _check(self) -> None:
+        if (problem := wrong_with(self._uri)) is not None:
+            raise BadInput(problem)
+
+    def _log(self, result: Node | Cell) -> None:
+        if (child := self._results.child(result)) is not None:
+            self._results.mark(child, self._open().child(child))
+
+    def _log_owed(self) -> None:
+        for result in self._results.owed():
+            self._log(result)
+
+    def _complete(self) -> None:
+        """Everything that is still owed, and then the parent's own numbers and files."""
+        self._check()
+        server = self._open()
+        self._log_owed()
+        for tagged in self._results.untagged():
+            server.tag(tagged.run_id, "card", tagged.verdict)
+            server.add(tagged.run_id, tagged.points)
+            self._results.mark_tagged(tagged)
+        self._register(server)
+        scored = {name: record.facts for name, record in self._results.standing().items()}
+        names = metric_names("accuracy", self._results.scores)
+        points = [Point(names[name], float(str(f["accuracy"]))) for name, f in scored.items()]
+        points += [Point(f"computed/{kind}", count) for kind, count in self._computed.items()]
+        points += [Point("cells", len(names)), Point("cells_scored", len(scored))]
+        note = story(
+            self._results.grid,
+            self._tags["command"],
+            self._computed,
+            scored,
+            self._before,
+            self._report,
+        )
+        parameters = {name: self._tags[name] for name in ("version", "executor")}
+        parameters["grid"] = self._results.grid.name
+        server.end(points, self._report, self._status(), note, parameters)
+
+    def _register(self, server: Server) -> None:
+        """Networks that the server has not; once all is computed, since it takes a processor.
+
+        One that cannot be traced stays unregistered, and its run says why.
+        """
+        for trained in self._results.unregistered():
+            from pipeline.observers.tracking.models import network, registered_name
+
+            record = trained.record
+            tags = {
+                "digest": record.digest,
+                "content": record.content,
+                "dataset": trained.cell.dataset,
+                "seed": str(trained.cell.seed),
+            }
+            name = registered_name(trained.cell.model)
+            if not server.has_run(trained.run_id):
+                # another database under the same address: what it was told is not known
+                self._results.mark_registered(trained)
+                continue
+            try:
+                module, example = network(trained, self._results.store)
+                server.register(name, module, example, run_id=trained.run_id, tags=tags)
+            except Exception as error:  # noqa: BLE001  a network may do what no trace can follow
+                line = " ".join(str(error).split())[:160] or type(error).__name__
+                server.tag(trained.run_id, "not_registered", line)
+            self._results.mark_registered(trained)
+
+    def _status(self) -> str:
+        if self._end is None:
+            return "FAILED" if self._computed else "FINISHED"
+        if self._end.interrupted:
+            return "KILLED"
+        return "FAILED" if self._end.missing else "FINISHED"

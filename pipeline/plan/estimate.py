@@ -1,0 +1,192 @@
+"""How long work will take: from recorded timings, else from counted operations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+from pipeline.catalogue.devices import Device, Speed, cpu_name, device_named
+from pipeline.grid.graph import NODE_KINDS, Graph, NodeKind
+from pipeline.grid.workloads import COUNTED, Sort, Workload, workload
+from pipeline.observers.tally import counted, duration
+from pipeline.plan.timings import Timing, recorded_timings
+from pipeline.problems import BadInput
+from pipeline.store.store import Store
+from tasks.data.spec import DatasetSpec
+from tasks.specs import Precision
+
+FLOP = 2
+"""Floating-point operations in a multiplication and the addition that goes with it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of work by kind of node; what stands in `unknown` is not among them.
+
+    chain_s: of the longest chain of nodes, each of which waits for the one before it. basis:
+    where the seconds come from, in words. A worker is one device, or one core of a CPU.
+    """
+
+    device: str
+    workers: int
+    seconds: Mapping[NodeKind, float]
+    chain_s: float
+    basis: tuple[str, ...]
+    unknown: tuple[NodeKind, ...] = ()
+    by_node: Mapping[str, float] = field(default_factory=dict)
+    """Digest → seconds."""
+
+    @property
+    def work_s(self) -> float:
+        """Of all nodes, one after the other."""
+        return sum(self.seconds.values())
+
+    @property
+    def wall_s(self) -> float:
+        """With all the workers: neither the work, shared out, nor the chain can be shorter."""
+        return max(self.chain_s, self.work_s / self.workers)
+
+    def lines(self) -> Iterator[str]:
+        """The estimate for a person to read; nothing where there is no work."""
+        if not self.seconds and not self.unknown:
+            return
+        kinds = ", ".join(f"{kind} {duration(taken)}" for kind, taken in self.seconds.items())
+        least = "at least " if set(self.unknown) & set(COUNTED) else ""
+        work = f"{least}{duration(self.work_s)}" + (f" ({kinds})" if kinds else "")
+        yield f"estimated work on {self.device}: {work}"
+        chain = duration(self.chain_s)
+        wall = f"{least}{duration(self.wall_s)}; the longest chain takes {chain}"
+        yield f"estimated time with {counted(self.workers, 'worker')}: {wall}"
+        for words in self.basis:
+            yield f"basis: {words}"
+
+    def facts(self) -> dict[str, object]:
+        """The estimate for a program to read; hours."""
+        return {
+            "device": self.device,
+            "workers": self.workers,
+            "node_hours": {kind: taken / 3600 for kind, taken in self.seconds.items()},
+            "hours": self.wall_s / 3600,
+            "longest_chain_hours": self.chain_s / 3600,
+            "basis": list(self.basis),
+            "unknown": list(self.unknown),
+        }
+
+
+def estimate(
+    graph: Graph,
+    todo: Collection[str],
+    store: Store,
+    *,
+    devices: Mapping[str, Device],
+    train_images: Mapping[DatasetSpec, int],
+    device: str | None = None,
+    workers: int = 1,
+) -> Estimate:
+    """The work of the nodes in `todo`, digests, on a device: this machine's CPU by default.
+
+    A node's seconds are its work times the median pace of timings of its sort, else of its kind
+    and network; else its operations at the speed that `devices` states. train_images: see
+    `workload`. BadInput where neither the store nor `devices` knows a device that was asked for.
+    """
+    nodes = [node for node in graph if node.digest in todo]
+    works = {node.digest: workload(node, train_images) for node in nodes}
+    name = device or cpu_name()
+    sorts = {work.sort for work in works.values()}
+    timings = recorded_timings(graph, sorts, store, name) if nodes else []
+    stated = device_named(name, devices)
+    if device is not None and nodes and stated is None and not timings:
+        known = ", ".join(devices)
+        raise BadInput(
+            f"--for-device {device}: the store has no timing of it, and devices.yaml has {known}"
+        )
+    paces = _Paces(timings, stated, devices)
+    seconds: dict[NodeKind, float] = {}
+    ends: dict[str, float] = {}
+    by_node: dict[str, float] = {}
+    for node in nodes:
+        taken = paces.seconds(works[node.digest])
+        by_node[node.digest] = taken
+        seconds[node.kind] = seconds.get(node.kind, 0.0) + taken
+        begin = max((ends.get(parent.digest, 0.0) for _, parent in node.parents), default=0.0)
+        ends[node.digest] = begin + taken
+    return Estimate(
+        device=name,
+        workers=workers,
+        seconds={kind: seconds[kind] for kind in NODE_KINDS if seconds.get(kind)},
+        chain_s=max(ends.values(), default=0.0),
+        basis=tuple(paces.words(name)),
+        unknown=tuple(kind for kind in NODE_KINDS if kind in paces.unknown),
+        by_node=by_node,
+    )
+
+
+@dataclass
+class _Paces:
+    """Seconds for work, and on what they were based so far."""
+
+    timings: list[Timing]
+    stated: str | None
+    devices: Mapping[str, Device]
+    unknown: set[NodeKind] = field(default_factory=set)
+    _used: dict[NodeKind, dict[int, Timing]] = field(default_factory=dict)
+    _flop: dict[tuple[NodeKind, Precision], float] = field(default_factory=dict)
+    _found: dict[Sort, tuple[float, list[Timing]] | None] = field(default_factory=dict)
+
+    def seconds(self, work: Workload) -> float:
+        """How long work takes; 0 where nothing tells."""
+        kind = work.sort.kind
+        if not work.amount:
+            self.unknown.add(kind)
+            return 0.0
+        if work.sort not in self._found:
+            self._found[work.sort] = self._recorded(work.sort)
+        recorded = self._found[work.sort]
+        if recorded is not None:
+            pace, timings = recorded
+            self._used.setdefault(kind, {}).update({id(timing): timing for timing in timings})
+            return pace * work.amount
+        if kind not in COUNTED or self.stated is None:
+            self.unknown.add(kind)
+            return 0.0
+        flop = FLOP * work.amount
+        key = (kind, work.sort.precision)
+        self._flop[key] = self._flop.get(key, 0.0) + flop
+        return flop / self._speed(work.sort.precision).flop_per_s
+
+    def _recorded(self, sort: Sort) -> tuple[float, list[Timing]] | None:
+        near = [each for each in self.timings if _alike(each.workload.sort, sort)]
+        same = [each for each in near if each.workload.sort.method == sort.method]
+        chosen = same or near
+        return (median(each.pace for each in chosen), chosen) if chosen else None
+
+    def words(self, device: str) -> Iterator[str]:
+        """What the seconds given so far were based on."""
+        if self._used:
+            used = {key: timing for each in self._used.values() for key, timing in each.items()}
+            names = ", ".join(sorted({timing.device for timing in used.values()}))
+            count = counted(len(used), "recorded timing")
+            yield f"{_listed(self._used)} from {count} on {names}"
+        for precision in sorted({precision for _, precision in self._flop}):
+            parts = {kind: flop for (kind, own), flop in self._flop.items() if own == precision}
+            speed = self._speed(precision)
+            yield (
+                f"{_listed(parts)} counted {sum(parts.values()):.2g} FLOP "
+                f"at {speed} ({self.stated}, {precision})"
+            )
+        if self.unknown:
+            yield f"{_listed(self.unknown)} left out, with no recorded timing on {device}"
+
+    def _speed(self, precision: Precision) -> Speed:
+        assert self.stated is not None
+        return self.devices[self.stated].speed(precision)
+
+
+def _alike(one: Sort, other: Sort) -> bool:
+    same = (one.kind, one.network, one.precision) == (other.kind, other.network, other.precision)
+    return same and (one.method == other.method or one.kind in COUNTED)
+
+
+def _listed(kinds: Collection[NodeKind]) -> str:
+    return ", ".join(kind for kind in NODE_KINDS if kind in kinds)

@@ -1,0 +1,139 @@
+"""A dry run: the graph replayed on simulated workers, each node taking its estimated seconds.
+
+As in the real runner, what is ready begins in the order of the plan, trainings first, and one
+driver hands out every task. A worker does one task at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from pipeline.grid.graph import Graph, Node, NodeKind
+from tasks.evaluation.specs import CraftSpec, DefendSpec, SelectSpec
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a task costs beside its nodes' own seconds. task_s: on its worker; driver_s: before."""
+
+    task_s: float
+    driver_s: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """Nodes that one worker does in a row, and the tasks that must have ended."""
+
+    nodes: tuple[Node, ...]
+    seconds: float
+    after: frozenset[int]
+
+    @property
+    def kind(self) -> NodeKind:
+        """Of all its nodes."""
+        return self.nodes[0].kind
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How long it took, s, and how much of the workers' time was spent at work."""
+
+    workers: int
+    wall_s: float
+    busy_s: float
+
+    @property
+    def use(self) -> float:
+        """The share of all workers' time that was spent at work, 0 to 1."""
+        return self.busy_s / (self.wall_s * self.workers) if self.wall_s else 1.0
+
+
+def tasks_of(graph: Graph, seconds: Mapping[str, float], *, shards: int) -> list[Task]:
+    """The nodes whose seconds are given as tasks, each before what waits for it.
+
+    shards: how many shards of the same work may share a task.
+    """
+    groups: dict[str, list[Node]] = {}
+    for node in graph:
+        if node.digest in seconds:
+            groups.setdefault(_group(node, shards), []).append(node)
+    place = {node.digest: number for number, nodes in enumerate(groups.values()) for node in nodes}
+    return [
+        Task(
+            tuple(nodes),
+            sum(seconds[node.digest] for node in nodes),
+            frozenset(
+                place[parent.digest]
+                for node in nodes
+                for _, parent in node.parents
+                if parent.digest in place
+            ),
+        )
+        for nodes in groups.values()
+    ]
+
+
+def _group(node: Node, shards: int) -> str:
+    """What nodes of one task have in common."""
+    if shards == 1 or not isinstance(node.spec, CraftSpec | DefendSpec | SelectSpec):
+        return node.digest
+    about: list[object] = [node.kind, node.spec.model_dump(mode="json", exclude={"shard"})]
+    for role, parent in node.parents:
+        cut = isinstance(parent.spec, CraftSpec | SelectSpec)
+        spec = parent.spec.model_dump(mode="json", exclude={"shard"} if cut else None)
+        about.append([role, spec if cut else parent.digest])
+    number = node.spec.shard.start // (500 * shards)
+    return json.dumps([*about, number], sort_keys=True)
+
+
+def replay(tasks: list[Task], workers: int, costs: Costs) -> Replay:
+    """Run all tasks on so many workers."""
+    children: dict[int, list[int]] = {}
+    waiting = [len(task.after) for task in tasks]
+    for number, task in enumerate(tasks):
+        for before in task.after:
+            children.setdefault(before, []).append(number)
+    ready = [_ranked(tasks, number) for number, count in enumerate(waiting) if not count]
+    heapify(ready)
+    running: list[tuple[float, int]] = []
+    now = driver = busy = 0.0
+    while ready or running:
+        while ready and len(running) < workers:
+            _, number = heappop(ready)
+            driver = max(driver, now) + costs.driver_s
+            taken = costs.task_s + tasks[number].seconds
+            busy += taken
+            heappush(running, (driver + taken, number))
+        now, ended = heappop(running)
+        for child in children.get(ended, ()):
+            waiting[child] -= 1
+            if not waiting[child]:
+                heappush(ready, _ranked(tasks, child))
+    return Replay(workers, now, busy)
+
+
+def _ranked(tasks: list[Task], number: int) -> tuple[tuple[bool, int], int]:
+    return (tasks[number].kind != "train", number), number
+
+
+def longest_chain(tasks: list[Task], costs: Costs) -> list[Task]:
+    """The tasks of which each waits for the one before it that take the longest together."""
+    ends: list[float] = []
+    before: list[int | None] = []
+    for task in tasks:
+        last = max(task.after, key=lambda number: ends[number], default=None)
+        begin = ends[last] if last is not None else 0.0
+        ends.append(begin + costs.driver_s + costs.task_s + task.seconds)
+        before.append(last)
+    at = max(range(len(tasks)), key=lambda number: ends[number], default=None)
+    chain = list(_back(at, before))
+    return [tasks[number] for number in reversed(chain)]
+
+
+def _back(at: int | None, before: list[int | None]) -> Iterator[int]:
+    while at is not None:
+        yield at
+        at = before[at]

@@ -1,0 +1,162 @@
+"""Timings that a store's records hold, from which the speed of a device is known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.grid.graph import Node
+from pipeline.grid.workloads import Sort, Workload, multiplications, sort
+from pipeline.store.records import Record
+from pipeline.store.store import Store
+from tasks import registry
+from tasks.data.spec import DatasetSpec
+from tasks.networks.base import Network
+from tasks.training.recipe import Recipe
+
+ENOUGH = 9
+"""Timings of one sort: the median of more would tell nothing new."""
+TRIES = 50
+"""Nodes of one sort whose records are looked for."""
+SCANNED = 200
+"""Records of one kind, of nodes that are not in the graph, that are read."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Work that was done, in how many seconds and on which device."""
+
+    workload: Workload
+    seconds: float
+    device: str
+
+    @property
+    def pace(self) -> float:
+        """Seconds for a unit of work."""
+        return self.seconds / self.workload.amount
+
+
+def recorded_timings(
+    nodes: Iterable[Node], sorts: Collection[Sort], store: Store, device: str
+) -> list[Timing]:
+    """Timings of work of these sorts on a device, or of others of the same kind and network.
+
+    device: its name or a part of it. A bounded number of the records of `nodes` are read and,
+    for a sort that has none there, of the other artifacts in the store.
+    """
+    reader = _Reader(store, device.casefold())
+    alike = {(wanted.kind, wanted.network, wanted.precision) for wanted in sorts}
+    found: dict[Sort, list[Timing]] = {}
+    for each, members in _by_sort(nodes).items():
+        if (each.kind, each.network, each.precision) in alike:
+            timings = reader.timings((node.kind, node.digest) for node in members[:TRIES])
+            found[each] = _first(timings, ENOUGH)
+    for kind in sorted({wanted.kind for wanted in sorts if not found.get(wanted)}):
+        for timing in reader.timings((kind, digest) for digest in store.some(kind, SCANNED)):
+            found.setdefault(timing.workload.sort, []).append(timing)
+    return [timing for timings in found.values() for timing in timings]
+
+
+def _by_sort(nodes: Iterable[Node]) -> dict[Sort, list[Node]]:
+    """Nodes by their sort, in the order of their digests, which is that of no grid."""
+    found: dict[Sort, list[Node]] = {}
+    for node in sorted(nodes, key=lambda node: node.digest):
+        found.setdefault(sort(node), []).append(node)
+    return found
+
+
+def _first(timings: Iterator[Timing], count: int) -> list[Timing]:
+    return [timing for timing, _ in zip(timings, range(count), strict=False)]
+
+
+@dataclass
+class _Reader:
+    """Reads each record once, and the timing out of it."""
+
+    store: Store
+    device: str
+    _read_already: set[str] = field(default_factory=set)
+    _known: dict[str, Record | None] = field(default_factory=dict)
+    _costs: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def timings(self, artifacts: Iterable[tuple[str, str]]) -> Iterator[Timing]:
+        """The timings, on the device, of those artifacts that were not read before."""
+        for kind, digest in artifacts:
+            if digest in self._read_already:
+                continue
+            self._read_already.add(digest)
+            record = self._record(kind, digest)
+            timing = record and self._timing(record)
+            if timing and self.device in timing.device.casefold():
+                yield timing
+
+    def _record(self, kind: str, digest: str) -> Record | None:
+        if digest not in self._known:
+            self._known[digest] = self.store.known(kind, digest)
+        return self._known[digest]
+
+    def _timing(self, record: Record) -> Timing | None:
+        """What a record tells; None where it tells no speed, as one of another version may."""
+        try:
+            workload, seconds = self._work(record)
+            device = str(record.how["device"])
+        except (KeyError, TypeError, ValueError, NotImplementedError):
+            return None
+        if not (workload.amount > 0 and seconds > 0):
+            return None
+        return Timing(workload, seconds, device)
+
+    def _work(self, record: Record) -> tuple[Workload, float]:
+        spec: Mapping[str, Any] = record.spec
+        how: Mapping[str, Any] = record.how
+        facts: Mapping[str, Any] = record.facts
+        seconds = float(how["seconds"])
+        match record.kind:
+            case "train":
+                # training that was taken up again has its seconds in each epoch's facts only
+                times, speeds = facts["timings"]["seconds"], facts["timings"]["images_per_second"]
+                images = sum(time * speed for time, speed in zip(times, speeds, strict=True))
+                recipe = Recipe.model_validate(spec["recipe"])
+                network, each = self._cost(record)
+                amount = images * recipe.forwards_and_backwards().equivalents * each
+                found = Sort("train", network, recipe.precision, recipe.method)
+                return Workload(found, amount), float(sum(times))
+            case "craft" | "select" | "defend" | "card" as kind:
+                network, each = self._cost(self._parent(record, "model"))
+                method = " on ".join(
+                    _method(spec[key])
+                    for key in ("attack", "against", "defense")
+                    if spec.get(key) is not None
+                )
+                amount = float((how["forwards"] + how["backwards"]) * each)
+                return Workload(Sort(kind, network, spec["precision"], method), amount), seconds
+            case "score":
+                amount = float(facts["images"] * facts["redraws"])
+                return Workload(Sort("score"), amount), seconds
+            case "checkpoint":
+                return Workload(Sort("checkpoint", spec["network"]["kind"]), 1.0), seconds
+            case "dataset":
+                return Workload(Sort("dataset", method=spec["kind"]), 1.0), seconds
+        raise ValueError(f"no kind of node: {record.kind}")
+
+    def _cost(self, model: Record) -> tuple[str, int]:
+        """The kind of a model's network, and the multiplications of one forward pass."""
+        if model.digest not in self._costs:
+            dataset = DatasetSpec.model_validate(self._parent(model, "dataset").spec)
+            fields: Any = model.spec["network"]
+            network = registry.kind_class("networks", fields["kind"]).model_validate(fields)
+            assert isinstance(network, Network)
+            self._costs[model.digest] = (network.kind, multiplications(network, dataset))
+        return self._costs[model.digest]
+
+    def _parent(self, record: Record, role: str) -> Record:
+        found = self._record(*record.parents[role])
+        if found is None:
+            raise KeyError(role)
+        return found
+
+
+def _method(spec: Mapping[str, Any]) -> str:
+    parts = spec.get("parts")
+    return "+".join(map(_method, parts)) if parts else str(spec["kind"])

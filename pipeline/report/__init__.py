@@ -1,0 +1,1 @@
+"""From scores in the store to tables, figures and pages."""

@@ -1,0 +1,90 @@
+"""Which redraws of a cell were right, image by image, and what that says of a gain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.grid.graph import Node
+from pipeline.store import arrow
+from pipeline.store.store import Damaged, Store
+from tasks.evaluation.statistics import paired_differences, sign_flip_test
+
+
+class NotTested(Exception):
+    """Why a gain cannot be tested, in one line."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A cell's answers by ascending id of the images.
+
+    ids, labels: int64 [N]; right: bool [N, R], whether a redraw's prediction is the label.
+    """
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    right: NDArray[np.bool_]
+
+    def same_images(self, other: Answers) -> bool:
+        """Whether the rows of both are about the same images."""
+        return np.array_equal(self.ids, other.ids) and np.array_equal(self.labels, other.labels)
+
+
+class PerImage:
+    """Answers by the names of cells; each is read once, and each gain tested once.
+
+    read: a cell's name → its answers, or NotTested.
+    """
+
+    def __init__(self, read: Callable[[str], Answers]) -> None:
+        self._read = cache(read)
+        self._p_values: dict[tuple[tuple[str, str], ...], float] = {}
+
+    def answers(self, name: str) -> Answers:
+        """A cell's answers; NotTested where there are none."""
+        return self._read(name)
+
+    def p_value(self, pairs: Sequence[tuple[str, str]]) -> float:
+        """The two-sided p-value of a gain; NotTested where it has none.
+
+        pairs: the names of a cell and its baseline, a pair for each seed. An image's differences
+        are added up over the seeds before its sign is flipped: answers of several trainings on
+        one image are no independent evidence.
+        """
+        key = tuple(pairs)
+        if key not in self._p_values:
+            self._p_values[key] = self._tested(key)
+        return self._p_values[key]
+
+    def _tested(self, pairs: Sequence[tuple[str, str]]) -> float:
+        found = [(self._read(name), self._read(base)) for name, base in pairs]
+        first = found[0][0]
+        if not all(first.same_images(answers) for pair in found for answers in pair):
+            raise NotTested(f"{pairs[0][0]} and its baseline were not asked about the same images")
+        right, base = (np.hstack([pair[side].right for pair in found]) for side in (0, 1))
+        return sign_flip_test(paired_differences(right, base))
+
+
+def stored_answers(store: Store, scores: Mapping[str, Node]) -> PerImage:
+    """The answers that a store holds; scores: the score node of each cell by the cell's name."""
+
+    return PerImage(lambda name: _stored(store, scores[name]))
+
+
+def _stored(store: Store, node: Node) -> Answers:
+    record = store.known(node.kind, node.digest)
+    if record is None:
+        raise NotTested(f"{node.kind} {node.digest[:12]}: is not in this store")
+    try:
+        columns = arrow.read_arrays(store.path(record, "per_image.arrow"))
+    except (Damaged, arrow.BadArrow) as error:
+        raise NotTested(str(error)) from None
+    if absent := sorted({"ids", "labels", "correct"} - columns.keys()):
+        raise NotTested(f"{node.kind} {node.digest[:12]}: no column {absent[0]}")
+    order = np.argsort(columns["ids"])
+    return Answers(columns["ids"][order], columns["labels"][order], columns["correct"][order] != 0)

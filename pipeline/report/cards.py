@@ -1,0 +1,180 @@
+"""The integrity card of each cell: findings about its model, and about its stored answers.
+
+An adaptive cell has the card of its own defended model; any other cell inherits that of the bare
+model, on which its examples were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.graph import Graph, Node
+from pipeline.plan.planning import Look
+from pipeline.report.answers import Answers, NotTested, PerImage
+from pipeline.store.store import Record, Store
+from tasks.integrity.findings import Finding, Verdict, overall
+from tasks.integrity.stored import adaptive_not_above, oblivious_steps, scored_again
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of whether a cell's number can be believed.
+
+    of: the model that was examined, such as `model/defense`; attack: the adaptive attack whose
+    own card this is, None where it is inherited; images: how many the model was asked about;
+    model: what was found, empty while that is not computed; stored: what the cell's own answers
+    say.
+    """
+
+    of: str
+    images: int
+    attack: str | None = None
+    model: tuple[Finding, ...] = ()
+    stored: tuple[Finding, ...] = ()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All of them."""
+        return (*self.model, *self.stored)
+
+    @property
+    def examined(self) -> Verdict:
+        """The gravest of the findings about the model."""
+        return overall(self.model)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gravest of the findings; `skipped` while the model was not examined."""
+        found = overall(self.findings)
+        return found if self.model or found == "fail" else "skipped"
+
+    def complaint(self) -> str:
+        """What fails, or else warns, in one line; empty where nothing does."""
+        complaints = list(self.not_passed())
+        if not complaints:
+            return ""
+        others = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+        return f"integrity card of {self.of}: {complaints[0].words}{others}"
+
+    def not_passed(self) -> Iterator[Finding]:
+        """The findings that fail, then those that warn."""
+        for verdict in ("fail", "warn"):
+            yield from (finding for finding in self.findings if finding.verdict == verdict)
+
+
+@dataclass
+class Cards:
+    """The cards of a grid as a store holds them, each put together once.
+
+    nodes: the card node of a cell by its name; facts: of the scores.
+    """
+
+    grid: Grid
+    nodes: Mapping[str, Node]
+    store: Store
+    facts: Mapping[str, Mapping[str, object]]
+    per_image: PerImage
+    _made: dict[str, Card | None] = field(default_factory=dict)
+    _found: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str, int], list[Cell]]:
+        """The cells of a defended model, by model, defense and seed."""
+        cells: dict[tuple[str, str, int], list[Cell]] = {}
+        for cell in self.grid.cells:
+            cells.setdefault((cell.model, cell.defense, cell.seed), []).append(cell)
+        return cells
+
+    def all(self) -> dict[str, Card]:
+        """The cards of all the grid's cells that have one, by the cells' names."""
+        found = {cell.name: self.of(cell.name) for cell in self.grid.cells}
+        return {name: card for name, card in found.items() if card is not None}
+
+    def of(self, name: str) -> Card | None:
+        """A cell's card; None where its model has none, or the cell no score."""
+        if name not in self._made:
+            known = name in self.nodes and name in self.facts
+            self._made[name] = self._card(self.grid.cell(name)) if known else None
+        return self._made[name]
+
+    def _card(self, cell: Cell) -> Card:
+        node = self.nodes[cell.name]
+        own = cell.attack_spec.compound
+        of = f"{cell.model}/{cell.defense if own else 'none'}"
+        of += f"/seed{cell.seed}" if cell.seed else ""
+        if node.digest not in self._found:
+            self._found[node.digest] = tuple(findings_of(node, self.store))
+        images = getattr(node.spec, "images", 0)
+        model, stored = self._found[node.digest], tuple(self._stored(cell))
+        attack = cell.attack if own else None
+        return Card(of, images, attack=attack, model=model, stored=stored)
+
+    def _stored(self, cell: Cell) -> Iterator[Finding]:
+        answers = self._answers(cell.name)
+        if answers is None:
+            return
+        yield scored_again(answers.right, self.facts[cell.name])
+        if cell.attack_spec.compound:
+            yield from self._beside_oblivious(cell, answers)
+        elif cell.attack_spec.crafts:
+            yield from self._by_steps(cell, answers)
+
+    def _beside_oblivious(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
+        """Beside the strongest oblivious attack on the same images."""
+        others = [
+            found.right[np.searchsorted(found.ids, answers.ids)]
+            for other in self._others(cell)
+            if other.attack_spec.crafts and not other.attack_spec.compound
+            for found in [self._answers(other.name)]
+            if found is not None and np.isin(answers.ids, found.ids).all()
+        ]
+        if others:
+            lowest = min(others, key=lambda right: float(right.mean()))
+            yield adaptive_not_above(answers.right, lowest)
+
+    def _by_steps(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
+        """Beside attacks that differ from the cell's in the number of steps alone."""
+        own = getattr(cell.attack_spec, "steps", None)
+        if own is None:
+            return
+        by_steps = {own: answers.right}
+        for other in self._others(cell):
+            steps = getattr(other.attack_spec, "steps", None)
+            if steps is None or steps in by_steps:
+                continue
+            same = other.attack_spec.model_copy(update={"steps": own}) == cell.attack_spec
+            found = self._answers(other.name) if same else None
+            if found is not None and found.same_images(answers):
+                by_steps[steps] = found.right
+        if len(by_steps) > 1:
+            yield oblivious_steps(by_steps)
+
+    def _others(self, cell: Cell) -> Iterator[Cell]:
+        """The cells of the same defended model."""
+        cells = self._cells[cell.model, cell.defense, cell.seed]
+        return (other for other in cells if other.name != cell.name)
+
+    def _answers(self, name: str) -> Answers | None:
+        if name not in self.facts:
+            return None
+        try:
+            return self.per_image.answers(name)
+        except NotTested:
+            return None
+
+
+def findings_of(node: Node, store: Store) -> list[Finding]:
+    """What a card node found; nothing where its artifact does not count as there."""
+    look = Look(store)
+    record = look.record(node.kind, node.digest)
+    if not isinstance(record, Record) or look.why_absent(node, Graph([node])) is not None:
+        return []
+    found = record.facts.get("findings")
+    if not isinstance(found, Sequence):
+        return []
+    return [Finding.model_validate(each) for each in found]

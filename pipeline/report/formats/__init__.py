@@ -1,0 +1,1 @@
+"""Tables and figures as files: Markdown, LaTeX, CSV, Parquet, SVG and HTML."""

@@ -1,0 +1,190 @@
+"""The figures of a report: which files a table's figure has, and what is said below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.grid.cells import Grid
+from pipeline.report.scores import Scores, View
+from pipeline.report.views.adaptive import Left
+from pipeline.report.views.costs import costs
+from pipeline.report.views.epsilons import epsilons
+from pipeline.report.views.pictures import Artifacts, NoPicture, Picture, pictures
+from pipeline.report.views.sweeps import Sweep, sweep
+from pipeline.report.words.settings import markdown_table
+
+if TYPE_CHECKING:
+    from pipeline.report.formats.figures.sweeps import FileKind
+
+Draw = Callable[[Path], None]
+
+LEFT_SAID = """\
+From the oblivious attack that leaves a defense the least to the adaptive one on the same images,
+with Wilson 95 % intervals; the cross is the worst case of each image over all attacks."""
+COSTS_SAID = """\
+A point is a defense under the attack of this table that leaves it the least, with the Wilson 95 %
+interval over images. Passes are forward and backward passes of the network for one image, as
+counted while the defense ran."""
+
+EPSILONS_SAID = """\
+What an APGD that knows the defense leaves at each epsilon, as the integrity cards measured it on
+{images} images, with Wilson 95 % intervals. A larger ball must not leave more, and the largest no
+more than chance."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: Markdown that embeds it, what draws its files by their ending, and its pictures.
+
+    alt: what it shows, for who cannot see it; said: what stands below it, in Markdown.
+    """
+
+    markdown: str
+    alt: str = ""
+    said: str = ""
+    files: Mapping[str, Draw] = field(default_factory=dict)
+    pictures: Sequence[Picture] = ()
+
+
+def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> Drawing | None:
+    """The figure that a table asks for; None where it asks for none or nothing is scored yet.
+
+    stem: of the files' names; artifacts: where images and probabilities are read from.
+    """
+    if view.table.figure is None:
+        return None
+    if view.table.figure.probabilities:
+        return _pictures(view, stem, grid, artifacts)
+    curves = sweep(view, grid)
+    if curves is None:
+        return None
+    from pipeline.report.formats.figures.sweeps import draw_sweep
+
+    files = _files(lambda kind: partial(draw_sweep, curves, kind=kind))
+    said = _curves_said(curves)
+    markdown = f"{_embedded(curves.quantity, stem)}\n\n{said}\n"
+    return Drawing(markdown, f"Accuracy against {curves.quantity}", said, files)
+
+
+def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
+    """The figure of a table's costs, see `report_costs`; None where there is nothing to draw."""
+    found = costs(view, grid, scores)
+    if found is None:
+        return None
+    from pipeline.report.formats.figures.points import draw_costs
+
+    files: dict[str, Draw] = {"svg": partial(draw_costs, found, kind="svg")}
+    alt = "Least accuracy of each defense against the passes that it takes"
+    markdown = f"![{alt}]({stem}.svg)\n\n{COSTS_SAID}\n"
+    return Drawing(markdown, alt, COSTS_SAID, files)
+
+
+def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
+    """Accuracy against epsilon, see `report_epsilon`; None where no card of the table tells."""
+    found = epsilons(view, grid, scores)
+    if found is None:
+        return None
+    from pipeline.report.formats.figures.points import draw_epsilons
+
+    files: dict[str, Draw] = {"svg": partial(draw_epsilons, found, kind="svg")}
+    images = sorted({curve.images for panel in found.panels for curve in panel.curves})
+    counts = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,}"
+    said = EPSILONS_SAID.format(images=counts)
+    alt = "Accuracy of each defense against the epsilon of the attack"
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{said}\n", alt, said, files)
+
+
+def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]]]:
+    """The columns of a picture's table: what was seen, and the probability of each class."""
+    if picture.clean_answer is not None:
+        yield "clean", picture.clean_answer.tolist()
+    for place, (label, answer) in enumerate(picture.answers.items()):
+        yield label if place else "adversarial", answer.tolist()
+
+
+def left_drawing(rows: Sequence[Left], stem: str) -> Drawing | None:
+    """Adaptive against oblivious accuracy; None where no adaptive attack was made."""
+    if not rows:
+        return None
+    from pipeline.report.formats.figures.points import draw_left
+
+    files: dict[str, Draw] = {"svg": partial(draw_left, rows, kind="svg")}
+    alt = "Accuracy of each defense under an oblivious and under an adaptive attack"
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{LEFT_SAID}\n", alt, LEFT_SAID, files)
+
+
+def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> Drawing | None:
+    if artifacts is None or all(
+        entry.accuracy is None for row in view.rows for entry in row.entries
+    ):
+        return None
+    try:
+        found = pictures(view, grid, artifacts)
+    except NoPicture as reason:
+        said = f"The figure is not drawn: {reason}."
+        return Drawing(f"{said}\n", said=said)
+    from pipeline.report.formats.figures.sweeps import draw_pictures, magnification
+
+    files = _files(lambda kind: partial(draw_pictures, found, kind=kind))
+    lines = [_embedded("an image before and after the attack", stem), ""]
+    for picture in found:
+        lines += [_rule(picture, magnification(picture)), "", *_probabilities(picture), ""]
+    rules = " ".join(_rule(picture, magnification(picture)) for picture in found)
+    return Drawing("\n".join(lines), "An image before and after the attack", rules, files, found)
+
+
+def _files(draw: Callable[[FileKind], Draw]) -> dict[str, Draw]:
+    kinds: tuple[FileKind, ...] = ("svg", "png")
+    return {kind: draw(kind) for kind in kinds}
+
+
+def _embedded(what: str, stem: str) -> str:
+    return f"![{what}]({stem}.png)\n\nThe same without pixels: [{stem}.svg]({stem}.svg)."
+
+
+def _curves_said(curves: Sweep) -> str:
+    words = ["Shaded: Wilson 95 % intervals over images."]
+    if curves.published:
+        names = dict.fromkeys(table for one in curves.published for table in one.printed_in)
+        words.append(
+            f"Large hollow marks: published accuracies ({', '.join(names)}), the only published "
+            "points of these curves."
+        )
+        if any(reference.other for reference in curves.published):
+            words.append("They are of another network, recipe or setting, as told above.")
+    return " ".join(words)
+
+
+def _rule(picture: Picture, times: float) -> str:
+    right = "right when clean and wrong under the attack"
+    if picture.clean_answer is None:
+        right = "wrong under the attack (this grid does not ask it about clean images)"
+    return (
+        f"The image is the first one, in the fixed order of the test images, that "
+        f"`{picture.model}` gets {right}: image {picture.place} under `{picture.attack}`, of class "
+        f"{picture.label}. The perturbation is shown {times:g} times as large, around grey. "
+        f"Below are the probabilities of the classes, the highest of each column in bold; "
+        f"`adversarial` is the attacked image without a defense."
+    )
+
+
+def _probabilities(picture: Picture) -> list[str]:
+    columns = dict(class_probabilities(picture))
+    rows = [
+        [
+            f"{place} (true)" if place == picture.label else str(place),
+            *(_probability(values, place) for values in columns.values()),
+        ]
+        for place in range(max(map(len, columns.values())))
+    ]
+    return markdown_table(["class"], list(columns), rows)
+
+
+def _probability(values: Sequence[float], place: int) -> str:
+    value = values[place]
+    words = f"{value:.3f}" if value >= 0.0005 else f"{value:.1e}"
+    return f"**{words}**" if value == max(values) else words

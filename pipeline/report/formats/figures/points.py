@@ -1,0 +1,186 @@
+"""Figures of defenses: accuracy against cost and epsilon, adaptive against oblivious."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.report.formats.figures.sweeps import (
+    COLOURS,
+    MANNERS,
+    WIDE,
+    FileKind,
+    save,
+    sheet,
+    ticks_at,
+    write_title,
+)
+from pipeline.report.views.adaptive import Left
+from pipeline.report.views.costs import CostPanel, Costs
+from pipeline.report.views.epsilons import EpsilonPanel, Epsilons
+from pipeline.report.views.sweeps import INK
+
+Panel = TypeVar("Panel", CostPanel, EpsilonPanel)
+
+
+def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
+    """A defense's least accuracy against its passes, a panel a model, with intervals."""
+    with _panels(costs.panels, costs.defenses, _cost_panel) as (figure, row):
+        row[0].set_ylabel("least accuracy (% of images)")
+        for axes in row:
+            axes.set_xlabel("passes of the network a prediction")
+        write_title(figure, f"{costs.title}: accuracy against cost")
+        save(figure, path, kind)
+
+
+def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
+    """What attacks of rising epsilon leave of each defense, a panel a model, with intervals."""
+    with _panels(epsilons.panels, epsilons.defenses, _epsilon_panel) as (figure, row):
+        row[0].set_ylabel("accuracy (% of the card's images)")
+        for axes in row:
+            axes.set_xlabel("epsilon (1/255 of the pixel range)")
+        write_title(figure, f"{epsilons.title}: accuracy against epsilon")
+        save(figure, path, kind)
+
+
+def draw_left(rows: Sequence[Left], path: Path, kind: FileKind) -> None:
+    """What is left of each defense: oblivious, adaptive and worst case, a line a defense."""
+    with sheet(7.2, 1.6 + 0.34 * len(rows)) as figure:
+        axes = figure.subplots()
+        for line, row in enumerate(rows):
+            _rates(axes, line, row)
+            if row.oblivious is not None:
+                ends = [row.oblivious.accuracy, row.adaptive.accuracy]
+                axes.plot(ends, [line, line], color="#888888", linewidth=1, zorder=0)
+        several = len({row.adaptive_attack for row in rows}) > 1
+        labels = [
+            f"{row.model}, {row.defense}" + (f" ({row.adaptive_attack})" if several else "")
+            for row in rows
+        ]
+        axes.set_yticks(range(len(rows)), labels)
+        axes.invert_yaxis()
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel("accuracy (% of images)")
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        figure.legend(
+            handles=list(handles.values()),
+            labels=list(handles),
+            loc="outside lower center",
+            ncols=3,
+            fontsize=9,
+        )
+        save(figure, path, kind)
+
+
+@contextmanager
+def _panels(
+    panels: Sequence[Panel],
+    defenses: Sequence[str],
+    draw: Callable[[Any, Panel, Sequence[str]], dict[str, Any]],
+) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes: a panel a model, accuracy upwards, one legend of the defenses.
+
+    draw: fills a panel and gives a handle for each of its defenses.
+    """
+    lines = -(-len(defenses) // 2)
+    with sheet(max(6.4, 4.6 * len(panels)), 4.2 + 0.22 * lines) as figure:
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        handles: dict[str, Any] = {}
+        for panel, axes in zip(panels, row, strict=True):
+            handles |= draw(axes, panel, defenses)
+            axes.set_title(panel.model, fontsize=10)
+        row[0].set_ylim(-2, 102)
+        figure.legend(
+            handles=[handles[defense] for defense in defenses],
+            loc="outside lower center",
+            ncols=2,
+            fontsize=9,
+            handlelength=3.5,
+        )
+        yield figure, row
+
+
+def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[str, Any]:
+    """Draws the points of a model; returns a handle for each defense."""
+    handles = {}
+    for point in panel.points:
+        place = defenses.index(point.defense)
+        error = None if point.interval is None else _error(point.accuracy, point.interval)
+        handles[point.defense] = axes.errorbar(
+            [point.passes],
+            [point.accuracy],
+            yerr=error,
+            color=COLOURS[place % len(COLOURS)],
+            marker=MANNERS[place % len(MANNERS)][0],
+            markersize=7,
+            linestyle="none",
+            capsize=3,
+            label=point.defense,
+        )
+    values = sorted({point.passes for point in panel.points})
+    if values[-1] / values[0] > WIDE:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    return handles
+
+
+def _epsilon_panel(axes: Any, panel: EpsilonPanel, defenses: Sequence[str]) -> dict[str, Any]:
+    """Draws the curves of a model; returns a handle for each defense."""
+    handles = {}
+    for curve in panel.curves:
+        place = defenses.index(curve.defense)
+        colour = COLOURS[place % len(COLOURS)]
+        mark, line = MANNERS[place % len(MANNERS)]
+        sizes = [point.epsilon for point in curve.points]
+        low, high = zip(*(point.interval for point in curve.points), strict=True)
+        # no bands, of which ten hide one another
+        axes.vlines(sizes, low, high, color=colour, alpha=0.4, linewidth=1.2)
+        (handles[curve.defense],) = axes.plot(
+            sizes,
+            [point.accuracy for point in curve.points],
+            color=colour,
+            marker=mark,
+            linestyle=line,
+            linewidth=1.6,
+            markersize=5,
+            label=curve.defense,
+        )
+    shown = sorted({point.epsilon for curve in panel.curves for point in curve.points})
+    # from 0 to the smallest ball in one piece, then doublings are equally wide
+    axes.set_xscale("symlog", base=2, linthresh=next(size for size in shown if size > 0))
+    ticks_at(axes, shown)
+    return handles
+
+
+def _rates(axes: Any, line: int, row: Left) -> None:
+    """The marks of a defense, on its line."""
+    marks = (
+        ("oblivious", row.oblivious, "o", COLOURS[0], "none"),
+        ("adaptive", row.adaptive, "o", COLOURS[1], COLOURS[1]),
+        ("worst case", row.worst, "x", INK, INK),
+    )
+    for label, rate, mark, colour, face in marks:
+        if rate is None:
+            continue
+        error = None
+        if rate.interval is not None and mark == "o":
+            error = _error(rate.accuracy, rate.interval)
+        axes.errorbar(
+            [rate.accuracy],
+            [line],
+            xerr=error,
+            color=colour,
+            marker=mark,
+            markersize=7,
+            markerfacecolor=face,
+            linestyle="none",
+            capsize=3,
+            label=label,
+        )
+
+
+def _error(value: float, interval: tuple[float, float]) -> list[list[float]]:
+    low, high = interval
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]

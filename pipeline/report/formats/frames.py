@@ -1,0 +1,318 @@
+"""A report's numbers as frames: the only door to polars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.report.cards import Card
+from pipeline.report.formats.figures.drawings import class_probabilities
+from pipeline.report.paper import Reference
+from pipeline.report.scores import Entry, Facts, Row, Scores, View, deterministic, interval, number
+from pipeline.report.views.adaptive import Left
+from pipeline.report.views.gallery import Exhibit, Gallery
+from pipeline.report.views.pictures import Picture
+from tasks.integrity.findings import Finding
+
+CELL_COLUMNS: dict[str, type[pl.DataType]] = {
+    "dataset": pl.String,
+    "model": pl.String,
+    "attack": pl.String,
+    "defense": pl.String,
+    "seed": pl.Int64,
+    "precision": pl.String,
+    "deterministic": pl.Boolean,
+    "images": pl.Int64,
+    "redraws": pl.Int64,
+    "accuracy": pl.Float64,
+    "interval_low": pl.Float64,
+    "interval_high": pl.Float64,
+    "spread": pl.Float64,
+    "worst": pl.Float64,
+    "true_probability": pl.Float64,
+    "published": pl.Float64,
+    "published_is_bound": pl.Boolean,
+    "difference": pl.Float64,
+    "verdict": pl.String,
+}
+"""Of `results`; other facts follow in alphabetical order, then `digest` and `missing`."""
+
+EXHIBITED = (
+    "clean",
+    "adversarial",
+    "after",
+    "clean_answer",
+    "attacked_answer",
+    "defended_answer",
+)
+"""Arrays of an exhibit: three images, then answers."""
+
+ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
+    "model": pl.String,
+    "defense": pl.String,
+    "attack": pl.String,
+    "accuracy": pl.Float64,
+    "interval_low": pl.Float64,
+    "interval_high": pl.Float64,
+    "spread": pl.Float64,
+    "gain": pl.Float64,
+    "p_value": pl.Float64,
+    "p_holm": pl.Float64,
+    "significant": pl.Boolean,
+    "card": pl.String,
+    "images": pl.Int64,
+    "redraws": pl.Int64,
+    "seeds": pl.Int64,
+    "seed_spread": pl.Float64,
+    "deterministic": pl.Boolean,
+    "published": pl.Float64,
+    "published_is_bound": pl.Boolean,
+    "difference": pl.Float64,
+    "verdict": pl.String,
+    "published_gain": pl.Float64,
+    "note": pl.String,
+}
+"""Of a table's own file."""
+
+CARD_COLUMNS = ("examined", "attack", "cell", "check", "verdict", "words", "measured")
+"""Of the file of integrity cards; cell is empty where a finding is about the model."""
+
+
+def results(grid: Grid, scores: Scores) -> pl.DataFrame:
+    """One row a cell, in the grid's order, with all its facts.
+
+    A cell without a score keeps its row: facts are null and `missing` says why.
+    """
+    rows = [_cell_row(cell, scores) for cell in grid.cells]
+    others = sorted({key for row in rows for key in row} - CELL_COLUMNS.keys())
+    others = [key for key in others if key not in {"digest", "missing"}]
+    return pl.DataFrame(
+        {
+            **{
+                name: pl.Series([row.get(name) for row in rows], dtype=dtype, strict=False)
+                for name, dtype in CELL_COLUMNS.items()
+            },
+            **{name: _guessed([row.get(name) for row in rows]) for name in others},
+            **{
+                name: pl.Series([row[name] for row in rows], dtype=pl.String)
+                for name in ("digest", "missing")
+            },
+        }
+    )
+
+
+def table_values(view: View) -> pl.DataFrame:
+    """One row for each place of a table, with unrounded numbers."""
+    rows = [_entry_row(view, row, entry) for row in view.rows for entry in row.entries]
+    return pl.DataFrame(rows, schema=ENTRY_COLUMNS)
+
+
+def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:
+    """A table as it is read: a row a defense of a model, an attack's place names its column."""
+    columns = {
+        "model": [row.model for row in view.rows],
+        "defense": [row.defense for row in view.rows],
+    }
+    for place in range(len(view.attacks)):
+        columns[str(place)] = [words(row, row.entries[place]) for row in view.rows]
+    columns["redraws"] = [row.redraws for row in view.rows]
+    return texts(columns)
+
+
+def texts(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """Columns of words."""
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+
+
+def left_values(rows: Sequence[Left]) -> pl.DataFrame:
+    """One row for each defended model and adaptive attack, with unrounded numbers."""
+    return pl.DataFrame([_left_row(row) for row in rows], infer_schema_length=None)
+
+
+def _left_row(left: Left) -> dict[str, object]:
+    values: dict[str, object] = {
+        "model": left.model,
+        "defense": left.defense,
+        "adaptive_attack": left.adaptive_attack,
+        "replayed_attack": left.replayed,
+        "images": left.images,
+    }
+    for name in ("clean", "bare", "oblivious", "adaptive", "worst"):
+        rate = getattr(left, name)
+        low, high = (rate.interval if rate else None) or (None, None)
+        values |= {name: rate and rate.accuracy, f"{name}_low": low, f"{name}_high": high}
+    cost = left.cost
+    return values | {
+        "forwards": cost and cost.forwards,
+        "backwards": cost and cost.backwards,
+        "milliseconds": cost and cost.milliseconds,
+        "times_bare": cost and cost.times_bare,
+    }
+
+
+def card_values(cards: Mapping[str, Card]) -> pl.DataFrame:
+    """One row for each finding about a model, and for each about a cell's stored answers."""
+    models = {(card.of, card.attack): card.model for card in cards.values()}
+    rows: list[tuple[str, str | None, str | None, Finding]] = [
+        (*key, None, finding) for key, found in models.items() for finding in found
+    ]
+    rows += [
+        (card.of, card.attack, name, each) for name, card in cards.items() for each in card.stored
+    ]
+    return pl.DataFrame(
+        [
+            {
+                "examined": of,
+                "attack": attack,
+                "cell": cell,
+                "check": finding.check,
+                "verdict": finding.verdict,
+                "words": finding.words,
+                "measured": json.dumps(dict(finding.measured), sort_keys=True),
+            }
+            for of, attack, cell, finding in rows
+        ],
+        schema=dict.fromkeys(CARD_COLUMNS, pl.String),
+    )
+
+
+def probabilities(found: Sequence[Picture]) -> pl.DataFrame:
+    """Class probabilities of pictured images: a row for each image, thing seen, and class."""
+    rows = [
+        {
+            "model": picture.model,
+            "attack": picture.attack,
+            "image": picture.place,
+            "seen": seen,
+            "class": place,
+            "is_true_class": place == picture.label,
+            "probability": value,
+        }
+        for picture in found
+        for seen, values in class_probabilities(picture)
+        for place, value in enumerate(values)
+    ]
+    return pl.DataFrame(rows)
+
+
+def exhibits_frame(galleries: Sequence[Gallery]) -> pl.DataFrame:
+    """The images of galleries as they came to be: a row an exhibit, numbers flat by row."""
+    rows = [
+        {
+            "key": gallery.key,
+            "cell": gallery.cell.name,
+            "place": exhibit.place,
+            "label": exhibit.label,
+            "shape": list(exhibit.clean.shape),
+            **{name: getattr(exhibit, name).ravel() for name in EXHIBITED},
+        }
+        for gallery in galleries
+        for exhibit in gallery.exhibits
+    ]
+    numbers = dict.fromkeys(EXHIBITED, pl.List(pl.Float32))
+    return pl.DataFrame(rows, schema_overrides=numbers)
+
+
+def exhibits_of(path: Path) -> dict[str, tuple[Exhibit, ...]]:
+    """What `exhibits_frame` wrote to a file, by key; nothing where it cannot be read."""
+    try:
+        frame = pl.read_parquet(path)
+        found: dict[str, list[Exhibit]] = {}
+        for row in frame.iter_rows(named=True):
+            numbers = {name: np.array(row[name], dtype=np.float32) for name in EXHIBITED}
+            pictures = {name: numbers[name].reshape(row["shape"]) for name in EXHIBITED[:3]}
+            exhibit = Exhibit(row["place"], row["label"], **numbers | pictures)
+            found.setdefault(row["key"], []).append(exhibit)
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
+        return {}
+    return {key: tuple(exhibits) for key, exhibits in found.items()}
+
+
+def _cell_row(cell: Cell, scores: Scores) -> dict[str, object]:
+    names = {
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "attack": cell.attack,
+        "defense": cell.defense,
+        "seed": cell.seed,
+        "precision": cell.precision,
+        "deterministic": deterministic(cell),
+        "digest": scores.digests.get(cell.name),
+        "missing": scores.reason(cell.name) or None,
+    }
+    if names["missing"] is not None:
+        return names
+    if (card := scores.cards.get(cell.name)) is not None:
+        names["card"] = card.verdict
+    facts = scores.facts[cell.name]
+    return {**_flat(facts), **names, **_published(scores.published.get(cell.name), facts)}
+
+
+def _published(reference: Reference | None, facts: Facts) -> dict[str, object]:
+    measured = number(facts, "accuracy")
+    if reference is None or measured is None:
+        return {}
+    return {
+        "published": reference.published.value,
+        "published_is_bound": reference.published.upper_bound,
+        "difference": reference.difference(measured),
+        "verdict": reference.verdict(interval(facts)),
+    }
+
+
+def _flat(facts: Facts) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in facts.items():
+        if key == "interval":
+            flat["interval_low"], flat["interval_high"] = interval(facts) or (None, None)
+        elif value is None or isinstance(value, str | bool | int | float):
+            flat[key] = value
+        else:
+            flat[key] = json.dumps(value, sort_keys=True)
+    return flat
+
+
+def _guessed(values: Sequence[object]) -> pl.Series:
+    """A column for facts of no known type; whole numbers and fractions together are fractions."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float}:
+        dtype: type[pl.DataType] = pl.Int64 if kinds == {int} else pl.Float64
+        return pl.Series(values, dtype=dtype, strict=False)
+    if kinds == {bool}:
+        return pl.Series(values, dtype=pl.Boolean)
+    return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
+
+
+def _entry_row(view: View, row: Row, entry: Entry) -> dict[str, object]:
+    low, high = entry.interval or (None, None)
+    said = entry.reference.published if entry.reference else None
+    return {
+        "model": row.model,
+        "defense": row.defense,
+        "attack": entry.attack,
+        "accuracy": entry.accuracy,
+        "interval_low": low,
+        "interval_high": high,
+        "spread": entry.spread,
+        "gain": entry.gain,
+        "p_value": entry.p_value,
+        "p_holm": entry.p_holm,
+        "significant": entry.significant,
+        "card": entry.card,
+        "images": entry.images,
+        "redraws": entry.redraws,
+        "seeds": entry.seeds,
+        "seed_spread": entry.seed_spread,
+        "deterministic": row.redraws == "deterministic",
+        "published": said.value if said else None,
+        "published_is_bound": said.upper_bound if said else None,
+        "difference": entry.difference,
+        "verdict": entry.verdict,
+        "published_gain": entry.published_gain,
+        "note": None if entry.note is None else view.notes[entry.note - 1],
+    }

@@ -1,0 +1,120 @@
+"""A table in LaTeX, in the form of the paper's: booktabs and nothing else is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from pipeline.report.scores import Entry, View
+from pipeline.report.words.paper import published_words
+from pipeline.report.words.settings import NOTHING, accuracy, caption, gain
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_"},
+    "±": r"$\pm$",
+    "≤": r"$\le$",
+    "→": r"$\to$",
+    "–": "--",
+}
+
+
+def table_latex(view: View) -> str:
+    """A `table` environment, to be put into a document with `\\usepackage{booktabs}`.
+
+    A significant gain is bold; a published number stands in brackets.
+    """
+    columns = len(view.attacks)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escaped(view.table.title or view.table.name)}}}",
+        rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]', '-', view.table.name)}}}",
+        rf"\begin{{tabular}}{{ll{'r' * columns}}}",
+        r"\toprule",
+        *_heading(view.attacks),
+        r"\midrule",
+    ]
+    for place, model in enumerate(view.models):
+        if place:
+            lines.append(r"\midrule")
+        rows = [row for row in view.rows if row.model == model]
+        for index, row in enumerate(rows):
+            words = ["" if index else escaped(model), escaped(row.defense)]
+            lines.append(_line([*words, *map(_words, row.entries)]))
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    said = [*caption(view), *(f"[{place}] {note}" for place, note in enumerate(view.notes, 1))]
+    if any(entry.reference for row in view.rows for entry in row.entries):
+        said.append("In brackets: the published number.")
+    if said:
+        lines += ["", r"\medskip", r"\footnotesize", escaped(" ".join(said))]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+
+
+def spans(attacks: Sequence[str]) -> list[tuple[str, int]]:
+    """Headings above columns: what neighbours share before their first hyphen, and how many.
+
+    The heading is empty above a column that shares nothing.
+    """
+    found: list[tuple[str, int]] = []
+    for attack in attacks:
+        first, sign, _ = attack.partition("-")
+        first = first if sign else ""
+        if found and first and found[-1][0] == first:
+            found[-1] = (first, found[-1][1] + 1)
+        else:
+            found.append((first, 1))
+    return [(first if count > 1 else "", count) for first, count in found]
+
+
+def _heading(attacks: Sequence[str]) -> Iterator[str]:
+    shared = spans(attacks)
+    labels = []
+    for (first, count), start in zip(shared, _starts(shared), strict=True):
+        cut = len(first) + 1 if first else 0
+        labels += [attack[cut:] for attack in attacks[start : start + count]]
+    if any(first for first, _ in shared):
+        words = [
+            rf"\multicolumn{{{count}}}{{c}}{{{escaped(first)}}}" if first else ""
+            for first, count in shared
+        ]
+        yield _line(["", "", *words])
+        yield " ".join(
+            rf"\cmidrule(lr){{{start + 3}-{start + 2 + count}}}"
+            for (first, count), start in zip(shared, _starts(shared), strict=True)
+            if first
+        )
+    yield _line(["model", "defense", *map(escaped, labels)])
+
+
+def _starts(shared: Sequence[tuple[str, int]]) -> list[int]:
+    starts = [0]
+    for _, count in shared[:-1]:
+        starts.append(starts[-1] + count)
+    return starts
+
+
+def _line(words: Sequence[str]) -> str:
+    return " & ".join(words) + r" \\"
+
+
+def _words(entry: Entry) -> str:
+    words = [escaped(accuracy(entry.accuracy) if entry.accuracy is not None else NOTHING)]
+    if entry.gain is not None:
+        points = gain(entry.gain).replace("-", "$-$")
+        words.append(rf"(\textbf{{{points}}})" if entry.bold else f"({points})")
+    if entry.reference is not None:
+        words.append(escaped(f"[{published_words(entry.reference)}]"))
+    if notes := [str(note) for note in (entry.note, entry.card_note) if note is not None]:
+        words.append(rf"$^{{{','.join(notes)}}}$")
+    return " ".join(words)

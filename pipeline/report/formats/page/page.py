@@ -1,0 +1,168 @@
+"""The report as one page that needs nothing else: the only door to Jinja.
+
+It opens from disk and asks no network: styles, behaviour, plots and pictures are in it. Links
+to the files beside it and to a tracking server are followed only by who clicks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.grid.cells import Grid
+from pipeline.report.formats.page.parts import (
+    anchors,
+    cells_told,
+    inline,
+    number_words,
+    themed,
+    wall,
+)
+from pipeline.report.formats.page.tables import left_html, table_html
+from pipeline.report.scores import Entry, Row, Scores, View
+from pipeline.report.views.adaptive import Left
+from pipeline.report.views.gallery import Gallery
+from pipeline.report.words.adaptive import HEADING
+from pipeline.report.words.adaptive import LEGEND as LEFT_LEGEND
+from pipeline.report.words.cards import LEGEND as CARDS_LEGEND
+from pipeline.report.words.cards import NAMES as CARD_NAMES
+from pipeline.report.words.cards import card_rows, stored_lines
+from pipeline.report.words.paper import differing, judged, published_words
+from pipeline.report.words.settings import (
+    ADAPTIVE,
+    BESIDE,
+    GAINS,
+    INTERVALS,
+    OBLIVIOUS,
+    caption,
+    datasets_said,
+    gain,
+    interval_words,
+    settings_said,
+)
+
+TEMPLATES = Path(__file__).with_name("templates")
+FILES = ("csv", "parquet", "md", "tex")
+"""Endings of the files that a table has beside the page."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that stands in the page: the text of its SVG file, empty where it has none.
+
+    alt: what it shows; said: Markdown to stand below it.
+    """
+
+    svg: str
+    alt: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the page, the stem of its files' names, its figures, what is left of defenses."""
+
+    view: View
+    stem: str
+    plots: Sequence[Plot] = ()
+    left: Sequence[Left] = ()
+
+
+def page_html(
+    grid: Grid,
+    scores: Scores,
+    sections: Sequence[Section],
+    galleries: Sequence[Gallery],
+    *,
+    made: Mapping[str, object],
+    again: Sequence[str] = (),
+    links: Mapping[str, str] | None = None,
+) -> str:
+    """The whole page; see `report_page_parts.cells_told` for `again` and `links`."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["inline"] = inline
+    environment.filters["number"] = number_words
+    environment.globals["gain"] = gain
+    environment.globals["interval_words"] = interval_words
+    environment.globals["published_words"] = published_words
+    places = anchors(grid)
+    adaptive = [ADAPTIVE] if any(cell.attack_spec.compound for cell in grid.cells) else []
+    meaning = [OBLIVIOUS, *adaptive, INTERVALS, *GAINS.split("\n\n")]
+    if scores.published:
+        meaning.append(BESIDE)
+    template = environment.get_template("page.html")
+    return template.render(
+        title=grid.title or grid.name,
+        grid=grid,
+        missing=sum(scores.accuracy(cell.name) is None for cell in grid.cells),
+        datasets=datasets_said(grid.cells, scores.by_class),
+        meaning=meaning,
+        sections=[
+            _section(number, section, grid, places, environment)
+            for number, section in enumerate(sections, 1)
+        ],
+        walls=[wall(gallery, places[gallery.cell.name]) for gallery in galleries],
+        cards=card_rows(scores.cards),
+        card_names=CARD_NAMES,
+        cards_said=CARDS_LEGEND,
+        stored_said=stored_lines(scores.cards),
+        cells=cells_told(grid, scores, again, links or {}),
+        made=made,
+        settings=settings_said(grid.cells),
+        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        behaviour=(TEMPLATES / "behaviour.js").read_text(encoding="utf-8"),
+    )
+
+
+def _section(
+    number: int, section: Section, grid: Grid, places: Mapping[str, str], environment: Environment
+) -> dict[str, object]:
+    view, identity = section.view, f"table-{number}"
+    of = {(cell.model, cell.attack, cell.defense): places[cell.name] for cell in grid.cells[::-1]}
+    macros = environment.get_template("entry.html").module
+
+    def words(row: Row, entry: Entry) -> str:
+        anchor = of.get((row.model, entry.attack, row.defense))
+        return str(macros.entry(entry, anchor, identity)).strip()  # type: ignore[attr-defined]
+
+    return {
+        "id": identity,
+        "title": view.table.title or view.table.name,
+        "table": table_html(view, identity, words),
+        "said": caption(view),
+        "left": [
+            {
+                "id": f"{identity}-left-{place}",
+                "title": f"{HEADING} under {attack}",
+                "table": left_html(
+                    [row for row in section.left if row.adaptive_attack == attack],
+                    f"{identity}-left-{place}-table",
+                ),
+            }
+            for place, attack in enumerate(
+                dict.fromkeys(row.adaptive_attack for row in section.left), 1
+            )
+        ],
+        "left_said": LEFT_LEGEND,
+        "notes": view.notes,
+        "beside": [*judged(view), *differing(view)],
+        "plots": [
+            {
+                "svg": themed(plot.svg, f"{identity}-{place}") if plot.svg else "",
+                "alt": plot.alt,
+                "said": plot.said,
+            }
+            for place, plot in enumerate(section.plots)
+        ],
+        "files": [f"{section.stem}.{ending}" for ending in FILES],
+    }

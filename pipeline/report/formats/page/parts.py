@@ -1,0 +1,239 @@
+"""What the report's page is made of, as plain values for its template."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.report.scores import Facts, Scores, interval, number
+from pipeline.report.views.costs import passes
+from pipeline.report.views.gallery import Change, Exhibit, Gallery
+from pipeline.report.views.sweeps import INK, LINE, PAPER
+from pipeline.report.words.settings import accuracy, interval_words
+
+SHOWN_CLASSES = 3
+"""Of a picture's class probabilities."""
+
+
+@dataclass(frozen=True)
+class CellTold:
+    """A cell as the page tells of it. numbers: what and how much, for a list."""
+
+    name: str
+    anchor: str
+    accuracy: float | None
+    interval: str
+    passes: float | None
+    milliseconds: float | None
+    published: str
+    missing: str
+    card: str
+    digest: str
+    command: str
+    link: str | None
+    numbers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Probability:
+    """Of a class, in [0, 1]; `true` where it is the image's."""
+
+    label: int
+    value: float
+    true: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture of the gallery; probabilities is empty where nobody is asked about it."""
+
+    heading: str
+    source: str
+    alt: str
+    probabilities: tuple[Probability, ...] = ()
+
+
+@dataclass(frozen=True)
+class Strip:
+    """An image through an attack and a defense."""
+
+    heading: str
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True)
+class Wall:
+    """The gallery of one model."""
+
+    model: str
+    attack: str
+    defense: str
+    anchor: str
+    strips: tuple[Strip, ...]
+    absent: str
+    problem: str
+
+
+def anchors(grid: Grid) -> dict[str, str]:
+    """The name of each cell → the id of what the page tells of it: `cell-model/attack/defense`.
+
+    What a link cannot hold becomes `_`, and a number tells apart what that makes equal.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for cell in grid.cells:
+        plain = re.sub(r"[^\w./+-]", "_", f"cell-{cell.name}", flags=re.ASCII)
+        anchor, count = plain, 1
+        while anchor in taken:
+            count += 1
+            anchor = f"{plain}-{count}"
+        taken.add(anchor)
+        found[cell.name] = anchor
+    return found
+
+
+def cells_told(
+    grid: Grid, scores: Scores, again: Sequence[str], links: Mapping[str, str]
+) -> list[CellTold]:
+    """Every cell, in the grid's order.
+
+    again: words of a command line that a run of this grid needs besides its name; links: the
+    pages of a tracking server, by the names of cells.
+    """
+    places = anchors(grid)
+    told = []
+    for cell in grid.cells:
+        facts = scores.facts.get(cell.name, {})
+        seconds = number(facts, "seconds_per_prediction")
+        words = ["pipeline", "run", "--grid", grid.name, "--only", f"cell={cell.name}"]
+        told.append(
+            CellTold(
+                name=cell.name,
+                anchor=places[cell.name],
+                accuracy=scores.accuracy(cell.name),
+                interval=interval_words(interval(facts)),
+                passes=passes(facts),
+                milliseconds=None if seconds is None else 1000 * seconds,
+                published=_published(cell, scores),
+                missing=scores.reason(cell.name),
+                card=_card(cell, scores),
+                digest=scores.digests.get(cell.name, ""),
+                command=shlex.join([*words, *again, "--force"]),
+                link=links.get(cell.name),
+                numbers=tuple(_numbers(facts)),
+            )
+        )
+    return told
+
+
+def wall(gallery: Gallery, anchor: str) -> Wall:
+    """A gallery with its pictures as data."""
+    cell = gallery.cell
+    return Wall(
+        model=cell.model,
+        attack=cell.attack,
+        defense=cell.defense,
+        anchor=anchor,
+        strips=tuple(_strip(exhibit) for exhibit in gallery.exhibits),
+        absent=", ".join(map(str, gallery.absent)),
+        problem=gallery.problem,
+    )
+
+
+def themed(svg: str, prefix: str) -> str:
+    """An SVG file's element, for a page: in the page's colours, its ids not the page's others'."""
+    svg = svg[svg.index("<svg") :]
+    for colour, other in ((INK, "currentColor"), (LINE, "var(--line)"), (PAPER, "none")):
+        svg = svg.replace(colour, other)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
+    return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+
+
+def inline(text: str) -> str:
+    """`code` and **bold** of a line of Markdown as HTML, all else as it is written."""
+    escaped = html.escape(text, quote=False)
+    escaped = re.sub(r"`([^`]*)`", r"<code>\1</code>", escaped)
+    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
+
+
+def _published(cell: Cell, scores: Scores) -> str:
+    reference = scores.published.get(cell.name)
+    if reference is None:
+        return ""
+    words = f"{'≤ ' if reference.published.upper_bound else ''}{reference.published.value:.1f}"
+    verdict = reference.verdict(interval(scores.facts.get(cell.name, {})))
+    return words if scores.accuracy(cell.name) is None else f"{words} ({verdict})"
+
+
+def _card(cell: Cell, scores: Scores) -> str:
+    """`pass`, or a graver verdict with what was found; empty without a card."""
+    card = scores.cards.get(cell.name)
+    if card is None:
+        return ""
+    found = card.complaint()
+    return f"{card.verdict}: {found}" if found else card.verdict
+
+
+def _numbers(facts: Facts) -> Iterator[tuple[str, str]]:
+    for key, value in facts.items():
+        if isinstance(value, bool | str):
+            yield key.replace("_", " "), str(value)
+        elif isinstance(value, int | float):
+            yield key.replace("_", " "), f"{value:.6g}"
+        elif key == "interval":
+            yield key, interval_words(interval(facts))
+
+
+def _strip(exhibit: Exhibit) -> Strip:
+    change, counter = exhibit.perturbation, exhibit.countered
+    frames = (
+        _frame("clean", exhibit.clean, exhibit.clean_answer, exhibit.label),
+        _changed("attack's change", change),
+        _frame("adversarial", exhibit.adversarial, exhibit.attacked_answer, exhibit.label),
+        _changed("defense's change", counter),
+        _frame("after the defense", exhibit.after, exhibit.defended_answer, exhibit.label),
+    )
+    return Strip(f"class {exhibit.label}, test image {exhibit.place}", frames)
+
+
+def _frame(
+    heading: str, pixels: NDArray[np.float32], answer: NDArray[np.float32], label: int
+) -> Frame:
+    order = [int(place) for place in np.argsort(-answer, kind="stable")[:SHOWN_CLASSES]]
+    if label not in order:
+        order[-1] = label
+    shown = tuple(Probability(place, float(answer[place]), place == label) for place in order)
+    seen = int(answer.argmax())
+    alt = f"{heading} image of class {label}, seen as class {seen} with {answer[seen]:.2f}"
+    return Frame(heading, data_uri(pixels), alt, shown)
+
+
+def _changed(heading: str, change: Change) -> Frame:
+    alt = f"{heading}, {change.times:g} times as large around grey"
+    return Frame(f"{heading}, ×{change.times:g}", data_uri(change.pixels), alt)
+
+
+def data_uri(pixels: NDArray[np.float32]) -> str:
+    """float32 [H, W, C] in [0, 1], grey or in colour, as the address of a PNG within itself."""
+    values = np.rint(255 * pixels).astype(np.uint8)
+    image = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def number_words(value: float | None, decimals: int = 1) -> str:
+    """A number for a table; see `accuracy` for one that is not known."""
+    return accuracy(value) if decimals == 1 or value is None else f"{value:.{decimals}f}"

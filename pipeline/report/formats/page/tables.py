@@ -1,0 +1,83 @@
+"""The paper's tables in HTML: the only door to great_tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from great_tables import GT, html
+
+from pipeline.report.formats.frames import laid_out, texts
+from pipeline.report.formats.latex import spans
+from pipeline.report.scores import Entry, Row, View
+from pipeline.report.views.adaptive import Left
+from pipeline.report.words.adaptive import NUMBERS, left_words
+
+
+def table_html(view: View, identity: str, words: Callable[[Row, Entry], str]) -> str:
+    """A `<table>` without styles of its own: models are groups of rows, attacks are columns.
+
+    identity: of the element, unique in its page; words: HTML of an entry. Headings that
+    neighbouring attacks share stand above them, and each cell names its headings.
+    """
+    frame = laid_out(view, words)
+    table = GT(frame, id=identity, rowname_col="defense", groupname_col="model", auto_align=False)
+    places = [str(place) for place in range(len(view.attacks))]
+    labels = dict(zip(places, view.attacks, strict=True))
+    start = 0
+    for first, count in spans(view.attacks):
+        if first:
+            shared = places[start : start + count]
+            table = table.tab_spanner(first, shared, id=f"over-{start}")
+            labels |= {place: labels[place].removeprefix(f"{first}-") for place in shared}
+        start += count
+    # labels are the user's own words, and no Markdown
+    escaped = {place: html(_escaped(label)) for place, label in labels.items()}
+    table = (
+        table.tab_stubhead("defense")
+        .cols_label(redraws="redraws", **escaped)  # type: ignore[arg-type]
+        .cols_align("right", [*places])
+        .cols_align("left", ["redraws"])
+        .fmt_passthrough(places, escape=False)
+    )
+    return _bare(table, _legend(view))
+
+
+def left_html(rows: Sequence[Left], identity: str) -> str:
+    """What is left of defenses under one adaptive attack, a group of rows a model."""
+    words = {name: [left_words(row)[place] for row in rows] for place, name in enumerate(NUMBERS)}
+    frame = texts({"model": [r.model for r in rows], "defense": [r.defense for r in rows], **words})
+    table = (
+        GT(frame, id=identity, rowname_col="defense", groupname_col="model", auto_align=False)
+        .tab_stubhead("defense")
+        .cols_align("right", list(NUMBERS))
+    )
+    images = rows[0].images
+    return _bare(
+        table, f"Accuracy in percent, with the 95 % interval, over the same {images} images"
+    )
+
+
+def _bare(table: GT, caption: str) -> str:
+    """A table's element without styles of its own, and with a caption."""
+    found = re.search(r"<table.*</table>", table.as_raw_html(), re.DOTALL)
+    assert found is not None
+    element = f"<caption>{_escaped(caption)}</caption>"
+    return re.sub(r"(<table[^>]*>)", lambda start: start[0] + element, found[0], count=1)
+
+
+def _legend(view: View) -> str:
+    """What an entry's numbers are, in the order in which they stand."""
+    entries = [entry for row in view.rows for entry in row.entries]
+    words = ["Accuracy in percent"]
+    if any(entry.gain is not None for entry in entries):
+        words.append("in parentheses the gain in points, bold where significant")
+    if any(entry.interval is not None for entry in entries):
+        words.append("beneath it the 95 % interval")
+    if any(entry.reference is not None for entry in entries):
+        words.append("and the published number")
+    return ", ".join(words)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

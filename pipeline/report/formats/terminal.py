@@ -1,0 +1,193 @@
+"""A report's tables on a terminal, in as many columns as it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from pipeline.grid.cells import Grid
+from pipeline.report.scores import Entry, Row, Scores, View
+from pipeline.report.views.adaptive import Left, what_is_left
+from pipeline.report.views.table import views
+from pipeline.report.words.adaptive import HEADING, LEGEND, SHORT, short_words
+from pipeline.report.words.paper import beside, compact_words, differing, judged
+from pipeline.report.words.settings import caption, entry_words
+
+LETTERS = 6
+"""What is left of a long word of a heading, before its full stop."""
+NARROWEST = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How headings and entries are broken into lines."""
+
+    heading: Callable[[str], str]
+    separator: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table and the words of its entries."""
+
+    view: View
+    words: Callable[[Entry], list[str]]
+
+
+def _stacked(label: str) -> str:
+    return re.sub(r"(?<=[-+_/ ])(?=.)", "\n", label)
+
+
+def _abbreviated(label: str) -> str:
+    words = _stacked(label).split("\n")
+    return "\n".join(
+        f"{word[:LETTERS]}." if len(word.rstrip("-")) > LETTERS + 1 else word for word in words
+    )
+
+
+LAYOUTS = (
+    Layout(str, " "),
+    Layout(_stacked, " "),
+    Layout(_stacked, "\n"),
+    Layout(_abbreviated, "\n"),
+)
+"""From the roomiest to the tightest; the first that fits is taken."""
+
+
+def render_terminal(grid: Grid, scores: Scores, *, width: int) -> Group:
+    """Every table of a grid, no line longer than `width`.
+
+    What is too wide in every layout is continued in another block of columns below.
+    """
+    return Group(
+        *(part for view in views(grid, scores) for part in _rendered(view, grid, scores, width))
+    )
+
+
+def _rendered(view: View, grid: Grid, scores: Scores, width: int) -> Iterator[RenderableType]:
+    yield Text(view.table.title or view.table.name, style="bold")
+    yield from _tables(Sheet(view, entry_words), width)
+    lines = list(caption(view))
+    if any(row.redraws == "deterministic" for row in view.rows):
+        lines.append("* deterministic: nothing is drawn at random.")
+    lines.extend(f"[{place}] {note}" for place, note in enumerate(view.notes, 1))
+    yield Text("\n".join(lines) + "\n", style="dim")
+    yield from _left(what_is_left(view, grid, scores), width)
+    both = beside(view)
+    if both is not None:
+        yield Text("Beside the paper: measured (published)", style="bold")
+        yield from _tables(Sheet(both, compact_words), width)
+        yield Text("\n".join(_said(both)) + "\n", style="dim")
+
+
+def _left(rows: Sequence[Left], width: int) -> Iterator[RenderableType]:
+    """What is left of each defense, a block for each adaptive attack; a defense a line."""
+    for attack in dict.fromkeys(row.adaptive_attack for row in rows):
+        own = [row for row in rows if row.adaptive_attack == attack]
+        yield Text(f"{HEADING} under {attack} ({own[0].images} images)", style="bold")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("", max_width=max(width // 4, NARROWEST), overflow="fold")
+        for name in SHORT:
+            table.add_column(name, justify="right")
+        model = None
+        for row in own:
+            if row.model != model:
+                table.add_row(Text(row.model, style="bold"))
+                model = row.model
+            table.add_row(Text(row.defense), *map(Text, short_words(row)))
+        yield table
+        yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
+
+
+def _said(both: View) -> list[str]:
+    lines = judged(both)
+    if lines:
+        lines.insert(0, "in, out: the published number lies in the 95 % interval, or does not.")
+    return [*lines, *differing(both)]
+
+
+def _tables(sheet: Sheet, width: int) -> Iterator[RenderableType]:
+    """Columns side by side as far as they fit, the rest below."""
+    room = width - min(_first_width(sheet.view), max(width // 3, NARROWEST)) - 1
+    fitting = (layout for layout in LAYOUTS if sum(_widths(sheet, layout)) <= room)
+    layout = next(fitting, LAYOUTS[-1])
+    for block in _blocks(_widths(sheet, layout), room):
+        yield _table(sheet, layout, block, width)
+
+
+def _table(sheet: Sheet, layout: Layout, block: range, width: int) -> Table:
+    view = sheet.view
+    columns = [
+        Column(Text(layout.heading(view.attacks[place])), justify="right", no_wrap=True)
+        for place in block
+    ]
+    first = min(_first_width(view), max(width // 3, NARROWEST))
+    table = Table(
+        Column("", overflow="fold", width=first),
+        *columns,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for model in view.models:
+        table.add_row(Text(model, style="bold"))
+        for row in view.rows:
+            if row.model == model:
+                entries = (row.entries[place] for place in block)
+                shown = (
+                    _shown(entry, layout.separator.join(sheet.words(entry))) for entry in entries
+                )
+                table.add_row(Text(_label(row)), *shown)
+        table.add_section()
+    return table
+
+
+def _blocks(widths: Sequence[int], room: int) -> Iterator[range]:
+    """Places of columns that fit beside each other, at least one at a time."""
+    start, used = 0, 0
+    for place, width in enumerate(widths):
+        if place > start and used + width > room:
+            yield range(start, place)
+            start, used = place, 0
+        used += width
+    yield range(start, len(widths))
+
+
+def _first_width(view: View) -> int:
+    return max(len(text) for row in view.rows for text in (row.model, _label(row)))
+
+
+def _widths(sheet: Sheet, layout: Layout) -> list[int]:
+    """Of the columns, with two characters between one and the next."""
+    places = range(len(sheet.view.attacks))
+    return [2 + max(map(len, _column(sheet, layout, place))) for place in places]
+
+
+def _column(sheet: Sheet, layout: Layout, place: int) -> list[str]:
+    """Every line of a column."""
+    heading = layout.heading(sheet.view.attacks[place]).split("\n")
+    entries = (layout.separator.join(sheet.words(row.entries[place])) for row in sheet.view.rows)
+    return [*heading, *(line for entry in entries for line in entry.split("\n"))]
+
+
+def _label(row: Row) -> str:
+    return f"  {row.defense}{' *' if row.redraws == 'deterministic' else ''}"
+
+
+def _shown(entry: Entry, words: str) -> Text:
+    text = Text(words, justify="right")
+    if entry.accuracy is None:
+        text.stylize("dim")
+    else:
+        if entry.bold:
+            text.highlight_regex(r"\([-+].*?\)", "bold")
+        text.highlight_regex(r"\(\+.*?\)|\bin$", "green")
+        text.highlight_regex(r"\(-.*?\)|\bout$", "red")
+    return text

@@ -1,0 +1,121 @@
+"""Published numbers beside measured ones: which cell has one, and whether it may be judged.
+
+A measured accuracy is judged against a published one, inside or outside its interval, only
+where everything that decides it is the paper's. What the paper computed is told by cells too,
+those of a grid that holds them all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.catalogue.catalogue import Catalogue
+from pipeline.catalogue.paper import Key, Published, published
+from pipeline.grid.builder import load_grid
+from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.coverage import key as key_of
+from tasks.defenses.base import Defense
+from tasks.training.recipe import CheckpointSpec, TrainSpec
+
+PAPER_GRID = "full"
+"""The grid of all the cells that the paper computed."""
+
+Other = Literal[
+    "other data set", "other network", "other recipe", "other attack", "other defense", "not judged"
+]
+Verdict = Literal["inside", "outside"] | Other
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published number, the cell that it stands beside, and the cell of the paper's."""
+
+    published: Published
+    cell: Cell
+    paper: Cell | None
+
+    @property
+    def printed_in(self) -> tuple[str, ...]:
+        """The paper's tables with the number, as `Table 1`."""
+        return tuple(re.sub(r"^table(?=\d)", "Table ", name) for name in self.published.tables)
+
+    @property
+    def other(self) -> Other | None:
+        """The first thing that is not the paper's; None where all is."""
+        cell, paper = self.cell, self.paper
+        if paper is None:
+            return "not judged"
+        if cell.dataset != paper.dataset:
+            return "other data set"
+        if cell.model_spec.network != paper.model_spec.network:
+            return "other network"
+        if not same_recipe(cell.model_spec, paper.model_spec):
+            return "other recipe"
+        if cell.attack_spec != paper.attack_spec:
+            return "other attack"
+        return "other defense" if cell.defense_spec != paper.defense_spec else None
+
+    def difference(self, accuracy: float) -> float | None:
+        """Measured minus published, in points; None where a published bound is met."""
+        value = self.published.value
+        if self.published.upper_bound and accuracy <= value:
+            return None
+        return accuracy - value
+
+    def verdict(self, interval: tuple[float, float] | None) -> Verdict:
+        """Where the published number lies; `not judged` without an interval.
+
+        A published bound is met by any interval that reaches it or below.
+        """
+        if self.other is not None:
+            return self.other
+        if interval is None:
+            return "not judged"
+        low, high = interval
+        value = self.published.value
+        inside = low <= value and (self.published.upper_bound or value <= high)
+        return "inside" if inside else "outside"
+
+
+def same_recipe(ours: TrainSpec | CheckpointSpec, theirs: TrainSpec | CheckpointSpec) -> bool:
+    """Whether two models' weights come to be in the same way, whatever the seed."""
+    if isinstance(ours, TrainSpec) and isinstance(theirs, TrainSpec):
+        return ours.recipe == theirs.recipe
+    return ours == theirs
+
+
+def references_of(grid: Grid, catalogue: Catalogue) -> dict[str, Reference]:
+    """The published numbers of a grid's cells, as the configs have them."""
+    numbers = published(catalogue)
+    models = {model for model, _, _ in numbers}
+    if not any(key_of(cell)[0] in models for cell in grid.cells):
+        return {}
+    paper = grid if grid.name == PAPER_GRID else load_grid(catalogue, PAPER_GRID)
+    return references(grid.cells, numbers, paper.cells)
+
+
+def references(
+    cells: Iterable[Cell], numbers: Mapping[Key, Published], paper: Iterable[Cell]
+) -> dict[str, Reference]:
+    """The published number of each cell that has one, by the cell's name.
+
+    numbers: what is published; paper: the cells that the paper computed. A cell has the number
+    of its names or, where its defense goes by another label, that of the paper's cell with the
+    same model, attack and defense parameters: one step size of a sweep is the published one.
+    """
+    own = [cell for cell in paper if cell.stands_for is None and key_of(cell) in numbers]
+    theirs = {key_of(cell): cell for cell in reversed(own)}  # of several seeds the first one
+    labels: dict[tuple[str, str, Defense], Key] = {}
+    for key, cell in theirs.items():
+        labels.setdefault((*key[:2], cell.defense_spec), key)
+    found = {}
+    for cell in cells:
+        key = key_of(cell)
+        if key not in numbers:
+            key = labels.get((*key[:2], cell.defense_spec), key)
+        if key in numbers:
+            found[cell.name] = Reference(numbers[key], cell, theirs.get(key))
+    return found

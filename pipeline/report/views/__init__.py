@@ -1,0 +1,1 @@
+"""What a table or a figure shows, as data."""

@@ -1,0 +1,96 @@
+"""What a figure of costs shows: a defense's accuracy against the passes that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.report.scores import Entry, Facts, Row, Scores, View, number
+
+FEWEST = 3
+"""Defenses of a model that make a figure."""
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A defense: passes an image's prediction takes, and its least accuracy of the table's.
+
+    attack: under which it is least; accuracy, interval: percent, the interval None where
+    several seeds are averaged.
+    """
+
+    defense: str
+    passes: float
+    attack: str
+    accuracy: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class CostPanel:
+    """The defenses of one model."""
+
+    model: str
+    points: tuple[Priced, ...]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Panels to be drawn side by side."""
+
+    title: str
+    panels: tuple[CostPanel, ...]
+
+    @property
+    def defenses(self) -> tuple[str, ...]:
+        """All that are drawn, in their order."""
+        return tuple(
+            dict.fromkeys(point.defense for panel in self.panels for point in panel.points)
+        )
+
+
+def costs(view: View, grid: Grid, scores: Scores) -> Costs | None:
+    """The costs of a table's defenses; None where too few are known, or all cost the same.
+
+    A table with a figure of its own has none: its rows are one defense with other parameters.
+    """
+    if view.table.figure is not None:
+        return None
+    cells: dict[tuple[str, str, str], Cell] = {}
+    for cell in grid.cells:
+        if scores.accuracy(cell.name) is not None:
+            cells.setdefault((cell.model, cell.defense, cell.attack), cell)
+    panels = []
+    for model in view.models:
+        rows = [row for row in view.rows if row.model == model]
+        points = tuple(_points(rows, cells, scores))
+        if len(points) >= FEWEST and len({point.passes for point in points}) > 1:
+            panels.append(CostPanel(model, points))
+    return Costs(view.table.title or view.table.name, tuple(panels)) if panels else None
+
+
+def passes(facts: Facts) -> float | None:
+    """Forwards and backwards a prediction, together; None where a score tells of neither."""
+    found = (number(facts, f"{name}_per_prediction") for name in ("forwards", "backwards"))
+    known = [value for value in found if value is not None]
+    return sum(known) if known else None
+
+
+def _points(
+    rows: Sequence[Row], cells: dict[tuple[str, str, str], Cell], scores: Scores
+) -> Iterator[Priced]:
+    for row in rows:
+        scored = [entry for entry in row.entries if entry.accuracy is not None]
+        if not scored:
+            continue
+        least = min(scored, key=_accuracy)
+        cell = cells.get((row.model, row.defense, least.attack))
+        taken = passes(scores.facts[cell.name]) if cell is not None else None
+        if taken:
+            yield Priced(row.defense, taken, least.attack, _accuracy(least), least.interval)
+
+
+def _accuracy(entry: Entry) -> float:
+    assert entry.accuracy is not None
+    return entry.accuracy

@@ -1,0 +1,100 @@
+"""What a figure of epsilons shows: what larger and larger attacks leave of each defense.
+
+The numbers are those of the integrity cards, which attack every defended model at several
+epsilons; so they are of the card's images, fewer than the table's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.report.cards import Card
+from pipeline.report.scores import Scores, View
+from tasks.evaluation.statistics import wilson_interval
+
+CHECK = "epsilon"
+"""Of a card, the finding that holds the accuracies."""
+FEWEST = 3
+"""Epsilons that make a curve."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """epsilon: in 1/255 of the pixel range; accuracy, interval: percent of the card's images."""
+
+    epsilon: float
+    accuracy: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class EpsilonCurve:
+    """A defense, its points by ascending epsilon; images: how many were attacked."""
+
+    defense: str
+    images: int
+    points: tuple[Left, ...]
+
+
+@dataclass(frozen=True)
+class EpsilonPanel:
+    """The defenses of one model."""
+
+    model: str
+    curves: tuple[EpsilonCurve, ...]
+
+
+@dataclass(frozen=True)
+class Epsilons:
+    """Panels to be drawn side by side."""
+
+    title: str
+    panels: tuple[EpsilonPanel, ...]
+
+    @property
+    def defenses(self) -> tuple[str, ...]:
+        """All that are drawn, in their order."""
+        found = (curve.defense for panel in self.panels for curve in panel.curves)
+        return tuple(dict.fromkeys(found))
+
+
+def by_epsilon(card: Card) -> Iterator[Left]:
+    """The accuracies that a card measured, by ascending epsilon; nothing where it did not."""
+    measured = next((found.measured for found in card.model if found.check == CHECK), {})
+    sizes = {float(key.partition("/")[0]): value for key, value in measured.items()}
+    for size in sorted(sizes):
+        low, high = wilson_interval(sizes[size] / 100 * card.images, card.images)
+        yield Left(size, sizes[size], (100 * low, 100 * high))
+
+
+def epsilons(view: View, grid: Grid, scores: Scores) -> Epsilons | None:
+    """The curves of a table's defenses; None where it has no adaptive attack with a card.
+
+    An undefended model is drawn beside defenses, and not alone.
+    """
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    for cell in grid.cells:
+        if cell.attack in view.table.attacks:
+            cells.setdefault((cell.model, cell.defense), []).append(cell)
+    panels = []
+    for model in view.models:
+        names = dict.fromkeys(row.defense for row in view.rows if row.model == model)
+        found = {name: _curve(name, cells.get((model, name), []), scores.cards) for name in names}
+        curves = tuple(curve for curve in found.values() if curve is not None)
+        if any(curve.defense != "none" for curve in curves):
+            panels.append(EpsilonPanel(model, curves))
+    return Epsilons(view.table.title or view.table.name, tuple(panels)) if panels else None
+
+
+def _curve(defense: str, cells: list[Cell], cards: Mapping[str, Card]) -> EpsilonCurve | None:
+    """Of the first card that is of the defended model; any undefended cell has the bare model's."""
+    for cell in cells:
+        card = cards.get(cell.name)
+        if card is None or not (cell.attack_spec.compound or defense == "none"):
+            continue
+        points = tuple(by_epsilon(card))
+        if len(points) >= FEWEST:
+            return EpsilonCurve(defense, card.images, points)
+    return None

@@ -1,0 +1,164 @@
+"""One image before and after an attack, and what a model says of it, read from the store.
+
+Which image is a rule, not a choice: the first one, in the data set's fixed order, that the
+bare model gets right when clean and wrong under the attack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.graph import Node
+from pipeline.report.scores import View
+from pipeline.store import arrow
+from pipeline.store.store import Damaged, Store
+
+
+class NoPicture(Exception):
+    """Why there is nothing to show, in one line."""
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Where results lie: a store, and the score node of each cell by the cell's name."""
+
+    store: Store
+    scores: Mapping[str, Node]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that an attack turned.
+
+    place: in the data set's fixed order, from 0; clean, adversarial: float32 [H, W, C] in
+    [0, 1]; clean_answer: float32 [classes], None where the grid has no clean cell; answers:
+    a defense's label → float32 [classes], the undefended model's first.
+    """
+
+    model: str
+    attack: str
+    place: int
+    label: int
+    clean: NDArray[np.float32]
+    adversarial: NDArray[np.float32]
+    clean_answer: NDArray[np.float32] | None
+    answers: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def largest_change(self) -> float:
+        """Of a pixel, in the range [0, 1]."""
+        return float(np.abs(self.adversarial - self.clean).max())
+
+
+def pictures(view: View, grid: Grid, artifacts: Artifacts) -> list[Picture]:
+    """A picture for each model and attack of a table; NoPicture where one cannot be made."""
+    cells: dict[tuple[str, str, str], Cell] = {}
+    for cell in grid.cells:
+        cells.setdefault((cell.model, cell.attack, cell.defense), cell)
+    shown = [cell for cell in grid.cells if cells[cell.model, cell.attack, cell.defense] is cell]
+    bare = [cell for cell in shown if cell.defense_spec.kind == "none"]
+    clean = {cell.model: cell for cell in bare if not cell.attack_spec.crafts}
+    found = []
+    for cell in bare:
+        if not cell.attack_spec.crafts or not _in_table(cell, view):
+            continue
+        defended = {
+            defense: cells[cell.model, cell.attack, defense]
+            for defense in view.table.defenses
+            if (cell.model, cell.attack, defense) in cells and defense != cell.defense
+        }
+        try:
+            found.append(_picture(cell, clean.get(cell.model), defended, artifacts))
+        except (Damaged, arrow.BadArrow) as error:
+            raise NoPicture(str(error)) from None
+    if not found:
+        raise NoPicture("no cell of an attack without a defense in this table")
+    return found
+
+
+def _in_table(cell: Cell, view: View) -> bool:
+    table = view.table
+    names = (table.models, table.attacks, table.defenses)
+    return all(
+        name in known
+        for name, known in zip((cell.model, cell.attack, cell.defense), names, strict=True)
+    )
+
+
+def _picture(
+    cell: Cell, clean: Cell | None, defended: Mapping[str, Cell], artifacts: Artifacts
+) -> Picture:
+    for role, _ in artifacts.scores[cell.name].parents:
+        attacked = _Shard(artifacts, cell, role)
+        wrong = attacked.answers.argmax(axis=1) != attacked.labels
+        before = None if clean is None else _Shard(artifacts, clean, role).answers
+        if before is not None:
+            wrong &= before.argmax(axis=1) == attacked.labels
+        rows = np.flatnonzero(wrong)
+        if not len(rows):
+            continue
+        row = int(rows[0])
+        place = int(attacked.ids[row])
+        answers = {cell.defense: attacked.answers[row]}
+        for label, other in defended.items():
+            answers[label] = _Shard(artifacts, other, role).answers[row]
+        return Picture(
+            model=cell.model,
+            attack=cell.attack,
+            place=place,
+            label=int(attacked.labels[row]),
+            clean=_channels_last(attacked.clean_pixels(place) / np.float32(255)),
+            adversarial=_channels_last(attacked.adversarial(row)),
+            clean_answer=None if before is None else before[row],
+            answers=answers,
+        )
+    raise NoPicture(f"{cell.name}: no image that the attack turned")
+
+
+class _Shard:
+    """A cell's results on one shard."""
+
+    def __init__(self, artifacts: Artifacts, cell: Cell, role: str) -> None:
+        self._store = artifacts.store
+        self._node = artifacts.scores[cell.name].parent(role)
+        columns = arrow.read_arrays(self._path(self._node, "outcomes.arrow"))
+        self.labels: NDArray[np.int64] = columns["labels"]
+        self.ids: NDArray[np.int64] = columns["ids"]
+        self.answers: NDArray[np.float32] = columns["probabilities"].mean(axis=1)
+
+    def adversarial(self, row: int) -> NDArray[np.float32]:
+        """The attacked image of a row, [C, H, W]."""
+        examples = self._node.parent("examples")
+        pixels: NDArray[np.float32] = arrow.read_arrays(self._path(examples, "examples.arrow"))[
+            "pixels"
+        ][row]
+        return pixels
+
+    def clean_pixels(self, place: int) -> NDArray[np.uint8]:
+        """The image at a place of the test set, [C, H, W]."""
+        dataset = self._node.parent("examples").parent("dataset")
+        pixels: NDArray[np.uint8] = arrow.read_arrays(self._path(dataset, "test.arrow"))["pixels"][
+            place
+        ]
+        return pixels
+
+    def _path(self, node: Node, name: str) -> Path:
+        """A file of an artifact that is what the results were made from."""
+        record = self._store.record(node.kind, node.digest)
+        if record is None:
+            raise Damaged(node.kind, node.digest, "is not in this store")
+        if node is not self._node:
+            made = self._store.record(self._node.kind, self._node.digest)
+            if made is None or made.lineage.get(node.digest) != record.content:
+                raise Damaged(node.kind, node.digest, "is not what the results were made from")
+        return self._store.path(record, name)
+
+
+def _channels_last(pixels: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0), dtype=np.float32)

@@ -1,0 +1,184 @@
+"""From the facts of cells to what a table shows: means over seeds, gains, and notes.
+
+Everything is computed from unrounded accuracies; rounding is for those who print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean, stdev
+
+from pipeline.grid.cells import Cell, Grid, Table
+from pipeline.report.answers import NotTested
+from pipeline.report.paper import Reference
+from pipeline.report.scores import (
+    Entry,
+    Row,
+    Scores,
+    View,
+    deterministic,
+    interval,
+    number,
+    one_line,
+)
+from tasks.evaluation.statistics import holm
+from tasks.integrity.findings import Verdict as CardVerdict
+from tasks.integrity.findings import gravest
+
+
+def views(grid: Grid, scores: Scores) -> list[View]:
+    """The grid's tables, without rows, columns and tables that no cell of the grid is in."""
+    cells: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in grid.cells:
+        cells.setdefault((cell.model, cell.defense, cell.attack), []).append(cell)
+    found = (_Reader(table, cells, scores).view() for table in grid.tables)
+    return [view for view in found if view.rows]
+
+
+class _Reader:
+    """Reads one table's cells, numbering notes as they come."""
+
+    def __init__(
+        self, table: Table, cells: Mapping[tuple[str, str, str], Sequence[Cell]], scores: Scores
+    ) -> None:
+        self._table = table
+        self._cells = cells
+        self._scores = scores
+        self._notes: dict[str, int] = {}
+
+    def view(self) -> View:
+        table = self._table
+        places = [(model, defense) for model in table.models for defense in table.defenses]
+        attacks = tuple(
+            attack
+            for attack in table.attacks
+            if any((*place, attack) in self._cells for place in places)
+        )
+        rows = tuple(
+            self._row(model, defense, attacks)
+            for model, defense in places
+            if any((model, defense, attack) in self._cells for attack in attacks)
+        )
+        return View(table, attacks, _corrected(rows), tuple(self._notes))
+
+    def _row(self, model: str, defense: str, attacks: Sequence[str]) -> Row:
+        cells = [
+            cell for attack in attacks for cell in self._cells.get((model, defense, attack), ())
+        ]
+        counts = sorted({cell.redraws for cell in cells if not deterministic(cell)})
+        redraws = " or ".join(map(str, counts)) if counts else "deterministic"
+        entries = tuple(self._entry(model, defense, attack) for attack in attacks)
+        return Row(model, defense, redraws, entries)
+
+    def _entry(self, model: str, defense: str, attack: str) -> Entry:
+        cells = self._cells.get((model, defense, attack), ())
+        found = self._accuracies(cells)
+        note = self._note(cells, len(found))
+        reference = self._reference(model, defense, attack)
+        published_gain = self._published_gain(model, defense, attack)
+        empty = Entry(attack=attack, reference=reference, published_gain=published_gain, note=note)
+        if not found:
+            return empty
+        facts = [self._scores.facts[cell.name] for cell in cells if cell.seed in found]
+        verdict, card_note = self._card(cells)
+        baseline = self._baseline(model, defense, attack)
+        base = self._accuracies(baseline)
+        gains = [found[seed] - base[seed] for seed in found if seed in base]
+        names = {cell.seed: cell.name for cell in baseline if cell.seed in base}
+        p_value, untested = self._test(
+            [(cell.name, names[cell.seed]) for cell in cells if cell.seed in found.keys() & names]
+        )
+        single = len(found) == 1
+        images, redraws = number(facts[0], "images"), number(facts[0], "redraws")
+        return replace(
+            empty,
+            accuracy=fmean(found.values()),
+            gain=fmean(gains) if gains else None,
+            interval=interval(facts[0]) if single else None,
+            spread=number(facts[0], "spread") if single else None,
+            seed_spread=None if single else stdev(found.values()),
+            images=None if images is None else int(images),
+            redraws=None if redraws is None else int(redraws),
+            seeds=len(found),
+            p_value=p_value,
+            untested=untested,
+            card=verdict,
+            card_note=card_note,
+        )
+
+    def _card(self, cells: Sequence[Cell]) -> tuple[CardVerdict | None, int | None]:
+        """The gravest verdict of the cards, and the note of what the first failed one found."""
+        cards = [self._scores.cards.get(cell.name) for cell in cells]
+        known = [card for card in cards if card is not None]
+        if not known:
+            return None, None
+        failed = [card for card in known if card.verdict == "fail"]
+        note = self._numbered(failed[0].complaint()) if failed else None
+        return gravest(card.verdict for card in known), note
+
+    def _accuracies(self, cells: Sequence[Cell]) -> dict[int, float]:
+        """By seed, of the cells that are scored."""
+        scored = ((cell.seed, self._scores.accuracy(cell.name)) for cell in cells)
+        return {seed: accuracy for seed, accuracy in scored if accuracy is not None}
+
+    def _test(self, pairs: Sequence[tuple[str, str]]) -> tuple[float | None, str | None]:
+        """The p-value of a gain, or why it has none; neither where there is no gain."""
+        if not pairs or self._scores.per_image is None:
+            return None, "per-image answers were not looked at" if pairs else None
+        try:
+            return self._scores.per_image.p_value(pairs), None
+        except NotTested as reason:
+            return None, one_line(str(reason))
+
+    def _reference(self, model: str, defense: str, attack: str) -> Reference | None:
+        cells = self._cells.get((model, defense, attack), ())
+        return self._scores.published.get(cells[0].name) if cells else None
+
+    def _published_gain(self, model: str, defense: str, attack: str) -> float | None:
+        base = self._table.baseline(model, attack, defense)
+        # What is no other defense of the paper's, such as another recipe, has its very number.
+        if base is None or base[2] == defense:
+            return None
+        pair = [self._reference(model, label, attack) for label in (defense, base[2])]
+        numbers = [found.published for found in pair if found and not found.published.upper_bound]
+        return numbers[0].value - numbers[1].value if len(numbers) == 2 else None
+
+    def _baseline(self, model: str, defense: str, attack: str) -> Sequence[Cell]:
+        base = self._table.baseline(model, attack, defense)
+        if base is None:
+            return ()
+        model, attack, defense = base
+        return self._cells.get((model, defense, attack), ())
+
+    def _note(self, cells: Sequence[Cell], found: int) -> int | None:
+        if cells and found == len(cells):
+            return None
+        reasons = {cell.seed: self._scores.reason(cell.name) for cell in cells}
+        if not cells:
+            text = "not among the cells asked for"
+        elif not found and len(set(reasons.values())) == 1:
+            text = next(iter(reasons.values()))
+        else:
+            absent = "; ".join(f"seed {seed}: {why}" for seed, why in reasons.items() if why)
+            text = f"mean of {found} of {len(cells)} seeds; {absent}" if found else absent
+        return self._numbered(text)
+
+    def _numbered(self, text: str) -> int:
+        return self._notes.setdefault(text, len(self._notes) + 1)
+
+
+def _corrected(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Rows with Holm's p-values: the gains of all of them are one family."""
+    p_values = (entry.p_value for row in rows for entry in row.entries)
+    adjusted = iter(holm([p_value for p_value in p_values if p_value is not None]))
+    return tuple(
+        replace(
+            row,
+            entries=tuple(
+                entry if entry.p_value is None else replace(entry, p_holm=next(adjusted))
+                for entry in row.entries
+            ),
+        )
+        for row in rows
+    )

@@ -1,0 +1,1 @@
+"""How numbers and settings read in text."""

@@ -1,0 +1,68 @@
+"""What is left of defenses, in words: the summary of a table with an adaptive attack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.report.views.adaptive import Cost, Left, Rate
+from pipeline.report.words.settings import NOTHING, accuracy, markdown_table
+
+HEADING = "What is left of each defense"
+NAMES = ("model", "defense")
+NUMBERS = ("clean", "bare", "oblivious", "adaptive", "worst", "passes", "ms")
+SHORT = (*NUMBERS[:-1], "time")
+
+LEGEND = """\
+All columns are about the same images. Bare: the undefended model under the strongest of the
+replayed attacks, and oblivious the defended one under it. Adaptive: under an attack that knows
+the defense and not its draws. Worst: every image under whichever attack of the table breaks
+it most. Passes: forward + backward through the network for one prediction of one image; its time
+in ms, and as a multiple of the bare model's."""
+
+
+def left_words(left: Left) -> list[str]:
+    """A row's words, in the order of `NUMBERS`, with intervals."""
+    passes, time = _cost(left.cost)
+    return [*(_rate(rate, intervals=True) for rate in _rates(left)), passes, time]
+
+
+def short_words(left: Left) -> list[str]:
+    """The same in as little room as a terminal has."""
+    passes, _ = _cost(left.cost)
+    times = left.cost.times_bare if left.cost else None
+    rates = (_rate(rate, intervals=False) for rate in _rates(left))
+    return [*rates, passes, NOTHING if times is None else f"{times:.2g}×"]
+
+
+def left_markdown(rows: Sequence[Left]) -> str:
+    """The summary, a table for each adaptive attack; empty without any."""
+    lines: list[str] = []
+    for attack in dict.fromkeys(row.adaptive_attack for row in rows):
+        own = [row for row in rows if row.adaptive_attack == attack]
+        lines += [f"### {HEADING} under {attack} ({own[0].images} images)", ""]
+        words = ([row.model, row.defense, *left_words(row)] for row in own)
+        lines += [*markdown_table(NAMES, NUMBERS, words), ""]
+        replayed = {row.replayed for row in own if row.replayed}
+        lines += [LEGEND, f"Replayed: {', '.join(sorted(replayed)) or NOTHING}.", ""]
+    return "\n".join(lines)
+
+
+def _rates(left: Left) -> tuple[Rate | None, ...]:
+    return left.clean, left.bare, left.oblivious, left.adaptive, left.worst
+
+
+def _rate(rate: Rate | None, *, intervals: bool) -> str:
+    if rate is None:
+        return NOTHING
+    if rate.interval is None or not intervals:
+        return accuracy(rate.accuracy)
+    low, high = rate.interval
+    return f"{accuracy(rate.accuracy)} [{low:.0f}, {high:.0f}]"
+
+
+def _cost(cost: Cost | None) -> tuple[str, str]:
+    if cost is None:
+        return NOTHING, NOTHING
+    passes = f"{cost.forwards:.3g}+{cost.backwards:.3g}"
+    times = "" if cost.times_bare is None else f" ({cost.times_bare:.2g}×)"
+    return passes, f"{cost.milliseconds:.3g}{times}"

@@ -1,0 +1,54 @@
+"""Integrity cards in words: what did not pass, model by model and cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.report.cards import Card
+from pipeline.report.words.settings import NOTHING, markdown_table
+
+NAMES = ("model and defense", "attack", "card", "what did not pass", "images")
+
+LEGEND = """\
+An integrity card sets attacks on one model beside each other: where they contradict one another,
+a number may say more about the attack than about the defense. A card that **fails** takes the
+bold away from a gain and puts a footnote under its table; a **warning** does not. A cell of
+replayed examples has the card of the bare model, on which they were made. How much a card asks is
+what a quarter of its adaptive cell's own work buys (`--card full` lifts that)."""
+
+
+def cards_markdown(cards: Mapping[str, Card]) -> str:
+    """The section of a report about the cards of its cells, by their names; empty without any."""
+    if not cards:
+        return ""
+    lines = ["## Integrity cards", "", LEGEND, ""]
+    lines += markdown_table(NAMES[:-1], NAMES[-1:], card_rows(cards))
+    if stored := [f"- {line}" for line in stored_lines(cards)]:
+        lines += ["", "Of stored answers, which are looked at for every cell:", "", *stored]
+    lines += ["", "Every check, with what it measured: [cards.csv](cards.csv)."]
+    return "\n".join(lines)
+
+
+def card_rows(cards: Mapping[str, Card]) -> list[tuple[str, ...]]:
+    """A row of words for each model that was examined, in the order of `NAMES`."""
+    return list(dict.fromkeys(_row(card) for card in cards.values()))
+
+
+def stored_lines(cards: Mapping[str, Card]) -> list[str]:
+    """What did not pass of stored answers, a line of Markdown for each."""
+    return [
+        f"`{name}` ({finding.verdict}): {finding.words}"
+        for name, card in cards.items()
+        for finding in card.stored
+        if finding.verdict in {"warn", "fail"}
+    ]
+
+
+def _row(card: Card) -> tuple[str, ...]:
+    """A model's card, the same for all the cells that share it."""
+    found = [finding for finding in card.not_passed() if finding in card.model]
+    words = "; ".join(f"{finding.check} ({finding.verdict}): {finding.words}" for finding in found)
+    verdict = card.examined
+    if not card.model:
+        words = "not computed"
+    return card.of, card.attack or "replayed", verdict, words or NOTHING, str(card.images)

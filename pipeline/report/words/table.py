@@ -1,0 +1,47 @@
+"""What is said below a table of its gains: how many were tested, and what could be seen."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pipeline.report.scores import LEVEL, View
+
+DISCORDANT = 0.1
+"""The share of images on which two answers are taken to differ, for what could be seen."""
+
+
+def gain_lines(view: View) -> list[str]:
+    """How many gains were tested and the smallest visible one; why others were not tested."""
+    entries = [entry for row in view.rows for entry in row.entries]
+    tested = [entry for entry in entries if entry.p_value is not None]
+    lines = []
+    if tested:
+        images = min((entry.images for entry in tested if entry.images is not None), default=0)
+        found = sum(entry.bold for entry in tested)
+        doubtful = sum(entry.significant is True for entry in tested) - found
+        without = f", {doubtful} more but for a failed integrity card" if doubtful else ""
+        lines.append(
+            f"{_gains(len(tested))} tested, {found} significant at {100 * LEVEL:g} % (bold)"
+            f"{without}. {_visible(images, len(tested))}"
+        )
+    reasons = Counter(entry.untested for entry in entries if entry.untested is not None)
+    lines += [f"{_gains(n)} not tested, so not bold: {why}." for why, n in reasons.items()]
+    return lines
+
+
+def _visible(images: int, comparisons: int) -> str:
+    """What would show with so many images, and how many it takes for a point."""
+    from tasks.evaluation.statistics import images_needed, smallest_gain
+
+    smallest = smallest_gain(images, comparisons=comparisons, discordant=DISCORDANT, level=LEVEL)
+    shows = "no gain" if smallest is None else f"gains from {smallest:.1f} points"
+    share = f"{100 * DISCORDANT:g} % of the {images:,} images"
+    line = f"If {share} were answered otherwise, {shows} would show"
+    if smallest is not None and smallest <= 1:
+        return f"{line}."
+    needed = images_needed(1.0, comparisons=comparisons, discordant=DISCORDANT, level=LEVEL)
+    return f"{line}; 1 point would take about {round(needed, -2):,} images."
+
+
+def _gains(count: int) -> str:
+    return f"{count} gain{'s' if count != 1 else ''}"

@@ -1,0 +1,181 @@
+"""Writing the report of a grid: files of numbers, tables, figures and a page.
+
+Files hold nothing but what follows from the scores, so equal scores give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.grid.cells import Grid
+from pipeline.problems import NO_ROOM, BadInput, writing_to
+from pipeline.report.formats.figures.drawings import (
+    Drawing,
+    cost_drawing,
+    drawing,
+    epsilon_drawing,
+    left_drawing,
+)
+from pipeline.report.formats.frames import (
+    card_values,
+    exhibits_frame,
+    exhibits_of,
+    left_values,
+    probabilities,
+    results,
+    table_values,
+)
+from pipeline.report.formats.latex import table_latex
+from pipeline.report.formats.page.page import Plot, Section, page_html
+from pipeline.report.scores import PAGE, Scores, View
+from pipeline.report.views.adaptive import what_is_left
+from pipeline.report.views.gallery import Gallery, galleries
+from pipeline.report.views.pictures import Artifacts
+from pipeline.report.views.table import views
+from pipeline.report.words.adaptive import left_markdown
+from pipeline.report.words.cards import cards_markdown
+from pipeline.report.words.paper import beside_markdown
+from pipeline.report.words.settings import page, table_markdown
+
+if TYPE_CHECKING:
+    from polars import DataFrame
+
+PARTS = ("", "-left", "-epsilon", "-cost", "-probabilities")
+"""What a table's files are called, after the table."""
+
+
+def write_report(
+    grid: Grid,
+    scores: Scores,
+    reports: Path,
+    made: Mapping[str, object] | None = None,
+    artifacts: Artifacts | None = None,
+    *,
+    again: Sequence[str] = (),
+    links: Mapping[str, str] | None = None,
+) -> Path:
+    """Write `<reports>/<grid name>/`: all cells, every table, README.md, and the page.
+
+    Returns the path of the page, `index.html`. made: what to say of how it was computed, such
+    as device and library versions; artifacts: where figures that show images find them; again,
+    links: see `report_page_parts.cells_told`, they are all in the page that does not follow
+    from the scores. Each file is replaced whole. BadInput where the folder cannot be written,
+    Unwritable where there is no room for it.
+    """
+    folder = reports / grid.name
+    try:
+        with writing_to(f"reports {folder}", NO_ROOM):
+            sections = _write_files(grid, scores, folder, made or {}, artifacts)
+            found = _galleries(grid, artifacts, folder / "gallery.parquet")
+            text = page_html(
+                grid, scores, sections, found, made=made or {}, again=again, links=links
+            )
+            _write_text(text, folder / PAGE)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"reports {folder}: cannot be written: {reason}") from None
+    return folder / PAGE
+
+
+def _write_files(
+    grid: Grid,
+    scores: Scores,
+    folder: Path,
+    made: Mapping[str, object],
+    artifacts: Artifacts | None,
+) -> list[Section]:
+    """All but the page; returns what the page has of the tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_frame(results(grid, scores), folder / "results")
+    parts, sections = [], []
+    for view, stem in _stems(views(grid, scores)):
+        _write_frame(table_values(view), folder / stem)
+        _write_text(table_latex(view), folder / f"{stem}.tex")
+        left = what_is_left(view, grid, scores)
+        figures = {
+            stem: drawing(view, stem, grid, artifacts),
+            f"{stem}-left": left_drawing(left, f"{stem}-left"),
+            f"{stem}-epsilon": epsilon_drawing(view, f"{stem}-epsilon", grid, scores),
+            f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
+        }
+        plots = [
+            Plot(_write_figure(figure, folder, name), figure.alt, figure.said)
+            for name, figure in figures.items()
+            if figure is not None
+        ]
+        if left:
+            _write_frame(left_values(left), folder / f"{stem}-left")
+        sections.append(Section(view, stem, plots, left))
+        shown = [figure.markdown for figure in figures.values() if figure is not None]
+        said = [table_markdown(view), left_markdown(left), beside_markdown(view), *shown]
+        parts.append(("\n".join(filter(None, said)), stem))
+        _write_text(parts[-1][0], folder / f"{stem}.md")
+    if scores.cards:
+        _write_frame(card_values(scores.cards), folder / "cards")
+    _write_text(page(grid, scores, parts, made, cards_markdown(scores.cards)), folder / "README.md")
+    return sections
+
+
+def _galleries(grid: Grid, artifacts: Artifacts | None, path: Path) -> list[Gallery]:
+    """The galleries, and their file, which knows them the next time."""
+    if artifacts is None:
+        return []
+    found = galleries(grid, artifacts, exhibits_of(path))
+    if any(gallery.exhibits for gallery in found):
+        buffer = io.BytesIO()
+        exhibits_frame(found).write_parquet(buffer)
+        _replace(path, lambda draft: draft.write_bytes(buffer.getvalue()))
+    return found
+
+
+def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
+    """Tables with names for their files: plain, and none twice where case does not count."""
+    taken = {"results", "readme", "index", "cards"}
+    parts = []
+    for view in found:
+        plain = re.sub(r"[^\w.-]+", "-", view.table.name, flags=re.ASCII).strip(".-") or "table"
+        stem, count = plain, 1
+        while {f"{stem}{part}".lower() for part in PARTS} & taken:
+            count += 1
+            stem = f"{plain}-{count}"
+        taken |= {f"{stem}{part}".lower() for part in PARTS}
+        parts.append((view, stem))
+    return parts
+
+
+def _write_frame(frame: DataFrame, path: Path) -> None:
+    # through Python, whose errors keep the system's number
+    parquet = io.BytesIO()
+    frame.write_parquet(parquet)
+    _write_text(frame.write_csv(), path.with_name(f"{path.name}.csv"))
+    _replace(
+        path.with_name(f"{path.name}.parquet"), lambda draft: draft.write_bytes(parquet.getvalue())
+    )
+
+
+def _write_figure(figure: Drawing, folder: Path, stem: str) -> str:
+    """Write a figure's files; returns the text of the SVG one, empty where it has none."""
+    for ending, draw in figure.files.items():
+        _replace(folder / f"{stem}.{ending}", draw)
+    if figure.pictures:
+        _write_frame(probabilities(figure.pictures), folder / f"{stem}-probabilities")
+    return (folder / f"{stem}.svg").read_text(encoding="utf-8") if "svg" in figure.files else ""
+
+
+def _write_text(text: str, path: Path) -> None:
+    _replace(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the place, then move: a reader sees the old file or the new one, whole."""
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        write(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""Tensors in Arrow files, memory-mapped: the only door to pyarrow.
+
+A file is Arrow IPC; a tensor column has the fixed-shape-tensor type, and the schema's
+metadata hold the spec, so that pyarrow, polars or another language can open it.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.catalogue.documents import shown
+from pipeline.problems import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH_ROWS = 1000
+
+
+class BadArrow(ValueError):
+    """An Arrow file that cannot be read or lacks a column."""
+
+
+def write_tensors(path: Path, columns: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
+    """Write tensors [N, ...] of one length N as columns, `about` as JSON in the metadata."""
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in columns.items()}
+    fields = [pa.field(name, _type(array)) for name, array in arrays.items()]
+    schema = pa.schema(fields, metadata={"about": json.dumps(about, sort_keys=True)})
+    rows = {len(array) for array in arrays.values()}
+    if len(rows) != 1:
+        raise BadArrow(f"columns of different lengths: {sorted(rows)}")
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for start in range(0, rows.pop(), BATCH_ROWS):
+            part = [_column(array[start : start + BATCH_ROWS]) for array in arrays.values()]
+            writer.write_batch(pa.record_batch(part, schema=schema))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The columns as tensors [N, ...]; BadArrow where the file is no such thing.
+
+    A file of one batch is mapped, not copied: its tensors must not be written to.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return {name: torch.from_numpy(array) for name, array in read_arrays(path).items()}
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The columns as arrays [N, ...], without torch; mapped and refused as by `read_tensors`."""
+    try:
+        with pa.memory_map(str(path), "r") as source:
+            table = pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise BadArrow(f"{path.name}: not a readable Arrow file: {reason}") from None
+    return {name: _array(table.column(name)) for name in table.column_names}
+
+
+def _type(array: np.ndarray) -> pa.DataType:
+    value = pa.from_numpy_dtype(array.dtype)
+    return value if array.ndim == 1 else pa.fixed_shape_tensor(value, list(array.shape[1:]))
+
+
+def _column(array: np.ndarray) -> pa.Array:
+    if array.ndim == 1:
+        return pa.array(array)
+    # Flat first: pyarrow takes the strides of a dimension of size 1 for a permutation.
+    kind = _type(array)
+    flat = pa.array(array.reshape(-1))
+    rows = pa.FixedSizeListArray.from_arrays(flat, type=kind.storage_type)
+    return pa.ExtensionArray.from_storage(kind, rows)
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    tensor = isinstance(column.type, pa.FixedShapeTensorType)
+    chunks = [
+        chunk.to_numpy_ndarray() if tensor else chunk.to_numpy(zero_copy_only=False)
+        for chunk in column.chunks
+    ]
+    if not chunks:
+        shape = (0, *column.type.shape) if tensor else (0,)
+        value = column.type.value_type if tensor else column.type
+        return np.empty(shape, dtype=value.to_pandas_dtype())
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+
+def parquet_rows(path: Path) -> int:
+    """The number of rows, from the file's footer; BadInput where there is none."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{shown(path)}: not a whole Parquet file: {reason}") from None
+
+
+def read_parquet_images(path: Path, label_column: str) -> tuple[list[bytes], list[int]]:
+    """Encoded images and labels of a file in the Hugging Face layout (a struct with `bytes`).
+
+    BadInput where the file has no such columns, or a row of it lacks its image or label.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{shown(path)}: not a whole Parquet file: {reason}") from None
+    if label_column not in table.column_names:
+        known = ", ".join(table.column_names)
+        raise BadInput(f"{shown(path)}: no label column '{label_column}'; its columns: {known}")
+    images = [field for field in table.schema if pa.types.is_struct(field.type)]
+    if not images or images[0].type.get_field_index("bytes") < 0:
+        raise BadInput(f"{shown(path)}: no image column (a struct with 'bytes')")
+    column = table.column(label_column)
+    if not pa.types.is_integer(column.type):
+        raise BadInput(f"{shown(path)}: labels in '{label_column}' are {column.type}, not integers")
+    encoded = pc.struct_field(table.column(images[0].name), "bytes")
+    for what, values in (("image", encoded), ("label", column)):
+        if values.null_count:
+            raise BadInput(f"{shown(path)}: {values.null_count} rows have no {what}")
+    return encoded.to_pylist(), column.to_pylist()

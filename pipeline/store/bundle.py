@@ -1,0 +1,230 @@
+"""Results in one zip file: a manifest, records of artifacts, and data files of the whole ones.
+
+    manifest.json                       format, program, grid, and every record's checksum
+    records/<kind>/<digest>.json        what meta.json says of an artifact
+    files/<kind>/<digest>/<file>        the data files of an artifact that goes whole
+
+Nothing that is read is trusted. A bundle is verified to the last byte before anything of it is
+used, and the names of its members are composed from checked parts, never taken from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.catalogue.documents import shown
+from pipeline.grid.graph import NODE_KINDS
+from pipeline.problems import BadInput
+from pipeline.store.records import Damaged, Record, as_json, content_of, data_file, parse_record
+
+MANIFEST = "manifest.json"
+LARGEST_TEXT = 2**26
+"""Bytes of a manifest or of a record: far more than any has."""
+DATE = (1980, 1, 1, 0, 0, 0)
+"""Of every member, so that equal results give equal files."""
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError
+)  # fmt: skip
+"""What zipfile raises at files that are damaged, encrypted or packed in another way."""
+
+FILE_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z]+)?")
+
+Checksum = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Item(_Part):
+    """One artifact, with its files where it is `whole`; record: its record's SHA-256."""
+
+    kind: str
+    digest: Checksum
+    whole: bool
+    record: Checksum
+
+
+class Manifest(_Part):
+    """What a bundle holds. cells: a cell's name → the digest of its score."""
+
+    format: Literal[1] = 1
+    program: str
+    grid: str
+    cells: dict[str, Checksum]
+    artifacts: list[Item]
+
+
+class Bundle:
+    """A verified file: its manifest, and the record of each item in the manifest's order."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self._path = path
+        self._archive = archive
+        self.manifest = self._read_manifest()
+        self.records = [self._read_record(item) for item in self.manifest.artifacts]
+        self._check_files()
+
+    def whole(self) -> Iterator[Record]:
+        """Records of the artifacts that come with their files."""
+        for item, record in zip(self.manifest.artifacts, self.records, strict=True):
+            if item.whole:
+                yield record
+
+    def copy(self, record: Record, name: str, target: Path) -> None:
+        """Write a data file of a whole artifact."""
+        with self._archive.open(_file(record, name)) as reader, target.open("wb") as writer:
+            shutil.copyfileobj(reader, writer)
+
+    def _problem(self, message: str) -> BadInput:
+        return BadInput(f"{shown(self._path)}: {message}")
+
+    def _text(self, member: str) -> bytes:
+        if member not in self._archive.NameToInfo:
+            raise self._problem(f"no file of `pipeline export`: it has no {member}")
+        if self._archive.getinfo(member).file_size > LARGEST_TEXT:
+            raise self._problem(f"{member} is larger than any that `pipeline export` writes")
+        return self._archive.read(member)
+
+    def _read_manifest(self) -> Manifest:
+        try:
+            manifest = Manifest.model_validate_json(self._text(MANIFEST))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            said = "another version's" if where == "format" else f"{where}: {first['msg']}"
+            raise self._problem(f"its {MANIFEST} is not readable here: {said}") from None
+        for item in manifest.artifacts:
+            if item.kind not in NODE_KINDS:
+                raise self._problem(f"its {MANIFEST} has an unknown kind of node '{item.kind}'")
+        return manifest
+
+    def _read_record(self, item: Item) -> Record:
+        text = self._text(_record(item.kind, item.digest))
+        if hashlib.sha256(text).hexdigest() != item.record:
+            raise self._problem(f"the record of {_named(item)} does not match its checksum")
+        try:
+            record = parse_record(text, item.kind, item.digest)
+        except Damaged as damaged:
+            raise self._problem(str(damaged)) from None
+        named = all(
+            FILE_NAME.fullmatch(name)
+            and re.fullmatch("[0-9a-f]{64}", str(file["sha256"]))
+            and file["file"] == data_file(name, str(file["sha256"]))
+            for name, file in record.files.items()
+        )
+        if not named or record.content != content_of(record.files):
+            raise self._problem(f"the record of {_named(item)} does not fit its files")
+        return record
+
+    def _check_files(self) -> None:
+        expected = {MANIFEST} | {
+            _record(item.kind, item.digest) for item in self.manifest.artifacts
+        }
+        for record in self.whole():
+            for name, file in record.files.items():
+                member = _file(record, name)
+                expected.add(member)
+                if member not in self._archive.NameToInfo:
+                    raise self._problem(f"it has no {member}")
+                with self._archive.open(member) as handle:
+                    found = hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+                if found != file["sha256"]:
+                    raise self._problem(f"{member} does not match its checksum")
+        members = self._archive.namelist()
+        foreign = sorted(set(members) - expected)
+        if foreign or len(members) != len(expected):
+            what = repr(foreign[0]) if foreign else "a member twice"
+            raise self._problem(f"it holds {what}, which is none of its results")
+
+
+@contextlib.contextmanager
+def open_bundle(path: Path) -> Iterator[Bundle]:
+    """A bundle, once all of it is verified; BadInput in one line where it is not whole."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"{shown(path)}: cannot be read: {reason}") from None
+    except UNREADABLE as error:
+        raise BadInput(f"{shown(path)}: no whole file of `pipeline export`: {error}") from None
+    with archive:
+        try:
+            bundle = Bundle(path, archive)
+        except (*UNREADABLE, OSError) as error:
+            raise BadInput(f"{shown(path)}: no whole file of `pipeline export`: {error}") from None
+        yield bundle
+
+
+def write_bundle(
+    path: Path,
+    records: Sequence[tuple[Record, bool]],
+    *,
+    grid: str,
+    program: str,
+    cells: Mapping[str, str],
+    locate: Callable[[Record, str], Path],
+) -> None:
+    """Write records, and the files of those that go whole, which `locate` finds.
+
+    The file appears when it is complete. BadInput where it cannot be written.
+    """
+    items = [
+        Item(
+            kind=record.kind,
+            digest=record.digest,
+            whole=whole,
+            record=hashlib.sha256(as_json(record)).hexdigest(),
+        )
+        for record, whole in records
+    ]
+    manifest = Manifest(program=program, grid=grid, cells=dict(cells), artifacts=items)
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(draft, "x") as archive:
+            archive.writestr(_member(MANIFEST), manifest.model_dump_json(indent=1))
+            for record, whole in records:
+                archive.writestr(_member(_record(record.kind, record.digest)), as_json(record))
+                for name in record.files if whole else ():
+                    member = _member(_file(record, name))
+                    with (
+                        locate(record, name).open("rb") as reader,
+                        archive.open(member, "w", force_zip64=True) as writer,
+                    ):
+                        shutil.copyfileobj(reader, writer)
+        draft.replace(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"{shown(path)}: cannot be written: {reason}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, DATE)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
+
+
+def _record(kind: str, digest: str) -> str:
+    return f"records/{kind}/{digest}.json"
+
+
+def _file(record: Record, name: str) -> str:
+    return f"files/{record.kind}/{record.digest}/{record.files[name]['file']}"
+
+
+def _named(item: Item) -> str:
+    return f"{item.kind} {item.digest[:12]}"

@@ -1,0 +1,127 @@
+"""What a store holds that nobody asks for any more.
+
+Asked for is what the ledger's invocations of the last days refer to, anybody's: the nodes that
+a run wanted when it began, finished or not, every score of theirs, and by the records all that
+these were made from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.store.backend import Entry
+from pipeline.store.ledger import Ledger
+from pipeline.store.records import META
+from pipeline.store.store import Store
+
+DAY_S = 86400.0
+YOUNGEST_S = DAY_S
+"""Nothing younger goes: it may be of a run that is at work, here or on another machine."""
+LEFTOVERS = {
+    "scratch": "of a put that was broken off",
+    "aside": "damaged or replaced",
+    "partial": "of a training that nobody went on with",
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """What may go: the key of a folder or file. age_s: since its last change, s."""
+
+    key: str
+    what: str
+    size_bytes: int
+    age_s: float
+
+
+def collectable(store: Store, *, keep_s: float, now: float | None = None) -> list[Item]:
+    """What may go: nothing younger than a day, nothing that was asked for within `keep_s`.
+
+    keep_s: s back from `now`, a Unix time in s. BadInput where there is no store.
+    """
+    store.ground.check()
+    now = time.time() if now is None else now
+    kept = _asked_for(store, since=now - keep_s)
+    found = list(store.ground.find("**/*"))
+    items = [*_artifacts(found, kept, now), *_leftovers(store, found, kept, now, keep_s)]
+    return [item for item in items if item.age_s >= YOUNGEST_S]
+
+
+def remove(store: Store, items: list[Item]) -> int:
+    """Delete items; returns how many bytes. Unwritable where the store refuses."""
+    freed = 0
+    for item in items:
+        try:
+            store.ground.remove(item.key)
+        except FileNotFoundError:
+            continue  # somebody else took it away
+        freed += item.size_bytes
+    return freed
+
+
+def _asked_for(store: Store, *, since: float) -> set[str]:
+    ledger = Ledger(store.ground)
+    found = ledger.wanted(since)
+    seen: set[tuple[str, str]] = set()
+    waiting = [
+        ("score", cell.score)
+        for invocation in ledger.invocations
+        if invocation.time >= since
+        for cell in invocation.cells.values()
+    ]
+    while waiting:
+        kind, digest = node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        found.add(digest)
+        record = store.known(kind, digest)
+        if record is not None:
+            found.update(record.lineage)
+            waiting += [(parent_kind, parent) for parent_kind, parent in record.parents.values()]
+    return found
+
+
+def _artifacts(found: list[Entry], kept: set[str], now: float) -> Iterator[Item]:
+    """Artifacts, and data files whose record was never written."""
+    for key, inside in _by_folder(found, depth=3).items():
+        kind, middle, digest = key.split("/")
+        if kind in {*LEFTOVERS, "elsewhere", "ledger"} or kind.startswith("."):
+            continue
+        if digest in kept or len(digest) != 64 or len(middle) != 2:
+            continue
+        whole = any(entry.key == f"{key}/{META}" for entry in inside)
+        said = "no run asked for it" if whole else "unfinished"
+        yield _item(key, inside, f"{kind} {digest[:12]}: {said}", now)
+
+
+def _leftovers(
+    store: Store, found: list[Entry], kept: set[str], now: float, keep_s: float
+) -> Iterator[Item]:
+    for key, inside in _by_folder(found, depth=2).items():
+        kind, name = key.split("/")
+        if kind not in LEFTOVERS:
+            continue
+        item = _item(key, inside, f"{kind}/{name[:25]}: {LEFTOVERS[kind]}", now)
+        # the hours that a training took are not thrown away before its time
+        unfinished = kind == "partial" and store.known("train", name) is None
+        if unfinished and (name in kept or item.age_s < keep_s):
+            continue
+        yield item
+
+
+def _by_folder(found: list[Entry], *, depth: int) -> dict[str, list[Entry]]:
+    """What lies in, or is, each folder that is so deep."""
+    folders: dict[str, list[Entry]] = {}
+    for entry in sorted(found, key=lambda entry: entry.key):
+        parts = entry.key.split("/")
+        if len(parts) >= depth:
+            folders.setdefault("/".join(parts[:depth]), []).append(entry)
+    return folders
+
+
+def _item(key: str, inside: list[Entry], what: str, now: float) -> Item:
+    size = sum(entry.size_bytes for entry in inside)
+    return Item(key, what, size, now - max(entry.changed for entry in inside))

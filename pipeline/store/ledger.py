@@ -1,0 +1,135 @@
+"""The ledger: one small file for each invocation, never rewritten.
+
+It knows which score each cell had when, and what was logged to which tracking server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from pipeline.store.backend import Ground
+
+
+def user_name() -> str:
+    """Who runs this program; the number of a user who has no name, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+@dataclass(frozen=True)
+class CellEntry:
+    """A cell as an invocation left it: its score node, and what it scored, if it did."""
+
+    score: str
+    content: str | None = None
+    facts: Mapping[str, object] | None = None
+    computed: bool = False
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One run: when, who, what, and its cells."""
+
+    grid: str
+    command: Sequence[str]
+    version: str
+    cells: Mapping[str, CellEntry]
+    time: float = field(default_factory=time.time)
+    user: str = field(default_factory=user_name)
+    host: str = field(default_factory=platform.node)
+
+
+class Ledger:
+    """The invocations on a store, oldest first."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+
+    @cached_property
+    def invocations(self) -> list[Invocation]:
+        """What can be read of the ledger when it is first asked."""
+        found = []
+        for key in sorted(entry.key for entry in self._ground.find("ledger/*.json")):
+            try:
+                entry = json.loads(self._ground.read(key))
+                cells = {name: CellEntry(**cell) for name, cell in entry.pop("cells").items()}
+                found.append(Invocation(cells=cells, **entry))
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
+                # a torn file of another machine's crash says nothing; the rest still counts
+                continue
+        return found
+
+    def last(self, grid: str, cell: str) -> CellEntry | None:
+        """The latest entry of a cell of a grid that has a score."""
+        for invocation in reversed(self.invocations):
+            entry = invocation.cells.get(cell)
+            if invocation.grid == grid and entry is not None and entry.facts is not None:
+                return entry
+        return None
+
+    def write(self, invocation: Invocation) -> str:
+        """Add an invocation; the key of its file."""
+        name = f"{int(invocation.time * 1000):015d}-{uuid.uuid4().hex[:8]}"
+        key = f"ledger/{name}.json"
+        self._create(key, json.dumps(asdict(invocation), indent=1))
+        self.__dict__.pop("invocations", None)
+        return key
+
+    def want(self, digests: Iterable[str]) -> None:
+        """Remember that a run that begins now wants these nodes, finished or not.
+
+        A run that is killed never gets to `write`; yet `gc` must leave what it had finished.
+        One file holds each set of nodes, and its time is when a run last wanted them.
+        """
+        text = "".join(f"{digest}\n" for digest in sorted(digests))
+        key = f"ledger/wanted/{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        try:
+            self._ground.touch(key)
+        except FileNotFoundError:
+            self._create(key, text)
+
+    def wanted(self, since: float) -> set[str]:
+        """Digests of the nodes that runs begun after `since`, Unix time in s, wanted."""
+        found: set[str] = set()
+        for entry in self._ground.find("ledger/wanted/[!.]*"):
+            if entry.changed >= since:
+                with contextlib.suppress(FileNotFoundError):
+                    found.update(self._ground.read(entry.key).decode("ascii").split())
+        return found
+
+    def logged(self, server: str) -> set[str]:
+        """Keys of what a tracking server already has."""
+        found = self._ground.find(f"{_server(server)}/[!.]*")
+        return {PurePosixPath(entry.key).name for entry in found}
+
+    def mark_logged(self, server: str, key: str, what: str) -> None:
+        """Remember that a server has something, and as what: its run there, or a verdict."""
+        self._create(f"{_server(server)}/{key}", what)
+
+    def logged_as(self, server: str, key: str) -> str | None:
+        """As what a server was last told something; None where it was not."""
+        try:
+            return self._ground.read(f"{_server(server)}/{key}").decode()
+        except OSError:
+            return None
+
+    def _create(self, key: str, text: str) -> None:
+        """A file, whole; Unwritable, in one line, where the disk is full or the like."""
+        self._ground.write(key, text.encode())
+
+
+def _server(server: str) -> str:
+    return f"ledger/logged/{hashlib.sha256(server.encode()).hexdigest()[:16]}"

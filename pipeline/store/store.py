@@ -1,0 +1,281 @@
+"""The store: digest → artifact, with record, path and put, on ground that many may share.
+
+`<store>/<kind>/<2 hex>/<digest>/` holds data files that carry their own SHA-256 in their names
+and, written last and only if absent, `meta.json`. An artifact exists if and only if its
+meta.json does, so a process killed at any moment leaves whole artifacts only, and of two
+writers one wins whole.
+
+`<store>/elsewhere/` holds records of artifacts whose files are in another store: see `known`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
+
+from pipeline.grid.digests import spec_classes
+from pipeline.grid.graph import Node
+from pipeline.problems import BadInput
+from pipeline.store.backend import Ground
+from pipeline.store.bucket import SCHEME, Bucket
+from pipeline.store.folder import Folder
+from pipeline.store.records import (
+    META,
+    Damaged,
+    Gone,
+    Record,
+    as_json,
+    content_of,
+    data_file,
+    parse_record,
+)
+
+__all__ = ["META", "Damaged", "Gone", "Record", "Store", "Writer", "folder_of"]
+
+Writer = Callable[[Path], None]
+
+
+class Store:
+    """Artifacts in a folder, local or of a network, or in a bucket; `place` says which.
+
+    BadInput where a bucket cannot be reached.
+    """
+
+    def __init__(self, place: Path | str | Ground) -> None:
+        if isinstance(place, str) and place.startswith(SCHEME):
+            place = Bucket(place)
+        self.ground: Ground = Folder(Path(place)) if isinstance(place, str | Path) else place
+        self._checked: set[tuple[str, str, str]] = set()
+
+    @property
+    def address(self) -> str:
+        """By which any process opens the same store."""
+        return self.ground.address
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of a store that is one."""
+        return self.ground.root if isinstance(self.ground, Folder) else None
+
+    def prepare(self) -> None:
+        """Make the store; BadInput where it cannot be written."""
+        self.ground.prepare()
+
+    def record(self, kind: str, digest: str) -> Record | None:
+        """An artifact's record, or None where there is no artifact.
+
+        Damaged where meta.json is there and is not this artifact's; BadInput where it may not
+        be read.
+        """
+        text = self._told(kind, digest)
+        while text is not None:
+            try:
+                return parse_record(text, kind, digest)
+            except Damaged:
+                # what is replaced in this instant may be read with the length of what it was
+                again = self._told(kind, digest)
+                if again == text:
+                    raise
+                text = again
+        return None
+
+    def _told(self, kind: str, digest: str) -> bytes | None:
+        try:
+            return self.ground.read(f"{folder_of(kind, digest)}/{META}")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise BadInput(
+                f"store {self.address}: {META} of {kind} {digest[:12]} cannot be read: {reason}"
+            ) from None
+
+    def known(self, kind: str, digest: str) -> Record | None:
+        """The record of an artifact here or, as an import told it, of one in another store.
+
+        What only another store has counts as absent; None also where the record is damaged.
+        """
+        try:
+            if (record := self.record(kind, digest)) is not None:
+                return record
+            return parse_record(self.ground.read(_elsewhere(kind, digest)), kind, digest)
+        except (Damaged, OSError):
+            return None
+
+    def remember(self, record: Record) -> None:
+        """Keep the record of an artifact whose files stay in another store."""
+        self.ground.write(_elsewhere(record.kind, record.digest), as_json(record))
+
+    def whereabouts(self, record: Record) -> str | None:
+        """Where a person finds an artifact's files; None where only another store has them."""
+        folder = folder_of(record.kind, record.digest)
+        found = any(self.ground.find(f"{folder}/{META}"))
+        return f"{self.address.partition('?')[0]}/{folder}" if found else None
+
+    def path(self, record: Record, name: str, *, fresh: bool = False) -> Path:
+        """A data file of an artifact, its checksum checked once in this process.
+
+        fresh: checked anew, and not from a copy that this machine may have. Gone where another
+        process took the artifact away meanwhile.
+        """
+        entry = record.files.get(name)
+        if entry is None:
+            raise Damaged(record.kind, record.digest, f"its record has no {name}")
+        mark = (record.digest, record.content, name)
+        key = f"{folder_of(record.kind, record.digest)}/{entry['file']}"
+        try:
+            path = self.ground.path(key, fresh=fresh)
+            if mark in self._checked and not fresh:
+                path.stat()
+            elif _sha256(path) != entry["sha256"]:
+                # a copy on this machine may be spoilt where the store's own is not
+                path = self.ground.path(key, fresh=True)
+                if _sha256(path) != entry["sha256"]:
+                    reason = f"{path.name} does not match its checksum"
+                    raise Damaged(record.kind, record.digest, reason)
+        except FileNotFoundError:
+            standing = self.record(record.kind, record.digest)
+            what = Damaged if standing and standing.content == record.content else Gone
+            raise what(record.kind, record.digest, f"{entry['file']} is missing") from None
+        except OSError as error:
+            said = (error.strerror or str(error)).lower()
+            reason = f"{entry['file']} cannot be read: {said}"
+            raise Damaged(record.kind, record.digest, reason) from None
+        self._checked.add(mark)
+        return path
+
+    def put(
+        self,
+        node: Node,
+        writers: Mapping[str, Writer],
+        *,
+        lineage: Mapping[str, str],
+        facts: Mapping[str, object],
+        how: Mapping[str, object],
+        replace: bool = False,
+    ) -> Record:
+        """Write an artifact's files, then its record; the record that stands is returned.
+
+        writers: file name → a function that writes the file at the path it is given. replace: an
+        artifact that stands gives way; where it is of the same content, there is one at every
+        moment. Unwritable where the disk is full or the like.
+        """
+        with self.ground.scratch() as scratch:
+            files = _drafts(writers, scratch)
+            record = Record(
+                kind=node.kind,
+                digest=node.digest,
+                content=content_of(files),
+                spec=node.spec.model_dump(mode="json"),
+                versions={found.__name__: found.version for found in spec_classes(node.spec)},
+                parents={role: (parent.kind, parent.digest) for role, parent in node.parents},
+                lineage=dict(lineage),
+                files=files,
+                facts=dict(facts),
+                how={"written": time.time(), **how},
+            )
+            return self._stand(record, scratch, over=replace and self._gives_way(record))
+
+    def adopt(self, record: Record, writers: Mapping[str, Writer]) -> Record:
+        """Put an artifact of another store under its own record; the record that stands.
+
+        Damaged, and nothing put, where what the writers write is not what the record says.
+        """
+        with self.ground.scratch() as scratch:
+            if _drafts(writers, scratch) != record.files:
+                raise Damaged(record.kind, record.digest, "its files are not what its record says")
+            return self._stand(record, scratch)
+
+    def _gives_way(self, record: Record) -> bool:
+        """Whether an artifact of the same content stands; one of other content goes aside."""
+        with contextlib.suppress(Damaged):
+            standing = self.record(record.kind, record.digest)
+            if standing is None or standing.content == record.content:
+                return standing is not None
+        self.set_aside(record.kind, record.digest)
+        return False
+
+    def _stand(self, record: Record, scratch: Path, *, over: bool = False) -> Record:
+        """Move an artifact's files to their places, and let its record stand.
+
+        over: in the place of another of the same content; else a record that already stands
+        does so further.
+        """
+        folder = folder_of(record.kind, record.digest)
+        draft = scratch / META
+        draft.write_bytes(as_json(record))
+        for name, entry in record.files.items():
+            self.ground.settle(scratch / name, f"{folder}/{entry['file']}")
+        if over:
+            self.ground.settle(draft, f"{folder}/{META}")
+        else:
+            with contextlib.suppress(FileExistsError):
+                self.ground.create(draft, f"{folder}/{META}")
+        standing = self.record(record.kind, record.digest)
+        if standing is None:
+            raise Gone(record.kind, record.digest, "was taken away while it was put")
+        kept = {entry["file"] for entry in standing.files.values()}
+        for entry in record.files.values():
+            if entry["file"] not in kept:
+                with contextlib.suppress(FileNotFoundError):
+                    self.ground.remove(f"{folder}/{entry['file']}")
+        return standing
+
+    def set_aside(self, kind: str, digest: str, folder: str | None = None) -> str | None:
+        """Move an artifact out of the way, whole; its new key, None where there is none.
+
+        folder: the key under which it lies, if that is not its own.
+        """
+        aside = f"aside/{kind}-{digest[:12]}-{time.time_ns()}"
+        try:
+            self.ground.move(folder or folder_of(kind, digest), aside)
+        except FileNotFoundError:
+            return None
+        self._checked = {key for key in self._checked if key[0] != digest}
+        return aside
+
+    def each(self) -> Iterator[tuple[str, str]]:
+        """(kind, digest) of every artifact."""
+        for key in sorted(entry.key for entry in self.ground.find(f"*/??/*/{META}")):
+            kind, _, digest, _ = key.split("/")
+            yield kind, digest
+
+    def some(self, kind: str, count: int) -> Iterator[str]:
+        """Digests of up to `count` artifacts of a kind, here or told by an import; any of them."""
+        here = self.ground.find(f"{kind}/??/*/{META}")
+        elsewhere = self.ground.find(f"elsewhere/{kind}/??/*.json")
+        names = chain(
+            (entry.key.split("/")[-2] for entry in here),
+            (PurePosixPath(entry.key).stem for entry in elsewhere),
+        )
+        return islice(names, count)
+
+
+def _drafts(writers: Mapping[str, Writer], scratch: Path) -> dict[str, dict[str, object]]:
+    """Write files into a folder; what a record says of them, their names by their checksums."""
+    files: dict[str, dict[str, object]] = {}
+    for name, write in writers.items():
+        draft = scratch / name
+        write(draft)
+        sha256 = _sha256(draft)
+        size = draft.stat().st_size
+        files[name] = {"file": data_file(name, sha256), "sha256": sha256, "bytes": size}
+    return files
+
+
+def folder_of(kind: str, digest: str) -> str:
+    """The key of the folder in which an artifact lies or would lie."""
+    return f"{kind}/{digest[:2]}/{digest}"
+
+
+def _elsewhere(kind: str, digest: str) -> str:
+    return f"elsewhere/{kind}/{digest[:2]}/{digest}.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

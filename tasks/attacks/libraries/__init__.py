@@ -1,0 +1,1 @@
+"""Attacks of other libraries as attacks of this one."""

@@ -1,0 +1,1 @@
+"""The parts that attacks search with: balls, objectives, descents."""

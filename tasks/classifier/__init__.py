@@ -1,0 +1,1 @@
+"""A network with its weights, ready to be attacked or asked."""

@@ -1,0 +1,154 @@
+"""A classifier made ready to be attacked or asked: nothing in it changes any more."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tasks.classifier.compiled import Compiled
+from tasks.classifier.fold import fold_batch_norm
+from tasks.classifier.precision import run, set_float32
+from tasks.specs import Precision
+
+
+class NotFrozen(RuntimeError):
+    """A frozen classifier that was put in train mode, unlocked or changed."""
+
+
+class Frozen:
+    """A copy of a network in eval mode, with locked weights and folded batch norms.
+
+    module: float32 [N, C, H, W] in [0, 1] to [N, classes]; it is copied, never changed.
+    precision: what convolutions and matrix products run in; logits are always float32.
+    compiled: call it through `torch.compile`, see `tasks.classifier.compiled`.
+
+    `forwards` and `backwards` count images that went through the network, and images whose
+    gradient came back through it, whoever ran the backward pass.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        classes: int,
+        precision: Precision = "float32",
+        device: str | torch.device = "cpu",
+        compiled: bool = False,
+    ) -> None:
+        network = copy.deepcopy(module).eval().requires_grad_(False)
+        fold_batch_norm(network)
+        self.device = torch.device(device)
+        self.module = network.to(self.device).to(memory_format=torch.channels_last)
+        self.classes = classes
+        self.precision: Precision = precision
+        self.network = Compiled(self.module) if compiled else self.module
+        self.forwards = 0
+        self.backwards = 0
+        self._digest = _weights_digest(self.module)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it runs compiled; what was asked for may not work on this machine."""
+        return isinstance(self.network, Compiled) and self.network.works
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], differentiable in the pixels."""
+        return self._asked(self.network, pixels)
+
+    def probabilities(self, pixels: Tensor) -> Tensor:
+        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], without a graph."""
+        with torch.inference_mode():
+            probabilities = self.logits(pixels).softmax(dim=1)
+        # A copy made outside inference mode may take part in later autograd.
+        return probabilities.clone()
+
+    def gradient(self, pixels: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+        """The gradient of each image's objective in its own pixels, of the pixels' shape.
+
+        objective: float32 logits [N, classes] to [N], each from its own row.
+        """
+        return self.value_and_gradient(pixels, objective)[1]
+
+    def value_and_gradient(
+        self, pixels: Tensor, objective: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As `gradient`, with the objective's values [N] before it."""
+        with torch.enable_grad():
+            leaf = pixels.detach().requires_grad_()
+            values = objective(self.logits(leaf))
+            (gradient,) = torch.autograd.grad(values.sum(), leaf)
+        return values.detach(), gradient
+
+    def label_gradients(
+        self,
+        pixels: Tensor,
+        choose: Callable[[Tensor], Tensor],
+        *,
+        differentiable: bool = False,
+    ) -> Tensor:
+        """The gradients of cross-entropy to several labels, all from one forward pass.
+
+        pixels: float32 [N, C, H, W] in [0, 1]; choose: float32 logits [N, classes] of that pass
+        to the labels, int64 [N, L]; differentiable: the result can be differentiated in the
+        pixels once more. Returns float32 [N, L, C, H, W].
+        """
+        with torch.enable_grad():
+            if differentiable:
+                leaf = pixels if pixels.requires_grad else pixels.detach().requires_grad_()
+            else:
+                leaf = pixels.detach().requires_grad_()
+            # what is compiled has no second derivative
+            logits = self._asked(self.module, leaf) if differentiable else self.logits(leaf)
+            labels = choose(logits.detach())
+            known = logits if differentiable else logits.detach()
+            # in float64, since p - 1 of a confident prediction is lost in float32
+            probabilities = known.double().softmax(dim=1)
+            one_hot = nn.functional.one_hot(labels, self.classes).double()
+            count = labels.shape[1]
+            gradients = [
+                torch.autograd.grad(
+                    logits,
+                    leaf,
+                    (probabilities - one_hot[:, index]).float(),
+                    retain_graph=differentiable or index + 1 < count,
+                    create_graph=differentiable,
+                )[0]
+                for index in range(count)
+            ]
+            return torch.stack(gradients, dim=1)
+
+    def check(self) -> None:
+        """Raise NotFrozen unless eval mode, locks and weights are those of the beginning."""
+        for name, child in self.module.named_modules():
+            if child.training:
+                raise NotFrozen(f"module {name or 'network'!r} of the classifier is in train mode")
+        for name, weight in self.module.named_parameters():
+            if weight.requires_grad:
+                raise NotFrozen(f"weight {name!r} of the classifier requires a gradient")
+        if _weights_digest(self.module) != self._digest:
+            raise NotFrozen("the classifier's weights have changed since it was frozen")
+
+    def _asked(self, network: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+        logits = run(network, pixels, self.precision)
+        self.forwards += len(pixels)
+        if logits.requires_grad:
+            logits.register_hook(self._going_back)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _going_back(self, gradient: Tensor) -> None:
+        set_float32(self.precision)
+        self.backwards += len(gradient)
+
+
+def _weights_digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    for name, tensor in tensors:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

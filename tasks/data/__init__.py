@@ -1,0 +1,1 @@
+"""Images: how they are held, drawn for and split."""

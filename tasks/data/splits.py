@@ -1,0 +1,156 @@
+"""Data sets as whole tensors in a fixed order."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tasks.data.arrays import BadTensor, Images, Splits, require
+from tasks.data.seeding import Rows
+
+DIGITS_TEST = 600
+"""Images of scikit-learn's 1,797 digits that are scored on; the rest is trained on."""
+
+
+def stratified_order(labels: Tensor, seed: int) -> Tensor:
+    """int64 [N]: a seeded shuffle in which the classes take turns.
+
+    labels: int64 [N]. Any first n images hold every class equally often, to within one
+    image, until a class runs out.
+    """
+    places = torch.arange(len(labels))
+    rows = Rows(seed=seed, images=places, draws=torch.zeros_like(places), scope="order")
+    within, turn = rows.words("shuffle", 2).unbind(1)
+    shuffled = within.argsort(stable=True)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    counts = torch.bincount(labels)
+    starts = counts.cumsum(0) - counts
+    ranks = torch.empty_like(places)
+    ranks[by_class] = places - starts[labels[by_class]]
+    # The rank above 32 random bits: round by round, in random order inside a round.
+    return ((ranks << 32) + turn).argsort(stable=True)
+
+
+def prepare(
+    train_pixels: Tensor,
+    train_labels: Tensor,
+    test_pixels: Tensor,
+    test_labels: Tensor,
+    classes: int,
+    *,
+    seed: int = 0,
+) -> Splits:
+    """Both splits in their fixed order; an image's id is its place in it.
+
+    pixels: uint8 [N, C, H, W]; labels: integers [N] in 0..classes-1. BadTensor otherwise,
+    or where images differ in size between the splits.
+    """
+    require(
+        train_pixels.shape[1:] == test_pixels.shape[1:],
+        f"train images are {tuple(train_pixels.shape[1:])} and test images "
+        f"{tuple(test_pixels.shape[1:])}; expected one size",
+    )
+    return Splits(
+        train=_ordered(train_pixels, train_labels, classes, seed, "train"),
+        test=_ordered(test_pixels, test_labels, classes, seed, "test"),
+    )
+
+
+def decode_images(
+    encoded: Sequence[bytes], channels: int = 3, *, names: Sequence[str] | None = None
+) -> Tensor:
+    """uint8 [N, channels, H, W] from WebP, PNG or JPEG files, all of one size.
+
+    channels: 1 for grey or 3 for colour; transparency is dropped. A grey image among coloured
+    ones is taken as coloured. names: of the images, for messages. BadTensor names the first
+    image that cannot be decoded, has colours where grey is expected, or another size than
+    the first.
+    """
+    require(channels in {1, 3}, f"channels: expected 1 or 3, got {channels}")
+    require(len(encoded) > 0, "no images")
+    names = [f"image {index}" for index in range(len(encoded))] if names is None else names
+    images: list[Tensor] = []
+    coloured = False
+    for name, data in zip(names, encoded, strict=True):
+        pixels, colour = _decode(data, "L" if channels == 1 else "RGB", name)
+        require(channels == 3 or not colour, f"{name} has colours; expected grey, 1 channel")
+        coloured |= colour
+        images.append(pixels)
+        require(
+            pixels.shape == images[0].shape,
+            f"{name} is {_size(pixels)} pixels where {names[0]} is {_size(images[0])}",
+        )
+    require(channels == 1 or coloured, "all images are grey; expected colours, 3 channels")
+    return torch.stack(images).permute(0, 3, 1, 2).contiguous()
+
+
+def channels_first(pixels: Tensor) -> Tensor:
+    """uint8 [N, C, H, W] from [N, H, W, C] or, of grey images, [N, H, W]; else BadTensor."""
+    shape = tuple(pixels.shape)
+    require(
+        len(shape) in {3, 4} and pixels.dtype == torch.uint8,
+        f"images: expected uint8 [N, H, W, C] or [N, H, W], got {pixels.dtype} {shape}",
+    )
+    if pixels.ndim == 3:
+        return pixels.unsqueeze(1)
+    return pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def digits() -> Splits:
+    """scikit-learn's 1,797 handwritten digits, uint8 [N, 1, 8, 8]: 1,197 train, 600 test.
+
+    The test images are the first of a stratified shuffle with seed 0: 60 of each class. The
+    17 grey levels are spread over 0..255.
+    """
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    levels = torch.from_numpy(bundle.images).unsqueeze(1)
+    pixels = (levels * (255.0 / 16.0)).round().to(torch.uint8)
+    labels = torch.from_numpy(bundle.target).to(torch.int64)
+    order = stratified_order(labels, seed=0)
+    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
+    return prepare(pixels[train], labels[train], pixels[test], labels[test], 10)
+
+
+def _ordered(pixels: Tensor, labels: Tensor, classes: int, seed: int, split: str) -> Images:
+    require(len(pixels) > 0, f"{split}: no images")
+    require(
+        labels.shape == (len(pixels),),
+        f"{split}: {len(pixels)} images but labels of shape {tuple(labels.shape)}",
+    )
+    require(
+        not labels.is_floating_point() and labels.dtype != torch.bool,
+        f"{split} labels: expected integers, got {labels.dtype}",
+    )
+    labels = labels.to(torch.int64)
+    low, high = labels.aminmax()
+    require(
+        (low >= 0) & (high < classes),
+        f"{split} labels: expected 0 to {classes - 1}, got {low.item()} to {high.item()}",
+    )
+    order = stratified_order(labels, seed)
+    return Images(pixels[order], labels[order], torch.arange(len(order)), classes)
+
+
+def _decode(data: bytes, mode: str, name: str) -> tuple[Tensor, bool]:
+    """uint8 [H, W, C], and whether the file has colours."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("WEBP", "PNG", "JPEG")) as image:
+            deep = image.mode.startswith(("I", "F"))
+            colour = image.mode not in {"1", "L", "LA"}
+            pixels = torch.from_numpy(np.array(image.convert(mode)))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        fault = str(error).split("\n", maxsplit=1)[0]
+        raise BadTensor(f"{name} cannot be decoded: {fault}") from error
+    require(not deep, f"{name}: expected 8 bits a channel, got more")
+    return pixels.reshape(*pixels.shape[:2], -1), colour
+
+
+def _size(image: Tensor) -> str:
+    return "x".join(map(str, image.shape[:2]))

@@ -1,0 +1,1 @@
+"""The parts that defenses transform images with."""

@@ -1,0 +1,113 @@
+"""Geometric transforms with parameters of their own for every row of a batch.
+
+Pixels are float [M, C, side, side] in [0, 1], and so are the results; sizes are int64 [M, 1]
+and places int64 [M, 2], top and left, in whole pixels. Everything is differentiable in the
+pixels and has no loop over rows. Interpolation is bilinear in the convention of
+`interpolate(align_corners=False, antialias=False)`; what comes from outside an image is black.
+
+The four neighbours are gathered rather than left to `grid_sample`, whose gradient is not
+deterministic on a GPU, or to products with interpolation matrices, which a GPU may round to
+tf32. Both would be faster on a CPU, by far less than a network's forward pass takes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tasks.data.arrays import require
+
+
+def square_side(pixels: Tensor) -> int:
+    """The side of square images [M, C, side, side]; BadTensor for any other shape."""
+    height, width = pixels.shape[-2:]
+    require(height == width, f"square images are needed, got {height} x {width}")
+    return width
+
+
+def size_range(smallest: float, largest: float, side: int) -> tuple[int, int]:
+    """Fractions of the side as whole pixels: 24/32 and 1 of 32 are 24 and 32."""
+    return max(1, round(smallest * side)), max(1, round(largest * side))
+
+
+def crop_resize(pixels: Tensor, size: Tensor, place: Tensor) -> Tensor:
+    """The window of `size` at `place`, resized to the whole side."""
+    side = square_side(pixels)
+    local = (_axis(pixels) + 0.5) * (size / side) - 0.5
+    local = torch.minimum(local.clamp(min=0), size - 1)  # [M, side]
+    return _along_axes(pixels, local[:, None] + place[:, :, None])
+
+
+def resize_pad(pixels: Tensor, size: Tensor, place: Tensor) -> Tensor:
+    """The whole image resized to `size` and put at `place` on a black image."""
+    side = square_side(pixels)
+    local = _axis(pixels) - place[:, :, None]  # [M, 2, side]
+    sources = (local + 0.5) * (side / size)[:, :, None] - 0.5
+    return _along_axes(pixels, _within(local, size, sources.clamp(0, side - 1)))
+
+
+def crop_pad(pixels: Tensor, size: Tensor, window: Tensor, place: Tensor) -> Tensor:
+    """The window of `size` at `window`, unscaled, put at `place` on a black image."""
+    square_side(pixels)
+    local = _axis(pixels) - place[:, :, None]  # [M, 2, side]
+    return _along_axes(pixels, _within(local, size, local + window[:, :, None]))
+
+
+def rotate(pixels: Tensor, degrees: Tensor) -> Tensor:
+    """Each row turned counter-clockwise about its centre by `degrees` (float [M, 1])."""
+    centre = (square_side(pixels) - 1) / 2
+    angle = (degrees.to(pixels.dtype) * (math.pi / 180))[:, :, None]  # [M, 1, 1]
+    down, across = (_axis(pixels) - centre)[:, None], (_axis(pixels) - centre)[None, :]
+    return _read(
+        pixels,
+        angle.sin() * across + angle.cos() * down + centre,
+        angle.cos() * across - angle.sin() * down + centre,
+    )
+
+
+def _axis(pixels: Tensor) -> Tensor:
+    return torch.arange(pixels.shape[-1], dtype=pixels.dtype, device=pixels.device)
+
+
+def _within(local: Tensor, size: Tensor, sources: Tensor) -> Tensor:
+    """The sources where `local` lies in 0..size-1, and a place outside the image elsewhere."""
+    return sources.where((local >= 0) & (local < size[:, :, None]), -1.0)
+
+
+def _along_axes(pixels: Tensor, sources: Tensor) -> Tensor:
+    """As `_read`, from the row (0) and the column (1) of each output row and column.
+
+    sources: float [M, 2, side].
+    """
+    return _read(pixels, sources[:, 0, :, None], sources[:, 1, None, :])
+
+
+def _read(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pixels at fractional places.
+
+    rows, columns: float, broadcast to [M, side, side]; beyond -1 and `side` all is black.
+    """
+    count, channels, side, _ = pixels.shape
+    width = side + 2
+    framed = pad(pixels, (1, 1, 1, 1)).flatten(2)  # the black frame is what outside places read
+    top, down = _cell(rows, side)
+    left, right = _cell(columns, side)
+    corner = (top * width + left).expand(count, side, side).reshape(count, 1, -1)
+
+    def neighbour(offset: int) -> Tensor:
+        index = (corner + offset).expand(count, channels, side * side)
+        return framed.gather(2, index).view(pixels.shape)
+
+    upper = torch.lerp(neighbour(0), neighbour(1), right[:, None])
+    lower = torch.lerp(neighbour(width), neighbour(width + 1), right[:, None])
+    return torch.lerp(upper, lower, down[:, None])
+
+
+def _cell(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """The framed pixel before each place (int64) and the way from it to the next, in 0..1."""
+    framed = (places + 1).clamp(0, side + 1)
+    before = framed.floor().clamp(max=side)
+    return before.to(torch.int64), framed - before

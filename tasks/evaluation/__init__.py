@@ -1,0 +1,1 @@
+"""Examples crafted, selected, answered by a defended model, and scored."""

@@ -1,0 +1,124 @@
+"""Making the examples of one shard, and checking examples that were made before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tasks.attacks.base import Victim
+from tasks.attacks.search.geometry import Ball
+from tasks.data.arrays import Crafted, Images, as_float, require
+from tasks.data.seeding import Rows
+from tasks.defenses.base import Context
+from tasks.evaluation.specs import CraftSpec
+from tasks.evaluation.victim import defended
+from tasks.progress import Progress, Tell, silent
+
+
+def craft(
+    images: Images,
+    context: Context,
+    spec: CraftSpec,
+    *,
+    batch_size: int,
+    start: Crafted | None = None,
+    tell: Tell = silent,
+) -> Crafted:
+    """The examples that `spec.attack` makes of a shard's images.
+
+    They are made against the bare classifier of the context, or against the defense that the
+    spec names. images: those of `spec.shard`, in the test set's order; batch_size: images, or
+    draws of images, at a time, which changes results by the order of float sums at most; start:
+    of the same images, where the attack begins instead of where it would. Returns tensors on the
+    CPU. BadTensor where the images are not the shard's, NotFrozen where the attack changed the
+    classifier.
+    """
+    _require_shard(images, spec)
+    frozen = context.classifier
+    require(
+        frozen.precision == spec.precision,
+        f"craft: expected a classifier in {spec.precision}, got {frozen.precision}",
+    )
+    if start is not None:
+        require(torch.equal(start.ids, images.ids), "craft: the start is not of the shard's images")
+    size = max(1, batch_size // (spec.draws or 1))
+    parts = []
+    for first in range(0, len(images), size):
+        batch = images[first : first + size]
+        rows = _rows(batch, spec, frozen.device)
+        # Divided by 255 on the CPU: a GPU multiplies by the reciprocal, one rounding away.
+        pixels = as_float(batch.pixels.cpu()).to(frozen.device)
+        labels = batch.labels.to(frozen.device)
+        given = {}
+        if start is not None:
+            given["start"] = start.pixels[first : first + size].to(frozen.device)
+        victim = _victim(context, spec, rows)
+        crafted = spec.attack.perturb(victim, pixels, labels, rows, **given)
+        parts.append(crafted.detach().contiguous().cpu())
+        tell(Progress(first + len(batch), len(images)))
+    frozen.check()
+    return Crafted(
+        pixels=torch.cat(parts),
+        labels=images.labels.cpu(),
+        ids=images.ids.cpu(),
+        targets=_targets(images, spec),
+    )
+
+
+def _victim(context: Context, spec: CraftSpec, rows: Rows) -> Victim:
+    frozen = context.classifier
+    if spec.against is None or spec.draws is None:
+        return Victim(lambda pixels, _: frozen.logits(pixels), frozen.classes)
+    return defended(spec.against, context, rows, draws=spec.draws, smoothing=spec.smoothing)
+
+
+def check_crafted(crafted: Crafted, images: Images, spec: CraftSpec) -> None:
+    """Raise BadTensor unless the examples are ones that `spec` may have made of the images.
+
+    images: those of `spec.shard`. See `check_examples`; targets are compared exactly too.
+    """
+    _require_shard(images, spec)
+    check_examples(crafted, images, spec.attack.ball())
+    require((crafted.targets != crafted.labels).all(), "crafted targets: some are the true label")
+    require(
+        torch.equal(crafted.targets, _targets(images, spec)),
+        "crafted targets: not those that the attack draws under its seed",
+    )
+
+
+def check_examples(crafted: Crafted, images: Images, ball: Ball) -> None:
+    """Raise BadTensor unless the examples are of these images, each in the ball of its own.
+
+    Ids and labels are compared exactly, the distance from the originals up to float32 rounding;
+    the range of the pixels is `Crafted`'s own check.
+    """
+    require(torch.equal(crafted.ids, images.ids), "crafted ids: not those of the shard")
+    require(torch.equal(crafted.labels, images.labels), "crafted labels: not the data set's")
+    require(
+        crafted.pixels.shape == images.pixels.shape,
+        f"crafted pixels: expected {tuple(images.pixels.shape)}, got {tuple(crafted.pixels.shape)}",
+    )
+    inside = ball.contains(crafted.pixels, as_float(images.pixels), tolerance=1e-6)
+    require(
+        inside.all(),
+        f"crafted pixels: {int((~inside).sum())} of {len(inside)} images are farther than "
+        f"{ball.radius * 255:g}/255 ({ball.norm}) from their originals",
+    )
+
+
+def _require_shard(images: Images, spec: CraftSpec) -> None:
+    places = torch.arange(spec.shard.start, spec.shard.stop)
+    require(
+        torch.equal(images.ids.cpu(), places),
+        f"images: expected those of places {spec.shard.start} to {spec.shard.stop - 1} in order",
+    )
+
+
+def _rows(images: Images, spec: CraftSpec, device: torch.device | str) -> Rows:
+    ids = images.ids.to(device)
+    return Rows(spec.seed, images=ids, draws=torch.zeros_like(ids)).within("attack")
+
+
+def _targets(images: Images, spec: CraftSpec) -> Tensor:
+    rows = _rows(images, spec, "cpu")
+    return spec.attack.targets(images.labels.cpu(), rows, images.classes)

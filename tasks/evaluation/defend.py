@@ -1,0 +1,161 @@
+"""Ask a defended classifier: the mean over K draws of softmax f(T_k(C(x))).
+
+`draw_logits` is differentiable and is what an adaptive attack attacks; `predict` gives the same
+answers in bounded memory. Neither a batch's make-up nor its size changes an answer beyond the
+rounding of floats, because random numbers belong to the image and the draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from tasks.data.arrays import BadTensor, Crafted, Outcomes, check_pixels, require
+from tasks.data.seeding import Rows
+from tasks.defenses.base import Context, Defense
+from tasks.evaluation.costs import Stages, draw_count, split_stages
+from tasks.evaluation.specs import DefendSpec
+from tasks.progress import Progress, Tell
+
+
+class BadDefense(RuntimeError):
+    """A defense whose transform gave something that is no batch of images."""
+
+
+def draw_logits(
+    defense: Defense, context: Context, pixels: Tensor, rows: Rows, *, draws: int | None = None
+) -> Tensor:
+    """The logits of each draw of one prediction, differentiable in the pixels.
+
+    pixels: float32 [N, C, H, W] in [0, 1]; draws: how many, the defense's own K by default.
+    Returns float32 [N, draws, classes].
+    """
+    once, each = split_stages(defense)
+    count = draws or draw_count(defense)
+    prepared = _applied(once, pixels, rows, context).repeat_interleave(count, dim=0)
+    numbers = torch.arange(count, device=pixels.device)
+    logits = _drawn_logits(each, prepared, rows.repeated(numbers), context)
+    return logits.view(len(pixels), count, -1)
+
+
+def single_draw_logits(
+    defense: Defense, context: Context, pixels: Tensor, rows: Rows, *, draws: int
+) -> Tensor:
+    """As `draw_logits`, but each draw draws everything anew, what is applied once included.
+
+    Only leading stages that have nothing to draw are applied once. Float32 [N, draws, classes].
+    """
+    classes = context.classifier.classes
+    stages = defense.stages()
+    first = tuple(takewhile(lambda stage: stage[1].deterministic(classes), stages))
+    prepared = _applied(first, pixels, rows, context).repeat_interleave(draws, dim=0)
+    numbers = torch.arange(draws, device=pixels.device)
+    rest = stages[len(first) :]
+    logits = _drawn_logits(rest, prepared, rows.repeated(numbers), context)
+    return logits.view(len(pixels), draws, -1)
+
+
+def predict(
+    defense: Defense,
+    context: Context,
+    pixels: Tensor,
+    rows: Rows,
+    batch_size: int,
+    advance: Callable[[float], None] | None = None,
+) -> Tensor:
+    """The defended classifier's probabilities, float32 [N, classes].
+
+    At most `batch_size` rows, of images or of draws, go through a transform and the network at
+    a time. `advance` is told how many images' worth of draws each batch was.
+    """
+    once, each = split_stages(defense)
+    draws = draw_count(defense)
+    repeated = rows.repeated(torch.arange(draws, device=pixels.device))
+    image = torch.arange(len(pixels), device=pixels.device).repeat_interleave(draws)
+    with torch.no_grad():
+        prepared = torch.cat(
+            [
+                _applied(once, pixels[batch], rows[batch], context)
+                for batch in _batches(len(pixels), batch_size)
+            ]
+        )
+        answers = []
+        for batch in _batches(len(image), batch_size):
+            logits = _drawn_logits(each, prepared[image[batch]], repeated[batch], context)
+            answers.append(logits.softmax(dim=1))
+            if advance is not None:
+                advance(len(logits) / draws)
+    return torch.cat(answers).view(len(pixels), draws, -1).mean(dim=1)
+
+
+def defend(
+    crafted: Crafted, context: Context, spec: DefendSpec, *, batch_size: int, tell: Tell
+) -> Outcomes:
+    """Predict every example of a shard R times, each time with draws of its own.
+
+    Runs on the classifier's device; the outcomes are on the CPU. A redraw of a deterministic
+    defense repeats the first, so such a spec should ask for one. Raises BadDefense, and BadTensor
+    without examples.
+    """
+    require(len(crafted) > 0, "there are no examples to defend against")
+    device = context.classifier.device
+    if context.pool is not None:
+        context = replace(context, pool=context.pool.to(device))
+    pixels, ids = crafted.pixels.to(device), crafted.ids.to(device)
+    total = float(len(crafted) * spec.redraws)
+    done = 0.0
+    redraws = []
+    for redraw in range(spec.redraws):
+        note = f"redraw {redraw + 1} of {spec.redraws}"
+
+        def advance(images: float, note: str = note) -> None:
+            nonlocal done
+            done += images
+            tell(Progress(done, total, note))
+
+        rows = Rows(spec.seed, ids, torch.full_like(ids, redraw)).within("defend")
+        redraws.append(predict(spec.defense, context, pixels, rows, batch_size, advance).cpu())
+    return Outcomes(torch.stack(redraws, dim=1), crafted.labels.cpu(), crafted.ids.cpu())
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+    return context.classifier.logits(_applied(each, pixels, rows, context))
+
+
+def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+    for scope, defense in stages:
+        result = defense.transform(pixels, rows.within(scope), context)
+        if not isinstance(result, Tensor):
+            raise BadDefense(f"{defense.kind}: gave {type(result).__name__}, not a tensor")
+        if result.shape != pixels.shape:
+            raise BadDefense(
+                f"{defense.kind}: gave shape {tuple(result.shape)} for {tuple(pixels.shape)}"
+            )
+        try:
+            check_pixels(result.detach(), "transformed pixels")
+        except BadTensor as error:
+            raise BadDefense(f"{defense.kind}: {error}") from error
+        pixels = result
+    return pixels
+
+
+def first_draw(
+    defense: Defense, context: Context, pixels: Tensor, ids: Tensor, *, seed: int
+) -> Tensor:
+    """The images as the first draw of the first redraw of `defend` transforms them.
+
+    pixels: float32 [N, C, H, W] in [0, 1]; ids: int64 [N]. Returns the shape and range of pixels.
+    """
+    rows = Rows(seed, ids, torch.zeros_like(ids)).within("defend")
+    with torch.no_grad():
+        for scope, stage in defense.stages():
+            pixels = stage.transform(pixels, rows.within(scope), context)
+    return pixels

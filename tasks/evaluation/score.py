@@ -1,0 +1,68 @@
+"""What a cell's outcomes come to. Every number is a view of per-image, per-redraw answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from tasks.data.arrays import Outcomes, require
+from tasks.evaluation.statistics import wilson_interval
+
+
+class Score(BaseModel):
+    """The facts of one cell; rates in percent.
+
+    accuracy: mean over images of the share of right redraws; interval: its 95 % Wilson
+    interval, from the number of images; spread: standard deviation over redraws of the
+    accuracy of one, None with a single redraw; worst: images right in every redraw;
+    true_probability: mean over images and redraws of the true class's probability, in [0, 1].
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    redraws: int
+    accuracy: float
+    interval: tuple[float, float]
+    spread: float | None
+    worst: float
+    true_probability: float
+
+
+def joined(shards: Sequence[Outcomes]) -> Outcomes:
+    """The outcomes of several shards as one. BadTensor if an image is there twice."""
+    ids = torch.cat([shard.ids for shard in shards])
+    require(len(set(ids.tolist())) == len(ids), "outcomes: an image is in more than one shard")
+    return Outcomes(
+        torch.cat([shard.probabilities for shard in shards]),
+        torch.cat([shard.labels for shard in shards]),
+        ids,
+    )
+
+
+def share_right(outcomes: Outcomes) -> Tensor:
+    """float64 [N]: each image's share of right redraws, the unit of every statistic."""
+    return outcomes.correct.to(torch.float64).mean(dim=1)
+
+
+def score(outcomes: Outcomes) -> Score:
+    """Score the outcomes of all shards of a cell (see `joined`). BadTensor without images."""
+    images, redraws, classes = outcomes.probabilities.shape
+    require(images > 0 and redraws > 0, "outcomes: there is nothing to score")
+    accuracy = share_right(outcomes).mean().item()
+    low, high = wilson_interval(accuracy * images, images)
+    each = outcomes.correct.to(torch.float64).mean(dim=0)
+    true = outcomes.labels[:, None, None].expand(images, redraws, 1)
+    require((true < classes).all(), f"outcomes: a label is not below {classes}")
+    return Score(
+        images=images,
+        redraws=redraws,
+        accuracy=100 * accuracy,
+        interval=(100 * low, 100 * high),
+        spread=100 * each.std().item() if redraws > 1 else None,
+        worst=100 * outcomes.correct.all(dim=1).to(torch.float64).mean().item(),
+        true_probability=outcomes.probabilities.gather(2, true).to(torch.float64).mean().item(),
+    )

@@ -1,0 +1,65 @@
+"""A defended model as the victim of an attack that knows the defense.
+
+Expectation over transformation and straight-through gradients (Athalye et al., ICML 2018), made
+from what a defense declares: its stages, its draws, a differentiable transform. The attacker
+knows how numbers are drawn and not which the defender will draw: its streams are its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tasks.attacks.base import Victim
+from tasks.data.seeding import Rows
+from tasks.defenses.base import Context, Defense
+from tasks.evaluation.costs import attacker_draws, shares_a_draw
+from tasks.evaluation.defend import BadDefense, draw_logits, single_draw_logits
+
+
+def log_mean(logits: Tensor) -> Tensor:
+    """The log of the mean probability over draws, whose cross-entropy is -log p of a class.
+
+    logits: float [N, K, classes], one for each draw; returns float [N, classes]. A single draw's
+    logits are returned as they are, so that nothing to draw changes nothing, bit for bit.
+    """
+    draws = logits.shape[1]
+    if draws == 1:
+        return logits[:, 0]
+    return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(draws)
+
+
+def defended(
+    defense: Defense, context: Context, rows: Rows, *, draws: int, smoothing: float | None = None
+) -> Victim:
+    """The victim that a defended model is: `draws` fresh draws for each image at each step.
+
+    rows: the identities of the images; smoothing: see `Context`, for gradients alone. Of a model
+    that draws, or is smoothed, points are judged by draws that stay the same for a window.
+    The logits are the log of the mean probability. Raises BadDefense where the defense leaves
+    no path for a gradient.
+    """
+    classes = context.classifier.classes
+    count = attacker_draws(defense, classes, draws)
+    ask = draw_logits if shares_a_draw(defense, classes) else single_draw_logits
+    smooth = replace(context, smoothing=smoothing)
+
+    def logits(pixels: Tensor, step: int) -> Tensor:
+        found = ask(defense, smooth, pixels, rows.within("eot").at(step), draws=count)
+        if torch.is_grad_enabled() and pixels.requires_grad and not found.requires_grad:
+            raise BadDefense(
+                f"{defense.kind}: its transform lets no gradient through (it detaches its input); "
+                "write what has none with tasks.straight.through"
+            )
+        return log_mean(found)
+
+    def judged(pixels: Tensor, window: int) -> Tensor:
+        with torch.no_grad():
+            found = ask(defense, context, pixels, rows.within("judge").at(window), draws=count)
+        return log_mean(found)
+
+    random = not defense.deterministic(classes) or smoothing is not None
+    return Victim(logits, classes, judged=judged if random else None)

@@ -1,0 +1,1 @@
+"""Checks of whether a model's numbers can be believed."""

@@ -1,0 +1,123 @@
+"""The checks of an integrity card that set other attacks beside those by descent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tasks.attacks.base import Victim
+from tasks.attacks.square import Square
+from tasks.data.seeding import Rows
+from tasks.evaluation.defend import single_draw_logits
+from tasks.integrity.descents import Descents
+from tasks.integrity.findings import Finding, beyond_interval, found, margin, skipped
+from tasks.integrity.subject import Subject
+
+MOVE = 0.01
+"""The share of the images by which a larger budget may lower the accuracy unsaid."""
+
+
+def corners(subject: Subject, descents: Descents) -> Finding:
+    """Random corners of the ball fool the model on no more images than gradients do."""
+    spec = subject.spec
+    ball = subject.climb(spec.epsilon).ball()
+    right = torch.ones_like(subject.labels, dtype=torch.bool)
+    for corner in range(spec.corners):
+        rows = subject.rows.within("corner").at(corner)
+        drawn = rows.normal("direction", subject.pixels[0].numel()).view_as(subject.pixels)
+        step = ball.radius * ball.steepest(drawn)
+        right &= subject.right(ball.project(subject.pixels + step, subject.pixels))
+    by_corners, by_gradients = int((~right).sum()), len(subject) - descents.lowest
+    words = (
+        f"{spec.corners} random corners of the ball fool it on {by_corners} of {len(subject)} "
+        f"images, gradients on {by_gradients}"
+    )
+    measured = {"by corners": by_corners, "by gradients": by_gradients}
+    return found("corners", measured, words, fails=by_corners > by_gradients + margin(len(subject)))
+
+
+def frozen_draw(subject: Subject) -> Finding:
+    """One draw that stays the same is fooled as the bare model is, so its gradient is good."""
+    spec, context = subject.spec, subject.context
+
+    def one_draw(points: Tensor, rows: Rows) -> Tensor:
+        still = rows.within("frozen")
+        return single_draw_logits(spec.against, context, points, still, draws=1)[:, 0]
+
+    def bare(points: Tensor, rows: Rows) -> Tensor:  # noqa: ARG001
+        return context.classifier.logits(points)
+
+    of_draw, of_bare = _right_after(subject, one_draw), _right_after(subject, bare)
+    measured = {"one draw": subject.percent(of_draw), "bare": subject.percent(of_bare)}
+    fails = beyond_interval(of_draw, of_bare, len(subject))
+    words = (
+        f"attacked alone, one draw that stays the same keeps {measured['one draw']:.1f} %, "
+        f"the bare model {measured['bare']:.1f} %"
+    )
+    return found("frozen-draw", measured, words, fails=fails)
+
+
+def square(subject: Subject, descents: Descents) -> Finding:
+    """Square, which needs no gradient, does not find what gradients miss."""
+    spec = subject.spec
+    if not spec.queries:
+        return skipped("square", "there is no budget for queries")
+    attack = Square(norm=spec.norm, epsilon=spec.epsilon, queries=spec.queries)
+    left = subject.count_right(subject.attacked(attack, draws=spec.query_draws))
+    measured = {"square": subject.percent(left), "gradients": subject.percent(descents.lowest)}
+    words = (
+        f"Square leaves {measured['square']:.1f} % after {spec.queries} queries, "
+        f"gradients {measured['gradients']:.1f} %"
+    )
+    fails = left < descents.lowest - margin(len(subject))
+    return found("square", measured, words, fails=fails)
+
+
+def convergence(subject: Subject, descents: Descents) -> Finding:
+    """Twice the steps and draws would lower the accuracy by a point at most."""
+    spec = subject.spec
+    if not spec.converges:
+        return skipped("convergence", "there is no budget for twice the steps")
+    steps, draws = 2 * spec.climb_steps, 2 * spec.draws
+    attack = subject.climb(spec.epsilon, steps=steps)
+    right = subject.count_right(subject.attacked(attack, draws=draws))
+    budget, larger = f"{spec.climb_steps} steps of {spec.draws}", f"{steps} steps of {draws} draws"
+    measured = {
+        budget: subject.percent(descents.climbed),
+        larger: subject.percent(right),
+    }
+    moved = measured[budget] - measured[larger]
+    warns = descents.climbed - right > MOVE * len(subject)
+    words = f"{larger} lower the accuracy of {budget} by {max(moved, 0.0):.1f} points"
+    return found("convergence", measured, words, warns=warns)
+
+
+def inside_the_ball(subject: Subject) -> Finding:
+    """Every point that an attack made is finite, in its ball and in [0, 1]."""
+    measured = {"points": subject.made, "outside": subject.outside}
+    words = f"{subject.outside} of {subject.made} attacked images left their ball or [0, 1]"
+    if not subject.made:
+        return skipped("ball", "there was no attack")
+    return found("ball", measured, words, fails=subject.outside > 0)
+
+
+def _right_after(subject: Subject, ask: Callable[[Tensor, Rows], Tensor]) -> int:
+    """How many right answers a climb on a model leaves of it.
+
+    ask: the model's float32 logits [n, classes] of points and their rows; nothing is drawn anew.
+    """
+    classes = subject.context.classifier.classes
+
+    def victim(rows: Rows) -> Victim:
+        return Victim(lambda points, _: ask(points, rows), classes)
+
+    points = subject.attacked(subject.climb(subject.spec.epsilon), victim=victim, draws=1)
+    with torch.no_grad():
+        right = [
+            (ask(points[part], subject.rows[part].within("attack")).argmax(dim=1))
+            == subject.labels[part]
+            for part in subject.batches(1)
+        ]
+    return int(torch.cat(right).sum())

@@ -1,0 +1,97 @@
+"""The checks of an integrity card on stored answers: nothing is asked, nothing is attacked.
+
+Answers are bool [N, R], right or not: one row an image, one column a redraw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.evaluation.statistics import wilson_interval
+from tasks.integrity.findings import Finding, beyond_interval, found, grows
+
+Answers = NDArray[np.bool_]
+
+_ROUNDING = 1e-9
+
+
+def adaptive_not_above(adaptive: Answers, oblivious: Answers) -> Finding:
+    """An attack that knows the defense leaves no higher accuracy than one that does not.
+
+    Both about the same images. Higher within the 95 % Wilson interval is a warning.
+    """
+    if len(adaptive) != len(oblivious):
+        raise ValueError(f"{len(adaptive)} images cannot be compared with {len(oblivious)}")
+    images = len(adaptive)
+    knowing, unknowing = _right(adaptive), _right(oblivious)
+    measured = {"adaptive": 100 * knowing / images, "oblivious": 100 * unknowing / images}
+    higher = knowing > unknowing + _ROUNDING
+    words = (
+        f"the adaptive attack leaves {measured['adaptive']:.1f} %, the oblivious one "
+        f"{measured['oblivious']:.1f} %"
+    )
+    fails = beyond_interval(knowing, unknowing, images)
+    return found("adaptive", measured, words, fails=fails, warns=higher)
+
+
+def oblivious_steps(by_steps: Mapping[int, Answers]) -> Finding:
+    """More steps of an oblivious attack leave no higher accuracy.
+
+    by_steps: answers to attacks of one kind by their steps. On the bare model alone that would
+    fail a card; examples that were made on another model may well transfer worse with more
+    steps, so here it is a warning.
+    """
+    ordered = dict(sorted(by_steps.items()))
+    counts = {len(answers) for answers in ordered.values()}
+    if len(counts) != 1:
+        raise ValueError(f"answers about {sorted(counts)} images cannot be compared")
+    (images,) = counts
+    rights = [_right(answers) for answers in ordered.values()]
+    measured = {
+        f"{steps} steps": 100 * right / images for steps, right in zip(ordered, rights, strict=True)
+    }
+    higher = grows(rights, images)
+    words = (
+        f"the oblivious accuracy {'grows' if higher else 'does not grow'} with the attack's steps: "
+        + ", ".join(f"{accuracy:.1f} % after {steps}" for steps, accuracy in measured.items())
+    )
+    return found("oblivious-steps", measured, words, warns=higher)
+
+
+def scored_again(answers: Answers, stored: Mapping[str, object]) -> Finding:
+    """Scoring the stored answers again gives the stored score.
+
+    stored: the facts of a `tasks.evaluation.score.Score`, in percent.
+    """
+    images = len(answers)
+    right = _right(answers)
+    low, high = wilson_interval(right, images)
+    again: dict[str, object] = {
+        "images": images,
+        "redraws": answers.shape[1],
+        "accuracy": 100 * right / images,
+        "interval": (100 * low, 100 * high),
+        "worst": 100 * float(answers.all(axis=1).mean()),
+    }
+    wrong = [name for name, value in again.items() if not _same(value, stored.get(name))]
+    words = "scoring again from the stored answers gives the stored score"
+    if wrong:
+        name = wrong[0]
+        words = f"{name} is stored as {stored.get(name)}, the stored answers give {again[name]}"
+    measured = {"accuracy": 100 * right / images}
+    return found("scored-again", measured, words, fails=bool(wrong))
+
+
+def _right(answers: Answers) -> float:
+    """The sum over images of the share of right redraws."""
+    return float(answers.mean(axis=1).sum())
+
+
+def _same(value: object, stored: object) -> bool:
+    try:
+        return bool(np.allclose(value, stored, rtol=0, atol=1e-6))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False

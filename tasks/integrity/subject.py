@@ -1,0 +1,125 @@
+"""A model under examination: a defense before a classifier, attacked and asked again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tasks.attacks.apgd import APGD
+from tasks.attacks.base import BoundedAttack, Victim
+from tasks.data.arrays import Images, as_float
+from tasks.data.seeding import Rows
+from tasks.defenses.base import Context
+from tasks.evaluation.defend import draw_logits
+from tasks.evaluation.specs import CardSpec
+from tasks.evaluation.victim import defended, log_mean
+from tasks.integrity.costs import answer_draws, climb
+
+Perturb = Callable[[Victim, Tensor, Tensor, Rows], Tensor]
+"""What `Attack.perturb` is; it may also give several points of an image, [n, points, C, H, W]."""
+
+
+class Subject:
+    """The judged model and the images that it is asked about, on the classifier's device.
+
+    An answer is the log of the mean probability over draws that are the same for every question
+    and that no attack sees, so attacks are compared on equal terms. `outside` counts the points
+    made by attacks that are not in their ball or not in [0, 1].
+    """
+
+    def __init__(
+        self, images: Images, context: Context, spec: CardSpec, *, batch_size: int
+    ) -> None:
+        device = context.classifier.device
+        pool = None if context.pool is None else context.pool.to(device)
+        self.context = replace(context, pool=pool)
+        self.spec = spec
+        # Divided by 255 on the CPU: a GPU multiplies by the reciprocal, one rounding away.
+        self.pixels = as_float(images.pixels.cpu()).to(device)
+        self.labels = images.labels.to(device)
+        ids = images.ids.to(device)
+        self.rows = Rows(spec.seed, ids, torch.zeros_like(ids)).within("card")
+        self.batch_size = batch_size
+        self.answer_draws = answer_draws(spec, context.classifier.classes)
+        self.made = 0
+        self.outside = 0
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def answer(self, points: Tensor, part: slice) -> Tensor:
+        """The logits of each draw of an answer, float32 [n, draws, classes].
+
+        points: float32 [n, C, H, W] in [0, 1], of the images that are `part` of all.
+        """
+        rows = self.rows[part].within("answer")
+        with torch.no_grad():
+            return draw_logits(
+                self.spec.against, self.context, points, rows, draws=self.answer_draws
+            )
+
+    def right(self, points: Tensor) -> Tensor:
+        """bool [N]: which of the points, one for each image, are answered rightly."""
+        return torch.cat(
+            [
+                log_mean(self.answer(points[part], part)).argmax(dim=1) == self.labels[part]
+                for part in self.batches(self.answer_draws)
+            ]
+        )
+
+    def count_right(self, points: Tensor) -> int:
+        """How many of the points, one for each image, are answered rightly."""
+        return int(self.right(points).sum())
+
+    def percent(self, right: float) -> float:
+        """So many right answers, in percent of the images."""
+        return 100 * right / len(self)
+
+    def climb(self, epsilon: float, *, steps: int | None = None) -> APGD:
+        """The attack that is examined, in a ball of `epsilon`, in 1/255."""
+        return climb(self.spec, epsilon, steps=steps)
+
+    def attacked(
+        self,
+        attack: BoundedAttack,
+        *,
+        perturb: Perturb | None = None,
+        victim: Callable[[Rows], Victim] | None = None,
+        draws: int | None = None,
+    ) -> Tensor:
+        """The points that an attack makes of the images, float32 [N, ...].
+
+        perturb: what to do instead of the attack's own; victim: what to attack instead of the
+        judged model, with `draws` draws at a step, those of the card by default.
+        """
+        draws = draws or self.spec.draws
+        made = []
+        for part in self.batches(draws):
+            rows = self.rows[part].within("attack")
+            attacked = self.victim(rows, draws) if victim is None else victim(rows)
+            make = perturb or attack.perturb
+            made.append(make(attacked, self.pixels[part], self.labels[part], rows).detach())
+        points = torch.cat(made)
+        self._look_at(points, attack)
+        return points
+
+    def victim(self, rows: Rows, draws: int) -> Victim:
+        """The judged model as an attack that knows the defense sees it."""
+        return defended(self.spec.against, self.context, rows, draws=draws)
+
+    def batches(self, draws: int) -> Iterator[slice]:
+        """Parts of the images, so many that their draws make one batch."""
+        size = max(1, self.batch_size // draws)
+        return (slice(start, start + size) for start in range(0, len(self), size))
+
+    def _look_at(self, points: Tensor, attack: BoundedAttack) -> None:
+        several = points.reshape(len(self), -1, *self.pixels.shape[1:])
+        for place in range(several.shape[1]):
+            found = several[:, place]
+            inside = attack.ball().contains(found, self.pixels)
+            in_range = ((found >= 0) & (found <= 1)).flatten(1).all(dim=1)
+            self.made += len(found)
+            self.outside += int((~(inside & in_range)).sum())

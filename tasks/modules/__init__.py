@@ -1,1 +1,0 @@
-"""The torch modules behind the network specs."""

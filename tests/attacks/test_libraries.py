@@ -1,0 +1,229 @@
+"""Attacks of other libraries as YAML alone, under the contract of our own."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny import write_configs
+from torch import Tensor, nn
+
+from pipeline.catalogue.catalogue import Catalogue
+from pipeline.commands import session
+from pipeline.commands.session import Session, open_session
+from pipeline.execution.events import Observers, RunFinished
+from pipeline.grid.builder import Overrides
+from pipeline.grid.digests import digest
+from pipeline.problems import BadInput
+from tasks.attacks.base import Victim
+from tasks.attacks.libraries import base as libraries
+from tasks.attacks.libraries.base import LibraryAttack, LibraryProblem
+from tasks.attacks.pgd import PGD
+from tasks.data.arrays import as_float
+from tasks.data.seeding import Rows
+from tasks.data.splits import digits
+from tasks.registry import kind_class
+from tasks.specs import Problem
+
+PROBLEM = Problem(epsilon=32.0, classes=10, side=8, pool=100)
+COUNT = 60
+YAML = {
+    "art": "kind: art\nattack: ProjectedGradientDescent\nparameters: {max_iter: 10}\n",
+    "foolbox": "kind: foolbox\nattack: LinfPGD\n",
+    "torchattacks": "kind: torchattacks\nattack: PGD\n",
+}
+OTHERS = {
+    "art-l2": "kind: art\nattack: FastGradientMethod\nnorm: l2\nepsilon: 128\n",
+    "art-deepfool": "kind: art\nattack: DeepFool\nparameters: {max_iter: 5}\n",
+    "foolbox-l2": "kind: foolbox\nattack: L2FastGradientAttack\nnorm: l2\nepsilon: 128\n",
+    "torchattacks-apgd": "kind: torchattacks\nattack: APGD\nparameters: {steps: 5}\n",
+    "torchattacks-square": "kind: torchattacks\nattack: Square\nparameters: {n_queries: 5}\n",
+}
+
+
+def made(folder: Path, text: str) -> LibraryAttack:
+    """The attack that a YAML file describes."""
+    path = folder / "attack.yaml"
+    path.write_text(text, encoding="utf-8")
+    catalogue = Catalogue([])
+    spec = catalogue.attack(catalogue.add("attacks", str(path)))
+    assert isinstance(spec, LibraryAttack)
+    return spec.resolved(PROBLEM)
+
+
+def rows(count: int = COUNT, seed: int = 0) -> Rows:
+    places = torch.arange(count)
+    return Rows(seed, images=places, draws=torch.zeros_like(places))
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Tensor, Tensor]:
+    test = digits().test[:COUNT]
+    return as_float(test.pixels), test.labels
+
+
+def victim_of(network: nn.Module) -> Victim:
+    return Victim(lambda pixels, _: network(pixels), classes=10)
+
+
+def right(network: nn.Module, pixels: Tensor, labels: Tensor) -> float:
+    return (network(pixels).argmax(dim=1) == labels).float().mean().item()
+
+
+@pytest.mark.parametrize("text", {**YAML, **OTHERS}.values(), ids={**YAML, **OTHERS})
+def test_a_librarys_attack_keeps_the_contract_of_our_own(
+    tmp_path: Path, network: nn.Module, images: tuple[Tensor, Tensor], text: str
+) -> None:
+    """In the ball and the range, the input untouched, the same alone, the generators untouched."""
+    pixels, labels = images[0][:6], images[1][:6]
+    attack = made(tmp_path, text)
+    before = pixels.clone(), torch.get_rng_state(), np.random.get_state()[1], random.getstate()
+    crafted = attack.perturb(victim_of(network), pixels, labels, rows(6))
+    assert crafted.dtype == torch.float32
+    assert crafted.shape == pixels.shape
+    assert crafted.min() >= 0
+    assert crafted.max() <= 1
+    assert attack.ball().contains(crafted, pixels, tolerance=1e-6).all()
+    assert (crafted != pixels).any()
+    alone = attack.perturb(victim_of(network), pixels[3:4], labels[3:4], rows(6)[3:4])
+    assert torch.equal(alone, crafted[3:4])
+    assert torch.equal(pixels, before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert np.array_equal(np.random.get_state()[1], before[2])
+    assert random.getstate() == before[3]
+
+
+@pytest.mark.parametrize("library", YAML)
+def test_a_librarys_pgd_is_as_strong_as_ours(
+    tmp_path: Path, network: nn.Module, images: tuple[Tensor, Tensor], library: str
+) -> None:
+    pixels, labels = images
+    attack = made(tmp_path, f"{YAML[library]}images_at_once: {COUNT}\n")
+    ours = PGD(steps=10).resolved(PROBLEM).perturb(victim_of(network), pixels, labels, rows())
+    theirs = attack.perturb(victim_of(network), pixels, labels, rows())
+    assert right(network, pixels, labels) > 0.9
+    assert right(network, ours, labels) < 0.6
+    assert right(network, theirs, labels) <= right(network, ours, labels) + 0.1
+
+
+@pytest.mark.parametrize("library", YAML)
+def test_a_targeted_attack_of_a_library_leads_to_its_targets(
+    tmp_path: Path, network: nn.Module, images: tuple[Tensor, Tensor], library: str
+) -> None:
+    pixels, labels = images
+    attack = made(
+        tmp_path, f"{YAML[library]}targeted: true\nepsilon: 80\nimages_at_once: {COUNT}\n"
+    )
+    crafted = attack.perturb(victim_of(network), pixels, labels, rows())
+    targets = attack.targets(labels, rows(), 10)
+    assert right(network, crafted, targets) > right(network, pixels, targets) + 0.5
+
+
+def test_random_starts_depend_on_the_seed_and_a_radius_of_zero_changes_nothing(
+    tmp_path: Path, network: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    pixels, labels = images[0][:4], images[1][:4]
+    attack = made(tmp_path, YAML["foolbox"])
+    first, again, other = (
+        attack.perturb(victim_of(network), pixels, labels, rows(4, seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    nothing = made(tmp_path, f"{YAML['art']}epsilon: 0\n")
+    assert torch.equal(nothing.perturb(victim_of(network), pixels, labels, rows(4)), pixels)
+
+
+def test_parameters_enter_the_digest(tmp_path: Path) -> None:
+    digests = {
+        digest(made(tmp_path, f"kind: torchattacks\nattack: PGD\nparameters: {text}\n"))
+        for text in ("{}", "{steps: 7}", "{steps: 8}", "{steps: 8, alpha: 0.1}")
+    }
+    assert len(digests) == 4
+    assert len({made(tmp_path, YAML["art"]), made(tmp_path, YAML["art"])}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("kind: art\nattack: Nonesuch\n", "art.attacks.evasion has no attack Nonesuch"),
+        (
+            "kind: torchattacks\nattack: PGD\nparameters: {stepz: 3}\n",
+            r"PGD of torchattacks: .*unexpected keyword argument 'stepz'",
+        ),
+    ],
+)
+def test_what_a_library_does_not_have_is_said_in_one_line(
+    tmp_path: Path, network: nn.Module, images: tuple[Tensor, Tensor], text: str, line: str
+) -> None:
+    attack = made(tmp_path, text)
+    with pytest.raises(LibraryProblem, match=line):
+        attack.perturb(victim_of(network), images[0][:1], images[1][:1], rows(1))
+
+
+@pytest.mark.parametrize("library", YAML)
+def test_a_library_that_is_absent_is_named_with_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    network: nn.Module,
+    images: tuple[Tensor, Tensor],
+    library: str,
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named '{library}'", name=library)
+
+    attack = made(tmp_path, YAML[library])
+    monkeypatch.setattr(libraries.importlib, "import_module", missing)
+    with pytest.raises(LibraryProblem) as caught:
+        attack.perturb(victim_of(network), images[0][:1], images[1][:1], rows(1))
+    assert str(caught.value) == (
+        f"{library} is not installed here: pip install 'test-time-defense-bench[{library}]'"
+    )
+
+
+def test_an_attacks_name_is_a_word(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="attack"):
+        kind_class("attacks", "art")(attack="a.b")
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """The tiny grid with an attack of each library beside its own, for 20 images."""
+    monkeypatch.chdir(tmp_path)
+    configs = write_configs(tmp_path / "configs")
+    for name, text in YAML.items():
+        (configs / "attacks" / f"{name}.yaml").write_text(text)
+    return open_session(
+        "tiny",
+        store=tmp_path / "store",
+        only=["attack=clean", *(f"attack={name}" for name in YAML), "defense=none"],
+        overrides=Overrides(add=[("attacks", name) for name in YAML], images=20),
+    )
+
+
+def compute(grid: Session) -> RunFinished:
+    grid.store.prepare()
+    return grid.run(Observers([]), inline=True, address=None, workers=None, forced=set())
+
+
+def test_an_attack_of_each_library_is_a_yaml_file_in_a_grid(grid: Session) -> None:
+    finished = compute(grid)
+    assert not finished.missing
+    accuracy = {name: float(str(facts["accuracy"])) for name, facts in finished.scored.items()}
+    for library in YAML:
+        assert accuracy[f"mixed/{library}/none"] < accuracy["mixed/clean/none"]
+
+
+def test_a_run_without_a_library_that_it_needs_ends_before_it_begins(
+    grid: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(name: str) -> object:
+        return None if name == "foolbox" else object()
+
+    monkeypatch.setattr(session, "find_spec", found)
+    with pytest.raises(BadInput, match=r"pip install 'test-time-defense-bench\[foolbox\]'"):
+        compute(grid)
+    assert not list(grid.store.root.glob("*/??/*/meta.json"))

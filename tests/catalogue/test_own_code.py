@@ -1,0 +1,387 @@
+"""A user's own attack or defense is one Python file, or comes with an installed package."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tiny import Recorder, data_files, write_configs
+
+from pipeline.catalogue.catalogue import Catalogue, Section
+from pipeline.catalogue.code import own as own_code
+from pipeline.catalogue.code.own import OwnCode, Parcel, pack, unpack
+from pipeline.commands.cli import main
+from pipeline.commands.session import Session, open_session
+from pipeline.execution.events import Observers, RunFinished
+from pipeline.grid.builder import Overrides
+from pipeline.plan.why import why
+from pipeline.problems import BadInput
+
+JPEG = """
+import torch
+from torchvision.transforms.v2 import functional as pictures
+
+from tasks.defenses.transforms import straight
+from tasks.defenses.base import Defense
+
+
+class Jpeg(Defense):
+    quality: int = 75
+
+    def transform(self, pixels, rows, context):
+        images = map(pictures.to_pil_image, (pixels * 255).round().byte().cpu())
+        coded = [pictures.pil_to_tensor(pictures.jpeg(image, self.quality)) for image in images]
+        return straight.through(pixels, torch.stack(coded).to(pixels) / 255)
+"""
+HEAD = "from tasks.defenses.base import Defense\n\n\nclass Mine(Defense):\n"
+TRANSFORM = "    def transform(self, pixels, rows, context):\n"
+FAULTS = {
+    "shape": (
+        f"{HEAD}{TRANSFORM}        return pixels[:, :, 1:]\n",
+        "defense mine: gave shape (520, 1, 7, 8) for (520, 1, 8, 8)",
+    ),
+    "nan": (
+        f"{HEAD}{TRANSFORM}        return pixels / 0\n",
+        "defense mine: transformed pixels: expected finite values in [0, 1], got nan to nan",
+    ),
+    "range": (
+        f"{HEAD}{TRANSFORM}        return pixels + 1\n",
+        "defense mine: transformed pixels: expected finite values in [0, 1], got 1 to 2",
+    ),
+    "nothing": (
+        f"{HEAD}{TRANSFORM}        pixels * 2\n",
+        "defense mine: gave NoneType, not a tensor",
+    ),
+    "exception": (
+        f"{HEAD}    depth: int = 0\n\n{TRANSFORM}        return pixels.view(1 // self.depth)\n",
+        "defense mine: ZeroDivisionError: integer division or modulo by zero (exception.py:8)",
+    ),
+}
+ATTACK = """
+from tasks.attacks.base import BoundedAttack
+
+
+class Brighter(BoundedAttack):
+    def perturb(self, victim, pixels, labels, rows):
+        return self.ball().project(pixels + {how}, pixels)
+"""
+
+
+class Bench:
+    """The tiny grid, with files of one's own in the folder where one works."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.configs = write_configs(folder / "cfg")
+        self.store = folder / "store"
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def session(
+        self, *add: tuple[Section, str], only: Sequence[str] = (), images: int = 520
+    ) -> Session:
+        return open_session(
+            "tiny",
+            store=self.store,
+            configs=[self.configs],
+            only=only,
+            overrides=Overrides(add=add, images=images),
+        )
+
+    def run(self, session: Session, *, inline: bool = True) -> tuple[Recorder, RunFinished]:
+        session.store.prepare()
+        recorder = Recorder()
+        finished = session.run(
+            Observers([recorder]), inline=inline, address=None, workers=None, forced=set()
+        )
+        return recorder, finished
+
+    def stale(self, *add: tuple[Section, str]) -> set[str]:
+        session = self.session(*add)
+        todo = session.plan().todo
+        return {name for name, node in session.chosen.items() if node.digest in todo}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.chdir(tmp_path)
+    return Bench(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the model of the tiny grid and its undefended clean cell, on 520 images."""
+    bench = Bench(tmp_path_factory.mktemp("computed"))
+    _, finished = bench.run(bench.session(only=["attack=clean", "defense=none"]))
+    assert not finished.missing
+    return bench.store
+
+
+def test_one_file_is_a_defense_alone_and_in_a_chain(bench: Bench, computed: Path) -> None:
+    """Six lines of Python are judged without touching the project."""
+    shutil.copytree(computed, bench.store)
+    bench.write("jpeg.py", JPEG)
+    session = bench.session(
+        ("defenses", "jpeg.py"), ("defenses", "counter+jpeg"), only=["defense=*jpeg"]
+    )
+    _, finished = bench.run(session)
+    assert not finished.missing
+    assert set(finished.scored) == {
+        f"mixed/{attack}/{defense}"
+        for attack in ("clean", "pgd")
+        for defense in ("jpeg", "counter+jpeg")
+    }
+    record = session.record(session.scores["mixed/clean/jpeg"].parent("shard0"))
+    assert record is not None
+    assert record.spec["defense"] == {"kind": "jpeg", "draws": 1, "quality": 75}
+    assert record.how["own_code"] == {"Jpeg": type(session.cells[0].defense_spec).source_digest}
+
+
+def test_changed_code_makes_exactly_its_cells_stale_and_comments_none(
+    bench: Bench, computed: Path
+) -> None:
+    shutil.copytree(computed, bench.store)
+    add: tuple[Section, str] = ("defenses", "jpeg.py")
+    bench.write("jpeg.py", JPEG)
+    bench.run(bench.session(add, only=["attack=clean", "defense=jpeg"]))
+    others = bench.stale(add)
+    assert "mixed/clean/jpeg" not in others
+    bench.write("jpeg.py", f"# mine\n{JPEG}\n\n# the end\n".replace("quality:", "quality :"))
+    assert bench.stale(add) == others
+    bench.write("jpeg.py", JPEG.replace(".round().byte()", ".byte()"))
+    assert bench.stale(add) == {*others, "mixed/clean/jpeg"}
+    session = bench.session(add)
+    node = session.scores["mixed/clean/jpeg"]
+    lines = why("mixed/clean/jpeg", "tiny", node, session.graph, session.store, session.ledger)
+    assert lines[1:] == ["defend: the code of Jpeg changed"]
+
+
+def test_where_a_file_lies_is_no_part_of_the_digest(bench: Bench) -> None:
+    bench.write("jpeg.py", JPEG)
+    bench.write("elsewhere/jpeg.py", JPEG)
+    digests = {
+        bench.session(("defenses", name)).scores["mixed/pgd/jpeg"].digest
+        for name in ("jpeg.py", "elsewhere/jpeg.py", str(bench.folder / "jpeg.py"))
+    }
+    assert len(digests) == 1
+
+
+def test_a_file_in_configs_goes_by_its_name_and_a_yaml_sets_its_parameters(bench: Bench) -> None:
+    bench.write("configs/defenses/jpeg.py", JPEG)
+    bench.write("configs/defenses/coarse.yaml", "kind: jpeg.py\nquality: 20\n")
+    bench.write("configs/defenses/test_jpeg.py", "raise RuntimeError")
+    session = bench.session(("defenses", "jpeg"), ("defenses", "coarse"))
+    specs = {cell.defense: cell.defense_spec for cell in session.cells}
+    assert specs["jpeg"].model_dump() == {"kind": "jpeg", "draws": 1, "quality": 75}
+    assert specs["coarse"].model_dump() == {"kind": "jpeg", "draws": 1, "quality": 20}
+    names = session.catalogue.names("defenses")
+    assert names["jpeg"] == bench.folder / "configs/defenses/jpeg.py"
+    assert "test_jpeg" not in names
+
+
+def test_code_that_nobody_names_is_not_run(bench: Bench) -> None:
+    bench.write("configs/defenses/broken.py", "raise RuntimeError('was run')\n")
+    assert bench.session().cells
+    with pytest.raises(BadInput, match=r"configs/defenses/broken\.py:1: RuntimeError: was run"):
+        bench.session(("defenses", "broken"))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_one_line_that_names_the_defense_and_the_other_cells_finish(
+    bench: Bench, computed: Path, name: str
+) -> None:
+    text, line = FAULTS[name]
+    shutil.copytree(computed, bench.store)
+    bench.write(f"{name}.py", text)
+    add: tuple[Section, str] = ("defenses", f"{name}.py")
+    session = bench.session(add, only=["attack=clean", f"defense={name}", "defense=none"])
+    _, finished = bench.run(session)
+    assert set(finished.scored) == {"mixed/clean/none"}
+    # the shards differ in their sizes alone
+    assert finished.missing["mixed/clean/" + name].replace("500", "520") in {
+        line,
+        line.replace("520", "20"),
+    }
+
+
+def test_a_faulty_part_of_a_chain_is_the_one_that_is_named(bench: Bench, computed: Path) -> None:
+    shutil.copytree(computed, bench.store)
+    bench.write("exception.py", FAULTS["exception"][0])
+    chain = "counter+exception"
+    session = bench.session(
+        ("defenses", "exception.py"),
+        ("defenses", chain),
+        only=["attack=clean", f"defense={chain}"],
+    )
+    _, finished = bench.run(session)
+    assert finished.missing == {f"mixed/clean/{chain}": FAULTS["exception"][1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("class Mine(Defense:\n", "mine.py:1: not Python"),
+        ("import nonesuch\n", "mine.py:1: ModuleNotFoundError: No module named 'nonesuch'"),
+        ("SIZE = 1\n", "mine.py: no class derived from tasks.defenses.base.Defense"),
+        (
+            f"{HEAD}    pass\n\n\nclass Other(Defense):\n    pass\n",
+            "mine.py: say which class: mine.py:Mine, mine.py:Other",
+        ),
+    ],
+)
+def test_a_file_that_is_no_defense_is_refused_in_one_line(
+    bench: Bench, text: str, line: str
+) -> None:
+    bench.write("mine.py", text)
+    with pytest.raises(BadInput) as caught:
+        bench.session(("defenses", "mine.py"))
+    assert str(caught.value).startswith(line)
+
+
+def test_a_mistake_in_a_yaml_is_told_at_its_place(bench: Bench) -> None:
+    bench.write("configs/defenses/jpeg.py", JPEG)
+    for text, line in [
+        ("kind: jpeg.py\nqualty: 20\n", ":2: qualty: unknown key; did you mean 'quality'?"),
+        ("kind: jpg.py\n", ": cannot be read: no such file"),
+        ("kind: jpeg.py:Jpg\n", "no class 'Jpg' derived from Defense; did you mean 'Jpeg'?"),
+        ("kind: nonesuch.module:Jpeg\n", "no module 'nonesuch.module'"),
+    ]:
+        bench.write("configs/defenses/coarse.yaml", text)
+        with pytest.raises(BadInput) as caught:
+            bench.session(("defenses", "coarse"))
+        assert line in str(caught.value)
+
+
+def test_code_that_fails_while_a_grid_is_read_is_told_in_one_line(bench: Bench) -> None:
+    bench.write("mine.py", f"{HEAD}    def deterministic(self, classes):\n        return 1 / 0\n")
+    words = ["plan", "--grid", "tiny", "--configs", "cfg", "--add", "defense=mine.py"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert done.stderr == "error: ZeroDivisionError: division by zero (mine.py:6)\n"
+
+
+def test_what_is_added_must_be_known(bench: Bench) -> None:
+    for add, line in [
+        (("defenses", "gou"), "no defense named 'gou'; did you mean 'guo'?"),
+        (("attacks", "nonesuch.py"), "there is no file nonesuch.py"),
+    ]:
+        with pytest.raises(BadInput) as caught:
+            bench.session(add)
+        assert str(caught.value) == line
+
+
+def test_an_attack_is_one_file_too_and_must_stay_in_its_ball(bench: Bench, computed: Path) -> None:
+    shutil.copytree(computed, bench.store)
+    bench.write("brighter.py", ATTACK.replace("{how}", "self.epsilon / 255"))
+    bench.write("nowhere.py", ATTACK.replace("self.ball().project", "self.far"))
+    bench.write(
+        "far.py", ATTACK.replace("self.ball().project(pixels + {how}, pixels)", "1 - pixels")
+    )
+    names = ("brighter", "nowhere", "far")
+    session = bench.session(*(("attacks", f"{name}.py") for name in names), only=["defense=none"])
+    _, finished = bench.run(session)
+    assert finished.scored.keys() == {f"mixed/{name}/none" for name in ("clean", "pgd", "brighter")}
+    lost = {name: finished.missing[f"mixed/{name}/none"] for name in ("nowhere", "far")}
+    assert lost["nowhere"].startswith("attack brighter: AttributeError: ")
+    assert lost["nowhere"].endswith("(nowhere.py:7)")
+    assert lost["far"].startswith("attack brighter: crafted pixels: ")
+
+
+def test_only_the_code_that_a_node_needs_is_sent(bench: Bench) -> None:
+    bench.write("jpeg.py", JPEG)
+    bench.write("mine.py", f"{HEAD}    depth: int = 1\n")
+    session = bench.session(("defenses", "jpeg.py"), ("defenses", "mine.py"))
+    for name, place in (("jpeg", "jpeg.py"), ("mine", "mine.py"), ("guo", None)):
+        parcel = pack(session.scores[f"mixed/pgd/{name}"])
+        assert [code.place for code in parcel.codes] == [place] * (place is not None)
+        assert unpack(parcel) == session.scores[f"mixed/pgd/{name}"]
+
+
+def test_a_worker_gets_the_code_with_the_node(bench: Bench, tmp_path: Path) -> None:
+    bench.write("jpeg.py", f"{HEAD}    depth: int = 0\n")
+    node = bench.session(("defenses", "jpeg.py")).scores["mixed/pgd/jpeg"]
+    sent = tmp_path / "parcel"
+    sent.write_bytes(pickle.dumps((node.digest, pack(node))))
+    (tmp_path / "jpeg.py").unlink()
+    program = (
+        "import pickle, sys; from pathlib import Path\n"
+        "from pipeline.catalogue.code.own import unpack\n"
+        "digest, parcel = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "node = unpack(parcel); del node.__dict__['digest']\n"
+        "assert node.digest == digest\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(sent)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_defense_in_one_file_gives_the_same_bytes_on_ray(bench: Bench, computed: Path) -> None:
+    bench.write("jpeg.py", JPEG)
+    made = {}
+    for inline in (True, False):
+        shutil.rmtree(bench.store, ignore_errors=True)
+        shutil.copytree(computed, bench.store)
+        _, finished = bench.run(
+            bench.session(("defenses", "jpeg.py"), only=["defense=jpeg"]), inline=inline
+        )
+        assert not finished.missing
+        made[inline] = data_files(bench.store)
+    assert made[True] == made[False]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package that offers a defense, and its code."""
+    site = tmp_path / "site"
+    code = site / "gentle" / "jpeg.py"
+    code.parent.mkdir(parents=True)
+    code.write_text(JPEG, encoding="utf-8")
+    (code.parent / "__init__.py").write_text("from gentle.jpeg import Jpeg\n", encoding="utf-8")
+    about = site / "gentle-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: gentle\nVersion: 1.0\n")
+    offered = "[test_time_defense_bench.defenses]\ngentle-jpeg = gentle.jpeg:Jpeg\n"
+    (about / "entry_points.txt").write_text(offered)
+    monkeypatch.syspath_prepend(str(site))
+    yield code
+    for name in ("gentle", "gentle.jpeg"):
+        sys.modules.pop(name, None)
+        own_code._known.pop(name, None)
+
+
+def test_an_installed_package_offers_defenses_by_name(bench: Bench, package: Path) -> None:
+    bench.write("configs/defenses/coarse.yaml", "kind: gentle-jpeg\nquality: 20\n")
+    bench.write("configs/defenses/plain.yaml", "kind: gentle:Jpeg\n")
+    session = bench.session(*(("defenses", n) for n in ("gentle-jpeg", "coarse", "plain")))
+    specs = {cell.defense: cell.defense_spec for cell in session.cells}
+    assert specs["gentle-jpeg"] == specs["plain"]
+    assert specs["coarse"].model_dump()["quality"] == 20
+    assert len(specs["plain"].source_digest) == 64
+    with pytest.raises(BadInput, match="did you mean 'gentle-jpeg'"):
+        bench.session(("defenses", "gentl-jpeg"))
+
+
+def test_a_package_that_is_another_on_a_worker_is_refused(package: Path) -> None:
+    catalogue = Catalogue([])
+    spec = catalogue.defense("gentle-jpeg")
+    parcel = pack(spec)
+    assert unpack(parcel) == spec
+    other = [
+        OwnCode(code.module, code.place, "0" * 64, None)
+        for code in parcel.codes
+        if code.module == "gentle.jpeg"
+    ]
+    own_code._known.pop("gentle.jpeg")
+    with pytest.raises(BadInput, match=r"gentle\.jpeg: this worker has other code"):
+        unpack(Parcel(parcel.content, tuple(other)))

@@ -1,0 +1,211 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, permutation_test
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from tasks.evaluation.statistics import (
+    holm,
+    images_needed,
+    paired_differences,
+    sign_flip_test,
+    smallest_gain,
+    wilson_interval,
+)
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 10), (10, 10), (7, 10), (31, 1000)])
+def test_wilson_is_scipys(successes: int, count: int) -> None:
+    for confidence in (0.9, 0.95, 0.99):
+        expected = binomtest(successes, count).proportion_ci(confidence, method="wilson")
+        interval = wilson_interval(successes, count, confidence=confidence)
+        assert interval == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("successes", [0.0, 0.4, 61.7, 99.0, 100.0])
+def test_wilson_is_that_of_statsmodels_for_shares_of_redraws_too(successes: float) -> None:
+    expected = proportion_confint(successes, 100, method="wilson")
+    assert wilson_interval(successes, 100) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_takes_shares_and_holds_the_rate() -> None:
+    low, high = wilson_interval(33.3, 100)
+    assert 0 < low < 0.333 < high < 1
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 0), (-1, 5), (5.1, 5)])
+def test_wilson_refuses_what_is_no_rate(successes: float, count: int) -> None:
+    with pytest.raises(ValueError, match="successes"):
+        wilson_interval(successes, count)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(5, 0), (1, 1), (12, 3), (3, 12), (400, 340)])
+def test_with_one_draw_each_the_test_is_exact_mcnemar(wins: int, losses: int) -> None:
+    differences = np.array([1] * wins + [-1] * losses + [0] * 50)
+    expected = binomtest(wins, wins + losses).pvalue
+    assert sign_flip_test(differences) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(9, 2), (30, 41), (200, 150)])
+def test_with_one_draw_each_the_test_is_mcnemar_of_statsmodels(wins: int, losses: int) -> None:
+    first, second = np.ones((2, 1000, 1), dtype=bool)
+    second[:wins] = False
+    first[wins : wins + losses] = False
+    table = [[1000 - wins - losses, wins], [losses, 0]]
+    p = sign_flip_test(paired_differences(first, second))
+    assert p == pytest.approx(mcnemar(table, exact=True).pvalue, rel=1e-9)
+
+
+def test_with_several_redraws_it_is_the_paired_permutation_test_of_scipy() -> None:
+    generator = np.random.default_rng(3)
+    for _ in range(5):
+        # numbers of redraws that differ, on few enough images to count all flips
+        first = generator.random((9, 4)) < 0.7
+        second = generator.random((9, 3)) < 0.4
+        differences = paired_differences(first, second)
+        expected = permutation_test(
+            (differences, np.zeros_like(differences)),
+            lambda one, other, axis: (one - other).sum(axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=np.inf,
+        )
+        assert sign_flip_test(differences) == pytest.approx(expected.pvalue, rel=1e-9)
+
+
+def test_with_several_redraws_it_counts_every_flip_of_the_signs() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        differences = generator.integers(-6, 8, size=11)
+        sums = [abs(np.dot(signs, differences)) for signs in itertools.product((-1, 1), repeat=11)]
+        expected = np.mean(np.array(sums) >= abs(differences.sum()))
+        assert sign_flip_test(differences) == pytest.approx(expected, rel=1e-12)
+
+
+def test_neither_unit_nor_order_nor_direction_changes_the_p_value() -> None:
+    differences = np.array([3, -1, 2, 2, 0, -2, 5, 1])
+    p = sign_flip_test(differences)
+    assert sign_flip_test(-7 * differences[::-1]) == pytest.approx(p, rel=1e-12)
+
+
+def test_no_difference_is_no_evidence() -> None:
+    assert sign_flip_test(np.zeros(100, dtype=np.int64)) == 1
+    assert sign_flip_test(np.zeros(0, dtype=np.int64)) == 1
+
+
+def test_under_the_null_hypothesis_small_p_values_are_as_rare_as_they_say() -> None:
+    generator = np.random.default_rng(1)
+    p_values = np.array([sign_flip_test(generator.integers(-5, 6, size=60)) for _ in range(600)])
+    for level in (0.05, 0.2, 0.5):
+        assert abs((p_values <= level).mean() - level) < 4 * np.sqrt(level * (1 - level) / 600)
+
+
+def test_of_null_data_sets_with_ten_redraws_at_most_5_percent_are_rejected() -> None:
+    generator = np.random.default_rng(6)
+    sets, images, redraws = 400, 120, 10
+    rejected = 0
+    for _ in range(sets):
+        # images differ in how hard they are; the two defenses are drawn alike
+        chance = generator.beta(0.4, 0.6, size=(images, 1))
+        first, second = generator.random((2, images, redraws)) < chance
+        rejected += sign_flip_test(paired_differences(first, second)) <= 0.05
+    # three standard deviations of a binomial of 400 sets: 20 + 13.1
+    assert rejected <= sets * 0.05 + 3 * np.sqrt(sets * 0.05 * 0.95)
+
+
+def test_of_null_tables_with_ten_redraws_at_most_5_percent_find_anything_after_holm() -> None:
+    generator = np.random.default_rng(7)
+    tables, gains, images, redraws = 150, 6, 80, 10
+    with_any = 0
+    for _ in range(tables):
+        chance = generator.beta(0.4, 0.6, size=(images, 1))
+        # gains of one table share their baseline, so they are not independent of each other
+        right = generator.random((gains + 1, images, redraws)) < chance
+        p_values = [sign_flip_test(paired_differences(each, right[0])) for each in right[1:]]
+        with_any += min(holm(p_values)) <= 0.05
+    assert with_any <= tables * 0.05 + 3 * np.sqrt(tables * 0.05 * 0.95)
+
+
+def test_differences_are_of_shares_and_not_of_counts() -> None:
+    first = np.array([[1, 1], [1, 0], [0, 0]], dtype=bool)
+    second = np.array([[1, 1, 1], [1, 0, 1], [1, 0, 0]], dtype=bool)
+    assert paired_differences(first, second).tolist() == [0, -1, -2]
+    single = np.array([[1], [0], [1]], dtype=bool)
+    assert paired_differences(single, single[::-1]).tolist() == [0, 0, 0]
+    assert paired_differences(single, ~single).tolist() == [1, -1, 1]
+
+
+def test_differences_of_other_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 images cannot be paired with 2"):
+        paired_differences(np.ones((3, 1), dtype=bool), np.ones((2, 1), dtype=bool))
+
+
+def test_holm_steps_down_and_never_decreases() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    generator = np.random.default_rng(8)
+    for count in (1, 2, 7, 42):
+        p_values = (generator.random(count) ** 4).tolist()
+        rejected, adjusted, _, _ = multipletests(p_values, alpha=0.05, method="holm")
+        assert holm(p_values) == pytest.approx(adjusted.tolist(), abs=1e-12)
+        assert [p <= 0.05 for p in holm(p_values)] == rejected.tolist()
+
+
+def test_holm_rejects_what_comparing_with_shrinking_levels_rejects() -> None:
+    generator = np.random.default_rng(2)
+    for _ in range(50):
+        p_values = (generator.random(8) ** 3).tolist()
+        rejected = set()
+        for rank, index in enumerate(np.argsort(p_values).tolist()):
+            if p_values[index] > 0.05 / (8 - rank):
+                break
+            rejected.add(index)
+        assert {index for index, p in enumerate(holm(p_values)) if p <= 0.05} == rejected
+
+
+@pytest.mark.parametrize(
+    ("images", "comparisons", "points"),
+    [(1000, 1, 2.2), (10_000, 1, 0.6), (1000, 42, 3.4), (10_000, 42, 1.0)],
+)
+def test_the_smallest_visible_gain_at_ten_percent_discordant_images(
+    images: int, comparisons: int, points: float
+) -> None:
+    gain = smallest_gain(images, comparisons=comparisons)
+    assert gain is not None
+    assert round(gain, 1) == points
+
+
+def test_the_smallest_gain_is_significant_and_the_next_smaller_is_not() -> None:
+    gain = smallest_gain(1000, comparisons=5)
+    assert gain is not None
+    wins = round((100 + gain * 10) / 2)
+    assert binomtest(wins, 100).pvalue <= 0.01
+    assert binomtest(wins - 1, 100).pvalue > 0.01
+
+
+def test_too_few_images_show_no_gain_at_all() -> None:
+    assert smallest_gain(40) is None
+
+
+@pytest.mark.parametrize("comparisons", [1, 42])
+def test_the_images_it_takes_are_enough_and_much_fewer_are_not(comparisons: int) -> None:
+    needed = images_needed(1.0, comparisons=comparisons)
+    enough = smallest_gain(needed, comparisons=comparisons)
+    fewer = smallest_gain(round(0.9 * needed), comparisons=comparisons)
+    assert enough is not None
+    assert fewer is not None
+    assert enough <= 1.0 < fewer
+
+
+@pytest.mark.parametrize(("points", "discordant"), [(0.0, 0.1), (-1.0, 0.1), (1.0, 0.0)])
+def test_no_number_of_images_shows_what_is_no_gain(points: float, discordant: float) -> None:
+    with pytest.raises(ValueError, match="a gain of"):
+        images_needed(points, discordant=discordant)

@@ -1,0 +1,282 @@
+"""Attempts at a node: out of memory, lost workers, machines of no use."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import Recorder, Tiny, write_configs
+
+from pipeline.catalogue.code.own import pack
+from pipeline.execution.events import Again, Done, Failure, NodeRetried, Observers
+from pipeline.execution.executors import ray as ray_executor
+from pipeline.execution.executors.base import Smaller
+from pipeline.execution.executors.ray import RayExecutor
+from pipeline.execution.executors.worker import look, perform_remotely
+from pipeline.execution.settings import KindSettings, Settings
+from pipeline.execution.work import kinds as node_work
+from pipeline.execution.work.inputs import Desk
+from pipeline.grid.graph import Node
+from pipeline.problems import BadInput
+from pipeline.store.store import Store
+from tasks.specs import Shard
+
+NODE = Node("craft", Shard(start=0, stop=5))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    return Tiny(write_configs(tmp_path / "configs"), tmp_path / "store")
+
+
+def run(tiny: Tiny, cell: str) -> tuple[Recorder, Any]:
+    session = tiny.session(only=[f"cell={cell}"], images=300)
+    session.store.prepare()
+    recorder = Recorder()
+    finished = session.run(
+        Observers([recorder]), inline=True, address=None, workers=None, forced=set()
+    )
+    return recorder, finished
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+    ],
+)
+def test_what_runs_out_of_memory_is_tried_again_with_half_as_many_images_at_once(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    real = node_work.craft
+
+    def crowded(*args: Any, batch_size: int, **more: Any) -> Any:
+        if batch_size > 130:
+            raise error
+        return real(*args, batch_size=batch_size, **more)
+
+    monkeypatch.setattr(node_work, "craft", crowded)
+    recorder, finished = run(tiny, "mixed/pgd/none")
+    assert not finished.missing
+    again = [event.reason for event in recorder.events if isinstance(event, NodeRetried)]
+    assert again == [f"out of memory; now {size} images at once" for size in (250, 125)]
+    (crafted,) = recorder.done("craft")
+    assert crafted.done.how["batch_size"] == 125
+    # only the node that needs it runs smaller
+    assert recorder.done("defend")[0].done.how["batch_size"] == 700
+
+
+def test_how_a_grid_was_made_names_the_instructions_that_decide_how_sums_are_rounded(
+    tiny: Tiny,
+) -> None:
+    run(tiny, "mixed/clean/none")
+    made = tiny.session().made()
+    assert made["instructions"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_the_cost_of_a_prediction_is_of_asking_and_not_of_reading_weights_and_images(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Desk.context
+
+    def slow(self: Any, precision: Any) -> Any:
+        time.sleep(0.5)
+        return real(self, precision)
+
+    monkeypatch.setattr(Desk, "context", slow)
+    recorder, _ = run(tiny, "mixed/clean/none")
+    (defended,), (scored,) = recorder.done("defend"), recorder.done("score")
+    how, facts = defended.done.how, scored.done.facts
+    assert 0 < how["asking_seconds"] <= how["seconds"] - 0.5
+    assert facts["seconds_per_prediction"] == pytest.approx(how["asking_seconds"] / 300)
+
+
+def test_what_fits_not_even_in_small_batches_fails_and_says_so(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crowded(*args: Any, **more: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(node_work, "craft", crowded)
+    recorder, finished = run(tiny, "mixed/pgd/none")
+    assert finished.missing == {"mixed/pgd/none": "out of memory with 15 images at once"}
+    assert len([event for event in recorder.events if isinstance(event, NodeRetried)]) == 5
+
+
+def test_a_training_that_runs_out_of_memory_fails_at_once() -> None:
+    node = Node("train", Shard(start=0, stop=5))
+    result = Smaller(Settings()).after(node, Again(node.digest, "out of memory", smaller=True))
+    assert isinstance(result, Failure)
+    assert result.reason == "out of memory"
+
+
+class Lost(Exception):
+    """What Ray raises."""
+
+
+@dataclasses.dataclass
+class Cluster:
+    """As much of Ray as the executor asks of it; each answer is returned or raised."""
+
+    answers: list[object]
+    submitted: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.exceptions = SimpleNamespace(
+            RayError=Lost,
+            OutOfMemoryError=type("OutOfMemoryError", (Lost,), {}),
+            RayTaskError=type("RayTaskError", (Lost,), {}),
+        )
+
+    def wait(self, references: list[int], **_: object) -> tuple[list[int], list[int]]:
+        return references[:1], references[1:]
+
+    def get(self, reference: object, **_: object) -> object:
+        if not isinstance(reference, int):
+            return {}
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def options(self, **options: Any) -> Any:
+        def remote(
+            digest: str, parcel: Any, store: str, settings: Settings, *rest: object, **more: object
+        ) -> int:
+            size = settings.of(NODE.kind).batch_size
+            self.submitted.append({**options, "batch_size": size, **more})
+            return len(self.submitted)
+
+        return SimpleNamespace(remote=remote)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time that only passes by sleeping, and the sleeps."""
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(ray_executor, "time", clock)
+    return slept
+
+
+def executor(cluster: Cluster, tmp_path: Path, **settings: Any) -> RayExecutor:
+    made = RayExecutor.__new__(RayExecutor)
+    made._ray, made._task = cluster, cluster
+    made._store = Store(tmp_path / "store")
+    made._settings, made._attempts = Smaller(Settings(**settings)), 3
+    made._cpus, made._gpus, made._on_gpu, made._until = 2, 0.0, True, None
+    made._running, made._later, made._lost = {}, [], {}
+    made._mailbox = SimpleNamespace(drain=SimpleNamespace(remote=dict))
+    made._report = print
+    return made
+
+
+def test_a_lost_worker_s_node_is_tried_again_after_pauses_that_double(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    done = Done(NODE.digest, "c", {}, {})
+    cluster = Cluster([Lost("gone"), Lost("gone"), done])
+    ray = executor(cluster, tmp_path)
+    ray.submit(NODE, replace=True)
+    waits = []
+    for _ in range(2):
+        assert ray.next() == Again(NODE.digest, "its worker was lost (Lost)")
+        waits.append(sum(pauses))
+    assert ray.next() == done
+    waits.append(sum(pauses))
+    assert [round(later - sooner) for sooner, later in pairwise(waits)] == [1, 2]
+    assert [entry["replace"] for entry in cluster.submitted] == [True] * 3
+    assert {entry["max_retries"] for entry in cluster.submitted} == {0}
+
+
+def test_after_so_many_lost_workers_the_node_failed(tmp_path: Path, pauses: list[float]) -> None:
+    ray = executor(Cluster([Lost("gone")] * 3), tmp_path)
+    ray.submit(NODE)
+    assert [type(ray.next()) for _ in range(2)] == [Again, Again]
+    last = ray.next()
+    assert isinstance(last, Failure)
+    assert last.reason == "its worker was lost (Lost), 3 times"
+
+
+def test_a_machine_that_runs_out_of_memory_gets_a_smaller_node_at_once(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    cluster = Cluster([])
+    done = Done(NODE.digest, "c", {}, {})
+    cluster.answers = [cluster.exceptions.OutOfMemoryError("killed"), done]
+    ray = executor(cluster, tmp_path, kinds={"craft": KindSettings(batch_size=100)})
+    ray.submit(NODE)
+    again = ray.next()
+    assert isinstance(again, Again)
+    assert again.reason == "its machine ran out of memory; now 50 images at once"
+    assert ray.next() == done
+    assert [entry["batch_size"] for entry in cluster.submitted] == [100, 50]
+    assert pauses == []
+
+
+def test_an_error_of_the_program_s_own_is_no_lost_worker(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    cluster = Cluster([])
+    said = "ray::perform()\n  File x\nModuleNotFoundError: No module named 'torch'"
+    cluster.answers = [cluster.exceptions.RayTaskError(said)]
+    ray = executor(cluster, tmp_path)
+    ray.submit(NODE)
+    failed = ray.next()
+    assert isinstance(failed, Failure)
+    assert failed.reason == "RayTaskError: ModuleNotFoundError: No module named 'torch'"
+
+
+def test_a_machine_tells_whether_it_sees_the_store(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.ground.write("scratch/token", b"token")
+    assert look(store.address, "scratch/token", b"token").blind is None
+    assert look(store.address, "scratch/token", b"other").blind == "another store is there"
+    other = look(str(tmp_path / "elsewhere"), "scratch/token", b"token")
+    assert other.blind == "what the driver wrote is not there"
+    assert look("s3://b?x=1", "k", b"").blind == (
+        "--store: unknown option 'x'; known: cache, cache_gb, endpoint, region"
+    )
+
+
+def test_other_code_or_libraries_are_told_in_one_line(tmp_path: Path) -> None:
+    here = look(str(tmp_path), "none", b"")
+    assert here.differs(here) is None
+    versions = tuple((name, "9.9" if name == "torch" else seen) for name, seen in here.versions)
+    torch_here = dict(here.versions)["torch"]
+    assert here.differs(dataclasses.replace(here, versions=versions)) == (
+        f"has torch 9.9, the driver {torch_here}: install the same everywhere"
+    )
+    other = here.differs(dataclasses.replace(here, code="0"))
+    assert other == "runs other code of this program than the driver"
+
+
+def test_a_worker_that_cannot_open_the_store_fails_its_node_in_one_line() -> None:
+    result = perform_remotely(
+        NODE.digest, pack(NODE), "s3://b?x=1", Settings(), None, replace=False, until=None
+    )
+    assert isinstance(result, Failure)
+    assert "--store: unknown option 'x'" in result.reason
+
+
+def test_a_cluster_of_no_use_stops_the_run_before_the_user_s_files_are_read(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def useless(*args: object, **more: object) -> None:
+        raise BadInput("machine m does not see the store")
+
+    monkeypatch.setattr(ray_executor, "RayExecutor", useless)
+    session = tiny.session()
+    session.store.prepare()
+    recorder = Recorder()
+    with pytest.raises(BadInput, match="machine m does not see"):
+        session.run(Observers([recorder]), inline=False, address="h:1", workers=None, forced=set())
+    assert list(session.store.each()) == []

@@ -1,0 +1,172 @@
+"""Canaries: defenses that are known to be broken, which the adaptive attack must break.
+
+What each is worth is known: APGD on the bare network, or on the network that has the defense's
+fixed part built in. The adaptive attack must leave no more than that, give or take two points.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from broken_defenses import FixedNoise, Rounding, ZeroGradient
+from PIL import Image
+from torch import Tensor, nn
+
+from tasks.attacks.adaptive import Adaptive
+from tasks.attacks.apgd import APGD
+from tasks.attacks.base import Attack
+from tasks.attacks.pgd import PGD
+from tasks.classifier.checkpoint import load_weights, weights_from_bytes
+from tasks.classifier.frozen import Frozen
+from tasks.data.arrays import Crafted, Images
+from tasks.data.splits import digits
+from tasks.defenses.base import Context, Defense
+from tasks.defenses.gaussian import Gaussian
+from tasks.defenses.none import NoDefense
+from tasks.evaluation.craft import craft
+from tasks.evaluation.defend import defend
+from tasks.evaluation.score import share_right
+from tasks.evaluation.select import select
+from tasks.evaluation.specs import CraftSpec, DefendSpec, SelectSpec
+from tasks.networks.resnet20 import ResNet20
+from tasks.progress import silent
+from tasks.specs import Problem, Shard
+
+SHARED = Path(__file__).parents[2] / "../shared"
+DRAWS = 3
+POINTS = 2.0
+
+CANARIES = {
+    "none": NoDefense(),
+    "zero-gradient": ZeroGradient(),
+    "fixed-noise": FixedNoise(deviation=0.05),
+    "rounding": Rounding(),
+    "tiny-noise": Gaussian(draws=DRAWS, standard_deviation_255ths=0.5),
+}
+every_canary = pytest.mark.parametrize("name", CANARIES)
+
+
+class Noisy(nn.Module):
+    """A network with the noise of `FixedNoise` built in."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        defense = CANARIES["fixed-noise"]
+        return self.network(defense.transform(pixels, None, None))
+
+
+class Ladder:
+    """The stages of a budget on some images, made as the nodes of a graph make them."""
+
+    def __init__(self, network: nn.Module, images: Images, attack: Adaptive) -> None:
+        self.context = Context(Frozen(network, classes=10))
+        self.images = images
+        self.shard = Shard(start=0, stop=len(images))
+        problem = Problem(epsilon=attack.epsilon, classes=10, side=8, pool=1)
+        self.attack = attack.resolved(problem)
+
+    def craft(self, attack: Attack, start: Crafted | None = None, **known: object) -> Crafted:
+        spec = CraftSpec(attack=attack, shard=self.shard, seed=0, precision="float32", **known)
+        return craft(self.images, self.context, spec, batch_size=10_000, start=start)
+
+    def left_bare(self, network: nn.Module) -> float:
+        """The accuracy, in %, that a long APGD leaves of a bare network."""
+        spec = APGD(epsilon=self.attack.epsilon, loss="margin", steps=60, random_start=False)
+        other = replace(self.context, classifier=Frozen(network, classes=10))
+        crafted = Ladder(network, self.images, self.attack).craft(spec)
+        return accuracy(crafted, NoDefense(), other)
+
+    def left(self, defense: Defense) -> float:
+        """The accuracy, in %, that the adaptive attack leaves of a defense."""
+        transferred = {
+            f"transferred{place}": self.craft(attack)
+            for place, attack in enumerate(self.attack.transferred)
+        }
+        candidates = {"transferred": self.best(transferred, defense)}
+        for attempt in self.attack.tries(defense):
+            start = candidates["transferred"] if attempt.warm else None
+            candidates[attempt.name] = self.craft(
+                attempt.attack, start, against=defense, draws=attempt.draws
+            )
+        return accuracy(self.best(candidates, defense), defense, self.context)
+
+    def best(self, candidates: dict[str, Crafted], defense: Defense) -> Crafted:
+        spec = SelectSpec(against=defense, shard=self.shard, seed=0, draws=5)
+        return select(candidates, self.images, self.context, spec, batch_size=10_000).crafted
+
+
+def accuracy(crafted: Crafted, defense: Defense, context: Context) -> float:
+    shard = Shard(start=0, stop=len(crafted))
+    spec = DefendSpec(defense=defense, shard=shard, seed=9, redraws=3)
+    outcomes = defend(crafted, context, spec, batch_size=10_000, tell=silent)
+    return 100 * float(share_right(outcomes).mean())
+
+
+def budget(epsilon: float) -> Adaptive:
+    return Adaptive(
+        epsilon=epsilon,
+        transferred=(PGD(steps=20), APGD(steps=40, loss="margin", random_start=False)),
+        steps=20,
+        draws=DRAWS,
+    )
+
+
+@pytest.mark.parametrize("epsilon", [16.0, 64.0])
+@every_canary
+def test_a_broken_defense_falls_to_its_known_robustness(name, epsilon, network):
+    ladder = Ladder(network, digits().test[:150], budget(epsilon))
+    known = ladder.left_bare(Noisy(network) if name == "fixed-noise" else network)
+    # at the smaller epsilon something is left, so that falling to it is no accident
+    assert known > 20 if epsilon == 16.0 else known <= POINTS
+    assert abs(ladder.left(CANARIES[name]) - known) <= POINTS
+
+
+def test_without_transferred_examples_a_zero_gradient_would_pass_for_a_defense(network):
+    images = digits().test[:150]
+    blind = Adaptive(epsilon=64.0, transferred=(PGD(steps=1, epsilon=0.0, step_size=0.0),), steps=5)
+    assert Ladder(network, images, blind).left(ZeroGradient()) > 80
+    queries = blind.model_copy(update={"square_queries": 200, "square_draws": 1})
+    assert Ladder(network, images, queries).left(ZeroGradient()) < 20
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    weights = SHARED / "models/cifar10-resnet20-12fca82f.th"
+    if not weights.is_file():
+        pytest.skip("the public ResNet-20 is not in ../shared/models")
+    module = ResNet20().build(3, 32, 10)
+    load_weights(module, weights_from_bytes(weights.read_bytes(), "module."))
+    return module
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Images:
+    path = SHARED / "data/cifar10/test-00000-of-00001.parquet"
+    if not path.is_file():
+        pytest.skip("the CIFAR-10 Parquet files are not in ../shared/data/cifar10")
+    table = pq.read_table(path).slice(0, 40).to_pylist()
+    pictures = [np.asarray(Image.open(io.BytesIO(row["img"]["bytes"]))) for row in table]
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    labels = torch.tensor([row["label"] for row in table])
+    return Images(pixels, labels, torch.arange(len(labels)), 10)
+
+
+@pytest.mark.slow
+@every_canary
+def test_a_broken_defense_of_a_public_resnet_falls_to_nothing_too(name, resnet, photographs):
+    short = Adaptive(
+        epsilon=8.0,
+        transferred=(APGD(steps=10, loss="margin", random_start=False),),
+        steps=10,
+        draws=DRAWS,
+    )
+    assert Ladder(resnet, photographs, short).left(CANARIES[name]) <= POINTS

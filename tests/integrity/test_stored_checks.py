@@ -1,0 +1,66 @@
+"""Checks of stored answers."""
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.data.arrays import Outcomes
+from tasks.evaluation.score import score
+from tasks.integrity.stored import adaptive_not_above, oblivious_steps, scored_again
+
+
+def answers(right: int, images: int = 100, redraws: int = 1) -> np.ndarray:
+    found = np.zeros((images, redraws), dtype=bool)
+    found[:right] = True
+    return found
+
+
+def test_an_adaptive_attack_that_leaves_more_than_an_oblivious_one_is_a_warning_or_a_failure():
+    assert adaptive_not_above(answers(10), answers(10, redraws=3)).verdict == "pass"
+    assert adaptive_not_above(answers(12), answers(10, redraws=3)).verdict == "warn"
+    finding = adaptive_not_above(answers(40), answers(10))
+    assert finding.verdict == "fail"
+    assert finding.measured == {"adaptive": 40.0, "oblivious": 10.0}
+    assert finding.words == "the adaptive attack leaves 40.0 %, the oblivious one 10.0 %"
+
+
+def test_answers_about_other_images_are_not_compared():
+    with pytest.raises(ValueError, match="100 images cannot be compared with 90"):
+        adaptive_not_above(answers(10), answers(10, images=90))
+    with pytest.raises(ValueError, match="cannot be compared"):
+        oblivious_steps({10: answers(3), 50: answers(3, images=90)})
+
+
+def test_oblivious_accuracy_that_grows_with_the_steps_is_a_warning():
+    assert oblivious_steps({200: answers(9), 10: answers(10), 50: answers(11)}).verdict == "pass"
+    finding = oblivious_steps({50: answers(60), 10: answers(30)})
+    assert finding.verdict == "warn"
+    assert finding.words.endswith(
+        "grows with the attack's steps: 30.0 % after 10 steps, 60.0 % after 50 steps"
+    )
+
+
+def outcomes() -> Outcomes:
+    generator = torch.Generator().manual_seed(5)
+    probabilities = torch.rand(30, 4, 3, generator=generator).softmax(dim=2)
+    return Outcomes(probabilities, torch.arange(30) % 3, torch.arange(30))
+
+
+def test_a_score_is_what_its_answers_give():
+    found = outcomes()
+    finding = scored_again(found.correct.numpy(), score(found).model_dump())
+    assert finding.verdict == "pass"
+    assert finding.measured["accuracy"] == pytest.approx(score(found).accuracy)
+
+
+@pytest.mark.parametrize("fact", ["images", "redraws", "accuracy", "interval", "worst"])
+def test_a_score_that_its_answers_do_not_give_is_caught(fact):
+    found = outcomes()
+    stored = score(found).model_dump()
+    value = stored[fact]
+    stored[fact] = (value[0], value[1] + 1) if fact == "interval" else value + 1
+    finding = scored_again(found.correct.numpy(), stored)
+    assert finding.verdict == "fail"
+    assert finding.words.startswith(f"{fact} is stored as")
+    del stored[fact]
+    assert scored_again(found.correct.numpy(), stored).verdict == "fail"

@@ -1,0 +1,133 @@
+"""What is left of each defense: the summary of a table with an adaptive attack."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up import DEFENSES, PROBLEM, make_cell, printed
+
+from pipeline.grid.cells import Cell, Grid, Table
+from pipeline.report.answers import Answers, NotTested, PerImage
+from pipeline.report.scores import Scores
+from pipeline.report.views.adaptive import Left, what_is_left
+from pipeline.report.views.table import views
+from pipeline.report.words.adaptive import left_markdown
+from pipeline.report.writer import write_report
+from tasks.attacks.adaptive import Adaptive
+
+ATTACKS = ("clean", "untargeted-pgd10", "untargeted-pgd50")
+MODEL = "demo-mixup"
+
+
+def adaptive_cell(defense: str) -> Cell:
+    plain = make_cell(MODEL, "clean", defense)
+    spec = Adaptive().resolved(PROBLEM)
+    return dataclasses.replace(plain, attack="adaptive-quick", attack_spec=spec, images=4)
+
+
+def grid_of() -> Grid:
+    cells = [make_cell(MODEL, attack, defense) for attack in ATTACKS for defense in DEFENSES]
+    cells += [adaptive_cell(defense) for defense in DEFENSES]
+    attacks = (*ATTACKS, "adaptive-quick")
+    table = Table("stress", "Stress", (MODEL,), attacks, tuple(DEFENSES), "counter", None)
+    return Grid("demo", "The demo", tuple(cells), (table,))
+
+
+# of six images the adaptive attack was made on the first four
+RIGHT = {
+    "clean": [1, 1, 1, 1, 1, 1],
+    "untargeted-pgd10": [1, 1, 0, 1, 1, 1],
+    "untargeted-pgd50": [0, 1, 1, 0, 1, 1],
+    "adaptive-quick": [1, 0, 0, 0],
+}
+
+
+def scores_of(grid: Grid, absent: frozenset[str] = frozenset()) -> Scores:
+    def read(name: str) -> Answers:
+        attack = name.split("/")[1]
+        if attack in absent:
+            raise NotTested("gone")
+        right = np.array(RIGHT[attack], dtype=bool)[:, None]
+        ids = np.arange(len(right))
+        return Answers(ids, ids % 10, right)
+
+    facts = {
+        cell.name: {
+            "accuracy": 50.0,
+            "forwards_per_prediction": 1.0 if cell.defense == "none" else 50.0,
+            "backwards_per_prediction": 0.0,
+            "seconds_per_prediction": 0.001 if cell.defense == "none" else 0.02,
+        }
+        for cell in grid.cells
+    }
+    return Scores(facts, per_image=PerImage(read))
+
+
+def rows_of(absent: frozenset[str] = frozenset()) -> dict[str, Left]:
+    grid = grid_of()
+    scores = scores_of(grid, absent)
+    return {row.defense: row for row in what_is_left(views(grid, scores)[0], grid, scores)}
+
+
+def test_every_column_is_about_the_images_of_the_adaptive_attack():
+    row = rows_of()["guo"]
+    assert row.images == 4
+    assert row.adaptive.accuracy == 25.0
+    assert row.clean is not None
+    assert row.clean.accuracy == 100.0
+
+
+def test_the_replayed_attack_is_the_one_that_leaves_least_on_those_images():
+    row = rows_of()["guo"]
+    assert row.replayed == "untargeted-pgd50"  # 2 of the 4, where pgd10 leaves 3
+    assert row.oblivious is not None
+    assert row.oblivious.accuracy == 50.0
+
+
+def test_the_worst_case_takes_for_each_image_whichever_attack_breaks_it():
+    worst = rows_of()["guo"].worst
+    assert worst.accuracy == 0.0
+    assert worst.interval is not None
+    assert worst.interval[1] == pytest.approx(49.0, abs=0.1)  # of 4 images
+
+
+def test_cost_stands_beside_the_bare_models_in_the_same_table():
+    cost = rows_of()["guo"].cost
+    assert cost is not None
+    assert cost.milliseconds == pytest.approx(20.0)
+    assert cost.times_bare == pytest.approx(20.0)
+
+
+def test_without_answers_of_the_adaptive_cell_there_is_no_row_and_of_others_only_a_gap():
+    assert rows_of(frozenset({"adaptive-quick"})) == {}
+    row = rows_of(frozenset({"clean", "untargeted-pgd10", "untargeted-pgd50"}))["guo"]
+    assert row.clean is None
+    assert row.oblivious is None
+    assert row.worst.accuracy == 25.0
+
+
+def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_path: Path):
+    grid = grid_of()
+    scores = scores_of(grid)
+    page = write_report(grid, scores, tmp_path)
+    text = (page.parent / "README.md").read_text(encoding="utf-8")
+    assert "### What is left of each defense under adaptive-quick (4 images)" in text
+    assert "An **adaptive** attack knows the defense" in text
+    frame = pl.read_csv(tmp_path / "demo" / "stress-left.csv")
+    assert frame.filter(pl.col("defense") == "guo")["worst"].to_list() == [0.0]
+    shown = printed(grid, scores, 80)
+    assert "What is left of each defense under adaptive-quick" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_table_without_an_adaptive_attack_has_no_summary():
+    grid = grid_of()
+    plain = dataclasses.replace(grid.tables[0], attacks=ATTACKS)
+    grid = Grid("demo", "The demo", grid.cells[: len(ATTACKS) * len(DEFENSES)], (plain,))
+    scores = scores_of(grid)
+    assert what_is_left(views(grid, scores)[0], grid, scores) == []
+    assert left_markdown([]) == ""

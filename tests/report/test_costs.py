@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from made_up import make_grid, make_scores
+
+from pipeline.catalogue.entries import FigureEntry
+from pipeline.grid.cells import Grid
+from pipeline.report.formats.figures.points import draw_costs
+from pipeline.report.scores import Scores
+from pipeline.report.views.costs import Costs, costs, passes
+from pipeline.report.views.table import views
+
+PASSES = {"none": 1.0, "counter": 11.0, "guo": 50.0, "counter+guo": 60.0}
+
+
+def priced(grid: Grid) -> Scores:
+    scores = make_scores(grid)
+    facts = {
+        cell.name: {
+            **scores.facts[cell.name],
+            "forwards_per_prediction": PASSES[cell.defense] - 1,
+            "backwards_per_prediction": 1.0,
+        }
+        for cell in grid.cells
+    }
+    return dataclasses.replace(scores, facts=facts)
+
+
+def found(grid: Grid, scores: Scores) -> Costs | None:
+    (view,) = views(grid, scores)
+    return costs(view, grid, scores)
+
+
+def test_a_defense_is_drawn_at_its_passes_under_the_attack_that_leaves_it_the_least() -> None:
+    grid = make_grid(("untargeted-pgd10", "targeted-pgd10"))
+    drawn = found(grid, priced(grid))
+    assert drawn is not None
+    assert [panel.model for panel in drawn.panels] == ["demo-mixup", "demo-iat"]
+    assert {point.defense: point.passes for point in drawn.panels[0].points} == PASSES
+    first = drawn.panels[0].points[0]
+    # the made-up scores rise from cell to cell
+    assert (first.attack, first.accuracy, first.interval) == (
+        "untargeted-pgd10",
+        20.0,
+        (15.0, 25.25),
+    )
+    assert drawn.defenses == tuple(PASSES)
+
+
+def test_nothing_is_drawn_of_equal_costs_of_few_defenses_or_of_a_sweep() -> None:
+    grid = make_grid(("clean",), models=("demo-iat",))
+    assert found(grid, make_scores(grid)) is None
+    few = Grid("demo", "", grid.cells[:2], grid.tables)
+    assert found(few, priced(few)) is None
+    swept = dataclasses.replace(grid.tables[0], figure=FigureEntry(x="step_size"))
+    grid = dataclasses.replace(grid, tables=(swept,))
+    assert found(grid, priced(grid)) is None
+
+
+def test_passes_are_forwards_and_backwards_together() -> None:
+    both = {"forwards_per_prediction": 2.0, "backwards_per_prediction": 9.0}
+    assert passes(both) == 11.0
+    assert passes({"forwards_per_prediction": 2.0}) == 2.0
+    assert passes({}) is None
+
+
+def test_equal_costs_give_equal_bytes_and_every_defense_is_in_the_legend(tmp_path: Path) -> None:
+    grid = make_grid(("clean",))
+    drawn = found(grid, priced(grid))
+    assert drawn is not None
+    paths = [tmp_path / name for name in ("one.svg", "two.svg")]
+    for path in paths:
+        draw_costs(drawn, path, "svg")
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    names = {group.get("id") for group in ET.parse(paths[0]).iter() if group.get("id")}  # noqa: S314
+    assert "legend_1" in names

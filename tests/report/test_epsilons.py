@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from made_up import make_grid, make_scores
+from statsmodels.stats.proportion import proportion_confint
+
+from pipeline.grid.cells import Grid
+from pipeline.report.cards import Card
+from pipeline.report.formats.figures.drawings import epsilon_drawing
+from pipeline.report.formats.figures.points import draw_epsilons
+from pipeline.report.scores import Scores
+from pipeline.report.views.epsilons import Epsilons, by_epsilon, epsilons
+from pipeline.report.views.table import views
+from tasks.integrity.findings import found
+
+MEASURED = {"0/255": 90.0, "128/255": 0.0, "16/255": 2.5, "8/255": 10.0}
+
+
+def examined(of: str, attack: str | None = None, images: int = 40) -> Card:
+    return Card(of, images, attack=attack, model=(found("epsilon", MEASURED, "does not grow"),))
+
+
+def scored(grid: Grid, cards: dict[str, Card]) -> Scores:
+    return dataclasses.replace(make_scores(grid), cards=cards)
+
+
+def seen(grid: Grid, scores: Scores) -> Epsilons | None:
+    (view,) = views(grid, scores)
+    return epsilons(view, grid, scores)
+
+
+@pytest.fixture
+def grid() -> Grid:
+    """A bare and three defended models, replayed and attacked adaptively."""
+    return make_grid(("untargeted-pgd10", "adaptive-quick"), models=("demo-iat",))
+
+
+@pytest.fixture
+def cards() -> dict[str, Card]:
+    """As the program makes them: what is replayed has the card of the bare model."""
+    bare, own = examined("demo-iat/none"), examined("demo-iat/guo", "adaptive-quick", images=20)
+    return {
+        "demo-iat/untargeted-pgd10/none": bare,
+        "demo-iat/untargeted-pgd10/guo": bare,
+        "demo-iat/adaptive-quick/none": bare,
+        "demo-iat/adaptive-quick/guo": own,
+    }
+
+
+def test_a_card_gives_the_accuracies_by_ascending_epsilon_with_their_intervals() -> None:
+    points = list(by_epsilon(examined("demo-iat/guo")))
+    assert [(point.epsilon, point.accuracy) for point in points] == [
+        (0.0, 90.0),
+        (8.0, 10.0),
+        (16.0, 2.5),
+        (128.0, 0.0),
+    ]
+    low, high = proportion_confint(36, 40, method="wilson")
+    assert points[0].interval == pytest.approx((100 * low, 100 * high))
+    assert list(by_epsilon(Card("demo-iat/guo", 40))) == []
+
+
+def test_a_defense_is_drawn_from_its_own_card_beside_the_bare_model_and_not_without_one(
+    grid: Grid, cards: dict[str, Card]
+) -> None:
+    drawn = seen(grid, scored(grid, cards))
+    assert drawn is not None
+    (panel,) = drawn.panels
+    assert panel.model == "demo-iat"
+    assert [(curve.defense, curve.images) for curve in panel.curves] == [("none", 40), ("guo", 20)]
+
+
+def test_nothing_is_drawn_without_a_card_of_a_defended_model(
+    grid: Grid, cards: dict[str, Card]
+) -> None:
+    assert seen(grid, scored(grid, {})) is None
+    replayed = {name: card for name, card in cards.items() if card.attack is None}
+    assert seen(grid, scored(grid, replayed)) is None
+
+
+def test_a_table_of_replayed_attacks_alone_does_not_repeat_the_figure(
+    grid: Grid, cards: dict[str, Card]
+) -> None:
+    replayed = dataclasses.replace(grid.tables[0], attacks=("untargeted-pgd10",))
+    assert seen(dataclasses.replace(grid, tables=(replayed,)), scored(grid, cards)) is None
+
+
+def test_the_figure_tells_how_many_images_and_draws_every_curve(
+    grid: Grid, cards: dict[str, Card], tmp_path: Path
+) -> None:
+    scores = scored(grid, cards)
+    (view,) = views(grid, scores)
+    drawing = epsilon_drawing(view, "table-epsilon", grid, scores)
+    assert drawing is not None
+    assert "on\n20 to 40 images" in drawing.said
+    assert "(table-epsilon.svg)" in drawing.markdown
+    drawn = seen(grid, scores)
+    assert drawn is not None
+    for name in ("first.svg", "second.svg"):
+        draw_epsilons(drawn, tmp_path / name, "svg")
+    drawn_twice = [(tmp_path / name).read_text() for name in ("first.svg", "second.svg")]
+    assert drawn_twice[0] == drawn_twice[1]
+    # a line for each of the two curves, in colours that eyes tell apart
+    assert all(f"stroke: {colour}" in drawn_twice[0].lower() for colour in ("#0072b2", "#d55e00"))

@@ -1,0 +1,333 @@
+"""A store in a bucket: the same promises as in a folder, against an S3 server on loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from artifacts import NODE, OTHER, put
+from s3_server import ENVIRONMENT, Server, make_bucket, s3_server
+
+from pipeline.execution.work import unfinished as partial_state
+from pipeline.grid.graph import Node
+from pipeline.problems import BadInput, Unwritable
+from pipeline.store import bucket as bucket_module
+from pipeline.store.bucket import Bucket
+from pipeline.store.garbage import DAY_S, collectable, remove
+from pipeline.store.ledger import Invocation, Ledger
+from pipeline.store.store import META, Damaged, Record, Store, folder_of
+from pipeline.store.verify import verify
+from tasks.specs import Shard
+from tasks.training.train import State
+
+PIPELINE = Path(sys.executable).with_name("pipeline")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with s3_server(tmp_path_factory.mktemp("s3") / "log") as begun:
+            make_bucket(begun.endpoint, "tests-bucket")
+            yield begun
+
+
+@pytest.fixture
+def address(server: Server, tmp_path: Path) -> str:
+    """A place of its own in the bucket, and a cache of its own."""
+    place = f"s3://tests-bucket/{tmp_path.name}"
+    return f"{place}?endpoint={server.endpoint}&cache={tmp_path / 'cache'}"
+
+
+@pytest.fixture
+def store(address: str) -> Store:
+    made = Store(address)
+    made.prepare()
+    return made
+
+
+def keys(store: Store) -> set[str]:
+    return {entry.key for entry in store.ground.find("**/*")}
+
+
+def elsewhere(address: str, tmp_path: Path) -> Store:
+    """The same store as another machine sees it."""
+    return Store(f"{address.partition('&cache=')[0]}&cache={tmp_path / 'other'}")
+
+
+def copies(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("**/files/**/*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("s3:///prefix", "expected s3://BUCKET/PREFIX"),
+        ("s3://bucket?endpont=x", "unknown option 'endpont'; did you mean 'endpoint'?"),
+        ("s3://bucket?cache_gb=much", "cache_gb=much: expected a number above 0"),
+        ("s3://bucket?cache_gb=0", "cache_gb=0: expected a number above 0"),
+        ("s3://key:secret@bucket/x", "credentials belong into AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_in_one_line(address: str, said: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        Store(address)
+    assert said in str(raised.value)
+    assert "secret@" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_what_was_put_is_there_for_other_machines(
+    store: Store, address: str, tmp_path: Path
+) -> None:
+    made = put(store, a="A", b="B")
+    other = elsewhere(address, tmp_path)
+    assert other.record(NODE.kind, NODE.digest) == made
+    assert other.path(made, "b.txt").read_text() == "B"
+    assert list(other.each()) == [(NODE.kind, NODE.digest)]
+    assert list(other.some("defend", 5)) == [NODE.digest]
+    # drafts and the probe are gone, and the two files and the record are all there is
+    assert len(keys(store)) == 3
+    assert other.address == store.address.replace("/cache", "/other")
+
+
+@pytest.mark.slow
+def test_what_is_read_is_copied_once_for_a_machine(
+    store: Store, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = put(store)
+    other = elsewhere(address, tmp_path)
+    path = other.path(made, "a.txt")
+    store.ground.remove(f"{folder_of(NODE.kind, NODE.digest)}/{path.name}")
+    again = elsewhere(address, tmp_path)
+    assert again.path(made, "a.txt") == path
+    with pytest.raises(Damaged, match="is missing"):
+        again.path(made, "a.txt", fresh=True)
+
+
+@pytest.mark.slow
+def test_a_spoilt_copy_is_fetched_again_and_a_spoilt_object_is_damage(
+    store: Store, address: str, tmp_path: Path
+) -> None:
+    made = put(store, a="some data")
+    elsewhere(address, tmp_path).path(made, "a.txt").write_text("other data")
+    path = elsewhere(address, tmp_path).path(made, "a.txt")
+    assert path.read_text() == "some data"
+    key = f"{folder_of(NODE.kind, NODE.digest)}/{path.name}"
+    store.ground.write(key, b"some dada")
+    # this machine's copy is sound, so only looking at the bucket shows it
+    assert [damage.reason for damage in verify(store).damages] == [
+        f"{path.name} does not match its checksum"
+    ]
+    assert verify(store, set_aside=True).damages[0].aside in "".join(
+        key for key in keys(store) if key.startswith("aside/")
+    )
+    assert store.record(NODE.kind, NODE.digest) is None
+    assert put(store, a="some data").content == made.content
+    assert verify(store).damages == []
+
+
+@pytest.mark.slow
+def test_what_is_replaced_by_the_same_content_is_there_at_every_moment(
+    store: Store, address: str, tmp_path: Path
+) -> None:
+    made = put(store)
+    over = threading.Event()
+    seen: list[Record | None] = []
+
+    def look() -> None:
+        reader = elsewhere(address, tmp_path)
+        while not over.is_set():
+            seen.append(reader.record(NODE.kind, NODE.digest))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(50):
+        latest = put(store, replace=True)
+    over.set()
+    thread.join()
+    assert {record and record.content for record in seen} == {made.content}
+    assert store.record(NODE.kind, NODE.digest) == latest != made
+    assert not any(key.startswith("aside/") for key in keys(store))
+
+
+@pytest.mark.slow
+def test_of_many_writers_one_wins_whole(store: Store, address: str) -> None:
+    barrier = threading.Barrier(6)
+    found: list[Record] = []
+
+    def write(number: int) -> None:
+        own = Store(address)
+        barrier.wait()
+        found.append(put(own, a=f"{number}", b="same"))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    standing = store.record(NODE.kind, NODE.digest)
+    assert standing is not None
+    assert standing.content in {record.content for record in found}
+    assert verify(store).damages == []
+    # a later writer finds it standing and leaves nothing
+    before = keys(store)
+    assert put(store, a="late") == standing
+    assert keys(store) == before
+
+
+@pytest.mark.slow
+def test_without_its_record_there_is_no_artifact(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(ground: Bucket, draft: Path, key: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "create", dies)
+        with pytest.raises(KeyboardInterrupt):
+            put(store)
+    assert len(keys(store)) == 1
+    assert store.record(NODE.kind, NODE.digest) is None
+    assert list(store.each()) == []
+    put(store)
+    assert list(store.each()) == [(NODE.kind, NODE.digest)]
+
+
+@pytest.mark.slow
+def test_the_copies_of_a_machine_are_bounded_and_those_in_use_stay(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"{address}&cache_gb=0.000005")
+    nodes = [Node("defend", Shard(start=start, stop=start + 1)) for start in range(4)]
+    for node in nodes:
+        put(store, node, a=str(node.digest[0]) * 2000)
+    # all were just in use, and so may be about to be opened
+    assert len(copies(tmp_path / "cache")) == 4
+    monkeypatch.setattr(bucket_module, "IN_USE_S", 0.0)
+    for age, path in enumerate(sorted(copies(tmp_path / "cache"))):
+        os.utime(path, (time.time() - 100 - age,) * 2)
+    put(store, OTHER, a="x" * 2000)
+    left = copies(tmp_path / "cache")
+    assert len(left) == 2
+    assert any(OTHER.digest in str(path) for path in left)
+    for node in nodes:
+        record = store.record(node.kind, node.digest)
+        assert record is not None
+        assert store.path(record, "a.txt").read_text() == str(node.digest[0]) * 2000
+
+
+@pytest.mark.slow
+def test_an_unfinished_training_goes_on_at_another_machine(
+    store: Store, address: str, tmp_path: Path
+) -> None:
+    for epoch in (1, 2):
+        state = State(
+            weights={"w": torch.full((3,), float(epoch))},
+            optimizer={"m": torch.zeros(3)},
+            facts={"epoch": epoch},
+        )
+        partial_state.save(store.ground, NODE.digest, state)
+    found = partial_state.load(elsewhere(address, tmp_path).ground, NODE.digest)
+    assert found is not None
+    assert found.facts["epoch"] == 2
+    assert found.weights["w"].tolist() == [2.0, 2.0, 2.0]
+    assert len(keys(store)) == 3
+    partial_state.forget(store.ground, NODE.digest)
+    assert keys(store) == set()
+    assert partial_state.load(store.ground, NODE.digest) is None
+
+
+@pytest.mark.slow
+def test_the_ledger_and_the_clearing_work_as_in_a_folder(store: Store) -> None:
+    put(store)
+    put(store, OTHER)
+    ledger = Ledger(store.ground)
+    ledger.want([NODE.digest])
+    ledger.want([NODE.digest])
+    ledger.write(Invocation("demo", ["pipeline", "run"], "0.1", {}))
+    ledger.mark_logged("http://server", "key", "run")
+    assert Ledger(store.ground).logged("http://server") == {"key"}
+    assert ledger.logged_as("http://server", "key") == "run"
+    assert [entry.grid for entry in Ledger(store.ground).invocations] == ["demo"]
+    assert collectable(store, keep_s=30 * DAY_S) == []
+    items = collectable(store, keep_s=30 * DAY_S, now=time.time() + 2 * DAY_S)
+    assert [OTHER.digest in item.key for item in items] == [True]
+    assert remove(store, items) == items[0].size_bytes > 0
+    assert list(store.each()) == [(NODE.kind, NODE.digest)]
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_for_a_while_costs_nothing(
+    server: Server, store: Store
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        with server.halted():
+            late = pool.submit(put, store)
+            time.sleep(12)
+            assert not late.done()
+        made = late.result()
+    assert store.record(NODE.kind, NODE.digest) == made
+
+
+@pytest.mark.slow
+def test_a_bucket_that_goes_away_in_mid_run_is_one_line_and_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with s3_server(tmp_path / "log") as begun:
+        endpoint = begun.endpoint
+        make_bucket(endpoint, "gone-bucket")
+        store = Store(f"s3://gone-bucket?endpoint={endpoint}&cache={tmp_path / 'cache'}")
+        made = put(store)
+        other = Store(f"s3://gone-bucket?endpoint={endpoint}&cache={tmp_path / 'other'}")
+    for use in (
+        lambda: other.path(made, "a.txt"),
+        lambda: other.record(NODE.kind, NODE.digest),
+        lambda: put(other, OTHER),
+        lambda: other.set_aside(NODE.kind, NODE.digest),
+    ):
+        with pytest.raises(Unwritable) as raised:
+            use()
+        assert str(raised.value) == f"store {other.address}: the server does not answer"
+    with pytest.raises(BadInput, match="the server does not answer"):
+        Store(f"s3://gone-bucket?endpoint={endpoint}")
+
+
+@pytest.mark.slow
+def test_wrong_credentials_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with s3_server(tmp_path / "log", checks_keys_after=2) as begun:
+        endpoint = begun.endpoint
+        make_bucket(endpoint, "closed-bucket")
+        with pytest.raises(BadInput) as raised:
+            Store(f"s3://closed-bucket/x?endpoint={endpoint}")
+        said = str(raised.value)
+        assert said.endswith("access denied: are the credentials those of this bucket?")
+        done = subprocess.run(
+            [str(PIPELINE), "plan", "--store", f"s3://closed-bucket/x?endpoint={endpoint}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_not_there_is_one_line(server: Server) -> None:
+    with pytest.raises(BadInput) as raised:
+        Store(f"s3://no-such-bucket/x?endpoint={server.endpoint}")
+    assert str(raised.value).endswith("there is no bucket 'no-such-bucket'")
+    assert META not in str(raised.value)

@@ -1,0 +1,127 @@
+"""What the repository holds, and what its light half may import."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOP_LEVEL = {
+    "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "configs", "constraints.txt", "docs",
+    "pipeline", "pyproject.toml", "reports", "tasks", "tests",
+}  # fmt: skip
+# Written apart, so that this file does not hold what it looks for.
+HOSTS = ("pypi." + "org", "pythonhosted." + "org", "pytorch." + "org/whl", "conda." + "anaconda")
+DOWNLOAD = re.compile(
+    r"https?://\S+\.(whl|zip|tar|tgz|gz|xz|bz2|pt|pth|ckpt|npz|npy|parquet|safetensors|onnx)\b"
+)
+INDEX_OPTION = re.compile(r"(^|\s)--?(index|extra-index|default-index|find-links)\b")
+
+
+@pytest.fixture(scope="module")
+def files():
+    """Paths that are, or would be, committed."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    names = sorted({name for name in listed.split("\0") if name and (ROOT / name).is_file()})
+    assert "pipeline/__init__.py" in names
+    return names
+
+
+def text(name):
+    return (ROOT / name).read_bytes().decode(errors="ignore")
+
+
+def test_the_top_level_holds_only_what_belongs_there(files):
+    top = {name.split("/")[0] for name in files}
+    assert {name for name in top if not name.startswith(".")} <= TOP_LEVEL
+
+
+def test_no_file_names_a_package_index_or_a_download(files):
+    found = [
+        f"{name}: {match}"
+        for name in files
+        for match in (
+            *(host for host in HOSTS if host in text(name)),
+            *(found.group() for found in DOWNLOAD.finditer(text(name))),
+        )
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("https://host.example/weights/model" + ".pth", True),
+        ("https://host.example/paper", False),
+    ],
+)
+def test_a_download_is_known_by_what_it_ends_in(line, found):
+    assert bool(DOWNLOAD.search(line)) == found
+
+
+def test_constraints_are_exact_versions_and_nothing_else():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert len(lines) > 50
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][a-z0-9.]*", line)] == []
+
+
+def test_constraints_cover_every_dependency():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"].values()
+    wanted = [*project["project"]["dependencies"], *(one for group in groups for one in group)]
+    names = {re.split(r"[^\w-]", one, maxsplit=1)[0].lower() for one in wanted if type(one) is str}
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert names - pinned == set()
+
+
+def test_nothing_chooses_a_package_index(files):
+    tooling = [name for name in files if name in {"Makefile", ".ci/run", "constraints.txt"}]
+    assert [name for name in tooling if INDEX_OPTION.search(text(name))] == []
+
+
+def test_no_lock_files(files):
+    assert [name for name in files if name.endswith((".lock", "-lock.json", "-lock.yaml"))] == []
+
+
+def test_no_file_is_over_two_megabytes(files):
+    assert [name for name in files if (ROOT / name).stat().st_size > 2_000_000] == []
+
+
+def test_no_module_is_a_drawer_of_odds_and_ends(files):
+    drawers = {"utils.py", "util.py", "helpers.py", "misc.py", "common.py"}
+    assert [name for name in files if name.rsplit("/", maxsplit=1)[-1] in drawers] == []
+
+
+def loaded_after(program):
+    """The top-level modules that a fresh interpreter has loaded after a program."""
+    program += "\nimport sys; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    return set(done.stdout.decode().split())
+
+
+def test_spec_modules_import_without_torch():
+    program = """
+from typing import get_args
+import tasks.data.spec, tasks.evaluation.specs, tasks.progress, tasks.training.recipe, tasks.specs
+from tasks.registry import Family, kind_class, kinds
+found = [kind_class(family, kind) for family in get_args(Family) for kind in kinds(family)]
+assert len(found) > 10
+"""
+    assert loaded_after(program).isdisjoint({"torch", "torchvision", "sklearn", "safetensors"})
+
+
+def test_planning_imports_nothing_that_computes():
+    heavy = {"torch", "ray", "mlflow", "polars", "sklearn"}
+    assert loaded_after("import pipeline.commands.cli, pipeline.commands.session").isdisjoint(heavy)
+
+
+def test_importing_the_program_is_cheap():
+    loaded = loaded_after("import pipeline; pipeline.__version__")
+    assert loaded.isdisjoint({"torch", "ray", "mlflow", "polars", "sklearn", "click", "pydantic"})
