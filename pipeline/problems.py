@@ -7,6 +7,7 @@ import difflib
 import errno
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -44,3 +45,16 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known: {', '.join(names)}" if names else ""
+
+
+def one_line(text: str) -> str:
+    """Text from elsewhere as one line, without characters that would steer a terminal."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+
+
+def shown(path: Path) -> str:
+    """A path as a person reads it: relative to the current folder where it lies in it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from tasks.specs import Kind
 
@@ -35,3 +36,27 @@ def kind_class(family: Family, kind: str) -> type[Kind]:
             if field is not None and field.default == kind:
                 return value
     raise KeyError(kind)
+
+
+PROGRAM = "test-time-defense-bench"
+
+
+class LibraryProblem(RuntimeError):
+    """A library that is not there, has no such attack, or does not take these parameters."""
+
+
+def imported(library: str, module: str) -> Any:
+    """A library's module; LibraryProblem, with the extra that installs it, where it is absent."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise
+        raise LibraryProblem(absent(library)) from None
+
+
+def absent(library: str) -> str:
+    """What to say where a library is not installed."""
+    return f"{library} is not installed here: pip install '{PROGRAM}[{library}]'"

@@ -25,4 +25,6 @@ def put(store: Store, node: Node = NODE, *, replace: bool = False, **files: str)
     """Put an artifact of text files; keywords are their names, without the ending."""
     writers = {f"{name}.txt": writing(text) for name, text in (files or {"a": "A"}).items()}
     how = {"seconds": 2}
-    return store.put(node, writers, lineage={}, facts={"score": 1}, how=how, replace=replace)
+    return store.put(
+        node.identity, writers, lineage={}, facts={"score": 1}, how=how, replace=replace
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, shown
 
 Place = tuple[str | int, ...]
 
@@ -51,14 +51,6 @@ class Document:
         while place and place not in self.places:
             place = place[:-1]
         return self.places.get(place, (self.path, 1))
-
-
-def shown(path: Path) -> str:
-    """A path as a person reads it: relative to the current folder where it lies in it."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def read_yaml(path: Path) -> Document:

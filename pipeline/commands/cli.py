@@ -304,7 +304,7 @@ def list_names(section: str, as_json: bool, **options: Any) -> None:
     pipeline list cells --grid demo
     """
     from pipeline.catalogue.catalogue import SECTIONS, Catalogue, config_folders
-    from pipeline.catalogue.documents import shown
+    from pipeline.problems import shown
 
     if section == "cells":
         names = {cell.name: "" for cell in session_from(options).cells}
@@ -363,8 +363,8 @@ def new(kind: str, name: str, folder: Path) -> None:
     pytest configs/defenses/test_my_idea.py
     pipeline run --grid demo --add defense=my-idea
     """
-    from pipeline.catalogue.documents import shown
     from pipeline.commands.new import write_skeleton
+    from pipeline.problems import shown
 
     written = write_skeleton(kind, name, folder)
     for path in written:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.catalogue.documents import shown
-from pipeline.problems import REFUSED, BadInput, writing_to
+from pipeline.problems import REFUSED, BadInput, shown, writing_to
 
 DEFENSE = '''"""What {name} does, in a sentence."""
 

@@ -16,8 +16,9 @@ from pipeline.execution.events import RunFinished
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.server import shown
 from pipeline.problems import BadInput, Unwritable
-from pipeline.report.kept import KeptReport, stamps
+from pipeline.report.kept import KeptReport
 from pipeline.report.scores import PAGE, Scores
+from pipeline.store.files import stamps
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.commands.session import Session
-from pipeline.observers.tally import Tally, counted, duration
+from pipeline.observers.tally import Tally
 from pipeline.plan.estimate import Estimate
 from pipeline.plan.simulation import Costs, Replay, Task, longest_chain, replay, tasks_of
+from pipeline.plan.words import counted, duration
 from pipeline.problems import BadInput, writing_to
 from pipeline.report.formats.figures.scale import draw_scale
 

@@ -16,7 +16,8 @@ from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.fingerprint import Entry, check
 from pipeline.catalogue.devices import read_devices
 from pipeline.execution.events import Observers, RunFinished
-from pipeline.execution.executors.base import Executor, InlineExecutor
+from pipeline.execution.executors.base import Executor
+from pipeline.execution.executors.inline import InlineExecutor
 from pipeline.execution.runner import Run
 from pipeline.execution.settings import Settings, read_settings
 from pipeline.grid.builder import Overrides, load_grid
@@ -28,11 +29,13 @@ from pipeline.grid.graph import Graph, Node, NodeKind
 from pipeline.grid.nodes import CellNodes
 from pipeline.grid.selection import selected
 from pipeline.plan.estimate import Estimate, estimate
-from pipeline.plan.planning import Look, Made, Plan, how_made, make_plan
+from pipeline.plan.look import Look
+from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
 from pipeline.store.ledger import Invocation, Ledger
+from pipeline.store.records import Made, how_made
 from pipeline.store.store import Record, Store
-from tasks.attacks.libraries.base import absent
+from tasks.registry import absent
 from tasks.specs import Kind, Spec
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Graph
 from pipeline.observers.tracking.runs import score_key
 from pipeline.observers.tracking.server import default_uri, shown
-from pipeline.plan.planning import Look
+from pipeline.plan.look import Look
 from pipeline.plan.why import why
 from pipeline.report.paper import references_of
 from pipeline.report.scores import number
-from pipeline.report.words.settings import accuracy
+from pipeline.report.words.numbers import accuracy
 from pipeline.store.store import Record
 
 REMEMBERED = 10

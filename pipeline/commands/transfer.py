@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.commands.session import Session, program_version
-from pipeline.grid.graph import Graph
-from pipeline.plan.planning import Look
+from pipeline.grid.graph import NODE_KINDS, Graph
+from pipeline.plan.look import Look
 from pipeline.problems import BadInput
 from pipeline.store.bundle import Bundle, open_bundle, write_bundle
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
@@ -89,7 +89,7 @@ def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
     Artifacts that are there stay, also with other content, unless `replace`.
     """
     arrivals = Arrivals()
-    with open_bundle(path) as bundle:
+    with open_bundle(path, NODE_KINDS) as bundle:
         store.prepare()
         try:
             _take_in(store, bundle, arrivals, replace=replace)

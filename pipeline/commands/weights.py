@@ -12,10 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pipeline.catalogue.documents import shown
 from pipeline.commands.session import Session
 from pipeline.grid.graph import Node
-from pipeline.problems import BadInput, suggestion
+from pipeline.problems import BadInput, shown, suggestion
 from pipeline.store.store import Damaged
 from tasks.training.recipe import CheckpointSpec, TrainSpec
 

@@ -40,7 +40,8 @@ from pipeline.execution.executors.base import Executor
 from pipeline.grid.cells import Grid
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.names import node_name
-from pipeline.plan.planning import Look, Plan, make_plan
+from pipeline.plan.look import Look
+from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
 from pipeline.store.ledger import CellEntry, Ledger
 from pipeline.store.store import Damaged, Record, Store

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
-from pipeline.grid.digests import digest
+from pipeline.grid.digests import digest, spec_classes
+from pipeline.store.records import Identity
 from tasks.specs import Spec
 
 NodeKind = Literal["dataset", "train", "checkpoint", "craft", "select", "defend", "score", "card"]
@@ -31,6 +32,17 @@ class Node:
         """64 hexadecimal digits."""
         parents = [[role, parent.digest] for role, parent in self.parents]
         return digest(["node", self.kind, self.spec, parents])
+
+    @property
+    def identity(self) -> Identity:
+        """By which the store knows the artifact."""
+        return Identity(
+            kind=self.kind,
+            digest=self.digest,
+            spec=self.spec.model_dump(mode="json"),
+            versions={found.__name__: found.version for found in spec_classes(self.spec)},
+            parents={role: (parent.kind, parent.digest) for role, parent in self.parents},
+        )
 
     def parent(self, role: str) -> Node:
         """The parent in a role; KeyError where there is none."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.catalogue.catalogue import Catalogue
-from pipeline.catalogue.documents import Document, Place, shown
+from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import CheckpointEntry
 from pipeline.catalogue.sources.locate import Source, locate
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, shown
 from pipeline.store.files import cache_folder, sha256_of
 from tasks.attacks.base import Attack
 from tasks.data.spec import DatasetSpec

@@ -24,9 +24,11 @@ from pipeline.execution.events import (
     RunStarted,
     SetAside,
 )
-from pipeline.observers.tally import Tally, counted, duration
-from pipeline.report.scores import number, one_line
-from pipeline.report.words.settings import accuracy, old_to_new
+from pipeline.observers.tally import Tally
+from pipeline.plan.words import counted, duration
+from pipeline.problems import one_line
+from pipeline.report.scores import number
+from pipeline.report.words.numbers import accuracy, old_to_new
 
 WRONG = NodeFailed | NodeRetried | SetAside
 """Events that are told however quiet a run is to be."""

@@ -20,6 +20,7 @@ from pipeline.execution.events import (
 from pipeline.grid.cells import Grid
 from pipeline.grid.graph import NODE_KINDS, Node, NodeKind
 from pipeline.grid.names import node_name
+from pipeline.plan.words import counted, duration
 from tasks.progress import Progress
 
 QUICK = ("dataset", "checkpoint", "score")
@@ -188,25 +189,6 @@ class Tally:
         if node.digest not in self._names:
             self._names[node.digest] = node_name(node, self.grid)
         return self._names[node.digest]
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 cell`, `2 cells`."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def duration(seconds: float) -> str:
-    """`8 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
-    whole = max(0, round(seconds))
-    for size, name, smaller, smaller_name in (
-        (86400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {name}" + (f" {rest} {smaller_name}" if rest else "")
-    return f"{whole} s"
 
 
 def _share(progress: Progress) -> float:

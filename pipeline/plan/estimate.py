@@ -9,8 +9,8 @@ from statistics import median
 from pipeline.catalogue.devices import Device, Speed, cpu_name, device_named
 from pipeline.grid.graph import NODE_KINDS, Graph, NodeKind
 from pipeline.grid.workloads import COUNTED, Sort, Workload, workload
-from pipeline.observers.tally import counted, duration
 from pipeline.plan.timings import Timing, recorded_timings
+from pipeline.plan.words import counted, duration
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
 from tasks.data.spec import DatasetSpec

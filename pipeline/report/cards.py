@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
-from pipeline.plan.planning import Look
+from pipeline.plan.look import Look
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.store.store import Record, Store
 from tasks.integrity.findings import Finding, Verdict, overall

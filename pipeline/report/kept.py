@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.store.files import cache_folder
+from pipeline.store.files import cache_folder, stamps
 
 PROGRAM = Path(__file__).parents[1]
 CODE = (PROGRAM, PROGRAM.parent / "tasks")
@@ -59,16 +59,6 @@ class KeptReport:
 
     def _state(self) -> dict[str, object]:
         return {"key": self._key, "files": stamps(self._folder.glob("*"))}
-
-
-def stamps(files: Iterable[Path]) -> list[list[object]]:
-    """Path, size and time of change of files that are there, sorted by path."""
-    found: list[list[object]] = []
-    for path in sorted(files):
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            found.append([str(path), status.st_size, status.st_mtime_ns])
-    return found
 
 
 def _code() -> Iterable[Path]:

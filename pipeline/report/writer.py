@@ -31,16 +31,19 @@ from pipeline.report.formats.frames import (
     table_values,
 )
 from pipeline.report.formats.latex import table_latex
+from pipeline.report.formats.markdown import (
+    beside_markdown,
+    cards_markdown,
+    left_markdown,
+    page,
+    table_markdown,
+)
 from pipeline.report.formats.page.page import Plot, Section, page_html
-from pipeline.report.scores import PAGE, Scores, View
+from pipeline.report.scores import PAGE, Scores
 from pipeline.report.views.adaptive import what_is_left
 from pipeline.report.views.gallery import Gallery, galleries
 from pipeline.report.views.pictures import Artifacts
-from pipeline.report.views.table import views
-from pipeline.report.words.adaptive import left_markdown
-from pipeline.report.words.cards import cards_markdown
-from pipeline.report.words.paper import beside_markdown
-from pipeline.report.words.settings import page, table_markdown
+from pipeline.report.views.table import View, views
 
 if TYPE_CHECKING:
     from polars import DataFrame

@@ -17,15 +17,13 @@ import shutil
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.catalogue.documents import shown
-from pipeline.grid.graph import NODE_KINDS
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, shown
 from pipeline.store.records import Damaged, Record, as_json, content_of, data_file, parse_record
 
 MANIFEST = "manifest.json"
@@ -69,8 +67,9 @@ class Manifest(_Part):
 class Bundle:
     """A verified file: its manifest, and the record of each item in the manifest's order."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+    def __init__(self, path: Path, archive: zipfile.ZipFile, kinds: Collection[str]) -> None:
         self._path = path
+        self._kinds = kinds
         self._archive = archive
         self.manifest = self._read_manifest()
         self.records = [self._read_record(item) for item in self.manifest.artifacts]
@@ -106,7 +105,7 @@ class Bundle:
             said = "another version's" if where == "format" else f"{where}: {first['msg']}"
             raise self._problem(f"its {MANIFEST} is not readable here: {said}") from None
         for item in manifest.artifacts:
-            if item.kind not in NODE_KINDS:
+            if item.kind not in self._kinds:
                 raise self._problem(f"its {MANIFEST} has an unknown kind of node '{item.kind}'")
         return manifest
 
@@ -150,8 +149,11 @@ class Bundle:
 
 
 @contextlib.contextmanager
-def open_bundle(path: Path) -> Iterator[Bundle]:
-    """A bundle, once all of it is verified; BadInput in one line where it is not whole."""
+def open_bundle(path: Path, kinds: Collection[str]) -> Iterator[Bundle]:
+    """A bundle, once all of it is verified; BadInput in one line where it is not whole.
+
+    kinds: of the nodes whose artifacts it may hold.
+    """
     try:
         archive = zipfile.ZipFile(path)
     except OSError as error:
@@ -161,7 +163,7 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
         raise BadInput(f"{shown(path)}: no whole file of `pipeline export`: {error}") from None
     with archive:
         try:
-            bundle = Bundle(path, archive)
+            bundle = Bundle(path, archive, kinds)
         except (*UNREADABLE, OSError) as error:
             raise BadInput(f"{shown(path)}: no whole file of `pipeline export`: {error}") from None
         yield bundle

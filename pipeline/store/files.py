@@ -7,11 +7,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.catalogue.documents import shown
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, shown
 
 MEMORY = "file-hashes.json"
 
@@ -85,3 +84,25 @@ def _remember(memory: dict[str, object]) -> None:
         # nothing can be kept here: the next call reads the file again
         with contextlib.suppress(OSError):
             scratch.unlink()
+
+
+def replace_text(target: Path, text: str) -> None:
+    """Write a whole file or none; OSError where that cannot be."""
+    scratch = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise
+
+
+def stamps(files: Iterable[Path]) -> list[list[object]]:
+    """Path, size and time of change of files that are there, sorted by path."""
+    found: list[list[object]] = []
+    for path in sorted(files):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            found.append([str(path), status.st_size, status.st_mtime_ns])
+    return found

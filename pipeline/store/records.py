@@ -27,6 +27,21 @@ class Gone(Damaged):
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What an artifact is of, whatever was computed.
+
+    kind, digest: its place in the store; spec: as JSON holds it; versions: class to version, of
+    every spec inside the spec; parents: role to (kind, digest).
+    """
+
+    kind: str
+    digest: str
+    spec: Mapping[str, object]
+    versions: Mapping[str, int]
+    parents: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Record:
     """What meta.json says: spec, lineage, files and how it was computed."""
 
@@ -87,3 +102,21 @@ def _well_formed(fields: Mapping[str, Any]) -> bool:
         if not isinstance(file, dict) or "file" not in file or "sha256" not in file:
             return False
     return isinstance(fields["content"], str)
+
+
+Made = tuple[tuple[str, str], ...]
+"""Device, a CPU's instructions and versions of libraries, and their values."""
+
+
+def hardware(record: Record) -> dict[str, str]:
+    """On what an artifact was computed: its device and, of a CPU, the instructions."""
+    how = record.how
+    return {name: str(how[name]) for name in ("device", "instructions") if name in how}
+
+
+def how_made(record: Record) -> Made:
+    """On what, and with which versions of libraries, an artifact was computed."""
+    versions = record.how.get("versions")
+    seen = versions if isinstance(versions, dict) else {}
+    named = {"device": None, **hardware(record), **seen}
+    return tuple((str(key), str(value)) for key, value in named.items())

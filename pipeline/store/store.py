@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
-from pipeline.grid.digests import spec_classes
-from pipeline.grid.graph import Node
 from pipeline.problems import BadInput
 from pipeline.store.backend import Ground
 from pipeline.store.bucket import SCHEME, Bucket
@@ -27,6 +25,7 @@ from pipeline.store.records import (
     META,
     Damaged,
     Gone,
+    Identity,
     Record,
     as_json,
     content_of,
@@ -150,7 +149,7 @@ class Store:
 
     def put(
         self,
-        node: Node,
+        identity: Identity,
         writers: Mapping[str, Writer],
         *,
         lineage: Mapping[str, str],
@@ -167,12 +166,12 @@ class Store:
         with self.ground.scratch() as scratch:
             files = _drafts(writers, scratch)
             record = Record(
-                kind=node.kind,
-                digest=node.digest,
+                kind=identity.kind,
+                digest=identity.digest,
                 content=content_of(files),
-                spec=node.spec.model_dump(mode="json"),
-                versions={found.__name__: found.version for found in spec_classes(node.spec)},
-                parents={role: (parent.kind, parent.digest) for role, parent in node.parents},
+                spec=identity.spec,
+                versions=identity.versions,
+                parents=identity.parents,
                 lineage=dict(lineage),
                 files=files,
                 facts=dict(facts),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.attacks.base import BoundedAttack, Victim
+from tasks.attacks.search.schedule import checkpoints
 from tasks.specs import Count, Passes
 
 if TYPE_CHECKING:
@@ -74,15 +75,3 @@ class APGD(BoundedAttack):
         """Each iterate, and after each checkpoint the best so far; two points where they differ."""
         renewed = sum(step < self.steps for step in checkpoints(self.steps))
         return (self.steps + renewed) * self.restarts + self.restarts - 1
-
-
-def checkpoints(steps: int) -> list[int]:
-    """After how many of `steps` steps the step sizes are judged, ascending.
-
-    The paper's shares of the steps, 0.22, 0.41, 0.57 and so on, in whole hundredths so that
-    no rounding moves one.
-    """
-    shares = [0, 22]
-    while (following := shares[-1] + max(shares[-1] - shares[-2] - 3, 6)) <= 100:
-        shares.append(following)
-    return sorted({-(-share * steps // 100) for share in shares[1:]})

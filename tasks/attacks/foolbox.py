@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tasks.attacks.libraries.base import LibraryAttack, imported
+from tasks.attacks.libraries.base import LibraryAttack
+from tasks.registry import imported
 
 if TYPE_CHECKING:
     from torch import Tensor

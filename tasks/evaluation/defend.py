@@ -17,7 +17,7 @@ from torch import Tensor
 from tasks.data.arrays import BadTensor, Crafted, Outcomes, check_pixels, require
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
-from tasks.evaluation.costs import Stages, draw_count, split_stages
+from tasks.evaluation.draws import Stages, draw_count, split_stages
 from tasks.evaluation.specs import DefendSpec
 from tasks.progress import Progress, Tell
 

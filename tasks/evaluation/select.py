@@ -11,8 +11,8 @@ from torch import Tensor
 from tasks.data.arrays import Crafted, Images, require
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context
-from tasks.evaluation.costs import attacker_draws
 from tasks.evaluation.defend import single_draw_logits
+from tasks.evaluation.draws import attacker_draws
 from tasks.evaluation.specs import SelectSpec
 from tasks.progress import Progress, Tell, silent
 

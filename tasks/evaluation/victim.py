@@ -16,8 +16,8 @@ from torch import Tensor
 from tasks.attacks.base import Victim
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
-from tasks.evaluation.costs import attacker_draws, shares_a_draw
 from tasks.evaluation.defend import BadDefense, draw_logits, single_draw_logits
+from tasks.evaluation.draws import attacker_draws, shares_a_draw
 
 
 def log_mean(logits: Tensor) -> Tensor:

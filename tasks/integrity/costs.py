@@ -7,14 +7,8 @@ from tasks.attacks.base import Attack
 from tasks.attacks.fgsm import FGSM
 from tasks.attacks.pgd import PGD
 from tasks.attacks.square import Square
-from tasks.evaluation.costs import (
-    attacker_draws,
-    craft_passes,
-    draw_count,
-    prediction_passes,
-    query_passes,
-    single_passes,
-)
+from tasks.evaluation.costs import craft_passes, prediction_passes, query_passes, single_passes
+from tasks.evaluation.draws import attacker_draws, draw_count
 from tasks.evaluation.specs import CardSpec, CraftSpec
 from tasks.specs import Passes, Shard
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from tasks.attacks.libraries.base import imported
 from tasks.networks.families.foreign import ForeignNetwork
+from tasks.registry import imported
 
 if TYPE_CHECKING:
     from torch import nn

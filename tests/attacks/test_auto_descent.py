@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tasks.attacks.apgd import APGD, checkpoints
+from tasks.attacks.apgd import APGD
 from tasks.attacks.base import Victim
 from tasks.attacks.pgd import PGD
 from tasks.attacks.search.auto_descent import Candidates, Question, climb
 from tasks.attacks.search.descent import random_start
 from tasks.attacks.search.geometry import Ball
 from tasks.attacks.search.objectives import Goal
+from tasks.attacks.search.schedule import checkpoints
 from tasks.classifier.checkpoint import load_weights, weights_from_bytes
 from tasks.classifier.frozen import Frozen
 from tasks.data.arrays import as_float

@@ -21,12 +21,12 @@ from pipeline.grid.digests import digest
 from pipeline.problems import BadInput
 from tasks.attacks.base import Victim
 from tasks.attacks.libraries import base as libraries
-from tasks.attacks.libraries.base import LibraryAttack, LibraryProblem
+from tasks.attacks.libraries.base import LibraryAttack
 from tasks.attacks.pgd import PGD
 from tasks.data.arrays import as_float
 from tasks.data.seeding import Rows
 from tasks.data.splits import digits
-from tasks.registry import kind_class
+from tasks.registry import LibraryProblem, kind_class
 from tasks.specs import Problem
 
 PROBLEM = Problem(epsilon=32.0, classes=10, side=8, pool=100)

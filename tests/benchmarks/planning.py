@@ -139,7 +139,9 @@ def finished(folder: Path, overrides: Overrides) -> Finished:
             above = records[parent.digest]
             lineage |= {**above.lineage, parent.digest: above.content}
         facts, writers = _made_up(node)
-        records[node.digest] = store.put(node, writers, lineage=lineage, facts=facts, how=HOW)
+        records[node.digest] = store.put(
+            node.identity, writers, lineage=lineage, facts=facts, how=HOW
+        )
     _mark_logged(session, records, Ledger(store.ground), shown(default_uri(folder)))
     places = {digest: place for place, digest in enumerate(records)}
     parents = [[places[above.digest] for _, above in node.parents] for node in session.graph]

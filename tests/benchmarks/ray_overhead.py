@@ -12,7 +12,8 @@ from harness import Comparison
 
 from pipeline.commands.session import open_session
 from pipeline.execution.events import Done
-from pipeline.execution.executors.base import Executor, InlineExecutor
+from pipeline.execution.executors.base import Executor
+from pipeline.execution.executors.inline import InlineExecutor
 from pipeline.execution.executors.ray import RayExecutor
 from pipeline.execution.settings import Settings
 from pipeline.grid.graph import Node

@@ -17,9 +17,9 @@ from PIL import Image
 
 from pipeline.catalogue.entries import DatasetEntry
 from pipeline.catalogue.sources.locate import Source, locate, read
+from pipeline.catalogue.sources.parquet import read_parquet_images
 from pipeline.problems import BadInput
 from pipeline.store import files as file_hashes
-from pipeline.store.arrow import read_parquet_images
 from pipeline.store.files import MEMORY, cache_folder, sha256_of
 from tasks.data.arrays import BadTensor
 from tasks.data.spec import DatasetSpec

@@ -358,7 +358,7 @@ def session_with_weights(tmp_path: Path, **first_numbers: float) -> Session:
     for name, number in first_numbers.items():
         weights[name].view(-1)[0] = number
     writers = {"weights.safetensors": lambda path: safetensors.torch.save_file(weights, path)}
-    session.store.put(node, writers, lineage={}, facts={}, how={})
+    session.store.put(node.identity, writers, lineage={}, facts={}, how={})
     return session
 
 

@@ -20,7 +20,7 @@ from pipeline.execution.events import (
     RunStarted,
     Stopped,
 )
-from pipeline.execution.executors.base import InlineExecutor
+from pipeline.execution.executors.inline import InlineExecutor
 from pipeline.execution.executors.worker import perform_remotely
 from pipeline.store.store import Store
 

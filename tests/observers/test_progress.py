@@ -27,7 +27,8 @@ from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.nodes import CellNodes
 from pipeline.observers.progress import LiveProgress, PlainProgress, make_progress
-from pipeline.observers.tally import Tally, duration
+from pipeline.observers.tally import Tally
+from pipeline.plan.words import duration
 from tasks.attacks.base import Attack
 from tasks.attacks.clean import Clean
 from tasks.attacks.pgd import PGD

@@ -127,7 +127,7 @@ class Bench:
             "instructions": "AVX2",
             "versions": {"test-time-defense-bench": "0.0.9", "torch": "2.0"},
         }
-        record = self.store.put(node, files, lineage={}, facts=facts, how=how)
+        record = self.store.put(node.identity, files, lineage={}, facts=facts, how=how)
         done = Done(node.digest, record.content, record.facts, record.how)
         tracker.notify(NodeDone(node, done))
         for cell in self.grid.cells:

@@ -225,7 +225,7 @@ def record(
         if store.record(parent.kind, parent.digest) is None:
             record(store, parent, 0.0)
     how = {"seconds": seconds, "device": device, "forwards": passes[0], "backwards": passes[1]}
-    store.put(node, {}, lineage={}, facts=facts or {}, how=how)
+    store.put(node.identity, {}, lineage={}, facts=facts or {}, how=how)
 
 
 def of(

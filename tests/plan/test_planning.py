@@ -9,7 +9,8 @@ from typing import ClassVar
 import pytest
 
 from pipeline.grid.graph import Graph, Node, NodeKind
-from pipeline.plan.planning import Look, make_plan
+from pipeline.plan.look import Look
+from pipeline.plan.planning import make_plan
 from pipeline.plan.why import why
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.store import META, Damaged, Record, Store, folder_of
@@ -63,7 +64,7 @@ def compute(store: Store, node: Node, text: str = "data") -> Record:
         assert record is not None
         lineage |= {**record.lineage, parent.digest: record.content}
     return store.put(
-        node,
+        node.identity,
         {"x.txt": lambda path: path.write_text(text) and None},
         lineage=lineage,
         facts={},

@@ -12,10 +12,10 @@ from made_up import DEFENSES, PROBLEM, make_cell, printed
 
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.report.answers import Answers, NotTested, PerImage
+from pipeline.report.formats.markdown import left_markdown
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Left, what_is_left
 from pipeline.report.views.table import views
-from pipeline.report.words.adaptive import left_markdown
 from pipeline.report.writer import write_report
 from tasks.attacks.adaptive import Adaptive
 

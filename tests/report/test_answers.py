@@ -13,9 +13,9 @@ from tiny import Tiny, write_configs
 
 from pipeline.commands.session import Session
 from pipeline.report.answers import Answers, NotTested, PerImage, stored_answers
+from pipeline.report.formats.markdown import table_markdown
 from pipeline.report.scores import Scores
 from pipeline.report.views.table import views
-from pipeline.report.words.settings import table_markdown
 from pipeline.store.arrow import read_arrays, write_tensors
 from pipeline.store.store import Store
 

@@ -19,10 +19,9 @@ from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import score_key
 from pipeline.report.answers import Answers, PerImage
 from pipeline.report.cards import Card
+from pipeline.report.formats.markdown import cards_markdown, table_markdown
 from pipeline.report.scores import Scores
 from pipeline.report.views.table import views
-from pipeline.report.words.cards import cards_markdown
-from pipeline.report.words.settings import table_markdown
 from pipeline.report.writer import write_report
 from tasks.integrity.findings import Finding, found
 

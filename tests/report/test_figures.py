@@ -24,10 +24,11 @@ from pipeline.execution.work.inputs import Desk
 from pipeline.grid.builder import load_grid
 from pipeline.grid.cells import Grid
 from pipeline.problems import BadInput
-from pipeline.report.formats.figures.sweeps import draw_pictures, draw_sweep, magnification
+from pipeline.report.formats.figures.pictures import draw_pictures
+from pipeline.report.formats.figures.sweeps import draw_sweep
 from pipeline.report.paper import Reference, references
 from pipeline.report.scores import Scores
-from pipeline.report.views.pictures import Artifacts, NoPicture, Picture, pictures
+from pipeline.report.views.pictures import Artifacts, NoPicture, Picture, magnification, pictures
 from pipeline.report.views.sweeps import Curve, Point, Sweep, sweep
 from pipeline.report.views.table import views
 from pipeline.report.writer import write_report

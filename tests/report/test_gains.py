@@ -14,10 +14,11 @@ from scipy.stats import binomtest
 
 from pipeline.grid.cells import Grid
 from pipeline.report.answers import Answers, PerImage
+from pipeline.report.formats.markdown import table_markdown
 from pipeline.report.formats.terminal import render_terminal
 from pipeline.report.scores import Scores
 from pipeline.report.views.table import views
-from pipeline.report.words.settings import caption, table_markdown
+from pipeline.report.words.table import caption
 from pipeline.report.writer import write_report
 
 BASES = {"counter": "none", "counter+guo": "guo"}

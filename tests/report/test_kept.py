@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.report import kept as report_kept
-from pipeline.report.kept import KeptReport, stamps
+from pipeline.report.kept import KeptReport
+from pipeline.store.files import stamps
 
 
 @pytest.fixture

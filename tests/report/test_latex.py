@@ -6,9 +6,8 @@ import pytest
 from made_up import PAPER_COLUMNS, make_grid, make_scores
 
 from pipeline.grid.cells import Grid
-from pipeline.report.formats.latex import escaped, spans, table_latex
-from pipeline.report.scores import View
-from pipeline.report.views.table import views
+from pipeline.report.formats.latex import escaped, table_latex
+from pipeline.report.views.table import View, spans, views
 
 
 def view_of(grid: Grid, without: dict[str, str] | None = None) -> View:

@@ -13,10 +13,11 @@ from pipeline.catalogue.paper import Published
 from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.formats.frames import results, table_values
+from pipeline.report.formats.markdown import beside_markdown
 from pipeline.report.paper import Reference, references, references_of
-from pipeline.report.scores import Scores, View
-from pipeline.report.views.table import views
-from pipeline.report.words.paper import beside_markdown, differences
+from pipeline.report.scores import Scores
+from pipeline.report.views.table import View, views
+from pipeline.report.words.paper import differences
 from pipeline.report.writer import write_report
 from tasks.defenses.counter import Counter
 from tasks.defenses.guo import Guo

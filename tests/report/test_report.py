@@ -22,9 +22,10 @@ from made_up import (
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.problems import BadInput, Unwritable
 from pipeline.report.formats.frames import CELL_COLUMNS, results, table_values
+from pipeline.report.formats.markdown import page
 from pipeline.report.scores import Scores
 from pipeline.report.views.table import views
-from pipeline.report.words.settings import changes, gain, old_to_new, page
+from pipeline.report.words.numbers import changes, gain, old_to_new
 from pipeline.report.writer import write_report
 from tasks.defenses.counter import Counter
 from tasks.evaluation.score import Score
@@ -273,7 +274,7 @@ def test_settings_that_differ_under_one_label_are_told_with_the_place():
         for cell in grid.cells
     )
     grid = Grid("demo", "", cells, grid.tables)
-    from pipeline.report.words.settings import page
+    from pipeline.report.formats.markdown import page
 
     text = page(grid, make_scores(grid), [], {})
     assert "- `counter`: counter, draws 1, direction targeted" in text

@@ -28,7 +28,7 @@ LATER = time.time() + 2 * DAY_S
 def put(store: Store, *nodes: Node) -> None:
     for node in nodes:
         writers = {"a.txt": lambda path: path.write_text("text")}
-        store.put(node, writers, lineage={}, facts={}, how={})
+        store.put(node.identity, writers, lineage={}, facts={}, how={})
 
 
 @pytest.fixture

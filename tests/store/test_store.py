@@ -40,7 +40,7 @@ def test_what_was_put_is_there_with_its_record(store: Store) -> None:
     child = Node("score", Shard(start=1, stop=2), (("shard0", OTHER),))
     assert store.record(child.kind, child.digest) is None
     made = store.put(
-        child,
+        child.identity,
         {"out.tar.gz": writing("data")},
         lineage={OTHER.digest: parent.content},
         facts={"accuracy": 0.5},
@@ -120,7 +120,7 @@ def test_what_cannot_be_read_gives_way_too(store: Store) -> None:
 def test_of_two_writers_one_wins_whole_and_the_other_leaves_nothing(store: Store) -> None:
     first = put(store, a="A", b="same")
     second = store.put(
-        NODE,
+        NODE.identity,
         {"a.txt": writing("other"), "b.txt": writing("same"), "c.txt": writing("more")},
         lineage={},
         facts={"score": 2},
@@ -159,7 +159,9 @@ def test_a_writer_that_raises_leaves_no_artifact_and_no_file(store: Store) -> No
         raise RuntimeError("no disk")
 
     with pytest.raises(RuntimeError, match="no disk"):
-        store.put(NODE, {"a.txt": writing("A"), "b.txt": fail}, lineage={}, facts={}, how={})
+        store.put(
+            NODE.identity, {"a.txt": writing("A"), "b.txt": fail}, lineage={}, facts={}, how={}
+        )
     assert store.record(NODE.kind, NODE.digest) is None
     assert files_of(store) == []
     assert list((store.root / "scratch").iterdir()) == []
@@ -167,7 +169,7 @@ def test_a_writer_that_raises_leaves_no_artifact_and_no_file(store: Store) -> No
 
 def test_facts_that_are_no_json_leave_no_artifact(store: Store) -> None:
     with pytest.raises(TypeError):
-        store.put(NODE, {"a.txt": writing("A")}, lineage={}, facts={"x": object()}, how={})
+        store.put(NODE.identity, {"a.txt": writing("A")}, lineage={}, facts={"x": object()}, how={})
     assert store.record(NODE.kind, NODE.digest) is None
 
 
@@ -192,7 +194,7 @@ os.fsync, Path.write_bytes = counted(os.fsync), counted(Path.write_bytes)
 Folder.settle, Folder.create = counted(Folder.settle), counted(Folder.create)
 files = {name: lambda path: path.write_text("new") for name in ("a.txt", "b.txt")}
 node = Node("defend", Shard(start=0, stop=5))
-module.Store(Path(sys.argv[1])).put(node, files, lineage={}, facts={}, how={})
+module.Store(Path(sys.argv[1])).put(node.identity, files, lineage={}, facts={}, how={})
 """
 
 

@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Store:
     made = Store(tmp_path / "store")
     for node in NODES:
         made.put(
-            node,
+            node.identity,
             {
                 "examples.arrow": lambda path: arrow.write_tensors(
                     path, {"pixels": torch.zeros(5, 1, 4, 4)}, {}

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue.code.digests import TASKS, Code
-from pipeline.catalogue.code.syntax import replace_text
 from pipeline.problems import BadInput
+from pipeline.store.files import replace_text
 from tasks.specs import Kind, Spec
 
 RECORD = "fingerprints.json"

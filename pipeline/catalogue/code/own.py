@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 
 from pipeline.catalogue.code.digests import source_digest
 from pipeline.catalogue.code.syntax import parse, parse_text
-from pipeline.catalogue.documents import shown
-from pipeline.problems import BadInput, suggestion
+from pipeline.problems import BadInput, shown, suggestion
 from tasks.networks.factory import Factory, own_module_name
 from tasks.specs import Kind, Spec
 

@@ -10,7 +10,6 @@ import ast
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.problems import BadInput
-from pipeline.store.files import cache_folder
+from pipeline.store.files import cache_folder, replace_text
 
 # named by this very code, so that nothing remembered outlives the form it was made in
 _MEMORY = f"syntax-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}.json"
@@ -142,15 +141,3 @@ def _remember(memory: Mapping[str, Mapping[str, Any]]) -> None:
         target = cache_folder() / _MEMORY
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_text(target, json.dumps(kept))
-
-
-def replace_text(target: Path, text: str) -> None:
-    """Write a whole file or none; OSError where that cannot be."""
-    scratch = target.with_name(f"{target.name}.{os.getpid()}")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from pipeline.catalogue.documents import shown
 from pipeline.catalogue.sources.files import Found, Split
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, shown
 from pipeline.store.files import cache_folder, sha256_of
 
 TRAIN, TEST = 50_000, 10_000

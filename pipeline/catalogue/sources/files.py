@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.catalogue.documents import shown
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,10 +68,10 @@ def find(name: str, kind: Kind, folder: Path, classes: int) -> Found:
     """A data set's files in a folder; BadInput where one is not there or not whole."""
     match kind:
         case "parquet":
-            from pipeline.store import arrow
+            from pipeline.catalogue.sources import parquet
 
             files = _parquet_files(name, folder)
-            counts = [arrow.parquet_rows(path) for _, path in files]
+            counts = [parquet.parquet_rows(path) for _, path in files]
         case "npz":
             files = _npz_files(name, folder)
             counts = [_array_shape(path, "images")[0] for _, path in files]
@@ -91,14 +90,14 @@ def read(kind: Kind, files: Mapping[str, str], split: str, label_column: str) ->
         return _read_npz(Path(files[split]))
     if kind == "folder":
         return _read_folder(Path(files[split]))
-    from pipeline.store import arrow
+    from pipeline.catalogue.sources import parquet
 
     images: list[bytes] = []
     labels: list[int] = []
     names: list[str] = []
     for role, path in sorted(files.items()):
         if role.startswith(f"{split}-"):
-            encoded, column = arrow.read_parquet_images(Path(path), label_column)
+            encoded, column = parquet.read_parquet_images(Path(path), label_column)
             images += encoded
             labels += column
             names += [f"{Path(path).name}: row {row}" for row in range(len(column))]

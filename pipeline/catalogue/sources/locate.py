@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.catalogue.documents import shown
 from pipeline.catalogue.entries import DatasetEntry
 from pipeline.catalogue.sources import cifar as source_cifar
 from pipeline.catalogue.sources import files as source_files
 from pipeline.catalogue.sources.files import Found, Split
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, shown
 from pipeline.store.files import sha256_of, sha256_of_all
 
 if TYPE_CHECKING:

@@ -6,14 +6,12 @@ stepped through in a debugger.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from pipeline.execution.events import Again, Failure, Result
 from pipeline.execution.settings import BATCHED, Settings
 from pipeline.grid.graph import Node
-from pipeline.store.store import Store
 from tasks.progress import Progress
 
 Report = Callable[[str, Progress], None]
@@ -65,44 +63,3 @@ class Smaller:
         self._own[node.digest] = smaller
         size = smaller.of(node.kind).batch_size
         return Again(node.digest, f"{again.reason}; now {size} images at once", smaller=True)
-
-
-class InlineExecutor:
-    """Runs nodes in this process, one at a time, in the order of submission."""
-
-    name = "inline"
-    capacity = 1
-
-    def __init__(
-        self, store: Store, settings: Settings, report: Report, *, until: float | None = None
-    ) -> None:
-        self._store = store
-        self._settings = Smaller(settings)
-        self._report = report
-        self._until = until
-        self._waiting: deque[tuple[Node, bool]] = deque()
-
-    def submit(self, node: Node, *, replace: bool = False) -> None:
-        """Put a node at the end of the line."""
-        self._waiting.append((node, replace))
-
-    def next(self) -> Result:
-        """Perform the first node in line."""
-        from pipeline.execution.work.attempt import attempt
-
-        node, replace = self._waiting.popleft()
-
-        def tell(progress: Progress) -> None:
-            self._report(node.digest, progress)
-
-        settings = self._settings.of(node)
-        result = attempt(node, self._store, settings, tell, replace=replace, until=self._until)
-        if isinstance(result, Again):
-            result = self._settings.after(node, result)
-        if isinstance(result, Again):
-            self._waiting.appendleft((node, replace))
-        return result
-
-    def close(self) -> None:
-        """Forget what waits."""
-        self._waiting.clear()

@@ -24,7 +24,6 @@ from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, Unwritable
 from pipeline.store.store import Damaged, Gone, Store
 from tasks.attacks.base import Attack
-from tasks.attacks.libraries.base import LibraryProblem
 from tasks.classifier.checkpoint import BadCheckpoint
 from tasks.data.arrays import BadTensor
 from tasks.defenses.base import Defense
@@ -32,6 +31,7 @@ from tasks.evaluation.defend import BadDefense
 from tasks.networks.base import Network
 from tasks.networks.families.foreign import BadNetwork
 from tasks.progress import Tell
+from tasks.registry import LibraryProblem
 from tasks.specs import Kind, Spec
 from tasks.training.train import Diverged
 
@@ -165,7 +165,7 @@ def perform(
         how["own_code"] = own
     before = _content(store, node) if replace else None
     record = store.put(
-        node, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
+        node.identity, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
     )
     if node.kind == "train":
         partial_state.forget(store.ground, node.digest)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.grid.cells import Grid
 from pipeline.report.scores import Facts
-from pipeline.report.words.settings import changes
+from pipeline.report.words.numbers import changes
 
 LONGEST = 7_000
 """Characters, of 8,000 that MLflow takes."""

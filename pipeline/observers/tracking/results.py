@@ -18,7 +18,7 @@ from pipeline.observers.tracking.runs import (
     train_run,
 )
 from pipeline.observers.tracking.server import is_web, shown
-from pipeline.plan.planning import Look
+from pipeline.plan.look import Look
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Damaged, Record, Store
 

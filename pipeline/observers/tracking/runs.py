@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
-from pipeline.plan.planning import hardware
 from pipeline.report.scores import interval, number
+from pipeline.store.records import hardware
 from pipeline.store.store import Damaged, Record, Store
 from tasks.specs import Spec
 

@@ -26,7 +26,7 @@ from pipeline.observers.tracking.description import story
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import Point, metric_names
 from pipeline.observers.tracking.server import shown, wrong_with
-from pipeline.plan.planning import Look
+from pipeline.plan.look import Look
 from pipeline.problems import BadInput
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store

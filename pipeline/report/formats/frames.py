@@ -11,12 +11,13 @@ import polars as pl
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.cards import Card
-from pipeline.report.formats.figures.drawings import class_probabilities
 from pipeline.report.paper import Reference
-from pipeline.report.scores import Entry, Facts, Row, Scores, View, deterministic, interval, number
+from pipeline.report.scores import Facts, Scores, deterministic, interval, number
 from pipeline.report.views.adaptive import Left
-from pipeline.report.views.gallery import Exhibit, Gallery
-from pipeline.report.views.pictures import Picture
+from pipeline.report.views.exhibits import Exhibit
+from pipeline.report.views.gallery import Gallery
+from pipeline.report.views.pictures import Picture, class_probabilities
+from pipeline.report.views.table import Entry, Row, View
 from tasks.integrity.findings import Finding
 
 CELL_COLUMNS: dict[str, type[pl.DataType]] = {

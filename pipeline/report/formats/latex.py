@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from pipeline.report.scores import Entry, View
+from pipeline.report.views.table import Entry, View, spans
+from pipeline.report.words.numbers import NOTHING, accuracy, gain
 from pipeline.report.words.paper import published_words
-from pipeline.report.words.settings import NOTHING, accuracy, caption, gain
+from pipeline.report.words.table import caption
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -59,22 +60,6 @@ def table_latex(view: View) -> str:
 def escaped(text: str) -> str:
     """Text as LaTeX prints it."""
     return "".join(_SPECIAL.get(letter, letter) for letter in text)
-
-
-def spans(attacks: Sequence[str]) -> list[tuple[str, int]]:
-    """Headings above columns: what neighbours share before their first hyphen, and how many.
-
-    The heading is empty above a column that shares nothing.
-    """
-    found: list[tuple[str, int]] = []
-    for attack in attacks:
-        first, sign, _ = attack.partition("-")
-        first = first if sign else ""
-        if found and first and found[-1][0] == first:
-            found[-1] = (first, found[-1][1] + 1)
-        else:
-            found.append((first, 1))
-    return [(first if count > 1 else "", count) for first, count in found]
 
 
 def _heading(attacks: Sequence[str]) -> Iterator[str]:

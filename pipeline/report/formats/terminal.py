@@ -12,12 +12,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.grid.cells import Grid
-from pipeline.report.scores import Entry, Row, Scores, View
+from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Left, what_is_left
-from pipeline.report.views.table import views
+from pipeline.report.views.table import Entry, Row, View, beside, views
 from pipeline.report.words.adaptive import HEADING, LEGEND, SHORT, short_words
-from pipeline.report.words.paper import beside, compact_words, differing, judged
-from pipeline.report.words.settings import caption, entry_words
+from pipeline.report.words.numbers import entry_words
+from pipeline.report.words.paper import compact_words, differing, judged
+from pipeline.report.words.table import caption
 
 LETTERS = 6
 """What is left of a long word of a heading, before its full stop."""

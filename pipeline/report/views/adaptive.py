@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.answers import Answers, NotTested
-from pipeline.report.scores import Scores, View, number
+from pipeline.report.scores import Scores, number
+from pipeline.report.views.table import View
 from tasks.evaluation.statistics import wilson_interval
 
 Shares = NDArray[np.float64]

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.grid.cells import Cell, Grid
-from pipeline.report.scores import Entry, Facts, Row, Scores, View, number
+from pipeline.report.scores import Facts, Scores, number
+from pipeline.report.views.table import Entry, Row, View
 
 FEWEST = 3
 """Defenses of a model that make a figure."""

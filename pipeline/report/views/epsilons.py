@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.cards import Card
-from pipeline.report.scores import Scores, View
+from pipeline.report.scores import Scores
+from pipeline.report.views.table import View
 from tasks.evaluation.statistics import wilson_interval
 
 CHECK = "epsilon"

@@ -6,7 +6,8 @@ bare model gets right when clean and wrong under the attack.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
-from pipeline.report.scores import View
+from pipeline.report.views.table import View
 from pipeline.store import arrow
 from pipeline.store.store import Damaged, Store
 
@@ -162,3 +163,17 @@ class _Shard:
 
 def _channels_last(pixels: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.transpose(1, 2, 0), dtype=np.float32)
+
+
+def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]]]:
+    """The columns of a picture's table: what was seen, and the probability of each class."""
+    if picture.clean_answer is not None:
+        yield "clean", picture.clean_answer.tolist()
+    for place, (label, answer) in enumerate(picture.answers.items()):
+        yield label if place else "adversarial", answer.tolist()
+
+
+def magnification(picture: Picture) -> float:
+    """How many times a perturbation is shown magnified: its largest change spans half the range."""
+    largest = picture.largest_change
+    return math.floor(0.5 / largest + 1e-6) if largest > 0 else 1.0

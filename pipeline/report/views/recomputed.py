@@ -9,7 +9,7 @@ import torch
 from pipeline.execution.settings import KindSettings
 from pipeline.execution.work.inputs import Desk
 from pipeline.grid.graph import Node
-from pipeline.report.views.gallery import Exhibit
+from pipeline.report.views.exhibits import Exhibit
 from pipeline.store.store import Store
 from tasks.defenses.base import Context
 from tasks.evaluation.defend import first_draw

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.paper import Reference
-from pipeline.report.scores import Row, View
+from pipeline.report.views.table import Row, View
 
 QUANTITIES = {
     "draws": "draws averaged, K",
@@ -15,10 +15,6 @@ QUANTITIES = {
     "step_size": "step size, α (1/255 of the pixel range)",
 }
 """Names and units of parameters, for axes; others go by their own names."""
-
-
-INK, LINE, PAPER = "#1c1c1c", "#dddddd", "#ffffff"
-"""Colours of text, of grids and behind all; a page puts colours of its own in their place."""
 
 
 @dataclass(frozen=True)

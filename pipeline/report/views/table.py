@@ -6,22 +6,22 @@ Everything is computed from unrounded accuracies; rounding is for those who prin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.grid.cells import Cell, Table
+from pipeline.report.paper import Reference, Verdict
+
+if TYPE_CHECKING:
+    from tasks.integrity.findings import Verdict as CardVerdict
+import dataclasses
 from dataclasses import replace
 from statistics import fmean, stdev
 
-from pipeline.grid.cells import Cell, Grid, Table
+from pipeline.grid.cells import Grid
+from pipeline.problems import one_line
 from pipeline.report.answers import NotTested
-from pipeline.report.paper import Reference
-from pipeline.report.scores import (
-    Entry,
-    Row,
-    Scores,
-    View,
-    deterministic,
-    interval,
-    number,
-    one_line,
-)
+from pipeline.report.scores import Scores, deterministic, interval, number
 from tasks.evaluation.statistics import holm
 from tasks.integrity.findings import Verdict as CardVerdict
 from tasks.integrity.findings import gravest
@@ -182,3 +182,134 @@ def _corrected(rows: Sequence[Row]) -> tuple[Row, ...]:
         )
         for row in rows
     )
+
+
+LEVEL = 0.05
+"""The chance that a table without any true gain calls one of its gains significant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One place of a table. Rates in percent, gains in points.
+
+    accuracy, gain: means over seeds, a gain only from seeds that have its baseline too.
+    interval and spread (over redraws) belong to one set of weights, so they are None where
+    several seeds are averaged; seed_spread is the standard deviation over those.
+    seeds: how many were scored; note: number of a footnote of the view.
+    reference: the published number; published_gain: from published accuracies, None where one
+    of them is a bound.
+    p_value: of the gain; p_holm: the same, corrected for all gains of the view that were tested;
+    untested: why a gain has neither.
+    card: the gravest verdict of the integrity cards; card_note: number of the footnote that says
+    what a failed one found.
+    """
+
+    attack: str
+    accuracy: float | None = None
+    gain: float | None = None
+    interval: tuple[float, float] | None = None
+    spread: float | None = None
+    seed_spread: float | None = None
+    images: int | None = None
+    redraws: int | None = None
+    seeds: int = 0
+    note: int | None = None
+    reference: Reference | None = None
+    published_gain: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    untested: str | None = None
+    card: CardVerdict | None = None
+    card_note: int | None = None
+
+    @property
+    def bold(self) -> bool:
+        """Whether the gain is shown: it is significant, and no integrity card fails."""
+        return self.significant is True and self.card != "fail"
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the gain, or loss, is significant in its view; None where it is not tested."""
+        return None if self.p_holm is None else self.p_holm <= LEVEL
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published, in points; see `Reference.difference`."""
+        if self.reference is None or self.accuracy is None:
+            return None
+        return self.reference.difference(self.accuracy)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the published number lies in the interval; None without one of both."""
+        if self.reference is None or self.accuracy is None:
+            return None
+        return self.reference.verdict(self.interval)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defense on one model, an entry for each attack of the view.
+
+    redraws: how often whole predictions were drawn, or `deterministic`.
+    """
+
+    model: str
+    defense: str
+    redraws: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """A table as it is shown; a note's number is its place, from 1."""
+
+    table: Table
+    attacks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models of the rows, in their order."""
+        return tuple(dict.fromkeys(row.model for row in self.rows))
+
+    @property
+    def widest_interval(self) -> float | None:
+        """Half the length of the longest interval, in points."""
+        intervals = [entry.interval for row in self.rows for entry in row.entries]
+        return max(((high - low) / 2 for low, high in filter(None, intervals)), default=None)
+
+
+def spans(attacks: Sequence[str]) -> list[tuple[str, int]]:
+    """Headings above columns: what neighbours share before their first hyphen, and how many.
+
+    The heading is empty above a column that shares nothing.
+    """
+    found: list[tuple[str, int]] = []
+    for attack in attacks:
+        first, sign, _ = attack.partition("-")
+        first = first if sign else ""
+        if found and first and found[-1][0] == first:
+            found[-1] = (first, found[-1][1] + 1)
+        else:
+            found.append((first, 1))
+    return [(first if count > 1 else "", count) for first, count in found]
+
+
+def beside(view: View) -> View | None:
+    """The rows and columns of a table that hold a published number; None if there are none."""
+    places = [
+        place
+        for place in range(len(view.attacks))
+        if any(row.entries[place].reference for row in view.rows)
+    ]
+    rows = tuple(
+        dataclasses.replace(row, entries=tuple(row.entries[place] for place in places))
+        for row in view.rows
+        if any(entry.reference for entry in row.entries)
+    )
+    if not rows:
+        return None
+    attacks = tuple(view.attacks[place] for place in places)
+    return dataclasses.replace(view, attacks=attacks, rows=rows)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pipeline.report.views.adaptive import Cost, Left, Rate
-from pipeline.report.words.settings import NOTHING, accuracy, markdown_table
+from pipeline.report.words.numbers import NOTHING, accuracy
 
 HEADING = "What is left of each defense"
 NAMES = ("model", "defense")
@@ -32,19 +30,6 @@ def short_words(left: Left) -> list[str]:
     times = left.cost.times_bare if left.cost else None
     rates = (_rate(rate, intervals=False) for rate in _rates(left))
     return [*rates, passes, NOTHING if times is None else f"{times:.2g}×"]
-
-
-def left_markdown(rows: Sequence[Left]) -> str:
-    """The summary, a table for each adaptive attack; empty without any."""
-    lines: list[str] = []
-    for attack in dict.fromkeys(row.adaptive_attack for row in rows):
-        own = [row for row in rows if row.adaptive_attack == attack]
-        lines += [f"### {HEADING} under {attack} ({own[0].images} images)", ""]
-        words = ([row.model, row.defense, *left_words(row)] for row in own)
-        lines += [*markdown_table(NAMES, NUMBERS, words), ""]
-        replayed = {row.replayed for row in own if row.replayed}
-        lines += [LEGEND, f"Replayed: {', '.join(sorted(replayed)) or NOTHING}.", ""]
-    return "\n".join(lines)
 
 
 def _rates(left: Left) -> tuple[Rate | None, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.report.cards import Card
-from pipeline.report.words.settings import NOTHING, markdown_table
+from pipeline.report.words.numbers import NOTHING
 
 NAMES = ("model and defense", "attack", "card", "what did not pass", "images")
 
@@ -15,18 +15,6 @@ a number may say more about the attack than about the defense. A card that **fai
 bold away from a gain and puts a footnote under its table; a **warning** does not. A cell of
 replayed examples has the card of the bare model, on which they were made. How much a card asks is
 what a quarter of its adaptive cell's own work buys (`--card full` lifts that)."""
-
-
-def cards_markdown(cards: Mapping[str, Card]) -> str:
-    """The section of a report about the cards of its cells, by their names; empty without any."""
-    if not cards:
-        return ""
-    lines = ["## Integrity cards", "", LEGEND, ""]
-    lines += markdown_table(NAMES[:-1], NAMES[-1:], card_rows(cards))
-    if stored := [f"- {line}" for line in stored_lines(cards)]:
-        lines += ["", "Of stored answers, which are looked at for every cell:", "", *stored]
-    lines += ["", "Every check, with what it measured: [cards.csv](cards.csv)."]
-    return "\n".join(lines)
 
 
 def card_rows(cards: Mapping[str, Card]) -> list[tuple[str, ...]]:

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from pipeline.report.paper import Reference
-from pipeline.report.scores import Entry, View
-from pipeline.report.words.settings import NOTHING, accuracy, gain, markdown_table, value_words
+from pipeline.report.views.table import Entry, View
+from pipeline.report.words.numbers import accuracy
+from pipeline.report.words.settings import value_words
 from tasks.specs import Kind, Spec
 from tasks.training.recipe import CheckpointSpec, TrainSpec
-
-LEGEND = "Entries: measured (published, difference in points), and the verdict."
-GAIN_LEGEND = "Entries: measured (published), both computed from accuracies; none over a bound."
-
-
-def beside(view: View) -> View | None:
-    """The rows and columns of a table that hold a published number; None if there are none."""
-    places = [
-        place
-        for place in range(len(view.attacks))
-        if any(row.entries[place].reference for row in view.rows)
-    ]
-    rows = tuple(
-        dataclasses.replace(row, entries=tuple(row.entries[place] for place in places))
-        for row in view.rows
-        if any(entry.reference for entry in row.entries)
-    )
-    if not rows:
-        return None
-    attacks = tuple(view.attacks[place] for place in places)
-    return dataclasses.replace(view, attacks=attacks, rows=rows)
 
 
 def published_words(reference: Reference) -> str:
@@ -48,23 +27,6 @@ def compact_words(entry: Entry) -> list[str]:
     if entry.verdict in marks:
         words.append(marks[entry.verdict])
     return words
-
-
-def beside_markdown(view: View) -> str:
-    """`Beside the paper`: published numbers, gains and what differs; empty without any."""
-    both = beside(view)
-    if both is None:
-        return ""
-    lines = ["### Beside the paper", ""]
-    lines += [*_table(both, _words), "", LEGEND]
-    gains = [row for row in both.rows if any(one.published_gain is not None for one in row.entries)]
-    if gains:
-        gained = dataclasses.replace(both, rows=tuple(gains))
-        lines += ["", "Gains in points:", "", *_table(gained, _gain_words), "", GAIN_LEGEND]
-    said = [*judged(both), *differing(both)]
-    if said:
-        lines += ["", *(f"- {line}" for line in said)]
-    return "\n".join(lines) + "\n"
 
 
 def judged(view: View) -> list[str]:
@@ -145,24 +107,3 @@ def _weights(spec: TrainSpec | CheckpointSpec) -> str:
 
 def _references(view: View) -> Iterator[Reference]:
     return (entry.reference for row in view.rows for entry in row.entries if entry.reference)
-
-
-def _table(view: View, words: Callable[[Entry], str]) -> list[str]:
-    rows = [[row.model, row.defense, *map(words, row.entries)] for row in view.rows]
-    return markdown_table(["model", "defense"], view.attacks, rows)
-
-
-def _words(entry: Entry) -> str:
-    if entry.reference is None:
-        return NOTHING
-    both = [published_words(entry.reference)]
-    if entry.difference is not None:
-        both.append(gain(entry.difference))
-    return " ".join([accuracy(entry.accuracy), f"({', '.join(both)})", entry.verdict or ""]).strip()
-
-
-def _gain_words(entry: Entry) -> str:
-    if entry.published_gain is None:
-        return NOTHING
-    measured = NOTHING if entry.gain is None else gain(entry.gain)
-    return f"{measured} ({gain(entry.published_gain)})"

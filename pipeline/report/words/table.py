@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pipeline.report.scores import LEVEL, View
+from pipeline.report.views.table import LEVEL, View
 
 DISCORDANT = 0.1
 """The share of images on which two answers are taken to differ, for what could be seen."""
@@ -45,3 +45,21 @@ def _visible(images: int, comparisons: int) -> str:
 
 def _gains(count: int) -> str:
     return f"{count} gain{'s' if count != 1 else ''}"
+
+
+def caption(view: View) -> list[str]:
+    """What is to be said below a table: what gains are over, intervals, footnotes."""
+    table = view.table
+    lines: list[str] = []
+    if any(entry.gain is not None for row in view.rows for entry in row.entries):
+        over = f"the same defense without {table.gains_of}"
+        if table.gains_of is None:
+            over = f"{table.gains_over}"
+        lines.append(f"In parentheses: points gained over {over}.")
+        lines += gain_lines(view)
+    if view.widest_interval is not None:
+        lines.append(f"95 % intervals: at most ±{view.widest_interval:.1f} points.")
+    seeds = max((entry.seeds for row in view.rows for entry in row.entries), default=0)
+    if seeds > 1:
+        lines.append(f"Means over {seeds} seeds.")
+    return lines

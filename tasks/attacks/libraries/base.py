@@ -7,7 +7,6 @@ otherwise, under a seed that belongs to the image.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import random
 import warnings
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, JsonValue
 
 from tasks.attacks.base import BoundedAttack, Victim
+from tasks.registry import LibraryProblem, imported
 from tasks.specs import Count
 
 if TYPE_CHECKING:
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
     from tasks.attacks.libraries.asked import Asked
     from tasks.data.seeding import Rows
-
-PROGRAM = "test-time-defense-bench"
-
-
-class LibraryProblem(RuntimeError):
-    """A library that is not there, has no such attack, or does not take these parameters."""
 
 
 class LibraryAttack(BoundedAttack):
@@ -96,23 +90,6 @@ class LibraryAttack(BoundedAttack):
         except (TypeError, ValueError) as error:
             said = " ".join(str(error).split())
             raise LibraryProblem(f"{self.attack} of {self.library}: {said}") from error
-
-
-def imported(library: str, module: str) -> Any:
-    """A library's module; LibraryProblem, with the extra that installs it, where it is absent."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != library:
-            raise
-        raise LibraryProblem(absent(library)) from None
-
-
-def absent(library: str) -> str:
-    """What to say where a library is not installed."""
-    return f"{library} is not installed here: pip install '{PROGRAM}[{library}]'"
 
 
 @contextmanager

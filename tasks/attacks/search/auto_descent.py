@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tasks.attacks.apgd import checkpoints
 from tasks.attacks.base import Victim
 from tasks.attacks.search.geometry import Ball
 from tasks.attacks.search.objectives import Goal, Loss
+from tasks.attacks.search.schedule import checkpoints
 
 MOMENTUM = 0.75
 """The share of the new step in a move; the rest goes on along the move before."""

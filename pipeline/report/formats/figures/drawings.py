@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.grid.cells import Grid
-from pipeline.report.scores import Scores, View
+from pipeline.report.formats.markdown import markdown_table
+from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Left
 from pipeline.report.views.costs import costs
 from pipeline.report.views.epsilons import epsilons
-from pipeline.report.views.pictures import Artifacts, NoPicture, Picture, pictures
+from pipeline.report.views.pictures import (
+    Artifacts,
+    NoPicture,
+    Picture,
+    class_probabilities,
+    pictures,
+)
 from pipeline.report.views.sweeps import Sweep, sweep
-from pipeline.report.words.settings import markdown_table
+from pipeline.report.views.table import View
 
 if TYPE_CHECKING:
-    from pipeline.report.formats.figures.sweeps import FileKind
+    from pipeline.report.formats.figures.style import FileKind
 
 Draw = Callable[[Path], None]
 
@@ -98,14 +105,6 @@ def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawin
     return Drawing(f"![{alt}]({stem}.svg)\n\n{said}\n", alt, said, files)
 
 
-def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]]]:
-    """The columns of a picture's table: what was seen, and the probability of each class."""
-    if picture.clean_answer is not None:
-        yield "clean", picture.clean_answer.tolist()
-    for place, (label, answer) in enumerate(picture.answers.items()):
-        yield label if place else "adversarial", answer.tolist()
-
-
 def left_drawing(rows: Sequence[Left], stem: str) -> Drawing | None:
     """Adaptive against oblivious accuracy; None where no adaptive attack was made."""
     if not rows:
@@ -127,7 +126,8 @@ def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) ->
     except NoPicture as reason:
         said = f"The figure is not drawn: {reason}."
         return Drawing(f"{said}\n", said=said)
-    from pipeline.report.formats.figures.sweeps import draw_pictures, magnification
+    from pipeline.report.formats.figures.pictures import draw_pictures
+    from pipeline.report.views.pictures import magnification
 
     files = _files(lambda kind: partial(draw_pictures, found, kind=kind))
     lines = [_embedded("an image before and after the attack", stem), ""]

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.report.formats.figures.sweeps import (
+from pipeline.report.formats.figures.colours import INK
+from pipeline.report.formats.figures.style import (
     COLOURS,
     MANNERS,
     WIDE,
@@ -20,7 +21,6 @@ from pipeline.report.formats.figures.sweeps import (
 from pipeline.report.views.adaptive import Left
 from pipeline.report.views.costs import CostPanel, Costs
 from pipeline.report.views.epsilons import EpsilonPanel, Epsilons
-from pipeline.report.views.sweeps import INK
 
 Panel = TypeVar("Panel", CostPanel, EpsilonPanel)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.report.formats.figures.sweeps import COLOURS, save, sheet, write_title
+from pipeline.report.formats.figures.style import COLOURS, save, sheet, write_title
 
 
 def draw_scale(times: Sequence[tuple[int, float]], bound: float, title: str, path: Path) -> None:

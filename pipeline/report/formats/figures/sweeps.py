@@ -6,56 +6,29 @@ in colour, line and mark at once, in colours that colour-blind eyes tell apart (
 
 from __future__ import annotations
 
-import contextlib
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from pipeline.report.views.pictures import Picture
-from pipeline.report.views.sweeps import INK, LINE, PAPER, Curve, Point, Sweep
+from pipeline.report.formats.figures.style import (
+    COLOURS,
+    HOLLOW,
+    MANNERS,
+    STYLE,
+    WIDE,
+    FileKind,
+    save,
+    ticks_at,
+    write_title,
+)
+from pipeline.report.views.sweeps import Curve, Point, Sweep
 
-FileKind = Literal["svg", "png"]
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
-"""One a model of a panel."""
-MANNERS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--"))
-"""A mark and a line, one pair an attack of the figure."""
-
-STYLE: dict[Any, Any] = {
-    "axes.edgecolor": INK,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": PAPER,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "savefig.bbox": "tight",
-    "savefig.facecolor": PAPER,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "figure",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-HOLLOW: dict[str, Any] = {"markersize": 11, "markeredgewidth": 1.8, "markerfacecolor": "none"}
-"""Of marks of published numbers."""
-RESOLUTION_DPI = 150
 PANEL_WIDTH_IN = 5.2
-WIDE = 15
-"""How many times the smallest parameter the largest is where an axis becomes logarithmic."""
 SPACE = 0.045
 """The least distance of two ticks, as a share of its length."""
 
@@ -82,32 +55,6 @@ def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
         row[0].set_ylim(max(-2.0, low), min(102.0, high))
         write_title(figure, sweep.title)
         save(figure, path, kind)
-
-
-def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> None:
-    """Each image clean and attacked, with what the attack added, magnified, a row a picture."""
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(7.5, 3.2 * len(pictures)), layout="constrained")
-        rows = figure.subplots(len(pictures), 3, squeeze=False)
-        for axes, picture in zip(rows, pictures, strict=True):
-            for place, (heading, pixels) in zip(axes, _images(picture), strict=True):
-                grey = pixels.shape[2] == 1
-                place.imshow(
-                    pixels[:, :, 0] if grey else pixels,
-                    cmap="gray" if grey else None,
-                    vmin=0,
-                    vmax=1,
-                    interpolation="nearest",
-                )
-                place.set_title(heading, fontsize=10)
-                place.set_axis_off()
-        save(figure, path, kind)
-
-
-def magnification(picture: Picture) -> float:
-    """How many times a perturbation is shown magnified: its largest change spans half the range."""
-    largest = picture.largest_change
-    return math.floor(0.5 / largest + 1e-6) if largest > 0 else 1.0
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], attacks: Sequence[str]) -> None:
@@ -194,47 +141,3 @@ def _ticks(axes: Axes, points: Sequence[Point]) -> None:
         if all(abs(places[value] - places[other]) >= room for other in shown):
             shown.append(value)
     ticks_at(axes, sorted(shown))
-
-
-def _images(picture: Picture) -> list[tuple[str, np.ndarray]]:
-    times = magnification(picture)
-    change = picture.adversarial - picture.clean
-    attacked = next(iter(picture.answers.values()))
-    before = [f"clean: class {picture.label}"]
-    if picture.clean_answer is not None:
-        before = [_seen("clean", picture.clean_answer)]
-    return [
-        (before[0], picture.clean),
-        (_seen(picture.attack, attacked), picture.adversarial),
-        (f"perturbation, {times:g} times\n(grey: no change)", np.clip(0.5 + times * change, 0, 1)),
-    ]
-
-
-def _seen(heading: str, answer: np.ndarray) -> str:
-    return f"{heading}\nseen as class {answer.argmax()} ({answer.max():.2f})"
-
-
-def ticks_at(axes: Axes, values: Sequence[float]) -> None:
-    """Ticks along x at these values alone, written as they are."""
-    axes.xaxis.set_major_locator(FixedLocator(values))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-
-
-@contextlib.contextmanager
-def sheet(width_in: float, height_in: float) -> Iterator[Figure]:
-    """A figure to be drawn and saved within the style."""
-    with mpl.rc_context(STYLE):
-        yield Figure(figsize=(width_in, height_in), layout="constrained")
-
-
-def write_title(figure: Figure, title: str) -> None:
-    """Above all, in as many lines as it takes."""
-    room = int(figure.get_figwidth() * 11)
-    figure.suptitle("\n".join(textwrap.wrap(title, room)), fontsize=11)
-
-
-def save(figure: Figure, path: Path, kind: FileKind) -> None:
-    """Without anything that differs from day to day."""
-    nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
-    figure.savefig(path, format=kind, dpi=RESOLUTION_DPI, metadata=nothing)

@@ -22,27 +22,20 @@ from pipeline.report.formats.page.parts import (
     wall,
 )
 from pipeline.report.formats.page.tables import left_html, table_html
-from pipeline.report.scores import Entry, Row, Scores, View
+from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Left
 from pipeline.report.views.gallery import Gallery
+from pipeline.report.views.table import Entry, Row, View
 from pipeline.report.words.adaptive import HEADING
 from pipeline.report.words.adaptive import LEGEND as LEFT_LEGEND
 from pipeline.report.words.cards import LEGEND as CARDS_LEGEND
 from pipeline.report.words.cards import NAMES as CARD_NAMES
 from pipeline.report.words.cards import card_rows, stored_lines
+from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OBLIVIOUS
+from pipeline.report.words.numbers import gain, interval_words
 from pipeline.report.words.paper import differing, judged, published_words
-from pipeline.report.words.settings import (
-    ADAPTIVE,
-    BESIDE,
-    GAINS,
-    INTERVALS,
-    OBLIVIOUS,
-    caption,
-    datasets_said,
-    gain,
-    interval_words,
-    settings_said,
-)
+from pipeline.report.words.settings import datasets_said, settings_said
+from pipeline.report.words.table import caption
 
 TEMPLATES = Path(__file__).with_name("templates")
 FILES = ("csv", "parquet", "md", "tex")

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.grid.cells import Cell, Grid
+from pipeline.report.formats.figures.colours import INK, LINE, PAPER
 from pipeline.report.scores import Facts, Scores, interval, number
 from pipeline.report.views.costs import passes
-from pipeline.report.views.gallery import Change, Exhibit, Gallery
-from pipeline.report.views.sweeps import INK, LINE, PAPER
-from pipeline.report.words.settings import accuracy, interval_words
+from pipeline.report.views.exhibits import Change, Exhibit
+from pipeline.report.views.gallery import Gallery
+from pipeline.report.words.numbers import accuracy, interval_words
 
 SHOWN_CLASSES = 3
 """Of a picture's class probabilities."""

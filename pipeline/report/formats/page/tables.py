@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from great_tables import GT, html
 
 from pipeline.report.formats.frames import laid_out, texts
-from pipeline.report.formats.latex import spans
-from pipeline.report.scores import Entry, Row, View
 from pipeline.report.views.adaptive import Left
+from pipeline.report.views.table import Entry, Row, View, spans
 from pipeline.report.words.adaptive import NUMBERS, left_words
 
 

@@ -1,0 +1,51 @@
+"""Figures of images: examples and what defenses make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipeline.report.formats.figures.style import STYLE, FileKind, save
+from pipeline.report.views.pictures import Picture, magnification
+
+
+def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> None:
+    """Each image clean and attacked, with what the attack added, magnified, a row a picture."""
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(7.5, 3.2 * len(pictures)), layout="constrained")
+        rows = figure.subplots(len(pictures), 3, squeeze=False)
+        for axes, picture in zip(rows, pictures, strict=True):
+            for place, (heading, pixels) in zip(axes, _images(picture), strict=True):
+                grey = pixels.shape[2] == 1
+                place.imshow(
+                    pixels[:, :, 0] if grey else pixels,
+                    cmap="gray" if grey else None,
+                    vmin=0,
+                    vmax=1,
+                    interpolation="nearest",
+                )
+                place.set_title(heading, fontsize=10)
+                place.set_axis_off()
+        save(figure, path, kind)
+
+
+def _images(picture: Picture) -> list[tuple[str, np.ndarray]]:
+    times = magnification(picture)
+    change = picture.adversarial - picture.clean
+    attacked = next(iter(picture.answers.values()))
+    before = [f"clean: class {picture.label}"]
+    if picture.clean_answer is not None:
+        before = [_seen("clean", picture.clean_answer)]
+    return [
+        (before[0], picture.clean),
+        (_seen(picture.attack, attacked), picture.adversarial),
+        (f"perturbation, {times:g} times\n(grey: no change)", np.clip(0.5 + times * change, 0, 1)),
+    ]
+
+
+def _seen(heading: str, answer: np.ndarray) -> str:
+    return f"{heading}\nseen as class {answer.argmax()} ({answer.max():.2f})"

@@ -1,0 +1,85 @@
+"""How every figure looks, and how it is saved."""
+
+from __future__ import annotations
+
+import contextlib
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+from pipeline.report.formats.figures.colours import INK, LINE, PAPER
+
+FileKind = Literal["svg", "png"]
+
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
+"""One a model of a panel."""
+
+
+MANNERS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--"))
+"""A mark and a line, one pair an attack of the figure."""
+
+
+STYLE: dict[Any, Any] = {
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "savefig.bbox": "tight",
+    "savefig.facecolor": PAPER,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "figure",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+HOLLOW: dict[str, Any] = {"markersize": 11, "markeredgewidth": 1.8, "markerfacecolor": "none"}
+"""Of marks of published numbers."""
+
+
+RESOLUTION_DPI = 150
+
+
+WIDE = 15
+"""How many times the smallest parameter the largest is where an axis becomes logarithmic."""
+
+
+def ticks_at(axes: Axes, values: Sequence[float]) -> None:
+    """Ticks along x at these values alone, written as they are."""
+    axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+@contextlib.contextmanager
+def sheet(width_in: float, height_in: float) -> Iterator[Figure]:
+    """A figure to be drawn and saved within the style."""
+    with mpl.rc_context(STYLE):
+        yield Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def write_title(figure: Figure, title: str) -> None:
+    """Above all, in as many lines as it takes."""
+    room = int(figure.get_figwidth() * 11)
+    figure.suptitle("\n".join(textwrap.wrap(title, room)), fontsize=11)
+
+
+def save(figure: Figure, path: Path, kind: FileKind) -> None:
+    """Without anything that differs from day to day."""
+    nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
+    figure.savefig(path, format=kind, dpi=RESOLUTION_DPI, metadata=nothing)

@@ -1,0 +1,153 @@
+"""Tables and reports as Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from pipeline.grid.cells import Grid
+from pipeline.report.cards import Card
+from pipeline.report.scores import Facts, Scores
+from pipeline.report.views.adaptive import Left
+from pipeline.report.views.table import Entry, Row, View, beside
+from pipeline.report.words import adaptive as adaptive_words
+from pipeline.report.words import cards as card_words
+from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OBLIVIOUS
+from pipeline.report.words.numbers import NOTHING, accuracy, entry_words, gain
+from pipeline.report.words.paper import differing, judged, published_words
+from pipeline.report.words.settings import datasets_said, joined, settings_said
+from pipeline.report.words.table import caption
+
+LEGEND = "Entries: measured (published, difference in points), and the verdict."
+
+
+GAIN_LEGEND = "Entries: measured (published), both computed from accuracies; none over a bound."
+
+
+def beside_markdown(view: View) -> str:
+    """`Beside the paper`: published numbers, gains and what differs; empty without any."""
+    both = beside(view)
+    if both is None:
+        return ""
+    lines = ["### Beside the paper", ""]
+    lines += [*_table(both, _words), "", LEGEND]
+    gains = [row for row in both.rows if any(one.published_gain is not None for one in row.entries)]
+    if gains:
+        gained = dataclasses.replace(both, rows=tuple(gains))
+        lines += ["", "Gains in points:", "", *_table(gained, _gain_words), "", GAIN_LEGEND]
+    said = [*judged(both), *differing(both)]
+    if said:
+        lines += ["", *(f"- {line}" for line in said)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(view: View, words: Callable[[Entry], str]) -> list[str]:
+    rows = [[row.model, row.defense, *map(words, row.entries)] for row in view.rows]
+    return markdown_table(["model", "defense"], view.attacks, rows)
+
+
+def _words(entry: Entry) -> str:
+    if entry.reference is None:
+        return NOTHING
+    both = [published_words(entry.reference)]
+    if entry.difference is not None:
+        both.append(gain(entry.difference))
+    return " ".join([accuracy(entry.accuracy), f"({', '.join(both)})", entry.verdict or ""]).strip()
+
+
+def _gain_words(entry: Entry) -> str:
+    if entry.published_gain is None:
+        return NOTHING
+    measured = NOTHING if entry.gain is None else gain(entry.gain)
+    return f"{measured} ({gain(entry.published_gain)})"
+
+
+def table_markdown(view: View) -> str:
+    """A table with its title, and what is to be said below it."""
+    lines = [f"## {view.table.title or view.table.name}", ""]
+    lines += markdown_table(["model", "defense", "redraws"], view.attacks, map(_row, view.rows))
+    lines.extend(["", *caption(view)])
+    if view.notes:
+        lines.append("")
+        lines.extend(f"- [{place}] {note}" for place, note in enumerate(view.notes, 1))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_table(
+    names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]
+) -> list[str]:
+    """The lines of a table: columns of names, then columns of numbers, which end flush right."""
+    whole = [[*names, *numbers], [*("---" for _ in names), *("---:" for _ in numbers)], *rows]
+    return ["| " + " | ".join(word.replace("|", "\\|") for word in row) + " |" for row in whole]
+
+
+def page(
+    grid: Grid,
+    scores: Scores,
+    parts: Sequence[tuple[str, str]],
+    made: Facts,
+    cards: str = "",
+) -> str:
+    """The report's front page: what is measured and how, and every table.
+
+    parts: the tables in Markdown with the stems of their files; made: by what it was computed
+    (device, versions), as the caller knows it; cards: what is said of integrity cards.
+    """
+    missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
+    lines = [f"# {grid.title or grid.name}", ""]
+    lines += [f"Grid `{grid.name}`: {len(grid.cells)} cells, {len(missing)} of them missing.", ""]
+    lines += [*datasets_said(grid.cells, scores.by_class), "", OBLIVIOUS, ""]
+    lines += [ADAPTIVE, ""] if any(cell.attack_spec.compound for cell in grid.cells) else []
+    lines += [INTERVALS, "", GAINS, ""]
+    lines += [BESIDE, ""] if scores.published else []
+    for markdown, stem in parts:
+        lines += [markdown]
+        lines += [f"The same with intervals: [{stem}.csv]({stem}.csv).", ""]
+    lines += [cards, ""] if cards else []
+    lines += ["## How it was made", ""]
+    lines += [f"- {what}: {value}" for what, value in made.items()]
+    lines += [f"- redraws: {joined(sorted({cell.redraws for cell in grid.cells}))}"]
+    lines += [f"- precision: {joined(sorted({cell.precision for cell in grid.cells}))}", ""]
+    lines += ["Epsilon, step sizes and limits are in 1/255 of the pixel range.", ""]
+    for heading, described in settings_said(grid.cells):
+        lines += [f"### {heading}", "", *described, ""]
+    lines += ["Every cell, with all its numbers: [results.csv](results.csv)."]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(row: Row) -> list[str]:
+    return [row.model, row.defense, row.redraws, *map(_bold, row.entries)]
+
+
+def _bold(entry: Entry) -> str:
+    """An entry's words, its gain in bold where that is significant."""
+    words = entry_words(entry)
+    if entry.bold:
+        words[1] = f"(**{words[1].strip('()')}**)"
+    return " ".join(words)
+
+
+def left_markdown(rows: Sequence[Left]) -> str:
+    """The summary, a table for each adaptive attack; empty without any."""
+    lines: list[str] = []
+    for attack in dict.fromkeys(row.adaptive_attack for row in rows):
+        own = [row for row in rows if row.adaptive_attack == attack]
+        lines += [f"### {adaptive_words.HEADING} under {attack} ({own[0].images} images)", ""]
+        words = ([row.model, row.defense, *adaptive_words.left_words(row)] for row in own)
+        lines += [*markdown_table(adaptive_words.NAMES, adaptive_words.NUMBERS, words), ""]
+        replayed = {row.replayed for row in own if row.replayed}
+        lines += [adaptive_words.LEGEND, f"Replayed: {', '.join(sorted(replayed)) or NOTHING}.", ""]
+    return "\n".join(lines)
+
+
+def cards_markdown(cards: Mapping[str, Card]) -> str:
+    """The section of a report about the cards of its cells, by their names; empty without any."""
+    if not cards:
+        return ""
+    lines = ["## Integrity cards", "", card_words.LEGEND, ""]
+    names, rows = card_words.NAMES, card_words.card_rows(cards)
+    lines += markdown_table(names[:-1], names[-1:], rows)
+    if stored := [f"- {line}" for line in card_words.stored_lines(cards)]:
+        lines += ["", "Of stored answers, which are looked at for every cell:", "", *stored]
+    lines += ["", "Every check, with what it measured: [cards.csv](cards.csv)."]
+    return "\n".join(lines)

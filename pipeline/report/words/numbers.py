@@ -1,0 +1,62 @@
+"""Accuracies, intervals and gains in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.report.scores import Facts, number
+from pipeline.report.views.table import Entry
+
+NOTHING = "–"
+
+
+def accuracy(value: float | None) -> str:
+    """Percent with one decimal, without the sign."""
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def interval_words(interval: tuple[float, float] | None) -> str:
+    """`45.1 to 55.9`, in percent; empty where there is none."""
+    return "" if interval is None else f"{accuracy(interval[0])} to {accuracy(interval[1])}"
+
+
+def gain(value: float) -> str:
+    """Points with their sign; what rounds to zero is `+0.0`."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def entry_words(entry: Entry) -> list[str]:
+    """`50.5`, then `(+19.3)` and `[1]` where there is a gain and a note."""
+    words = [accuracy(entry.accuracy)]
+    if entry.gain is not None:
+        words.append(f"({gain(entry.gain)})")
+    words += [f"[{note}]" for note in (entry.note, entry.card_note) if note is not None]
+    return words
+
+
+def old_to_new(before: Facts, after: Facts) -> str | None:
+    """`52.0 → 53.2 %`, with the numbers of images where they differ; None if nothing changed.
+
+    Accuracies that look alike rounded are given as many decimals as it takes.
+    """
+    old, new = number(before, "accuracy"), number(after, "accuracy")
+    if old is None or new is None:
+        return None
+    images = [number(facts, "images") for facts in (before, after)]
+    if None not in images and images[0] != images[1]:
+        return f"{old:.1f} % of {images[0]:.0f} → {new:.1f} % of {images[1]:.0f} images"
+    for decimals in range(1, 7):
+        if f"{old:.{decimals}f}" != f"{new:.{decimals}f}":
+            return f"{old:.{decimals}f} → {new:.{decimals}f} %"
+    return None
+
+
+def changes(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> list[str]:
+    """A line for each cell whose accuracy is another than before, in the order of `after`."""
+    changed = {
+        name: words
+        for name, facts in after.items()
+        if name in before and (words := old_to_new(before[name], facts)) is not None
+    }
+    width = max(map(len, changed), default=0)
+    return [f"{name:<{width}}  {words}" for name, words in changed.items()]

@@ -1,0 +1,15 @@
+"""The checkpoints of APGD's step size (Croce and Hein 2020, section 3)."""
+
+from __future__ import annotations
+
+
+def checkpoints(steps: int) -> list[int]:
+    """After how many of `steps` steps the step sizes are judged, ascending.
+
+    The paper's shares of the steps, 0.22, 0.41, 0.57 and so on, in whole hundredths so that
+    no rounding moves one.
+    """
+    shares = [0, 22]
+    while (following := shares[-1] + max(shares[-1] - shares[-2] - 3, 6)) <= 100:
+        shares.append(following)
+    return sorted({-(-share * steps // 100) for share in shares[1:]})
