@@ -14,10 +14,13 @@ from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.nodes import CellNodes
-from pipeline.grid.workloads import workload
+from pipeline.grid.workloads import stated, workload
 from tasks.attacks.adaptive import Adaptive
 from tasks.defenses.none import NoDefense
 from tasks.evaluation.specs import CardSpec, CraftSpec
+from tasks.networks.factory import Factory
+from tasks.networks.timm import Timm
+from tasks.training.recipe import CheckpointSpec, TrainSpec
 
 SHARE = 0.25
 """Of the work of an adaptive cell, what its card may cost unless it is asked for in full."""
@@ -80,15 +83,22 @@ def _card(nodes: CellNodes, cell: Cell, size: CardSize) -> Node | None:
     )
     if size == "full":
         return nodes.card(cell, full)
-    most = SHARE * sum(workload(node, {}).amount for node in _own(nodes.score(cell), cell))
+    most = SHARE * sum(workload(node, {}, _cost).amount for node in _own(nodes.score(cell), cell))
     for changes in ({}, *SMALLER):
         images = min(full.images, int(str(changes.get("images", full.images))))
         steps = min(full.climb_steps, int(str(changes.get("climb_steps", full.climb_steps))))
         smaller = full.model_copy(update={**changes, "images": images, "climb_steps": steps})
         made = nodes.card(cell, smaller)
-        if workload(made, {}).amount <= most:
+        if workload(made, {}, _cost).amount <= most:
             return made
     return None
+
+
+def _cost(model: Node) -> int:
+    """One, for a network whose cost only a run can tell: a card is compared with its own cell."""
+    spec = model.spec
+    assert isinstance(spec, TrainSpec | CheckpointSpec)
+    return 1 if isinstance(spec.network, Factory | Timm) else stated(model)
 
 
 def _own(score: Node, cell: Cell) -> Iterator[Node]:

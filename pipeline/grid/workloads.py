@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipeline.grid.graph import Node, NodeKind
@@ -37,18 +37,29 @@ class Workload:
     amount: float
 
 
-def workload(node: Node, train_images: Mapping[DatasetSpec, int]) -> Workload:
+Costs = Callable[[Node], int]
+"""The multiplications of one forward pass of a model's node; NotImplementedError if unknown."""
+
+
+def stated(model: Node) -> int:
+    """The multiplications of a forward pass, as the class of a model's network states them."""
+    return multiplications(_network(model), _spec(model.parent("dataset")))
+
+
+def workload(
+    node: Node, train_images: Mapping[DatasetSpec, int], costs: Costs = stated
+) -> Workload:
     """A node's work. train_images: how many images each data set has to train on.
 
     It is 0 where it is not known: an attack or a network of a user's own need not say.
     """
     try:
-        return Workload(sort(node), _amount(node, train_images))
+        return Workload(sort(node), _amount(node, train_images, costs))
     except NotImplementedError:
         return Workload(sort(node), 0.0)
 
 
-def _amount(node: Node, train_images: Mapping[DatasetSpec, int]) -> float:
+def _amount(node: Node, train_images: Mapping[DatasetSpec, int], costs: Costs) -> float:
     spec = node.spec
     amount = 1.0
     if isinstance(spec, TrainSpec):
@@ -58,7 +69,7 @@ def _amount(node: Node, train_images: Mapping[DatasetSpec, int]) -> float:
         # a last batch that is not full is left out, unless it is the only one
         images = images // size * size or images
         passes = spec.recipe.forwards_and_backwards() * images * spec.recipe.epochs
-        amount = passes.equivalents * multiplications(spec.network, dataset)
+        amount = passes.equivalents * costs(node)
     elif isinstance(spec, CraftSpec | SelectSpec | DefendSpec):
         model = node.parent("model")
         dataset = _spec(model.parent("dataset"))
@@ -69,12 +80,12 @@ def _amount(node: Node, train_images: Mapping[DatasetSpec, int]) -> float:
             passes = select_passes(spec, dataset.classes) * _candidates(node)
         else:
             passes = prediction_passes(spec.defense, dataset.classes) * spec.redraws
-        amount = (passes * images).equivalents * multiplications(_network(model), dataset)
+        amount = (passes * images).equivalents * costs(model)
     elif isinstance(spec, CardSpec):
         model = node.parent("model")
         dataset = _spec(model.parent("dataset"))
         passes = card_passes(spec, dataset.classes)
-        amount = passes.equivalents * multiplications(_network(model), dataset)
+        amount = passes.equivalents * costs(model)
     elif node.kind == "score":
         amount = float(sum(map(_answers, (parent for _, parent in node.parents))))
     return amount

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import median
 
 from pipeline.catalogue.devices import Device, Speed, cpu_name, device_named
-from pipeline.grid.graph import NODE_KINDS, Graph, NodeKind
-from pipeline.grid.workloads import COUNTED, Sort, Workload, workload
-from pipeline.plan.timings import Timing, recorded_timings
+from pipeline.grid.graph import NODE_KINDS, Graph, Node, NodeKind
+from pipeline.grid.workloads import COUNTED, Costs, Sort, Workload, stated, workload
+from pipeline.plan.timings import Timing, recorded_multiplications, recorded_timings
 from pipeline.plan.words import counted, duration
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
@@ -91,7 +92,8 @@ def estimate(
     `workload`. BadInput where neither the store nor `devices` knows a device that was asked for.
     """
     nodes = [node for node in graph if node.digest in todo]
-    works = {node.digest: workload(node, train_images) for node in nodes}
+    costs = _costs(store)
+    works = {node.digest: workload(node, train_images, costs) for node in nodes}
     name = device or cpu_name()
     sorts = {work.sort for work in works.values()}
     timings = recorded_timings(graph, sorts, store, name) if nodes else []
@@ -120,6 +122,23 @@ def estimate(
         unknown=tuple(kind for kind in NODE_KINDS if kind in paces.unknown),
         by_node=by_node,
     )
+
+
+def _costs(store: Store) -> Costs:
+    """What a model's network states of its own cost, else what a run counted and recorded."""
+
+    @cache
+    def cost(model: Node) -> int:
+        try:
+            return stated(model)
+        except NotImplementedError:
+            record = store.known(model.kind, model.digest)
+            counted = None if record is None else recorded_multiplications(record)
+            if counted is None:
+                raise
+            return counted
+
+    return cost
 
 
 @dataclass

@@ -147,7 +147,9 @@ class _Reader:
             fields: Any = model.spec["network"]
             network = registry.kind_class("networks", fields["kind"]).model_validate(fields)
             assert isinstance(network, Network)
-            self._costs[model.digest] = (network.kind, multiplications(network, dataset))
+            counted = recorded_multiplications(model)
+            cost = multiplications(network, dataset) if counted is None else counted
+            self._costs[model.digest] = (network.kind, cost)
         return self._costs[model.digest]
 
     def _parent(self, record: Record, role: str) -> Record:
@@ -155,6 +157,12 @@ class _Reader:
         if found is None:
             raise KeyError(role)
         return found
+
+
+def recorded_multiplications(model: Record) -> int | None:
+    """Those of a forward pass that a run counted; None where the record says nothing of them."""
+    found = model.facts.get("multiplications")
+    return found if type(found) is int and found >= 0 else None
 
 
 def _method(spec: Mapping[str, Any]) -> str:

@@ -1,39 +1,29 @@
 """Reading a file of torch.export without running anything that is in it.
 
 torch's own loader unpickles parts of such a file. Here the program is read as data: a list of
-operations on tensors, of those that torch itself calls `aten`, and weights that are plain bytes.
+operations of `tasks.classifier.pure_operators` on tensors, and weights that are plain bytes.
+`tasks.classifier.program` judges the program, here and wherever one is read again.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import operator
-import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from tasks.classifier.checkpoint import BadCheckpoint
+from tasks.classifier.program import DTYPES, Program, operations
 
-DTYPES = {
-    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,
-    6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
-}  # fmt: skip
-"""The format's numbers of types."""
-ARITHMETIC: Mapping[str, Callable[..., Any]] = {
-    f"_operator.{name}": getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem")
-}
-"""What sizes are worked out with."""
-WORDS = frozenset({"approximate", "mode", "padding", "padding_mode", "rounding_mode"})
-"""Arguments that may be words; an operation on files would need the name of one."""
-
-Program = dict[str, Any]
+UNREADABLE = (
+    zipfile.BadZipFile, EOFError, LookupError, TypeError, ValueError, AttributeError,
+    OverflowError, RuntimeError,
+)  # fmt: skip
+"""What a file that is none of torch.export may raise; RecursionError is a RuntimeError."""
 
 
 def read(data: bytes) -> tuple[dict[str, Tensor], Program]:
@@ -41,10 +31,16 @@ def read(data: bytes) -> tuple[dict[str, Tensor], Program]:
 
     program: `pixels` and `logits`, names of values; `weights`, values that are weights, by the
     weights' names; `steps`, each an operation, its arguments and the values that it gives.
-    BadCheckpoint where the file is no such file, or does what is not understood here.
+    BadCheckpoint where the file is no such file, or its program is refused by
+    `tasks.classifier.program.operations`.
     """
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
+        packed = [member.filename for member in archive.infolist() if member.compress_type]
+        if packed:
+            raise BadCheckpoint(
+                f"{packed[0]} of the file is compressed; torch.export packs nothing"
+            )
         root = archive.namelist()[0].partition("/")[0]
         model = json.loads(archive.read(f"{root}/models/model.json"))["graph_module"]
         weights = {
@@ -53,28 +49,17 @@ def read(data: bytes) -> tuple[dict[str, Tensor], Program]:
             for name, tensor in _tensors(archive, root, kind).items()
         }
         program = _program(model)
-    except (zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         if isinstance(error, BadCheckpoint):
             raise
         raise BadCheckpoint(
             f"not a file of torch.export: {type(error).__name__}: {error}"
         ) from None
+    operations(program)
     absent = [name for name in program["weights"].values() if name not in weights]
     if absent:
         raise BadCheckpoint(f"the file lacks weights of its program ({', '.join(absent[:3])})")
     return {name: weights[name] for name in program["weights"].values()}, program
-
-
-def operation(name: str) -> Callable[..., Any]:
-    """The function that an operation's name stands for; BadCheckpoint for any other name."""
-    if name in ARITHMETIC:
-        return ARITHMETIC[name]
-    match = re.fullmatch(r"torch\.ops\.aten\.([a-z]\w*)\.(\w+)", name)
-    packet = getattr(torch.ops.aten, match[1], None) if match else None
-    found = getattr(packet, match[2], None) if match and packet is not None else None
-    if not isinstance(found, OpOverload):
-        raise BadCheckpoint(f"the exported program uses {name}, which is not run here")
-    return found
 
 
 def _tensors(archive: zipfile.ZipFile, root: str, kind: str) -> dict[str, Tensor]:
@@ -116,10 +101,12 @@ def _program(model: Mapping[str, Any]) -> Program:
 
 
 def _step(node: Mapping[str, Any]) -> dict[str, Any]:
-    operation(node["target"])
     positional, named = [], {}
     for given in node["inputs"]:
-        argument = _argument(node["target"], given["name"], given["arg"])
+        [(kind, value)] = given["arg"].items()
+        if kind == "as_layout" and value == STRIDED and given["kind"] != 1:
+            continue
+        argument = _argument(node["target"], given["name"], kind, value)
         if given["kind"] == 1:
             positional.append(argument)
         else:
@@ -128,19 +115,21 @@ def _step(node: Mapping[str, Any]) -> dict[str, Any]:
     return {"do": node["target"], "take": positional, "named": named, "give": outputs}
 
 
-def _argument(target: str, name: str, arg: Mapping[str, Any]) -> dict[str, Any]:
-    """One of `value`, `of` (the name of a value), `list`, `type` and `device`, with what it is."""
-    [(kind, value)] = arg.items()
-    if name in {"train", "training"} and value is True:
-        raise BadCheckpoint("the program was exported in train mode; call eval() before exporting")
+def _argument(target: str, name: str, kind: str, value: Any) -> dict[str, Any]:
+    """One of `value`, `of` (a value's name), `list`, `type`, `memory`, `device`; what it is."""
     written = WRITTEN.get(kind)
-    if written is None or (kind == "as_string" and name not in WORDS):
+    if written is None:
         raise BadCheckpoint(f"{target} of the exported program has a {name} that is not read here")
     return written(value)
 
 
 def _plain(value: object) -> dict[str, Any]:
     return {"value": value}
+
+
+def _float(value: float | str) -> dict[str, Any]:
+    """The format writes what is not finite as a word."""
+    return {"value": float(value) if value in {"Infinity", "-Infinity", "NaN"} else value}
 
 
 def _of(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,15 +146,19 @@ def _list(value: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"list": [_of(each) for each in value]}
 
 
-PLAIN = ("as_int", "as_float", "as_bool", "as_string", "as_ints", "as_floats", "as_bools")
+PLAIN = ("as_int", "as_bool", "as_string", "as_ints", "as_floats", "as_bools")
 SINGLE = ("as_tensor", "as_sym_int", "as_sym_float")
 SEVERAL = ("as_tensors", "as_optional_tensors", "as_sym_ints")
+STRIDED = 7
+"""The format's number of the one layout that is read here, which is torch's default."""
 WRITTEN: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     **dict.fromkeys(PLAIN, _plain),
     **dict.fromkeys(SINGLE, _of),
     **dict.fromkeys(SEVERAL, _list),
+    "as_float": _float,
     "as_none": lambda _: {"value": None},
     "as_scalar_type": lambda value: {"type": value},
+    "as_memory_format": lambda value: {"memory": value},
     "as_device": lambda _: {"device": True},
 }
 """How each kind of argument is written."""

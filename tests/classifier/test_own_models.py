@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tiny import Recorder, write_configs
 from torch import Tensor, nn
 
+from pipeline.commands.cli import main
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.execution.work.inputs import forget
@@ -162,10 +164,92 @@ def test_a_factory_is_trained_from_first_weights_of_its_own_under_the_seed(zoo: 
     assert torch.equal(first.weight, again.weight)
     assert not torch.equal(first.weight, other.weight)
     session = zoo.session(FACTORY.format(width=4))
-    work = workload(zoo.model(session), {zoo.model(session).parent("dataset").spec: 64})
-    # a forward pass: 9 places of 9 products for each of 4 channels, and the last layer
-    assert work.amount == 2 * 3 * 64 * (9 * 9 * 4 + 36 * 10)
     assert isinstance(scored(zoo, session), float)
+    # a forward pass: 9 places of 9 products for each of 4 channels, and the last layer
+    record = session.record(zoo.model(session))
+    assert record is not None
+    assert record.facts["multiplications"] == 9 * 9 * 4 + 36 * 10
+
+
+def test_what_a_plan_knows_of_a_factorys_cost_is_what_a_run_has_counted(zoo: Zoo) -> None:
+    def estimated(session: Session) -> tuple[object, ...]:
+        forced = {node.digest for node in session.meant}
+        return session.estimate(session.plan(forced)).unknown
+
+    network, weights = FACTORY.format(width=4), own_network().state_dict()
+    assert "defend" in estimated(zoo.session(network, weights))
+    assert workload(zoo.model(zoo.session(network)), {}).amount == 0
+    zoo.run(zoo.session(network, weights))
+    assert "defend" not in estimated(zoo.session(network, weights))
+
+
+SPRINGS = """
+import pathlib
+pathlib.Path("sprung").touch()
+
+
+def make():
+    return None
+"""
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "kind: factory, factory: 'subprocess:getoutput', arguments: {cmd: touch sprung}",
+        "kind: factory, factory: 'shutil:copyfile', arguments: {src: springs.py, dst: sprung}",
+        # a file that does something when it is imported, and a module that does
+        "kind: factory, factory: '../../springs.py:make'",
+        "kind: factory, factory: 'springs:make'",
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "why", "list"])
+def test_a_plan_runs_no_factory_and_a_run_only_takes_a_module_from_it(
+    zoo: Zoo, network: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (zoo.folder / "springs.py").write_text(SPRINGS)
+    monkeypatch.syspath_prepend(str(zoo.folder))
+    weights = own_network().state_dict()
+    zoo.session(network, weights)
+    words = {"why": ["mixed/clean/none"], "plan": [], "list": ["cells"]}[command]
+    options = ["--grid", "tiny", "--configs", str(zoo.folder / "cfg"), "--images", "40"]
+    result = CliRunner().invoke(main, [command, *words, *options])
+    assert result.exit_code == 0, result.output
+    assert not (zoo.folder / "sprung").exists()
+    if command == "plan":
+        with pytest.raises(BadInput, match=r"network \S+: gave (str|NoneType), not a module"):
+            zoo.run(zoo.session(network, weights))
+        assert (zoo.folder / "sprung").exists()
+
+
+def test_a_record_of_somebody_elses_store_calls_no_factory_when_work_is_estimated(
+    zoo: Zoo,
+) -> None:
+    session = zoo.session(FACTORY.format(width=4), own_network().state_dict())
+    zoo.run(session)
+    for meta in (zoo.folder / "store").glob("checkpoint/??/*/meta.json"):
+        record = json.loads(meta.read_text())
+        record["spec"]["network"] |= {
+            "factory": "subprocess:getoutput",
+            "arguments": {"cmd": "touch sprung"},
+        }
+        record["facts"].pop("multiplications")
+        meta.write_text(json.dumps(record))
+    again = zoo.session(FACTORY.format(width=4), own_network().state_dict())
+    again.estimate(again.plan({node.digest for node in again.meant}))
+    assert not (zoo.folder / "sprung").exists()
+
+
+@pytest.mark.parametrize("kind", ["springs:Absent", "springs:make", "springs:"])
+def test_a_module_is_not_imported_for_a_class_that_it_does_not_have(
+    zoo: Zoo, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (zoo.folder / "springs.py").write_text(SPRINGS)
+    monkeypatch.syspath_prepend(str(zoo.folder))
+    configs = write_configs(zoo.folder / "cfg", {"defenses/guo.yaml": f"kind: '{kind}'\n"})
+    with pytest.raises(BadInput, match="springs"):
+        open_session("tiny", store=zoo.folder / "store", configs=[configs])
+    assert not (zoo.folder / "sprung").exists()
 
 
 def test_a_factorys_code_and_arguments_enter_the_digest_and_its_place_does_not(zoo: Zoo) -> None:

@@ -1,17 +1,21 @@
 """Code of a user's own: attacks, defenses and networks in one file, or in an installed package.
 
-It is imported when something names it and not before. A file becomes a module that is named
-after its code, so two versions of it never meet; a class of it carries the digest of that code.
+It is imported when something needs it and not before: a class when a config names it, the factory
+of a network when a run builds the network. A file becomes a module that is named after its code, so
+two versions of it never meet; a class of it carries the digest of that code.
 Workers get a file as text, and check that an installed package is the one that the driver has.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import pickle
 import sys
 from dataclasses import dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -91,15 +95,23 @@ def own_module(reference: str, folder: Path) -> tuple[ModuleType, str]:
     place, _, name = reference.partition(":")
     if place.endswith(".py"):
         return _from_file(folder / Path(place).expanduser()), name
+    if not name.isidentifier():
+        raise BadInput(f"{reference}: expected package.module:Class")
+    if not _binds(_source_file(place), name):
+        # importing a module runs it, so that is not done for what it does not have
+        raise BadInput(f"{place}: no class '{name}'")
     return _from_package(place), name
 
 
 def with_source(network: Factory, folder: Path) -> Factory:
-    """A factory with the digest of its code, and without the folder that its file lies in."""
+    """A factory with the digest of its code, and without the folder that its file lies in.
+
+    The code is read, not run.
+    """
     place, _, name = network.factory.partition(":")
     if place.endswith(".py"):
-        module, _ = own_module(network.factory, folder)
-        factory, source = f"{Path(place).name}:{name}", _known[module.__name__].digest
+        code = _declared(folder / Path(place).expanduser())
+        factory, source = f"{Path(place).name}:{name}", code.digest
     else:
         factory, source = network.factory, source_digest(parse(_source_file(place)))
     return network.model_copy(update={"factory": factory, "source": source})
@@ -123,7 +135,7 @@ def unpack(parcel: Parcel) -> Any:
         if code.module in _known:
             continue
         if code.text is not None:
-            _install(code, code.text)
+            _known[code.module] = code
             continue
         _from_package(code.module)
         if _known[code.module].digest != code.digest:
@@ -170,7 +182,8 @@ def placed(error: BaseException, line: str) -> str:
     return f"{line} ({place})" if place else line
 
 
-def _from_file(path: Path) -> ModuleType:
+def _declared(path: Path) -> OwnCode:
+    """The code of a file, which from now on can be imported by its module's name."""
     place = shown(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -179,24 +192,51 @@ def _from_file(path: Path) -> ModuleType:
         raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None
     digest = source_digest(parse_text(text, Path(place)))
     code = OwnCode(own_module_name(path.stem, digest), place, digest, text)
-    if code.module not in _known:
-        _install(code, text)
-    return sys.modules[code.module]
+    return _known.setdefault(code.module, code)
 
 
-def _install(code: OwnCode, text: str) -> None:
-    module = ModuleType(code.module)
-    module.__file__ = code.place
-    sys.modules[code.module] = module
-    _known[code.module] = code
+def _from_file(path: Path) -> ModuleType:
+    code = _declared(path)
     try:
-        exec(compile(text, code.place, "exec"), module.__dict__)  # noqa: S102  the user's own
+        return importlib.import_module(code.module)
     except Exception as error:
-        place = place_of(error)
-        del sys.modules[code.module], _known[code.module]
         said = " ".join(str(error).split())
-        raise BadInput(f"{place or code.place}: {type(error).__name__}: {said}") from error
-    _mark(module, code.digest)
+        raise BadInput(
+            f"{place_of(error) or code.place}: {type(error).__name__}: {said}"
+        ) from error
+
+
+class _OwnFiles(MetaPathFinder, Loader):
+    """How Python imports the files of a user's own, by the names of their modules."""
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        code = _known.get(fullname)
+        return None if code is None or code.text is None else ModuleSpec(fullname, self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        code = _known[module.__name__]
+        module.__file__ = code.place
+        exec(compile(code.text or "", code.place, "exec"), module.__dict__)  # noqa: S102  the user's own
+        _mark(module, code.digest)
+
+
+sys.meta_path.append(_OwnFiles())
+
+
+def _binds(path: Path, name: str) -> bool:
+    """Whether a module's file has a class of a name, or may import one from another module."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return False
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.ClassDef) and statement.name == name:
+            return True
+        if isinstance(statement, ast.ImportFrom) and any(
+            (alias.asname or alias.name) in {name, "*"} for alias in statement.names
+        ):
+            return True
+    return False
 
 
 def _from_package(name: str) -> ModuleType:

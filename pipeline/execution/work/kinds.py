@@ -12,11 +12,12 @@ from urllib.error import HTTPError
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.catalogue.sources import locate as sources
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.inputs import Desk, candidates_of, untrained
+from pipeline.grid.graph import Node
 from pipeline.problems import BadInput
 from pipeline.store import arrow
 from pipeline.store.store import Writer
@@ -32,7 +33,7 @@ from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, S
 from tasks.integrity.card import card
 from tasks.integrity.findings import overall
 from tasks.networks.exported import Exported
-from tasks.networks.families.foreign import ForeignNetwork
+from tasks.networks.families.foreign import ForeignNetwork, counted_multiplications
 from tasks.training.recipe import CheckpointSpec, TrainSpec
 from tasks.training.train import train
 
@@ -95,7 +96,10 @@ def _train(desk: Desk) -> Made:
         "weights.safetensors": partial(_write_weights, state.weights),
         "history.json": partial(_write_json, history),
     }
-    return Made(files, {**history[-1], "epochs": len(history), "timings": timings})
+    facts: dict[str, object] = {**history[-1], "epochs": len(history), "timings": timings}
+    if isinstance(spec.network, ForeignNetwork):
+        facts |= _counted(untrained(desk.node), desk.node)
+    return Made(files, facts)
 
 
 def _checkpoint(desk: Desk) -> Made:
@@ -119,8 +123,18 @@ def _checkpoint(desk: Desk) -> Made:
     if isinstance(spec.network, ForeignNetwork):
         spec.network.check(module, shape.channels, shape.side, shape.classes)
     facts = {"weights": sum(weight.numel() for weight in weights.values())}
+    if isinstance(spec.network, ForeignNetwork):
+        facts |= _counted(module, desk.node)
     writers["weights.safetensors"] = partial(_write_weights, weights)
     return Made(writers, facts)
+
+
+def _counted(module: nn.Module, model: Node) -> dict[str, int]:
+    """What a plan may know of somebody else's network without calling its code."""
+    shape = model.parent("dataset").spec
+    assert isinstance(shape, DatasetSpec)
+    found = counted_multiplications(module, shape.channels, shape.side)
+    return {} if found is None else {"multiplications": found}
 
 
 def _download(url: str, path: Path, sha256: str) -> None:

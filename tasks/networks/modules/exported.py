@@ -5,26 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from tasks.classifier.exported import DTYPES, Program, operation
+from tasks.classifier.checkpoint import BadCheckpoint
+from tasks.classifier.program import DTYPES, MEMORY_FORMATS, Program, operations
 
 
 class ExportedNetwork(nn.Module):
-    """The program of `tasks.classifier.exported.read`; its weights are buffers, names kept."""
+    """The program of `tasks.classifier.exported.read`; its weights are buffers, names kept.
+
+    BadCheckpoint where the program is refused, or its weights are not there.
+    """
 
     def __init__(self, program: Program, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self._operations = operations(program)
         self.program = program
-        self._operations = [operation(step["do"]) for step in program["steps"]]
         for name in program["weights"].values():
-            *folders, last = name.split(".")
-            place: nn.Module = self
-            for folder in folders:
-                if folder not in dict(place.named_children()):
-                    place.add_module(folder, nn.Module())
-                place = place.get_submodule(folder)
-            place.register_buffer(last, weights[name])
+            try:
+                self._hold(name, weights[name])
+            except KeyError:
+                raise BadCheckpoint(
+                    f"the exported program's weight {name} is absent, or cannot have that name"
+                ) from None
+
+    def _hold(self, name: str, weight: Tensor) -> None:
+        *folders, last = name.split(".")
+        place: nn.Module = self
+        for folder in folders:
+            if folder not in dict(place.named_children()):
+                place.add_module(folder, nn.Module())
+            place = place.get_submodule(folder)
+        place.register_buffer(last, weight)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """float32 [N, C, H, W] to [N, classes]."""
@@ -35,17 +48,7 @@ class ExportedNetwork(nn.Module):
         values[self.program["pixels"]] = pixels
 
         def read(argument: Mapping[str, Any]) -> Any:
-            [(kind, value)] = argument.items()
-            match kind:
-                case "of":
-                    return values[value]
-                case "list":
-                    return [read(each) for each in value]
-                case "type":
-                    return DTYPES[value]
-                case "device":
-                    return pixels.device
-            return value
+            return _read(argument, values, pixels.device)
 
         for step, run in zip(self.program["steps"], self._operations, strict=True):
             named = {name: read(argument) for name, argument in step["named"].items()}
@@ -59,3 +62,20 @@ class ExportedNetwork(nn.Module):
                     values[names] = made
         logits: Tensor = values[self.program["logits"]]
         return logits
+
+
+def _read(argument: Mapping[str, Any], values: Mapping[str, Any], device: torch.device) -> Any:
+    """What an argument of a step stands for."""
+    [(kind, value)] = argument.items()
+    match kind:
+        case "of":
+            return values[value]
+        case "list":
+            return [_read(each, values, device) for each in value]
+        case "type":
+            return DTYPES[value]
+        case "memory":
+            return MEMORY_FORMATS[value]
+        case "device":
+            return device
+    return value
