@@ -25,6 +25,7 @@ from pipeline.commands.options import (
     store_option,
 )
 from pipeline.execution.signals import STOPPED
+from pipeline.grid.kinds import FORCE_STARTS, ForceStart
 from pipeline.problems import BadInput, Unwritable, suggestion
 
 LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
@@ -83,8 +84,8 @@ def main() -> None:
 @click.option(
     "--from",
     "start",
-    type=click.Choice(["defend", "craft"]),
-    default="defend",
+    type=click.Choice(FORCE_STARTS),
+    default=FORCE_STARTS[0],
     show_default=True,
     help="What --force begins with.",
 )
@@ -118,7 +119,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 @main.command()
 @grid_options
 @click.option("--force", is_flag=True, help="As if the chosen cells were to be forced.")
-@click.option("--from", "start", type=click.Choice(["defend", "craft"]), default="defend")
+@click.option("--from", "start", type=click.Choice(FORCE_STARTS), default=FORCE_STARTS[0])
 @click.option("--all", "every", is_flag=True, help="Name every cell, however many there are.")
 @click.option("--for-device", metavar="NAME", help="Estimate for it.  [default: this CPU]")
 @click.option(
@@ -131,7 +132,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 @json_option
 def plan(
     force: bool,
-    start: str,
+    start: ForceStart,
     every: bool,
     for_device: str | None,
     workers: int,

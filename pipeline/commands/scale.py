@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.commands.session import Session
+from pipeline.grid.kinds import KINDS
 from pipeline.observers.tally import Tally
 from pipeline.plan.estimate import Estimate
 from pipeline.plan.simulation import Costs, Replay, Task, longest_chain, replay, tasks_of
@@ -80,7 +81,7 @@ def scaling(session: Session, *, device: str | None, workers: Sequence[int]) -> 
         runs |= {(shards, count): replay(tasks[shards], count, COSTS) for count in asked}
     costly = {(costs, count): replay(tasks[1], count, costs) for costs in WORSE for count in asked}
     rest = {
-        digest: 0.0 if session.graph[digest].kind == "train" else taken
+        digest: 0.0 if session.graph[digest].info.trains else taken
         for digest, taken in made.by_node.items()
     }
     untrained = tasks_of(session.graph, rest, shards=1)
@@ -163,7 +164,7 @@ def _page(found: Scaling) -> Iterator[str]:
 def _why(found: Scaling) -> Iterator[str]:
     stop = found.stop()
     chain = found.chain_s
-    train = sum(task.seconds for _, task in found.chain if task.kind == "train")
+    train = sum(task.seconds for _, task in found.chain if KINDS[task.kind].trains)
     last = found.runs[1, found.asked[-1]]
     yield (
         f"Beyond {counted(stop, 'worker')} twice as many are less than {100 * STOPS - 100:.0f} % "

@@ -25,7 +25,8 @@ from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.cards import card_nodes
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.digests import spec_classes
-from pipeline.grid.graph import Graph, Node, NodeKind
+from pipeline.grid.graph import Graph, Node
+from pipeline.grid.kinds import KINDS, ForceStart, NodeKind, forced_kinds
 from pipeline.grid.nodes import CellNodes
 from pipeline.grid.selection import selected
 from pipeline.plan.estimate import Estimate, estimate
@@ -35,23 +36,12 @@ from pipeline.problems import BadInput, Unwritable
 from pipeline.store.ledger import Invocation, Ledger
 from pipeline.store.records import Made, how_made
 from pipeline.store.store import Record, Store
+from tasks.data.spec import DatasetSpec
 from tasks.registry import absent
 from tasks.specs import Kind, Spec
 
 if TYPE_CHECKING:
     from pipeline.report.cards import Card, Cards
-
-TASKS = {
-    "dataset": ("tasks.data.splits",),
-    "train": ("tasks.training.train", "tasks.classifier.checkpoint"),
-    "checkpoint": ("tasks.classifier.checkpoint",),
-    "craft": ("tasks.evaluation.craft", "tasks.classifier.frozen", "tasks.classifier.checkpoint"),
-    "select": ("tasks.evaluation.select", "tasks.classifier.frozen", "tasks.classifier.checkpoint"),
-    "defend": ("tasks.evaluation.defend", "tasks.classifier.frozen", "tasks.classifier.checkpoint"),
-    "score": ("tasks.evaluation.score",),
-    "card": ("tasks.integrity.card", "tasks.classifier.frozen", "tasks.classifier.checkpoint"),
-}
-"""The modules that perform each kind of node."""
 
 
 def program_version() -> str:
@@ -143,7 +133,9 @@ class Session:
 
     def check_code(self) -> list[str]:
         """Stop, as BadInput, at code that changed undecided; returns what versions decided."""
-        return check([Entry(classes, frozenset(TASKS[kind])) for kind, classes in self._sorts])
+        return check(
+            [Entry(classes, frozenset(KINDS[kind].modules)) for kind, classes in self._sorts]
+        )
 
     @cached_property
     def _sorts(self) -> frozenset[tuple[NodeKind, frozenset[type[Spec]]]]:
@@ -160,9 +152,9 @@ class Session:
                 if cls in spec_classes(node.spec) and self.record(node) is None:
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
-    def forced(self, start: str) -> set[str]:
-        """Digests that --force computes again: defend and score, and craft from there."""
-        kinds = {"defend", "score"} | ({"craft", "select", "card"} if start == "craft" else set())
+    def forced(self, start: ForceStart) -> set[str]:
+        """Digests that --force computes again."""
+        kinds = forced_kinds(start)
         return {node.digest for node in self.meant if node.kind in kinds}
 
     def plan(self, forced: set[str] | None = None) -> Plan:
@@ -193,7 +185,7 @@ class Session:
 
     def test_images_by_class(self) -> dict[str, list[int]]:
         """How many test images of each class the data sets have that the store holds."""
-        nodes = {node.spec: node for node in self.graph if node.kind == "dataset"}
+        nodes = {node.spec: node for node in self.graph if isinstance(node.spec, DatasetSpec)}
         counts = {}
         for name, spec in {cell.dataset: cell.dataset_spec for cell in self.grid.cells}.items():
             record = self.record(nodes[spec])
@@ -207,7 +199,7 @@ class Session:
         look = self.look()
         made: set[Made] = set()
         for node in self.graph:
-            if node.kind not in {"train", "craft", "select", "defend", "card"}:
+            if not node.info.uses_network:
                 continue
             glimpse = look.glimpse(node.kind, node.digest)
             if glimpse is not None:

@@ -13,15 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.commands.session import Session, program_version
-from pipeline.grid.graph import NODE_KINDS, Graph
+from pipeline.grid.graph import Graph
+from pipeline.grid.kinds import NODE_KINDS
 from pipeline.plan.look import Look
 from pipeline.problems import BadInput
 from pipeline.store.bundle import Bundle, open_bundle, write_bundle
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.store import Damaged, Record, Store
-
-WHOLE = frozenset({"train", "checkpoint", "score", "card"})
-"""Kinds that go with their files even without the tensors."""
 
 
 @dataclass
@@ -109,7 +107,7 @@ def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool
         if look.why_absent(node, session.graph) is None:
             record = look.record(node.kind, node.digest)
             assert isinstance(record, Record)
-            yield record, tensors or node.kind in WHOLE
+            yield record, tensors or node.info.exported_whole
         elif look.record(node.kind, node.digest) is None:
             known = session.store.known(node.kind, node.digest)
             if known is not None:

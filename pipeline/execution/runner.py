@@ -46,9 +46,6 @@ from pipeline.problems import BadInput, Unwritable
 from pipeline.store.ledger import CellEntry, Ledger
 from pipeline.store.store import Damaged, Record, Store
 
-INGEST = ("dataset", "checkpoint")
-"""Kinds that read the user's own files, and so run where the user is."""
-
 
 class TimeUp(Exception):
     """The time of the run is up and there is work left."""
@@ -142,7 +139,7 @@ class Run:
         done = []
         for digest in plan.todo:
             node = self.graph[digest]
-            if node.kind in INGEST:
+            if node.info.local:
                 local = self._local = self._local or self.start_local()
                 local.submit(node, replace=digest in plan.replaced)
                 result = local.next()
@@ -222,12 +219,8 @@ class Run:
                 again = True
 
     def _ranks(self, plan: Plan) -> dict[str, int]:
-        """Trainings first, since most waits for them; then cell by cell, so scores come early.
-
-        Nothing waits for cards, so they come last.
-        """
-        places = {"train": 0, "card": 2}
-        order = sorted(plan.todo, key=lambda digest: places.get(self.graph[digest].kind, 1))
+        """By the rank of their kind; then cell by cell, so scores come early."""
+        order = sorted(plan.todo, key=lambda digest: self.graph[digest].info.rank)
         return {digest: rank for rank, digest in enumerate(order)}
 
     def _released(
@@ -249,7 +242,7 @@ class Run:
         return self.until is not None and time.time() >= self.until
 
     def _executor_of(self, node: Node) -> Executor:
-        if node.kind in INGEST:
+        if node.info.local:
             if self._local is None:
                 self._local = self.start_local()
             return self._local

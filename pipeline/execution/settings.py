@@ -13,14 +13,12 @@ from pydantic import Field
 
 from pipeline.catalogue.documents import read_yaml
 from pipeline.catalogue.validation import Entry, validated
-from pipeline.grid.graph import NODE_KINDS, NodeKind
+from pipeline.grid.kinds import KINDS, NODE_KINDS, NodeKind
 from pipeline.problems import suggestion
 
 Device = Literal["auto", "cpu", "cuda"]
 
 
-BATCHED: tuple[NodeKind, ...] = ("craft", "select", "defend", "card")
-"""Kinds whose batch size is free: that of a training is part of its recipe."""
 SMALLEST_BATCH = 8
 """Where so few images at once do not fit, fewer would not either."""
 
@@ -61,7 +59,7 @@ class Settings(Entry):
     def smaller(self, kind: NodeKind) -> Settings | None:
         """With half the batch size for one kind; None where that cannot be, or would not help."""
         size = self.of(kind).batch_size // 2
-        if kind not in BATCHED or size < SMALLEST_BATCH:
+        if not KINDS[kind].batched or size < SMALLEST_BATCH:
             return None
         changed = self.of(kind).model_copy(update={"batch_size": size})
         return self.model_copy(update={"kinds": {**self.kinds, kind: changed}})

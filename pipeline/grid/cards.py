@@ -106,5 +106,5 @@ def _own(score: Node, cell: Cell) -> Iterator[Node]:
     bare = isinstance(cell.defense_spec, NoDefense)
     for node in Graph([score]):
         transferred = isinstance(node.spec, CraftSpec) and node.spec.against is None
-        if node.kind in {"craft", "select", "defend"} and (bare or not transferred):
+        if node.info.batched and (bare or not transferred):
             yield node

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
 
 from pipeline.grid.digests import digest, spec_classes
+from pipeline.grid.kinds import KINDS, KindInfo, NodeKind
 from pipeline.store.records import Identity
 from tasks.specs import Spec
-
-NodeKind = Literal["dataset", "train", "checkpoint", "craft", "select", "defend", "score", "card"]
-NODE_KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +29,11 @@ class Node:
         """64 hexadecimal digits."""
         parents = [[role, parent.digest] for role, parent in self.parents]
         return digest(["node", self.kind, self.spec, parents])
+
+    @property
+    def info(self) -> KindInfo:
+        """What is true of every node of this kind."""
+        return KINDS[self.kind]
 
     @property
     def identity(self) -> Identity:

@@ -53,7 +53,7 @@ def _behind(cell: Cell, node: Node) -> bool:
             own = isinstance(against, NoDefense) or cell.defense_spec == against
             same = cell.attack_spec.compound and own
         case DefendSpec(defense=defense):
-            made = dict(node.parents)["examples"].kind != "dataset"
+            made = not isinstance(node.parent("examples").spec, DatasetSpec)
             same = cell.defense_spec == defense and made == cell.attack_spec.crafts
         case _:
             same = False

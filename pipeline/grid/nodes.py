@@ -13,7 +13,8 @@ from functools import cache
 
 from pipeline.grid.cells import Cell
 from pipeline.grid.digests import canonical
-from pipeline.grid.graph import Graph, Node, NodeKind
+from pipeline.grid.graph import Graph, Node
+from pipeline.grid.kinds import NodeKind
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import Attack
 from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pipeline.grid.graph import Node, NodeKind
+from pipeline.grid.graph import Node
+from pipeline.grid.kinds import NodeKind
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Defense
 from tasks.evaluation.costs import craft_passes, prediction_passes, select_passes
-from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, SelectSpec
+from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.integrity.costs import card_passes
 from tasks.networks.base import Network
 from tasks.specs import Precision
 from tasks.training.recipe import CheckpointSpec, TrainSpec
-
-COUNTED: tuple[NodeKind, ...] = ("train", "craft", "select", "defend", "card")
-"""Kinds whose work is the network's multiplications; of the others, images or nodes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,9 @@ class Sort:
 
 @dataclass(frozen=True)
 class Workload:
-    """Work of a sort; amount: multiplications in all, or images or nodes. See `COUNTED`."""
+    """Work of a sort; amount: multiplications in all where the kind uses the network, else
+    images or nodes.
+    """
 
     sort: Sort
     amount: float
@@ -86,7 +86,7 @@ def _amount(node: Node, train_images: Mapping[DatasetSpec, int], costs: Costs) -
         dataset = _spec(model.parent("dataset"))
         passes = card_passes(spec, dataset.classes)
         amount = passes.equivalents * costs(model)
-    elif node.kind == "score":
+    elif isinstance(spec, ScoreSpec):
         amount = float(sum(map(_answers, (parent for _, parent in node.parents))))
     return amount
 

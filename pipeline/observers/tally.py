@@ -18,13 +18,12 @@ from pipeline.execution.events import (
     RunStarted,
 )
 from pipeline.grid.cells import Grid
-from pipeline.grid.graph import NODE_KINDS, Node, NodeKind
+from pipeline.grid.graph import Node
+from pipeline.grid.kinds import KINDS, NODE_KINDS, NodeKind
 from pipeline.grid.names import node_name
 from pipeline.plan.words import counted, duration
 from tasks.progress import Progress
 
-QUICK = ("dataset", "checkpoint", "score")
-"""Kinds that take seconds: not knowing them yet does not spoil an estimate."""
 SEEN = 0.01
 """The share of a node that must have been watched before its speed counts."""
 
@@ -163,7 +162,8 @@ class Tally:
                 left_s += fmean(times) * left
                 longest = max(longest, fmean(times) * min(left, 1.0))
                 known = True
-            elif kind not in QUICK:
+            elif KINDS[kind].uses_network:
+                # the others take seconds: not knowing them yet does not spoil an estimate
                 unknown = True
         if not known:
             return None

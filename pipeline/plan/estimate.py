@@ -8,8 +8,9 @@ from functools import cache
 from statistics import median
 
 from pipeline.catalogue.devices import Device, Speed, cpu_name, device_named
-from pipeline.grid.graph import NODE_KINDS, Graph, Node, NodeKind
-from pipeline.grid.workloads import COUNTED, Costs, Sort, Workload, stated, workload
+from pipeline.grid.graph import Graph, Node
+from pipeline.grid.kinds import KINDS, NODE_KINDS, NodeKind
+from pipeline.grid.workloads import Costs, Sort, Workload, stated, workload
 from pipeline.plan.timings import Timing, recorded_multiplications, recorded_timings
 from pipeline.plan.words import counted, duration
 from pipeline.problems import BadInput
@@ -53,7 +54,7 @@ class Estimate:
         if not self.seconds and not self.unknown:
             return
         kinds = ", ".join(f"{kind} {duration(taken)}" for kind, taken in self.seconds.items())
-        least = "at least " if set(self.unknown) & set(COUNTED) else ""
+        least = "at least " if any(KINDS[kind].uses_network for kind in self.unknown) else ""
         work = f"{least}{duration(self.work_s)}" + (f" ({kinds})" if kinds else "")
         yield f"estimated work on {self.device}: {work}"
         chain = duration(self.chain_s)
@@ -166,7 +167,7 @@ class _Paces:
             pace, timings = recorded
             self._used.setdefault(kind, {}).update({id(timing): timing for timing in timings})
             return pace * work.amount
-        if kind not in COUNTED or self.stated is None:
+        if not KINDS[kind].uses_network or self.stated is None:
             self.unknown.add(kind)
             return 0.0
         flop = FLOP * work.amount
@@ -204,7 +205,7 @@ class _Paces:
 
 def _alike(one: Sort, other: Sort) -> bool:
     same = (one.kind, one.network, one.precision) == (other.kind, other.network, other.precision)
-    return same and (one.method == other.method or one.kind in COUNTED)
+    return same and (one.method == other.method or KINDS[one.kind].uses_network)
 
 
 def _listed(kinds: Collection[NodeKind]) -> str:

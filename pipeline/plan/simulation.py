@@ -1,7 +1,7 @@
 """A dry run: the graph replayed on simulated workers, each node taking its estimated seconds.
 
-As in the real runner, what is ready begins in the order of the plan, trainings first, and one
-driver hands out every task. A worker does one task at a time.
+As in the real runner, what is ready begins by the rank of its kind, then in the order of the plan,
+and one driver hands out every task. A worker does one task at a time.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
-from pipeline.grid.graph import Graph, Node, NodeKind
+from pipeline.grid.graph import Graph, Node
+from pipeline.grid.kinds import KINDS, NodeKind
 from tasks.evaluation.specs import CraftSpec, DefendSpec, SelectSpec
+from tasks.specs import SHARD
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def _group(node: Node, shards: int) -> str:
         cut = isinstance(parent.spec, CraftSpec | SelectSpec)
         spec = parent.spec.model_dump(mode="json", exclude={"shard"} if cut else None)
         about.append([role, spec if cut else parent.digest])
-    number = node.spec.shard.start // (500 * shards)
+    number = node.spec.shard.start // (SHARD * shards)
     return json.dumps([*about, number], sort_keys=True)
 
 
@@ -115,8 +117,8 @@ def replay(tasks: list[Task], workers: int, costs: Costs) -> Replay:
     return Replay(workers, now, busy)
 
 
-def _ranked(tasks: list[Task], number: int) -> tuple[tuple[bool, int], int]:
-    return (tasks[number].kind != "train", number), number
+def _ranked(tasks: list[Task], number: int) -> tuple[tuple[int, int], int]:
+    return (KINDS[tasks[number].kind].rank, number), number
 
 
 def longest_chain(tasks: list[Task], costs: Costs) -> list[Task]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.grid.graph import Node
+from pipeline.grid.kinds import KINDS, NODE_KINDS
 from pipeline.grid.workloads import Sort, Workload, multiplications, sort
 from pipeline.store.records import Record
 from pipeline.store.store import Store
@@ -112,7 +113,19 @@ class _Reader:
         how: Mapping[str, Any] = record.how
         facts: Mapping[str, Any] = record.facts
         seconds = float(how["seconds"])
-        match record.kind:
+        kind = next((known for known in NODE_KINDS if known == record.kind), None)
+        if kind is None:
+            raise ValueError(f"no kind of node: {record.kind}")
+        if KINDS[kind].batched:
+            network, each = self._cost(self._parent(record, "model"))
+            method = " on ".join(
+                _method(spec[key])
+                for key in ("attack", "against", "defense")
+                if spec.get(key) is not None
+            )
+            amount = float((how["forwards"] + how["backwards"]) * each)
+            return Workload(Sort(kind, network, spec["precision"], method), amount), seconds
+        match kind:
             case "train":
                 # training that was taken up again has its seconds in each epoch's facts only
                 times, speeds = facts["timings"]["seconds"], facts["timings"]["images_per_second"]
@@ -122,15 +135,6 @@ class _Reader:
                 amount = images * recipe.forwards_and_backwards().equivalents * each
                 found = Sort("train", network, recipe.precision, recipe.method)
                 return Workload(found, amount), float(sum(times))
-            case "craft" | "select" | "defend" | "card" as kind:
-                network, each = self._cost(self._parent(record, "model"))
-                method = " on ".join(
-                    _method(spec[key])
-                    for key in ("attack", "against", "defense")
-                    if spec.get(key) is not None
-                )
-                amount = float((how["forwards"] + how["backwards"]) * each)
-                return Workload(Sort(kind, network, spec["precision"], method), amount), seconds
             case "score":
                 amount = float(facts["images"] * facts["redraws"])
                 return Workload(Sort("score"), amount), seconds
@@ -138,7 +142,7 @@ class _Reader:
                 return Workload(Sort("checkpoint", spec["network"]["kind"]), 1.0), seconds
             case "dataset":
                 return Workload(Sort("dataset", method=spec["kind"]), 1.0), seconds
-        raise ValueError(f"no kind of node: {record.kind}")
+        raise ValueError(f"nothing tells the speed of a {kind}")
 
     def _cost(self, model: Record) -> tuple[str, int]:
         """The kind of a model's network, and the multiplications of one forward pass."""

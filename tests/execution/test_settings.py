@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.execution.settings import KindSettings, Settings, read_settings
-from pipeline.grid.graph import NODE_KINDS
+from pipeline.grid.kinds import NODE_KINDS
 from pipeline.problems import BadInput
 from tasks.specs import Spec
 

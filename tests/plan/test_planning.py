@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline.grid.graph import Graph, Node, NodeKind
+from pipeline.grid.graph import Graph, Node
+from pipeline.grid.kinds import NodeKind
 from pipeline.plan.look import Look
 from pipeline.plan.planning import make_plan
 from pipeline.plan.why import why

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pipeline.execution.events import Again, Failure, Result
-from pipeline.execution.settings import BATCHED, Settings
+from pipeline.execution.settings import Settings
 from pipeline.grid.graph import Node
 from tasks.progress import Progress
 
@@ -58,7 +58,7 @@ class Smaller:
         size = self.of(node).of(node.kind).batch_size
         smaller = self.of(node).smaller(node.kind)
         if smaller is None:
-            tried = f" with {size} images at once" if node.kind in BATCHED else ""
+            tried = f" with {size} images at once" if node.info.batched else ""
             return Failure(node.digest, f"{again.reason}{tried}", again.reason)
         self._own[node.digest] = smaller
         size = smaller.of(node.kind).batch_size

@@ -167,7 +167,7 @@ def perform(
     record = store.put(
         node.identity, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
     )
-    if node.kind == "train":
+    if node.info.trains:
         partial_state.forget(store.ground, node.digest)
     return Done(
         node.digest, record.content, record.facts, record.how, unchanged=record.content == before

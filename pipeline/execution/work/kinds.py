@@ -18,6 +18,7 @@ from pipeline.catalogue.sources import locate as sources
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.inputs import Desk, candidates_of, untrained
 from pipeline.grid.graph import Node
+from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput
 from pipeline.store import arrow
 from pipeline.store.store import Writer
@@ -251,7 +252,7 @@ def _score(desk: Desk) -> Made:
     return Made(files, facts | cost)
 
 
-PERFORM: dict[str, Callable[[Desk], Made]] = {
+PERFORM: dict[NodeKind, Callable[[Desk], Made]] = {
     "dataset": _dataset,
     "train": _train,
     "checkpoint": _checkpoint,

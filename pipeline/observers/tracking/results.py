@@ -89,7 +89,7 @@ class Results:
         if cell.name not in self.scores:
             return None
         model = self.scores[cell.name].parents[0][1].parent("model")
-        return model if model.kind == "train" else None
+        return model if model.info.trains else None
 
     def standing(self) -> dict[str, Record]:
         """Cell's name → the record of its score, where that counts as there."""

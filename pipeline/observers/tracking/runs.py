@@ -86,10 +86,6 @@ class ChildRun:
     data: tuple[Data, ...] = ()
 
 
-OWN = ("defend", "select", "craft")
-"""The kinds of node whose cost is a cell's, though others may share it."""
-
-
 def score_key(cell: Cell, record: Record) -> str:
     """The key of a cell's score: cells of different names may share a score node."""
     label = hashlib.sha256(cell.name.encode()).hexdigest()[:8]
@@ -252,7 +248,7 @@ def _costs(
     while waiting:
         node = waiting.pop()
         own[node.digest] = node
-        waiting += [parent for _, parent in node.parents if parent.kind in OWN]
+        waiting += [parent for _, parent in node.parents if parent.info.batched]
     sums: dict[str, float] = {}
     used: dict[str, set[str]] = {}
     for node in own.values():

@@ -84,7 +84,7 @@ class Tracker:
         elif isinstance(event, NodeDone):
             self._computed[event.node.kind] += 1
             self._started()
-            if event.node.kind == "train":
+            if event.node.info.trains:
                 self._tasks.put(event.node)
         elif isinstance(event, CellScored) and event.computed:
             if event.before is not None:
