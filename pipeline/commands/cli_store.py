@@ -122,7 +122,7 @@ def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> No
 @store_option
 @click.option(
     "--keep",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(0, 36_500),
     metavar="DAYS",
     default=DAYS,
     show_default=True,

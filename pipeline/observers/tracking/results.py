@@ -19,9 +19,9 @@ from pipeline.observers.tracking.runs import (
 )
 from pipeline.observers.tracking.server import is_web
 from pipeline.plan.look import Look
+from pipeline.sanitize import page
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Damaged, Record, Store
-from pipeline.sanitize import page
 
 if TYPE_CHECKING:
     from pipeline.report.cards import Card
