@@ -6,11 +6,8 @@ import contextlib
 import difflib
 import errno
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from pipeline.sanitize import clean
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -21,15 +18,12 @@ class BadInput(Exception):
     """A user's mistake. Its message is the one line that is printed; the exit code is 2."""
 
     def __init__(self, message: str) -> None:
-        # Names and values of a user's, which messages quote, may hold anything.
-        super().__init__(clean(message))
+        # Names and values of a user's, which messages quote, may hold line breaks.
+        super().__init__(" ".join(message.splitlines()))
 
 
 class Unwritable(Exception):
     """A folder that ran full or became read-only in mid-run, in one line; the exit code is 1."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(clean(message))
 
 
 @contextlib.contextmanager
@@ -44,14 +38,6 @@ def writing_to(folder: str, codes: frozenset[int] = REFUSED) -> Iterator[None]:
         raise Unwritable(f"{folder}: {reason}") from error
 
 
-def regular(path: Path) -> Path:
-    """The path of a file or a folder; OSError for a pipe or a device, whose reading never ends."""
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
-    return path
-
-
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or the known names where none is near."""
     names = sorted(known)
@@ -59,6 +45,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known: {', '.join(names)}" if names else ""
+
+
+def one_line(text: str) -> str:
+    """Text from elsewhere as one line, without characters that would steer a terminal."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
 def shown(path: Path) -> str:

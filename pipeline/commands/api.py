@@ -39,7 +39,7 @@ def load_grid(
     """
     return open_session(
         name,
-        store=str(store),
+        store=Path(store),
         configs=[Path(folder) for folder in configs],
         only=only,
         overrides=Overrides(
@@ -74,7 +74,9 @@ def run(
     from pipeline.observers.progress import make_progress
 
     grid.check_code()
-    grid.store.prepare()
+    adopted = grid.store.prepare()
+    if adopted is not None:
+        Console(stderr=True).print(adopted, markup=False, highlight=False)
     observers: list[Observer] = [make_progress(Console(stderr=True), quiet=False)] * progress
     try:
         return grid.run(

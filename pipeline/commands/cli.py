@@ -14,6 +14,7 @@ import click
 from pipeline import __version__
 from pipeline.commands.cli_store import store_commands
 from pipeline.commands.options import (
+    FiniteRange,
     cell_argument,
     grid_options,
     json_option,
@@ -21,7 +22,6 @@ from pipeline.commands.options import (
     print_json,
     repeated,
     reports_option,
-    say,
     session_from,
     store_option,
 )
@@ -39,10 +39,10 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BadInput as problem:
-            say(f"error: {problem}", err=True)
+            click.echo(f"error: {problem}", err=True)
             ctx.exit(2)
         except Unwritable as problem:
-            say(f"error: {problem}", err=True)
+            click.echo(f"error: {problem}", err=True)
             ctx.exit(1)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise  # not errors of code
@@ -51,10 +51,10 @@ class _Commands(click.Group):
 
             if place_of(error) is None:
                 raise
-            say(f"error: {line_of(error)}", err=True)
+            click.echo(f"error: {line_of(error)}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            say("stopped; what is finished is kept", err=True)
+            click.echo("stopped; what is finished is kept", err=True)
             ctx.exit(STOPPED)
 
     def resolve_command(
@@ -92,10 +92,10 @@ def main() -> None:
 )
 @click.option("--inline", is_flag=True, help="Run in this process, without Ray.")
 @click.option("--address", help="A running Ray cluster; a local Ray is started without it.")
-@click.option("--workers", type=click.IntRange(1, 100_000), help="CPUs of the local Ray.")
+@click.option("--workers", type=click.IntRange(min=1), help="CPUs of the local Ray.")
 @click.option(
     "--stop-after",
-    type=click.FloatRange(0, 525_600, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     metavar="MINUTES",
     help="Stop in order after so long; the same command goes on from there.",
 )
@@ -125,7 +125,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--for-device", metavar="NAME", help="Estimate for it.  [default: this CPU]")
 @click.option(
     "--workers",
-    type=click.IntRange(1, 100_000),
+    type=click.IntRange(min=1),
     default=1,
     show_default=True,
     help="Estimate for so many of it.",
@@ -156,7 +156,7 @@ def plan(
         print_json(plan_facts(session, forced=forced, device=for_device, workers=workers))
         return
     for line in plan_lines(session, forced=forced, every=every, device=for_device, workers=workers):
-        say(line)
+        click.echo(line)
 
 
 @main.command()
@@ -183,8 +183,8 @@ def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **opt
 
     found = scaling(session_from(options), device=for_device, workers=workers)
     for count in found.asked:
-        say(found.said(count))
-    say(f"report  {write_scaling(found, reports)}")
+        click.echo(found.said(count))
+    click.echo(f"report  {write_scaling(found, reports)}")
 
 
 @main.command()
@@ -203,7 +203,7 @@ def why(cell: str, **options: Any) -> None:
     for line in explain(
         cell, session.grid.name, node, session.graph, session.store, session.ledger
     ):
-        say(line)
+        click.echo(line)
 
 
 @main.command()
@@ -255,7 +255,7 @@ def report(
     )
     if page is None:
         ctx.exit(2)
-    say(f"report  {page}", err=True)
+    click.echo(f"report  {page}", err=True)
 
 
 @main.command("export-weights")
@@ -272,8 +272,8 @@ def export_weights_command(model: str, file: Path, half: bool, **options: Any) -
     from pipeline.commands.weights import export_weights
 
     written = export_weights(session_from(options), model, file, half=half)
-    say(f"{file}: {written.weights:,} numbers, {written.size_bytes / 1e6:.2f} MB")
-    say(f"sha256: {written.sha256}")
+    click.echo(f"{file}: {written.weights:,} numbers, {written.size_bytes / 1e6:.2f} MB")
+    click.echo(f"sha256: {written.sha256}")
 
 
 @main.command()
@@ -290,7 +290,7 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
     from pipeline.observers.tracking.server import ui as serve
 
     uri = mlflow_uri or default_uri(Path.cwd())
-    say(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
+    click.echo(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
     ctx.exit(serve(uri, port))
 
 
@@ -318,7 +318,7 @@ def list_names(section: str, as_json: bool, **options: Any) -> None:
         print_json(names)
         return
     for name, place in names.items():
-        say(f"{name:28} {place}".rstrip())
+        click.echo(f"{name:28} {place}".rstrip())
 
 
 @main.command()
@@ -343,7 +343,7 @@ def doctor(
         print_json([vars(finding) for finding in findings])
     else:
         for finding in findings:
-            say(f"{'ok ' if finding.well else 'BAD'} {finding.subject:9} {finding.seen}")
+            click.echo(f"{'ok ' if finding.well else 'BAD'} {finding.subject:9} {finding.seen}")
     ctx.exit(0 if all(finding.well for finding in findings) else 1)
 
 
@@ -370,10 +370,10 @@ def new(kind: str, name: str, folder: Path) -> None:
 
     written = write_skeleton(kind, name, folder)
     for path in written:
-        say(f"wrote {shown(path)}")
+        click.echo(f"wrote {shown(path)}")
     configs = "" if folder == Path("configs") else f" --configs {folder}"
-    say(f"test  pytest {shown(written[-1])}")
-    say(f"run   pipeline run --grid demo --add {kind}={name}{configs}")
+    click.echo(f"test  pytest {shown(written[-1])}")
+    click.echo(f"run   pipeline run --grid demo --add {kind}={name}{configs}")
 
 
 @main.command()
@@ -397,7 +397,7 @@ def accept() -> None:
     """
     from pipeline.catalogue.code.fingerprint import accept as record
 
-    say(f"recorded in {record()}")
+    click.echo(f"recorded in {record()}")
 
 
 for command in store_commands:

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from pipeline.commands.options import (
+    FiniteRange,
     grid_options,
     json_option,
     print_json,
-    say,
     session_from,
     store_option,
 )
@@ -40,10 +40,10 @@ def export_command(file: Path, extras: tuple[str, ...], **options: Any) -> None:
 
     session = session_from(options)
     counts = export_results(session, file, tensors="tensors" in extras)
-    say(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
+    click.echo(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
     lacking = len(session.chosen) - counts["score"]
     if lacking:
-        say(f"{lacking} of {len(session.chosen)} cells have no score yet", err=True)
+        click.echo(f"{lacking} of {len(session.chosen)} cells have no score yet", err=True)
 
 
 @click.command("import")
@@ -60,11 +60,11 @@ def import_command(file: Path, store: str, replace: bool) -> None:
     from pipeline.store.store import Store
 
     arrivals = import_results(Store(store), file, replace=replace)
-    say(f"imported {_counted(arrivals.added)}; computed on {arrivals.made_on}")
+    click.echo(f"imported {_counted(arrivals.added)}; computed on {arrivals.made_on}")
     if arrivals.there:
-        say(f"there already: {_counted(arrivals.there)}")
+        click.echo(f"there already: {_counted(arrivals.there)}")
     for line in arrivals.problems:
-        say(line, err=True)
+        click.echo(line, err=True)
 
 
 @click.command()
@@ -87,6 +87,7 @@ def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> No
     from pipeline.store.verify import verify as check
 
     place = Store(store)
+    _say(place.check())
     base = place.address.partition("?")[0]
     # cleared away at the end; where nobody watches, nothing is drawn
     console = Console(stderr=True)
@@ -111,10 +112,10 @@ def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> No
     else:
         for damage in found.damages:
             moved = f"; moved to {base}/{damage.aside}" if damage.aside else ""
-            say(f"damaged: {damage.kind} {damage.digest[:12]}: {damage.reason}{moved}")
-        say(f"{found.sound} artifacts are sound, {_size(found.sound_bytes)}")
+            click.echo(f"damaged: {damage.kind} {damage.digest[:12]}: {damage.reason}{moved}")
+        click.echo(f"{found.sound} artifacts are sound, {_size(found.sound_bytes)}")
         if found.damages and not set_aside:
-            say("--set-aside moves what is damaged away, and a run makes it again", err=True)
+            click.echo("--set-aside moves what is damaged away, and a run makes it again", err=True)
     ctx.exit(1 if found.damages else 0)
 
 
@@ -122,7 +123,7 @@ def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> No
 @store_option
 @click.option(
     "--keep",
-    type=click.FloatRange(0, 36_500),
+    type=FiniteRange(min=0),
     metavar="DAYS",
     default=DAYS,
     show_default=True,
@@ -142,6 +143,7 @@ def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
     from pipeline.store.store import Store
 
     place = Store(store)
+    _say(place.check())
     items = collectable(place, keep_s=keep * DAY_S)
     total = remove(place, items) if yes else sum(item.size_bytes for item in items)
     if as_json:
@@ -153,13 +155,13 @@ def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
         print_json({"deleted": yes, "bytes": total, "items": listed})
         return
     for item in items:
-        say(f"{_size(item.size_bytes):>10}  {item.age_s / DAY_S:4.0f} days  {item.what}")
+        click.echo(f"{_size(item.size_bytes):>10}  {item.age_s / DAY_S:4.0f} days  {item.what}")
     if yes:
-        say(f"deleted {len(items)}, {_size(total)}")
+        click.echo(f"deleted {len(items)}, {_size(total)}")
     elif items:
-        say(f"{len(items)} would go, {_size(total)}: --yes deletes them")
+        click.echo(f"{len(items)} would go, {_size(total)}: --yes deletes them")
     else:
-        say("nothing to delete")
+        click.echo("nothing to delete")
 
 
 store_commands = (export_command, import_command, verify, gc)
@@ -167,6 +169,11 @@ store_commands = (export_command, import_command, verify, gc)
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing new"
+
+
+def _say(line: str | None) -> None:
+    if line is not None:
+        click.echo(line, err=True)
 
 
 def _size(count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +14,6 @@ from click.core import ParameterSource
 
 from pipeline.grid.card_sizes import CARD_SIZES
 from pipeline.problems import BadInput
-from pipeline.sanitize import command as fit_to_show
-from pipeline.sanitize import printable
 
 if TYPE_CHECKING:
     # what reads grids takes its time to import, and help does without
@@ -22,6 +21,18 @@ if TYPE_CHECKING:
     from pipeline.commands.session import Session
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class FiniteRange(click.FloatRange):
+    """A number of a range: neither infinity nor what is no number at all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType.convert`."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
 
 _PATH = click.Path(path_type=Path)
 
@@ -33,19 +44,9 @@ store_option = click.option(
     envvar="PIPELINE_STORE",
     help="Where artifacts are: a folder, or a bucket, with ?endpoint=URL for any S3 server.",
 )
-
-
-def _mlflow_address(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
-    """What `--mlflow` or its variable says; BadInput for what is no address."""
-    from pipeline.observers.tracking.server import checked_address
-
-    return checked_address(given) if given else None
-
-
 mlflow_option = click.option(
     "--mlflow",
     "mlflow_uri",
-    callback=_mlflow_address,
     metavar="URI",
     envvar="MLFLOW_TRACKING_URI",
     help="MLflow tracking server.  [default: ./mlflow.db]",
@@ -113,12 +114,12 @@ _GRID = (
         metavar="KEY=NAME",
         help="Also judge this; KEY is model, attack or defense, NAME one of a config or a file.",
     ),
-    click.option("--images", type=click.IntRange(1, 10**8), help="Use the first N test images."),
+    click.option("--images", type=click.IntRange(min=1), help="Use the first N test images."),
     click.option(
-        "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Train N times."
+        "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Train N times."
     ),
     click.option(
-        "--redraws", type=click.IntRange(1, 10**6), help="Ask each randomised defense N times."
+        "--redraws", type=click.IntRange(min=1), help="Ask each randomised defense N times."
     ),
     click.option(
         "--adaptive",
@@ -200,17 +201,14 @@ def print_json(value: object) -> None:
     sys.stdout.write("\n")
 
 
-def say(line: str, *, err: bool = False) -> None:
-    """Print a line, on stdout by default, without what would steer the terminal."""
-    click.echo(printable(line), err=err)
-
-
 def repeated(context: click.Context) -> list[str]:
     """The words of the command line that a command to go on with needs as well.
 
     Not what chose the cells, and not what was only about that run. Nothing of the environment,
-    which is there the next time too; no secret of an address.
+    which is there the next time too; no password of a server's address.
     """
+    from pipeline.observers.tracking.server import shown
+
     words: list[str] = []
     for option in context.command.params:
         name = str(option.name)
@@ -222,7 +220,7 @@ def repeated(context: click.Context) -> list[str]:
             words.append(flag)
             continue
         for part in value if isinstance(value, tuple) else (value,):
-            words += [flag, *fit_to_show([str(part)])]
+            words += [flag, shown(part) if name == "mlflow_uri" else str(part)]
     return words
 
 
@@ -233,7 +231,5 @@ def _places(option: str, items: Sequence[str], expected: str) -> dict[str, Path]
         name, sign, path = item.partition("=")
         if not sign or not path:
             raise BadInput(f"{option} {item}: expected {expected}")
-        if name in places:
-            raise BadInput(f"{option} {name}: given twice")
         places[name] = Path(path).expanduser()
     return places

@@ -33,8 +33,6 @@ from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
-from pipeline.sanitize import clean
-from pipeline.sanitize import command as fit_to_show
 from pipeline.store.ledger import Invocation, Ledger
 from pipeline.store.records import Made, how_made
 from pipeline.store.store import Record, Store
@@ -211,8 +209,7 @@ class Session:
         found: dict[str, set[str]] = {}
         for key, value in itertools.chain.from_iterable(made):
             found.setdefault(key, set()).add(value)
-        # records may have been imported: their words are not this machine's
-        return {clean(key): clean(", ".join(sorted(values))) for key, values in found.items()}
+        return {key: ", ".join(sorted(values)) for key, values in found.items()}
 
     def run(
         self,
@@ -270,7 +267,7 @@ class Session:
         finally:
             invocation = Invocation(
                 grid=self.grid.name,
-                command=fit_to_show(["pipeline", *sys.argv[1:]]),
+                command=["pipeline", *sys.argv[1:]],
                 version=program_version(),
                 cells=run.entries(),
             )
@@ -306,4 +303,4 @@ def open_session(
 
 def _first_file(folders: Sequence[Path], name: str) -> Path:
     """A file of the first folder that has it; the program's own folder has every one."""
-    return next(folder / name for folder in folders if (folder / name).exists())
+    return next(folder / name for folder in folders if (folder / name).is_file())

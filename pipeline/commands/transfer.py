@@ -36,6 +36,8 @@ class Arrivals:
     devices: set[str] = field(default_factory=set)
     clashes: list[str] = field(default_factory=list)
     outdated: int = 0
+    adopted: str | None = None
+    """What is to be said of a store of an older version; see `Store.prepare`."""
 
     @property
     def made_on(self) -> str:
@@ -45,7 +47,8 @@ class Arrivals:
     @property
     def problems(self) -> list[str]:
         """A line for each thing that did not go as asked."""
-        lines = [f"{clash} (--replace takes the file's)" for clash in self.clashes]
+        lines = [*filter(None, [self.adopted])]
+        lines += [f"{clash} (--replace takes the file's)" for clash in self.clashes]
         if self.outdated:
             lines.append(
                 f"{self.outdated} scores count as absent: this store holds other content of "
@@ -88,7 +91,7 @@ def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
     """
     arrivals = Arrivals()
     with open_bundle(path, NODE_KINDS) as bundle:
-        store.prepare()
+        arrivals.adopted = store.prepare()
         try:
             _take_in(store, bundle, arrivals, replace=replace)
         except OSError as error:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,7 @@ class Folder:
                 continue
             # the time of a change of name as well: what was set aside, was so then
             changed = max(status.st_mtime, status.st_ctime)
-            size = 0 if path.is_dir() else status.st_size
+            size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
             yield Entry(path.relative_to(self.root).as_posix(), size, changed)
 
     def move(self, key: str, target: str) -> None:
@@ -108,7 +109,7 @@ class Folder:
         """See `Ground.remove`: a folder first moves away whole."""
         path = self.root / key
         with self.writing():
-            if not path.is_dir():
+            if path.is_symlink() or not path.is_dir():
                 path.unlink()
                 return
             gone = self.root / "scratch" / f"gone-{uuid.uuid4().hex}"

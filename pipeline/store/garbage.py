@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.store import layout
 from pipeline.store.backend import Entry
 from pipeline.store.ledger import Ledger
 from pipeline.store.records import META
@@ -39,9 +40,10 @@ class Item:
 def collectable(store: Store, *, keep_s: float, now: float | None = None) -> list[Item]:
     """What may go: nothing younger than a day, nothing that was asked for within `keep_s`.
 
-    keep_s: s back from `now`, a Unix time in s. BadInput where there is no store.
+    keep_s: s back from `now`, a Unix time in s. BadInput where there is no store. What a store
+    does not write stays, wherever it lies.
     """
-    store.ground.check()
+    store.check()
     now = time.time() if now is None else now
     kept = _asked_for(store, since=now - keep_s)
     found = list(store.ground.find("**/*"))
@@ -87,10 +89,8 @@ def _asked_for(store: Store, *, since: float) -> set[str]:
 def _artifacts(found: list[Entry], kept: set[str], now: float) -> Iterator[Item]:
     """Artifacts, and data files whose record was never written."""
     for key, inside in _by_folder(found, depth=3).items():
-        kind, middle, digest = key.split("/")
-        if kind in {*LEFTOVERS, "elsewhere", "ledger"} or kind.startswith("."):
-            continue
-        if digest in kept or len(digest) != 64 or len(middle) != 2:
+        kind, _, digest = key.split("/")
+        if kind in layout.PLACES or digest in kept or not layout.belongs(key):
             continue
         whole = any(entry.key == f"{key}/{META}" for entry in inside)
         said = "no run asked for it" if whole else "unfinished"
@@ -102,7 +102,7 @@ def _leftovers(
 ) -> Iterator[Item]:
     for key, inside in _by_folder(found, depth=2).items():
         kind, name = key.split("/")
-        if kind not in LEFTOVERS:
+        if kind not in LEFTOVERS or not layout.belongs(key):
             continue
         item = _item(key, inside, f"{kind}/{name[:25]}: {LEFTOVERS[kind]}", now)
         # the hours that a training took are not thrown away before its time

@@ -6,20 +6,20 @@ meta.json does, so a process killed at any moment leaves whole artifacts only, a
 writers one wins whole.
 
 `<store>/elsewhere/` holds records of artifacts whose files are in another store: see `known`.
+`<store>/store.json` marks the place as a store: see `pipeline.store.layout`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
-from pipeline.problems import BadInput
-from pipeline.sanitize import without_secrets
+from pipeline.problems import BadInput, Unwritable
+from pipeline.store import layout
 from pipeline.store.backend import Ground
 from pipeline.store.bucket import SCHEME, Bucket
 from pipeline.store.folder import Folder
@@ -37,8 +37,6 @@ from pipeline.store.records import (
 
 __all__ = ["META", "Damaged", "Gone", "Record", "Store", "Writer", "folder_of"]
 
-SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "file", "https?", "hdfs", "postgresql", "sqlite")
-"""What an address begins with; a folder whose name does is given as `./s3:name`."""
 Writer = Callable[[Path], None]
 
 
@@ -51,8 +49,6 @@ class Store:
     def __init__(self, place: Path | str | Ground) -> None:
         if isinstance(place, str) and place.startswith(SCHEME):
             place = Bucket(place)
-        if isinstance(place, str | Path):
-            _check_folder_name(str(place))
         self.ground: Ground = Folder(Path(place)) if isinstance(place, str | Path) else place
         self._checked: set[tuple[str, str, str]] = set()
 
@@ -66,9 +62,32 @@ class Store:
         """The folder of a store that is one."""
         return self.ground.root if isinstance(self.ground, Folder) else None
 
-    def prepare(self) -> None:
-        """Make the store; BadInput where it cannot be written."""
+    def prepare(self) -> str | None:
+        """Make the store, and mark it as one; a line that says so where an old one was adopted.
+
+        BadInput, and nothing written, where the place holds other things than a store; BadInput
+        also where it cannot be written.
+        """
+        marked = layout.marked(self.ground)
+        old = not marked and layout.holds_store(self.ground)
         self.ground.prepare()
+        if marked:
+            return None
+        if old:
+            return layout.adopt(self.ground)
+        try:
+            layout.mark(self.ground)
+        except Unwritable as problem:
+            raise BadInput(str(problem)) from None
+        return None
+
+    def check(self) -> str | None:
+        """BadInput where there is no store, or the place is somebody else's.
+
+        A line where a store of an older version was adopted, see `pipeline.store.layout`.
+        """
+        self.ground.check()
+        return layout.adopt(self.ground)
 
     def record(self, kind: str, digest: str) -> Record | None:
         """An artifact's record, or None where there is no artifact.
@@ -284,17 +303,3 @@ def _elsewhere(kind: str, digest: str) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _check_folder_name(place: str) -> None:
-    """BadInput for what is an address, of a sort that no store has, and no folder's name."""
-    address = without_secrets(place)
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", place)
-    known = re.match(rf"({'|'.join(SCHEMES)}):", place, re.IGNORECASE)
-    if not place or not place.isprintable():
-        raise BadInput(f"--store {place!r}: expected a folder or {SCHEME}BUCKET/PREFIX")
-    if found := scheme or known:
-        raise BadInput(
-            f"--store {address}: no store has an address that begins with '{found[1]}:'; expected "
-            f"a folder's path, such as /data/store, or {SCHEME}BUCKET/PREFIX"
-        )

@@ -38,7 +38,7 @@ def verify(
     set_aside: move damaged ones out of the way, so that a run computes them again. tell: called
     with how many artifacts are done and how many there are. BadInput where there is no store.
     """
-    store.ground.check()
+    store.check()
     found = Verified()
     # a store of its own, which has not yet trusted any file
     fresh = Store(store.ground)

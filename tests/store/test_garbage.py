@@ -22,6 +22,8 @@ MODEL = Node("train", Shard(start=0, stop=1))
 CRAFT = Node("craft", Shard(start=0, stop=2), (("model", MODEL),))
 SCORE = Node("score", Shard(start=0, stop=3), (("examples", CRAFT),))
 OTHER = Node("score", Shard(start=0, stop=4))
+PUT = "a0" * 16
+"""What a put that was broken off leaves in scratch/."""
 LATER = time.time() + 2 * DAY_S
 
 
@@ -81,11 +83,12 @@ def test_what_an_unfinished_run_wanted_stays_though_no_score_refers_to_it(store:
 
 
 def test_nothing_younger_than_a_day_goes(store: Store) -> None:
-    for name in ("scratch", "aside"):
-        (store.root / name / "old").mkdir(parents=True)
+    old = {"scratch": "0" * 32, "aside": f"craft-{'0' * 12}-1"}
+    for folder, name in old.items():
+        (store.root / folder / name).mkdir(parents=True)
     assert found(store, keep_days=0, now=time.time() + DAY_S - 60) == set()
     assert found(store, keep_days=0, now=time.time() + DAY_S + 60) == {
-        "old",
+        *old.values(),
         *(node.digest for node in (MODEL, CRAFT, SCORE, OTHER)),
     }
 
@@ -94,12 +97,12 @@ def test_leftovers_go_but_a_training_that_may_go_on_stays(store: Store) -> None:
     asked(store, SCORE, days_ago=1)
     asked(store, OTHER, days_ago=1)
     store.set_aside(OTHER.kind, OTHER.digest)
-    for path in ("scratch/put", f"partial/{'a' * 64}", f"partial/{MODEL.digest}"):
+    for path in (f"scratch/{PUT}", f"partial/{'a' * 64}", f"partial/{MODEL.digest}"):
         (store.root / path).mkdir(parents=True)
     (store.root / folder_of("craft", "b" * 64)).mkdir(parents=True)
     aside = next((store.root / "aside").iterdir()).name
     # that of a model which is there is of no use; the other one is, for as long as results are
-    expected = {"put", aside, MODEL.digest, "b" * 64}
+    expected = {PUT, aside, MODEL.digest, "b" * 64}
     assert found(store) == expected
     assert found(store, keep_days=1) == expected | {"a" * 64}
     Ledger(store.ground).want(["a" * 64])

@@ -449,6 +449,6 @@ def test_a_record_that_may_not_be_read_is_told_in_one_line(
         store.record(NODE.kind, NODE.digest)
 
 
-def test_preparing_leaves_nothing_behind(store: Store) -> None:
+def test_preparing_leaves_nothing_behind_but_the_marker(store: Store) -> None:
     store.prepare()
-    assert list(store.root.iterdir()) == []
+    assert [path.name for path in store.root.iterdir()] == ["store.json"]

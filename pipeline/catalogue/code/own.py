@@ -23,8 +23,7 @@ from typing import Any, TypeVar
 
 from pipeline.catalogue.code.digests import source_digest
 from pipeline.catalogue.code.syntax import parse, parse_text
-from pipeline.problems import BadInput, regular, shown, suggestion
-from pipeline.sanitize import clean
+from pipeline.problems import BadInput, shown, suggestion
 from tasks.networks.factory import Factory, own_module_name
 from tasks.specs import Kind, Spec
 
@@ -173,7 +172,8 @@ def _last_frame(error: BaseException) -> tuple[OwnCode, int] | None:
 
 def line_of(error: BaseException) -> str:
     """What went wrong in code of a user's own, in one line with its place."""
-    return placed(error, f"{type(error).__name__}: {clean(error) or 'no message'}")
+    said = " ".join(str(error).split()) or "no message"
+    return placed(error, f"{type(error).__name__}: {said}")
 
 
 def placed(error: BaseException, line: str) -> str:
@@ -186,7 +186,7 @@ def _declared(path: Path) -> OwnCode:
     """The code of a file, which from now on can be imported by its module's name."""
     place = shown(path)
     try:
-        text = regular(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None

@@ -20,7 +20,6 @@ from pipeline.execution.work.inputs import Desk, candidates_of, untrained
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput
-from pipeline.sanitize import scrubbed, without_secrets
 from pipeline.store import arrow
 from pipeline.store.store import Writer
 from tasks.classifier import exported
@@ -147,10 +146,9 @@ def _download(url: str, path: Path, sha256: str) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
-        reason = scrubbed(str(error), url)
+        reason = " ".join(str(error).split())
         raise BadInput(
-            f"{without_secrets(url)} cannot be downloaded ({reason}): "
-            "name the file with --weights instead"
+            f"{url} cannot be downloaded ({reason}): name the file with --weights instead"
         ) from None
 
 

@@ -17,9 +17,8 @@ from pipeline.observers.tracking.runs import (
     train_key,
     train_run,
 )
-from pipeline.observers.tracking.server import is_web
+from pipeline.observers.tracking.server import is_web, shown
 from pipeline.plan.look import Look
-from pipeline.sanitize import page
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Damaged, Record, Store
 
@@ -165,7 +164,7 @@ class Results:
         for name, record in self.standing().items():
             run_id = self.ledger.logged_as(self.server, score_key(self._cells[name], record))
             if run_id is not None:
-                found[name] = f"{page(uri)}/#/runs/{run_id}"
+                found[name] = f"{shown(uri).rstrip('/')}/#/runs/{run_id}"
         return found
 
     def child(self, result: Node | Cell) -> ChildRun | None:

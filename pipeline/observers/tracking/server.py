@@ -13,11 +13,10 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 from importlib.metadata import entry_points
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from pipeline.problems import BadInput
-from pipeline.sanitize import page, without_secrets
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -58,49 +57,39 @@ def artifact_folder(uri: str) -> Path | None:
     return database.resolve().with_name("mlartifacts")
 
 
+def shown(uri: str) -> str:
+    """An address without the user and password in it; the ledger knows servers by it."""
+    try:
+        netloc = urlsplit(uri).netloc
+    except ValueError:
+        return uri
+    return uri.replace(netloc, netloc.rpartition("@")[2], 1)
+
+
 def is_web(uri: str) -> bool:
     """Whether a server is asked over HTTP."""
     return uri.lower().startswith(("http://", "https://"))
 
 
-def checked_address(uri: str) -> str:
-    """An address that can be one of a server; BadInput for any other, which nobody is asked for."""
-    if _can_be_asked(uri):
-        return uri
-    raise BadInput(
-        f"--mlflow {without_secrets(uri)!r}: no address of a server; one looks like "
-        "http://localhost:5000 or sqlite:////folder/mlflow.db"
-    )
-
-
-def _can_be_asked(uri: str) -> bool:
-    scheme, sign, rest = uri.partition("://")
-    if not uri.isprintable() or not sign:
-        # MLflow's own name for the service that the user's Databricks profile is of
-        return uri == "databricks"
-    if is_web(uri):
-        return bool(page(uri).partition("://")[2])
-    if scheme.partition("+")[0] == "sqlite":
-        # in memory it would be gone at the end of the run
-        name = PurePosixPath(unquote(rest.partition("?")[0].removeprefix("/"))).name
-        return rest.startswith("/") and name not in {"", ":memory:"}
-    plugged = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
-    return bool(rest) and scheme.partition("+")[0] in SCHEMES | plugged
-
-
 def wrong_with(uri: str) -> str | None:
-    """Why a server cannot be used, as far as can be seen without MLflow; None if nothing is.
+    """What is wrong with an address as far as can be seen without MLflow; None if nothing.
 
     A web server that does not answer within five seconds counts as unreachable.
     """
-    if is_web(uri) and not answers(uri):
-        return f"{without_secrets(uri)} does not answer"
+    address = shown(uri)
+    if is_web(uri):
+        return None if answers(uri) else f"{address} does not answer"
+    scheme = uri.partition("://")[0] if "://" in uri else uri.partition(":")[0]
+    plugged = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
+    if ":" in uri and scheme.partition("+")[0] not in SCHEMES | plugged:
+        example = "http://localhost:5000 or sqlite:////folder/mlflow.db"
+        return f"{address} is no address of a server; one looks like {example}"
     return None
 
 
 def answers(uri: str) -> bool:
     """Whether anything speaks HTTP there: an error status is an answer, so is a certificate."""
-    health = f"{page(uri)}/health"
+    health = f"{shown(uri).rstrip('/')}/health"
     try:
         with urllib.request.urlopen(health, timeout=5):  # noqa: S310
             return True
@@ -119,8 +108,7 @@ def ui(uri: str, port: int) -> int:
     BadInput where the port is taken, or the address is of a server with pages of its own.
     """
     if is_web(uri):
-        known = without_secrets(uri)
-        raise BadInput(f"MLflow at {known} has pages of its own: open it in a browser")
+        raise BadInput(f"MLflow at {shown(uri)} has pages of its own: open it in a browser")
     with contextlib.closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -25,11 +25,9 @@ from pipeline.observers.tracking.client import Server
 from pipeline.observers.tracking.description import story
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import Point, metric_names
-from pipeline.observers.tracking.server import wrong_with
+from pipeline.observers.tracking.server import shown, wrong_with
 from pipeline.plan.look import Look
 from pipeline.problems import BadInput
-from pipeline.sanitize import clean, scrubbed, without_secrets
-from pipeline.sanitize import command as fit_to_show
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
 
@@ -62,13 +60,9 @@ class Tracker:
     ) -> None:
         self.problem: str | None = None
         self._uri = uri
-        self._address = without_secrets(uri)
+        self._address = shown(uri)
         self._results = Results(grid, scores, store, ledger, self._address, cards, look)
-        self._tags = {
-            "command": shlex.join(fit_to_show(command)),
-            "version": version,
-            "executor": "none",
-        }
+        self._tags = {"command": shlex.join(command), "version": version, "executor": "none"}
         self._began = time.time()
         self._computed: Counter[str] = Counter()
         self._before: dict[str, Mapping[str, object]] = {}
@@ -168,7 +162,7 @@ class Tracker:
         except BadInput as problem:
             self._trouble = str(problem)
         except Exception as error:  # noqa: BLE001  no tracking server may fail a run
-            line = clean(scrubbed(str(error), self._uri), 160)
+            line = " ".join(str(error).split()).replace(self._uri, self._address)[:160]
             self._trouble = wrong_with(self._uri) or (
                 f"{self._address} cannot be used: {line or type(error).__name__}"
             )
@@ -248,7 +242,7 @@ class Tracker:
                 module, example = network(trained, self._results.store)
                 server.register(name, module, example, run_id=trained.run_id, tags=tags)
             except Exception as error:  # noqa: BLE001  a network may do what no trace can follow
-                line = clean(error, 160) or type(error).__name__
+                line = " ".join(str(error).split())[:160] or type(error).__name__
                 server.tag(trained.run_id, "not_registered", line)
             self._results.mark_registered(trained)
 
