@@ -11,12 +11,10 @@ from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Graph
 from pipeline.observers.tracking.runs import score_key
 from pipeline.observers.tracking.server import default_uri, shown
-from pipeline.plan.look import Look
 from pipeline.plan.why import why
 from pipeline.report.paper import references_of
 from pipeline.report.scores import number
 from pipeline.report.words.numbers import accuracy
-from pipeline.store.store import Record
 
 REMEMBERED = 10
 """Earlier scores that are told."""
@@ -25,8 +23,7 @@ REMEMBERED = 10
 def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, object]:
     """The story as plain values, for YAML or JSON."""
     node = session.scores[cell.name]
-    look = Look(session.store)
-    record = look.record(node.kind, node.digest)
+    record = session.store.state(node.kind, node.digest).record
     told: dict[str, object] = {
         "cell": cell.name,
         "grid": session.grid.name,
@@ -57,7 +54,7 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
                 finding.check: f"{finding.verdict}: {finding.words}" for finding in card.findings
             },
         }
-    if isinstance(record, Record):
+    if record is not None:
         told["score"] = dict(record.facts)
         server = shown(mlflow_uri or default_uri(Path.cwd()))
         told["mlflow_run"] = session.ledger.logged_as(server, score_key(cell, record))

@@ -107,11 +107,10 @@ def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool
     """What is known of the chosen cells' artifacts, parents first, and whether it goes whole."""
     look = Look(session.store)
     for node in Graph(session.leaves):
-        if look.why_absent(node, session.graph) is None:
-            record = look.record(node.kind, node.digest)
-            assert isinstance(record, Record)
-            yield record, tensors or node.info.exported_whole
-        elif look.record(node.kind, node.digest) is None:
+        state = look.state(node, session.graph)
+        if state.standing is not None:
+            yield state.standing, tensors or node.info.exported_whole
+        elif state.status == "absent":
             known = session.store.known(node.kind, node.digest)
             if known is not None:
                 yield known, False
@@ -133,11 +132,10 @@ def _take_in_whole(
     store: Store, bundle: Bundle, record: Record, arrivals: Arrivals, *, replace: bool
 ) -> None:
     kind, digest = record.kind, record.digest
-    try:
-        standing = store.record(kind, digest)
-    except Damaged:
+    state = store.state(kind, digest)
+    if state.status == "damaged":
         store.set_aside(kind, digest)
-        standing = None
+    standing = state.record
     if standing is not None and standing.content == record.content:
         arrivals.there[kind] += 1
         return
@@ -157,8 +155,8 @@ def _outdated(store: Store, records: Sequence[Record]) -> int:
 
     def contradicted(record: Record) -> bool:
         for digest, content in record.lineage.items():
-            ancestor = look.record(kinds[digest], digest) if digest in kinds else None
-            if isinstance(ancestor, Record) and ancestor.content != content:
+            ancestor = look.stored(kinds[digest], digest).record if digest in kinds else None
+            if ancestor is not None and ancestor.content != content:
                 return True
         return False
 

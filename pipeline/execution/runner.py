@@ -44,7 +44,7 @@ from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
 from pipeline.store.ledger import CellEntry, Ledger
-from pipeline.store.store import Damaged, Record, Store
+from pipeline.store.store import Store
 
 
 class TimeUp(Exception):
@@ -310,15 +310,12 @@ class Run:
         missing: dict[str, str] = {}
         look = self.seen or Look(self.store)
         for name, node in self.scores.items():
-            record = look.record(node.kind, node.digest)
-            if isinstance(record, Damaged):
-                missing[name] = record.reason
-                continue
+            state = look.state(node, self.graph)
             reason = self._why_missing(node)
-            if record is None or reason is not None:
-                missing[name] = reason or "not computed"
+            if state.standing is not None and reason is None:
+                scored[name] = state.standing.facts
             else:
-                scored[name] = record.facts
+                missing[name] = reason or state.reason
         return RunFinished(
             grid=self.grid,
             scored=scored,
@@ -346,9 +343,9 @@ class Run:
         entries = {}
         look = self.seen or Look(self.store)
         for name, node in self.scores.items():
-            record = look.record(node.kind, node.digest)
+            record = look.standing(node, self.graph)
             fresh = node.digest in self._fresh
-            if isinstance(record, Record):
+            if record is not None:
                 entries[name] = CellEntry(node.digest, record.content, record.facts, fresh)
             else:
                 entries[name] = CellEntry(node.digest)

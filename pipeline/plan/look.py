@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.grid.graph import Graph, Node
-from pipeline.store.records import Made, how_made
-from pipeline.store.store import Damaged, Record, Store
+from pipeline.store.records import ArtifactState, Made, how_made
+from pipeline.store.store import Record, Store
 
 
 class Glimpse(NamedTuple):
@@ -26,29 +26,43 @@ class Look:
     """
 
     store: Store
-    _records: dict[str, Record | Damaged | None] = field(default_factory=dict)
+    _stored: dict[str, ArtifactState] = field(default_factory=dict)
     _glimpses: dict[str, Glimpse | None] = field(default_factory=dict)
     _made: dict[Made, Made] = field(default_factory=dict)
 
-    def record(self, kind: str, digest: str) -> Record | Damaged | None:
-        """The record as the store holds it now, or what is wrong with it."""
-        if digest not in self._records:
-            self._records[digest] = self._read(kind, digest)
-        return self._records[digest]
+    def state(self, node: Node, graph: Graph) -> ArtifactState:
+        """Whether a node's artifact is there, absent, outdated or damaged; see `ArtifactState`.
 
-    def _read(self, kind: str, digest: str) -> Record | Damaged | None:
-        try:
-            return self.store.record(kind, digest)
-        except Damaged as damaged:
-            return damaged
+        graph: of at least the node and its ancestors.
+        """
+        state = self.stored(node.kind, node.digest)
+        for digest, content in state.record.lineage.items() if state.record is not None else ():
+            if digest not in graph:
+                continue
+            seen = self._glimpses.get(digest)
+            ancestor = seen or self.glimpse(graph[digest].kind, digest)
+            if ancestor is not None and ancestor.content != content:
+                reason = (
+                    f"was made from other {graph[digest].kind} content: "
+                    f"{content[:12]}, now {ancestor.content[:12]}"
+                )
+                return ArtifactState("outdated", state.record, reason)
+        return state
+
+    def stored(self, kind: str, digest: str) -> ArtifactState:
+        """The same of what is no node of a graph: whatever it was made from, never outdated."""
+        if digest not in self._stored:
+            self._stored[digest] = self.store.state(kind, digest)
+        return self._stored[digest]
 
     def glimpse(self, kind: str, digest: str) -> Glimpse | None:
         """What is asked of an ancestor; None where its record is absent or damaged."""
         if digest not in self._glimpses:
-            known = digest in self._records
-            record = self._records[digest] if known else self._read(kind, digest)
+            # of an ancestor that is not asked for itself, the record is not kept
+            state = self._stored.get(digest) or self.store.state(kind, digest)
+            record = state.record
             glimpse = None
-            if isinstance(record, Record):
+            if record is not None:
                 made = how_made(record)
                 glimpse = Glimpse(record.content, self._made.setdefault(made, made))
             self._glimpses[digest] = glimpse
@@ -56,26 +70,4 @@ class Look:
 
     def standing(self, node: Node, graph: Graph) -> Record | None:
         """A node's record if it counts as there."""
-        record = self.record(node.kind, node.digest)
-        if isinstance(record, Record) and self.why_absent(node, graph) is None:
-            return record
-        return None
-
-    def why_absent(self, node: Node, graph: Graph) -> str | None:
-        """Why a node's artifact does not count as there; None where it does."""
-        record = self.record(node.kind, node.digest)
-        if record is None:
-            return "not computed yet"
-        if isinstance(record, Damaged):
-            return record.reason
-        for digest, content in record.lineage.items():
-            if digest not in graph:
-                continue
-            seen = self._glimpses.get(digest)
-            ancestor = seen or self.glimpse(graph[digest].kind, digest)
-            if ancestor is not None and ancestor.content != content:
-                return (
-                    f"was made from other {graph[digest].kind} content: "
-                    f"{content[:12]}, now {ancestor.content[:12]}"
-                )
-        return None
+        return self.state(node, graph).standing

@@ -61,18 +61,15 @@ def make_plan(
         if node.digest in seen or node.digest in without:
             continue
         seen.add(node.digest)
-        reason = look.why_absent(node, graph)
-        if reason is None and node.digest in forced:
-            reason = "asked for with --force"
-        if reason is None:
+        state = look.state(node, graph)
+        if state.status == "there" and node.digest not in forced:
             stored += 1
             continue
-        record = look.record(node.kind, node.digest)
-        if isinstance(record, Damaged):
-            damaged.append(record)
-        elif record is not None:
+        if state.status == "damaged":
+            damaged.append(Damaged(node.kind, node.digest, state.reason))
+        elif state.record is not None:
             replaced.add(node.digest)
-        reasons[node.digest] = reason
+        reasons[node.digest] = state.reason or "asked for with --force"
         waiting.extend(parent for _, parent in node.parents)
     ordered = {node.digest: reasons[node.digest] for node in graph if node.digest in reasons}
     return Plan(ordered, stored, frozenset(replaced), tuple(damaged))

@@ -16,7 +16,7 @@ from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
 from pipeline.plan.look import Look
 from pipeline.report.answers import Answers, NotTested, PerImage
-from pipeline.store.store import Record, Store
+from pipeline.store.store import Store
 from tasks.integrity.findings import Finding, Verdict, overall
 from tasks.integrity.stored import adaptive_not_above, oblivious_steps, scored_again
 
@@ -170,11 +170,8 @@ class Cards:
 
 def findings_of(node: Node, store: Store) -> list[Finding]:
     """What a card node found; nothing where its artifact does not count as there."""
-    look = Look(store)
-    record = look.record(node.kind, node.digest)
-    if not isinstance(record, Record) or look.why_absent(node, Graph([node])) is not None:
-        return []
-    found = record.facts.get("findings")
+    record = Look(store).standing(node, Graph([node]))
+    found = record.facts.get("findings") if record is not None else None
     if not isinstance(found, Sequence):
         return []
     return [Finding.model_validate(each) for each in found]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 META = "meta.json"
 
@@ -59,6 +59,28 @@ class Record:
     files: Mapping[str, Mapping[str, object]]
     facts: Mapping[str, object]
     how: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class ArtifactState:
+    """What the store holds of an artifact.
+
+    status: `outdated` where it was made from other content of an ancestor than the store holds
+    now, which `pipeline.plan.look` finds out. record: where it is there or outdated. reason: why
+    it is not there, in one line.
+    """
+
+    status: Literal["there", "absent", "outdated", "damaged"]
+    record: Record | None = None
+    reason: str = ""
+
+    @property
+    def standing(self) -> Record | None:
+        """The record of an artifact that counts as there."""
+        return self.record if self.status == "there" else None
+
+
+ABSENT = ArtifactState("absent", reason="not computed yet")
 
 
 def parse_record(text: bytes, kind: str, digest: str) -> Record:

@@ -24,7 +24,9 @@ from pipeline.store.backend import Ground
 from pipeline.store.bucket import SCHEME, Bucket
 from pipeline.store.folder import Folder
 from pipeline.store.records import (
+    ABSENT,
     META,
+    ArtifactState,
     Damaged,
     Gone,
     Identity,
@@ -107,6 +109,24 @@ class Store:
                 text = again
         return None
 
+    def state(self, kind: str, digest: str) -> ArtifactState:
+        """An artifact's record, or why there is none: it is absent, or damaged.
+
+        Whether it is outdated, `pipeline.plan.look` knows. BadInput as by `record`.
+        """
+        try:
+            record = self.record(kind, digest)
+        except Damaged as damaged:
+            return ArtifactState("damaged", reason=damaged.reason)
+        return ABSENT if record is None else ArtifactState("there", record)
+
+    def required(self, kind: str, digest: str) -> Record:
+        """An artifact's record; Gone where there is no artifact, Damaged as by `record`."""
+        record = self.record(kind, digest)
+        if record is None:
+            raise Gone(kind, digest, "is not in this store")
+        return record
+
     def _told(self, kind: str, digest: str) -> bytes | None:
         try:
             return self.ground.read(f"{folder_of(kind, digest)}/{META}")
@@ -124,8 +144,9 @@ class Store:
         What only another store has counts as absent; None also where the record is damaged.
         """
         try:
-            if (record := self.record(kind, digest)) is not None:
-                return record
+            state = self.state(kind, digest)
+            if state.status != "absent":
+                return state.record
             return parse_record(self.ground.read(_elsewhere(kind, digest)), kind, digest)
         except (Damaged, OSError):
             return None
@@ -216,10 +237,11 @@ class Store:
 
     def _gives_way(self, record: Record) -> bool:
         """Whether an artifact of the same content stands; one of other content goes aside."""
-        with contextlib.suppress(Damaged):
-            standing = self.record(record.kind, record.digest)
-            if standing is None or standing.content == record.content:
-                return standing is not None
+        state = self.state(record.kind, record.digest)
+        if state.status == "absent":
+            return False
+        if state.record is not None and state.record.content == record.content:
+            return True
         self.set_aside(record.kind, record.digest)
         return False
 

@@ -159,7 +159,7 @@ def test_what_another_process_took_away_and_brought_back_is_not_set_aside(
 
     recorder, finished = run_beside(tiny, meddle, force=True)
     assert not finished.missing
-    assert "is gone from the store" in next(
+    assert "is not in this store" in next(
         event.reason for event in recorder.events if isinstance(event, NodeRetried)
     )
     assert recorder.set_aside() == []

@@ -14,7 +14,7 @@ from pipeline.plan.look import Look
 from pipeline.plan.planning import make_plan
 from pipeline.plan.why import why
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
-from pipeline.store.store import META, Damaged, Record, Store, folder_of
+from pipeline.store.store import META, Record, Store, folder_of
 from tasks.specs import Spec
 
 
@@ -199,9 +199,9 @@ def test_a_record_is_read_once_in_a_look(store: Store, monkeypatch: pytest.Monke
     look = Look(store)
     for _ in range(2):
         for node in line.graph:
-            look.why_absent(node, line.graph)
+            look.state(node, line.graph)
     assert sorted(read) == sorted(node.digest for node in line.graph)
-    assert isinstance(look.record("craft", line.craft.digest), Damaged)
+    assert look.stored("craft", line.craft.digest).status == "damaged"
 
 
 def test_a_record_that_changed_on_the_disk_is_seen_by_the_next_look_and_not_by_this_one(
@@ -224,15 +224,38 @@ def test_a_record_that_changed_on_the_disk_is_seen_by_the_next_look_and_not_by_t
     assert Look(store).standing(line.score, line.graph) is None
 
 
+def test_an_artifact_is_there_absent_outdated_or_damaged(store: Store) -> None:
+    line = Line()
+    before = Look(store).state(line.score, line.graph)
+    assert (before.status, before.record, before.reason) == ("absent", None, "not computed yet")
+    compute_all(store, line.graph)
+    record = store.record("score", line.score.digest)
+    there = Look(store).state(line.score, line.graph)
+    assert (there.status, there.record, there.standing, there.reason) == (
+        "there",
+        record,
+        record,
+        "",
+    )
+    again(store, line.train, "other weights")
+    outdated = Look(store).state(line.score, line.graph)
+    assert (outdated.status, outdated.record, outdated.standing) == ("outdated", record, None)
+    assert outdated.reason.startswith("was made from other train content: ")
+    (store.root / folder_of("score", line.score.digest) / META).write_text("{")
+    damaged = Look(store).state(line.score, line.graph)
+    assert (damaged.status, damaged.record) == ("damaged", None)
+    assert damaged.reason.startswith("meta.json cannot be read: ")
+
+
 def test_of_an_ancestor_the_content_and_how_it_was_made_are_kept(store: Store) -> None:
     line = Line()
     compute_all(store, line.graph)
     look = Look(store)
-    assert look.why_absent(line.score, line.graph) is None
+    assert look.state(line.score, line.graph).status == "there"
     record = store.record("train", line.train.digest)
     assert record is not None
     assert look.glimpse("train", line.train.digest) == (record.content, (("device", "None"),))
-    assert look.record("train", line.train.digest) == record
+    assert look.stored("train", line.train.digest).record == record
     assert look.glimpse("card", "0" * 64) is None
 
 

@@ -163,23 +163,19 @@ def perform(
         how["compiled"] = desk.classifier is not None and desk.classifier.compiled
     if own := own_digests(node.spec):
         how["own_code"] = own
-    before = _content(store, node) if replace else None
+    before = store.state(node.kind, node.digest).record if replace else None
     record = store.put(
         node.identity, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
     )
     if node.info.trains:
         partial_state.forget(store.ground, node.digest)
     return Done(
-        node.digest, record.content, record.facts, record.how, unchanged=record.content == before
+        node.digest,
+        record.content,
+        record.facts,
+        record.how,
+        unchanged=before is not None and record.content == before.content,
     )
-
-
-def _content(store: Store, node: Node) -> str | None:
-    try:
-        record = store.record(node.kind, node.digest)
-    except Damaged:
-        return None
-    return record.content if record else None
 
 
 def _device(settings: Settings) -> torch.device:

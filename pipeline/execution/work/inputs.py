@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.execution.settings import KindSettings
 from pipeline.grid.graph import Node
 from pipeline.store import arrow
-from pipeline.store.store import Damaged, Gone, Record, Store
+from pipeline.store.store import Damaged, Record, Store
 from tasks.attacks.search.geometry import Ball
 from tasks.classifier.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
 from tasks.classifier.frozen import Frozen
@@ -59,10 +59,7 @@ class Desk:
 
     def record(self, node: Node) -> Record:
         """A parent's record."""
-        record = self.store.record(node.kind, node.digest)
-        if record is None:
-            raise Gone(node.kind, node.digest, "is gone from the store")
-        return record
+        return self.store.required(node.kind, node.digest)
 
     def lineage(self) -> dict[str, str]:
         """Digest → content of every ancestor, as the store holds them now."""

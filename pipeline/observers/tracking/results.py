@@ -20,7 +20,7 @@ from pipeline.observers.tracking.runs import (
 from pipeline.observers.tracking.server import is_web, shown
 from pipeline.plan.look import Look
 from pipeline.store.ledger import Ledger
-from pipeline.store.store import Damaged, Record, Store
+from pipeline.store.store import Record, Store
 
 if TYPE_CHECKING:
     from pipeline.report.cards import Card
@@ -189,10 +189,7 @@ class Results:
         return self.ledger.logged_as(self.server, key) is not None
 
     def _record(self, node: Node) -> Record | None:
-        try:
-            return self.store.record(node.kind, node.digest)
-        except Damaged:
-            return None
+        return self.store.state(node.kind, node.digest).record
 
 
 def _by_epsilon(card: Card) -> Iterator[Point]:

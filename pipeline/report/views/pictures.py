@@ -151,12 +151,10 @@ class _Shard:
 
     def _path(self, node: Node, name: str) -> Path:
         """A file of an artifact that is what the results were made from."""
-        record = self._store.record(node.kind, node.digest)
-        if record is None:
-            raise Damaged(node.kind, node.digest, "is not in this store")
+        record = self._store.required(node.kind, node.digest)
         if node is not self._node:
-            made = self._store.record(self._node.kind, self._node.digest)
-            if made is None or made.lineage.get(node.digest) != record.content:
+            made = self._store.required(self._node.kind, self._node.digest)
+            if made.lineage.get(node.digest) != record.content:
                 raise Damaged(node.kind, node.digest, "is not what the results were made from")
         return self._store.path(record, name)
 
