@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pipeline.sanitize import clean
+
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """What a folder answers that can no longer be written: not the fault of what is written."""
@@ -18,12 +20,15 @@ class BadInput(Exception):
     """A user's mistake. Its message is the one line that is printed; the exit code is 2."""
 
     def __init__(self, message: str) -> None:
-        # Names and values of a user's, which messages quote, may hold line breaks.
-        super().__init__(" ".join(message.splitlines()))
+        # Names and values of a user's, which messages quote, may hold anything.
+        super().__init__(clean(message))
 
 
 class Unwritable(Exception):
     """A folder that ran full or became read-only in mid-run, in one line; the exit code is 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message))
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from pipeline.commands.options import (
     print_json,
     repeated,
     reports_option,
+    say,
     session_from,
     store_option,
 )
@@ -39,10 +40,10 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BadInput as problem:
-            click.echo(f"error: {problem}", err=True)
+            say(f"error: {problem}", err=True)
             ctx.exit(2)
         except Unwritable as problem:
-            click.echo(f"error: {problem}", err=True)
+            say(f"error: {problem}", err=True)
             ctx.exit(1)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise  # not errors of code
@@ -51,10 +52,10 @@ class _Commands(click.Group):
 
             if place_of(error) is None:
                 raise
-            click.echo(f"error: {line_of(error)}", err=True)
+            say(f"error: {line_of(error)}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("stopped; what is finished is kept", err=True)
+            say("stopped; what is finished is kept", err=True)
             ctx.exit(STOPPED)
 
     def resolve_command(
@@ -156,7 +157,7 @@ def plan(
         print_json(plan_facts(session, forced=forced, device=for_device, workers=workers))
         return
     for line in plan_lines(session, forced=forced, every=every, device=for_device, workers=workers):
-        click.echo(line)
+        say(line)
 
 
 @main.command()
@@ -183,8 +184,8 @@ def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **opt
 
     found = scaling(session_from(options), device=for_device, workers=workers)
     for count in found.asked:
-        click.echo(found.said(count))
-    click.echo(f"report  {write_scaling(found, reports)}")
+        say(found.said(count))
+    say(f"report  {write_scaling(found, reports)}")
 
 
 @main.command()
@@ -203,7 +204,7 @@ def why(cell: str, **options: Any) -> None:
     for line in explain(
         cell, session.grid.name, node, session.graph, session.store, session.ledger
     ):
-        click.echo(line)
+        say(line)
 
 
 @main.command()
@@ -255,7 +256,7 @@ def report(
     )
     if page is None:
         ctx.exit(2)
-    click.echo(f"report  {page}", err=True)
+    say(f"report  {page}", err=True)
 
 
 @main.command("export-weights")
@@ -272,8 +273,8 @@ def export_weights_command(model: str, file: Path, half: bool, **options: Any) -
     from pipeline.commands.weights import export_weights
 
     written = export_weights(session_from(options), model, file, half=half)
-    click.echo(f"{file}: {written.weights:,} numbers, {written.size_bytes / 1e6:.2f} MB")
-    click.echo(f"sha256: {written.sha256}")
+    say(f"{file}: {written.weights:,} numbers, {written.size_bytes / 1e6:.2f} MB")
+    say(f"sha256: {written.sha256}")
 
 
 @main.command()
@@ -290,7 +291,7 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
     from pipeline.observers.tracking.server import ui as serve
 
     uri = mlflow_uri or default_uri(Path.cwd())
-    click.echo(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
+    say(f"MLflow: http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
     ctx.exit(serve(uri, port))
 
 
@@ -318,7 +319,7 @@ def list_names(section: str, as_json: bool, **options: Any) -> None:
         print_json(names)
         return
     for name, place in names.items():
-        click.echo(f"{name:28} {place}".rstrip())
+        say(f"{name:28} {place}".rstrip())
 
 
 @main.command()
@@ -343,7 +344,7 @@ def doctor(
         print_json([vars(finding) for finding in findings])
     else:
         for finding in findings:
-            click.echo(f"{'ok ' if finding.well else 'BAD'} {finding.subject:9} {finding.seen}")
+            say(f"{'ok ' if finding.well else 'BAD'} {finding.subject:9} {finding.seen}")
     ctx.exit(0 if all(finding.well for finding in findings) else 1)
 
 
@@ -370,10 +371,10 @@ def new(kind: str, name: str, folder: Path) -> None:
 
     written = write_skeleton(kind, name, folder)
     for path in written:
-        click.echo(f"wrote {shown(path)}")
+        say(f"wrote {shown(path)}")
     configs = "" if folder == Path("configs") else f" --configs {folder}"
-    click.echo(f"test  pytest {shown(written[-1])}")
-    click.echo(f"run   pipeline run --grid demo --add {kind}={name}{configs}")
+    say(f"test  pytest {shown(written[-1])}")
+    say(f"run   pipeline run --grid demo --add {kind}={name}{configs}")
 
 
 @main.command()
@@ -397,7 +398,7 @@ def accept() -> None:
     """
     from pipeline.catalogue.code.fingerprint import accept as record
 
-    click.echo(f"recorded in {record()}")
+    say(f"recorded in {record()}")
 
 
 for command in store_commands:

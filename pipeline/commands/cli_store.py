@@ -13,6 +13,7 @@ from pipeline.commands.options import (
     grid_options,
     json_option,
     print_json,
+    say,
     session_from,
     store_option,
 )
@@ -40,10 +41,10 @@ def export_command(file: Path, extras: tuple[str, ...], **options: Any) -> None:
 
     session = session_from(options)
     counts = export_results(session, file, tensors="tensors" in extras)
-    click.echo(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
+    say(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
     lacking = len(session.chosen) - counts["score"]
     if lacking:
-        click.echo(f"{lacking} of {len(session.chosen)} cells have no score yet", err=True)
+        say(f"{lacking} of {len(session.chosen)} cells have no score yet", err=True)
 
 
 @click.command("import")
@@ -60,11 +61,11 @@ def import_command(file: Path, store: str, replace: bool) -> None:
     from pipeline.store.store import Store
 
     arrivals = import_results(Store(store), file, replace=replace)
-    click.echo(f"imported {_counted(arrivals.added)}; computed on {arrivals.made_on}")
+    say(f"imported {_counted(arrivals.added)}; computed on {arrivals.made_on}")
     if arrivals.there:
-        click.echo(f"there already: {_counted(arrivals.there)}")
+        say(f"there already: {_counted(arrivals.there)}")
     for line in arrivals.problems:
-        click.echo(line, err=True)
+        say(line, err=True)
 
 
 @click.command()
@@ -112,10 +113,10 @@ def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> No
     else:
         for damage in found.damages:
             moved = f"; moved to {base}/{damage.aside}" if damage.aside else ""
-            click.echo(f"damaged: {damage.kind} {damage.digest[:12]}: {damage.reason}{moved}")
-        click.echo(f"{found.sound} artifacts are sound, {_size(found.sound_bytes)}")
+            say(f"damaged: {damage.kind} {damage.digest[:12]}: {damage.reason}{moved}")
+        say(f"{found.sound} artifacts are sound, {_size(found.sound_bytes)}")
         if found.damages and not set_aside:
-            click.echo("--set-aside moves what is damaged away, and a run makes it again", err=True)
+            say("--set-aside moves what is damaged away, and a run makes it again", err=True)
     ctx.exit(1 if found.damages else 0)
 
 
@@ -155,13 +156,13 @@ def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
         print_json({"deleted": yes, "bytes": total, "items": listed})
         return
     for item in items:
-        click.echo(f"{_size(item.size_bytes):>10}  {item.age_s / DAY_S:4.0f} days  {item.what}")
+        say(f"{_size(item.size_bytes):>10}  {item.age_s / DAY_S:4.0f} days  {item.what}")
     if yes:
-        click.echo(f"deleted {len(items)}, {_size(total)}")
+        say(f"deleted {len(items)}, {_size(total)}")
     elif items:
-        click.echo(f"{len(items)} would go, {_size(total)}: --yes deletes them")
+        say(f"{len(items)} would go, {_size(total)}: --yes deletes them")
     else:
-        click.echo("nothing to delete")
+        say("nothing to delete")
 
 
 store_commands = (export_command, import_command, verify, gc)

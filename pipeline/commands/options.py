@@ -14,6 +14,8 @@ from click.core import ParameterSource
 
 from pipeline.grid.card_sizes import CARD_SIZES
 from pipeline.problems import BadInput
+from pipeline.sanitize import command as fit_to_show
+from pipeline.sanitize import printable
 
 if TYPE_CHECKING:
     # what reads grids takes its time to import, and help does without
@@ -201,14 +203,17 @@ def print_json(value: object) -> None:
     sys.stdout.write("\n")
 
 
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line, on stdout by default, without what would steer the terminal."""
+    click.echo(printable(line), err=err)
+
+
 def repeated(context: click.Context) -> list[str]:
     """The words of the command line that a command to go on with needs as well.
 
     Not what chose the cells, and not what was only about that run. Nothing of the environment,
-    which is there the next time too; no password of a server's address.
+    which is there the next time too; no secret of an address.
     """
-    from pipeline.observers.tracking.server import shown
-
     words: list[str] = []
     for option in context.command.params:
         name = str(option.name)
@@ -220,7 +225,7 @@ def repeated(context: click.Context) -> list[str]:
             words.append(flag)
             continue
         for part in value if isinstance(value, tuple) else (value,):
-            words += [flag, shown(part) if name == "mlflow_uri" else str(part)]
+            words += [flag, *fit_to_show([str(part)])]
     return words
 
 

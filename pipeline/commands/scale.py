@@ -21,6 +21,7 @@ from pipeline.plan.simulation import Costs, Replay, Task, longest_chain, replay,
 from pipeline.plan.words import counted, duration
 from pipeline.problems import BadInput, writing_to
 from pipeline.report.formats.figures.scale import draw_scale
+from pipeline.sanitize import markdown
 
 COSTS = Costs(task_s=0.5, driver_s=0.01)
 """Assumed: a task's start, reading and writing; the driver's share of each task."""
@@ -99,7 +100,7 @@ def write_scaling(found: Scaling, reports: Path) -> Path:
     """Write the page, the numbers and the figure into `reports`/scale; the page's path."""
     folder = reports / "scale"
     files: dict[str, Callable[[Path], object]] = {
-        "README.md": partial(_write, "\n".join(_page(found)) + "\n"),
+        "README.md": partial(_write, markdown("\n".join(_page(found)) + "\n")),
         "scale.csv": partial(_write, _table(found)),
     }
     curve = [(count, found.runs[1, count].wall_s / 3600) for count in DOUBLED]
@@ -150,7 +151,7 @@ def _page(found: Scaling) -> Iterator[str]:
     yield ""
     yield from _rows(["node", "time"])
     for name, task in found.chain:
-        yield f"| {name} | {duration(task.seconds)} |"
+        yield "| {} | {} |".format(name.replace("|", "\\|"), duration(task.seconds))
     yield ""
     yield "## How many shards make a task"
     yield ""

@@ -38,6 +38,8 @@ from pipeline.store.records import Made, how_made
 from pipeline.store.store import Record, Store
 from tasks.data.spec import DatasetSpec
 from tasks.registry import absent
+from pipeline.sanitize import clean
+from pipeline.sanitize import command as fit_to_show
 from tasks.specs import Kind, Spec
 
 if TYPE_CHECKING:
@@ -209,7 +211,8 @@ class Session:
         found: dict[str, set[str]] = {}
         for key, value in itertools.chain.from_iterable(made):
             found.setdefault(key, set()).add(value)
-        return {key: ", ".join(sorted(values)) for key, values in found.items()}
+        # records may have been imported: their words are not this machine's
+        return {clean(key): clean(", ".join(sorted(values))) for key, values in found.items()}
 
     def run(
         self,
@@ -267,7 +270,7 @@ class Session:
         finally:
             invocation = Invocation(
                 grid=self.grid.name,
-                command=["pipeline", *sys.argv[1:]],
+                command=fit_to_show(["pipeline", *sys.argv[1:]]),
                 version=program_version(),
                 cells=run.entries(),
             )

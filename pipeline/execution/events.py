@@ -8,7 +8,11 @@ from typing import Protocol
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
+from pipeline.sanitize import bounded, clean
 from tasks.progress import Progress
+
+LONGEST_DETAIL = 20_000
+"""Characters of a traceback that are kept: its end says most."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Failure:
     damaged: tuple[str, str] | None = None
     gone: bool = False
     fatal: bool = False
+
+    def __post_init__(self) -> None:
+        # an exception's message may be megabytes long, and hold what steers a terminal
+        object.__setattr__(self, "reason", clean(self.reason))
+        object.__setattr__(self, "detail", bounded(self.detail, LONGEST_DETAIL))
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,9 @@ class Again:
     digest: str
     reason: str
     smaller: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", clean(self.reason))
 
 
 Result = Done | Failure | Stopped | Again

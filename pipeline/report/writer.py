@@ -22,6 +22,7 @@ from pipeline.report.formats.figures.drawings import (
     left_drawing,
 )
 from pipeline.report.formats.frames import (
+    as_csv,
     card_values,
     exhibits_frame,
     exhibits_of,
@@ -44,6 +45,7 @@ from pipeline.report.views.adaptive import what_is_left
 from pipeline.report.views.gallery import Gallery, galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
+from pipeline.sanitize import markdown
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -116,11 +118,12 @@ def _write_files(
         sections.append(Section(view, stem, plots, left))
         shown = [figure.markdown for figure in figures.values() if figure is not None]
         said = [table_markdown(view), left_markdown(left), beside_markdown(view), *shown]
-        parts.append(("\n".join(filter(None, said)), stem))
+        parts.append((markdown("\n".join(filter(None, said))), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
     if scores.cards:
         _write_frame(card_values(scores.cards), folder / "cards")
-    _write_text(page(grid, scores, parts, made, cards_markdown(scores.cards)), folder / "README.md")
+    readme = page(grid, scores, parts, made, cards_markdown(scores.cards))
+    _write_text(markdown(readme), folder / "README.md")
     return sections
 
 
@@ -155,7 +158,7 @@ def _write_frame(frame: DataFrame, path: Path) -> None:
     # through Python, whose errors keep the system's number
     parquet = io.BytesIO()
     frame.write_parquet(parquet)
-    _write_text(frame.write_csv(), path.with_name(f"{path.name}.csv"))
+    _write_text(as_csv(frame), path.with_name(f"{path.name}.csv"))
     _replace(
         path.with_name(f"{path.name}.parquet"), lambda draft: draft.write_bytes(parquet.getvalue())
     )

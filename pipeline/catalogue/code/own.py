@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from pipeline.catalogue.code.digests import source_digest
 from pipeline.catalogue.code.syntax import parse, parse_text
 from pipeline.problems import BadInput, shown, suggestion
+from pipeline.sanitize import clean
 from tasks.networks.factory import Factory, own_module_name
 from tasks.specs import Kind, Spec
 
@@ -172,8 +173,7 @@ def _last_frame(error: BaseException) -> tuple[OwnCode, int] | None:
 
 def line_of(error: BaseException) -> str:
     """What went wrong in code of a user's own, in one line with its place."""
-    said = " ".join(str(error).split()) or "no message"
-    return placed(error, f"{type(error).__name__}: {said}")
+    return placed(error, f"{type(error).__name__}: {clean(error) or 'no message'}")
 
 
 def placed(error: BaseException, line: str) -> str:

@@ -33,6 +33,7 @@ from tasks.evaluation.select import select
 from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.integrity.card import card
 from tasks.integrity.findings import overall
+from pipeline.sanitize import scrubbed, without_secrets
 from tasks.networks.exported import Exported
 from tasks.networks.families.foreign import ForeignNetwork, counted_multiplications
 from tasks.training.recipe import CheckpointSpec, TrainSpec
@@ -146,9 +147,10 @@ def _download(url: str, path: Path, sha256: str) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
-        reason = " ".join(str(error).split())
+        reason = scrubbed(str(error), url)
         raise BadInput(
-            f"{url} cannot be downloaded ({reason}): name the file with --weights instead"
+            f"{without_secrets(url)} cannot be downloaded ({reason}): "
+            "name the file with --weights instead"
         ) from None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Point
 from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder
+from pipeline.sanitize import markdown
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description, in Markdown."""
@@ -47,7 +48,9 @@ class Server:
         if found is None:
             place = None if files is None else files.as_uri()
             self._experiment = self._client.create_experiment(
-                grid, artifact_location=place, tags={KIND: "custom_model_development", NOTE: title}
+                grid,
+                artifact_location=place,
+                tags={KIND: "custom_model_development", NOTE: markdown(title)},
             )
         else:
             self._experiment = found.experiment_id
@@ -76,7 +79,11 @@ class Server:
         found = self._client.search_runs(self._searched, f"tags.key = '{child.key}'", max_results=1)
         if found and found[0].info.status == "FINISHED":
             return str(found[0].info.run_id)
-        tags = {**child.tags, NOTE: child.note, "mlflow.parentRunId": self._parent}
+        tags = {
+            **child.tags,
+            NOTE: markdown(child.note)[:LONGEST_NOTE],
+            "mlflow.parentRunId": self._parent,
+        }
         run_id = str(found[0].info.run_id) if found else self._create(child.name, tags, child.began)
         self._log(run_id, child.points, child.ended, child.parameters)
         self._log_inputs(run_id, child.data)
@@ -146,7 +153,7 @@ class Server:
         if self._monitor is not None:
             self._monitor.finish()
         self._log(self._parent, points, time.time(), parameters)
-        self._client.set_tag(self._parent, NOTE, note[:LONGEST_NOTE])
+        self._client.set_tag(self._parent, NOTE, markdown(note)[:LONGEST_NOTE])
         if report is not None and report.is_dir():
             self._client.log_artifacts(self._parent, str(report), "report")
         self._client.set_terminated(self._parent, status)

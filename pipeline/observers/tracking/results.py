@@ -17,9 +17,10 @@ from pipeline.observers.tracking.runs import (
     train_key,
     train_run,
 )
-from pipeline.observers.tracking.server import is_web, shown
+from pipeline.observers.tracking.server import is_web
 from pipeline.plan.look import Look
 from pipeline.store.ledger import Ledger
+from pipeline.sanitize import page
 from pipeline.store.store import Record, Store
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Results:
         for name, record in self.standing().items():
             run_id = self.ledger.logged_as(self.server, score_key(self._cells[name], record))
             if run_id is not None:
-                found[name] = f"{shown(uri).rstrip('/')}/#/runs/{run_id}"
+                found[name] = f"{page(uri)}/#/runs/{run_id}"
         return found
 
     def child(self, result: Node | Cell) -> ChildRun | None:

@@ -14,9 +14,10 @@ import urllib.request
 from http.client import HTTPException
 from importlib.metadata import entry_points
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pipeline.problems import BadInput
+from pipeline.sanitize import page, without_secrets
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -58,12 +59,8 @@ def artifact_folder(uri: str) -> Path | None:
 
 
 def shown(uri: str) -> str:
-    """An address without the user and password in it; the ledger knows servers by it."""
-    try:
-        netloc = urlsplit(uri).netloc
-    except ValueError:
-        return uri
-    return uri.replace(netloc, netloc.rpartition("@")[2], 1)
+    """An address without secrets; the ledger knows servers by it."""
+    return without_secrets(uri)
 
 
 def is_web(uri: str) -> bool:
@@ -89,7 +86,7 @@ def wrong_with(uri: str) -> str | None:
 
 def answers(uri: str) -> bool:
     """Whether anything speaks HTTP there: an error status is an answer, so is a certificate."""
-    health = f"{shown(uri).rstrip('/')}/health"
+    health = f"{page(uri)}/health"
     try:
         with urllib.request.urlopen(health, timeout=5):  # noqa: S310
             return True

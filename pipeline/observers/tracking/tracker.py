@@ -30,6 +30,8 @@ from pipeline.plan.look import Look
 from pipeline.problems import BadInput
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
+from pipeline.sanitize import clean, scrubbed
+from pipeline.sanitize import command as fit_to_show
 
 if TYPE_CHECKING:
     from pipeline.report.cards import Card
@@ -62,7 +64,11 @@ class Tracker:
         self._uri = uri
         self._address = shown(uri)
         self._results = Results(grid, scores, store, ledger, self._address, cards, look)
-        self._tags = {"command": shlex.join(command), "version": version, "executor": "none"}
+        self._tags = {
+            "command": shlex.join(fit_to_show(command)),
+            "version": version,
+            "executor": "none",
+        }
         self._began = time.time()
         self._computed: Counter[str] = Counter()
         self._before: dict[str, Mapping[str, object]] = {}
@@ -162,7 +168,7 @@ class Tracker:
         except BadInput as problem:
             self._trouble = str(problem)
         except Exception as error:  # noqa: BLE001  no tracking server may fail a run
-            line = " ".join(str(error).split()).replace(self._uri, self._address)[:160]
+            line = clean(scrubbed(str(error), self._uri), 160)
             self._trouble = wrong_with(self._uri) or (
                 f"{self._address} cannot be used: {line or type(error).__name__}"
             )
@@ -242,7 +248,7 @@ class Tracker:
                 module, example = network(trained, self._results.store)
                 server.register(name, module, example, run_id=trained.run_id, tags=tags)
             except Exception as error:  # noqa: BLE001  a network may do what no trace can follow
-                line = " ".join(str(error).split())[:160] or type(error).__name__
+                line = clean(error, 160) or type(error).__name__
                 server.tag(trained.run_id, "not_registered", line)
             self._results.mark_registered(trained)
 

@@ -19,6 +19,7 @@ from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.pictures import Picture, class_probabilities
 from pipeline.report.views.table import Entry, Row, View
 from tasks.integrity.findings import Finding
+from pipeline.sanitize import csv_cell
 
 CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "dataset": pl.String,
@@ -105,6 +106,16 @@ def results(grid: Grid, scores: Scores) -> pl.DataFrame:
             },
         }
     )
+
+
+def as_csv(frame: pl.DataFrame) -> str:
+    """A frame as CSV in which no text is a spreadsheet's formula; see `csv_cell`."""
+    texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+    columns = [
+        pl.Series(name, [value and csv_cell(value) for value in frame[name]], dtype=pl.String)
+        for name in texts
+    ]
+    return frame.with_columns(columns).rename({n: csv_cell(n) for n in frame.columns}).write_csv()
 
 
 def table_values(view: View) -> pl.DataFrame:
