@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def writing_to(folder: str, codes: frozenset[int] = REFUSED) -> Iterator[None]:
         raise Unwritable(f"{folder}: {reason}") from error
 
 
+def regular(path: Path) -> Path:
+    """The path of a file or a folder; OSError for a pipe or a device, whose reading never ends."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    return path
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or the known names where none is near."""
     names = sorted(known)
@@ -50,11 +59,6 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known: {', '.join(names)}" if names else ""
-
-
-def one_line(text: str) -> str:
-    """Text from elsewhere as one line, without characters that would steer a terminal."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
 def shown(path: Path) -> str:

@@ -15,10 +15,24 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 Norm = Literal["linf", "l2"]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+"""Steps, draws, queries, epochs: a million is beyond what anyone in the field has run."""
+Epsilon = Annotated[float, Field(ge=0, le=10**5)]
+"""In 1/255; the longest l2 perturbation of an ImageNet image has a length of 98,900 of these."""
+Pixel255 = Annotated[float, Field(gt=0, le=255)]
+"""A change of a single pixel, in 1/255: no more than from black to white."""
+Classes = Annotated[int, Field(ge=2, le=10**5)]
+"""Of a data set: ImageNet-21k has 21,841."""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Mean = Annotated[float, Field(ge=-10, le=10)]
+"""What a network subtracts, of the pixel range [0, 1]."""
+Deviation = Annotated[float, Field(gt=0, le=10)]
+"""What a network divides by, of the pixel range [0, 1]."""
+LARGEST_LINF = 255.0
+"""Every image is within so many 1/255 of every other."""
 
 SHARD = 500
 """Images in a shard: a constant of the store's format."""
@@ -102,4 +116,4 @@ class Shard(Spec):
     """Images `start` up to, not including, `stop` of a test set's fixed order."""
 
     start: Annotated[int, Field(ge=0)]
-    stop: Count
+    stop: Annotated[int, Field(ge=1)]

@@ -23,7 +23,7 @@ from pipeline.catalogue.code.own import (
 from pipeline.catalogue.documents import Document, Place, read_yaml
 from pipeline.catalogue.entries import CheckpointEntry, DatasetEntry, GridEntry, ModelEntry
 from pipeline.catalogue.validation import validated
-from pipeline.problems import BadInput, suggestion
+from pipeline.problems import BadInput, shown, suggestion
 from tasks import registry
 from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
@@ -58,7 +58,11 @@ class Catalogue:
             return choice
         if not path.is_file():
             raise BadInput(f"there is no file {choice}")
-        self._files.setdefault(section, {})[path.stem] = path.resolve()
+        files = self._files.setdefault(section, {})
+        if files.setdefault(path.stem, path.resolve()) != path.resolve():
+            raise BadInput(
+                f"{choice}: {shown(files[path.stem])} has the name '{path.stem}' already"
+            )
         return path.stem
 
     def names(self, section: Section) -> dict[str, Path]:
@@ -147,8 +151,10 @@ class Catalogue:
                 self.require("recipes", recipe, document, ("recipe",))
                 named = self.document("recipes", recipe)
                 weights = validated(Recipe, named, (), named.value)
+                _check_schedule(weights, named, ())
             case dict(), None:
                 weights = validated(Recipe, document, ("recipe",), entry.recipe)
+                _check_schedule(weights, document, ("recipe",))
             case _:
                 message = "give either a recipe to train by or a checkpoint to load"
                 raise document.problem((), message)
@@ -206,10 +212,40 @@ class Catalogue:
 
 def config_folders(extra: Sequence[Path] = ()) -> list[Path]:
     """Where names are looked up: folders asked for, `./configs`, then what comes with us."""
+    for folder in extra:
+        _check_folder(folder.expanduser())
     here = Path(__file__).parents[1]
     own = here / "configs"
     if not own.is_dir():
         own = here.parent / "configs"
     local = Path.cwd() / "configs"
-    folders = [*extra, *([local] if local.is_dir() else []), own]
+    folders = [
+        *(folder.expanduser() for folder in extra),
+        *([local] if local.is_dir() else []),
+        own,
+    ]
     return list(dict.fromkeys(folder.resolve() for folder in folders))
+
+
+def _check_folder(folder: Path) -> None:
+    """BadInput for a folder of configs that is not there, or that holds none."""
+    if not folder.is_dir():
+        raise BadInput(f"--configs {folder}: there is no such folder")
+    if not any((folder / name).exists() for name in (*SECTIONS, "settings.yaml", "devices.yaml")):
+        raise BadInput(f"--configs {folder}: holds no folder of configs, such as defenses or grids")
+
+
+def _check_schedule(recipe: Recipe, document: Document, place: Place) -> None:
+    """BadInput for what a recipe says of milestones that it never comes to."""
+    given = recipe.model_fields_set
+    if recipe.schedule == "one-cycle":
+        for key in sorted({"milestones", "decay"} & given):
+            raise document.problem((*place, key), "the schedule one-cycle has none; leave it out")
+    if "milestones" not in given:
+        return
+    if list(recipe.milestones) != sorted(set(recipe.milestones)):
+        raise document.problem((*place, "milestones"), "each has to come after the one before it")
+    for index, milestone in enumerate(recipe.milestones):
+        if milestone >= recipe.epochs:
+            message = f"{milestone} is not before the end of epoch {recipe.epochs}, the last"
+            raise document.problem((*place, "milestones", index), message)

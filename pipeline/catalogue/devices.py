@@ -17,7 +17,7 @@ from tasks.specs import Precision
 class Speed(Entry):
     """A peak in 10^12 floating-point operations a second, and the share that is reached."""
 
-    peak_teraflop_per_s: Annotated[float, Field(gt=0)]
+    peak_teraflop_per_s: Annotated[float, Field(gt=0, le=10**6)]
     """Peak, in 10^12 floating-point operations a second."""
     share: Annotated[float, Field(gt=0, le=1)]
     """Of the peak that is reached."""

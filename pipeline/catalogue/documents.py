@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.problems import BadInput, shown
+from pipeline.problems import BadInput, regular, shown
 
 Place = tuple[str | int, ...]
 
 DEEPEST = 20
 """Levels of nesting; nothing that is read here needs more."""
+MOST_VALUES = 100_000
+"""Values of a document, those of an alias counted each time that it is used."""
+MOST_BYTES = 2**20
+"""Of a file; the largest that is read here has a few thousand."""
 STANDARD = "tag:yaml.org,2002:"
+CORE_SCHEMA: tuple[tuple[str, Callable[[str], object]], ...] = (
+    ("|~|null|Null|NULL", lambda _: None),
+    ("true|True|TRUE", lambda _: True),
+    ("false|False|FALSE", lambda _: False),
+    ("[-+]?[0-9]+", int),
+    ("0o[0-7]+", lambda text: int(text, 8)),
+    ("0x[0-9a-fA-F]+", lambda text: int(text, 16)),
+    (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
+    (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", ""))),
+)
+"""How YAML 1.2 reads plain scalars; what fits no pattern is a text."""
+CONSTRUCTOR = yaml.constructor.SafeConstructor()
 LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where PyYAML came with it, which is ten times as fast."""
 SHORT = 4096
@@ -56,6 +73,9 @@ class Document:
 def read_yaml(path: Path) -> Document:
     """Read one mapping; BadInput, with file and line, where the file holds anything else."""
     try:
+        size = regular(path).stat().st_size
+        if size > MOST_BYTES:
+            raise BadInput(f"{shown(path)}: has {size:,} bytes, and {MOST_BYTES:,} are the most")
         node = _composed(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -88,6 +108,8 @@ def _construct(node: yaml.Node, place: Place, document: Document) -> object:
     if len(place) > DEEPEST:
         # Also an alias that holds itself, which has no end.
         raise document.problem(place[:1], "nested too deeply")
+    if len(document.places) > MOST_VALUES:
+        raise document.problem(place[:1], f"more than {MOST_VALUES:,} values, aliases included")
     kind = node.tag.removeprefix(STANDARD)
     match node, kind:
         case yaml.MappingNode(), "map":
@@ -97,14 +119,53 @@ def _construct(node: yaml.Node, place: Place, document: Document) -> object:
             return [_construct(child, (*place, index), document) for index, child in parts]
         case yaml.ScalarNode(), "null" | "bool" | "int" | "float" | "str":
             try:
-                return yaml.SafeLoader("").construct_object(node)
-            except (ValueError, LookupError):
+                value = CONSTRUCTOR.yaml_constructors[node.tag](CONSTRUCTOR, node)
+            except (ValueError, LookupError, OverflowError):
                 raise document.problem(place, f"{node.value!r} is no {kind}") from None
+            if not node.style:
+                _check_one_reading(node, value, place, document)
+            return value
         case yaml.ScalarNode(), "timestamp" | "value":
             # dates, which no field here has, are words like any other
             return str(node.value)
         case _:
             raise document.problem(place, f"unknown tag {node.tag}")
+
+
+def _check_one_reading(
+    node: yaml.ScalarNode, value: object, place: Place, document: Document
+) -> None:
+    """BadInput for a plain scalar that YAML 1.1, which reads it here, and 1.2 read differently."""
+    other = _read_as_1_2(node.value)
+    if type(value) is type(other) and (value == other or value != value):  # noqa: PLR0124  NaN
+        return
+    raise document.problem(
+        place,
+        f"{node.value} is {_reading(value)} in YAML 1.1 and {_reading(other)} in YAML 1.2; "
+        "write the one that is meant, a text in quotes",
+    )
+
+
+def _read_as_1_2(text: str) -> object:
+    """A plain scalar by the core schema of YAML 1.2."""
+    for pattern, read in CORE_SCHEMA:
+        if re.fullmatch(pattern, text, re.ASCII):
+            return read(text)
+    return text
+
+
+def _reading(value: object) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            with contextlib.suppress(ValueError):  # Python prints no integer of 4,300 digits
+                return f"the number {value}"
+            return "a number of thousands of digits"
+        case _:
+            return f"the text '{value}'"
 
 
 def _mapping(node: yaml.MappingNode, place: Place, document: Document) -> dict[str, object]:

@@ -5,16 +5,22 @@ A docstring under a key is its line in `configs/README.md`.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from pipeline.catalogue.validation import Entry
 from pipeline.problems import suggestion
+from pipeline.sanitize import clean
 from tasks import registry
-from tasks.specs import Precision
+from tasks.specs import LARGEST_LINF, Classes, Count, Precision, Seed
 
-Count = Annotated[int, Field(ge=1)]
+LONGEST_LABEL = 200
+"""Characters of what a table calls a model, an attack or a defense."""
+DIGITS = {"classes": 10, "channels": 1, "side_px": 8}
+"""What the digits of scikit-learn are."""
 
 
 class DatasetEntry(Entry):
@@ -25,16 +31,28 @@ class DatasetEntry(Entry):
 
     kind: Literal["digits", "parquet", "cifar", "npz", "folder"]
     """How its files are read."""
-    classes: Annotated[int, Field(ge=2)]
+    classes: Classes
     """How many classes it has."""
     channels: Literal[1, 3] = 3
     """1 for grey images, 3 for colour."""
-    side_px: Annotated[int, Field(ge=4)] = 32
+    side_px: Annotated[int, Field(ge=4, le=4096)] = 32
     """Side of its square images, in pixels."""
     label_column: str = "label"
     """Of Parquet files, the column of labels."""
     folder: str | None = None
     """Where its files are, from this file's folder."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        known = {"digits": DIGITS, "cifar": {"channels": 3, "side_px": 32}}.get(self.kind, {})
+        for key, value in known.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"{key}: {self.kind} has {value}, not {getattr(self, key)}")
+        if self.kind == "digits" and self.folder is not None:
+            raise ValueError("folder: the digits come with scikit-learn, from no folder")
+        if self.kind not in {"parquet", "cifar"} and "label_column" in self.model_fields_set:
+            raise ValueError(f"label_column: only Parquet files have columns, and not {self.kind}")
+        return self
 
 
 class CheckpointEntry(Entry):
@@ -78,10 +96,30 @@ class ModelEntry(Entry):
     stands_for: str | None = None
 
 
+def plain_label(label: str) -> str:
+    """A label that can be read and typed; ValueError, which says what is wrong with it."""
+    if not label.strip():
+        raise ValueError("a label with nothing in it")
+    if label != label.strip() or not label.isprintable():
+        raise ValueError(f"{label!r} begins or ends with a space, or holds what is not printable")
+    if len(label) > LONGEST_LABEL:
+        raise ValueError(f"{len(label)} characters, and {LONGEST_LABEL} are the most")
+    return label
+
+
+def _one_line(text: str) -> str:
+    """A heading without line breaks and what else is not printable."""
+    return clean(text)
+
+
+Label = Annotated[str, AfterValidator(plain_label)]
+Heading = Annotated[str, AfterValidator(_one_line)]
+
+
 class VariantEntry(Entry):
     """A named attack or defense with some of its parameters changed, under a label."""
 
-    label: Annotated[str, Field(min_length=1)]
+    label: Label
     """What the table calls it."""
     use: str
     """The name of an attack or a defense."""
@@ -133,9 +171,9 @@ class TableEntry(Entry):
     `flip-crop`.
     """
 
-    name: str
+    name: Label
     """Of its files, and for rules."""
-    title: str = ""
+    title: Heading = ""
     """Its heading."""
     models: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     """Names of models."""
@@ -148,6 +186,22 @@ class TableEntry(Entry):
     equal_cost: str | None = None
     figure: FigureEntry | None = None
     """What is drawn of it."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for key in ("models", "attacks", "defenses"):
+            labels = [each if isinstance(each, str) else each.label for each in getattr(self, key)]
+            check_once(key, labels)
+            for label in labels:
+                plain_label(label)
+        return self
+
+
+def check_once(key: str, names: Sequence[str]) -> None:
+    """ValueError, which names the key, for a name that stands in a list twice."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{key}: '{name}' stands here {count} times")
 
 
 class Where(Entry):
@@ -177,15 +231,15 @@ class RuleEntry(Entry):
 class GridEntry(Entry):
     """Which cells a grid holds and the settings that they share."""
 
-    title: str = ""
+    title: Heading = ""
     """What a report calls it."""
-    epsilon: Annotated[float, Field(ge=0)] = 8.0
+    epsilon: Annotated[float, Field(ge=0, le=LARGEST_LINF)] = 8.0
     """Size of perturbations, in 1/255, of attacks and defenses that say nothing else."""
-    images: Count | None = None
+    images: Annotated[int, Field(ge=1, le=10**8)] | None = None
     """The first so many test images, the same of each class; all by default."""
     redraws: Count = 3
     """How often the whole prediction of a randomised defense is made."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of trainings, attacks and draws."""
     precision: Precision = "float32"
     """Of the classifier's arithmetic when it is attacked and asked."""
@@ -195,3 +249,9 @@ class GridEntry(Entry):
     """Parameters changed in some cells."""
     grids: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Names of other grids, whose tables come before its own."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        check_once("tables", [table.name for table in self.tables])
+        check_once("grids", self.grids)
+        return self

@@ -43,6 +43,9 @@ def _problem(
     """The first thing that is wrong, at the place where the file has it."""
     first = error.errors(include_url=False)[0]
     where = _within(value, first["loc"], missing=first["type"] == "missing")
+    said = ""
+    if first["type"] == "value_error":
+        where, said = _of_a_key(value, where, str(first["ctx"]["error"]))
     if where and prefix:
         where = (f"{prefix}{where[0]}", *where[1:])
     where = (*place, *where)
@@ -51,8 +54,8 @@ def _problem(
         return document.problem(where, f"unknown key{suggestion(str(inner), _keys(model, outer))}")
     if first["type"] == "missing":
         return document.problem(where, "is missing")
-    if first["type"] == "value_error":
-        return document.problem(where, str(first["ctx"]["error"]))
+    if said:
+        return document.problem(where, said)
     message = first["msg"][0].lower() + first["msg"][1:]
     got = repr(first["input"])
     return document.problem(where, message if len(got) > 60 else f"{message}, got {got}")
@@ -82,3 +85,14 @@ def _models(annotation: object) -> Iterator[type[BaseModel]]:
         yield annotation
     for part in get_args(annotation):
         yield from _models(part)
+
+
+def _of_a_key(value: object, where: Place, said: str) -> tuple[Place, str]:
+    """What a class's own check says, `key: what is wrong`, at that key where the value has it."""
+    for part in where:
+        known = isinstance(value, Mapping | list | tuple)
+        value = value[part] if known else None  # type: ignore[index]
+    key, sign, rest = said.partition(": ")
+    if sign and isinstance(value, Mapping) and key in value:
+        return (*where, key), rest
+    return where, said

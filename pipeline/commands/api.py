@@ -39,7 +39,7 @@ def load_grid(
     """
     return open_session(
         name,
-        store=Path(store),
+        store=str(store),
         configs=[Path(folder) for folder in configs],
         only=only,
         overrides=Overrides(

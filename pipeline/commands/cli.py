@@ -93,10 +93,10 @@ def main() -> None:
 )
 @click.option("--inline", is_flag=True, help="Run in this process, without Ray.")
 @click.option("--address", help="A running Ray cluster; a local Ray is started without it.")
-@click.option("--workers", type=click.IntRange(min=1), help="CPUs of the local Ray.")
+@click.option("--workers", type=click.IntRange(1, 100_000), help="CPUs of the local Ray.")
 @click.option(
     "--stop-after",
-    type=FiniteRange(min=0, min_open=True),
+    type=FiniteRange(0, 525_600, min_open=True),
     metavar="MINUTES",
     help="Stop in order after so long; the same command goes on from there.",
 )
@@ -126,7 +126,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--for-device", metavar="NAME", help="Estimate for it.  [default: this CPU]")
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 100_000),
     default=1,
     show_default=True,
     help="Estimate for so many of it.",

@@ -124,7 +124,7 @@ def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> No
 @store_option
 @click.option(
     "--keep",
-    type=FiniteRange(min=0),
+    type=FiniteRange(0, 36_500),
     metavar="DAYS",
     default=DAYS,
     show_default=True,

@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.observers.tracking.server import answers, is_web, shown
+from pipeline.observers.tracking.server import answers, is_web
 from pipeline.problems import BadInput
+from pipeline.sanitize import without_secrets
 from pipeline.store.store import Store
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "polars", "mlflow", "scikit-learn")
@@ -101,5 +102,5 @@ def _nearest(path: Path) -> Path:
 
 def _mlflow(uri: str) -> Finding:
     if is_web(uri) and not answers(uri):
-        return Finding("MLflow", False, f"{shown(uri)} does not answer")
-    return Finding("MLflow", True, shown(uri))
+        return Finding("MLflow", False, f"{without_secrets(uri)} does not answer")
+    return Finding("MLflow", True, without_secrets(uri))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pipeline.catalogue.catalogue import Catalogue, Section, config_folders
+from pipeline.catalogue.code.own import packaged
 from pipeline.problems import REFUSED, BadInput, shown, writing_to
+from tasks import registry
+from tasks.registry import Family
 
 DEFENSE = '''"""What {name} does, in a sentence."""
 
-from tasks import straight
 from tasks.defenses.base import Defense
 
 
@@ -89,9 +92,7 @@ recipe: demo-mixup
 """
 TEST = '''"""Whether {name} keeps the contract: `pytest {place}`."""
 
-from pathlib import Path
 
-from pipeline.catalogue.catalogue import Catalogue, config_folders
 from tasks.contract import check_{check}
 
 
@@ -100,7 +101,7 @@ def test_{word}_keeps_the_contract_of_{article}_{check}():
     name = catalogue.add("{section}", str(Path(__file__).with_name("{name}.yaml")))
     check_{check}({load})
 '''
-KINDS = {
+KINDS: dict[str, tuple[Section, str, str]] = {
     "defense": ("defenses", DEFENSE, "kind: {name}.py\ndraws: 10\n"),
     "attack": ("attacks", ATTACK, "kind: {name}.py\nsteps: 10\n"),
     "model": ("models", MODEL, MODEL_YAML),
@@ -113,9 +114,12 @@ def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:
 
     BadInput for a name that is none, or where a file is there already; Unwritable.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        raise BadInput(f"new {kind} {name}: a name is lower-case letters, digits and hyphens")
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,63}", name):
+        raise BadInput(
+            f"new {kind} {name}: a name is lower-case letters, digits and hyphens, at most 64"
+        )
     section, code, yaml = KINDS[kind]
+    _check_unknown(kind, name, section)
     word = name.replace("-", "_")
     check = "network" if kind == "model" else kind
     test = folder / section / f"test_{word}.py"
@@ -142,3 +146,16 @@ def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text.format(**words), encoding="utf-8")
     return list(texts)
+
+
+def _check_unknown(kind: str, name: str, section: Section) -> None:
+    """BadInput for a name that something has already, which the new files would stand before."""
+    catalogue = Catalogue(config_folders())
+    place = catalogue.names(section).get(name)
+    if place is not None:
+        raise BadInput(f"new {kind} {name}: {shown(place)} has this name already; choose another")
+    family: Family = "defenses" if kind == "defense" else "attacks"
+    if kind == "model":
+        family = "networks"
+    if name in registry.kinds(family) or name in packaged(family):
+        raise BadInput(f"new {kind} {name}: a kind has this name already; choose another")

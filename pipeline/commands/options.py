@@ -46,9 +46,19 @@ store_option = click.option(
     envvar="PIPELINE_STORE",
     help="Where artifacts are: a folder, or a bucket, with ?endpoint=URL for any S3 server.",
 )
+
+
+def _mlflow_address(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
+    """What `--mlflow` or its variable says; BadInput for what is no address."""
+    from pipeline.observers.tracking.server import checked_address
+
+    return checked_address(given) if given else None
+
+
 mlflow_option = click.option(
     "--mlflow",
     "mlflow_uri",
+    callback=_mlflow_address,
     metavar="URI",
     envvar="MLFLOW_TRACKING_URI",
     help="MLflow tracking server.  [default: ./mlflow.db]",
@@ -116,12 +126,12 @@ _GRID = (
         metavar="KEY=NAME",
         help="Also judge this; KEY is model, attack or defense, NAME one of a config or a file.",
     ),
-    click.option("--images", type=click.IntRange(min=1), help="Use the first N test images."),
+    click.option("--images", type=click.IntRange(1, 10**8), help="Use the first N test images."),
     click.option(
-        "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Train N times."
+        "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Train N times."
     ),
     click.option(
-        "--redraws", type=click.IntRange(min=1), help="Ask each randomised defense N times."
+        "--redraws", type=click.IntRange(1, 10**6), help="Ask each randomised defense N times."
     ),
     click.option(
         "--adaptive",
@@ -236,5 +246,7 @@ def _places(option: str, items: Sequence[str], expected: str) -> dict[str, Path]
         name, sign, path = item.partition("=")
         if not sign or not path:
             raise BadInput(f"{option} {item}: expected {expected}")
+        if name in places:
+            raise BadInput(f"{option} {name}: given twice")
         places[name] = Path(path).expanduser()
     return places

@@ -31,7 +31,12 @@ HEAD = """# Every key of the files in this folder
 
 Written by `pipeline reference`; a test compares it with the code. A file's name is the name of
 what it holds. `extends: NAME` starts from another file of the same folder; what it does not
-repeat stays. Unknown keys are refused. Perturbations are in 1/255 of the pixel range, lengths
+repeat stays. Unknown keys are refused, and so are numbers outside the bounds below, and forms
+that YAML 1.1 and YAML 1.2 read differently: `010` (8 or 10), `1:30` (90 or a text), `yes` (true
+or a text), `1_000` and `1e5`. An attack in the norm `linf` has an epsilon of 255 at most; a label
+has 200 printable characters at most; a file has 1 MiB and 100,000 values at most.
+
+Perturbations are in 1/255 of the pixel range, lengths
 called `_px` in pixels, angles called `_deg` in degrees. Attacks of kind `art`, `foolbox` and
 `torchattacks` and networks of kind `timm` need the library, which the extra of that name
 installs: `pip install 'test-time-defense-bench[art]'`.
@@ -185,13 +190,13 @@ def _bare(annotation: object) -> str:
 def _limits(each: object) -> Iterator[str]:
     match each:
         case Ge(ge=low):
-            yield f"at least {low}"
+            yield f"at least {low:,.10g}"
         case Gt(gt=low):
-            yield f"above {low}"
+            yield f"above {low:,.10g}"
         case Le(le=high):
-            yield f"at most {high}"
+            yield f"at most {high:,.10g}"
         case Lt(lt=high):
-            yield f"below {high}"
+            yield f"below {high:,.10g}"
 
 
 def _default(field: Any) -> str:

@@ -14,10 +14,10 @@ from pipeline.catalogue.catalogue import SECTIONS
 from pipeline.commands.session import Session
 from pipeline.execution.events import RunFinished
 from pipeline.observers.tracking.results import Results
-from pipeline.observers.tracking.server import shown
 from pipeline.problems import BadInput, Unwritable
 from pipeline.report.kept import KeptReport
 from pipeline.report.scores import PAGE, Scores
+from pipeline.sanitize import without_secrets
 from pipeline.store.files import stamps
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def report_grid(
         session.scores,
         session.store,
         session.ledger,
-        shown(uri),
+        without_secrets(uri),
         look=session.look,
     )
     links = known.links(uri)

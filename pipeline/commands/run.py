@@ -15,8 +15,8 @@ from pipeline.commands.report import report_grid
 from pipeline.commands.session import Session, program_version
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.execution.signals import STOPPED, stopping
-from pipeline.observers.tracking.server import shown
 from pipeline.problems import BadInput, Unwritable
+from pipeline.sanitize import without_secrets
 
 if TYPE_CHECKING:
     from pipeline.observers.tracking.tracker import Tracker
@@ -95,7 +95,7 @@ def _run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str]
         problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1
     if tracker is not None:
         tracker.finish(report.parent if report else None)
-    server = f"{shown(uri)}  (pipeline ui)" if tracker else NO_MLFLOW
+    server = f"{without_secrets(uri)}  (pipeline ui)" if tracker else NO_MLFLOW
     _closing_words(
         session, finished, report, server, errors.print, only=options["only"], again=again
     )

@@ -33,13 +33,13 @@ from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
+from pipeline.sanitize import clean
+from pipeline.sanitize import command as fit_to_show
 from pipeline.store.ledger import Invocation, Ledger
 from pipeline.store.records import Made, how_made
 from pipeline.store.store import Record, Store
 from tasks.data.spec import DatasetSpec
 from tasks.registry import absent
-from pipeline.sanitize import clean
-from pipeline.sanitize import command as fit_to_show
 from tasks.specs import Kind, Spec
 
 if TYPE_CHECKING:
@@ -306,4 +306,4 @@ def open_session(
 
 def _first_file(folders: Sequence[Path], name: str) -> Path:
     """A file of the first folder that has it; the program's own folder has every one."""
-    return next(folder / name for folder in folders if (folder / name).is_file())
+    return next(folder / name for folder in folders if (folder / name).exists())

@@ -32,9 +32,9 @@ class KindSettings(Entry):
     minutes of work; without a compiler it runs as it is, and the record says so.
     """
 
-    threads: Annotated[int, Field(ge=1)] = 1
-    gpus: Annotated[float, Field(ge=0)] = 0.0
-    batch_size: Annotated[int, Field(ge=1)] = 500
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+    batch_size: Annotated[int, Field(ge=1, le=10**6)] = 500
     compiled: bool = False
 
 
@@ -47,7 +47,7 @@ class Settings(Entry):
     """
 
     device: Device = "auto"
-    attempts: Annotated[int, Field(ge=1)] = 3
+    attempts: Annotated[int, Field(ge=1, le=100)] = 3
     deterministic: bool = False
     kinds: dict[str, KindSettings] = Field(default_factory=dict)
     """By kind of node: dataset, train, checkpoint, craft, select, defend, score and so on."""

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.catalogue.documents import Document, Place
-from pipeline.catalogue.entries import GridEntry, TableEntry, VariantEntry
+from pipeline.catalogue.entries import GridEntry, TableEntry, VariantEntry, plain_label
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.grid.lookup import Ingredients
 from pipeline.grid.parameters import Matching, Rules, check_owners, resolved, with_variant
@@ -71,6 +71,7 @@ class _Builder:
             (section, catalogue.add(section, choice)) for section, choice in overrides.add
         ]
         for section, name in self._added:
+            _check_label(section, name)
             for part in name.split("+") if section == "defenses" else [name]:
                 catalogue.document(section, part)
         self._ingredients = Ingredients(catalogue, overrides.data, overrides.weights)
@@ -280,6 +281,13 @@ def _seeded(cell: Cell, seed: int) -> TrainSpec | CheckpointSpec:
 
 def _label(choice: str | VariantEntry) -> str:
     return choice if isinstance(choice, str) else choice.label
+
+
+def _check_label(section: Section, name: str) -> None:
+    try:
+        plain_label(name)
+    except ValueError as error:
+        raise BadInput(f"--add {section.removesuffix('s')}: {error}") from None
 
 
 def _used(choice: str | VariantEntry) -> str:

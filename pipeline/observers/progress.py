@@ -26,9 +26,9 @@ from pipeline.execution.events import (
 )
 from pipeline.observers.tally import Tally
 from pipeline.plan.words import counted, duration
-from pipeline.problems import one_line
 from pipeline.report.scores import number
 from pipeline.report.words.numbers import accuracy, old_to_new
+from pipeline.sanitize import clean
 
 WRONG = NodeFailed | NodeRetried | SetAside
 """Events that are told however quiet a run is to be."""
@@ -101,7 +101,7 @@ class PlainProgress:
     def _how_far(self) -> str:
         estimate = self._tally.estimate
         parts = [self._tally.counts, *([str(estimate)] if estimate else [])]
-        notes = [one_line(note) for note in self._tally.notes(1)]
+        notes = [clean(note) for note in self._tally.notes(1)]
         return "; ".join([", ".join(parts), *notes])
 
 
@@ -165,7 +165,7 @@ class LiveProgress:
         estimate = tally.estimate
         yield _row(", ".join([tally.counts, *([str(estimate)] if estimate else [])]), "bold")
         for note in tally.notes(SHOWN_NOTES):
-            yield _row(one_line(note), "dim")
+            yield _row(clean(note), "dim")
         for line in self._scored:
             yield _row(line, "")
 
@@ -179,19 +179,19 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
         case NodeDone(node=node, done=done) if verbose and node.kind != "score":
             seconds = number(done.how, "seconds")
             took = f" in {duration(seconds)}" if seconds is not None else ""
-            yield one_line(f"done: {tally.name(node)}{took}; {node.digest[:12]}")
+            yield clean(f"done: {tally.name(node)}{took}; {node.digest[:12]}")
         case RunStarted(grid=grid, todo=todo, stored=stored, executor=executor):
             kept = f", {stored} stored" if stored else ""
             yield f"{grid.name}: {_by_kind(todo)} to do{kept}; executor: {executor}"
         case CellScored(cell=cell, facts=facts, before=before):
-            yield f"{one_line(cell.name)}  {_score(facts, before)}"
+            yield f"{clean(cell.name)}  {_score(facts, before)}"
         case NodeFailed(node=node, failure=failure, cells=cells):
             lost = f"; {counted(len(cells), 'cell')} cannot be scored" if cells else ""
-            yield one_line(f"failed: {tally.name(node)}: {failure.reason}{lost}")
+            yield clean(f"failed: {tally.name(node)}: {failure.reason}{lost}")
         case NodeRetried(node=node, reason=reason):
-            yield one_line(f"again: {tally.name(node)}: {reason}")
+            yield clean(f"again: {tally.name(node)}: {reason}")
         case SetAside(kind=kind, digest=digest, reason=reason):
-            yield one_line(f"set aside: {kind} {digest[:12]}, to be computed again: {reason}")
+            yield clean(f"set aside: {kind} {digest[:12]}, to be computed again: {reason}")
         case RunFinished():
             yield from _summary(event)
         case _:
@@ -224,7 +224,7 @@ def _summary(event: RunFinished) -> Iterator[str]:
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        yield one_line(f"missing: {', '.join(names[:NAMED])}{more}: {reason}")
+        yield clean(f"missing: {', '.join(names[:NAMED])}{more}: {reason}")
 
 
 def _by_kind(counts: Mapping[str, int]) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.grid.cells import Cell
-from pipeline.problems import one_line
 from pipeline.report.paper import Reference
+from pipeline.sanitize import clean
 
 if TYPE_CHECKING:
     from pipeline.report.answers import PerImage
@@ -45,7 +45,7 @@ class Scores:
         """Why a cell has no score, in one line; empty where it has one."""
         if self.accuracy(name) is not None:
             return ""
-        return one_line(self.missing.get(name) or "not computed")
+        return clean(self.missing.get(name) or "not computed")
 
     def accuracy(self, name: str) -> float | None:
         """A cell's accuracy in percent."""

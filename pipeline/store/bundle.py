@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.problems import BadInput, shown
+from pipeline.problems import BadInput, regular, shown
 from pipeline.store.records import Damaged, Record, as_json, content_of, data_file, parse_record
 
 MANIFEST = "manifest.json"
@@ -155,7 +155,7 @@ def open_bundle(path: Path, kinds: Collection[str]) -> Iterator[Bundle]:
     kinds: of the nodes whose artifacts it may hold.
     """
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(regular(path))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise BadInput(f"{shown(path)}: cannot be read: {reason}") from None

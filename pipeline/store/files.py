@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipeline.problems import BadInput, shown
+from pipeline.problems import BadInput, regular, shown
 
 MEMORY = "file-hashes.json"
 
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 def sha256_of(path: Path) -> str:
     """64 hexadecimal digits, from memory if the file has not changed; BadInput if unreadable."""
     try:
-        status = path.stat()
+        status = regular(path).stat()
         key = str(path.resolve())
         stamp = [status.st_size, status.st_mtime_ns]
         memory = _remembered()

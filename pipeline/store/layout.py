@@ -12,7 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.problems import BadInput, Unwritable, one_line
+from pipeline.problems import BadInput, Unwritable
+from pipeline.sanitize import clean
 from pipeline.store.backend import Ground
 from pipeline.store.reading import Spoilt, parsed
 
@@ -120,5 +121,5 @@ def adopt(ground: Ground) -> str | None:
 def _foreign(ground: Ground, key: str) -> BadInput:
     return BadInput(
         f"store {ground.address}: is no store, since it has no {MARKER} and holds other things "
-        f"({one_line(key)[:60]}); name a folder of its own, or move them out of it"
+        f"({clean(key, 60)}); name a folder of its own, or move them out of it"
     )

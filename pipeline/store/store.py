@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 from pipeline.problems import BadInput, Unwritable
+from pipeline.sanitize import without_secrets
 from pipeline.store import layout
 from pipeline.store.backend import Ground
 from pipeline.store.bucket import SCHEME, Bucket
@@ -39,6 +41,8 @@ from pipeline.store.records import (
 
 __all__ = ["META", "Damaged", "Gone", "Record", "Store", "Writer", "folder_of"]
 
+SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "file", "https?", "hdfs", "postgresql", "sqlite")
+"""What an address begins with; a folder whose name does is given as `./s3:name`."""
 Writer = Callable[[Path], None]
 
 
@@ -51,6 +55,8 @@ class Store:
     def __init__(self, place: Path | str | Ground) -> None:
         if isinstance(place, str) and place.startswith(SCHEME):
             place = Bucket(place)
+        if isinstance(place, str | Path):
+            _check_folder_name(str(place))
         self.ground: Ground = Folder(Path(place)) if isinstance(place, str | Path) else place
         self._checked: set[tuple[str, str, str]] = set()
 
@@ -325,3 +331,17 @@ def _elsewhere(kind: str, digest: str) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _check_folder_name(place: str) -> None:
+    """BadInput for what is an address, of a sort that no store has, and no folder's name."""
+    address = without_secrets(place)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", place)
+    known = re.match(rf"({'|'.join(SCHEMES)}):", place, re.IGNORECASE)
+    if not place or not place.isprintable():
+        raise BadInput(f"--store {place!r}: expected a folder or {SCHEME}BUCKET/PREFIX")
+    if found := scheme or known:
+        raise BadInput(
+            f"--store {address}: no store has an address that begins with '{found[1]}:'; expected "
+            f"a folder's path, such as /data/store, or {SCHEME}BUCKET/PREFIX"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from tasks.attacks.apgd import APGD
 from tasks.attacks.base import Attack, BoundedAttack
@@ -59,7 +59,7 @@ class Adaptive(BoundedAttack):
         tuple[Literal["cross-entropy", "margin", "dlr"], ...], Field(strict=False, min_length=1)
     ] = ("margin",)
     """What APGD climbs, one candidate for each and each start."""
-    random_starts: Annotated[int, Field(ge=0)] = 0
+    random_starts: Annotated[int, Field(ge=0, le=10**6)] = 0
     """Of one candidate more; 0 for none."""
     steps: Count = 20
     """Of each climb."""
@@ -77,6 +77,21 @@ class Adaptive(BoundedAttack):
     """By which the candidate is chosen."""
     images: Count | None = 200
     redraws: Count | None = 3
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.targeted:
+            raise ValueError("targeted: an adaptive attack is untargeted; leave it out")
+        for attack in self.transferred:
+            norm = attack.norm if isinstance(attack, BoundedAttack) else self.norm
+            if norm != self.norm:
+                raise ValueError(
+                    f"transferred: {attack.kind} has the norm {norm}, and its examples have to lie "
+                    f"in the ball of the norm {self.norm}"
+                )
+        if len(set(self.losses)) < len(self.losses):
+            raise ValueError(f"losses {list(self.losses)} has one twice")
+        return self
 
     @field_validator("transferred", mode="before")
     @classmethod
@@ -99,9 +114,14 @@ class Adaptive(BoundedAttack):
         filled = super().resolved(problem)
         assert filled.epsilon is not None
         inner = Problem(filled.epsilon, problem.classes, problem.side, problem.pool)
-        return filled.model_copy(
-            update={"transferred": tuple(attack.resolved(inner) for attack in self.transferred)}
-        )
+        transferred = tuple(attack.resolved(inner) for attack in self.transferred)
+        for attack in transferred:
+            if isinstance(attack, BoundedAttack) and (attack.epsilon or 0.0) > filled.epsilon:
+                raise ValueError(
+                    f"transferred: {attack.kind} has an epsilon of {attack.epsilon:g}, and this "
+                    f"attack of {filled.epsilon:g}"
+                )
+        return filled.model_copy(update={"transferred": transferred})
 
     def tries(self, defense: Defense) -> tuple[Try, ...]:
         """The candidates that are made on the defended model."""

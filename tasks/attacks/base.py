@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from tasks.specs import Kind, NonNegative, Norm, Passes, Problem
+from pydantic import model_validator
+
+from tasks.specs import LARGEST_LINF, Epsilon, Kind, Norm, Passes, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,8 +77,14 @@ class BoundedAttack(Attack):
 
     norm: Norm = "linf"
     """Of the ball around an image."""
-    epsilon: NonNegative | None = None
+    epsilon: Epsilon | None = None
     targeted: bool = False
+
+    @model_validator(mode="after")
+    def _epsilon_of_its_norm(self) -> Self:
+        if self.norm == "linf" and (self.epsilon or 0.0) > LARGEST_LINF:
+            raise ValueError(f"epsilon: {self.epsilon:g} is above {LARGEST_LINF:g}, in 1/255")
+        return self
 
     def resolved(self, problem: Problem) -> Self:
         """With the problem's epsilon where none was given."""

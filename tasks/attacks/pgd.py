@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from tasks.attacks.base import BoundedAttack, Victim
-from tasks.specs import Count, NonNegative, Passes, Problem
+from tasks.specs import Count, Epsilon, NonNegative, Passes, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ class PGD(BoundedAttack):
     version: ClassVar[int] = 1
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"loss", "confidence"})
     kind: Literal["pgd"] = "pgd"
-    step_size: NonNegative | None = None
+    step_size: Epsilon | None = None
     steps: Count = 10
     """How many."""
     random_start: bool = True

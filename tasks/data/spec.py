@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.specs import Count, Spec
+from tasks.specs import Classes, Spec
 
 Source = Annotated[tuple[str, str], Field(strict=False)]
 
@@ -21,8 +21,8 @@ class DatasetSpec(Spec):
 
     version: ClassVar[int] = 1
     kind: Literal["digits", "parquet", "cifar", "npz", "folder"]
-    classes: Annotated[int, Field(ge=2)]
-    channels: Count
-    side: Count
+    classes: Classes
+    channels: Annotated[int, Field(ge=1, le=3)]
+    side: Annotated[int, Field(ge=1, le=4096)]
     label_column: str = "label"
     sources: Annotated[tuple[Source, ...], Field(strict=False)] = ()

@@ -12,11 +12,9 @@ and the last clip is passed straight through (`tasks.straight`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
-from tasks.specs import Kind, Passes
+from tasks.specs import Count, Kind, Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +45,7 @@ class Defense(Kind):
     """
 
     once: ClassVar[bool] = False
-    draws: Annotated[int, Field(ge=1)] = 1
+    draws: Count = 1
     """Transformed copies of an image that a prediction averages over."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002

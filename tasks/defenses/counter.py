@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.defenses.base import Context, Defense
-from tasks.specs import Count, Passes, Positive, Problem
+from tasks.specs import Count, Passes, Pixel255, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tasks.data.seeding import Rows
 
 
-Label = Annotated[int, Field(ge=0)]
+Label = Annotated[int, Field(ge=0, lt=10**5)]
 
 
 class Counter(Defense):
@@ -39,9 +39,9 @@ class Counter(Defense):
     """What labels are drawn from."""
     label_count: Count | None = None
     """N, how many labels."""
-    step_size: Positive | None = None
+    step_size: Pixel255 | None = None
     """Alpha, in 1/255; half of epsilon by default."""
-    limit: Positive | None = None
+    limit: Pixel255 | None = None
     """Mu, the largest change of a pixel, in 1/255; epsilon by default."""
     labels: Annotated[tuple[Label, ...], Field(strict=False, min_length=1)] | None = None
     """The labels themselves, in the place of a draw."""

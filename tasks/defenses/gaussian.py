@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.defenses.base import Context, Defense
-from tasks.specs import Count, Positive
+from tasks.specs import Count, Pixel255
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ class Gaussian(Defense):
     version: ClassVar[int] = 1
 
     draws: Count = 50
-    standard_deviation_255ths: Positive = 6.375
+    standard_deviation_255ths: Pixel255 = 6.375
     """In 1/255 of the pixel range."""
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from tasks.defenses.base import Context, Defense
-from tasks.specs import Count, Positive
+from tasks.specs import Count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +22,7 @@ class Rotation(Defense):
     version: ClassVar[int] = 1
 
     draws: Count = 50
-    limit_deg: Positive = 20.0
+    limit_deg: Annotated[float, Field(gt=0, le=180)] = 20.0
     """Largest angle, in degrees."""
     round_to_8_bits: bool = False
     """Round pixels to multiples of 1/255 first."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tasks.specs import Kind, Positive
+from tasks.specs import Deviation, Kind, Mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,8 +19,8 @@ class Network(Kind):
     of the module, which takes pixels in [0, 1].
     """
 
-    mean: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (0.5,)
-    std: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (0.5,)
+    mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)] = (0.5,)
+    std: Annotated[tuple[Deviation, ...], Field(strict=False, min_length=1)] = (0.5,)
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from tasks.networks.base import Network
 from tasks.networks.families.multiplications import convolution, halved
-from tasks.specs import Count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,7 @@ class Small(Network):
 
     version: ClassVar[int] = 1
     kind: Literal["small"] = "small"
-    width: Count = 16
+    width: Annotated[int, Field(ge=1, le=4096)] = 16
     """Channels of the first convolution."""
 
     def module(self, channels: int, side: int, classes: int) -> nn.Module:  # noqa: ARG002

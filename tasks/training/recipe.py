@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from tasks.networks.base import Network
-from tasks.specs import Count, Fraction, NonNegative, Passes, Positive, Precision, Problem, Spec
+from tasks.specs import Count, Fraction, Passes, Pixel255, Precision, Problem, Seed, Spec
 
 LEARNING_RATES = {"mixup": 0.01, "iat": 0.1, "adversarial": 0.1}
 """Mixup Inference's initial learning rates; the paper's text says 0.1 for both. Madry et al. 2018
@@ -22,8 +22,8 @@ class InnerAttack(Spec):
     """
 
     version: ClassVar[int] = 2
-    epsilon: NonNegative | None = None
-    step_size: Positive | None = None
+    epsilon: Annotated[float, Field(ge=0, le=255)] | None = None
+    step_size: Pixel255 | None = None
     steps: Count = 10
     """Of the attack."""
     label: Literal["true", "predicted"] = "true"
@@ -62,12 +62,12 @@ class Recipe(Spec):
     """How often each training image is seen."""
     batch_size: Count = 64
     """Images in a step; it changes results."""
-    learning_rate: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of stochastic gradient descent."""
     nesterov: bool = False
     """Nesterov's form of it."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Of stochastic gradient descent."""
     schedule: Literal["steps", "one-cycle"] = "steps"
     """How the learning rate goes, see above."""
@@ -75,8 +75,8 @@ class Recipe(Spec):
     """Epochs after which the rate is multiplied by `decay`, under `steps`."""
     decay: Fraction = 0.1
     """What the rate is multiplied by, under `steps`."""
-    mixup_alpha: Positive = 1.0
-    crop_padding_px: Annotated[int, Field(ge=0)] = 4
+    mixup_alpha: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    crop_padding_px: Annotated[int, Field(ge=0, le=4096)] = 4
     """Zeros around an image before a random crop, in pixels; 0 crops nothing."""
     flip: bool = True
     """Mirror half of the images."""
@@ -118,7 +118,7 @@ class TrainSpec(Spec):
     version: ClassVar[int] = 1
     network: SerializeAsAny[Network]
     recipe: Recipe
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     def resolved(self, problem: Problem) -> Self:
         """See `Spec.resolved`."""

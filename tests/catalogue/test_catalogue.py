@@ -78,7 +78,7 @@ def test_a_name_is_a_file_and_its_defaults_are_those_of_its_kind(make: Make) -> 
         ("kind: pgd\nnorm: l3\n", "2: norm: input should be 'linf' or 'l2', got 'l3'"),
         (
             "kind: pgd\ntargeted: true\nlabel: predicted\n",
-            "1: label: only an untargeted attack has one; leave it out",
+            "3: label: only an untargeted attack has one; leave it out",
         ),
     ],
 )
@@ -210,6 +210,7 @@ def test_the_configs_folder_where_one_stands_comes_before_the_programs_own(
     make: Make, tmp_path: Path
 ) -> None:
     make()
+    (tmp_path / "extra" / "defenses").mkdir(parents=True)
     folders = config_folders([tmp_path / "extra"])
     assert folders[:2] == [(tmp_path / "extra").resolve(), (tmp_path / "configs").resolve()]
     assert "demo" in Catalogue(folders).names("grids")
@@ -234,7 +235,10 @@ def test_a_mistake_inside_a_variant_is_told_as_one(make: Make) -> None:
             "{label: x, use: guo, set: {}, lable: y}",
             "6: tables.0.defenses.0.lable: unknown key; did you mean 'label'?",
         ),
-        ("{label: '', use: guo, set: {}}", "6: tables.0.defenses.0.label: string should have"),
+        (
+            "{label: '', use: guo, set: {}}",
+            "6: tables.0.defenses.0.label: a label with nothing",
+        ),
         ("5", "6: tables.0.defenses.0: input should be a valid dictionary"),
     ]:
         line = told(make(grids__tiny=f"{head}      - {entry}\n").grid, "tiny")

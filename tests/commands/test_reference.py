@@ -42,7 +42,7 @@ def test_every_key_of_the_shipped_files_is_in_the_reference(section: str) -> Non
 
 def test_limits_defaults_and_units_are_those_of_the_code() -> None:
     text = reference.reference()
-    assert "| `epochs` | whole number, at least 1 | `200` |" in text
+    assert "| `epochs` | whole number, at least 1, at most 1,000,000 | `200` |" in text
     assert "| `momentum` | number, at least 0, below 1 | `0.9` |" in text
     assert reference.meaning(PGD, "step_size") == "In 1/255, a quarter of epsilon by default"
     assert reference.meaning(PGD, "epsilon").startswith("In 1/255 of the pixel range")

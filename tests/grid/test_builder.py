@@ -277,7 +277,7 @@ def test_rules_apply_in_their_order_to_the_cells_that_match(load: Load) -> None:
         ),
         (
             table(defenses="[guo, {label: guo, use: guo, set: {draws: 3}}]"),
-            "2: tables.0: two different cells would be named 'mixed/pgd/guo'",
+            "5: tables.0.defenses: 'guo' stands here 2 times",
         ),
         (
             table(more="    gains_of: conter\n"),

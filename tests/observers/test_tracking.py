@@ -23,9 +23,10 @@ from pipeline.grid.graph import Node
 from pipeline.grid.nodes import CellNodes
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import metric_names, score_key
-from pipeline.observers.tracking.server import answers, default_uri, shown, ui
+from pipeline.observers.tracking.server import answers, default_uri, ui
 from pipeline.observers.tracking.tracker import Tracker
 from pipeline.problems import BadInput
+from pipeline.sanitize import without_secrets
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
 from tasks.attacks.clean import Clean
@@ -348,7 +349,7 @@ def test_a_malformed_address_is_named_in_one_line(bench: Bench, uri: str) -> Non
 
 def test_a_password_in_an_address_is_never_shown(bench: Bench) -> None:
     uri = "http://me:secret@127.0.0.1:1/x"
-    assert shown(uri) == "http://127.0.0.1:1/x"
+    assert without_secrets(uri) == "http://127.0.0.1:1/x"
     problem = run(bench, GRID.cells[0], uri=uri).problem
     assert problem is not None
     assert "secret" not in problem
@@ -484,14 +485,14 @@ def test_what_is_logged_can_be_waited_for_before_the_report_is_written(bench: Be
 def test_only_a_web_servers_runs_have_links(bench: Bench) -> None:
     run(bench, *GRID.cells)
     web = "http://me:secret@127.0.0.1:5000/"
-    known = Results(GRID, bench.scores, bench.store, bench.ledger, shown(web))
+    known = Results(GRID, bench.scores, bench.store, bench.ledger, without_secrets(web))
     assert known.links(web) == {}
     cell = GRID.cells[0]
     record = bench.store.record("score", bench.scores[cell.name].digest)
     assert record is not None
-    bench.ledger.mark_logged(shown(web), score_key(cell, record), "0123")
+    bench.ledger.mark_logged(without_secrets(web), score_key(cell, record), "0123")
     assert known.links(web) == {cell.name: "http://127.0.0.1:5000/#/runs/0123"}
-    local = Results(GRID, bench.scores, bench.store, bench.ledger, shown(bench.uri))
+    local = Results(GRID, bench.scores, bench.store, bench.ledger, without_secrets(bench.uri))
     assert local.links(bench.uri) == {}
 
 
@@ -635,7 +636,9 @@ def test_the_pages_take_runs_over_http_and_end_at_ctrl_c(
         (parent,) = bench.parents()
         assert [file.path for file in bench.client.list_artifacts(parent.info.run_id)] == ["report"]
         assert "| a |" in parent.data.tags["mlflow.note.content"]
-        links = Results(GRID, bench.scores, bench.store, bench.ledger, shown(web)).links(web)
+        links = Results(GRID, bench.scores, bench.store, bench.ledger, without_secrets(web)).links(
+            web
+        )
         child = bench.runs(GRID.cells[0])[0]
         assert links[GRID.cells[0].name] == f"{web}/#/runs/{child.info.run_id}"
         assert child.inputs.dataset_inputs

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from pipeline.catalogue.code.digests import source_digest
 from pipeline.catalogue.code.syntax import parse, parse_text
-from pipeline.problems import BadInput, shown, suggestion
+from pipeline.problems import BadInput, regular, shown, suggestion
 from pipeline.sanitize import clean
 from tasks.networks.factory import Factory, own_module_name
 from tasks.specs import Kind, Spec
@@ -186,7 +186,7 @@ def _declared(path: Path) -> OwnCode:
     """The code of a file, which from now on can be imported by its module's name."""
     place = shown(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None

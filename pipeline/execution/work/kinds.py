@@ -20,6 +20,7 @@ from pipeline.execution.work.inputs import Desk, candidates_of, untrained
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput
+from pipeline.sanitize import scrubbed, without_secrets
 from pipeline.store import arrow
 from pipeline.store.store import Writer
 from tasks.classifier import exported
@@ -33,7 +34,6 @@ from tasks.evaluation.select import select
 from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.integrity.card import card
 from tasks.integrity.findings import overall
-from pipeline.sanitize import scrubbed, without_secrets
 from tasks.networks.exported import Exported
 from tasks.networks.families.foreign import ForeignNetwork, counted_multiplications
 from tasks.training.recipe import CheckpointSpec, TrainSpec

@@ -19,8 +19,8 @@ from pipeline.observers.tracking.runs import (
 )
 from pipeline.observers.tracking.server import is_web
 from pipeline.plan.look import Look
-from pipeline.store.ledger import Ledger
 from pipeline.sanitize import page
+from pipeline.store.ledger import Ledger
 from pipeline.store.store import Record, Store
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 from importlib.metadata import entry_points
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from pipeline.problems import BadInput
@@ -58,29 +58,43 @@ def artifact_folder(uri: str) -> Path | None:
     return database.resolve().with_name("mlartifacts")
 
 
-def shown(uri: str) -> str:
-    """An address without secrets; the ledger knows servers by it."""
-    return without_secrets(uri)
-
-
 def is_web(uri: str) -> bool:
     """Whether a server is asked over HTTP."""
     return uri.lower().startswith(("http://", "https://"))
 
 
+def checked_address(uri: str) -> str:
+    """An address that can be one of a server; BadInput for any other, which nobody is asked for."""
+    if _can_be_asked(uri):
+        return uri
+    raise BadInput(
+        f"--mlflow {without_secrets(uri)!r}: no address of a server; one looks like "
+        "http://localhost:5000 or sqlite:////folder/mlflow.db"
+    )
+
+
+def _can_be_asked(uri: str) -> bool:
+    scheme, sign, rest = uri.partition("://")
+    if not uri.isprintable() or not sign:
+        # MLflow's own name for the service that the user's Databricks profile is of
+        return uri == "databricks"
+    if is_web(uri):
+        return bool(page(uri).partition("://")[2])
+    if scheme.partition("+")[0] == "sqlite":
+        # in memory it would be gone at the end of the run
+        name = PurePosixPath(unquote(rest.partition("?")[0].removeprefix("/"))).name
+        return rest.startswith("/") and name not in {"", ":memory:"}
+    plugged = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
+    return bool(rest) and scheme.partition("+")[0] in SCHEMES | plugged
+
+
 def wrong_with(uri: str) -> str | None:
-    """What is wrong with an address as far as can be seen without MLflow; None if nothing.
+    """Why a server cannot be used, as far as can be seen without MLflow; None if nothing is.
 
     A web server that does not answer within five seconds counts as unreachable.
     """
-    address = shown(uri)
-    if is_web(uri):
-        return None if answers(uri) else f"{address} does not answer"
-    scheme = uri.partition("://")[0] if "://" in uri else uri.partition(":")[0]
-    plugged = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
-    if ":" in uri and scheme.partition("+")[0] not in SCHEMES | plugged:
-        example = "http://localhost:5000 or sqlite:////folder/mlflow.db"
-        return f"{address} is no address of a server; one looks like {example}"
+    if is_web(uri) and not answers(uri):
+        return f"{without_secrets(uri)} does not answer"
     return None
 
 
@@ -105,7 +119,8 @@ def ui(uri: str, port: int) -> int:
     BadInput where the port is taken, or the address is of a server with pages of its own.
     """
     if is_web(uri):
-        raise BadInput(f"MLflow at {shown(uri)} has pages of its own: open it in a browser")
+        known = without_secrets(uri)
+        raise BadInput(f"MLflow at {known} has pages of its own: open it in a browser")
     with contextlib.closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

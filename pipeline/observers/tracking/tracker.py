@@ -25,13 +25,13 @@ from pipeline.observers.tracking.client import Server
 from pipeline.observers.tracking.description import story
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import Point, metric_names
-from pipeline.observers.tracking.server import shown, wrong_with
+from pipeline.observers.tracking.server import wrong_with
 from pipeline.plan.look import Look
 from pipeline.problems import BadInput
+from pipeline.sanitize import clean, scrubbed, without_secrets
+from pipeline.sanitize import command as fit_to_show
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
-from pipeline.sanitize import clean, scrubbed
-from pipeline.sanitize import command as fit_to_show
 
 if TYPE_CHECKING:
     from pipeline.report.cards import Card
@@ -62,7 +62,7 @@ class Tracker:
     ) -> None:
         self.problem: str | None = None
         self._uri = uri
-        self._address = shown(uri)
+        self._address = without_secrets(uri)
         self._results = Results(grid, scores, store, ledger, self._address, cards, look)
         self._tags = {
             "command": shlex.join(fit_to_show(command)),

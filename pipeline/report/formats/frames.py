@@ -18,8 +18,8 @@ from pipeline.report.views.exhibits import Exhibit
 from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.pictures import Picture, class_probabilities
 from pipeline.report.views.table import Entry, Row, View
-from tasks.integrity.findings import Finding
 from pipeline.sanitize import csv_cell
+from tasks.integrity.findings import Finding
 
 CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "dataset": pl.String,

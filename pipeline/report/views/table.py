@@ -19,9 +19,9 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from pipeline.grid.cells import Grid
-from pipeline.problems import one_line
 from pipeline.report.answers import NotTested
 from pipeline.report.scores import Scores, deterministic, interval, number
+from pipeline.sanitize import clean
 from tasks.evaluation.statistics import holm
 from tasks.integrity.findings import Verdict as CardVerdict
 from tasks.integrity.findings import gravest
@@ -129,7 +129,7 @@ class _Reader:
         try:
             return self._scores.per_image.p_value(pairs), None
         except NotTested as reason:
-            return None, one_line(str(reason))
+            return None, clean(str(reason))
 
     def _reference(self, model: str, defense: str, attack: str) -> Reference | None:
         cells = self._cells.get((model, defense, attack), ())

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tasks.networks.base import Network
 from tasks.networks.families.multiplications import basic_resnet
-from tasks.specs import Positive
+from tasks.specs import Deviation, Mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,8 +20,8 @@ class BasicNetwork(Network):
     blocks: ClassVar[int]
     """In each stage."""
 
-    mean: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (0.229, 0.224, 0.225)
+    mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[Deviation, ...], Field(strict=False, min_length=1)] = (0.229, 0.224, 0.225)
 
     def module(self, channels: int, side: int, classes: int) -> nn.Module:  # noqa: ARG002
         """See `Network.module`."""

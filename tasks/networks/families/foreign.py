@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from tasks.networks.base import Network
-from tasks.specs import Positive
+from tasks.specs import Deviation, Mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,8 +26,8 @@ class ForeignNetwork(Network):
     counts them, and the record of the model's node says so.
     """
 
-    mean: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (0.0,)
-    std: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)] = (1.0,)
+    mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)] = (0.0,)
+    std: Annotated[tuple[Deviation, ...], Field(strict=False, min_length=1)] = (1.0,)
 
     def build(self, channels: int, side: int, classes: int, *, seed: int = 0) -> nn.Module:
         """See `Network.build`; BadNetwork where the code fails or gives no module."""

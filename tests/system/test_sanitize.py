@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny import Tiny, write_configs
 
-from pipeline.cli import main
-from pipeline.events import Again, Failure
+from pipeline.commands.cli import main
+from pipeline.execution.events import Again, Failure
 from pipeline.problems import BadInput, Unwritable
 from pipeline.sanitize import (
     LONGEST,
