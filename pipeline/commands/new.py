@@ -13,6 +13,7 @@ from tasks.registry import Family
 
 DEFENSE = '''"""What {name} does, in a sentence."""
 
+from tasks import straight
 from tasks.defenses.base import Defense
 
 
@@ -92,7 +93,9 @@ recipe: demo-mixup
 """
 TEST = '''"""Whether {name} keeps the contract: `pytest {place}`."""
 
+from pathlib import Path
 
+from pipeline.catalogue.catalogue import Catalogue, config_folders
 from tasks.contract import check_{check}
 
 

@@ -46,4 +46,4 @@ def test_limits_defaults_and_units_are_those_of_the_code() -> None:
     assert "| `momentum` | number, at least 0, below 1 | `0.9` |" in text
     assert reference.meaning(PGD, "step_size") == "In 1/255, a quarter of epsilon by default"
     assert reference.meaning(PGD, "epsilon").startswith("In 1/255 of the pixel range")
-    assert "(Zhang et al. 2018) or `iat`" in reference.meaning(Recipe, "method")
+    assert "`adversarial` (Madry et al. 2018)" in reference.meaning(Recipe, "method")
