@@ -94,6 +94,8 @@ class ModelEntry(Entry):
     checkpoint: CheckpointEntry | None = None
     """A file of weights instead of a recipe."""
     stands_for: str | None = None
+    randomised: bool = False
+    """The network draws random numbers when it is asked, so its answers are redrawn."""
 
 
 def plain_label(label: str) -> str:

@@ -205,11 +205,11 @@ class _Builder:
         if isinstance(attack_spec, Adaptive):
             images = min(images, attack_spec.images or images)
             redraws = self._overrides.redraws or attack_spec.redraws or redraws
-        return Cell(
+        cell = Cell(
             **names,
             seed=entry.seed,
             images=images,
-            redraws=1 if defense_spec.deterministic(problem.classes) else redraws,
+            redraws=redraws,
             precision=entry.precision,
             dataset_spec=dataset_spec,
             model_spec=resolved(parts.spec, problem, document, (*place, "models", model)),
@@ -220,6 +220,7 @@ class _Builder:
             stands_for=parts.stands_for,
             train_images=source.train,
         )
+        return dataclasses.replace(cell, redraws=1) if cell.deterministic else cell
 
     def _images(self, entry: GridEntry, dataset: str, available: int, document: Document) -> int:
         wanted = self._overrides.images or entry.images or available

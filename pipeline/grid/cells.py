@@ -36,6 +36,13 @@ class Cell:
     train_images: int = 0
 
     @property
+    def deterministic(self) -> bool:
+        """Whether neither the defense nor the network has anything to draw."""
+        return not self.model_spec.randomised and self.defense_spec.deterministic(
+            self.dataset_spec.classes
+        )
+
+    @property
     def name(self) -> str:
         """`model/attack/defense`, and the seed where it is not 0."""
         seed = f"/seed{self.seed}" if self.seed else ""

@@ -95,7 +95,9 @@ class Ingredients:
         if isinstance(weights, Recipe):
             if given is not None:
                 raise BadInput(f"--weights {name}: the model is trained, not loaded from a file")
-            trained = TrainSpec(network=network, recipe=weights)
+            trained = TrainSpec(
+                network=network, recipe=weights, randomised=entry.randomised or None
+            )
             return ModelParts(entry.dataset, trained, stands_for=entry.stands_for)
         files: tuple[tuple[str, str], ...]
         if weights.url is not None and weights.sha256 is not None and given is None:
@@ -105,7 +107,12 @@ class Ingredients:
         else:
             path, sha256 = _checkpoint_file(name, weights, given, document)
             files = (("weights", str(path)),)
-        spec = CheckpointSpec(network=network, sha256=sha256, key_prefix=weights.key_prefix)
+        spec = CheckpointSpec(
+            network=network,
+            sha256=sha256,
+            key_prefix=weights.key_prefix,
+            randomised=entry.randomised or None,
+        )
         return ModelParts(entry.dataset, spec, files, entry.stands_for)
 
 

@@ -176,7 +176,10 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
     verbose: a finished node is, but for scores, whose cells have lines of their own.
     """
     match event:
-        case NodeDone(node=node, done=done) if verbose and node.kind != "score":
+        case NodeDone(node=node, done=done):
+            yield from tally.news(done)
+            if not verbose or node.kind == "score":
+                return
             seconds = number(done.how, "seconds")
             took = f" in {duration(seconds)}" if seconds is not None else ""
             yield clean(f"done: {tally.name(node)}{took}; {node.digest[:12]}")

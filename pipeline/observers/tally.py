@@ -10,6 +10,7 @@ from itertools import islice
 from statistics import fmean
 
 from pipeline.execution.events import (
+    Done,
     Event,
     NodeDone,
     NodeFailed,
@@ -82,6 +83,7 @@ class Tally:
     _blocked: dict[NodeKind, float] = field(default_factory=dict)
     _seconds: dict[NodeKind, list[float]] = field(default_factory=dict)
     _names: dict[str, str] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
 
     def notify(self, event: Event) -> None:
         """Count an event."""
@@ -183,6 +185,14 @@ class Tally:
         """What the first running nodes told last: `train demo-iat: epoch 3/10, loss 0.512`."""
         told = (each for each in self.running.values() if each.last is not None)
         return [f"{self.name(each.node)}: {each.words}" for each in islice(told, count)]
+
+    def news(self, done: Done) -> list[str]:
+        """What a finished node says of how its network was made ready, each line once a run."""
+        said = done.how.get("said")
+        lines = [str(line) for line in said] if isinstance(said, list) else []
+        new = [line for line in lines if line not in self._said]
+        self._said.update(new)
+        return new
 
     def name(self, node: Node) -> str:
         """A node in the grid's words: `craft demo-iat/untargeted-pgd10, images 0 to 500`."""

@@ -69,5 +69,5 @@ def interval(facts: Facts) -> tuple[float, float] | None:
 
 
 def deterministic(cell: Cell) -> bool:
-    """Whether a cell's defense has nothing to draw."""
-    return cell.defense_spec.deterministic(cell.dataset_spec.classes)
+    """Whether a cell has nothing to draw."""
+    return cell.deterministic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Iterator
 
 import torch
 from torch import fx, nn
@@ -15,7 +16,9 @@ def fold_batch_norm(module: nn.Module) -> int:
 
     The module is in eval mode. Its own forward still runs: a symbolic trace only finds the
     pairs, the convolution takes the norm's scale and shift (computed in float64) and the
-    norm becomes an identity. A module that cannot be traced is left as it is.
+    norm becomes an identity. A pair with a hook, or with a weight that is computed, or used
+    elsewhere as well, is left as it is, and so is a module that cannot be traced. What a trace
+    does not see, such as a hook's use of a weight, is for the caller to find out.
     """
     pairs = _pairs(module)
     for convolution, norm in pairs:
@@ -33,6 +36,9 @@ def _pairs(module: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, LookupError):
         return []
     calls = [node for node in graph.nodes if node.op == "call_module"]
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    own_weights = Counter(id(weight) for _, weight in _weights(module))
+    elsewhere = {id(weight) for name, weight in _weights(module) if name in read}
     called = {node: module.get_submodule(str(node.target)) for node in calls}
     uses = Counter(id(child) for child in called.values())
     pairs = []
@@ -46,9 +52,29 @@ def _pairs(module: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
             and type(convolution) is nn.Conv2d
             and len(source.users) == 1
             and uses[id(norm)] == uses[id(convolution)] == 1
+            and not _hooked(convolution)
+            and not _hooked(norm)
+            and isinstance(convolution.__dict__["_parameters"].get("weight"), nn.Parameter)
+            and not any(
+                id(weight) in elsewhere or own_weights[id(weight)] > 1
+                for part in (convolution, norm)
+                for _, weight in _weights(part)
+            )
         ):
             pairs.append((convolution, norm))
     return pairs
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by name, under each of their names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether something runs before, after or on the way back through a module's forward."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(module, name) for name in hooks)
 
 
 def _absorb(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tasks.classifier.compiled import Compiled
-from tasks.classifier.fold import fold_batch_norm
 from tasks.classifier.precision import run, set_float32
+from tasks.classifier.prepared import prepare
+from tasks.data.seeding import Rows
 from tasks.specs import Precision
 
 
@@ -22,9 +22,12 @@ class NotFrozen(RuntimeError):
 class Frozen:
     """A copy of a network in eval mode, with locked weights and folded batch norms.
 
-    module: float32 [N, C, H, W] in [0, 1] to [N, classes]; it is copied, never changed.
+    module: float32 [N, C, H, W] in [0, 1] to [N, classes]; it is copied where that is possible.
     precision: what convolutions and matrix products run in; logits are always float32.
-    compiled: call it through `torch.compile`, see `tasks.classifier.compiled`.
+    compiled: call it through `torch.compile`, see `tasks.classifier.compiled`. probe: float32
+    images on which the copy is compared with the module, see `tasks.classifier.prepared`;
+    `left_out` says in a line each what was not done because it would have been another function.
+    randomised: the network is declared to draw random numbers, see `logits`.
 
     `forwards` and `backwards` count images that went through the network, and images whose
     gradient came back through it, whoever ran the backward pass.
@@ -38,13 +41,17 @@ class Frozen:
         precision: Precision = "float32",
         device: str | torch.device = "cpu",
         compiled: bool = False,
+        probe: Tensor | None = None,
+        randomised: bool = False,
     ) -> None:
-        network = copy.deepcopy(module).eval().requires_grad_(False)
-        fold_batch_norm(network)
         self.device = torch.device(device)
-        self.module = network.to(self.device).to(memory_format=torch.channels_last)
+        prepared = prepare(module, self.device, probe)
+        self.module = prepared.module
+        self.layout = prepared.manner.layout
+        self.left_out = prepared.manner.left_out
         self.classes = classes
         self.precision: Precision = precision
+        self.randomised = randomised
         self.network = Compiled(self.module) if compiled else self.module
         self.forwards = 0
         self.backwards = 0
@@ -55,9 +62,23 @@ class Frozen:
         """Whether it runs compiled; what was asked for may not work on this machine."""
         return isinstance(self.network, Compiled) and self.network.works
 
-    def logits(self, pixels: Tensor) -> Tensor:
-        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], differentiable in the pixels."""
-        return self._asked(self.network, pixels)
+    def logits(self, pixels: Tensor, rows: Rows | None = None) -> Tensor:
+        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], differentiable in the pixels.
+
+        rows: the identities of the images and draws, which decide what a randomised network
+        draws: equal batches of equal rows are answered equally, others independently. Without
+        them it draws from torch's generator as that stands.
+        """
+        if not self.randomised or rows is None:
+            return self._asked(self.network, pixels)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(rows.batch_seed("network"))
+            return self._asked(self.network, pixels)
+
+    def answers(self, pixels: Tensor) -> Tensor:
+        """As `logits`, never compiled: for a few images, for which compiling would take longer."""
+        return self._asked(self.module, pixels)
 
     def probabilities(self, pixels: Tensor) -> Tensor:
         """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], without a graph."""
@@ -133,7 +154,7 @@ class Frozen:
             raise NotFrozen("the classifier's weights have changed since it was frozen")
 
     def _asked(self, network: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-        logits = run(network, pixels, self.precision)
+        logits = run(network, pixels, self.precision, self.layout)
         self.forwards += len(pixels)
         if logits.requires_grad:
             logits.register_hook(self._going_back)  # type: ignore[no-untyped-call]

@@ -33,10 +33,15 @@ def set_float32(precision: Precision) -> None:
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def run(network: Callable[[Tensor], Tensor], pixels: Tensor, precision: Precision) -> Tensor:
+def run(
+    network: Callable[[Tensor], Tensor],
+    pixels: Tensor,
+    precision: Precision,
+    layout: torch.memory_format = torch.channels_last,
+) -> Tensor:
     """float32 logits [N, classes] of [N, C, H, W] in [0, 1], computed in `precision`."""
     set_float32(precision)
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    pixels = pixels.contiguous(memory_format=layout)
     narrow = precision == "bfloat16"
     if narrow and emulates_bfloat16(pixels.device.type):
         _warn_of_emulation()

@@ -117,6 +117,17 @@ class Rows:
         normal = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
         return normal[:, :count].to(torch.float32)
 
+    def batch_seed(self, purpose: str) -> int:
+        """One seed in [0, 2**63) for the batch as a whole, a function of all its identities.
+
+        For what can only draw from a generator of its own, whose numbers then depend on the
+        batch's make-up as well.
+        """
+        digest = hashlib.sha256(f"{self.seed}/{self.scope}/{purpose}/{self.step}".encode())
+        for identities in (self.images, self.draws):
+            digest.update(identities.cpu().contiguous().numpy().data)
+        return int.from_bytes(digest.digest()[:8], "little") >> 1
+
     def choices(self, purpose: str, allowed: Tensor, count: int) -> Tensor:
         """int64 [M, count], drawn without replacement from each row's allowed columns.
 

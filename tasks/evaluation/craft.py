@@ -68,7 +68,10 @@ def craft(
 def _victim(context: Context, spec: CraftSpec, rows: Rows) -> Victim:
     frozen = context.classifier
     if spec.against is None or spec.draws is None:
-        return Victim(lambda pixels, _: frozen.logits(pixels), frozen.classes)
+        return Victim(
+            lambda pixels, step: frozen.logits(pixels, rows.within("eot").at(step)),
+            frozen.classes,
+        )
     return defended(spec.against, context, rows, draws=spec.draws, smoothing=spec.smoothing)
 
 

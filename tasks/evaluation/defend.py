@@ -127,7 +127,7 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-    return context.classifier.logits(_applied(each, pixels, rows, context))
+    return context.classifier.logits(_applied(each, pixels, rows, context), rows)
 
 
 def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:

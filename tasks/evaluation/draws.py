@@ -27,6 +27,9 @@ def shares_a_draw(defense: Defense, classes: int) -> bool:
     return any(not stage.deterministic(classes) for _, stage in each)
 
 
-def attacker_draws(defense: Defense, classes: int, draws: int) -> int:
-    """How many draws an attacker that asks for `draws` gets: one where all are the same."""
-    return 1 if defense.deterministic(classes) else draws
+def attacker_draws(defense: Defense, classes: int, draws: int, *, randomised: bool = False) -> int:
+    """How many draws an attacker that asks for `draws` gets: one where all are the same.
+
+    randomised: the network behind the defense draws as well.
+    """
+    return 1 if defense.deterministic(classes) and not randomised else draws

@@ -79,7 +79,7 @@ def _asked(
 ) -> tuple[Tensor, Tensor]:
     """Of each example the share of wrong draws, and the mean probability of the true class."""
     frozen = context.classifier
-    draws = attacker_draws(spec.against, frozen.classes, spec.draws)
+    draws = attacker_draws(spec.against, frozen.classes, spec.draws, randomised=frozen.randomised)
     size = max(1, batch_size // draws)
     wrong, true = [], []
     for first in range(0, len(crafted), size):

@@ -42,8 +42,8 @@ def defended(
     The logits are the log of the mean probability. Raises BadDefense where the defense leaves
     no path for a gradient.
     """
-    classes = context.classifier.classes
-    count = attacker_draws(defense, classes, draws)
+    classes, randomised = context.classifier.classes, context.classifier.randomised
+    count = attacker_draws(defense, classes, draws, randomised=randomised)
     ask = draw_logits if shares_a_draw(defense, classes) else single_draw_logits
     smooth = replace(context, smoothing=smoothing)
 
@@ -61,5 +61,5 @@ def defended(
             found = ask(defense, context, pixels, rows.within("judge").at(window), draws=count)
         return log_mean(found)
 
-    random = not defense.deterministic(classes) or smoothing is not None
+    random = not defense.deterministic(classes) or randomised or smoothing is not None
     return Victim(logits, classes, judged=judged if random else None)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.attacks.search.descent import descend, random_start
 from tasks.attacks.search.geometry import Ball
-from tasks.classifier.fold import fold_batch_norm
 from tasks.classifier.precision import run
+from tasks.classifier.prepared import Manner, made, mode
 from tasks.data.arrays import Images, as_float
 from tasks.data.seeding import Rows
 from tasks.training.recipe import Recipe
 
+AS_USUAL = Manner()
+"""Of most networks."""
+
 
 def training_batch(
-    network: nn.Module, images: Images, rows: Rows, recipe: Recipe
+    network: nn.Module, images: Images, rows: Rows, recipe: Recipe, manner: Manner = AS_USUAL
 ) -> tuple[Tensor, Tensor]:
     """The images that one step trains on, and their soft labels.
 
@@ -34,7 +35,7 @@ def training_batch(
     halves = [(clean, rows.within("clean"))]
     if recipe.method != "mixup":
         own = rows.within("adversarial")
-        attacked = adversarial(network, clean, images.labels, own, recipe)
+        attacked = adversarial(network, clean, images.labels, own, recipe, manner)
         if recipe.method == "adversarial":
             return attacked, F.one_hot(images.labels, images.classes).to(torch.float32)
         halves.append((attacked, own))
@@ -46,32 +47,40 @@ def training_batch(
 
 
 def adversarial(
-    network: nn.Module, pixels: Tensor, labels: Tensor, rows: Rows, recipe: Recipe
+    network: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    rows: Rows,
+    recipe: Recipe,
+    manner: Manner = AS_USUAL,
 ) -> Tensor:
     """Untargeted PGD examples by the recipe's inner attack, with the network in eval mode.
 
     pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N]. Returns the pixels' shape.
-    What is attacked is a copy with its batch norms folded, which all steps use; the network
-    itself is left as it was.
+    What is attacked is a copy with its batch norms folded, which all steps use, or what else
+    the manner says; the network itself is left as it was.
     """
     inner = recipe.inner
     if inner is None or inner.epsilon is None or inner.step_size is None:
         raise ValueError("recipe: the inner attack is incomplete; resolve the recipe first")
-    attacked = copy.deepcopy(network).eval().requires_grad_(False)
-    fold_batch_norm(attacked)
-    if inner.label == "predicted":
-        with torch.no_grad():
-            labels = run(attacked, pixels, recipe.precision).argmax(1)
+    attacked = made(network, pixels.device, manner) if manner.copied else network
+
+    def logits(images: Tensor) -> Tensor:
+        return run(attacked, images, recipe.precision, manner.layout)
 
     def gradient(current: Tensor, _step: int) -> Tensor:
         leaf = current.detach().requires_grad_()
-        logits = run(attacked, leaf, recipe.precision)
-        return torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), leaf)[0]
+        loss = F.cross_entropy(logits(leaf), labels, reduction="sum")
+        return torch.autograd.grad(loss, leaf)[0]
 
     ball = Ball("linf", inner.epsilon / 255)
     start = random_start(pixels, rows, ball=ball)
     step_size = inner.step_size / 255
-    return descend(gradient, pixels, start, ball=ball, step_size=step_size, steps=inner.steps)
+    with mode(attacked, training=False):
+        if inner.label == "predicted":
+            with torch.no_grad():
+                labels = logits(pixels).argmax(1)
+        return descend(gradient, pixels, start, ball=ball, step_size=step_size, steps=inner.steps)
 
 
 def crop_and_flip(pixels: Tensor, rows: Rows, *, padding_px: int, flip: bool) -> Tensor:

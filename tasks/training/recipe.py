@@ -113,12 +113,17 @@ class Recipe(Spec):
 
 
 class TrainSpec(Spec):
-    """A network trained by a recipe; `seed` decides its first weights and every draw."""
+    """A network trained by a recipe; `seed` decides its first weights and every draw.
+
+    randomised: it answers at random in eval mode too, and is redrawn as a randomised defense is.
+    """
 
     version: ClassVar[int] = 1
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"randomised"})
     network: SerializeAsAny[Network]
     recipe: Recipe
     seed: Seed = 0
+    randomised: Literal[True] | None = None
 
     def resolved(self, problem: Problem) -> Self:
         """See `Spec.resolved`."""
@@ -133,9 +138,12 @@ class CheckpointSpec(Spec):
     """A network with the weights of a file, which is known by its SHA-256, not its place.
 
     key_prefix: what is stripped from the names of the file's weights, such as `module.`.
+    randomised: see `TrainSpec`.
     """
 
     version: ClassVar[int] = 1
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"randomised"})
     network: SerializeAsAny[Network]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     key_prefix: str = ""
+    randomised: Literal[True] | None = None

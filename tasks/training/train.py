@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from tasks.classifier.checkpoint import load_weights
 from tasks.classifier.precision import run
+from tasks.classifier.prepared import Manner
 from tasks.data.arrays import Images, require
 from tasks.data.seeding import Rows
 from tasks.progress import Progress, Tell, silent
@@ -55,17 +56,20 @@ def train(
     device: str | torch.device = "cpu",
     tell: Tell = silent,
     state: State | None = None,
+    manner: Manner | None = None,
 ) -> Iterator[State]:
     """Yield the state after each epoch, going on after `state` where one is given.
 
-    spec is resolved. Each epoch goes once through a fresh permutation; a last batch that is
-    not full is left out, as in the paper's reference code, unless it is the only one. After
-    a state of the last epoch nothing is yielded. Diverged where the loss is not finite.
+    spec is resolved; manner: see `training_manner`, that of most networks by default. Each epoch
+    goes once through a fresh permutation; a last batch that is not full is left out, as in the
+    paper's reference code, unless it is the only one. After a state of the last epoch nothing is
+    yielded. Diverged where the loss is not finite.
     """
     recipe = spec.recipe
     require(len(images) > 0, "training needs images")
     data = images.to(torch.device(device))
-    network = _network(data, spec)
+    manner = manner or Manner()
+    network = _network(data, spec, manner.layout)
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=learning_rate(recipe, 0.0),
@@ -88,10 +92,10 @@ def train(
         order = rows.words("order", 1)[:, 0].argsort(stable=True)
         for number in range(batches):
             place = order[number * size : (number + 1) * size]
-            pixels, targets = training_batch(network, data[place], rows[place], recipe)
+            pixels, targets = training_batch(network, data[place], rows[place], recipe, manner)
             rate = learning_rate(recipe, epoch + number / batches)
             optimizer.param_groups[0]["lr"] = rate
-            logits = run(network, pixels, recipe.precision)
+            logits = run(network, pixels, recipe.precision, manner.layout)
             loss = F.cross_entropy(logits, targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -130,10 +134,10 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     return highest * (1.0 - done) / (1.0 - _WARM_UP)
 
 
-def _network(data: Images, spec: TrainSpec) -> nn.Module:
+def _network(data: Images, spec: TrainSpec, layout: torch.memory_format) -> nn.Module:
     _, channels, side, _ = data.pixels.shape
     network = spec.network.build(channels, side, data.classes, seed=spec.seed)
-    network = network.to(data.pixels.device).to(memory_format=torch.channels_last)
+    network = network.to(data.pixels.device).to(memory_format=layout)
     return network.train()
 
 

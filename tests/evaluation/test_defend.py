@@ -28,7 +28,7 @@ class Watched(Frozen):
         super().__init__(network, classes=10)
         self.asked: list[int] = []
 
-    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+    def logits(self, pixels: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         self.asked.append(len(pixels))
         return super().logits(pixels)
 

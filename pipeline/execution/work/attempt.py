@@ -157,6 +157,11 @@ def perform(
     if device.type == "cpu":
         # what decides how sums are rounded, beside the versions
         how["instructions"] = torch.backends.cpu.get_cpu_capability()
+    if desk.asked is not None:
+        # that what was asked is the model of this node; `verify --suspect` looks for it
+        how["model"] = desk.asked
+    if desk.said:
+        how["said"] = desk.said
     if result.asking_s is not None:
         how["asking_seconds"] = result.asking_s
     if kind.compiled:

@@ -1,12 +1,15 @@
 """What a node's work reads: its parents, from the store, each checked as it is read.
 
-What many nodes read, data sets and frozen classifiers, a process keeps under its content.
+What many nodes read, data sets and frozen classifiers, a process keeps, each under all that
+decides what it is.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,13 +21,17 @@ from pipeline.store import arrow
 from pipeline.store.store import Damaged, Record, Store
 from tasks.attacks.search.geometry import Ball
 from tasks.classifier.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
+from tasks.classifier.consistent import check_consistent
 from tasks.classifier.frozen import Frozen
+from tasks.classifier.prepared import REAL_IMAGES, probe_images
 from tasks.data.arrays import BadTensor, Crafted, Images, Outcomes, Splits, as_float
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Context, Defense
 from tasks.evaluation.craft import check_crafted, check_examples
 from tasks.evaluation.specs import CraftSpec, SelectSpec
+from tasks.networks.base import Network
 from tasks.networks.exported import Exported
+from tasks.networks.families.foreign import BadNetwork, ForeignNetwork
 from tasks.progress import Tell
 from tasks.specs import Precision, Shard
 from tasks.training.recipe import CheckpointSpec, TrainSpec
@@ -32,8 +39,14 @@ from tasks.training.recipe import CheckpointSpec, TrainSpec
 KEPT = 4
 """How many data sets, and how many classifiers, a process keeps."""
 
-_splits: dict[str, Splits] = {}
-_classifiers: dict[tuple[str, str, str, bool], Frozen] = {}
+_splits: dict[tuple[str, str], Splits] = {}
+"""By the data set node's digest, which decides how bytes are read, and by its content."""
+_classifiers: dict[tuple[str, str, str, str, bool], Frozen] = {}
+"""By the model node's digest, its content, precision, device, and whether it is compiled.
+
+The digest names the network and the content its weights: neither tells the other. Two networks
+may have the weights of one file, and one node's weights may be computed anew with other rounding.
+"""
 
 
 def forget() -> None:
@@ -46,7 +59,8 @@ def forget() -> None:
 class Desk:
     """A node at work. Reading a parent raises Damaged if it is not what its record says.
 
-    until: Unix time, s, at which the run is to stop.
+    until: Unix time, s, at which the run is to stop. asked: the digest of the model node whose
+    network was asked; said: what a person should know of how it was made ready.
     """
 
     node: Node
@@ -56,6 +70,8 @@ class Desk:
     tell: Tell
     until: float | None = None
     classifier: Frozen | None = None
+    asked: str | None = None
+    said: list[str] = field(default_factory=list)
 
     def record(self, node: Node) -> Record:
         """A parent's record."""
@@ -72,12 +88,12 @@ class Desk:
 
     def splits(self, node: Node) -> Splits:
         """A data set."""
-        record = self.record(node)
-        if record.content not in _splits:
+        key = (node.digest, self.record(node).content)
+        if key not in _splits:
             train, test = (self._images(node, name) for name in ("train.arrow", "test.arrow"))
             _make_room(_splits)
-            _splits[record.content] = Splits(train, test)
-        return _splits[record.content]
+            _splits[key] = Splits(train, test)
+        return _splits[key]
 
     def examples(self, node: Node, shard: Shard) -> Crafted:
         """The examples of a shard: crafted or selected ones, or the data set's own.
@@ -130,24 +146,60 @@ class Desk:
         node = self.node.parent("model")
         record = self.record(node)
         compiled = self.settings.compiled
-        key = (record.content, precision, str(self.device), compiled)
+        key = (node.digest, record.content, precision, str(self.device), compiled)
         if key not in _classifiers:
             try:
                 module = self._network(node, record)
             except BadCheckpoint as error:
                 raise Damaged(node.kind, node.digest, str(error)) from None
             _make_room(_classifiers)
-            _classifiers[key] = Frozen(
+            _classifiers[key] = self.freeze(node, module, precision)
+        self.classifier = _classifiers[key]
+        self.asked = node.digest
+        self.say(_spec_of(node).network, *self.classifier.left_out)
+        if self.classifier.randomised:
+            # of what asks it without saying for which images
+            torch.manual_seed(int(self.node.digest[:15], 16))
+        self.classifier.check()
+        self.classifier.forwards = self.classifier.backwards = 0
+        return self.classifier
+
+    def freeze(self, node: Node, module: nn.Module, precision: Precision) -> Frozen:
+        """A network of a model node, made ready and checked.
+
+        BadNetwork unless it answers an image by that image alone; see `check_consistent`.
+        """
+        spec = _spec_of(node)
+        probe = self.probe(node)
+        with naming(spec.network):
+            frozen = Frozen(
                 module,
                 classes=_shape(node).classes,
                 precision=precision,
                 device=self.device,
-                compiled=compiled,
+                compiled=self.settings.compiled,
+                probe=probe,
+                randomised=bool(spec.randomised),
             )
-        self.classifier = _classifiers[key]
-        self.classifier.check()
-        self.classifier.forwards = self.classifier.backwards = 0
-        return self.classifier
+            check_consistent(
+                frozen.answers, probe.to(self.device), precision, randomised=frozen.randomised
+            )
+        return frozen
+
+    def say(self, network: Network, *lines: str) -> None:
+        """Put lines about a network into the record of what is computed, and before a person."""
+        for line in lines:
+            self.said.append(f"network {title_of(network)}: {line}")
+
+    def probe(self, model: Node) -> Tensor:
+        """The images that a model's network is compared and checked on, see `probe_images`."""
+        dataset = model.parent("dataset")
+        if self.store.record(dataset.kind, dataset.digest) is None:
+            # of a model that came without its data set
+            shape = _shape(model)
+            return probe_images(torch.zeros(0, shape.channels, shape.side, shape.side))
+        test = self.splits(dataset).test
+        return probe_images(as_float(test.pixels[:REAL_IMAGES]))
 
     def _network(self, node: Node, record: Record) -> nn.Module:
         weights = weights_from_bytes(self.store.path(record, "weights.safetensors").read_bytes())
@@ -175,6 +227,20 @@ class Desk:
             return Images(columns["pixels"], columns["labels"], ids, spec.classes)
         except (BadTensor, KeyError) as error:
             raise Damaged(node.kind, node.digest, str(error)) from None
+
+
+@contextmanager
+def naming(network: Network) -> Iterator[None]:
+    """Say which network it is that a BadNetwork is about."""
+    try:
+        yield
+    except BadNetwork as error:
+        raise BadNetwork(f"network {title_of(network)}: {error}") from error
+
+
+def title_of(network: Network) -> str:
+    """What a person calls a network."""
+    return network.title() if isinstance(network, ForeignNetwork) else network.kind
 
 
 def candidates_of(node: Node) -> dict[str, Node]:

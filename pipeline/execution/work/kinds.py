@@ -25,6 +25,7 @@ from pipeline.store import arrow
 from pipeline.store.store import Writer
 from tasks.classifier import exported
 from tasks.classifier.checkpoint import load_weights, weights_from_bytes
+from tasks.classifier.prepared import Manner, training_manner
 from tasks.data.arrays import as_float
 from tasks.data.spec import DatasetSpec
 from tasks.evaluation.craft import check_crafted, craft
@@ -82,9 +83,12 @@ def _train(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, TrainSpec)
     images = desk.splits(desk.node.parent("dataset")).train
+    manner = _trainable(desk)
     ground, digest = desk.store.ground, desk.node.digest
     state = begun = partial_state.load(ground, digest)
-    for state in train(images, spec, device=desk.device, tell=desk.tell, state=begun):
+    for state in train(
+        images, spec, device=desk.device, tell=desk.tell, state=begun, manner=manner
+    ):
         partial_state.save(ground, digest, state)
         late = desk.until is not None and time.time() >= desk.until
         if late and state.facts["epoch"] < spec.recipe.epochs:
@@ -102,6 +106,27 @@ def _train(desk: Desk) -> Made:
     if isinstance(spec.network, ForeignNetwork):
         facts |= _counted(untrained(desk.node), desk.node)
     return Made(files, facts)
+
+
+def _trainable(desk: Desk) -> Manner:
+    """The manner to train a node's network in; BadNetwork where training would be in vain."""
+    spec = desk.node.spec
+    assert isinstance(spec, TrainSpec)
+    module = untrained(desk.node)
+    _fits(desk, module)
+    desk.freeze(desk.node, module, "float32")
+    manner = training_manner(module, desk.probe(desk.node))
+    desk.say(spec.network, *manner.left_out)
+    return manner
+
+
+def _fits(desk: Desk, module: nn.Module) -> None:
+    """BadNetwork where somebody else's network is no classifier of the data set's images."""
+    spec, shape = desk.node.spec, desk.node.parent("dataset").spec
+    assert isinstance(spec, TrainSpec | CheckpointSpec)
+    assert isinstance(shape, DatasetSpec)
+    if isinstance(spec.network, ForeignNetwork):
+        spec.network.check(module, shape.channels, shape.side, shape.classes)
 
 
 def _checkpoint(desk: Desk) -> Made:
@@ -122,8 +147,9 @@ def _checkpoint(desk: Desk) -> Made:
         weights = weights_from_bytes(path.read_bytes(), spec.key_prefix)
         module = untrained(desk.node)
         load_weights(module, weights)
-    if isinstance(spec.network, ForeignNetwork):
-        spec.network.check(module, shape.channels, shape.side, shape.classes)
+    _fits(desk, module)
+    frozen = desk.freeze(desk.node, module, "float32")
+    desk.say(spec.network, *frozen.left_out)
     facts = {"weights": sum(weight.numel() for weight in weights.values())}
     if isinstance(spec.network, ForeignNetwork):
         facts |= _counted(module, desk.node)

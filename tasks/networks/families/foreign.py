@@ -55,12 +55,18 @@ class ForeignNetwork(Network):
 
     def normalising(self, module: nn.Module, channels: int) -> nn.Module:
         """The module with its input normalised before each call; its weights keep their names."""
+        from torch import nn
+
         if len(self.mean) not in {1, channels}:
             raise BadNetwork(
                 f"network {self.title()}: mean and std have {len(self.mean)} entries "
                 f"for images of {channels} channels"
             )
-        module.register_forward_pre_hook(NormaliseFirst(self.mean, self.std))
+        # on what torch.compile wrapped, whose hooks are part of it; before hooks of its own
+        inner = module
+        while isinstance(wrapped := getattr(inner, "_orig_mod", None), nn.Module):
+            inner = wrapped
+        inner.register_forward_pre_hook(NormaliseFirst(self.mean, self.std), prepend=True)
         return module
 
     def check(self, module: nn.Module, channels: int, side: int, classes: int) -> None:

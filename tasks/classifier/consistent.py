@@ -1,0 +1,69 @@
+"""Whether a network answers an image by that image alone: not by chance, not by its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tasks.networks.families.foreign import BadNetwork
+from tasks.classifier.prepared import relative
+from tasks.specs import Precision
+
+TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "tf32": 3e-2, "bfloat16": 3e-2}
+"""Of an image's largest logit: how far its answers alone and in a batch may be apart."""
+ALONE = 4
+"""Images that are asked alone, of the beginning and of the end of the batch."""
+
+
+def check_consistent(
+    logits: Callable[[Tensor], Tensor],
+    probe: Tensor,
+    precision: Precision,
+    *,
+    randomised: bool = False,
+) -> None:
+    """BadNetwork unless equal batches are answered equally, and an image alone as in a batch.
+
+    logits: float32 [N, C, H, W] to [N, classes]; probe: some images. Equal batches must be
+    answered equally to the bit, on a GPU whose algorithms are not deterministic up to rounding.
+    randomised: the network is declared to draw, so answers to equal batches may differ.
+    """
+    tolerance = TOLERANCES[precision]
+    devices = [probe.device] if probe.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        # before anything that draws: two answers under one seed would always be equal
+        first, second = (logits(probe).cpu() for _ in range(2))
+        exact = not devices or torch.are_deterministic_algorithms_enabled()
+        again = relative(first - second, first, order=torch.inf)
+        same = torch.equal(first.nan_to_num(), second.nan_to_num())
+        if not (same if exact else bool((again <= tolerance).all())):
+            if randomised:
+                return
+            raise BadNetwork(
+                f"answers the same {len(probe)} images differently each time, by up to "
+                f"{_percent(again)} of the largest logit: in eval mode nothing may be drawn "
+                "(F.dropout needs training=self.training), or declare `randomised: true` in the "
+                "model's YAML"
+            )
+        places = [*range(len(probe))]
+        places = list(dict.fromkeys((*places[: ALONE // 2], *places[-ALONE // 2 :])))
+        try:
+            alone = torch.cat([logits(probe[place : place + 1]).cpu() for place in places])
+        except Exception as error:
+            raise BadNetwork(
+                f"does not take an image alone: {type(error).__name__}: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        apart = relative(alone - first[places], first[places], order=torch.inf)
+    if not (apart <= tolerance).all():
+        raise BadNetwork(
+            f"answers an image in a batch of {len(probe)} differently than alone, by up to "
+            f"{_percent(apart)} of its largest logit: an answer must not depend on other images "
+            "(a norm needs running statistics in eval mode)"
+        )
+
+
+def _percent(change: Tensor) -> str:
+    return f"{100 * change.max().item():.2g} %"

@@ -1,0 +1,285 @@
+"""A network made ready to be asked often: copied, its batch norms folded, laid out channels-last.
+
+Each of these three is meant to change nothing but speed. Whether that holds is not assumed: the
+logits and input gradients of the result are compared with those of the network as it was given,
+and what changes them, or raises, is left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from tasks.classifier.fold import fold_batch_norm
+from tasks.networks.families.foreign import BadNetwork
+
+LOGITS_TOLERANCE = 1e-3
+"""Of an image's largest logit. Folding ResNet-56 moves none by more than 1e-6 of it."""
+GRADIENT_TOLERANCE = 1e-3
+"""Of the length of an image's gradient, for half of the images and more."""
+SINGLE_GRADIENT_TOLERANCE = 0.1
+"""For each image: rounding switches a ReLU now and then, which moves a gradient by up to 1e-3."""
+RANDOM_IMAGES = 4
+REAL_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a network is made ready.
+
+    copied: or else used itself. folded: its batch norms are folded into convolutions. layout: of
+    images and weights in memory. left_out: a line for each of the three that was left out, with
+    the reason.
+    """
+
+    copied: bool = True
+    folded: bool = True
+    layout: torch.memory_format = torch.channels_last
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network in eval mode with locked weights, and how it was made so."""
+
+    module: nn.Module
+    manner: Manner
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a network says: logits [N, classes], and the gradient of a mixture of them.
+
+    gradient: float32 [N, C, H, W]; None where no gradient reaches the pixels.
+    """
+
+    logits: Tensor
+    gradient: Tensor | None
+
+
+def probe_images(real: Tensor) -> Tensor:
+    """The images that networks are compared on: the first real ones, then random ones.
+
+    real: float32 [N, C, H, W] in [0, 1], N from 0; returns the same with at most 8 images.
+    """
+    generator = torch.Generator().manual_seed(0)
+    random = torch.rand(RANDOM_IMAGES, *real.shape[1:], generator=generator)
+    return torch.cat((real[:REAL_IMAGES].cpu(), random))
+
+
+def prepare(module: nn.Module, device: torch.device, probe: Tensor | None = None) -> Prepared:
+    """A network ready on a device, the same function as the module in eval mode.
+
+    module: float32 [N, C, H, W] in [0, 1] to [N, classes]; it stays as it is, except where it
+    cannot be copied: then it is itself put into eval mode, locked and moved. probe: images to
+    compare on, see `probe_images`; without them nothing is compared, and what raises, raises.
+    BadNetwork where the module does not take the probe.
+    """
+    if probe is None:
+        return Prepared(made(module, device, Manner()), Manner())
+    with mode(module, training=False):
+        expected = ask(module, probe)
+
+    def attempt(manner: Manner) -> Prepared | str:
+        try:
+            network = made(module, device, manner)
+            found = ask(network, probe.to(device), manner.layout)
+        except Exception as error:  # noqa: BLE001  a reason, whatever it is, to leave something out
+            return f"it raises {_said(error)}"
+        return difference(expected, found) or Prepared(network, manner)
+
+    best = attempt(Manner())
+    if isinstance(best, Prepared):
+        return best
+    plain = attempt(Manner(folded=False, layout=torch.contiguous_format))
+    if isinstance(plain, str):
+        line = f"is used as it is, neither copied nor folded nor channels-last: copied, {plain}"
+        manner = Manner(
+            copied=False, folded=False, layout=torch.contiguous_format, left_out=(line,)
+        )
+        return Prepared(module.eval().requires_grad_(False).to(device), manner)
+    left_out = []
+    for change, words in (
+        ({"folded": True}, "its batch norms are not folded: folded"),
+        ({"layout": torch.channels_last}, "it is not laid out channels-last: so laid out"),
+    ):
+        found = attempt(replace(plain.manner, **change))
+        if isinstance(found, str):
+            left_out.append(f"{words}, {found}")
+        else:
+            plain = found
+    return Prepared(plain.module, replace(plain.manner, left_out=tuple(left_out)))
+
+
+def training_manner(module: nn.Module, probe: Tensor) -> Manner:
+    """How a network can be trained, and copied for an attack on it while it is.
+
+    module, probe: as of `prepare`. In eval mode the answers must stay the same; in train mode a
+    layout may draw other numbers, and must only work.
+    """
+    copied = module
+    with suppress(Exception):
+        copied = copied_network(module)
+    manner = prepare(copied, torch.device("cpu"), probe).manner
+    if not manner.copied or manner.layout is torch.contiguous_format:
+        return manner
+    network = copied_network(copied).requires_grad_(True)
+    with mode(network, training=True):
+        try:
+            ask(network.to(memory_format=torch.channels_last), probe, torch.channels_last)
+        except BadNetwork as error:
+            try:
+                ask(network.to(memory_format=torch.contiguous_format), probe)
+            except BadNetwork:
+                # it cannot be trained in either layout, which training itself says better
+                return manner
+            line = f"it is not laid out channels-last: so laid out, it raises {_said(error)}"
+            left_out = (*manner.left_out, line)
+            return replace(manner, layout=torch.contiguous_format, left_out=left_out)
+    return manner
+
+
+def ask(
+    module: Callable[[Tensor], Tensor],
+    pixels: Tensor,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Asked:
+    """A network's logits and input gradients, in float32, under one seed of torch's generator.
+
+    BadNetwork where it raises, or gives no [N, classes].
+    """
+    devices = [pixels.device] if pixels.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.enable_grad(), _uncompiled():
+        torch.manual_seed(0)
+        leaf = pixels.detach().clone(memory_format=layout).requires_grad_()
+        try:
+            logits: object = module(leaf)
+        except Exception as error:
+            raise BadNetwork(f"does not take {_size(pixels)}: {_said(error)}") from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(pixels):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise BadNetwork(f"gave {shape} for {_size(pixels)}, not logits [images, classes]")
+        if not logits.requires_grad:
+            return Asked(logits.detach().float(), None)
+        mixture = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(1))
+        total = (logits.float() @ mixture.to(logits.device)).sum()
+        try:
+            (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+        except RuntimeError as error:
+            raise BadNetwork(f"has no gradient of {_size(pixels)}: {_said(error)}") from error
+    return Asked(logits.detach().float(), gradient)
+
+
+def difference(expected: Asked, found: Asked) -> str:
+    """How two answers differ beyond rounding, in a few words; "" where they do not."""
+    logits, others = (each.logits.cpu() for each in (expected, found))
+    if logits.shape != others.shape:
+        return f"it gives {tuple(others.shape)} instead of {tuple(logits.shape)}"
+    change = relative(logits - others, logits, order=torch.inf)
+    if not (change <= LOGITS_TOLERANCE).all():
+        return f"it moves logits by up to {_percent(change)}"
+    if (expected.gradient is None) != (found.gradient is None):
+        return "it lets no gradient through" if found.gradient is None else "it makes a gradient"
+    if expected.gradient is None or found.gradient is None:
+        return ""
+    gradient, other = expected.gradient.cpu(), found.gradient.cpu()
+    change = relative(gradient - other, gradient, order=2.0)
+    if change.median() > GRADIENT_TOLERANCE or not (change <= SINGLE_GRADIENT_TOLERANCE).all():
+        return f"it moves gradients by up to {_percent(change)}"
+    return ""
+
+
+def relative(change: Tensor, of: Tensor, order: float) -> Tensor:
+    """Norms of each row of a change, as shares of those of the rows it is a change of; float [N].
+
+    Nothing changed is 0 also of nothing; of what is not finite in both, the change counts as 0.
+    """
+    both = of.isfinite() | change.isfinite()
+    change = torch.where(both, change, torch.zeros_like(change)).flatten(1).double()
+    size = of.nan_to_num(0.0, 0.0, 0.0).flatten(1).double().norm(order, dim=1)
+    moved = change.norm(order, dim=1)
+    return torch.where(moved == 0, moved, moved / size)
+
+
+def copied_network(module: nn.Module) -> nn.Module:
+    """A deep copy, without what `torch.compile` wrapped around the network or a part of it.
+
+    What a forward pass left behind as an attribute, as old weight norms and pruning do, is
+    copied without its history, which `copy.deepcopy` refuses.
+    """
+    memo: dict[int, object] = {}
+    for child in module.modules():
+        for value in vars(child).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
+    return _unwrapped(copy.deepcopy(module, memo))
+
+
+def made(module: nn.Module, device: torch.device, manner: Manner) -> nn.Module:
+    """A copy of a network in eval mode, locked, on a device, in a manner that copies."""
+    network = copied_network(module).eval().requires_grad_(False)
+    if manner.folded:
+        fold_batch_norm(network)
+    network = network.to(device)
+    if manner.layout is torch.channels_last:
+        network = network.to(memory_format=manner.layout)
+    return network
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """A network without the wrappers of `torch.compile`; which part to compile is ours to say."""
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
+    if compiler is None:
+        # nothing was compiled, or its module would be there
+        return module
+    while isinstance(module, compiler.OptimizedModule):
+        module = module._orig_mod  # noqa: SLF001
+    for name, child in list(module.named_children()):
+        inner = _unwrapped(child)
+        if inner is not child:
+            setattr(module, name, inner)
+    return module
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What was compiled runs as it was written, which takes no minute and no compiler."""
+    if "torch._dynamo.eval_frame" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """In eval or train mode, then in the modes in which each part was."""
+    before = [(child, child.training) for child in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for child, mode in before:
+            child.training = mode
+
+
+def _size(pixels: Tensor) -> str:
+    count, *shape = pixels.shape
+    return f"{count} images of {'x'.join(map(str, shape))}"
+
+
+def _percent(change: Tensor) -> str:
+    largest = change.max().item()
+    return f"{100 * largest:.2g} %" if largest <= 10 else f"{largest:.2g} times"
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, BadNetwork) and error.__cause__ is not None:
+        error = error.__cause__  # type: ignore[assignment]
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
