@@ -89,9 +89,12 @@ def prepare(module: nn.Module, device: torch.device, probe: Tensor | None = None
     def attempt(manner: Manner) -> Prepared | str:
         try:
             network = made(module, device, manner)
-            found = ask(network, probe.to(device), manner.layout)
+            with mode(module, training=False), _watched(module) as called:
+                found = ask(network, probe.to(device), manner.layout)
         except Exception as error:  # noqa: BLE001  a reason, whatever it is, to leave something out
             return f"it raises {_said(error)}"
+        if called:
+            return "it still runs the network that it was copied from"
         return difference(expected, found) or Prepared(network, manner)
 
     best = attempt(Manner())
@@ -255,6 +258,21 @@ def _uncompiled() -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+@contextmanager
+def _watched(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """The parts of a network that are called meanwhile, as through a function that it holds."""
+    called: list[nn.Module] = []
+    hooks = []
+    for child in module.modules():
+        with suppress(RuntimeError):  # of a part that takes no hooks
+            hooks.append(child.register_forward_pre_hook(lambda part, _: called.append(part)))
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -59,11 +59,20 @@ class Zoo:
         (folder / "net.py").write_text(NET, encoding="utf-8")
 
     def session(
-        self, network: str, weights: object = None, *, only: str = "attack=clean"
+        self,
+        network: str,
+        weights: object = None,
+        *,
+        only: str = "attack=clean",
+        more: str = "",
+        images: int = 40,
     ) -> Session:
-        """weights: a state dict, the bytes of a file, or None for a network that is trained."""
+        """weights: a state dict, the bytes of a file, or None for a network that is trained.
+
+        more: further lines of the model's YAML.
+        """
         how = "recipe: short" if weights is None else "checkpoint: {file: ../../weights}"
-        model = f"dataset: digits\nnetwork: {{{network}}}\n{how}\n"
+        model = f"dataset: digits\nnetwork: {{{network}}}\n{how}\n{more}"
         configs = write_configs(self.folder / "cfg", {"models/mixed.yaml": model})
         if isinstance(weights, bytes):
             (self.folder / "weights").write_bytes(weights)
@@ -74,11 +83,13 @@ class Zoo:
             store=self.folder / "store",
             configs=[configs],
             only=[only, "defense=none"],
-            overrides=Overrides(images=40),
+            overrides=Overrides(images=images),
         )
 
-    def run(self, session: Session) -> RunFinished:
-        forget()
+    def run(self, session: Session, *, fresh: bool = True) -> RunFinished:
+        """fresh: with nothing kept of what this process did before."""
+        if fresh:
+            forget()
         session.store.prepare()
         return session.run(
             Observers([Recorder()]), inline=True, address=None, workers=None, forced=set()
