@@ -207,9 +207,9 @@ def pruned_for_good(net: Net) -> nn.Module:
 
 @variant
 def tied_weights(net: Net) -> nn.Module:
-    net.extra = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-    net.extra.weight = net.conv3.weight
-    net.head = lambda x: Net.head(net, x + 0.1 * net.extra(x))  # type: ignore[method-assign]
+    net.again = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+    net.again.weight = net.conv3.weight
+    net.head = lambda x: Net.head(net, x + 0.1 * net.again(x))  # type: ignore[method-assign]
     return net
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,17 +71,26 @@ def import_command(file: Path, store: str, replace: bool) -> None:
 
 @click.command()
 @store_option
-@click.option("--set-aside", is_flag=True, help="Move damaged ones away; a run makes them again.")
+@click.option("--set-aside", is_flag=True, help="Move what is found away; a run makes it again.")
+@click.option(
+    "--suspect",
+    is_flag=True,
+    help="List scores that an older version may have taken from another network instead.",
+)
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, store: str, set_aside: bool, as_json: bool) -> None:
+def verify(ctx: click.Context, store: str, set_aside: bool, suspect: bool, as_json: bool) -> None:
     """Read every artifact of the store and compare it with its record.
 
-    The exit code is 1 where one is damaged.
+    The exit code is 1 where one is damaged, and with --suspect where a score is suspect: of a
+    model whose weights another network has too, scored by a version that could confuse the two.
 
     \b
     pipeline verify --set-aside
+    pipeline verify --suspect --set-aside
     """
+    if suspect:
+        ctx.exit(_suspects(store, set_aside=set_aside, as_json=as_json))
     from rich.console import Console
     from rich.progress import Progress
 
@@ -163,6 +173,43 @@ def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
         say(f"{len(items)} would go, {_size(total)}: --yes deletes them")
     else:
         say("nothing to delete")
+
+
+def _suspects(store: str, *, set_aside: bool, as_json: bool) -> int:
+    """Tell which artifacts are suspect; the exit code."""
+    from pipeline.store.store import Store
+    from pipeline.store.suspect import suspects
+
+    place = Store(store)
+    base = place.address.partition("?")[0]
+    found = suspects(place, set_aside=set_aside)
+    scores = [each for each in found if each.kind == "score"]
+    if as_json:
+        listed = [
+            {
+                "kind": each.kind,
+                "digest": each.digest,
+                "cells": list(each.cells),
+                "aside": f"{base}/{each.aside}" if each.aside else None,
+            }
+            for each in found
+        ]
+        print_json({"suspect": listed})
+        return 1 if found else 0
+    for each in scores:
+        names = ", ".join(each.cells) or "of no cell that the ledger knows"
+        click.echo(f"suspect: score {each.digest[:12]}: {names}")
+    others = Counter(each.kind for each in found if each.kind != "score")
+    if not found:
+        click.echo("no score is suspect")
+        return 0
+    moved = "; all were moved aside" if set_aside else ""
+    click.echo(f"suspect: {_counted({'score': len(scores), **others})}{moved}")
+    if set_aside:
+        click.echo("the same runs compute them again", err=True)
+    else:
+        click.echo("--suspect --set-aside moves them away, and a run makes them again", err=True)
+    return 1
 
 
 store_commands = (export_command, import_command, verify, gc)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tasks.networks.families.foreign import BadNetwork
 from tasks.classifier.prepared import relative
+from tasks.classifier.problems import BadNetwork
 from tasks.specs import Precision
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "tf32": 3e-2, "bfloat16": 3e-2}

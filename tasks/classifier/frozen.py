@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,19 @@ from torch import Tensor, nn
 from tasks.classifier.compiled import Compiled
 from tasks.classifier.precision import run, set_float32
 from tasks.classifier.prepared import prepare
-from tasks.data.seeding import Rows
 from tasks.specs import Precision
 
 
 class NotFrozen(RuntimeError):
     """A frozen classifier that was put in train mode, unlocked or changed."""
+
+
+class Identities(Protocol):
+    """Which images and draws the rows of a batch are: `tasks.data.seeding.Rows`."""
+
+    def batch_seed(self, purpose: str) -> int:
+        """One seed for the batch as a whole."""
+        ...
 
 
 class Frozen:
@@ -62,7 +70,7 @@ class Frozen:
         """Whether it runs compiled; what was asked for may not work on this machine."""
         return isinstance(self.network, Compiled) and self.network.works
 
-    def logits(self, pixels: Tensor, rows: Rows | None = None) -> Tensor:
+    def logits(self, pixels: Tensor, rows: Identities | None = None) -> Tensor:
         """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], differentiable in the pixels.
 
         rows: the identities of the images and draws, which decide what a randomised network

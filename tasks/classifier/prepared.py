@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.classifier.fold import fold_batch_norm
-from tasks.networks.families.foreign import BadNetwork
+from tasks.classifier.problems import BadNetwork
 
 LOGITS_TOLERANCE = 1e-3
 """Of an image's largest logit. Folding ResNet-56 moves none by more than 1e-6 of it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tasks.networks.families.foreign import BadNetwork, ForeignNetwork
+from tasks.classifier.problems import BadNetwork
+from tasks.networks.families.foreign import ForeignNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

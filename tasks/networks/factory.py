@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from tasks.networks.families.foreign import BadNetwork, ForeignNetwork
+from tasks.classifier.problems import BadNetwork
+from tasks.networks.families.foreign import ForeignNetwork
 
 if TYPE_CHECKING:
     from torch import nn

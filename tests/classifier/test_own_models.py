@@ -25,9 +25,9 @@ from pipeline.grid.workloads import workload
 from pipeline.problems import BadInput
 from tasks.classifier import exported
 from tasks.classifier.checkpoint import BadCheckpoint
+from tasks.classifier.problems import BadNetwork
 from tasks.networks.exported import Exported
 from tasks.networks.factory import Factory
-from tasks.networks.families.foreign import BadNetwork
 from tasks.networks.timm import Timm
 
 NET = """

@@ -13,9 +13,9 @@ from tiny import write_configs
 
 from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.commands.cli import main
+from tasks.classifier.problems import BadNetwork
 from tasks.contract import BrokenContract, check_attack, check_defense, check_network
 from tasks.networks.factory import Factory
-from tasks.networks.families.foreign import BadNetwork
 
 KINDS = {"defense": "defenses", "attack": "attacks", "model": "models"}
 HEADS = {

@@ -25,11 +25,11 @@ from pipeline.problems import BadInput, Unwritable
 from pipeline.store.store import Damaged, Gone, Store
 from tasks.attacks.base import Attack
 from tasks.classifier.checkpoint import BadCheckpoint
+from tasks.classifier.problems import BadNetwork
 from tasks.data.arrays import BadTensor
 from tasks.defenses.base import Defense
 from tasks.evaluation.defend import BadDefense
 from tasks.networks.base import Network
-from tasks.networks.families.foreign import BadNetwork
 from tasks.progress import Tell
 from tasks.registry import LibraryProblem
 from tasks.specs import Kind, Spec

@@ -24,6 +24,7 @@ from tasks.classifier.checkpoint import BadCheckpoint, load_weights, weights_fro
 from tasks.classifier.consistent import check_consistent
 from tasks.classifier.frozen import Frozen
 from tasks.classifier.prepared import REAL_IMAGES, probe_images
+from tasks.classifier.problems import BadNetwork
 from tasks.data.arrays import BadTensor, Crafted, Images, Outcomes, Splits, as_float
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Context, Defense
@@ -31,7 +32,7 @@ from tasks.evaluation.craft import check_crafted, check_examples
 from tasks.evaluation.specs import CraftSpec, SelectSpec
 from tasks.networks.base import Network
 from tasks.networks.exported import Exported
-from tasks.networks.families.foreign import BadNetwork, ForeignNetwork
+from tasks.networks.families.foreign import ForeignNetwork
 from tasks.progress import Tell
 from tasks.specs import Precision, Shard
 from tasks.training.recipe import CheckpointSpec, TrainSpec

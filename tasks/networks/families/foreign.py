@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from tasks.classifier.problems import BadNetwork
 from tasks.networks.base import Network
 from tasks.specs import Deviation, Mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-class BadNetwork(RuntimeError):
-    """A network that its own code does not build, or that is no classifier of these images."""
 
 
 class ForeignNetwork(Network):
