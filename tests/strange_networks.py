@@ -205,12 +205,15 @@ def pruned_for_good(net: Net) -> nn.Module:
     return net
 
 
-@variant
-def tied_weights(net: Net) -> nn.Module:
-    net.again = nn.Conv2d(16, 16, 3, padding=1, bias=False)
-    net.again.weight = net.conv3.weight
-    net.head = lambda x: Net.head(net, x + 0.1 * net.again(x))  # type: ignore[method-assign]
-    return net
+@subclass
+class TiedWeights(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.again.weight = self.conv3.weight
+
+    def head(self, x: Tensor) -> Tensor:
+        return super().head(x + 0.1 * self.again(x))
 
 
 @subclass
@@ -455,6 +458,21 @@ class Remembering(Net):
     def forward(self, x: Tensor) -> Any:
         self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(dim=0, keepdim=True)
         return super().forward(x - self.mean)
+
+
+def with_statistics(module: nn.Module) -> nn.Module:
+    """The network in eval mode, its norms with random scales and statistics."""
+    generator = torch.Generator().manual_seed(0)
+    for child in module.modules():
+        if not isinstance(child, nn.BatchNorm2d):
+            continue
+        for tensor in (child.weight.data, child.running_var):
+            if tensor is not None:
+                tensor.uniform_(0.5, 1.5, generator=generator)
+        for tensor in (child.bias.data, child.running_mean):
+            if tensor is not None:
+                tensor.normal_(0.0, 0.3, generator=generator)
+    return module.eval()
 
 
 def trained(pixels: Tensor, labels: Tensor, *, epochs: int = 5) -> dict[str, Tensor]:

@@ -123,16 +123,13 @@ def prepare(module: nn.Module, device: torch.device, probe: Tensor | None = None
 def training_manner(module: nn.Module, probe: Tensor) -> Manner:
     """How a network can be trained, and copied for an attack on it while it is.
 
-    module, probe: as of `prepare`. In eval mode the answers must stay the same; in train mode a
-    layout may draw other numbers, and must only work.
+    module, probe: as of `prepare`, which may change the module. In eval mode the answers must stay
+    the same; in train mode a layout may draw other numbers, and must only work.
     """
-    copied = module
-    with suppress(Exception):
-        copied = copied_network(module)
-    manner = prepare(copied, torch.device("cpu"), probe).manner
+    manner = prepare(module, torch.device("cpu"), probe).manner
     if not manner.copied or manner.layout is torch.contiguous_format:
         return manner
-    network = copied_network(copied).requires_grad_(True)
+    network = copied_network(module).requires_grad_(True)
     with mode(network, training=True):
         try:
             ask(network.to(memory_format=torch.channels_last), probe, torch.channels_last)
