@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.catalogue.sources import locate as sources
 from pipeline.execution.work import unfinished as partial_state
-from pipeline.execution.work.inputs import Desk, candidates_of, untrained
+from pipeline.execution.work.inputs import Desk, candidates_of, naming, untrained
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput
@@ -112,10 +112,11 @@ def _trainable(desk: Desk) -> Manner:
     """The manner to train a node's network in; BadNetwork where training would be in vain."""
     spec = desk.node.spec
     assert isinstance(spec, TrainSpec)
-    module = untrained(desk.node)
-    _fits(desk, module)
-    desk.freeze(desk.node, module, "float32")
-    manner = training_manner(module, desk.probe(desk.node))
+    _fits(desk, untrained(desk.node))
+    # each is handed a network of its own, which it may have to change
+    desk.freeze(desk.node, untrained(desk.node), "float32")
+    with naming(spec.network):
+        manner = training_manner(untrained(desk.node), desk.probe(desk.node))
     desk.say(spec.network, *manner.left_out)
     return manner
 
