@@ -52,6 +52,11 @@ def regular(path: Path) -> Path:
     return path
 
 
+def reason_of(error: BaseException) -> str:
+    """What the system said of an error, in lower case: `no space left on device`."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or the known names where none is near."""
     names = sorted(known)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.problems import BadInput, regular, shown
+from pipeline.problems import BadInput, reason_of, regular, shown
 
 Place = tuple[str | int, ...]
 
@@ -81,8 +81,7 @@ def read_yaml(path: Path) -> Document:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise BadInput(f"{shown(path)}:{line}: not valid YAML: {error.problem}") from None
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"{shown(path)}: cannot be read: {reason}") from None
+        raise BadInput(f"{shown(path)}: cannot be read: {reason_of(error)}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise BadInput(f"{shown(path)}: cannot be read as YAML: {reason}") from None

@@ -16,7 +16,7 @@ from pipeline.commands.session import Session, program_version
 from pipeline.grid.graph import Graph
 from pipeline.grid.kinds import NODE_KINDS
 from pipeline.plan.look import Look
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, reason_of
 from pipeline.store.bundle import Bundle, open_bundle, write_bundle
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.store import Damaged, Record, Store
@@ -95,7 +95,7 @@ def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
         try:
             _take_in(store, bundle, arrivals, replace=replace)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = reason_of(error)
             raise BadInput(f"store {store.address}: cannot be written to: {reason}") from None
         arrivals.outdated = _outdated(store, bundle.records)
         if arrivals.added:

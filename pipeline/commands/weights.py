@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from pipeline.commands.session import Session
 from pipeline.grid.graph import Node
-from pipeline.problems import BadInput, shown, suggestion
+from pipeline.problems import BadInput, reason_of, shown, suggestion
+from pipeline.store.files import replace_bytes
 from pipeline.store.store import Damaged
 from tasks.training.recipe import CheckpointSpec, TrainSpec
 
@@ -87,13 +87,7 @@ def _halved(name: str, weight: Tensor) -> Tensor:
 
 
 def _write(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data)
-        draft.replace(path)
+        replace_bytes(path, data)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"{shown(path)}: cannot be written: {reason}") from None
-    finally:
-        draft.unlink(missing_ok=True)
+        raise BadInput(f"{shown(path)}: cannot be written: {reason_of(error)}") from None

@@ -10,11 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.store.files import cache_folder, stamps
+from pipeline.store.files import cache_folder, replace_text, stamps
 
 PROGRAM = Path(__file__).parents[1]
 CODE = (PROGRAM, PROGRAM.parent / "tasks")
@@ -40,12 +39,9 @@ class KeptReport:
     def keep(self, terminal: str, text: str) -> None:
         """Remember that the folder holds the report, and what was printed."""
         content = {**self._state(), "shown": {**self._read(), terminal: text}}
-        draft = self._place.with_name(f".{uuid.uuid4().hex}")
         # where nothing can be kept, the next run writes it again
         with contextlib.suppress(OSError):
-            self._place.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(content), encoding="utf-8")
-            draft.replace(self._place)
+            replace_text(self._place, json.dumps(content))
 
     def _read(self) -> dict[str, object]:
         """What was printed, by the sort of terminal, if the report is still this one."""

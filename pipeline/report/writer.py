@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import io
 import re
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.grid.cells import Grid
-from pipeline.problems import NO_ROOM, BadInput, writing_to
+from pipeline.problems import NO_ROOM, BadInput, reason_of, writing_to
 from pipeline.report.formats.figures.drawings import (
     Drawing,
     cost_drawing,
@@ -46,6 +45,7 @@ from pipeline.report.views.gallery import Gallery, galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
 from pipeline.sanitize import markdown
+from pipeline.store.files import replace_bytes, replace_text, replacing
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -82,7 +82,7 @@ def write_report(
             )
             _write_text(text, folder / PAGE)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise BadInput(f"reports {folder}: cannot be written: {reason}") from None
     return folder / PAGE
 
@@ -135,7 +135,7 @@ def _galleries(grid: Grid, artifacts: Artifacts | None, path: Path) -> list[Gall
     if any(gallery.exhibits for gallery in found):
         buffer = io.BytesIO()
         exhibits_frame(found).write_parquet(buffer)
-        _replace(path, lambda draft: draft.write_bytes(buffer.getvalue()))
+        replace_bytes(path, buffer.getvalue())
     return found
 
 
@@ -159,29 +159,18 @@ def _write_frame(frame: DataFrame, path: Path) -> None:
     parquet = io.BytesIO()
     frame.write_parquet(parquet)
     _write_text(as_csv(frame), path.with_name(f"{path.name}.csv"))
-    _replace(
-        path.with_name(f"{path.name}.parquet"), lambda draft: draft.write_bytes(parquet.getvalue())
-    )
+    replace_bytes(path.with_name(f"{path.name}.parquet"), parquet.getvalue())
 
 
 def _write_figure(figure: Drawing, folder: Path, stem: str) -> str:
     """Write a figure's files; returns the text of the SVG one, empty where it has none."""
     for ending, draw in figure.files.items():
-        _replace(folder / f"{stem}.{ending}", draw)
+        with replacing(folder / f"{stem}.{ending}") as draft:
+            draw(draft)
     if figure.pictures:
         _write_frame(probabilities(figure.pictures), folder / f"{stem}-probabilities")
     return (folder / f"{stem}.svg").read_text(encoding="utf-8") if "svg" in figure.files else ""
 
 
 def _write_text(text: str, path: Path) -> None:
-    _replace(path, lambda draft: draft.write_text(text, encoding="utf-8"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the place, then move: a reader sees the old file or the new one, whole."""
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        write(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_text(path, text)

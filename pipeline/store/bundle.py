@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import re
 import shutil
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +22,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.problems import BadInput, regular, shown
+from pipeline.problems import BadInput, reason_of, regular, shown
+from pipeline.store.files import replacing
 from pipeline.store.records import Damaged, Record, as_json, content_of, data_file, parse_record
 
 MANIFEST = "manifest.json"
@@ -157,7 +157,7 @@ def open_bundle(path: Path, kinds: Collection[str]) -> Iterator[Bundle]:
     try:
         archive = zipfile.ZipFile(regular(path))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise BadInput(f"{shown(path)}: cannot be read: {reason}") from None
     except UNREADABLE as error:
         raise BadInput(f"{shown(path)}: no whole file of `pipeline export`: {error}") from None
@@ -192,10 +192,8 @@ def write_bundle(
         for record, whole in records
     ]
     manifest = Manifest(program=program, grid=grid, cells=dict(cells), artifacts=items)
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(draft, "x") as archive:
+        with replacing(path) as draft, zipfile.ZipFile(draft, "x") as archive:
             archive.writestr(_member(MANIFEST), manifest.model_dump_json(indent=1))
             for record, whole in records:
                 archive.writestr(_member(_record(record.kind, record.digest)), as_json(record))
@@ -206,12 +204,9 @@ def write_bundle(
                         archive.open(member, "w", force_zip64=True) as writer,
                     ):
                         shutil.copyfileobj(reader, writer)
-        draft.replace(path)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise BadInput(f"{shown(path)}: cannot be written: {reason}") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _member(name: str) -> zipfile.ZipInfo:

@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.problems import BadInput, regular, shown
@@ -74,28 +75,37 @@ def _remembered() -> dict[str, object]:
 
 
 def _remember(memory: dict[str, object]) -> None:
-    target = cache_folder() / MEMORY
-    scratch = target.with_suffix(f".{os.getpid()}")
+    # where nothing can be kept, the next call reads the file again
+    with contextlib.suppress(OSError):
+        replace_text(cache_folder() / MEMORY, json.dumps(memory))
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A draft to write, beside its target and on the same disk, which it then replaces.
+
+    So a reader sees the old file or the new one, whole; what is broken off leaves nothing. The
+    folder is made. OSError where the system refuses.
+    """
+    draft = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(memory), encoding="utf-8")
-        scratch.replace(target)
-    except OSError:
-        # nothing can be kept here: the next call reads the file again
+        yield draft
+        draft.replace(target)
+    finally:
         with contextlib.suppress(OSError):
-            scratch.unlink()
+            draft.unlink()
+
+
+def replace_bytes(target: Path, data: bytes) -> None:
+    """Write a whole file or none; OSError where that cannot be."""
+    with replacing(target) as draft:
+        draft.write_bytes(data)
 
 
 def replace_text(target: Path, text: str) -> None:
-    """Write a whole file or none; OSError where that cannot be."""
-    scratch = target.with_name(f"{target.name}.{os.getpid()}")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise
+    """The same of text."""
+    replace_bytes(target, text.encode())
 
 
 def stamps(files: Iterable[Path]) -> list[list[object]]:

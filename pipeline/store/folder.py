@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.problems import BadInput, writing_to
+from pipeline.problems import BadInput, reason_of, writing_to
 from pipeline.store.backend import Entry, draft_folder
+from pipeline.store.files import replace_bytes
 
 
 class Folder:
@@ -35,7 +36,7 @@ class Folder:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = reason_of(error)
             raise BadInput(f"store {self.root}: cannot be written to: {reason}") from None
 
     def check(self) -> None:
@@ -54,15 +55,8 @@ class Folder:
 
     def write(self, key: str, data: bytes) -> None:
         """See `Ground.write`."""
-        path = self.root / key
-        draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
         with self.writing():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                draft.write_bytes(data)
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
+            replace_bytes(self.root / key, data)
 
     def touch(self, key: str) -> None:
         """See `Ground.touch`."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.problems import BadInput, Unwritable
+from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.sanitize import clean
 from pipeline.store.backend import Ground
 from pipeline.store.reading import Spoilt, parsed
@@ -64,7 +64,7 @@ def marked(ground: Ground) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise BadInput(f"store {ground.address}: {MARKER} cannot be read: {reason}") from None
     try:
         marker = parsed(text, Marker)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
-from pipeline.problems import BadInput, Unwritable
+from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.sanitize import without_secrets
 from pipeline.store import layout
 from pipeline.store.backend import Ground
@@ -139,10 +139,8 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise BadInput(
-                f"store {self.address}: {META} of {kind} {digest[:12]} cannot be read: {reason}"
-            ) from None
+            what = f"store {self.address}: {META} of {kind} {digest[:12]}"
+            raise BadInput(f"{what} cannot be read: {reason_of(error)}") from None
 
     def known(self, kind: str, digest: str) -> Record | None:
         """The record of an artifact here or, as an import told it, of one in another store.
@@ -193,7 +191,7 @@ class Store:
             what = Damaged if standing and standing.content == record.content else Gone
             raise what(record.kind, record.digest, f"{entry['file']} is missing") from None
         except OSError as error:
-            said = (error.strerror or str(error)).lower()
+            said = reason_of(error)
             reason = f"{entry['file']} cannot be read: {said}"
             raise Damaged(record.kind, record.digest, reason) from None
         self._checked.add(mark)

@@ -28,7 +28,7 @@ from pipeline.report.formats.figures.pictures import draw_pictures
 from pipeline.report.formats.figures.sweeps import draw_sweep
 from pipeline.report.paper import Reference, references
 from pipeline.report.scores import Scores
-from pipeline.report.views.pictures import Artifacts, NoPicture, Picture, magnification, pictures
+from pipeline.report.views.pictures import Artifacts, NoPicture, Picture, pictures
 from pipeline.report.views.sweeps import Curve, Point, Sweep, sweep
 from pipeline.report.views.table import views
 from pipeline.report.writer import write_report
@@ -255,7 +255,7 @@ def test_a_perturbation_is_magnified_to_half_the_range_around_grey(
     tmp_path: Path, drawn: list[Figure]
 ):
     picture = make_picture()
-    assert magnification(picture) == 15
+    assert picture.perturbation.times == 15
     draw_pictures([picture], tmp_path / "picture.png", "png")
     shown = drawn[0].axes[2].images[0].get_array()
     assert shown.min() == pytest.approx(0.5 - 15 * 8 / 255, abs=1e-4)

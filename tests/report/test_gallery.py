@@ -16,6 +16,7 @@ from pipeline.execution.work.inputs import Desk
 from pipeline.grid.nodes import CellNodes
 from pipeline.report.formats.frames import exhibits_frame, exhibits_of
 from pipeline.report.scores import Scores
+from pipeline.report.views.exhibits import change_between
 from pipeline.report.views.gallery import Gallery, galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.writer import write_report
@@ -174,3 +175,15 @@ def test_a_cell_whose_examples_are_its_own_is_not_shown_beside_the_bare_one(
     moved = {**artifacts.scores, cell.name: other}
     (gallery,) = galleries(grid, Artifacts(artifacts.store, moved), {})
     assert gallery.cell.name == "mixed/pgd/guo"
+
+
+@pytest.mark.parametrize(
+    ("largest", "times"), [(8 / 255, 15.0), (0.25, 2.0), (0.45, 1.1), (0.0, 1.0)]
+)
+def test_one_rule_magnifies_what_an_attack_and_what_a_defense_added(
+    largest: float, times: float
+) -> None:
+    before = np.full((2, 2, 3), 0.5, dtype=np.float32)
+    change = change_between(before, before + np.float32(largest))
+    assert change.times == times
+    assert change.pixels.max() == pytest.approx(0.5 + times * largest, abs=1e-6)

@@ -17,7 +17,7 @@ from pipeline.catalogue.code.own import Parcel, unpack
 from pipeline.execution.events import Failure, Result, Stopped
 from pipeline.execution.settings import Settings
 from pipeline.grid.graph import Node
-from pipeline.problems import BadInput, Unwritable
+from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.store.store import Store
 from tasks.progress import Progress
 
@@ -110,7 +110,7 @@ def look(store: str, key: str, token: bytes) -> Machine:
     except (BadInput, Unwritable) as problem:
         blind = str(problem)
     except OSError as error:
-        blind = (error.strerror or str(error)).lower()
+        blind = reason_of(error)
     return Machine(_code(), _versions(), blind)
 
 

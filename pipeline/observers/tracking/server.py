@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, reason_of
 from pipeline.sanitize import page, without_secrets
 
 QUIET = {
@@ -126,7 +126,7 @@ def ui(uri: str, port: int) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
-            reason = (getattr(error, "strerror", None) or str(error)).lower()
+            reason = reason_of(error)
             raise BadInput(f"--port {port}: {reason}; choose another") from None
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     # at Ctrl-C its web server would print a traceback of its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,17 +43,26 @@ class Exhibit:
     @property
     def perturbation(self) -> Change:
         """What the attack added."""
-        return _change(self.clean, self.adversarial)
+        return change_between(self.clean, self.adversarial)
 
     @property
     def countered(self) -> Change:
         """What the defense added."""
-        return _change(self.adversarial, self.after)
+        return change_between(self.adversarial, self.after)
 
 
-def _change(before: Pixels, after: Pixels) -> Change:
-    change = after - before
-    largest = float(np.abs(change).max())
+def _magnification(largest: float) -> float:
+    """How many times a change is shown magnified, so that its largest pixel spans half the range.
+
+    largest: in the pixel range [0, 1]. A whole number from 2 on, else one with one decimal.
+    """
     times = SPAN / largest if largest > 0 else 1.0
-    times = float(np.floor(times)) if times >= 2 else round(times, 1)
+    # a change of 8/255 in float32 is a little more or less than that
+    return float(math.floor(times + 1e-6)) if times >= 2 else round(times, 1)
+
+
+def change_between(before: Pixels, after: Pixels) -> Change:
+    """What was added to an image, magnified."""
+    change = after - before
+    times = _magnification(float(np.abs(change).max()))
     return Change(np.clip(0.5 + times * change, 0, 1).astype(np.float32), times)

@@ -6,7 +6,6 @@ bare model gets right when clean and wrong under the attack.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
+from pipeline.report.views.exhibits import Change, change_between
 from pipeline.report.views.table import View
 from pipeline.store import arrow
 from pipeline.store.store import Damaged, Store
@@ -55,6 +55,11 @@ class Picture:
     def largest_change(self) -> float:
         """Of a pixel, in the range [0, 1]."""
         return float(np.abs(self.adversarial - self.clean).max())
+
+    @property
+    def perturbation(self) -> Change:
+        """What the attack added, magnified."""
+        return change_between(self.clean, self.adversarial)
 
 
 def pictures(view: View, grid: Grid, artifacts: Artifacts) -> list[Picture]:
@@ -169,9 +174,3 @@ def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]
         yield "clean", picture.clean_answer.tolist()
     for place, (label, answer) in enumerate(picture.answers.items()):
         yield label if place else "adversarial", answer.tolist()
-
-
-def magnification(picture: Picture) -> float:
-    """How many times a perturbation is shown magnified: its largest change spans half the range."""
-    largest = picture.largest_change
-    return math.floor(0.5 / largest + 1e-6) if largest > 0 else 1.0

@@ -127,13 +127,12 @@ def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) ->
         said = f"The figure is not drawn: {reason}."
         return Drawing(f"{said}\n", said=said)
     from pipeline.report.formats.figures.pictures import draw_pictures
-    from pipeline.report.views.pictures import magnification
 
     files = _files(lambda kind: partial(draw_pictures, found, kind=kind))
     lines = [_embedded("an image before and after the attack", stem), ""]
     for picture in found:
-        lines += [_rule(picture, magnification(picture)), "", *_probabilities(picture), ""]
-    rules = " ".join(_rule(picture, magnification(picture)) for picture in found)
+        lines += [_rule(picture, picture.perturbation.times), "", *_probabilities(picture), ""]
+    rules = " ".join(_rule(picture, picture.perturbation.times) for picture in found)
     return Drawing("\n".join(lines), "An image before and after the attack", rules, files, found)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.report.formats.figures.style import STYLE, FileKind, save
-from pipeline.report.views.pictures import Picture, magnification
+from pipeline.report.views.pictures import Picture
 
 
 def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> None:
@@ -34,8 +34,7 @@ def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> No
 
 
 def _images(picture: Picture) -> list[tuple[str, np.ndarray]]:
-    times = magnification(picture)
-    change = picture.adversarial - picture.clean
+    change = picture.perturbation
     attacked = next(iter(picture.answers.values()))
     before = [f"clean: class {picture.label}"]
     if picture.clean_answer is not None:
@@ -43,7 +42,7 @@ def _images(picture: Picture) -> list[tuple[str, np.ndarray]]:
     return [
         (before[0], picture.clean),
         (_seen(picture.attack, attacked), picture.adversarial),
-        (f"perturbation, {times:g} times\n(grey: no change)", np.clip(0.5 + times * change, 0, 1)),
+        (f"perturbation, {change.times:g} times\n(grey: no change)", change.pixels),
     ]
 
 
