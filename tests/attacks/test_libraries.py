@@ -19,8 +19,8 @@ from pipeline.execution.events import Observers, RunFinished
 from pipeline.grid.builder import Overrides
 from pipeline.grid.digests import digest
 from pipeline.problems import BadInput
+from tasks import registry
 from tasks.attacks.base import Victim
-from tasks.attacks.libraries import base as libraries
 from tasks.attacks.libraries.base import LibraryAttack
 from tasks.attacks.pgd import PGD
 from tasks.data.arrays import as_float
@@ -176,7 +176,7 @@ def test_a_library_that_is_absent_is_named_with_the_extra_that_brings_it(
         raise ModuleNotFoundError(f"No module named '{library}'", name=library)
 
     attack = made(tmp_path, YAML[library])
-    monkeypatch.setattr(libraries.importlib, "import_module", missing)
+    monkeypatch.setattr(registry.importlib, "import_module", missing)
     with pytest.raises(LibraryProblem) as caught:
         attack.perturb(victim_of(network), images[0][:1], images[1][:1], rows(1))
     assert str(caught.value) == (

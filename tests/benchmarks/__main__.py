@@ -23,7 +23,10 @@ from rich.table import Table
 
 from pipeline.execution.work.memory import keep_freed_memory
 
-MODULES = ("attacks", "defenses", "accuracy", "linear", "planning", "ray_overhead", "demo")
+MODULES = (
+    *("attacks", "defenses", "training", "accuracy"),
+    *("linear", "planning", "ray_overhead", "demo"),
+)
 PEAK = "peak"
 INDEX = """\
 # Benchmarks
