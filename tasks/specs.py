@@ -37,6 +37,9 @@ LARGEST_LINF = 255.0
 SHARD = 500
 """Images in a shard: a constant of the store's format."""
 
+ADAPTIVE_SHARD = 100
+"""Images in a shard of an adaptive attack, whose candidates follow one another in each shard."""
+
 
 @dataclass(frozen=True)
 class Problem:

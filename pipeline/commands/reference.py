@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 from pipeline.catalogue import devices, entries, paper
 from pipeline.execution import settings
 from tasks import registry
+from tasks.attacks.adaptive import Climbs
 from tasks.registry import Family
 from tasks.specs import Kind
 from tasks.training.recipe import InnerAttack, Recipe
@@ -94,7 +95,10 @@ def _sections() -> Iterator[tuple[str, str, list[tuple[str, type[BaseModel]]]]]:
     yield (
         "attacks/",
         f"`kind` is one of these, {own}, {installed}.",
-        [(f"`kind: {kind}`", cls) for kind, cls in _kinds("attacks")],
+        [
+            *((f"`kind: {kind}`", cls) for kind, cls in _kinds("attacks")),
+            ("one of an adaptive attack's `cheaper`", Climbs),
+        ],
     )
     yield (
         "defenses/",

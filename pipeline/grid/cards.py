@@ -2,7 +2,8 @@
 
 How large a card is depends on the adaptive cell that it belongs to and on nothing else of the
 grid, so that one more cell makes no card stale. It costs a quarter of that cell's own nodes at
-most, and so all cards together a quarter of the grid.
+most, and so all cards together a quarter of the grid. Of a cascade the candidates up to the end
+of its cheapest climbs count: how many images outlast those is not known before.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def _card(nodes: CellNodes, cell: Cell, size: CardSize) -> Node | None:
     )
     if size == "full":
         return nodes.card(cell, full)
-    most = SHARE * sum(workload(node, {}, _cost).amount for node in _own(nodes.score(cell), cell))
+    own = _sure(nodes.score(cell), cell)
+    most = SHARE * sum(workload(node, {}, _cost).amount for node in own)
     for changes in ({}, *SMALLER):
         images = min(full.images, int(str(changes.get("images", full.images))))
         steps = min(full.climb_steps, int(str(changes.get("climb_steps", full.climb_steps))))
@@ -99,6 +101,24 @@ def _cost(model: Node) -> int:
     spec = model.spec
     assert isinstance(spec, TrainSpec | CheckpointSpec)
     return 1 if isinstance(spec.network, Factory | Timm) else stated(model)
+
+
+def _sure(score: Node, cell: Cell) -> Iterator[Node]:
+    """Those of a cell's own nodes that are there for the first climbs of its cascade, or before."""
+    attack = cell.attack_spec
+    assert isinstance(attack, Adaptive)
+    last = attack.first_climbs(cell.defense_spec) - (0 if attack.transferred else 1)
+    return (node for node in _own(score, cell) if _selections_before(node) <= last)
+
+
+def _selections_before(node: Node) -> int:
+    count = 0
+    roles = dict(node.parents)
+    at = roles.get("standing") or roles.get("before")
+    while at is not None:
+        count += 1
+        at = dict(at.parents).get("before")
+    return count
 
 
 def _own(score: Node, cell: Cell) -> Iterator[Node]:

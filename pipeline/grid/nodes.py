@@ -1,8 +1,24 @@
 """From cells to nodes: dataset → train or checkpoint → craft → select → defend → score.
 
 An oblivious craft knows nothing of the defense, so all defenses of a model share its tensors.
-An adaptive attack is many crafts, on the bare and on the defended model, and what is selected of
-them; nothing of it depends on what else a grid holds.
+An adaptive attack is a cascade in each of its shards, and nothing of it depends on what else a
+grid holds:
+
+    craft (bare model) ... → select → craft → select → craft → select → defend
+
+A select node asks the defended model about the candidates that are its parents and keeps the
+best of those and of the selection `before` it. Its artifact says which images still stand. The
+craft node after it has it for its parent `standing` and is made for those images alone, so it
+may be of none. Which images these are is known only when the selection has run, yet the graph is
+static: a digest names the recipe (the candidate, and the cascade before it), as everywhere.
+
+- Resuming: each node is put when it is whole, and the next run goes on with the one after it.
+- Growing: a shard is a cascade of its own, of 100 images, so more images are more shards, and
+  those that are there stay.
+- A larger budget that begins with the candidates of a smaller one, as `standard` does with those
+  of `quick`, has these nodes' digests, and computes only what it adds.
+- Content: an artifact's record holds the content of its ancestors, so a selection that comes out
+  otherwise makes what followed from it absent.
 """
 
 from __future__ import annotations
@@ -18,15 +34,15 @@ from pipeline.grid.kinds import NodeKind
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import Attack
 from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
-from tasks.specs import SHARD, Shard, Spec
+from tasks.specs import ADAPTIVE_SHARD, SHARD, Shard, Spec
 from tasks.training.recipe import CheckpointSpec
 
 
 @cache
-def shards(images: int) -> tuple[Shard, ...]:
+def shards(images: int, size: int = SHARD) -> tuple[Shard, ...]:
     """The shards of the first `images` images, the last one as short as it must be."""
     return tuple(
-        Shard(start=start, stop=min(start + SHARD, images)) for start in range(0, images, SHARD)
+        Shard(start=start, stop=min(start + size, images)) for start in range(0, images, size)
     )
 
 
@@ -67,9 +83,10 @@ class CellNodes:
     def score(self, cell: Cell) -> Node:
         """The node that scores a cell over all its shards."""
         dataset, model = self._read(cell)
+        size = ADAPTIVE_SHARD if isinstance(cell.attack_spec, Adaptive) else SHARD
         parents = {
             f"shard{index}": self._defend(cell, shard, dataset, model)
-            for index, shard in enumerate(shards(cell.images))
+            for index, shard in enumerate(shards(cell.images, size))
         }
         return self._node("score", ScoreSpec(), (), **parents)
 
@@ -106,24 +123,25 @@ class CellNodes:
     def _selected(
         self, cell: Cell, attack: Adaptive, shard: Shard, dataset: Node, model: Node
     ) -> Node:
-        """The node that selects of an adaptive attack's candidates."""
-        bare = {
-            f"transferred{place}": self._transferred(cell, inner, shard, dataset, model)
-            for place, inner in enumerate(attack.transferred)
-        }
+        """The last node of the cascade of an adaptive attack's candidates."""
+        defense = cell.defense_spec
         made = {"dataset": dataset, "model": model, **_pool(cell, dataset)}
         select = SelectSpec(
-            against=cell.defense_spec,
+            against=defense,
             shard=shard,
             seed=cell.seed,
             draws=attack.select_draws,
+            predictions=attack.select_predictions,
+            margin=attack.margin_of(deterministic=cell.deterministic),
             precision=cell.precision,
         )
-        candidates: dict[str, Node] = {}
-        if bare:
-            candidates["transferred"] = self._node("select", select, (), **made, **bare)
-        start = {"start": candidates["transferred"]} if bare else {}
-        for attempt in attack.tries(cell.defense_spec):
+        bare = {
+            name: self._transferred(cell, inner, shard, dataset, model)
+            for name, inner in attack.transfers().items()
+        }
+        transferred = self._node("select", select, (), **made, **bare) if bare else None
+        last = transferred
+        for attempt in attack.tries(defense):
             stop = shard.stop if attempt.images is None else min(shard.stop, attempt.images)
             if stop <= shard.start:
                 continue
@@ -132,13 +150,18 @@ class CellNodes:
                 shard=Shard(start=shard.start, stop=stop),
                 seed=cell.seed,
                 precision=cell.precision,
-                against=cell.defense_spec,
+                against=defense,
                 draws=attempt.draws,
                 smoothing=attempt.smoothing,
             )
-            warm = start if attempt.warm else {}
-            candidates[attempt.name] = self._node("craft", spec, (), **made, **warm)
-        return self._node("select", select, (), **made, **candidates)
+            standing = {"standing": last} if last is not None else {}
+            warm = {"start": transferred} if attempt.warm and transferred is not None else {}
+            candidate = self._node("craft", spec, (), **made, **standing, **warm)
+            before = {"before": last} if last is not None else {}
+            named = {attempt.name: candidate}
+            last = self._node("select", select, (), **made, **before, **named)
+        assert last is not None
+        return last
 
 
 def _pool(cell: Cell, dataset: Node) -> dict[str, Node]:

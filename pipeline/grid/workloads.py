@@ -31,10 +31,14 @@ class Sort:
 class Workload:
     """Work of a sort; amount: multiplications in all where the kind uses the network, else
     images or nodes.
+
+    spared: how much of the amount may turn out not to be needed, since a candidate of a cascade
+    is made only for those images that still stand.
     """
 
     sort: Sort
     amount: float
+    spared: float = 0.0
 
 
 Costs = Callable[[Node], int]
@@ -47,16 +51,64 @@ def stated(model: Node) -> int:
 
 
 def workload(
-    node: Node, train_images: Mapping[DatasetSpec, int], costs: Costs = stated
+    node: Node,
+    train_images: Mapping[DatasetSpec, int],
+    costs: Costs = stated,
+    standing: Callable[[Node], int | None] = lambda _: None,
 ) -> Workload:
     """A node's work. train_images: how many images each data set has to train on.
 
-    It is 0 where it is not known: an attack or a network of a user's own need not say.
+    standing: how many images still stand at a select node, or None where that is not known yet.
+    The work is 0 where it is not known: an attack or a network of a user's own need not say.
     """
     try:
-        return Workload(sort(node), _amount(node, train_images, costs))
+        amount = _amount(node, train_images, costs)
     except NotImplementedError:
         return Workload(sort(node), 0.0)
+    asked = _asked(node, standing)
+    if asked is None:
+        return Workload(sort(node), amount)
+    least, most = asked
+    return Workload(sort(node), amount * most, spared=amount * (most - least))
+
+
+def _asked(node: Node, standing: Callable[[Node], int | None]) -> tuple[float, float] | None:
+    """The least and the greatest share of its images that a node of a cascade may be asked for.
+
+    None for any other node. The first selection asks about its first candidate in any case.
+    """
+    spec = node.spec
+    if not isinstance(spec, CraftSpec | SelectSpec):
+        return None
+    roles = dict(node.parents)
+    before = roles.get("standing") or roles.get("before")
+    if isinstance(spec, SelectSpec) and before is None:
+        return (1.0, 1.0) if spec.margin is None else (1 / _candidates(node), 1.0)
+    if before is None:
+        return None
+    assert isinstance(before.spec, SelectSpec)
+    if before.spec.margin is None:
+        return (1.0, 1.0)
+    images = spec.shard.stop - spec.shard.start
+    exact = standing(before)
+    if exact is not None:
+        # of a candidate of the first images alone, how many of those stand is not told
+        whole = images == before.spec.shard.stop - before.spec.shard.start
+        return (exact / images if whole else 0.0, min(1.0, exact / images))
+    return (0.0, _last_known(before, standing))
+
+
+def _last_known(select: Node, standing: Callable[[Node], int | None]) -> float:
+    """The share of a shard that stood at the last selection of which it is known."""
+    at: Node | None = select
+    while at is not None:
+        spec = at.spec
+        assert isinstance(spec, SelectSpec)
+        known = standing(at)
+        if known is not None:
+            return known / (spec.shard.stop - spec.shard.start)
+        at = dict(at.parents).get("before")
+    return 1.0
 
 
 def _amount(node: Node, train_images: Mapping[DatasetSpec, int], costs: Costs) -> float:
@@ -120,7 +172,7 @@ def _method(defense: Defense) -> str:
 
 
 def _candidates(node: Node) -> int:
-    return sum(role not in {"dataset", "model", "pool"} for role, _ in node.parents)
+    return sum(role not in {"dataset", "model", "pool", "before"} for role, _ in node.parents)
 
 
 def _answers(node: Node) -> int:

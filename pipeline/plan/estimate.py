@@ -26,8 +26,11 @@ FLOP = 2
 class Estimate:
     """Seconds of work by kind of node; what stands in `unknown` is not among them.
 
-    chain_s: of the longest chain of nodes, each of which waits for the one before it. basis:
-    where the seconds come from, in words. A worker is one device, or one core of a CPU.
+    They are the most that it can be: candidates of a cascade are made only for images that still
+    stand, and `spared` is how many seconds of a kind are not needed if none does. chain_s: of
+    the longest chain of nodes, each of which waits for the one before it; least_chain_s: the
+    same if none does. basis: where the seconds come from, in words. A worker is one device, or
+    one core of a CPU.
     """
 
     device: str
@@ -38,28 +41,48 @@ class Estimate:
     unknown: tuple[NodeKind, ...] = ()
     by_node: Mapping[str, float] = field(default_factory=dict)
     """Digest → seconds."""
+    spared: Mapping[NodeKind, float] = field(default_factory=dict)
+    least_chain_s: float = 0.0
 
     @property
     def work_s(self) -> float:
-        """Of all nodes, one after the other."""
+        """Of all nodes, one after the other; at most."""
         return sum(self.seconds.values())
+
+    @property
+    def least_work_s(self) -> float:
+        """As `work_s`, if no image outlasts the first candidate."""
+        return self.work_s - sum(self.spared.values())
 
     @property
     def wall_s(self) -> float:
         """With all the workers: neither the work, shared out, nor the chain can be shorter."""
         return max(self.chain_s, self.work_s / self.workers)
 
+    @property
+    def least_wall_s(self) -> float:
+        """As `wall_s`, if no image outlasts the first candidate."""
+        return max(self.least_chain_s, self.least_work_s / self.workers)
+
     def lines(self) -> Iterator[str]:
         """The estimate for a person to read; nothing where there is no work."""
         if not self.seconds and not self.unknown:
             return
-        kinds = ", ".join(f"{kind} {duration(taken)}" for kind, taken in self.seconds.items())
+        kinds = ", ".join(
+            f"{kind} {_range(taken - self.spared.get(kind, 0.0), taken)}"
+            for kind, taken in self.seconds.items()
+        )
         least = "at least " if any(KINDS[kind].uses_network for kind in self.unknown) else ""
-        work = f"{least}{duration(self.work_s)}" + (f" ({kinds})" if kinds else "")
+        work = f"{least}{_range(self.least_work_s, self.work_s)}" + (f" ({kinds})" if kinds else "")
         yield f"estimated work on {self.device}: {work}"
-        chain = duration(self.chain_s)
-        wall = f"{least}{duration(self.wall_s)}; the longest chain takes {chain}"
+        chain = _range(self.least_chain_s, self.chain_s)
+        wall = f"{least}{_range(self.least_wall_s, self.wall_s)}; the longest chain takes {chain}"
         yield f"estimated time with {counted(self.workers, 'worker')}: {wall}"
+        if any(self.spared.values()):
+            yield (
+                "a range since candidates are made only for images that still stand: "
+                "from none to all of them"
+            )
         for words in self.basis:
             yield f"basis: {words}"
 
@@ -70,6 +93,7 @@ class Estimate:
             "workers": self.workers,
             "node_hours": {kind: taken / 3600 for kind, taken in self.seconds.items()},
             "hours": self.wall_s / 3600,
+            "least_hours": self.least_wall_s / 3600,
             "longest_chain_hours": self.chain_s / 3600,
             "basis": list(self.basis),
             "unknown": list(self.unknown),
@@ -93,8 +117,13 @@ def estimate(
     `workload`. BadInput where neither the store nor `devices` knows a device that was asked for.
     """
     nodes = [node for node in graph if node.digest in todo]
-    costs = _costs(store)
-    works = {node.digest: workload(node, train_images, costs) for node in nodes}
+
+    def standing(select: Node) -> int | None:
+        record = store.known(select.kind, select.digest) if select.digest not in todo else None
+        return int(str(record.facts["standing"])) if record is not None else None
+
+    costs, left = _costs(store), cache(standing)
+    works = {node.digest: workload(node, train_images, costs, left) for node in nodes}
     name = device or cpu_name()
     sorts = {work.sort for work in works.values()}
     timings = recorded_timings(graph, sorts, store, name) if nodes else []
@@ -106,22 +135,30 @@ def estimate(
         )
     paces = _Paces(timings, stated, devices)
     seconds: dict[NodeKind, float] = {}
-    ends: dict[str, float] = {}
+    spared: dict[NodeKind, float] = {}
+    ends: dict[str, tuple[float, float]] = {}
     by_node: dict[str, float] = {}
     for node in nodes:
-        taken = paces.seconds(works[node.digest])
+        work = works[node.digest]
+        taken = paces.seconds(work)
+        not_needed = taken * work.spared / work.amount if work.amount else 0.0
         by_node[node.digest] = taken
         seconds[node.kind] = seconds.get(node.kind, 0.0) + taken
-        begin = max((ends.get(parent.digest, 0.0) for _, parent in node.parents), default=0.0)
-        ends[node.digest] = begin + taken
+        spared[node.kind] = spared.get(node.kind, 0.0) + not_needed
+        before = [ends.get(parent.digest, (0.0, 0.0)) for _, parent in node.parents]
+        least = max((end[0] for end in before), default=0.0)
+        most = max((end[1] for end in before), default=0.0)
+        ends[node.digest] = (least + taken - not_needed, most + taken)
     return Estimate(
         device=name,
         workers=workers,
         seconds={kind: seconds[kind] for kind in NODE_KINDS if seconds.get(kind)},
-        chain_s=max(ends.values(), default=0.0),
+        chain_s=max((most for _, most in ends.values()), default=0.0),
+        least_chain_s=max((least for least, _ in ends.values()), default=0.0),
         basis=tuple(paces.words(name)),
         unknown=tuple(kind for kind in NODE_KINDS if kind in paces.unknown),
         by_node=by_node,
+        spared={kind: taken for kind, taken in spared.items() if taken},
     )
 
 
@@ -206,6 +243,12 @@ class _Paces:
 def _alike(one: Sort, other: Sort) -> bool:
     same = (one.kind, one.network, one.precision) == (other.kind, other.network, other.precision)
     return same and (one.method == other.method or KINDS[one.kind].uses_network)
+
+
+def _range(least_s: float, most_s: float) -> str:
+    """Such as `20 min to 3 h`; one duration where both read the same."""
+    least, most = duration(least_s), duration(most_s)
+    return most if least == most else f"{least} to {most}"
 
 
 def _listed(kinds: Collection[NodeKind]) -> str:

@@ -22,6 +22,7 @@ from pipeline.report.formats.figures.drawings import (
 )
 from pipeline.report.formats.frames import (
     as_csv,
+    candidate_values,
     card_values,
     exhibits_frame,
     exhibits_of,
@@ -33,6 +34,7 @@ from pipeline.report.formats.frames import (
 from pipeline.report.formats.latex import table_latex
 from pipeline.report.formats.markdown import (
     beside_markdown,
+    candidates_markdown,
     cards_markdown,
     left_markdown,
     page,
@@ -115,9 +117,12 @@ def _write_files(
         ]
         if left:
             _write_frame(left_values(left), folder / f"{stem}-left")
+        tried = candidates_markdown(left, f"{stem}-candidates.csv")
+        if tried:
+            _write_frame(candidate_values(left), folder / f"{stem}-candidates")
         sections.append(Section(view, stem, plots, left))
         shown = [figure.markdown for figure in figures.values() if figure is not None]
-        said = [table_markdown(view), left_markdown(left), beside_markdown(view), *shown]
+        said = [table_markdown(view), left_markdown(left), tried, beside_markdown(view), *shown]
         parts.append((markdown("\n".join(filter(None, said))), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
     if scores.cards:

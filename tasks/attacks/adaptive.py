@@ -1,7 +1,13 @@
-"""The attack that knows the defense: what it tries, and what an image is given of that."""
+"""The attack that knows the defense: a cascade of candidates, from cheap to dear.
+
+An image that the defended model surely fails on is done: no later candidate is made for it. What
+a candidate makes of an image depends on that image alone, and on nothing that was tried before
+it, so a cascade leaves the same images standing as trying every candidate on every image does.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -12,7 +18,7 @@ from tasks.attacks.base import Attack, BoundedAttack
 from tasks.attacks.pgd import PGD
 from tasks.attacks.square import Square
 from tasks.defenses.base import Defense
-from tasks.specs import Count, Positive, Problem
+from tasks.specs import Count, NonNegative, Positive, Problem, Spec
 
 TRANSFERRED: tuple[Attack, ...] = (
     PGD(steps=50),
@@ -23,12 +29,17 @@ TRANSFERRED: tuple[Attack, ...] = (
 """Stage 0 of the protocol: attacks on the bare model, whose examples are tried on the defended."""
 
 
+ROUNDING = 1e-4
+"""The margin, in probability, beyond which a deterministic model repeats its answer."""
+
+
 @dataclass(frozen=True)
 class Try:
     """One candidate: an attack on the defended model.
 
     draws: at each step; warm: it begins at the best of what was transferred; images: of the
-    first so many, or of all; smoothing: see `tasks.defenses.base.Context`.
+    first so many, or of all; smoothing: see `tasks.defenses.base.Context`. The name says all
+    that sets candidates of one attack apart, so two budgets call the same candidate the same.
     """
 
     name: str
@@ -39,25 +50,52 @@ class Try:
     smoothing: float | None = None
 
 
-class Adaptive(BoundedAttack):
-    """An untargeted attack with a budget, made of candidates; see `tries`.
+Losses = Annotated[
+    tuple[Literal["cross-entropy", "margin", "dlr"], ...], Field(strict=False, min_length=1)
+]
 
-    transferred: attacks on the bare model, a list of its own, so that no other attack of a grid
-    changes it. On the defended model APGD climbs each of `losses` from the image, from the best
-    that was transferred and from `random_starts` points, with `draws` draws and so many `steps`;
-    where the defense has a sign, again with that smoothed. Square asks about the first
-    `square_images`. An image gets the candidate that fails most often on `select_draws` draws.
+
+class Climbs(Spec):
+    """Climbs of APGD on the defended model: a candidate for each loss and each start.
+
+    They begin at the image, at the best that was transferred and, as one candidate more, at
+    `random_starts` random points.
+    """
+
+    losses: Losses = ("margin",)
+    """What is climbed."""
+    random_starts: Annotated[int, Field(ge=0, le=10**6)] = 0
+    """Of one candidate more; 0 for none."""
+    steps: Count = 20
+    """Of each climb."""
+    draws: Count = 5
+    """Of the defense, at each step."""
+    smoothing: Positive | None = None
+    """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
+
+
+class Adaptive(BoundedAttack):
+    """An untargeted attack with a budget, made of candidates from cheap to dear; see `tries`.
+
+    First those of `transferred`. Then, on the defended model, APGD: the climbs of `cheaper` in
+    their order, then those of each of `losses` from the image, from the best that was
+    transferred and from `random_starts` points, with `draws` draws and so many `steps`; where
+    the defense has a sign, again with that smoothed. Last Square, about the first
+    `square_images`. An image that fails on all of the attacker's draws, `select_draws` single
+    ones and `select_predictions` whole predictions, and by `sure_margin` on each, is done: no
+    later candidate is made for it. Any other gets the candidate that fails most often.
 
     images: how many are attacked at most; redraws: how often the defended model is then asked.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     compound: ClassVar[bool] = True
     kind: Literal["adaptive"] = "adaptive"
     transferred: Annotated[tuple[SerializeAsAny[Attack], ...], Field(strict=False)] = TRANSFERRED
-    losses: Annotated[
-        tuple[Literal["cross-entropy", "margin", "dlr"], ...], Field(strict=False, min_length=1)
-    ] = ("margin",)
+    """Attacks on the bare model: a list of its own, so that no other attack of a grid counts."""
+    cheaper: Annotated[tuple[Climbs, ...], Field(strict=False)] = ()
+    """Climbs that are tried before, on all images: what falls to them needs none of the others."""
+    losses: Losses = ("margin",)
     """What APGD climbs, one candidate for each and each start."""
     random_starts: Annotated[int, Field(ge=0, le=10**6)] = 0
     """Of one candidate more; 0 for none."""
@@ -74,7 +112,12 @@ class Adaptive(BoundedAttack):
     square_images: Count = 100
     """How many images Square is tried on."""
     select_draws: Count = 20
-    """By which the candidate is chosen."""
+    """Single draws of the defense by which the candidate is chosen."""
+    select_predictions: Count = 1
+    """Whole predictions of the defense by which the candidate is chosen as well."""
+    sure_margin: NonNegative | None = 0.05
+    """How far the true class is below the highest, in probability, on each of these draws, for an
+    image to be done; none makes every candidate for every image."""
     images: Count | None = 200
     redraws: Count | None = 3
 
@@ -123,36 +166,67 @@ class Adaptive(BoundedAttack):
                 )
         return filled.model_copy(update={"transferred": transferred})
 
+    def margin_of(self, *, deterministic: bool) -> float | None:
+        """`sure_margin`, no more than rounding for a model that always answers the same."""
+        if self.sure_margin is None or not deterministic:
+            return self.sure_margin
+        return min(self.sure_margin, ROUNDING)
+
+    def transfers(self) -> dict[str, Attack]:
+        """The attacks on the bare model by their names as candidates."""
+        found: dict[str, Attack] = {}
+        for attack in self.transferred:
+            words = ["transferred", attack.kind]
+            if isinstance(attack, PGD | APGD) and attack.loss is not None:
+                words.append(attack.loss)
+            if isinstance(attack, PGD) and attack.confidence:
+                words.append(f"{attack.confidence:g}")
+            name = "-".join(words)
+            same = sum(other == name or other.startswith(f"{name}#") for other in found)
+            found[f"{name}#{same + 1}" if same else name] = attack
+        return found
+
     def tries(self, defense: Defense) -> tuple[Try, ...]:
-        """The candidates that are made on the defended model."""
-        smoothings = [None, self.smoothing] if self.smoothing and defense.smooths() else [None]
-        found = [
-            Try(
-                f"{loss}-{start}" + ("-smoothed" if smoothing else ""),
-                self._climb(loss, random_starts=self.random_starts if start == "random" else 0),
-                self.draws,
-                warm=start == "transferred",
-                smoothing=smoothing,
-            )
-            for loss in self.losses
-            for smoothing in smoothings
-            for start in self._starts()
-        ]
+        """The candidates that are made on the defended model, from cheap to dear, each once."""
+        found = {
+            attempt.name: attempt
+            for climbs in self._sets()
+            for attempt in self._climbs(climbs, defense)
+        }
         if self.square_queries is not None:
             square = Square(norm=self.norm, epsilon=self.epsilon, queries=self.square_queries)
-            found.append(Try("square", square, self.square_draws, images=self.square_images))
-        return tuple(found)
+            name = f"square-{self.square_queries}x{self.square_draws}"
+            found[name] = Try(name, square, self.square_draws, images=self.square_images)
+        return tuple(found.values())
 
-    def _starts(self) -> tuple[str, ...]:
-        warm = ("transferred",) if self.transferred else ()
-        return ("image", *warm, *(("random",) if self.random_starts else ()))
+    def first_climbs(self, defense: Defense) -> int:
+        """How many of `tries` are of the cheapest climbs."""
+        return sum(1 for _ in self._climbs(self._sets()[0], defense))
 
-    def _climb(self, loss: Literal["cross-entropy", "margin", "dlr"], random_starts: int) -> APGD:
-        return APGD(
-            norm=self.norm,
-            epsilon=self.epsilon,
-            loss=loss,
-            steps=self.steps,
-            restarts=max(1, random_starts),
-            random_start=random_starts > 0,
-        )
+    def _sets(self) -> tuple[Climbs, ...]:
+        own = {key: getattr(self, key) for key in Climbs.model_fields}
+        return (*self.cheaper, Climbs.model_validate(own))
+
+    def _climbs(self, climbs: Climbs, defense: Defense) -> Iterator[Try]:
+        smooths = climbs.smoothing is not None and defense.smooths()
+        warm = {"transferred": 0} if self.transferred else {}
+        random = {f"random{climbs.random_starts}": climbs.random_starts}
+        starts = {"image": 0, **warm, **(random if climbs.random_starts else {})}
+        for smoothing in [None, climbs.smoothing] if smooths else [None]:
+            for loss in climbs.losses:
+                for start, count in starts.items():
+                    name = f"{loss}-{start}-{climbs.steps}x{climbs.draws}"
+                    yield Try(
+                        name if smoothing is None else f"{name}-smoothed{smoothing:g}",
+                        APGD(
+                            norm=self.norm,
+                            epsilon=self.epsilon,
+                            loss=loss,
+                            steps=climbs.steps,
+                            restarts=max(1, count),
+                            random_start=count > 0,
+                        ),
+                        climbs.draws,
+                        warm=start == "transferred",
+                        smoothing=smoothing,
+                    )

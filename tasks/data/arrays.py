@@ -117,6 +117,9 @@ class Crafted:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __getitem__(self, index: slice | Tensor) -> Crafted:
+        return Crafted(self.pixels[index], self.labels[index], self.ids[index], self.targets[index])
+
 
 @dataclass(frozen=True)
 class Outcomes:

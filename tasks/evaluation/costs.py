@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from tasks.defenses.base import Defense
-from tasks.evaluation.draws import attacker_draws, draw_count, shares_a_draw, split_stages
+from tasks.evaluation.draws import (
+    attacker_draws,
+    draw_count,
+    shares_a_draw,
+    split_stages,
+    whole_predictions,
+)
 from tasks.evaluation.specs import CraftSpec, SelectSpec
 from tasks.specs import Passes
 
@@ -61,7 +67,9 @@ def craft_passes(spec: CraftSpec, classes: int) -> Passes:
 def select_passes(spec: SelectSpec, classes: int) -> Passes:
     """What it costs to ask a defended model about one candidate of an image."""
     draws = attacker_draws(spec.against, classes, spec.draws)
-    return single_passes(spec.against, classes, draws)
+    single = single_passes(spec.against, classes, draws)
+    whole = prediction_passes(spec.against, classes)
+    return single + whole * whole_predictions(spec.against, classes, spec.predictions)
 
 
 def single_passes(defense: Defense, classes: int, draws: int) -> Passes:

@@ -33,3 +33,10 @@ def attacker_draws(defense: Defense, classes: int, draws: int, *, randomised: bo
     randomised: the network behind the defense draws as well.
     """
     return 1 if defense.deterministic(classes) and not randomised else draws
+
+
+def whole_predictions(
+    defense: Defense, classes: int, predictions: int, *, randomised: bool = False
+) -> int:
+    """How many whole predictions are asked beside single draws: none where all are the same."""
+    return 0 if defense.deterministic(classes) and not randomised else predictions

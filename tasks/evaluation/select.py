@@ -1,4 +1,8 @@
-"""Choose, image by image, the candidate that a defended model fails on most often."""
+"""Choose, image by image, the candidate that a defended model fails on most often.
+
+Candidates come one after the other. An image that the model surely fails on under one of them is
+done: the later ones are neither asked about it here nor, in a cascade, made for it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from torch import Tensor
 from tasks.data.arrays import Crafted, Images, require
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context
-from tasks.evaluation.defend import single_draw_logits
-from tasks.evaluation.draws import attacker_draws
+from tasks.evaluation.defend import predict, single_draw_logits
+from tasks.evaluation.draws import attacker_draws, whole_predictions
 from tasks.evaluation.specs import SelectSpec
 from tasks.progress import Progress, Tell, silent
 
@@ -23,12 +27,37 @@ class Chosen:
 
     crafted: the examples; choice: int64 [N], a candidate's place; failures: float32
     [N, candidates], the share of the attacker's draws on which a candidate fooled the defended
-    model; NaN where a candidate has no example of an image.
+    model, NaN where it was not asked about an image; true: float32 [N], the mean probability of
+    the true class under what was chosen; standing: bool [N], whether the image is not done.
     """
 
     crafted: Crafted
     choice: Tensor
     failures: Tensor
+    true: Tensor
+    standing: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.crafted)
+        columns = (self.choice, self.failures, self.true, self.standing)
+        require(
+            all(len(column) == count for column in columns),
+            f"chosen: expected {count} rows, got {[len(column) for column in columns]}",
+        )
+
+    @property
+    def felled(self) -> Tensor:
+        """int64 [candidates]: how many images each has made done."""
+        return self.choice[~self.standing].bincount(minlength=self.failures.shape[1])
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """About some images, one row each. See `Chosen`; margin: the least on any draw."""
+
+    failed: Tensor
+    true: Tensor
+    margin: Tensor
 
 
 def select(
@@ -38,59 +67,115 @@ def select(
     spec: SelectSpec,
     *,
     batch_size: int,
+    before: Chosen | None = None,
     tell: Tell = silent,
 ) -> Chosen:
     """The candidate with the most failed draws, of equals that of the lowest true probability.
 
-    candidates: examples of the shard's images, or of the first of them; images: the shard's, in
-    order. All candidates are asked the same draws. Returns tensors on the CPU; BadTensor where a
-    candidate is of other images or no candidate has all of them.
+    candidates: examples of any of the shard's images, in the order in which they are asked about
+    those that still stand; images: the shard's, in order; before: what was chosen of the
+    candidates before these. All are asked the same draws, `spec.draws` single ones and, of a
+    defense that draws, `spec.predictions` whole predictions. Returns tensors on the CPU;
+    BadTensor where a candidate is of other images or no candidate has all of them.
     """
     require(len(candidates) > 0, "select: there are no candidates")
     for name, crafted in candidates.items():
-        same = torch.equal(crafted.ids, images.ids[: len(crafted)])
-        require(same, f"select: candidate {name} is not of the shard's first images")
-    count = max(map(len, candidates.values()))
-    require(count == len(images), "select: no candidate has all of the shard's images")
-    failures = torch.full((len(images), len(candidates)), torch.nan)
-    keys = torch.full((len(images), len(candidates)), -torch.inf, dtype=torch.float64)
+        known = torch.isin(crafted.ids, images.ids).all()
+        require(known, f"select: candidate {name} is not of the shard's images")
+    chosen = before or _nothing(images, next(iter(candidates.values())))
     total = float(sum(map(len, candidates.values())))
     done = 0
-    for place, (name, crafted) in enumerate(candidates.items()):
-        wrong, true = _asked(crafted, context, spec, batch_size)
+    for name, crafted in candidates.items():
+        chosen = _with(chosen, crafted, context, spec, batch_size)
         done += len(crafted)
         tell(Progress(done, total, f"candidate {name}"))
-        failures[: len(crafted), place] = wrong
-        # a failed draw weighs more than any probability
-        keys[: len(crafted), place] = wrong.double() * 2 * spec.draws - true.double()
-    choice = keys.argmax(dim=1)
-    padded = [
-        torch.cat((crafted.pixels, crafted.pixels.new_zeros(len(images) - len(crafted), *shape)))
-        for crafted in candidates.values()
-        for shape in [crafted.pixels.shape[1:]]
-    ]
-    pixels = torch.stack(padded)[choice, torch.arange(len(images))]
+    require((chosen.choice >= 0).all(), "select: no candidate has all of the shard's images")
+    return chosen
+
+
+def _nothing(images: Images, like: Crafted) -> Chosen:
+    """Before the first candidate."""
+    count = len(images)
     none = torch.full_like(images.labels, -1)
-    return Chosen(Crafted(pixels, images.labels, images.ids, none), choice, failures)
+    pixels = like.pixels.new_zeros(count, *like.pixels.shape[1:])
+    return Chosen(
+        crafted=Crafted(pixels, images.labels, images.ids, none),
+        choice=none,
+        failures=torch.empty(count, 0),
+        true=torch.ones(count),
+        standing=torch.ones(count, dtype=torch.bool),
+    )
+
+
+def _with(
+    chosen: Chosen, crafted: Crafted, context: Context, spec: SelectSpec, batch_size: int
+) -> Chosen:
+    """With one candidate more, which is asked about those of its images that still stand."""
+    place = chosen.failures.shape[1]
+    rows = torch.searchsorted(chosen.crafted.ids, crafted.ids)
+    asked = chosen.standing[rows]
+    rows = rows[asked]
+    ids, labels, pixels = crafted.ids[asked], crafted.labels[asked], crafted.pixels[asked]
+    found = _asked(pixels, labels, ids, context, spec, batch_size)
+
+    column = torch.full((len(chosen.crafted), 1), torch.nan)
+    column[rows, 0] = found.failed
+    failures = torch.cat((chosen.failures, column), dim=1)
+    sure = torch.zeros_like(rows, dtype=torch.bool)
+    if spec.margin is not None:
+        sure = (found.failed == 1) & (found.margin >= spec.margin)
+    first = chosen.choice[rows] < 0
+    before = failures[rows].gather(1, chosen.choice[rows].clamp_min(0)[:, None])[:, 0]
+    more = found.failed > before
+    lower = (found.failed == before) & (found.true < chosen.true[rows])
+    better = rows[first | more | lower | sure]
+    taken = (first | more | lower | sure).nonzero()[:, 0]
+
+    choice, true, standing = chosen.choice.clone(), chosen.true.clone(), chosen.standing.clone()
+    kept = chosen.crafted.pixels.clone()
+    choice[better] = place
+    true[better] = found.true[taken]
+    kept[better] = pixels[taken]
+    standing[rows[sure]] = False
+    examples = Crafted(kept, chosen.crafted.labels, chosen.crafted.ids, chosen.crafted.targets)
+    return Chosen(examples, choice, failures, true, standing)
 
 
 def _asked(
-    crafted: Crafted, context: Context, spec: SelectSpec, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Of each example the share of wrong draws, and the mean probability of the true class."""
+    pixels: Tensor, labels: Tensor, ids: Tensor, context: Context, spec: SelectSpec, batch_size: int
+) -> _Answers:
+    """What the defended model answers about some examples, one row each."""
     frozen = context.classifier
     draws = attacker_draws(spec.against, frozen.classes, spec.draws, randomised=frozen.randomised)
+    whole = whole_predictions(
+        spec.against, frozen.classes, spec.predictions, randomised=frozen.randomised
+    )
     size = max(1, batch_size // draws)
-    wrong, true = [], []
-    for first in range(0, len(crafted), size):
+    failed, true, margin = [torch.empty(0)], [torch.empty(0)], [torch.empty(0)]
+    for first in range(0, len(ids), size):
         part = slice(first, first + size)
-        ids = crafted.ids[part].to(frozen.device)
-        labels = crafted.labels[part].to(frozen.device)[:, None]
-        rows = Rows(spec.seed, ids, torch.zeros_like(ids)).within("select")
+        own = ids[part].to(frozen.device)
+        shown = pixels[part].to(frozen.device)
+        rows = Rows(spec.seed, own, torch.zeros_like(own))
         with torch.no_grad():
-            pixels = crafted.pixels[part].to(frozen.device)
-            logits = single_draw_logits(spec.against, context, pixels, rows, draws=draws)
-        wrong.append((logits.argmax(dim=2) != labels).float().mean(dim=1).cpu())
-        chance = logits.softmax(dim=2).gather(2, labels[:, :, None].expand(-1, draws, 1))
-        true.append(chance[:, :, 0].mean(dim=1).cpu())
-    return torch.cat(wrong), torch.cat(true)
+            single = single_draw_logits(
+                spec.against, context, shown, rows.within("select"), draws=draws
+            ).softmax(dim=2)
+            predicted = [
+                predict(
+                    spec.against,
+                    context,
+                    shown,
+                    Rows(spec.seed, own, torch.full_like(own, number)).within("select-whole"),
+                    batch_size,
+                )
+                for number in range(whole)
+            ]
+        answers = torch.cat((single, *(each[:, None] for each in predicted)), dim=1)
+        target = labels[part].to(frozen.device)[:, None]
+        chance = answers.gather(2, target[:, :, None].expand(-1, answers.shape[1], 1))[:, :, 0]
+        wrong = answers.argmax(dim=2) != target
+        failed.append(wrong.float().mean(dim=1).cpu())
+        true.append(chance.mean(dim=1).cpu())
+        margin.append((answers.amax(dim=2) - chance).amin(dim=1).cpu())
+    return _Answers(torch.cat(failed), torch.cat(true), torch.cat(margin))

@@ -8,7 +8,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
-from tasks.specs import Count, Norm, Positive, Precision, Shard, Spec
+from tasks.specs import Count, NonNegative, Norm, Positive, Precision, Shard, Spec
 
 
 class CraftSpec(Spec):
@@ -17,7 +17,8 @@ class CraftSpec(Spec):
     seed: of the attack's random starts, targets and draws; precision: of the classifier's
     arithmetic. against: the defense that the attack knows; None for an oblivious one, made on
     the bare model. Of such a model it asks for `draws` draws at each step; smoothing: see
-    `tasks.defenses.base.Context`.
+    `tasks.defenses.base.Context`. A candidate of a cascade has the selection before it for its
+    parent `standing`, and is of those images of the shard that still stand there.
     """
 
     version: ClassVar[int] = 1
@@ -42,14 +43,19 @@ class SelectSpec(Spec):
     """Of each image of a shard the candidate that fails most often on the attacker's draws.
 
     against: the defense that decides; draws: how many single draws, of everything that is drawn,
-    a candidate is asked; seed: of those draws. Its parents are the candidates.
+    a candidate is asked; predictions: how many whole predictions, which count as a draw each,
+    of a defense that draws; seed: of both. margin: how far, in probability, the true class is
+    below the highest on each of them where an image is done; None where none ever is. Its
+    parents are candidates and, as `before`, the selection that these are added to.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     against: SerializeAsAny[Defense]
     shard: Shard
     seed: int
     draws: Count = 20
+    predictions: Annotated[int, Field(ge=0, le=10**6)] = 1
+    margin: NonNegative | None = None
     precision: Precision = "float32"
 
 

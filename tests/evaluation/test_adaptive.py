@@ -286,13 +286,13 @@ def test_a_budget_tries_every_loss_from_every_start_and_smooths_where_there_is_a
     plain = [attempt.name for attempt in attack.tries(Guo())]
     both = [attempt.name for attempt in attack.tries(Chain(parts=(Counter(), Guo())))]
     assert plain == [
-        "cross-entropy-image",
-        "cross-entropy-transferred",
-        "cross-entropy-random",
-        "margin-image",
-        "margin-transferred",
-        "margin-random",
-        "square",
+        "cross-entropy-image-20x5",
+        "cross-entropy-transferred-20x5",
+        "cross-entropy-random2-20x5",
+        "margin-image-20x5",
+        "margin-transferred-20x5",
+        "margin-random2-20x5",
+        "square-50x20",
     ]
     assert len(both) == 13
     assert all(inner.epsilon == 20 for inner in attack.transferred)

@@ -115,11 +115,11 @@ def test_the_shipped_grid_has_the_nodes_that_its_cells_share(grid: Grid) -> None
         "dataset": 1,
         "train": 2,
         # two models, four attacks that craft, two shards of 600 images; four that are
-        # transferred, of one shard of 200; and from two starts on each defended model
-        "craft": 2 * 4 * 2 + 2 * 4 + 2 * adaptive,
-        # of what is transferred, and of all
-        "select": 2 * adaptive,
-        "defend": (cells - adaptive) * 2 + adaptive,
+        # transferred, two shards of 200; and from two starts on each defended model
+        "craft": 2 * 4 * 2 + 2 * 4 * 2 + 2 * adaptive * 2,
+        # of what is transferred, and after each candidate
+        "select": 3 * adaptive * 2,
+        "defend": (cells - adaptive) * 2 + adaptive * 2,
         "score": cells,
     }
 

@@ -131,3 +131,22 @@ def test_a_table_without_an_adaptive_attack_has_no_summary():
     scores = scores_of(grid)
     assert what_is_left(views(grid, scores)[0], grid, scores) == []
     assert left_markdown([]) == ""
+
+
+def test_a_report_tells_how_many_images_each_candidate_was_asked_for(tmp_path: Path) -> None:
+    grid = grid_of()
+    known = scores_of(grid)
+    told = [
+        {"candidate": "transferred-pgd", "images": 4, "felled": 1, "chosen": 1},
+        {"candidate": "margin-image-20x5", "images": 3, "felled": 2, "chosen": 3},
+    ]
+    of_counter = f"{MODEL}/adaptive-quick/counter"
+    facts = {**known.facts, of_counter: {**known.facts[of_counter], "candidates": told}}
+    write_report(grid, dataclasses.replace(known, facts=facts), tmp_path)
+    text = (tmp_path / "demo" / "README.md").read_text(encoding="utf-8")
+    assert f"What the candidates were asked for: adaptive-quick on {MODEL}" in text
+    lines = [line for line in text.splitlines() if "margin-image" in line]
+    assert [line.replace(" ", "") for line in lines] == ["|margin-image-20x5|3(2)|"]
+    written = pl.read_csv(next((tmp_path / "demo").glob("*-candidates.csv")))
+    assert written["candidate"].to_list() == ["transferred-pgd", "margin-image-20x5"]
+    assert written["images"].to_list() == [4, 3]

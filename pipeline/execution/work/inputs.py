@@ -29,6 +29,7 @@ from tasks.data.arrays import BadTensor, Crafted, Images, Outcomes, Splits, as_f
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Context, Defense
 from tasks.evaluation.craft import check_crafted, check_examples
+from tasks.evaluation.select import Chosen
 from tasks.evaluation.specs import CraftSpec, SelectSpec
 from tasks.networks.base import Network
 from tasks.networks.exported import Exported
@@ -99,7 +100,7 @@ class Desk:
     def examples(self, node: Node, shard: Shard) -> Crafted:
         """The examples of a shard: crafted or selected ones, or the data set's own.
 
-        A craft that was of fewer images gives those.
+        A craft that was of fewer images, as a candidate of a cascade is, gives those.
         """
         spec = node.spec
         if isinstance(spec, DatasetSpec):
@@ -108,8 +109,7 @@ class Desk:
             return Crafted(as_float(images.pixels), images.labels, images.ids, none)
         assert isinstance(spec, CraftSpec | SelectSpec)
         columns = self._columns(node, "examples.arrow")
-        test = self.splits(node.parent("dataset")).test
-        images = test[spec.shard.start : spec.shard.stop]
+        images = self.images_of(node)
         try:
             crafted = Crafted(**columns)
             if isinstance(spec, CraftSpec):
@@ -119,6 +119,40 @@ class Desk:
         except (BadTensor, TypeError) as error:
             raise Damaged(node.kind, node.digest, str(error)) from None
         return crafted
+
+    def images_of(self, node: Node) -> Images:
+        """The images that a craft or select node is of: its shard's, or those that still stand."""
+        spec = node.spec
+        assert isinstance(spec, CraftSpec | SelectSpec)
+        images = self.splits(node.parent("dataset")).test[spec.shard.start : spec.shard.stop]
+        roles = dict(node.parents)
+        if "standing" not in roles:
+            return images
+        before = roles["standing"].spec
+        assert isinstance(before, SelectSpec)
+        # the shard of a candidate of fewer images begins where the selection's does
+        standing = self._choice(roles["standing"])["standing"] != 0
+        return images[standing[: len(images)]]
+
+    def chosen(self, node: Node) -> Chosen:
+        """What a select node chose, to go on from."""
+        spec = node.spec
+        assert isinstance(spec, SelectSpec)
+        columns = self._choice(node)
+        columns["standing"] = columns["standing"] != 0
+        try:
+            return Chosen(self.examples(node, spec.shard), **columns)
+        except (BadTensor, TypeError) as error:
+            raise Damaged(node.kind, node.digest, str(error)) from None
+
+    def _choice(self, node: Node) -> dict[str, Tensor]:
+        columns = self._columns(node, "choice.arrow")
+        spec = node.spec
+        assert isinstance(spec, SelectSpec)
+        found = columns.get("standing")
+        if found is None or len(found) != spec.shard.stop - spec.shard.start:
+            raise Damaged(node.kind, node.digest, "does not say which images still stand")
+        return columns
 
     def context(self, precision: Precision) -> Context:
         """What a defense may ask: the node's model and, where it has one, its pool, on the device.
@@ -245,8 +279,8 @@ def title_of(network: Network) -> str:
 
 
 def candidates_of(node: Node) -> dict[str, Node]:
-    """What a select node selects of, by name."""
-    others = {"dataset", "model", "pool"}
+    """What a select node selects of, by name, beside what was chosen before."""
+    others = {"dataset", "model", "pool", "before"}
     return {role: parent for role, parent in node.parents if role not in others}
 
 
@@ -254,7 +288,8 @@ def _ball(node: Node) -> Ball:
     """The largest ball of the attacks that a node's examples are made by."""
     if isinstance(node.spec, CraftSpec):
         return node.spec.attack.ball()
-    return max(map(_ball, candidates_of(node).values()), key=lambda ball: ball.radius)
+    before = [parent for role, parent in node.parents if role == "before"]
+    return max(map(_ball, [*before, *candidates_of(node).values()]), key=lambda ball: ball.radius)
 
 
 def untrained(model: Node) -> nn.Module:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 
 import safetensors.torch
@@ -22,6 +23,7 @@ from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput
 from pipeline.sanitize import scrubbed, without_secrets
 from pipeline.store import arrow
+from pipeline.store.candidates import Candidate, added_up, candidates_in, facts_of
 from pipeline.store.store import Writer
 from tasks.classifier import exported
 from tasks.classifier.checkpoint import load_weights, weights_from_bytes
@@ -184,50 +186,75 @@ def _download(url: str, path: Path, sha256: str) -> None:
 def _craft(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, CraftSpec)
-    test = desk.splits(desk.node.parent("dataset")).test
-    images = test[spec.shard.start : spec.shard.stop]
-    context = desk.context(spec.precision)
+    images = desk.images_of(desk.node)
     roles = dict(desk.node.parents)
+    start = None
+    if "start" in roles:
+        start = desk.examples(roles["start"], spec.shard)
+        start = start[torch.isin(start.ids, images.ids)]
     crafted = craft(
         images,
-        context,
+        desk.context(spec.precision),
         spec,
         batch_size=desk.settings.batch_size,
-        start=desk.examples(roles["start"], spec.shard) if "start" in roles else None,
+        start=start,
         tell=desk.tell,
     )
     check_crafted(crafted, images, spec)
-    change = (crafted.pixels - as_float(images.pixels)).abs().amax().item()
+    change = (crafted.pixels - as_float(images.pixels)).abs()
+    largest = 255 * change.max().item() if len(crafted) else 0.0
     return Made(
         {"examples.arrow": _tensors(desk, vars(crafted))},
-        {"images": len(crafted), "largest_change": 255 * change},
+        {"images": len(crafted), "largest_change": largest},
     )
 
 
 def _select(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, SelectSpec)
-    test = desk.splits(desk.node.parent("dataset")).test
-    images = test[spec.shard.start : spec.shard.stop]
-    candidates = {
-        role: desk.examples(node, spec.shard) for role, node in candidates_of(desk.node).items()
-    }
-    context = desk.context(spec.precision)
-    size = desk.settings.batch_size
-    chosen = select(candidates, images, context, spec, batch_size=size, tell=desk.tell)
-    facts = {
-        name: {
-            "images": len(crafted),
-            "chosen": int((chosen.choice == place).sum()),
-            "failed_draws_percent": 100 * chosen.failures[: len(crafted), place].mean().item(),
-        }
-        for place, (name, crafted) in enumerate(candidates.items())
+    roles = dict(desk.node.parents)
+    nodes = candidates_of(desk.node)
+    before = roles.get("before")
+    chosen = select(
+        {name: desk.examples(node, spec.shard) for name, node in nodes.items()},
+        desk.images_of(desk.node),
+        desk.context(spec.precision),
+        spec,
+        batch_size=desk.settings.batch_size,
+        before=desk.chosen(before) if before is not None else None,
+        tell=desk.tell,
+    )
+    tried = candidates_in(desk.record(before).facts) if before is not None else []
+    for name, node in nodes.items():
+        how: Mapping[str, Any] = desk.record(node).how
+        passes = {key: how[key] for key in ("forwards", "backwards")}
+        tried.append(Candidate(candidate=name, **passes))
+    asked = ~chosen.failures.isnan()
+    told = [
+        each.model_copy(
+            update={
+                "images": int(asked[:, place].sum()),
+                "felled": int(chosen.felled[place]),
+                "chosen": int((chosen.choice == place).sum()),
+                "failed_draws_percent": 100 * chosen.failures[asked[:, place], place].mean().item()
+                if asked[:, place].any()
+                else 0.0,
+            }
+        )
+        for place, each in enumerate(tried)
+    ]
+    columns = {
+        "choice": chosen.choice,
+        "failures": chosen.failures,
+        "true": chosen.true,
+        "standing": chosen.standing.to(torch.uint8),
     }
     files: dict[str, Writer] = {
         "examples.arrow": _tensors(desk, vars(chosen.crafted)),
-        "choice.arrow": _tensors(desk, {"choice": chosen.choice, "failures": chosen.failures}),
+        "choice.arrow": _tensors(desk, columns),
     }
-    return Made(files, {"images": len(images), "candidates": facts})
+    facts = {"images": len(chosen.crafted), "standing": int(chosen.standing.sum())}
+    return Made(files, facts | {"candidates": facts_of(told)})
 
 
 def _defend(desk: Desk) -> Made:
@@ -278,7 +305,15 @@ def _score(desk: Desk) -> Made:
         "per_image.arrow": _tensors(desk, columns),
         "score.json": partial(_write_json, facts),
     }
-    return Made(files, facts | cost)
+    return Made(files, facts | cost | _candidates(desk, parents))
+
+
+def _candidates(desk: Desk, shards: Sequence[Node]) -> dict[str, object]:
+    """What the candidates of an adaptive cell were asked for, over all its shards."""
+    examples = [shard.parent("examples") for shard in shards]
+    selected = [desk.record(node) for node in examples if isinstance(node.spec, SelectSpec)]
+    found = added_up(candidates_in(record.facts) for record in selected)
+    return {"candidates": facts_of(found)} if found else {}
 
 
 PERFORM: dict[NodeKind, Callable[[Desk], Made]] = {

@@ -167,6 +167,23 @@ def _left_row(left: Left) -> dict[str, object]:
     }
 
 
+def candidate_values(rows: Sequence[Left]) -> pl.DataFrame:
+    """One row for each candidate that an adaptive attack on a defended model is made of."""
+    return pl.DataFrame(
+        [
+            {
+                "model": row.model,
+                "defense": row.defense,
+                "adaptive_attack": row.adaptive_attack,
+                **candidate.model_dump(),
+            }
+            for row in rows
+            for candidate in row.candidates
+        ],
+        infer_schema_length=None,
+    )
+
+
 def card_values(cards: Mapping[str, Card]) -> pl.DataFrame:
     """One row for each finding about a model, and for each about a cell's stored answers."""
     models = {(card.of, card.attack): card.model for card in cards.values()}

@@ -127,6 +127,23 @@ def _bold(entry: Entry) -> str:
     return " ".join(words)
 
 
+def candidates_markdown(rows: Sequence[Left], file: str) -> str:
+    """What the candidates of adaptive attacks were asked for; empty where that is not known.
+
+    file: where the same is told with all its numbers.
+    """
+    lines: list[str] = []
+    known = [row for row in rows if row.candidates]
+    for attack, model in dict.fromkeys((row.adaptive_attack, row.model) for row in known):
+        own = [row for row in known if (row.adaptive_attack, row.model) == (attack, model)]
+        lines += [f"### {adaptive_words.CANDIDATES}: {attack} on {model}", ""]
+        defenses = [row.defense for row in own]
+        lines += [*markdown_table(["candidate"], defenses, adaptive_words.candidate_rows(own)), ""]
+    if lines:
+        lines += [adaptive_words.CANDIDATES_LEGEND.format(f"[{file}]({file})"), ""]
+    return "\n".join(lines)
+
+
 def left_markdown(rows: Sequence[Left]) -> str:
     """The summary, a table for each adaptive attack; empty without any."""
     lines: list[str] = []

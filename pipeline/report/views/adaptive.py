@@ -17,6 +17,7 @@ from pipeline.grid.cells import Cell, Grid
 from pipeline.report.answers import Answers, NotTested
 from pipeline.report.scores import Scores, number
 from pipeline.report.views.table import View
+from pipeline.store.candidates import Candidate, candidates_in
 from tasks.evaluation.statistics import wilson_interval
 
 Shares = NDArray[np.float64]
@@ -50,7 +51,8 @@ class Left:
 
     clean: without an attack; bare: the undefended model under the attack that is `replayed`;
     oblivious: the defended one under it, the strongest of the replayed attacks; worst: every
-    image under whichever attack of the table breaks it most.
+    image under whichever attack of the table breaks it most; candidates: what the adaptive attack
+    tried, from cheap to dear, of the first seed.
     """
 
     model: str
@@ -64,6 +66,7 @@ class Left:
     oblivious: Rate | None = None
     bare: Rate | None = None
     cost: Cost | None = None
+    candidates: Sequence[Candidate] = ()
 
 
 def what_is_left(view: View, grid: Grid, scores: Scores) -> list[Left]:
@@ -108,7 +111,12 @@ class _Reader:
             oblivious=_rate(shares[replayed]) if replayed else None,
             bare=_rate(bare) if bare else None,
             cost=self._cost(model, defense, attack),
+            candidates=self._candidates(model, defense, attack),
         )
+
+    def _candidates(self, model: str, defense: str, attack: str) -> list[Candidate]:
+        first = self.cells[model, defense, attack][0]
+        return candidates_in(self.scores.facts.get(first.name, {}))
 
     def _replayed(
         self, model: str, defense: str, shares: Mapping[str, Mapping[int, Shares]]

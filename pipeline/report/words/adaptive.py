@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.report.views.adaptive import Cost, Left, Rate
 from pipeline.report.words.numbers import NOTHING, accuracy
+from pipeline.store.candidates import Candidate
 
 HEADING = "What is left of each defense"
 NAMES = ("model", "defense")
@@ -16,6 +19,23 @@ replayed attacks, and oblivious the defended one under it. Adaptive: under an at
 the defense and not its draws. Worst: every image under whichever attack of the table breaks
 it most. Passes: forward + backward through the network for one prediction of one image; its time
 in ms, and as a multiple of the bare model's."""
+
+CANDIDATES = "What the candidates were asked for"
+CANDIDATES_LEGEND = """\
+Images that a candidate was made for, those that still stood, and of these how many it felled: on
+all of the attacker's draws, by the margin of the attack's settings. From cheap to dear; {} says
+for how many images each was kept, and what it cost."""
+
+
+def candidate_rows(rows: Sequence[Left]) -> list[list[str]]:
+    """The name of each candidate, and for each of some defenses `asked for (felled)`."""
+    names = dict.fromkeys(each.candidate for row in rows for each in row.candidates)
+    found = [{each.candidate: each for each in row.candidates} for row in rows]
+    return [[name, *(_asked(each.get(name)) for each in found)] for name in names]
+
+
+def _asked(candidate: Candidate | None) -> str:
+    return NOTHING if candidate is None else f"{candidate.images} ({candidate.felled})"
 
 
 def left_words(left: Left) -> list[str]:
