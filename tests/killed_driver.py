@@ -28,9 +28,8 @@ def run(configs: Path, store: Path) -> None:
     log = os.open(f"{store}.computed", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def logged(node, place, *rest, **more):
-        there = place.record(node.kind, node.digest) is not None
         done = perform(node, place, *rest, **more)
-        if not there:
+        if not done.found:
             os.write(log, f"{node.digest}\n".encode())
         return done
 

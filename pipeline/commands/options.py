@@ -40,7 +40,7 @@ _PATH = click.Path(path_type=Path)
 
 store_option = click.option(
     "--store",
-    metavar="FOLDER|s3://BUCKET/PREFIX",
+    metavar="FOLDER|s3://BUCKET/PREFIX|gs://…|az://…",
     default="store",
     show_default=True,
     envvar="PIPELINE_STORE",

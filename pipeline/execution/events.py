@@ -38,13 +38,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class Done:
-    """A node's artifact: its content's checksum, its facts, and how it was computed."""
+    """A node's artifact: its content's checksum, its facts, and how it was computed.
+
+    unchanged: the artifact that it replaces had the same content. found: it was in the store
+    already, since another run had made it in the meantime.
+    """
 
     digest: str
     content: str
     facts: Mapping[str, object]
     how: Mapping[str, object]
     unchanged: bool = False
+    found: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,14 @@ class NodeRetried:
 
     node: Node
     reason: str
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The first node that is left to another run on this store. by: which run, in words."""
+
+    node: Node
+    by: str
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,7 @@ Event = (
     | NodeStarted
     | NodeProgress
     | NodeRetried
+    | Elsewhere
     | NodeDone
     | NodeFailed
     | SetAside

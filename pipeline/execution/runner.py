@@ -2,7 +2,8 @@
 
     repeat
         plan what is absent (nothing: done)
-        submit nodes whose parents are there, cell by cell, as many as are worth it
+        submit nodes whose parents are there, cell by cell, as many as are worth it;
+            what another run is at (see `leases`) is left to it, and taken when it is there
         as each ends: tell the observers and release its children;
             a failed one blocks its descendants and nothing else;
             an artifact found damaged is set aside, and the next round computes it again,
@@ -25,6 +26,7 @@ from pipeline.execution.events import (
     Again,
     CellScored,
     Done,
+    Elsewhere,
     Failure,
     NodeDone,
     NodeFailed,
@@ -43,8 +45,64 @@ from pipeline.grid.names import node_name
 from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
+from pipeline.store.leases import Leases
 from pipeline.store.ledger import CellEntry, Ledger
 from pipeline.store.store import Store
+
+LOOK_S = 1.0
+"""How often to look at what other runs are at, while something waits for it."""
+
+
+@dataclass
+class _Round:
+    """What is ready, at work and over of one plan. rank: digest → place, first things first.
+
+    waiting: digest → planned parents that are not there yet. elsewhere: what another run is at.
+    over: nothing more is begun.
+    """
+
+    plan: Plan
+    rank: Mapping[str, int]
+    waiting: dict[str, set[str]]
+    ready: list[tuple[int, str]] = field(init=False)
+    running: dict[str, Executor] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    mended: set[str] = field(default_factory=set)
+    over: bool = False
+    _looked: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        parents = self.waiting.items()
+        self.ready = [(self.rank[digest], digest) for digest, left in parents if not left]
+        heapify(self.ready)
+
+    def push(self, digest: str) -> None:
+        """A node can be begun."""
+        heappush(self.ready, (self.rank[digest], digest))
+
+    def pop(self) -> str:
+        """The next node to begin."""
+        return heappop(self.ready)[1]
+
+    def drop(self, digests: Collection[str]) -> None:
+        """These nodes cannot be begun any more."""
+        self.ready = [entry for entry in self.ready if entry[1] not in digests]
+        heapify(self.ready)
+
+    def release(self, child: str, parent: str) -> None:
+        """A parent's artifact is there: its child may have waited for it alone."""
+        if child in self.waiting and child not in self.ended | self.running.keys():
+            self.waiting[child].discard(parent)
+            if not self.waiting[child]:
+                self.push(child)
+
+    def looks_now(self) -> bool:
+        """Whether it is time to look at what other runs are at."""
+        due = bool(self.elsewhere) and time.monotonic() - self._looked >= LOOK_S
+        if due:
+            self._looked = time.monotonic()
+        return due
 
 
 class TimeUp(Exception):
@@ -86,6 +144,10 @@ class Run:
     _told: set[str] = field(default_factory=set)
     _set_aside: int = 0
     _undone: set[str] = field(default_factory=set)
+    _leases: Leases = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._leases = Leases(self.store.ground)
 
     def execute(self) -> RunFinished:
         """Run to the end, to `until` or the first Ctrl-C; what was finished is kept always."""
@@ -99,6 +161,7 @@ class Run:
             for executor in (self._executor, self._local):
                 if executor is not None:
                     executor.close()
+            self._leases.close()
         finished = self._finished(time.monotonic() - began, interrupted=interrupted)
         self.observers.notify(finished)
         return finished
@@ -141,10 +204,13 @@ class Run:
             node = self.graph[digest]
             if node.info.local:
                 local = self._local = self._local or self.start_local()
+                while not self._leases.claim(digest):
+                    time.sleep(LOOK_S)
                 local.submit(node, replace=digest in plan.replaced)
                 result = local.next()
-                while isinstance(result, Again):
+                while result is None or isinstance(result, Again):
                     result = local.next()
+                self._leases.release(digest)
                 if isinstance(result, Failure):
                     if result.fatal:
                         raise Unwritable(result.reason)
@@ -169,71 +235,92 @@ class Run:
 
     def _round(self, plan: Plan, forced: set[str]) -> set[str]:
         """Compute what is planned; returns the forced digests that are done with."""
-        waiting = {
+        round_ = _Round(plan, self._ranks(plan), self._parents(plan))
+        while True:
+            self._submit(round_)
+            if round_.looks_now():
+                self._look_elsewhere(round_)
+            elif round_.running:
+                executor = next(iter(round_.running.values()))
+                result = executor.next(LOOK_S if round_.elsewhere else None)
+                if isinstance(result, Again):
+                    self.observers.notify(NodeRetried(self.graph[result.digest], result.reason))
+                elif result is not None:
+                    self._leases.release(result.digest)
+                    self._end(round_, result)
+            elif round_.elsewhere and not round_.over and not self._time_is_up():
+                time.sleep(LOOK_S / 4)
+            else:
+                return forced & round_.ended
+
+    def _parents(self, plan: Plan) -> dict[str, set[str]]:
+        """The parents that each planned node waits for."""
+        return {
             digest: {parent.digest for _, parent in self.graph[digest].parents} & plan.todo.keys()
             for digest in plan.todo
         }
-        rank = self._ranks(plan)
-        ready = [(rank[digest], digest) for digest, parents in waiting.items() if not parents]
-        heapify(ready)
-        running: dict[str, Executor] = {}
-        ended: set[str] = set()
-        mended: set[str] = set()
-        again = False
-        while True:
-            while ready and not again and not ((running or ended) and self._time_is_up()):
-                executor = self._executor_of(self.graph[ready[0][1]])
-                if sum(other is executor for other in running.values()) >= executor.capacity:
-                    break
-                digest = heappop(ready)[1]
-                node = self.graph[digest]
-                self.observers.notify(NodeStarted(node))
-                # what another driver has made since the plan is taken as it is
-                executor.submit(node, replace=digest in plan.replaced)
-                running[digest] = executor
-            if not running:
-                return forced & ended
-            executor = next(iter(running.values()))
-            result = executor.next()
-            if isinstance(result, Again):
-                self.observers.notify(NodeRetried(self.graph[result.digest], result.reason))
+
+    def _submit(self, round_: _Round) -> None:
+        """Hand out what is ready, as much as is worth it and no other run is at."""
+        running = round_.running
+        while round_.ready and not round_.over:
+            if (running or round_.ended) and self._time_is_up():
+                return
+            executor = self._executor_of(self.graph[round_.ready[0][1]])
+            if sum(other is executor for other in running.values()) >= executor.capacity:
+                return
+            digest = round_.pop()
+            if not self._leases.claim(digest):
+                round_.elsewhere.add(digest)
                 continue
-            running.pop(result.digest)
-            ended.add(result.digest)
-            if isinstance(result, Done):
-                self._take(result)
-                for digest in self._released(result.digest, waiting, ended | running.keys()):
-                    heappush(ready, (rank[digest], digest))
-            elif isinstance(result, Stopped):
-                ended.discard(result.digest)
-                again = True
-            elif not self._mend(result, mended):
-                self._fail(result)
-                again = again or result.fatal
-                gone = self._descendants(result.digest)
-                ready = [entry for entry in ready if entry[1] not in gone]
-                heapify(ready)
+            node = self.graph[digest]
+            self.observers.notify(NodeStarted(node))
+            # what another driver has made since the plan is taken as it is
+            executor.submit(node, replace=digest in round_.plan.replaced)
+            running[digest] = executor
+
+    def _end(self, round_: _Round, result: Done | Failure | Stopped) -> None:
+        """Note how a node ended, and what follows from it."""
+        round_.running.pop(result.digest, None)
+        round_.ended.add(result.digest)
+        if isinstance(result, Done):
+            self._take(result)
+            for child in self.graph.children(self.graph[result.digest]):
+                round_.release(child.digest, result.digest)
+        elif isinstance(result, Stopped):
+            round_.ended.discard(result.digest)
+            round_.over = True
+        elif not self._mend(result, round_.mended):
+            self._fail(result)
+            round_.over = round_.over or result.fatal
+            round_.drop(self._descendants(result.digest))
+        else:
+            # its input is computed again first; what was asked for with --force still is
+            round_.ended.discard(result.digest)
+            round_.over = True
+
+    def _look_elsewhere(self, round_: _Round) -> None:
+        """Take what other runs have made, and what they gave up."""
+        others = self._leases.others()
+        for digest in sorted(round_.elsewhere, key=round_.rank.__getitem__):
+            node, holder = self.graph[digest], others.get(digest)
+            if holder is not None:
+                if str(holder) not in self._told:
+                    self._told.add(str(holder))
+                    self.observers.notify(Elsewhere(node, str(holder)))
+                continue
+            round_.elsewhere.discard(digest)
+            found = self.store.state(node.kind, digest).standing
+            if found is None or digest in round_.plan.replaced:
+                round_.push(digest)
             else:
-                # its input is computed again first; what was asked for with --force still is
-                ended.discard(result.digest)
-                again = True
+                done = Done(digest, found.content, found.facts, found.how, found=True)
+                self._end(round_, done)
 
     def _ranks(self, plan: Plan) -> dict[str, int]:
         """By the rank of their kind; then cell by cell, so scores come early."""
         order = sorted(plan.todo, key=lambda digest: self.graph[digest].info.rank)
         return {digest: rank for rank, digest in enumerate(order)}
-
-    def _released(
-        self, digest: str, waiting: dict[str, set[str]], begun: Collection[str]
-    ) -> list[str]:
-        """Nodes that waited for the artifact of this one alone."""
-        released = []
-        for child in self.graph.children(self.graph[digest]):
-            if child.digest in waiting and child.digest not in begun:
-                waiting[child.digest].discard(digest)
-                if not waiting[child.digest]:
-                    released.append(child.digest)
-        return released
 
     def _fatal(self) -> Failure | None:
         return next((failure for failure in self.failures.values() if failure.fatal), None)
@@ -251,8 +338,9 @@ class Run:
 
     def _take(self, done: Done) -> None:
         node = self.graph[done.digest]
-        self.computed[node.kind] += 1
-        self._fresh.add(done.digest)
+        if not done.found:
+            self.computed[node.kind] += 1
+            self._fresh.add(done.digest)
         if done.unchanged:
             self.unchanged.add(done.digest)
         self.observers.notify(NodeDone(node, done))
@@ -261,7 +349,9 @@ class Run:
                 if cell.name in self.scores and self.scores[cell.name] == node:
                     before = self.ledger.last(self.grid.name, cell.name)
                     old = before.facts if before is not None else None
-                    self.observers.notify(CellScored(cell, node, done.facts, old, computed=True))
+                    self.observers.notify(
+                        CellScored(cell, node, done.facts, old, computed=not done.found)
+                    )
 
     def _mend(self, failure: Failure, mended: set[str]) -> bool:
         """Whether the failure was an input that the next round brings back; twice is enough.

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from pipeline.execution.events import (
     CellScored,
+    Done,
+    Elsewhere,
     Event,
     NodeDone,
     NodeFailed,
@@ -176,13 +178,13 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
     verbose: a finished node is, but for scores, whose cells have lines of their own.
     """
     match event:
+        case Elsewhere(node=node, by=by):
+            told = f"{tally.name(node)}; what it makes is taken as it comes"
+            yield clean(f"another run ({by}) is at {told}")
         case NodeDone(node=node, done=done):
             yield from tally.news(done)
-            if not verbose or node.kind == "score":
-                return
-            seconds = number(done.how, "seconds")
-            took = f" in {duration(seconds)}" if seconds is not None else ""
-            yield clean(f"done: {tally.name(node)}{took}; {node.digest[:12]}")
+            if verbose and node.kind != "score":
+                yield clean(f"done: {tally.name(node)}{_took(done)}; {node.digest[:12]}")
         case RunStarted(grid=grid, todo=todo, stored=stored, executor=executor):
             kept = f", {stored} stored" if stored else ""
             yield f"{grid.name}: {_by_kind(todo)} to do{kept}; executor: {executor}"
@@ -199,6 +201,13 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
             yield from _summary(event)
         case _:
             return
+
+
+def _took(done: Done) -> str:
+    if done.found:
+        return ", by another run"
+    seconds = number(done.how, "seconds")
+    return f" in {duration(seconds)}" if seconds is not None else ""
 
 
 def _score(facts: Mapping[str, object], before: Mapping[str, object] | None) -> str:

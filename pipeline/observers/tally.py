@@ -101,7 +101,7 @@ class Tally:
                 self.running.pop(node.digest, None)
                 self.done[node.kind] += 1
                 seconds = done.how.get("seconds")
-                if isinstance(seconds, int | float):
+                if isinstance(seconds, int | float) and not done.found:
                     self._seconds.setdefault(node.kind, []).append(float(seconds))
             case NodeFailed(node=node, cells=cells, blocked=blocked):
                 self.running.pop(node.digest, None)

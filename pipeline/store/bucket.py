@@ -1,13 +1,15 @@
-"""A store's ground that is an S3-compatible bucket, with copies of what is read on each machine.
+"""A store's ground that is a bucket, with copies of what is read on each machine.
 
-`s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=...&cache=FOLDER&cache_gb=20`; all of the
-question mark's may be left out. Credentials come from where the AWS tools look for them.
+    s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=...&cache=FOLDER&cache_gb=20
+    gs://BUCKET/PREFIX?endpoint=...
+    az://CONTAINER/PREFIX?account=NAME&endpoint=...
 
-An object appears whole or not at all. S3 through Arrow has no way to write only where nothing
-is, so of two records that are put in the same instant the later one stands, as whole as the
-other: each writer looks before it writes, and reads what stands afterwards. Arrow asks for an
-object's length first and then for so many bytes, so what is replaced in between is read with a
-piece missing or with bytes that mean nothing; `Store.record` reads such a record again.
+All of the question mark's options may be left out. Credentials come from the environment or from
+the machine, as each cloud's tools find them; those in `~/.aws` need boto3 to be installed.
+
+An object appears whole or not at all, and of two writers of one record exactly one writes it:
+the client sends it under the condition that there is none (`If-None-Match: *` on S3 and Azure,
+generation 0 on Google's). A server that ignores the condition is refused by `prepare`.
 """
 
 from __future__ import annotations
@@ -16,38 +18,61 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pipeline.problems import BadInput, Unwritable, suggestion
 from pipeline.store.backend import Entry, draft_folder
 from pipeline.store.records import META
 
-SCHEME = "s3://"
-OPTIONS = ("endpoint", "region", "cache", "cache_gb")
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore
+
+OPTIONS = {
+    "s3": ("endpoint", "region", "cache", "cache_gb"),
+    "gs": ("endpoint", "cache", "cache_gb"),
+    "az": ("account", "endpoint", "cache", "cache_gb"),
+}
+"""The options of an address, by its scheme."""
+SCHEMES = tuple(f"{scheme}://" for scheme in OPTIONS)
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 CACHE_GB = 20.0
 IN_USE_S = 600.0
 """A copy that was asked for so lately may be about to be opened: it stays."""
-PATIENCE_S = 10.0
-"""How long a server may take to accept a connection."""
-ATTEMPTS = 5
-"""Arrow's own 3 are over in a second or two where a server refuses connections."""
+CONNECT = timedelta(seconds=10)
+SILENCE = timedelta(seconds=60)
+"""How long a server may say nothing in the middle of an answer."""
+LONGEST = timedelta(hours=6)
+"""Of one request; the client's own bound of 30 s would cut off large files."""
+RETRIES = 5
+FIRST_PAUSE = timedelta(seconds=0.5)
+"""Before the first retry; twice as long each time, so that all take up to 15 s."""
 CHUNK = 2**23
+NO_ANSWER = "the server does not answer"
+DENIED = "access denied: are the credentials those of this bucket?"
 PLAIN = {
-    "NO_SUCH_BUCKET": "there is no such bucket",
-    "ACCESS_DENIED": "access denied: are the credentials those of this bucket?",
-    "INVALID_ACCESS_KEY_ID": "the server does not know this access key",
-    "SIGNATURE_DOES_NOT_MATCH": "the secret key does not belong to the access key",
-    "NETWORK_CONNECTION": "the server does not answer",
+    "NoSuchBucket": "there is no such bucket",
+    "ContainerNotFound": "there is no such container",
+    "AccessDenied": DENIED,
+    "AuthorizationFailure": DENIED,
+    "AuthenticationFailed": DENIED,
+    "InvalidAccessKeyId": "the server does not know this access key",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key",
 }
-"""Arrow's names of errors, in words."""
+"""The servers' codes of errors, in words."""
+ABSENT = ("NoSuchBucket", "ContainerNotFound")
 
 
 class Bucket:
@@ -55,68 +80,92 @@ class Bucket:
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
+        self._scheme = parts.scheme
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
+        options = OPTIONS[self._scheme]
         for name in given:
-            if name not in OPTIONS:
-                raise BadInput(f"--store: unknown option '{name}'{suggestion(name, OPTIONS)}")
+            if name not in options:
+                raise BadInput(f"--store: unknown option '{name}'{suggestion(name, options)}")
         if "@" in parts.netloc:
             raise BadInput(
-                "--store: credentials belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                f"--store: credentials belong into {CREDENTIALS[self._scheme]}, "
                 "not into the address"
             )
         if not parts.netloc:
-            raise BadInput(f"--store {address}: expected s3://BUCKET/PREFIX")
-        self._root = "/".join(filter(None, [parts.netloc, *parts.path.split("/")]))
+            raise BadInput(f"--store {address}: expected {self._scheme}://BUCKET/PREFIX")
+        self._name = parts.netloc
+        self._prefix = "/".join(filter(None, parts.path.split("/")))
         self._given = given
         self._bound = 1e9 * _number("cache_gb", given.get("cache_gb", str(CACHE_GB)))
         place = given.get("cache") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        name = hashlib.sha256(f"{given.get('endpoint')} {self._root}".encode()).hexdigest()[:16]
+        whose = given.get("account", "") if self._scheme == "az" else given.get("endpoint")
+        root = self._root if self._scheme == "s3" else f"{self._scheme}://{self._root}"
+        name = hashlib.sha256(f"{whose} {root}".encode()).hexdigest()[:16]
         self._cache = Path(place).expanduser().resolve() / "test-time-defense-bench" / name
         self._unseen = self._bound  # bytes of copies since all were last looked at
-        # Arrow does not look at what other tools take a server's address from
-        variables = (os.environ.get(variable) for variable in ENDPOINT_VARIABLES)
-        endpoint = given.get("endpoint") or next(filter(None, variables), None)
-        self._files = _connection(endpoint, given.get("region"))
+        self._objects = _client(
+            self._scheme,
+            self._name,
+            endpoint=given.get("endpoint"),
+            region=given.get("region"),
+            account=given.get("account"),
+        )
         self.check()
 
     @property
     def address(self) -> str:
         """As it was given, without what is of no consequence."""
         query = urlencode(self._given, safe="/:")
-        return f"{SCHEME}{self._root}" + (f"?{query}" if query else "")
+        return f"{self._scheme}://{self._root}" + (f"?{query}" if query else "")
+
+    @property
+    def _root(self) -> str:
+        return f"{self._name}/{self._prefix}" if self._prefix else self._name
 
     def prepare(self) -> None:
-        """See `Ground.prepare`: something is written, and deleted."""
+        """See `Ground.prepare`: something is written only if absent, twice, and deleted."""
+        probe = Entry(f"probe-{uuid.uuid4().hex}", 0, 0.0)
         try:
-            probe = Entry(f"probe-{uuid.uuid4().hex}", 0, 0.0)
-            self.write(probe.key, b"probe")
-            self._delete([probe])
+            self._create(probe.key, b"probe")
+            with contextlib.suppress(FileExistsError):
+                self._create(probe.key, b"another")
+                raise BadInput(
+                    f"store {self.address}: the server does not honour conditional writes "
+                    "(If-None-Match), so that of two writers both would win"
+                )
             self._cache.mkdir(parents=True, exist_ok=True)
         except Unwritable as problem:
             raise BadInput(str(problem)) from None
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise BadInput(f"cache {self._cache}: cannot be written to: {reason}") from None
+        finally:
+            with contextlib.suppress(Unwritable):
+                self._delete([probe])
 
     def check(self) -> None:
         """BadInput where the bucket is not there or does not answer."""
-        bucket = self._root.split("/")[0]
+        import obstore
+
         try:
-            found = self._files.get_file_info(bucket)
-        except OSError as error:
-            raise BadInput(f"store {self.address}: {_reason(error)}") from None
-        if found.type.name == "NotFound":
-            raise BadInput(f"store {self.address}: there is no bucket '{bucket}'")
+            with self.writing():
+                next(iter(obstore.list(self._objects, self._prefix, chunk_size=1)), None)
+        except Unwritable as problem:
+            raise BadInput(str(problem)) from None
 
     def read(self, key: str) -> bytes:
         """See `Ground.read`."""
-        with self.writing(), self._files.open_input_stream(self._place(key)) as source:
-            return bytes(source.read())
+        import obstore
+
+        with self.writing():
+            return bytes(obstore.get(self._objects, self._place(key)).bytes())
 
     def write(self, key: str, data: bytes) -> None:
         """See `Ground.write`."""
-        with self.writing(), self._files.open_output_stream(self._place(key)) as sink:
-            sink.write(data)
+        import obstore
+
+        with self.writing():
+            obstore.put(self._objects, self._place(key), data)
 
     def touch(self, key: str) -> None:
         """See `Ground.touch`."""
@@ -124,19 +173,31 @@ class Bucket:
 
     def settle(self, draft: Path, key: str) -> None:
         """See `Ground.settle`; the draft becomes this machine's copy."""
-        self._upload(draft, key)
+        import obstore
+
+        with self.writing():
+            obstore.put(self._objects, self._place(key), draft, chunk_size=CHUNK)
         self._keep(draft, key)
 
     def create(self, draft: Path, key: str) -> None:
-        """See `Ground.create`, and this module about two writers in the same instant."""
+        """See `Ground.create`."""
+        self._create(key, draft.read_bytes())
+
+    def _create(self, key: str, data: bytes) -> None:
+        """FileExistsError where there is one, also where an answer that got lost had made it."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
         with self.writing():
-            if self._files.get_file_info(self._place(key)).type.name != "NotFound":
-                raise FileExistsError(key)
-            self.write(key, draft.read_bytes())
+            try:
+                obstore.put(self._objects, self._place(key), data, mode="create")
+            except AlreadyExistsError:
+                raise FileExistsError(key) from None
 
     def path(self, key: str, *, fresh: bool = False) -> Path:
         """See `Ground.path`: a copy, made once on this machine."""
         # imported here: a machine without buckets need not have it
+        import obstore
         from filelock import FileLock
 
         copy = self._cache / "files" / key
@@ -146,34 +207,57 @@ class Bucket:
         with self.scratch() as scratch, FileLock(self._cache / f"lock-{lock}"):
             if fresh or not _used(copy):
                 draft = scratch / "copy"
-                with (
-                    self._files.open_input_stream(self._place(key)) as source,
-                    draft.open("wb") as sink,
-                ):
-                    shutil.copyfileobj(source, sink, CHUNK)
+                found = obstore.get(self._objects, self._place(key))
+                with draft.open("wb") as sink:
+                    for chunk in found.stream(min_chunk_size=CHUNK):
+                        sink.write(chunk)
                 self._keep(draft, key)
         return copy
 
     def find(self, pattern: str) -> Iterator[Entry]:
-        """See `Ground.find`."""
-        from pyarrow import fs
+        """See `Ground.find`: asked for page by page, as they are taken."""
+        import obstore
 
         start = list(_before_wildcard(pattern))
         wanted = re.compile(_expression(pattern))
-        selector = fs.FileSelector(
-            self._place("/".join(start)),
-            recursive=pattern.count("/") > len(start),
-            allow_not_found=True,
-        )
+        place = self._place("/".join(start))
+        if not re.search(r"[*?[]", pattern):
+            yield from self._there(pattern)
+            return
+        pages: Iterator[Sequence[ObjectMeta]]
         with self.writing():
-            found = self._files.get_file_info(selector)
-        for info in found:
-            key = info.path.removeprefix(f"{self._root}/")
-            if info.type.name == "File" and wanted.fullmatch(key):
-                yield Entry(key, info.size, info.mtime_ns / 1e9)
+            if pattern.count("/") > len(start):
+                pages = iter(obstore.list(self._objects, place or None))
+            else:
+                pages = iter([obstore.list_with_delimiter(self._objects, place or None)["objects"]])
+        while True:
+            with self.writing():
+                page = next(pages, None)
+            if page is None:
+                return
+            for found in page:
+                key = found["path"].removeprefix(f"{self._prefix}/" if self._prefix else "")
+                name = key.rpartition("/")[2]
+                if found["size"] == 0 and "." not in name:
+                    continue  # stands for a folder, as some clients leave them
+                if wanted.fullmatch(key):
+                    yield Entry(key, found["size"], found["last_modified"].timestamp())
+
+    def _there(self, key: str) -> Iterator[Entry]:
+        """The object of a key, if there is one."""
+        import obstore
+
+        try:
+            with self.writing():
+                found = obstore.head(self._objects, self._place(key))
+        except FileNotFoundError:
+            return
+        yield Entry(key, found["size"], found["last_modified"].timestamp())
 
     def move(self, key: str, target: str) -> None:
         """See `Ground.move`: copied whole, then the old ones go, an artifact's record first."""
+        import obstore
+
         found = list(self.find(f"{key}/**/*"))
         if not found:
             raise FileNotFoundError(key)
@@ -181,22 +265,24 @@ class Bucket:
             for entry in found:
                 place = f"{target}{entry.key.removeprefix(key)}"
                 with contextlib.suppress(FileNotFoundError):
-                    self._files.copy_file(self._place(entry.key), self._place(place))
+                    obstore.copy(self._objects, self._place(entry.key), self._place(place))
         self._delete(found)
 
     def remove(self, key: str) -> None:
         """See `Ground.remove`: an artifact's record goes first, and with it the artifact."""
-        found = [*self.find(key), *self.find(f"{key}/**/*")]
+        found = [*self._there(key), *self.find(f"{key}/**/*")]
         if not found:
             raise FileNotFoundError(key)
         self._delete(found)
 
     def _delete(self, found: list[Entry]) -> None:
+        import obstore
+
         with self.writing():
             for entry in sorted(found, key=lambda entry: PurePosixPath(entry.key).name != META):
                 # somebody else may take it away at the same time
                 with contextlib.suppress(FileNotFoundError):
-                    self._files.delete_file(self._place(entry.key))
+                    obstore.delete(self._objects, self._place(entry.key))
                 (self._cache / "files" / entry.key).unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -208,23 +294,21 @@ class Bucket:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """See `Ground.writing`: any error but that something is or is not there."""
+        from obstore.exceptions import BaseError
+
         try:
             yield
-        except (FileNotFoundError, FileExistsError):
+        except FileExistsError:
             raise
-        except OSError as error:
+        except FileNotFoundError as error:
+            if _code(error) not in ABSENT:
+                raise
+            raise Unwritable(f"store {self.address}: {_reason(error)}") from error
+        except (OSError, BaseError) as error:
             raise Unwritable(f"store {self.address}: {_reason(error)}") from error
 
     def _place(self, key: str) -> str:
-        return f"{self._root}/{key}" if key else self._root
-
-    def _upload(self, draft: Path, key: str) -> None:
-        with (
-            self.writing(),
-            draft.open("rb") as source,
-            self._files.open_output_stream(self._place(key)) as sink,
-        ):
-            shutil.copyfileobj(source, sink, CHUNK)
+        return "/".join(filter(None, [self._prefix, key]))
 
     def _keep(self, draft: Path, key: str) -> None:
         """Make a file this machine's copy; now and then, look whether there are too many."""
@@ -253,24 +337,64 @@ class Bucket:
 
 
 @cache
-def _connection(endpoint: str | None, region: str | None) -> Any:
-    """Arrow's file system of an S3 server; one for each process."""
-    from pyarrow import fs
+def _client(
+    scheme: str, bucket: str, *, endpoint: str | None, region: str | None, account: str | None
+) -> ObjectStore:
+    """The client of a bucket; one for each process, since it keeps connections open."""
+    from obstore.exceptions import BaseError
+    from obstore.store import AzureStore, GCSStore, S3Store
 
-    options: dict[str, Any] = {
-        "allow_delayed_open": True,
-        "connect_timeout": PATIENCE_S,
-        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+    if scheme == "s3":
+        # the first of the variables that AWS tools take a server's address from
+        variables = (os.environ.get(variable) for variable in ENDPOINT_VARIABLES)
+        endpoint = endpoint or next(filter(None, variables), None)
+    if endpoint and "://" not in endpoint:
+        endpoint = f"https://{endpoint}"
+    how: dict[str, Any] = {
+        "client_options": {
+            "allow_http": bool(endpoint and endpoint.startswith("http://")),
+            "connect_timeout": CONNECT,
+            "read_timeout": SILENCE,
+            "timeout": LONGEST,
+        },
+        "retry_config": {
+            "max_retries": RETRIES,
+            "backoff": {"init_backoff": FIRST_PAUSE, "max_backoff": CONNECT, "base": 2},
+        },
     }
     if endpoint:
-        scheme, sign, host = endpoint.rpartition("://")
-        options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme if sign else "https"}
-    if region:
-        options["region"] = region
+        how["base_url" if scheme == "gs" else "endpoint"] = endpoint.rstrip("/")
     try:
-        return fs.S3FileSystem(**options)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"--store: {' '.join(str(error).split())}") from None
+        match scheme:
+            case "s3":
+                how |= {"region": region} if region else {}
+                return S3Store(bucket, credential_provider=_profile(), **how)
+            case "gs":
+                return GCSStore(bucket, **how)
+            case _:
+                how |= {"account_name": account} if account else {}
+                return AzureStore(bucket, **how)
+    except (BaseError, ValueError, OSError) as error:
+        raise BadInput(f"--store {scheme}://{bucket}: {_reason(error)}") from None
+
+
+def _profile() -> Any:
+    """Credentials of `~/.aws` or of AWS_PROFILE; None where there are none, or others go first."""
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return None
+    named = os.environ.get("AWS_PROFILE")
+    file = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    if not named and not file.is_file():
+        return None
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ModuleNotFoundError:
+        where = f"AWS_PROFILE={named}" if named else str(file)
+        raise BadInput(
+            f"--store: credentials as {where} has them need boto3; install it, or set "
+            f"{CREDENTIALS['s3']}"
+        ) from None
+    return Boto3CredentialProvider()
 
 
 def _used(copy: Path) -> bool:
@@ -292,12 +416,29 @@ def _number(name: str, text: str) -> float:
     return number
 
 
-def _reason(error: OSError) -> str:
-    """What went wrong, in words where there are some for it."""
-    said = " ".join(str(error).split())
-    code = re.search(r"AWS Error ([A-Z_]+)", said)
-    plain = PLAIN.get(code.group(1)) if code else None
-    return plain or (error.strerror or said)[:300]
+def _code(error: Exception) -> str | None:
+    """The server's code of an error."""
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    return found.group(1) if found else None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in words where there are some for it; never a signed address."""
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    plain = PLAIN.get(_code(error) or "")
+    if plain is not None:
+        return plain
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return DENIED
+    said = str(error).partition("Debug source:")[0]
+    if "token request" in said or "169.254.169.254" in said:
+        return "no credentials were found"
+    if "HTTP error:" in said:
+        return NO_ANSWER
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r"\?\S*", "", " ".join(said.split()))[:300]
 
 
 def _before_wildcard(pattern: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.store import layout
 from pipeline.store.backend import Entry
+from pipeline.store.leases import Leases
 from pipeline.store.ledger import Ledger
 from pipeline.store.records import META
 from pipeline.store.store import Store
@@ -22,6 +23,7 @@ YOUNGEST_S = DAY_S
 """Nothing younger goes: it may be of a run that is at work, here or on another machine."""
 LEFTOVERS = {
     "scratch": "of a put that was broken off",
+    "leases": "of a run that was broken off",
     "aside": "damaged or replaced",
     "partial": "of a training that nobody went on with",
 }
@@ -100,9 +102,12 @@ def _artifacts(found: list[Entry], kept: set[str], now: float) -> Iterator[Item]
 def _leftovers(
     store: Store, found: list[Entry], kept: set[str], now: float, keep_s: float
 ) -> Iterator[Item]:
+    at_work = Leases(store.ground).others()
     for key, inside in _by_folder(found, depth=2).items():
         kind, name = key.split("/")
         if kind not in LEFTOVERS or not layout.belongs(key):
+            continue
+        if kind == "leases" and name in at_work:
             continue
         item = _item(key, inside, f"{kind}/{name[:25]}: {LEFTOVERS[kind]}", now)
         # the hours that a training took are not thrown away before its time

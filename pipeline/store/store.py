@@ -23,7 +23,7 @@ from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.sanitize import without_secrets
 from pipeline.store import layout
 from pipeline.store.backend import Ground
-from pipeline.store.bucket import SCHEME, Bucket
+from pipeline.store.bucket import SCHEMES, Bucket
 from pipeline.store.folder import Folder
 from pipeline.store.records import (
     ABSENT,
@@ -41,7 +41,8 @@ from pipeline.store.records import (
 
 __all__ = ["META", "Damaged", "Gone", "Record", "Store", "Writer", "folder_of"]
 
-SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "file", "https?", "hdfs", "postgresql", "sqlite")
+BUCKETS = f"a bucket's address, which begins with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}"
+ADDRESSES = ("s3", "gs", "gcs", "az", "abfs", "file", "https?", "hdfs", "postgresql", "sqlite")
 """What an address begins with; a folder whose name does is given as `./s3:name`."""
 Writer = Callable[[Path], None]
 
@@ -53,7 +54,7 @@ class Store:
     """
 
     def __init__(self, place: Path | str | Ground) -> None:
-        if isinstance(place, str) and place.startswith(SCHEME):
+        if isinstance(place, str) and place.startswith(SCHEMES):
             place = Bucket(place)
         if isinstance(place, str | Path):
             _check_folder_name(str(place))
@@ -335,11 +336,11 @@ def _check_folder_name(place: str) -> None:
     """BadInput for what is an address, of a sort that no store has, and no folder's name."""
     address = without_secrets(place)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", place)
-    known = re.match(rf"({'|'.join(SCHEMES)}):", place, re.IGNORECASE)
+    known = re.match(rf"({'|'.join(ADDRESSES)}):", place, re.IGNORECASE)
     if not place or not place.isprintable():
-        raise BadInput(f"--store {place!r}: expected a folder or {SCHEME}BUCKET/PREFIX")
+        raise BadInput(f"--store {place!r}: expected a folder or {BUCKETS}")
     if found := scheme or known:
         raise BadInput(
             f"--store {address}: no store has an address that begins with '{found[1]}:'; expected "
-            f"a folder's path, such as /data/store, or {SCHEME}BUCKET/PREFIX"
+            f"a folder's path, such as /data/store, or {BUCKETS}"
         )

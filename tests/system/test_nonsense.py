@@ -182,13 +182,13 @@ def test_options_outside_their_bounds_or_without_a_meaning_are_refused(
 @pytest.mark.parametrize(
     "address",
     [
-        "gs://bucket/prefix",
+        "gcs://bucket/prefix",
         "S3://bucket/prefix",
         "s3:/bucket/prefix",
         "s3:bucket",
         "file:///data/store",
         "postgresql://me:hunter2@host/base",
-        "az://container",
+        "abfs://container",
         "hdfs:/data",
         "",
         "a\x1b[31m",

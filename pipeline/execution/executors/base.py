@@ -32,10 +32,11 @@ class Executor(Protocol):
     def submit(self, node: Node, *, replace: bool = False) -> None:
         """Take a node; with `replace` its artifact is computed even if it is there."""
 
-    def next(self) -> Result:
+    def next(self, patience_s: float | None = None) -> Result | None:
         """Wait for an attempt at a submitted node to end, in whatever order they do.
 
-        After Again the node is still submitted.
+        After Again the node is still submitted. patience_s: None comes back where nothing ended
+        for so long; an executor that works while it is asked may take longer.
         """
 
     def close(self) -> None:

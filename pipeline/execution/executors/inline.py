@@ -31,7 +31,7 @@ class InlineExecutor:
         """Put a node at the end of the line."""
         self._waiting.append((node, replace))
 
-    def next(self) -> Result:
+    def next(self, patience_s: float | None = None) -> Result:  # noqa: ARG002  it works meanwhile
         """Perform the first node in line."""
         from pipeline.execution.work.attempt import attempt
 

@@ -8,6 +8,7 @@ current folder stands before ours.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -129,9 +130,10 @@ class RayExecutor:
         )
         self._running[reference] = (node, replace)
 
-    def next(self) -> Result:
+    def next(self, patience_s: float | None = None) -> Result | None:
         """Wait for one task, telling meanwhile how far the others are."""
-        while True:
+        until = math.inf if patience_s is None else time.monotonic() + patience_s
+        while time.monotonic() < until:
             self._submit_due()
             if not self._running:
                 time.sleep(POLL_S / 10)
@@ -147,6 +149,7 @@ class RayExecutor:
                     pause = 0.0 if result.smaller else self._pause(node)
                     self._later.append((time.monotonic() + pause, node, replace))
                 return result
+        return None
 
     def _result(self, reference: Any, node: Node) -> Result:
         """What a task returned, or what became of it."""

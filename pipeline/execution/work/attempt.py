@@ -129,7 +129,7 @@ def perform(
     """
     standing = None if replace else store.record(node.kind, node.digest)
     if standing is not None:
-        return Done(node.digest, standing.content, standing.facts, standing.how)
+        return Done(node.digest, standing.content, standing.facts, standing.how, found=True)
     kind = settings.of(node.kind)
     device = _device(settings)
     keep_freed_memory()

@@ -87,7 +87,7 @@ class Tracker:
             self._tags["executor"] = event.executor
         elif isinstance(event, RunFinished):
             self._end = event
-        elif isinstance(event, NodeDone):
+        elif isinstance(event, NodeDone) and not event.done.found:
             self._computed[event.node.kind] += 1
             self._started()
             if event.node.info.trains:
