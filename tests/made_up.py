@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+from cells import PROBLEM, digits_cell
 from rich.console import Console
 
 from pipeline.grid.cells import Cell, Grid, Table
@@ -14,17 +15,14 @@ from pipeline.report.scores import Scores
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.clean import Clean
 from tasks.attacks.pgd import PGD
-from tasks.data.spec import DatasetSpec
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
 from tasks.defenses.guo import Guo
 from tasks.defenses.none import NoDefense
 from tasks.evaluation.score import Score
 from tasks.networks.small import Small
-from tasks.specs import Problem
 from tasks.training.recipe import Recipe, TrainSpec
 
-PROBLEM = Problem(epsilon=8.0, classes=10, side=8, pool=1000)
 DEFENSES = {
     "none": NoDefense(),
     "counter": Counter(),
@@ -42,24 +40,13 @@ MODELS = ("demo-mixup", "demo-iat")
 
 
 def make_cell(model: str, attack: str, defense: str, seed: int = 0) -> Cell:
-    spec = DEFENSES[defense].resolved(PROBLEM)
-    return Cell(
-        dataset="digits",
-        model=model,
-        attack=attack,
-        defense=defense,
+    recipe = Recipe(method="iat" if model == "demo-iat" else "mixup", epochs=3)
+    return digits_cell(
+        model,
+        (attack, {**ATTACKS, **ADAPTIVE}[attack]),
+        (defense, DEFENSES[defense]),
         seed=seed,
-        images=360,
-        redraws=1 if spec.deterministic(10) else 3,
-        precision="float32",
-        dataset_spec=DatasetSpec(kind="digits", classes=10, channels=1, side=8),
-        model_spec=TrainSpec(
-            network=Small(),
-            recipe=Recipe(method="iat" if model == "demo-iat" else "mixup", epochs=3),
-            seed=seed,
-        ).resolved(PROBLEM),
-        attack_spec={**ATTACKS, **ADAPTIVE}[attack].resolved(PROBLEM),
-        defense_spec=spec,
+        model_spec=TrainSpec(network=Small(), recipe=recipe, seed=seed).resolved(PROBLEM),
     )
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import __version__
 from pipeline.commands.report import report_grid
-from pipeline.commands.session import Session, program_version
+from pipeline.commands.session import Session
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.execution.signals import STOPPED, stopping
 from pipeline.problems import BadInput, Unwritable
@@ -130,7 +131,7 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
         grid=session.grid,
         scores=session.scores,
         command=["pipeline", *sys.argv[1:]],
-        version=program_version(),
+        version=__version__,
         system_metrics=system_metrics,
         cards=session.known_cards if session.cards else dict,
         look=session.look,

@@ -46,11 +46,6 @@ if TYPE_CHECKING:
     from pipeline.report.cards import Card, Cards
 
 
-def program_version() -> str:
-    """The version of this program, installed or not."""
-    return __version__
-
-
 @dataclass
 class Session:
     """A grid, the cells of it that are meant, and the store they live in."""
@@ -271,7 +266,7 @@ class Session:
             invocation = Invocation(
                 grid=self.grid.name,
                 command=fit_to_show(["pipeline", *sys.argv[1:]]),
-                version=program_version(),
+                version=__version__,
                 cells=run.entries(),
             )
             try:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.commands.session import Session, program_version
+from pipeline import __version__
+from pipeline.commands.session import Session
 from pipeline.grid.graph import Graph
 from pipeline.grid.kinds import NODE_KINDS
 from pipeline.plan.look import Look
@@ -75,7 +76,7 @@ def export_results(session: Session, path: Path, *, tensors: bool) -> Counter[st
             path,
             records,
             grid=session.grid.name,
-            program=program_version(),
+            program=__version__,
             cells=cells,
             locate=session.store.path,
         )
@@ -176,7 +177,7 @@ def _note(store: Store, bundle: Bundle, path: Path) -> None:
         Invocation(
             grid=manifest.grid,
             command=["pipeline", "import", str(path)],
-            version=program_version(),
+            version=__version__,
             cells=cells,
         )
     )

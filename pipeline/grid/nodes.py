@@ -23,13 +23,12 @@ static: a digest names the recipe (the candidate, and the cascade before it), as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 
 from pipeline.grid.cells import Cell
 from pipeline.grid.digests import canonical
-from pipeline.grid.graph import Graph, Node
+from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import Attack
@@ -52,11 +51,6 @@ class CellNodes:
 
     _made: dict[str, Node] = field(default_factory=dict)
     _attacked: dict[tuple[object, ...], Node] = field(default_factory=dict)
-
-    def graph(self, cells: Iterable[Cell]) -> tuple[Graph, dict[str, Node]]:
-        """The graph of some cells, and the score node of each cell by the cell's name."""
-        scores = {cell.name: self.score(cell) for cell in cells}
-        return Graph(scores.values()), scores
 
     def _node(
         self,

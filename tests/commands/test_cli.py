@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
+from paper_numbers import NUMBERS
 from tiny import FILES, write_configs
 
 from pipeline.commands.cli import main
@@ -74,7 +75,7 @@ def test_plan_and_why_name_what_changed(shell: Shell) -> None:
     plan = shell("plan", "--only", "attack=clean").stdout.splitlines()
     assert plan[:2] == ["mixed/clean/guo", "mixed/clean/counter+guo"]
     assert "2 of 5 cells" in plan[2]
-    assert plan[-1].startswith("none of the 252 published numbers is covered")
+    assert plan[-1].startswith(f"none of the {NUMBERS} published numbers is covered")
     why = shell("why", "mixed/clean/guo").stdout
     assert "defense.draws: 2 → 3" in why
     assert "never computed" in shell("why", "mixed/pgd/guo").stdout

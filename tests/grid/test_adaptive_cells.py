@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cells import graph_of
 from tiny import Tiny, data_files, write_configs
 
 from pipeline.catalogue.catalogue import Catalogue
@@ -13,7 +14,6 @@ from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.cells import Grid
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.names import node_name
-from pipeline.grid.nodes import CellNodes
 from pipeline.grid.workloads import workload
 from pipeline.problems import BadInput
 from pipeline.store.candidates import candidates_in
@@ -49,7 +49,7 @@ def loaded(folder: Path, adaptive: str | None = None) -> Grid:
 
 
 def digests(grid: Grid) -> dict[str, str]:
-    _, scores = CellNodes().graph(grid.cells)
+    _, scores = graph_of(grid.cells)
     return {name: node.digest for name, node in scores.items()}
 
 
@@ -73,14 +73,14 @@ def test_adding_a_defense_or_an_attack_makes_no_other_cell_stale(tmp_path: Path)
 
 def test_the_transferred_examples_are_made_once_for_all_defenses(tmp_path: Path):
     grid = loaded(configs(tmp_path, "[adaptive-mini]", "[none, guo, counter]"))
-    graph, _ = CellNodes().graph(grid.cells)
+    graph, _ = graph_of(grid.cells)
     bare = [n for n in graph if isinstance(n.spec, CraftSpec) and n.spec.against is None]
     assert len(bare) == 2
 
 
 def test_a_candidate_of_fewer_images_is_a_node_of_those(tmp_path: Path):
     grid = loaded(configs(tmp_path, "[adaptive-mini]", "[guo]"))
-    graph, _ = CellNodes().graph(grid.cells)
+    graph, _ = graph_of(grid.cells)
     stops = {
         node.spec.attack.kind: node.spec.shard.stop
         for node in graph
@@ -119,7 +119,7 @@ def test_a_baseline_of_equal_cost_has_as_many_draws_as_each_defense_costs_passes
 
 def test_the_plan_knows_what_an_adaptive_cell_costs_before_it_starts(tmp_path: Path):
     grid = loaded(configs(tmp_path, "[clean, adaptive-mini]", "[none, counter, guo]"))
-    graph, _ = CellNodes().graph(grid.cells)
+    graph, _ = graph_of(grid.cells)
     works = [workload(n, {}) for n in graph if isinstance(n.spec, CraftSpec | SelectSpec)]
     assert all(work.amount > 0 for work in works)
     assert {work.sort.method for work in works} >= {"pgd", "apgd on guo", "square on counter"}
@@ -127,7 +127,7 @@ def test_the_plan_knows_what_an_adaptive_cell_costs_before_it_starts(tmp_path: P
 
 def test_nodes_of_an_adaptive_cell_have_names_in_the_grids_words(tmp_path: Path):
     grid = loaded(configs(tmp_path, "[adaptive-mini]", "[guo]"))
-    graph, scores = CellNodes().graph(grid.cells)
+    graph, scores = graph_of(grid.cells)
     names = {node_name(node, grid) for node in graph if node.kind in {"craft", "select"}}
     assert names == {
         "craft mixed/adaptive-mini, images 0 to 40",

@@ -136,8 +136,9 @@ def test_the_shipped_grid_loads_without_torch_ray_or_mlflow() -> None:
         "from pipeline.grid.builder import load_grid; from pipeline.grid.nodes import CellNodes;"
         "from pipeline.plan.planning import make_plan; from pipeline.store.store import Store;"
         f"grid = load_grid(Catalogue([Path({str(SHIPPED)!r})]), 'demo');"
-        "graph, scores = CellNodes().graph(grid.cells);"
-        "plan = make_plan(graph, scores.values(), Store(Path('nowhere')));"
+        "from pipeline.grid.graph import Graph; nodes = CellNodes();"
+        "scores = [nodes.score(cell) for cell in grid.cells];"
+        "plan = make_plan(Graph(scores), scores, Store(Path('nowhere')));"
         "print(len(plan.todo), {'torch', 'ray', 'mlflow', 'polars'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cells import graph_of
 from tiny import write_configs
 
 from pipeline.catalogue.catalogue import Catalogue
@@ -77,7 +78,7 @@ def test_no_card_is_planned_where_none_is_wanted(tmp_path: Path):
 @pytest.mark.parametrize("budget", list(BUDGETS))
 def test_a_card_costs_a_quarter_of_its_adaptive_cell_at_most(budget: str, tmp_path: Path):
     grid = loaded(tmp_path, f"[adaptive-{budget}]", "[none, counter, guo, counter+guo, mi-ol]")
-    graph, _ = CellNodes().graph(grid.cells)
+    graph, _ = graph_of(grid.cells)
     kinds = {"craft", "select", "defend"}
     spent = sum(workload(node, {}).amount for node in graph if node.kind in kinds)
     cards = set(cards_of(grid).values())
@@ -113,7 +114,7 @@ def test_nothing_is_made_from_a_card(tmp_path: Path):
     """So whether there are cards changes no digest of a cell."""
     grid = loaded(tmp_path, "[pgd, adaptive-mini]", "[none, guo]")
     nodes = CellNodes()
-    _, scores = nodes.graph(grid.cells)
+    _, scores = graph_of(grid.cells)
     cards = card_nodes(nodes, grid.cells, "quarter")
     graph = Graph([*scores.values(), *cards.values()])
     assert not any(graph.children(card) for card in cards.values())

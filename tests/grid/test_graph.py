@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from cells import graph_of
 
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
-from pipeline.grid.nodes import CellNodes, shards
+from pipeline.grid.nodes import shards
 from tasks.attacks.pgd import PGD
 from tasks.defenses.guo import Guo
 from tasks.defenses.mi_ol import MixupInference
@@ -37,7 +38,7 @@ def node(start: int, *parents: Node, files: tuple[tuple[str, str], ...] = ()) ->
 
 
 def score_of(cell: Cell) -> Node:
-    return CellNodes().graph([cell])[1][cell.name]
+    return graph_of([cell])[1][cell.name]
 
 
 def test_the_golden_digest_of_a_node_has_not_changed() -> None:
@@ -106,7 +107,7 @@ def test_shards_are_whole_but_for_the_last() -> None:
 
 
 def test_the_shipped_grid_has_the_nodes_that_its_cells_share(grid: Grid) -> None:
-    graph, scores = CellNodes().graph(grid.cells)
+    graph, scores = graph_of(grid.cells)
     counts = Counter(node.kind for node in graph)
     cells = len(grid.cells)
     assert len(scores) == cells

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from cells import graph_of
+from paper_numbers import EVERY_CELL, NUMBERS
 
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.paper import published
@@ -17,7 +19,6 @@ from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.coverage import Coverage, key
 from pipeline.grid.graph import Graph
-from pipeline.grid.nodes import CellNodes
 from tasks.defenses.counter import Counter as CounterPerturbation
 from tasks.defenses.mi_ol import MixupInference
 from tasks.training.recipe import TrainSpec
@@ -47,7 +48,7 @@ def coverage(name: str) -> Coverage:
 
 
 def digests(name: str, kind: str) -> set[str]:
-    graph, _ = CellNodes().graph(grid(name).cells)
+    graph, _ = graph_of(grid(name).cells)
     return {node.digest for node in graph if node.kind == kind}
 
 
@@ -77,7 +78,7 @@ def test_full_covers_each_published_number_in_exactly_one_cell() -> None:
     numbers = published(SHIPPED)
     assert [number for number in numbers if beside[number] != 1] == []
     assert next(coverage("full").lines()) == (
-        "252 of the 252 published numbers are covered (240 cells)"
+        f"{NUMBERS} of the {NUMBERS} published numbers are covered ({EVERY_CELL} cells)"
     )
 
 
@@ -104,11 +105,11 @@ def test_the_cells_without_a_number_are_the_points_that_only_figures_have() -> N
 
 def test_what_a_grid_leaves_out_of_the_paper_is_told_by_table() -> None:
     assert list(coverage("table1").lines()) == [
-        "102 of the 252 published numbers are covered (96 cells)",
+        f"102 of the {NUMBERS} published numbers are covered (96 cells)",
         "not covered: all 96 of table2, 30 of table3, all 24 of table4",
     ]
     [line] = coverage("demo").lines()
-    assert line.startswith("none of the 252 published numbers is covered")
+    assert line.startswith(f"none of the {NUMBERS} published numbers is covered")
 
 
 def test_a_few_missing_numbers_and_lone_cells_are_named() -> None:
@@ -120,7 +121,7 @@ def test_a_few_missing_numbers_and_lone_cells_are_named() -> None:
     cells.append(grid("full").cell("cifar10-iat/untargeted-pgd10/counter[step_size=1]"))
     lines = list(Coverage(published(SHIPPED), cells, full.tables).lines())
     assert lines[:3] == [
-        "251 of the 252 published numbers are covered (239 cells)",
+        f"{NUMBERS - 1} of the {NUMBERS} published numbers are covered ({EVERY_CELL - 1} cells)",
         "not covered: cifar10-iat/clean/xie",
         "4 cells without a published number:",
     ]
@@ -320,7 +321,7 @@ def test_figure_3_on_the_checkpoint_uses_every_example_of_the_checkpoint_grid() 
     crafted = []
     for name in ("checkpoint", "figure3-checkpoint"):
         cells = load_grid(SHIPPED, name, overrides).cells
-        nodes: Graph = CellNodes().graph(cells)[0]
+        nodes: Graph = graph_of(cells)[0]
         crafted.append({node.digest for node in nodes if node.kind == "craft"})
     assert crafted[1] < crafted[0]
     assert len(crafted[1]) == 2

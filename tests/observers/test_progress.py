@@ -8,6 +8,7 @@ import pty
 import re
 
 import pytest
+from cells import digits_cell, graph_of
 from rich.console import Console
 
 from pipeline.execution.events import (
@@ -25,52 +26,30 @@ from pipeline.execution.events import (
 )
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
-from pipeline.grid.nodes import CellNodes
 from pipeline.observers.progress import LiveProgress, PlainProgress, make_progress
 from pipeline.observers.tally import Tally
 from pipeline.plan.words import duration
-from tasks.attacks.base import Attack
 from tasks.attacks.clean import Clean
 from tasks.attacks.pgd import PGD
-from tasks.data.spec import DatasetSpec
-from tasks.defenses.base import Defense
 from tasks.defenses.guo import Guo
 from tasks.defenses.none import NoDefense
 from tasks.networks.small import Small
 from tasks.progress import Progress
-from tasks.specs import Problem
 from tasks.training.recipe import Recipe, TrainSpec
 
-PROBLEM = Problem(epsilon=8.0, classes=10, side=8, pool=1000)
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
-def make_cell(attack: str, attack_spec: Attack, defense: str, defense_spec: Defense) -> Cell:
-    return Cell(
-        dataset="digits",
-        model="demo-iat",
-        attack=attack,
-        defense=defense,
-        seed=0,
-        images=600,
-        redraws=1,
-        precision="float32",
-        dataset_spec=DatasetSpec(kind="digits", classes=10, channels=1, side=8),
-        model_spec=TrainSpec(network=Small(), recipe=Recipe(method="iat", epochs=4)),
-        attack_spec=attack_spec.resolved(PROBLEM),
-        defense_spec=defense_spec,
-    )
-
-
+IAT = TrainSpec(network=Small(), recipe=Recipe(method="iat", epochs=4))
 CELLS = tuple(
-    make_cell(attack, attack_spec, defense, defense_spec)
-    for attack, attack_spec in (("clean", Clean()), ("pgd10", PGD()))
-    for defense, defense_spec in (("none", NoDefense()), ("guo", Guo()))
+    digits_cell("demo-iat", attack, defense, images=600, redraws=1, model_spec=IAT)
+    for attack in (("clean", Clean()), ("pgd10", PGD()))
+    for defense in (("none", NoDefense()), ("guo", Guo()))
 )
 GRID = Grid("demo", "The demo", CELLS, ())
 GRAPH: Graph
 SCORES: dict[str, Node]
-GRAPH, SCORES = CellNodes().graph(CELLS)
+GRAPH, SCORES = graph_of(CELLS)
 TODO = {"dataset": 1, "train": 1, "craft": 2, "defend": 8, "score": 4}
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import digits_cell, graph_of
 
 from pipeline.execution.events import CellScored, Done, NodeDone, RunFinished, RunStarted
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.grid.graph import Node
-from pipeline.grid.nodes import CellNodes
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import metric_names, score_key
 from pipeline.observers.tracking.server import answers, default_uri, ui
@@ -31,7 +31,6 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
 from tasks.attacks.clean import Clean
 from tasks.attacks.fgsm import FGSM
-from tasks.data.spec import DatasetSpec
 from tasks.defenses.chain import Chain
 from tasks.defenses.gaussian import Gaussian
 from tasks.defenses.none import NoDefense
@@ -47,19 +46,14 @@ def make_cell(attack: str, defense: str) -> Cell:
     attacks = {"clean": Clean(), "fgsm": FGSM(epsilon=8.0)}
     noise = Gaussian(draws=4)
     defenses = {"none": NoDefense(), "noise": noise, "noise+noise": Chain(parts=(noise, noise))}
-    return Cell(
-        dataset="digits",
-        model="little",
-        attack=attack,
-        defense=defense,
-        seed=0,
+    network, recipe = Small(width=2), Recipe(epochs=2, learning_rate=0.1)
+    return digits_cell(
+        "little",
+        (attack, attacks[attack]),
+        (defense, defenses[defense]),
         images=700,
         redraws=2,
-        precision="float32",
-        dataset_spec=DatasetSpec(kind="digits", classes=10, channels=1, side=8),
-        model_spec=TrainSpec(network=Small(width=2), recipe=Recipe(epochs=2, learning_rate=0.1)),
-        attack_spec=attacks[attack],
-        defense_spec=defenses[defense],
+        model_spec=TrainSpec(network=network, recipe=recipe),
     )
 
 
@@ -85,7 +79,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.store = Store(self.folder / "store")
         self.ledger = Ledger(self.store.ground)
-        self.scores = CellNodes().graph(self.grid.cells)[1]
+        self.scores = graph_of(self.grid.cells)[1]
         self.uri = self.uri or default_uri(self.folder)
 
     def tracker(self, **changes: Any) -> Tracker:
