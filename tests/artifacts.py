@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from pipeline.grid.graph import Node
 from pipeline.store.store import Record, Store, Writer
@@ -10,6 +12,12 @@ from tasks.specs import Shard
 
 NODE = Node("defend", Shard(start=0, stop=5))
 OTHER = Node("defend", Shard(start=5, stop=9))
+
+
+def unsealed(record: dict[str, Any], **changes: object) -> str:
+    """What a meta.json would say of a changed record, without the checksum of its own."""
+    fields = {name: value for name, value in record.items() if name != "seal"}
+    return json.dumps({**fields, **changes})
 
 
 def writing(text: str) -> Writer:

@@ -72,6 +72,7 @@ def import_command(file: Path, store: str, replace: bool) -> None:
 @click.command()
 @store_option
 @click.option("--set-aside", is_flag=True, help="Move what is found away; a run makes it again.")
+@click.option("--seal", is_flag=True, help="Give old records the checksum that they lack.")
 @click.option(
     "--suspect",
     is_flag=True,
@@ -79,10 +80,13 @@ def import_command(file: Path, store: str, replace: bool) -> None:
 )
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, store: str, set_aside: bool, suspect: bool, as_json: bool) -> None:
+def verify(
+    ctx: click.Context, store: str, set_aside: bool, seal: bool, suspect: bool, as_json: bool
+) -> None:
     """Read every artifact of the store and compare it with its record.
 
-    The exit code is 1 where one is damaged, and with --suspect where a score is suspect: of a
+    What a record says of a result is worked out again from the artifact's own files. The exit
+    code is 1 where something is damaged, and with --suspect where a score is suspect: of a
     model whose weights another network has too, scored by a version that could confuse the two.
 
     \b
@@ -107,6 +111,7 @@ def verify(ctx: click.Context, store: str, set_aside: bool, suspect: bool, as_js
         found = check(
             place,
             set_aside=set_aside,
+            seal=seal,
             tell=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if as_json:
@@ -119,13 +124,30 @@ def verify(ctx: click.Context, store: str, set_aside: bool, suspect: bool, as_js
             }
             for damage in found.damages
         ]
-        print_json({"sound": found.sound, "bytes": found.sound_bytes, "damaged": damages})
+        print_json(
+            {
+                "sound": found.sound,
+                "bytes": found.sound_bytes,
+                "unsealed": found.unsealed,
+                "sealed": found.sealed,
+                "damaged": damages,
+            }
+        )
     else:
         for damage in found.damages:
             moved = f"; moved to {base}/{damage.aside}" if damage.aside else ""
-            say(f"damaged: {damage.kind} {damage.digest[:12]}: {damage.reason}{moved}")
+            name = damage.digest if damage.kind == "file" else damage.digest[:12]
+            say(f"damaged: {damage.kind} {name}: {damage.reason}{moved}")
         say(f"{found.sound} artifacts are sound, {_size(found.sound_bytes)}")
-        if found.damages and not set_aside:
+        if found.sealed:
+            say(f"{found.sealed} records of an older version were sealed")
+        if found.unsealed:
+            say(
+                f"{found.unsealed} records are of an older version and carry no checksum of their "
+                "own; --seal adds it",
+                err=True,
+            )
+        if any(damage.kind != "file" for damage in found.damages) and not set_aside:
             say("--set-aside moves what is damaged away, and a run makes it again", err=True)
     ctx.exit(1 if found.damages else 0)
 
@@ -181,6 +203,7 @@ def _suspects(store: str, *, set_aside: bool, as_json: bool) -> int:
     from pipeline.store.suspect import suspects
 
     place = Store(store)
+    _say(place.check())
     base = place.address.partition("?")[0]
     found = suspects(place, set_aside=set_aside)
     scores = [each for each in found if each.kind == "score"]
@@ -221,7 +244,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 def _say(line: str | None) -> None:
     if line is not None:
-        click.echo(line, err=True)
+        say(line, err=True)
 
 
 def _size(count: int) -> str:

@@ -11,15 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline import __version__
 from pipeline.commands.session import Session
 from pipeline.grid.graph import Graph
 from pipeline.grid.kinds import NODE_KINDS
 from pipeline.plan.look import Look
-from pipeline.problems import BadInput, reason_of
+from pipeline.problems import BadInput, reason_of, shown
 from pipeline.store.bundle import Bundle, open_bundle, write_bundle
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
+from pipeline.store.recount import contradiction
 from pipeline.store.store import Damaged, Record, Store
 
 
@@ -92,6 +94,7 @@ def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
     """
     arrivals = Arrivals()
     with open_bundle(path, NODE_KINDS) as bundle:
+        _check_facts(bundle, path)
         arrivals.adopted = store.prepare()
         try:
             _take_in(store, bundle, arrivals, replace=replace)
@@ -102,6 +105,21 @@ def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
         if arrivals.added:
             _note(store, bundle, path)
     return arrivals
+
+
+def _check_facts(bundle: Bundle, path: Path) -> None:
+    """BadInput where a record says other things than the files that come with it."""
+    for record in bundle.whole():
+        with TemporaryDirectory() as folder:
+
+            def located(name: str, record: Record = record, folder: str = folder) -> Path:
+                target = Path(folder) / name
+                bundle.copy(record, name, target)
+                return target
+
+            said = contradiction(record, located)
+        if said is not None:
+            raise BadInput(f"{shown(path)}: {record.kind} {record.digest[:12]}: {said}")
 
 
 def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool]]:

@@ -56,10 +56,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with pa.memory_map(str(path), "r") as source:
             table = pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowException) as error:
+            table.validate(full=True)
+        columns = {name: _array(table.column(name)) for name in table.column_names}
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise BadArrow(f"{path.name}: not a readable Arrow file: {reason}") from None
-    return {name: _array(table.column(name)) for name in table.column_names}
+    for name, column in columns.items():
+        if column.dtype.kind not in "biuf" or not column.ndim:
+            raise BadArrow(f"{path.name}: column {name} holds no numbers")
+    return columns
 
 
 def _type(array: np.ndarray) -> pa.DataType:

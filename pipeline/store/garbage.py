@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.problems import BadInput
 from pipeline.store import layout
 from pipeline.store.backend import Entry
 from pipeline.store.leases import Leases
 from pipeline.store.ledger import Ledger
+from pipeline.store.reading import Spoilt
 from pipeline.store.records import META
 from pipeline.store.store import Store
 
@@ -67,7 +69,13 @@ def remove(store: Store, items: list[Item]) -> int:
 
 def _asked_for(store: Store, *, since: float) -> set[str]:
     ledger = Ledger(store.ground)
-    found = ledger.wanted(since)
+    try:
+        found = ledger.wanted(since)
+    except Spoilt as spoilt:
+        raise BadInput(
+            f"store {store.address}: what runs asked for is not known, since a file is damaged: "
+            f"{spoilt}; delete it to go on"
+        ) from None
     seen: set[tuple[str, str]] = set()
     waiting = [
         ("score", cell.score)

@@ -17,8 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 from pipeline.store.backend import Ground
+from pipeline.store.facts import check_facts
+from pipeline.store.reading import Spoilt, parsed, words
 
 
 def user_name() -> str:
@@ -33,6 +38,8 @@ def user_name() -> str:
 class CellEntry:
     """A cell as an invocation left it: its score node, and what it scored, if it did."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     score: str
     content: str | None = None
     facts: Mapping[str, object] | None = None
@@ -43,6 +50,8 @@ class CellEntry:
 class Invocation:
     """One run: when, who, what, and its cells."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     grid: str
     command: Sequence[str]
     version: str
@@ -50,6 +59,17 @@ class Invocation:
     time: float = field(default_factory=time.time)
     user: str = field(default_factory=user_name)
     host: str = field(default_factory=platform.node)
+
+
+def read_invocation(data: bytes) -> Invocation:
+    """What a file of the ledger holds; Spoilt where it is none."""
+    invocation = parsed(data, Invocation)
+    for name, cell in invocation.cells.items():
+        try:
+            check_facts("score", cell.facts or {})
+        except Spoilt as spoilt:
+            raise Spoilt(f"cell {name[:60]}: {spoilt}") from None
+    return invocation
 
 
 class Ledger:
@@ -63,13 +83,9 @@ class Ledger:
         """What can be read of the ledger when it is first asked."""
         found = []
         for key in sorted(entry.key for entry in self._ground.find("ledger/*.json")):
-            try:
-                entry = json.loads(self._ground.read(key))
-                cells = {name: CellEntry(**cell) for name, cell in entry.pop("cells").items()}
-                found.append(Invocation(cells=cells, **entry))
-            except (OSError, ValueError, TypeError, KeyError, AttributeError):
-                # a torn file of another machine's crash says nothing; the rest still counts
-                continue
+            # what is spoilt says nothing, and `pipeline verify` says so; the rest still counts
+            with contextlib.suppress(OSError, Spoilt):
+                found.append(read_invocation(self._ground.read(key)))
         return found
 
     def last(self, grid: str, cell: str) -> CellEntry | None:
@@ -102,12 +118,19 @@ class Ledger:
             self._create(key, text)
 
     def wanted(self, since: float) -> set[str]:
-        """Digests of the nodes that runs begun after `since`, Unix time in s, wanted."""
+        """Digests of the nodes that runs begun after `since`, Unix time in s, wanted.
+
+        Spoilt, with its key, where a file cannot be read: what is wanted is not known then.
+        """
         found: set[str] = set()
         for entry in self._ground.find("ledger/wanted/[!.]*"):
             if entry.changed >= since:
-                with contextlib.suppress(FileNotFoundError):
-                    found.update(self._ground.read(entry.key).decode("ascii").split())
+                try:
+                    found.update(words(self._ground.read(entry.key)))
+                except FileNotFoundError:
+                    continue
+                except Spoilt as spoilt:
+                    raise Spoilt(f"{entry.key}: {spoilt}") from None
         return found
 
     def logged(self, server: str) -> set[str]:
@@ -120,10 +143,10 @@ class Ledger:
         self._create(f"{_server(server)}/{key}", what)
 
     def logged_as(self, server: str, key: str) -> str | None:
-        """As what a server was last told something; None where it was not."""
+        """As what a server was last told something; None where it was not, or that is spoilt."""
         try:
             return self._ground.read(f"{_server(server)}/{key}").decode()
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return None
 
     def _create(self, key: str, text: str) -> None:

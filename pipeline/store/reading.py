@@ -24,18 +24,30 @@ def parsed(data: bytes, kind: type[Value]) -> Value:
     try:
         return cast("Value", _adapter(cast("Hashable", kind)).validate_json(data, strict=True))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part)[:40] for part in first["loc"][:6])
-        said = first["msg"][0].lower() + first["msg"][1:]
-        raise Spoilt(f"{where}: {said}" if where else said) from None
+        raise _spoilt(error) from None
 
 
-def lines(data: bytes) -> list[str]:
+def checked(value: object, kind: type[Value]) -> Value:
+    """A value, once it is known to be of a type, nothing converted; Spoilt otherwise."""
+    try:
+        return cast("Value", _adapter(cast("Hashable", kind)).validate_python(value, strict=True))
+    except ValidationError as error:
+        raise _spoilt(error) from None
+
+
+def words(data: bytes) -> list[str]:
     """The words of a text of ASCII, as they are separated by white space; Spoilt otherwise."""
     try:
         return data.decode("ascii").split()
     except UnicodeDecodeError as error:
         raise Spoilt(f"byte {error.start + 1} is not ASCII") from None
+
+
+def _spoilt(error: ValidationError) -> Spoilt:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part)[:40] for part in first["loc"][:6])
+    said = first["msg"][:1].lower() + first["msg"][1:]
+    return Spoilt(f"{where}: {said}" if where else said)
 
 
 @cache

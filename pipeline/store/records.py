@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal, NotRequired
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from pipeline.store.facts import check_facts
+from pipeline.store.reading import Spoilt, checked, parsed
 
 META = "meta.json"
 
@@ -41,9 +48,34 @@ class Identity:
     parents: Mapping[str, tuple[str, str]]
 
 
+@with_config(extra="allow")
+class File(TypedDict):
+    """A data file: its name in the artifact's folder, the SHA-256 and the size of its bytes."""
+
+    file: str
+    sha256: str
+    bytes: NotRequired[int]
+
+
+@with_config(extra="allow")
+class How(TypedDict, total=False):
+    """How an artifact was computed, where other modules read it; there may be more."""
+
+    written: float
+    seconds: float
+    asking_seconds: float
+    forwards: int
+    backwards: int
+    device: str | None
+    instructions: str
+    versions: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Record:
     """What meta.json says: spec, lineage, files and how it was computed."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     kind: str
     digest: str
@@ -56,9 +88,17 @@ class Record:
     """Role → (kind, digest)."""
     lineage: Mapping[str, str]
     """Digest → content of every ancestor as it was when this was computed."""
-    files: Mapping[str, Mapping[str, object]]
+    files: Mapping[str, File]
     facts: Mapping[str, object]
     how: Mapping[str, object]
+    sealed: bool = False
+    """Whether meta.json ends with a checksum of its own, which older ones do not have."""
+
+
+SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\Z')
+"""How a sealed meta.json ends: the SHA-256 of all that stands before."""
+SEALED = 100
+"""Of so many bytes at the end of meta.json a seal is a part."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +124,27 @@ ABSENT = ArtifactState("absent", reason="not computed yet")
 
 
 def parse_record(text: bytes, kind: str, digest: str) -> Record:
-    """The record that a meta.json holds; Damaged where it is not that of this artifact."""
+    """The record that a meta.json holds; Damaged where it is not that of this artifact.
+
+    Damaged also where it is sealed and was changed since, or a fact has not its type.
+    """
+    seal = SEAL.search(text, max(0, len(text) - SEALED))
+    body = text if seal is None else text[: seal.start()] + b', "sealed": true}'
+    own = b"" if seal is None else hashlib.sha256(text[: seal.start()]).hexdigest().encode()
+    if own != (b"" if seal is None else seal[1]) or (seal is None and b'"seal"' in text[-SEALED:]):
+        raise Damaged(kind, digest, f"{META} does not match its own checksum")
     try:
-        fields = json.loads(text)
-        record = Record(**fields)
-    except (ValueError, TypeError) as error:
-        raise Damaged(kind, digest, f"{META} cannot be read: {error}") from None
-    if (record.kind, record.digest) != (kind, digest) or not _well_formed(fields):
+        record = parsed(body, Record)
+        check_facts(kind, record.facts)
+        checked(record.how, How)
+    except Spoilt as spoilt:
+        raise Damaged(kind, digest, f"{META} cannot be read: {spoilt}") from None
+    if (record.kind, record.digest, record.sealed) != (kind, digest, seal is not None):
         raise Damaged(kind, digest, f"{META} is not the record of this artifact")
     return record
 
 
-def content_of(files: Mapping[str, Mapping[str, object]]) -> str:
+def content_of(files: Mapping[str, File]) -> str:
     """SHA-256 over the names and SHA-256 of an artifact's files."""
     pairs = sorted((name, entry["sha256"]) for name, entry in files.items())
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
@@ -109,21 +158,13 @@ def data_file(name: str, sha256: str) -> str:
 
 def as_json(record: Record) -> bytes:
     """What meta.json holds of a record."""
-    return json.dumps(asdict(record), indent=1).encode()
-
-
-def _well_formed(fields: Mapping[str, Any]) -> bool:
-    """Whether the parts of a record that other modules walk through have the types they expect."""
-    for part in ("spec", "versions", "parents", "lineage", "files", "facts", "how"):
-        if not isinstance(fields[part], dict):
-            return False
-    for pair in fields["parents"].values():
-        if not isinstance(pair, list) or len(pair) != 2:
-            return False
-    for file in fields["files"].values():
-        if not isinstance(file, dict) or "file" not in file or "sha256" not in file:
-            return False
-    return isinstance(fields["content"], str)
+    fields = asdict(record)
+    del fields["sealed"]
+    text = json.dumps(fields, indent=1).encode()
+    if not record.sealed:
+        return text
+    body = text.removesuffix(b"\n}")
+    return body + f',\n "seal": "{hashlib.sha256(body).hexdigest()}"\n}}'.encode()
 
 
 Made = tuple[tuple[str, str], ...]

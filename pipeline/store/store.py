@@ -16,6 +16,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +31,7 @@ from pipeline.store.records import (
     META,
     ArtifactState,
     Damaged,
+    File,
     Gone,
     Identity,
     Record,
@@ -227,6 +229,7 @@ class Store:
                 files=files,
                 facts=dict(facts),
                 how={"written": time.time(), **how},
+                sealed=True,
             )
             return self._stand(record, scratch, over=replace and self._gives_way(record))
 
@@ -239,6 +242,13 @@ class Store:
             if _drafts(writers, scratch) != record.files:
                 raise Damaged(record.kind, record.digest, "its files are not what its record says")
             return self._stand(record, scratch)
+
+    def seal(self, record: Record) -> None:
+        """Give a record that stands its checksum; the artifact stays there at every moment."""
+        with self.ground.scratch() as scratch:
+            draft = scratch / META
+            draft.write_bytes(as_json(replace(record, sealed=True)))
+            self.ground.settle(draft, f"{folder_of(record.kind, record.digest)}/{META}")
 
     def _gives_way(self, record: Record) -> bool:
         """Whether an artifact of the same content stands; one of other content goes aside."""
@@ -306,9 +316,9 @@ class Store:
         return islice(names, count)
 
 
-def _drafts(writers: Mapping[str, Writer], scratch: Path) -> dict[str, dict[str, object]]:
+def _drafts(writers: Mapping[str, Writer], scratch: Path) -> dict[str, File]:
     """Write files into a folder; what a record says of them, their names by their checksums."""
-    files: dict[str, dict[str, object]] = {}
+    files: dict[str, File] = {}
     for name, write in writers.items():
         draft = scratch / name
         write(draft)

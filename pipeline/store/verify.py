@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from pipeline.problems import BadInput
 from pipeline.store import arrow
-from pipeline.store.records import META, Damaged, Record, content_of
+from pipeline.store.ledger import read_invocation
+from pipeline.store.reading import Spoilt, words
+from pipeline.store.records import META, Damaged, Record, content_of, parse_record
+from pipeline.store.recount import contradiction
 from pipeline.store.store import Store
 
 
@@ -23,20 +27,32 @@ class Damage:
 
 @dataclass
 class Verified:
-    """What was found: sound artifacts by number and size, and every damage."""
+    """What was found: sound artifacts by number and size, and every damage.
+
+    unsealed: sound ones whose record has no checksum of its own; sealed: those that were given one.
+    """
 
     sound: int = 0
     sound_bytes: int = 0
+    unsealed: int = 0
+    sealed: int = 0
     damages: list[Damage] = field(default_factory=list)
 
 
 def verify(
-    store: Store, *, set_aside: bool = False, tell: Callable[[int, int], object] | None = None
+    store: Store,
+    *,
+    set_aside: bool = False,
+    seal: bool = False,
+    tell: Callable[[int, int], object] | None = None,
 ) -> Verified:
-    """Read all of every artifact and compare it with its record.
+    """Read every file of a store, and compare each artifact with its record.
 
-    set_aside: move damaged ones out of the way, so that a run computes them again. tell: called
-    with how many artifacts are done and how many there are. BadInput where there is no store.
+    The facts of a record are compared with what the artifact's files say, see
+    `pipeline.store.recount`. set_aside: move damaged artifacts out of the way, so that a run
+    computes them again. seal: give the records of sound ones the checksum that old ones lack.
+    tell: called with how many artifacts are done and how many there are. BadInput where there is
+    no store.
     """
     store.check()
     found = Verified()
@@ -47,7 +63,7 @@ def verify(
         folder = meta.removesuffix(f"/{META}")
         kind, _, digest = folder.split("/")
         try:
-            size = _check(fresh, folder, kind, digest)
+            record, size = _check(fresh, folder, kind, digest)
         except (Damaged, BadInput) as problem:
             reason = problem.reason if isinstance(problem, Damaged) else str(problem)
             if not _there(store, meta):
@@ -55,30 +71,60 @@ def verify(
             aside = store.set_aside(kind, digest, folder) if set_aside else None
             found.damages.append(Damage(kind, digest, reason, aside))
         else:
-            found.sound += size is not None
-            found.sound_bytes += size or 0
+            if record is not None:
+                found.sound += 1
+                found.sound_bytes += size
+                found.unsealed += not (record.sealed or seal)
+                if seal and not record.sealed:
+                    store.seal(record)
+                    found.sealed += 1
         if tell is not None:
             tell(count, len(metas))
+    found.damages += _beside(store)
     return found
+
+
+def _beside(store: Store) -> Iterator[Damage]:
+    """What is damaged of the files that are none of an artifact in this store."""
+    readers: Mapping[str, Callable[[str, bytes], object]] = {
+        "ledger/*.json": lambda _, data: read_invocation(data),
+        "ledger/wanted/[!.]*": lambda _, data: words(data),
+        "elsewhere/*/??/*.json": lambda key, data: parse_record(
+            data, key.split("/")[1], PurePosixPath(key).stem
+        ),
+    }
+    for pattern, read in readers.items():
+        for key in sorted(entry.key for entry in store.ground.find(pattern)):
+            try:
+                read(key, store.ground.read(key))
+            except FileNotFoundError:
+                continue
+            except Damaged as damaged:
+                yield Damage("file", key, damaged.reason)
+            except (Spoilt, OSError) as error:
+                yield Damage("file", key, str(error))
 
 
 def _there(store: Store, key: str) -> bool:
     return any(entry.key == key for entry in store.ground.find(key))
 
 
-def _check(store: Store, folder: str, kind: str, digest: str) -> int | None:
-    """The size of a sound artifact, bytes, None where it is gone; Damaged otherwise."""
+def _check(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | None, int]:
+    """The record and the size, bytes, of a sound artifact, None where it is gone; else Damaged."""
     middle = folder.split("/")[1]
     if middle != digest[:2]:
         raise Damaged(kind, digest, f"lies in the folder {middle}, where nobody looks")
     record = store.record(kind, digest)
     if record is None:
-        return None
+        return None, 0
     if record.content != content_of(record.files):
         raise _damaged(record, f"{META} names other files than those of its own checksum")
     sizes = {entry.key: entry.size_bytes for entry in store.ground.find(f"{folder}/*")}
     size = sum(_check_file(store, record, folder, name, sizes) for name in record.files)
-    return size + sizes.get(f"{folder}/{META}", 0)
+    said = contradiction(record, lambda name: store.path(record, name))
+    if said is not None:
+        raise _damaged(record, said)
+    return record, size + sizes.get(f"{folder}/{META}", 0)
 
 
 def _check_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -48,21 +49,29 @@ def share_right(outcomes: Outcomes) -> Tensor:
     return outcomes.correct.to(torch.float64).mean(dim=1)
 
 
+def rates(correct: Tensor) -> dict[str, Any]:
+    """What the answers alone say of a score. correct: bool [N, R], one or more of both."""
+    images, redraws = correct.shape
+    each = correct.to(torch.float64)
+    accuracy = each.mean(dim=1).mean().item()
+    low, high = wilson_interval(accuracy * images, images)
+    return {
+        "images": images,
+        "redraws": redraws,
+        "accuracy": 100 * accuracy,
+        "interval": (100 * low, 100 * high),
+        "spread": 100 * each.mean(dim=0).std().item() if redraws > 1 else None,
+        "worst": 100 * correct.all(dim=1).to(torch.float64).mean().item(),
+    }
+
+
 def score(outcomes: Outcomes) -> Score:
     """Score the outcomes of all shards of a cell (see `joined`). BadTensor without images."""
     images, redraws, classes = outcomes.probabilities.shape
     require(images > 0 and redraws > 0, "outcomes: there is nothing to score")
-    accuracy = share_right(outcomes).mean().item()
-    low, high = wilson_interval(accuracy * images, images)
-    each = outcomes.correct.to(torch.float64).mean(dim=0)
     true = outcomes.labels[:, None, None].expand(images, redraws, 1)
     require((true < classes).all(), f"outcomes: a label is not below {classes}")
     return Score(
-        images=images,
-        redraws=redraws,
-        accuracy=100 * accuracy,
-        interval=(100 * low, 100 * high),
-        spread=100 * each.std().item() if redraws > 1 else None,
-        worst=100 * outcomes.correct.all(dim=1).to(torch.float64).mean().item(),
+        **rates(outcomes.correct),
         true_probability=outcomes.probabilities.gather(2, true).to(torch.float64).mean().item(),
     )

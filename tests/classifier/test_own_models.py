@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from artifacts import unsealed
 from click.testing import CliRunner
 from tiny import Recorder, write_configs
 from torch import Tensor, nn
@@ -245,7 +246,7 @@ def test_a_record_of_somebody_elses_store_calls_no_factory_when_work_is_estimate
             "arguments": {"cmd": "touch sprung"},
         }
         record["facts"].pop("multiplications")
-        meta.write_text(json.dumps(record))
+        meta.write_text(unsealed(record))
     again = zoo.session(FACTORY.format(width=4), own_network().state_dict())
     again.estimate(again.plan({node.digest for node in again.meant}))
     assert not (zoo.folder / "sprung").exists()

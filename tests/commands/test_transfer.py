@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from artifacts import unsealed
 from click.testing import CliRunner
 from tiny import Tiny, data_files, write_configs
 
@@ -173,7 +174,7 @@ def test_other_content_stays_unless_it_is_to_be_replaced(elsewhere: Tiny, bundle
     meta = next(elsewhere.store.glob(f"train/??/*/{META}"))
     record = json.loads(meta.read_text())
     record["content"] = "0" * 64
-    meta.write_text(json.dumps(record))
+    meta.write_text(unsealed(record))
     arrivals = import_results(Store(elsewhere.store), bundle, replace=False)
     assert len(arrivals.problems) == 2
     assert "train" in arrivals.problems[0]
@@ -230,7 +231,7 @@ def with_file_name(members: Members, file: str) -> None:
     digest = record["digest"]
     members[f"files/train/{digest}/{file}"] = members.pop(f"files/train/{digest}/{entry['file']}")
     entry["file"] = file
-    members[name] = json.dumps(record).encode()
+    members[name] = unsealed(record).encode()
 
     def change(manifest: dict[str, object]) -> None:
         for item in manifest["artifacts"]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from artifacts import NODE, OTHER, put, writing
+from artifacts import NODE, OTHER, put, unsealed, writing
 
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, Unwritable
@@ -334,7 +334,8 @@ def test_a_record_of_another_form_is_damage(
     store: Store, change: Callable[[object], object]
 ) -> None:
     put(store)
-    meta_of(store).write_text(json.dumps(change(json.loads(meta_of(store).read_text()))))
+    fields = json.loads(unsealed(json.loads(meta_of(store).read_text())))
+    meta_of(store).write_text(json.dumps(change(fields)))
     with pytest.raises(Damaged, match=re.escape(META)):
         store.record(NODE.kind, NODE.digest)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from artifacts import unsealed
 from click.testing import CliRunner, Result
 
 from pipeline.commands.cli import main
@@ -101,7 +102,7 @@ def misplace(store: Store) -> None:
 
 def rewrite(store: Store, **changes: object) -> None:
     place = folder_of(store) / META
-    place.write_text(json.dumps({**json.loads(place.read_text()), **changes}))
+    place.write_text(unsealed(json.loads(place.read_text()), **changes))
 
 
 def point_outside(store: Store) -> None:

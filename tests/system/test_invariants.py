@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from artifacts import unsealed
 from tiny import FILES, Tiny, data_files, write_configs
 
 from pipeline.execution.work.inputs import forget
@@ -145,7 +146,7 @@ def test_examples_outside_their_ball_are_refused(copy: Tiny) -> None:
     path.unlink()
     arrow.write_tensors(path, columns, {})
     entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    place.write_text(json.dumps(record))
+    place.write_text(unsealed(record))
     recorder, finished = copy.run(force=True)
     assert not finished.missing
     assert "farther than 40/255" in recorder.set_aside()[0].reason
@@ -179,7 +180,7 @@ def test_retrained_weights_make_everything_made_from_the_old_ones_stale(copy: Ti
     place = next(copy.store.glob(f"train/??/*/{META}"))
     record = json.loads(place.read_text())
     record["content"] = "0" * 64
-    place.write_text(json.dumps(record))
+    place.write_text(unsealed(record))
     session = copy.session()
     plan = session.plan()
     assert all(node.digest in plan.todo for node in session.chosen.values())

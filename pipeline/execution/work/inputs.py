@@ -6,7 +6,6 @@ decides what it is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.execution.settings import KindSettings
 from pipeline.grid.graph import Node
 from pipeline.store import arrow
+from pipeline.store.reading import Spoilt, parsed
 from pipeline.store.store import Damaged, Record, Store
 from tasks.attacks.search.geometry import Ball
 from tasks.classifier.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
@@ -240,8 +240,12 @@ class Desk:
         weights = weights_from_bytes(self.store.path(record, "weights.safetensors").read_bytes())
         network = _spec_of(node).network
         if isinstance(network, Exported):
-            text = self.store.path(record, "program.json").read_text(encoding="utf-8")
-            return network.restored(json.loads(text), weights, _shape(node).channels)
+            text = self.store.path(record, "program.json").read_bytes()
+            try:
+                program = parsed(text, dict[str, Any])
+            except Spoilt as spoilt:
+                raise BadCheckpoint(f"program.json: {spoilt}") from None
+            return network.restored(program, weights, _shape(node).channels)
         module = untrained(node)
         load_weights(module, weights)
         return module

@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Any
 
 import safetensors.torch
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from pipeline.store.backend import Ground
+from pipeline.store.reading import parsed
 from tasks.training.train import State
+
+
+@with_config(extra="allow")
+class _Facts(TypedDict):
+    epoch: int
+    history: list[dict[str, Any]]
+
 
 PARTS = ("weights", "optimizer")
 
@@ -20,12 +31,12 @@ def load(ground: Ground, digest: str) -> State | None:
     """The last whole state of a node, or None where there is none that can be read."""
     folder = f"partial/{digest}"
     try:
-        facts = json.loads(ground.read(f"{folder}/facts.json"))
+        facts = dict(parsed(ground.read(f"{folder}/facts.json"), _Facts))
         parts = [
             safetensors.torch.load(ground.read(f"{folder}/{part}-{facts['epoch']}.safetensors"))
             for part in PARTS
         ]
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+    except (OSError, ValueError, safetensors.SafetensorError):
         return None
     return State(weights=parts[0], optimizer=parts[1], facts=facts)
 

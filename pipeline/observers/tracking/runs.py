@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
 from pipeline.report.scores import interval, number
+from pipeline.store.reading import Spoilt, parsed
 from pipeline.store.records import hardware
 from pipeline.store.store import Damaged, Record, Store
 from tasks.specs import Spec
@@ -143,8 +144,9 @@ def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
     timings = record.facts.get("timings")
     curves = dict(timings) if isinstance(timings, Mapping) else {}
     try:
-        history = json.loads(store.path(record, HISTORY).read_bytes())
-    except (Damaged, OSError, ValueError):
+        text = store.path(record, HISTORY).read_bytes()
+        history = parsed(text, list[dict[str, object]])
+    except (Damaged, OSError, Spoilt):
         history = []
     for step, epoch in enumerate(history, start=1):
         points += [Point(f"epoch/{point.name}", point.value, step) for point in _points(epoch)]

@@ -1,0 +1,103 @@
+"""The types of the facts of artifacts, where other modules read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from annotated_types import Len
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from pipeline.store.reading import Spoilt, checked
+
+
+@with_config(extra="allow")
+class ScoreFacts(TypedDict, total=False):
+    """See `tasks.evaluation.score.Score`, and what a prediction costs."""
+
+    images: int
+    redraws: int
+    accuracy: float
+    interval: Annotated[list[float], Len(2, 2)]
+    spread: float | None
+    worst: float
+    true_probability: float
+    forwards_per_prediction: float
+    backwards_per_prediction: float
+    seconds_per_prediction: float
+
+
+@with_config(extra="allow")
+class Timings(TypedDict, total=False):
+    """Of each epoch of a training."""
+
+    seconds: list[float]
+    images_per_second: list[float]
+
+
+@with_config(extra="allow")
+class TrainFacts(TypedDict, total=False):
+    """Of a training."""
+
+    epochs: int
+    timings: Timings
+    multiplications: int
+
+
+@with_config(extra="allow")
+class DatasetFacts(TypedDict, total=False):
+    """Of a data set."""
+
+    train_images: int
+    test_images: int
+    test_images_by_class: list[int]
+
+
+@with_config(extra="allow")
+class FindingFacts(TypedDict):
+    """See `tasks.integrity.findings.Finding`."""
+
+    check: str
+    verdict: str
+    words: str
+
+
+@with_config(extra="allow")
+class CardFacts(TypedDict, total=False):
+    """Of an integrity card."""
+
+    verdict: str
+    findings: list[FindingFacts]
+    images: int
+
+
+@with_config(extra="allow")
+class ExampleFacts(TypedDict, total=False):
+    """Of what was crafted, selected or asked about."""
+
+    images: int
+    redraws: int
+    largest_change: float
+
+
+FACTS: Mapping[str, type[Any]] = {
+    "dataset": DatasetFacts,
+    "train": TrainFacts,
+    "checkpoint": TrainFacts,
+    "craft": ExampleFacts,
+    "select": ExampleFacts,
+    "defend": ExampleFacts,
+    "score": ScoreFacts,
+    "card": CardFacts,
+}
+"""By the kind of artifact."""
+
+
+def check_facts(kind: str, facts: Mapping[str, object]) -> None:
+    """Spoilt where a fact of an artifact of this kind has not its type."""
+    if kind in FACTS:
+        try:
+            checked(facts, FACTS[kind])
+        except Spoilt as spoilt:
+            raise Spoilt(f"facts.{spoilt}") from None
