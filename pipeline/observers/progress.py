@@ -182,7 +182,7 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
             told = f"{tally.name(node)}; what it makes is taken as it comes"
             yield clean(f"another run ({by}) is at {told}")
         case NodeDone(node=node, done=done):
-            yield from tally.news(done)
+            yield from map(clean, tally.news(done))
             if verbose and node.kind != "score":
                 yield clean(f"done: {tally.name(node)}{_took(done)}; {node.digest[:12]}")
         case RunStarted(grid=grid, todo=todo, stored=stored, executor=executor):

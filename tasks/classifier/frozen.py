@@ -60,7 +60,7 @@ class Frozen:
         self.classes = classes
         self.precision: Precision = precision
         self.randomised = randomised
-        self.network = Compiled(self.module) if compiled else self.module
+        self.network = Compiled(self.module, randomised=randomised) if compiled else self.module
         self.forwards = 0
         self.backwards = 0
         self._digest = _weights_digest(self.module)

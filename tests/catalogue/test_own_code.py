@@ -22,6 +22,7 @@ from pipeline.execution.events import Observers, RunFinished
 from pipeline.grid.builder import Overrides
 from pipeline.plan.why import why
 from pipeline.problems import BadInput
+from tasks.networks.factory import Factory
 
 JPEG = """
 import torch
@@ -385,3 +386,23 @@ def test_a_package_that_is_another_on_a_worker_is_refused(package: Path) -> None
     own_code._known.pop("gentle.jpeg")
     with pytest.raises(BadInput, match=r"gentle\.jpeg: this worker has other code"):
         unpack(Parcel(parcel.content, tuple(other)))
+
+
+def test_an_installed_factory_that_changed_after_its_import_is_refused_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "changing_nets.py"
+    package.write_text("from torch import nn\n\n\ndef make():\n    return nn.Flatten()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    network = Factory(factory="changing_nets:make")
+    first = own_code.with_source(network, tmp_path)
+    # read, and not imported: a change is a change
+    package.write_text("from torch import nn\n\n\ndef make():\n    return nn.Identity()\n")
+    second = own_code.with_source(network, tmp_path)
+    assert second.source != first.source
+    assert type(second.module(1, 8, 10)).__name__ == "Identity"
+    assert own_code.with_source(network, tmp_path) == second
+    package.write_text("from torch import nn\n\n\ndef make():\n    return nn.ReLU()\n")
+    with pytest.raises(BadInput, match=r"^changing_nets: its code has changed since this process"):
+        own_code.with_source(network, tmp_path)
+    monkeypatch.delitem(sys.modules, "changing_nets")

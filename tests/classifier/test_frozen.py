@@ -279,6 +279,25 @@ def test_what_a_compiled_network_raises_itself_is_not_taken_for_a_missing_compil
     assert frozen.compiled
 
 
+def test_a_compiled_network_that_is_another_function_is_not_used_and_says_so(module, pixels):
+    frozen = Frozen(module, classes=10, compiled=True)
+    plain = Frozen(module, classes=10)
+    frozen.network._fast = lambda pixels: plain.module(pixels).flip(1)
+    with pytest.warns(RuntimeWarning, match="what it made of this network gives other logits"):
+        first = frozen.logits(pixels)
+    assert not frozen.compiled
+    assert torch.equal(first, plain.logits(pixels))
+
+
+def test_a_compiled_network_is_compared_once(module, pixels):
+    frozen = Frozen(module, classes=10, compiled=True)
+    frozen.network._fast = frozen.module
+    assert torch.equal(frozen.logits(pixels), Frozen(module, classes=10).logits(pixels))
+    frozen.network._module = None
+    frozen.logits(pixels)
+    assert frozen.compiled
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler here")
 def test_a_compiled_network_gives_the_same_within_rounding(module, pixels):

@@ -391,6 +391,18 @@ def test_a_verbose_run_says_a_line_for_each_finished_node_with_its_seconds():
     assert len(lines) == len(said(STARTED, done(train, 200.0), finished())) + 1
 
 
+def test_what_was_left_out_of_a_network_is_said_once_however_many_nodes_say_it():
+    line = "network net.py:make: it is not laid out channels-last: so laid out,\nit raises"
+    crafts = nodes("craft")[:2]
+    events = [
+        NodeDone(node, Done(node.digest, "content", {}, {"seconds": 1.0, "said": [line]}))
+        for node in crafts
+    ]
+    lines = said(STARTED, *events, finished())
+    assert lines.count(line.replace("\n", " ")) == 1
+    assert len(lines) == len(said(STARTED, finished())) + 1
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [

@@ -56,6 +56,9 @@ class Parcel:
 
 
 _known: dict[str, OwnCode] = {}
+_seen: dict[str, str] = {}
+"""The digest of an installed module's code when it was last read before this process imported it,
+or first read after."""
 
 
 def is_reference(kind: str) -> bool:
@@ -114,7 +117,7 @@ def with_source(network: Factory, folder: Path) -> Factory:
         code = _declared(folder / Path(place).expanduser())
         factory, source = f"{Path(place).name}:{name}", code.digest
     else:
-        factory, source = network.factory, source_digest(parse(_source_file(place)))
+        factory, source = network.factory, _source_of(place)
     return network.model_copy(update={"factory": factory, "source": source})
 
 
@@ -244,11 +247,30 @@ def _from_package(name: str) -> ModuleType:
         module = importlib.import_module(name)
     except ImportError as error:
         raise BadInput(f"no module '{name}': {' '.join(str(error).split())}") from None
-    if name not in _known and name.partition(".")[0] != "tasks":
-        code = OwnCode(name, name, source_digest(parse(_source_file(name))), None)
+    if name.partition(".")[0] == "tasks":
+        return module
+    digest = _source_of(name)
+    if name not in _known:
+        code = OwnCode(name, name, digest, None)
         _known[name] = code
         _mark(module, code.digest)
     return module
+
+
+def _source_of(name: str) -> str:
+    """The digest of an installed module's code as it is now.
+
+    BadInput where this process runs other code of it: what it computed would be called the new
+    code's and be the old one's, as in a notebook that imported a package and then changed it.
+    """
+    digest = source_digest(parse(_source_file(name)))
+    if name not in sys.modules:
+        _seen[name] = digest
+    elif _seen.setdefault(name, digest) != digest:
+        raise BadInput(
+            f"{name}: its code has changed since this process imported it; begin a new process"
+        )
+    return digest
 
 
 def _source_file(name: str) -> Path:
