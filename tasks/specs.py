@@ -8,6 +8,7 @@ nothing about how or where a node runs. Sizes of perturbations are in steps of
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -87,9 +88,16 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     version: ClassVar[int] = 1
+    changes: ClassVar[Mapping[int, str]] = {}
+    """What a version changed in results, in a few words; `pipeline plan` says it."""
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset()
     source_digest: ClassVar[str] = ""
     """Of the code of a class of a user's own; what ours is, versions say."""
+
+    def results_version(self) -> int:
+        """The version that this spec's results are of: an earlier one than the class's where the
+        later ones changed nothing for it, so that it keeps its digest."""
+        return type(self).version
 
     def resolved(self, problem: Problem) -> Self:  # noqa: ARG002  for those that override it
         """The same spec with every default that depends on the problem filled in."""

@@ -49,21 +49,27 @@ class Catalogue:
         self._files: dict[Section, dict[str, Path]] = {}
 
     def add(self, section: Section, choice: str) -> str:
-        """The name of a choice; a path of a file makes its name known before all others.
+        """The name of a choice; the stem of a path becomes a name of its own.
 
-        BadInput where there is no such file.
+        BadInput where there is no such file, or where something else has its name already: two
+        things of one name would be one row.
         """
         path = Path(choice).expanduser()
         if path.suffix not in {".py", ".yaml"}:
             return choice
         if not path.is_file():
             raise BadInput(f"there is no file {choice}")
-        files = self._files.setdefault(section, {})
-        if files.setdefault(path.stem, path.resolve()) != path.resolve():
-            raise BadInput(
-                f"{choice}: {shown(files[path.stem])} has the name '{path.stem}' already"
-            )
-        return path.stem
+        name, path = path.stem, path.resolve()
+        option = f"--add {section[:-1]}={choice}"
+        if "+" in name or "/" in name:
+            raise BadInput(f"{option}: '{name}' would be a chain of defenses; rename the file")
+        known = self.names(section).get(name)
+        offered = self._packaged(section).get(name)
+        if offered is not None or (known is not None and known.resolve() != path):
+            other = offered if known is None else shown(known)
+            raise BadInput(f"{option}: {other} is called '{name}' too; rename one of them")
+        self._files.setdefault(section, {})[name] = path
+        return name
 
     def names(self, section: Section) -> dict[str, Path]:
         """Every name of a section and its file, sorted."""

@@ -9,12 +9,20 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.catalogue.validation import Entry
 from pipeline.problems import suggestion
 from pipeline.sanitize import clean
 from tasks import registry
+from tasks.data.spec import Interpolation
 from tasks.specs import LARGEST_LINF, Classes, Count, Precision, Seed
 
 LONGEST_LABEL = 200
@@ -31,16 +39,38 @@ class DatasetEntry(Entry):
 
     kind: Literal["digits", "parquet", "cifar", "npz", "folder"]
     """How its files are read."""
-    classes: Classes
-    """How many classes it has."""
+    classes: Classes | Annotated[tuple[str | int, ...], Field(strict=False, min_length=2)]
+    """How many classes it has, or their names in the order of labels."""
     channels: Literal[1, 3] = 3
     """1 for grey images, 3 for colour."""
     side_px: Annotated[int, Field(ge=4, le=4096)] = 32
     """Side of its square images, in pixels."""
     label_column: str = "label"
-    """Of Parquet files, the column of labels."""
+    """Of Parquet files, the column of labels: numbers, or names of classes."""
+    image_column: str | None = None
+    """Of Parquet files, the column of images, where there are several."""
+    resize: Interpolation | None = None
+    """How images of other sizes are brought to `side_px`: the shorter side is scaled, the middle
+    kept; all but `nearest` average over what they shrink."""
     folder: str | None = None
-    """Where its files are, from this file's folder."""
+    """Where its files are, from this file's folder; of kind `npz`, the file itself will do."""
+
+    @field_validator("classes")
+    @classmethod
+    def _each_once(cls, value: int | tuple[str | int, ...]) -> int | tuple[str | int, ...]:
+        if not isinstance(value, int) and len({*map(str, value)}) < len(value):
+            raise ValueError("a class stands here twice")
+        return value
+
+    @property
+    def count(self) -> int:
+        """The number of classes."""
+        return self.classes if isinstance(self.classes, int) else len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The classes in the order of labels, where they are named."""
+        return None if isinstance(self.classes, int) else tuple(map(str, self.classes))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -50,8 +80,9 @@ class DatasetEntry(Entry):
                 raise ValueError(f"{key}: {self.kind} has {value}, not {getattr(self, key)}")
         if self.kind == "digits" and self.folder is not None:
             raise ValueError("folder: the digits come with scikit-learn, from no folder")
-        if self.kind not in {"parquet", "cifar"} and "label_column" in self.model_fields_set:
-            raise ValueError(f"label_column: only Parquet files have columns, and not {self.kind}")
+        for key in ("label_column", "image_column"):
+            if self.kind not in {"parquet", "cifar"} and key in self.model_fields_set:
+                raise ValueError(f"{key}: only Parquet files have columns, and not {self.kind}")
         return self
 
 
@@ -71,6 +102,8 @@ class CheckpointEntry(Entry):
     """Of the file, 64 hexadecimal digits."""
     key_prefix: str = ""
     """What the weights' names begin with, to be left out, such as `module.`."""
+    weights_key: str | None = None
+    """The entry of a `torch.save` that holds the weights, such as `state_dict_ema`."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

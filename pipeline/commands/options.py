@@ -241,7 +241,7 @@ def repeated(context: click.Context) -> list[str]:
 
 def _places(option: str, items: Sequence[str], expected: str) -> dict[str, Path]:
     """Paths by the names that they are given for."""
-    places = {}
+    places: dict[str, Path] = {}
     for item in items:
         name, sign, path = item.partition("=")
         if not sign or not path:

@@ -9,9 +9,13 @@ from typing import Any
 from pipeline.catalogue.paper import published
 from pipeline.commands.session import Session
 from pipeline.grid.coverage import Coverage
+from pipeline.plan.why import changed_cells
+from pipeline.plan.words import counted
 
 SHOWN = 20
 """Cells that are named one by one unless all are asked for."""
+COMPARED = 100
+"""Cells to compute again whose old artifacts are looked at for what changed."""
 
 
 def plan_lines(
@@ -31,6 +35,8 @@ def plan_lines(
         counts = made.by_kind(session.graph)
         nodes = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         yield f"{len(todo)} of {len(session.cells)} cells to compute: {nodes}"
+        for change, count in _changed(session, todo).items():
+            yield f"changed since {counted(count, 'cell')} had a score: {change}"
         yield from estimated.lines()
     else:
         yield f"nothing to do: {len(session.cells)} cells of grid '{session.grid.name}'"
@@ -49,6 +55,9 @@ def plan_facts(
         },
         "nodes": made.by_kind(session.graph),
         "reasons": dict(made.todo),
+        "changed": _changed(
+            session, [name for name, node in session.chosen.items() if node.digest in made.todo]
+        ),
         "estimate": session.estimate(made, device=device, workers=workers).facts(),
         "published": {
             "numbers": sum(len(number.tables) for number in covered.numbers.values()),
@@ -62,6 +71,13 @@ def plan_facts(
 def coverage(session: Session) -> Coverage:
     """The published numbers beside the cells that are meant."""
     return Coverage(published(session.catalogue), session.cells, session.grid.tables)
+
+
+def _changed(session: Session, todo: Collection[str]) -> dict[str, int]:
+    """What changed since the cells to compute had scores, and how many of them that concerns."""
+    scores = {name: session.chosen[name] for name in todo}
+    grid, store = session.grid.name, session.store
+    return changed_cells(grid, scores, store, session.ledger, most=COMPARED)
 
 
 def _named(cells: Collection[str], *, every: bool) -> Iterator[str]:

@@ -189,20 +189,28 @@ class Run:
             if first:
                 if self.cluster_first:
                     self._executor = self.start_executor()
-                done = self._ingest(plan)
+                done, failed = self._ingest(plan)
                 self._announce(plan)
                 for result in done:
                     self._take(result)
+                for failure in failed:
+                    self._fail(failure)
                 first = False
                 plan = self._without(plan, done)
             left -= self._round(plan, left)
 
-    def _ingest(self, plan: Plan) -> list[Done]:
-        """Read the user's files before anything is started; what is wrong with them is BadInput."""
-        done = []
+    def _ingest(self, plan: Plan) -> tuple[list[Done], list[Failure]]:
+        """Read the user's files before anything is started.
+
+        What is wrong with them is BadInput where every cell needs them; else it fails those that
+        do.
+        """
+        done: list[Done] = []
+        failed: list[Failure] = []
+        lost: set[str] = set()
         for digest in plan.todo:
             node = self.graph[digest]
-            if node.info.local:
+            if node.info.local and digest not in lost:
                 local = self._local = self._local or self.start_local()
                 while not self._leases.claim(digest):
                     time.sleep(LOOK_S)
@@ -214,19 +222,23 @@ class Run:
                 if isinstance(result, Failure):
                     if result.fatal:
                         raise Unwritable(result.reason)
-                    raise BadInput(f"{node.kind} of {self._first_cell(node)}: {result.reason}")
+                    failed.append(result)
+                    lost |= {digest, *self._descendants(digest)}
                 if isinstance(result, Done):
                     done.append(result)
-        return done
+        if failed and all(leaf.digest in lost for leaf in (*self.scores.values(), *self.cards)):
+            node = self.graph[failed[0].digest]
+            raise BadInput(f"{node.kind} of {self._first_cell(node)}: {failed[0].reason}")
+        return done, failed
 
     def _first_cell(self, node: Node) -> str:
         below = self._descendants(node.digest)
         return next(name for name, score in self.scores.items() if score.digest in below)
 
-    @staticmethod
-    def _without(plan: Plan, done: list[Done]) -> Plan:
-        finished = {result.digest for result in done}
-        return replace(plan, todo={k: v for k, v in plan.todo.items() if k not in finished})
+    def _without(self, plan: Plan, done: list[Done]) -> Plan:
+        """What is left of a plan after its files were read, and what failed of them."""
+        gone = self._blocked().union(result.digest for result in done)
+        return replace(plan, todo={k: v for k, v in plan.todo.items() if k not in gone})
 
     def _announce(self, plan: Plan) -> None:
         self._executor = self._executor or self.start_executor()

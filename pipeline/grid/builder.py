@@ -115,7 +115,13 @@ class _Builder:
             "defenses": table.defenses,
         }
         for section, name in self._added:
-            if name not in map(_label, choices[section]):
+            own = {_label(choice): choice for choice in choices[section]}
+            if name in own and own[name] != name:
+                raise BadInput(
+                    f"--add {section[:-1]}={name}: table '{table.name}' calls a variant "
+                    f"'{name}'; rename one of them"
+                )
+            if name not in own:
                 choices[section] = (*choices[section], name)
         return table.model_copy(update=choices)
 
@@ -199,6 +205,12 @@ class _Builder:
             document,
             defense_place,
         )
+        if not source.train:
+            trained = isinstance(parts.spec, TrainSpec)
+            if trained or (defense_spec.needs_pool() and defense_spec.pool_split() == "train"):
+                what, at = ("models", model) if trained else ("defenses", defense)
+                message = f"data set '{parts.dataset}' has no images to train on or to draw from"
+                raise document.problem((*place, what, at), message)
         images = self._images(entry, parts.dataset, source.test, document)
         redraws = self._overrides.redraws or entry.redraws
         attack_spec = resolved(attack_spec, problem, document, attack_place)

@@ -84,7 +84,7 @@ def _written(spec: Spec) -> str:
         if value is not None or key not in cls.unset_is_left_out
     ]
     fields = f"map:{len(pairs)}{{{''.join(pairs)}}};"
-    return f"spec:{cls.__name__}:{cls.version}:{cls.source_digest}:{fields};"
+    return f"spec:{cls.__name__}:{spec.results_version()}:{cls.source_digest}:{fields};"
 
 
 _form = _OfSpec(_written)
@@ -111,6 +111,15 @@ def parts_of(spec: Spec) -> Iterator[Spec]:
         for part in value if isinstance(value, tuple | list) else (value,):
             if isinstance(part, Spec):
                 yield from parts_of(part)
+
+
+def versions_of(spec: Spec) -> dict[str, int]:
+    """The versions of a spec and of every spec inside it, by the names of their classes."""
+    found: dict[str, int] = {}
+    for part in parts_of(spec):
+        name = type(part).__name__
+        found[name] = max(part.results_version(), found.get(name, 0))
+    return found
 
 
 def own_digests(spec: Spec) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pipeline.grid.digests import digest, spec_classes
+from pipeline.grid.digests import digest, versions_of
 from pipeline.grid.kinds import KINDS, KindInfo, NodeKind
 from pipeline.store.records import Identity
 from tasks.specs import Spec
@@ -42,7 +42,7 @@ class Node:
             kind=self.kind,
             digest=self.digest,
             spec=self.spec.model_dump(mode="json"),
-            versions={found.__name__: found.version for found in spec_classes(self.spec)},
+            versions=versions_of(self.spec),
             parents={role: (parent.kind, parent.digest) for role, parent in self.parents},
         )
 

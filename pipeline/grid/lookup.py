@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import CheckpointEntry
-from pipeline.catalogue.sources.locate import Source, locate
+from pipeline.catalogue.sources.locate import Source, described, locate
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import cache_folder, sha256_of
 from tasks.attacks.base import Attack
@@ -77,16 +77,7 @@ class Ingredients:
         if name not in self._datasets:
             entry = self._catalogue.dataset(name)
             source = locate(name, entry, self._data.get(name))
-            spec = DatasetSpec(
-                kind=source.kind,
-                classes=entry.classes,
-                channels=entry.channels,
-                side=entry.side_px,
-                # only Parquet has columns
-                **({"label_column": entry.label_column} if source.kind == "parquet" else {}),
-                sources=source.hashes,
-            )
-            self._datasets[name] = (spec, source)
+            self._datasets[name] = (described(entry, source), source)
         return self._datasets[name]
 
     def _model(self, name: str) -> ModelParts:
@@ -112,6 +103,7 @@ class Ingredients:
             sha256=sha256,
             key_prefix=weights.key_prefix,
             randomised=entry.randomised or None,
+            weights_key=weights.weights_key,
         )
         return ModelParts(entry.dataset, spec, files, entry.stands_for)
 

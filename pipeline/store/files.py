@@ -1,4 +1,4 @@
-"""SHA-256 of source files, remembered by path, size and time of change."""
+"""SHA-256 of source files, remembered by what tells a change: size, times and inode."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from pipeline.problems import BadInput, regular, shown
 
 MEMORY = "file-hashes.json"
+FRESH_NS = 2_000_000_000
+"""How long after a change a file may change again without a new time stamp."""
 
 
 def cache_folder() -> Path:
@@ -31,39 +34,98 @@ def sha256_of(path: Path) -> str:
     try:
         status = regular(path).stat()
         key = str(path.resolve())
-        stamp = [status.st_size, status.st_mtime_ns]
+        stamp = stamp_of(status)
         memory = _remembered()
         match memory.get(key):
-            case [size, changed, str(known)] if [size, changed] == stamp:
+            case [list(seen), str(known)] if seen == stamp:
                 return known
         with path.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"{shown(path)}: cannot be read: {reason}") from None
-    _remember({**memory, key: [*stamp, digest]})
+        raise _unreadable(path, error) from None
+    if not is_fresh(status):
+        _remember({**memory, key: [stamp, digest]})
     return digest
+
+
+def read_whole(path: Path, sha256: str) -> bytes:
+    """A file's bytes, if they have this SHA-256; BadInput, one line, if they are others now.
+
+    What a digest names is what is read: no memory is asked, and one that said otherwise forgets.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    require_sha256(path, hashlib.sha256(data).hexdigest(), sha256)
+    return data
+
+
+def require_sha256(path: Path, found: str, expected: str) -> None:
+    """BadInput where what was read of a file or folder is not what was there to be read."""
+    if found == expected:
+        return
+    memory = _remembered()
+    if memory.pop(str(path.resolve()), None) is not None:
+        _remember(memory)
+    raise BadInput(
+        f"{shown(path)}: changed since the grid was loaded: its SHA-256 is {found[:12]}..., "
+        f"not {expected[:12]}...; load the grid again"
+    )
+
+
+def stamp_of(status: os.stat_result) -> list[int]:
+    """What differs where a file was changed or replaced, even with its size and time kept."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def is_fresh(status: os.stat_result) -> bool:
+    """Whether a file changed this very moment, so that its stamp may not tell the next change."""
+    return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < FRESH_NS
+
+
+def _unreadable(path: Path, error: OSError) -> BadInput:
+    reason = (error.strerror or str(error)).lower()
+    return BadInput(f"{shown(path)}: cannot be read: {reason}")
 
 
 def sha256_of_all(folder: Path, files: Sequence[Path]) -> str:
     """One SHA-256 of files under a folder and of their places in it, remembered as one."""
     try:
         stamps = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
-        seen = [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stamps]
+        seen = [f"{name} {stamp_of(status)}" for name, status in stamps]
         key = str(folder.resolve())
         stamp = [len(files), hashlib.sha256("\n".join(seen).encode()).hexdigest()]
         memory = _remembered()
         match memory.get(key):
-            case [count, seen_before, str(known)] if [count, seen_before] == stamp:
+            case [list(seen_before), str(known)] if seen_before == stamp:
                 return known
-        whole = hashlib.sha256()
+        whole = Together()
         for path, (name, _) in zip(files, stamps, strict=True):
-            whole.update(f"{hashlib.sha256(path.read_bytes()).hexdigest()} {name}\n".encode())
+            whole.add(name, path.read_bytes())
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"{error.filename}: cannot be read: {reason}") from None
-    _remember({**memory, key: [*stamp, whole.hexdigest()]})
-    return whole.hexdigest()
+        raise BadInput(
+            f"{error.filename}: cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None
+    if not any(is_fresh(status) for _, status in stamps):
+        _remember({**memory, key: [stamp, whole.sha256]})
+    return whole.sha256
+
+
+class Together:
+    """One SHA-256 of several files' bytes and names, added in order."""
+
+    def __init__(self) -> None:
+        self._whole = hashlib.sha256()
+
+    def add(self, name: str, data: bytes) -> None:
+        """Take in the next file."""
+        self._whole.update(f"{hashlib.sha256(data).hexdigest()} {name}\n".encode())
+
+    @property
+    def sha256(self) -> str:
+        """64 hexadecimal digits, of all files so far."""
+        return self._whole.hexdigest()
 
 
 def _remembered() -> dict[str, object]:
@@ -109,10 +171,9 @@ def replace_text(target: Path, text: str) -> None:
 
 
 def stamps(files: Iterable[Path]) -> list[list[object]]:
-    """Path, size and time of change of files that are there, sorted by path."""
+    """Path, size, times and inode of files that are there, sorted by path."""
     found: list[list[object]] = []
     for path in sorted(files):
         with contextlib.suppress(OSError):
-            status = path.stat()
-            found.append([str(path), status.st_size, status.st_mtime_ns])
+            found.append([str(path), *stamp_of(path.stat())])
     return found

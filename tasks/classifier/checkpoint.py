@@ -6,7 +6,9 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 
 import safetensors
 import safetensors.torch
@@ -18,56 +20,171 @@ class BadCheckpoint(ValueError):
     """A file of weights that cannot be read, or that does not fit the network."""
 
 
-def weights_from_bytes(data: bytes, key_prefix: str = "") -> dict[str, Tensor]:
-    """The named tensors of a checkpoint file, on the CPU.
+PRIMARY = ("state_dict", "model_state_dict", "model", "net", "network")
+"""What training programs call the weights in a file of several things; the first comes first."""
+COUNTERS = frozenset({"total_ops", "total_params"})
+"""Buffers that profilers such as thop leave beside the weights of each layer."""
+FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
-    data: a safetensors file, or one of torch.save that holds a dict of tensors, by itself or
-    under `state_dict`. Nothing in it is ever executed. key_prefix is stripped from the names
-    that start with it. BadCheckpoint where that cannot be done.
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The named tensors of a file, on the CPU, and what to tell of the choices made in reading."""
+
+    weights: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def weights_from_bytes(data: bytes, key_prefix: str = "") -> dict[str, Tensor]:
+    """The named tensors of a checkpoint file, on the CPU; see `read_checkpoint`."""
+    return read_checkpoint(data, key_prefix=key_prefix).weights
+
+
+def read_checkpoint(
+    data: bytes, *, weights_key: str | None = None, key_prefix: str = ""
+) -> Checkpoint:
+    """Read a safetensors file, or one of torch.save that holds a dict of tensors.
+
+    The tensors may also be in one of the dict's entries: `weights_key` names it; by default it is
+    `state_dict`, another of `PRIMARY`, or the only one that there is. Nothing in the file is ever
+    executed. key_prefix is stripped from the names that start with it. BadCheckpoint where that
+    cannot be done, or where it is not clear which entry is meant.
     """
-    weights = _safetensors(data) if data[8:9] == b"{" else _torch_file(data)
+    if data[8:9] == b"{":
+        if weights_key is not None:
+            raise BadCheckpoint(f"a safetensors file has no entry {weights_key!r}, only weights")
+        read = Checkpoint(_safetensors(data))
+    else:
+        read = _entry(_torch_file(data), weights_key)
+    weights = read.weights
     if not key_prefix:
-        return weights
+        return read
     if not any(name.startswith(key_prefix) for name in weights):
         raise BadCheckpoint(
             f"no weight's name starts with {key_prefix!r}; the names are {_listed(list(weights))}"
         )
-    return {name.removeprefix(key_prefix): weight for name, weight in weights.items()}
+    stripped = {name.removeprefix(key_prefix): weight for name, weight in weights.items()}
+    if len(stripped) < len(weights):
+        raise BadCheckpoint(f"without {key_prefix!r} two weights have one name")
+    return Checkpoint(stripped, read.notes)
+
+
+def fitted(checkpoint: Checkpoint, module: nn.Module) -> Checkpoint:
+    """The weights by the module's own names, as far as that is certain; noted where they differed.
+
+    A prefix that all names have is stripped where the names then are the module's, and counters
+    of profilers are left out. What still does not fit is refused by `load_weights`.
+    """
+    own = module.state_dict().keys()
+    weights, notes = dict(checkpoint.weights), list(checkpoint.notes)
+    counters = [name for name in weights if _last(name) in COUNTERS and name not in own]
+    if counters:
+        notes.append(f"{len(counters)} counters of a profiler were left out ({_listed(counters)})")
+        weights = {name: weight for name, weight in weights.items() if name not in counters}
+    prefix = _common_prefix(list(weights))
+    while prefix:
+        stripped = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+        if stripped.keys() <= own and not _missing(own, stripped):
+            notes.append(f"every weight's name starts with {prefix!r}, which was stripped")
+            weights = stripped
+            break
+        prefix = prefix[: prefix[:-1].rfind(".") + 1]
+    return Checkpoint(weights, tuple(notes))
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into a module whose names and shapes are the same, else BadCheckpoint.
 
-    Counts of batches seen by a batch norm, which old files lack, need not be there.
+    Floats of 16, 32 or 64 bits are taken for floats, whole numbers for whole numbers; quantised
+    weights are of another network and refused. Counts of batches seen by a batch norm, which old
+    files lack, need not be there.
     """
     own = module.state_dict()
-    optional = {name for name in own if name.endswith("num_batches_tracked")}
-    missing = [name for name in own if name not in weights and name not in optional]
+    missing = _missing(own, weights)
     foreign = [name for name in weights if name not in own]
     misshapen = [
         f"{name} {_shape(weights[name])} for {_shape(tensor)}"
         for name, tensor in own.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
+    quantised = [
+        f"{name} {_dtype(weight)}" for name, weight in weights.items() if weight.is_quantized
+    ]
+    mistyped = [
+        f"{name} {_dtype(weights[name])} for {_dtype(tensor)}"
+        for name, tensor in own.items()
+        if name in weights and not weights[name].is_quantized and not _takes(tensor, weights[name])
+    ]
     not_finite = [
         name
         for name, weight in weights.items()
-        if weight.is_floating_point() and not weight.isfinite().all()
+        if weight.dtype in FLOATS and _is_plain(weight) and not weight.isfinite().all()
     ]
     faults = {
         "missing": missing,
         "foreign": foreign,
         "of another shape": misshapen,
+        "quantised": quantised,
+        "of another type": mistyped,
         "not finite": not_finite,
     }
     found = [f"{len(names)} {fault} ({_listed(names)})" for fault, names in faults.items() if names]
     if found:
-        found += _other_classes(module, weights)
+        found += _other_classes(module, weights) + _other_prefix(own, weights)
         raise BadCheckpoint("weights do not fit the network: " + "; ".join(found))
     with torch.no_grad():
         for name, tensor in own.items():
             if name in weights:
                 tensor.copy_(weights[name])
+
+
+def _missing(own: Collection[str], weights: Collection[str]) -> list[str]:
+    return [
+        name for name in own if name not in weights and not name.endswith("num_batches_tracked")
+    ]
+
+
+def _takes(tensor: Tensor, weight: Tensor) -> bool:
+    """Whether a weight's values are what the module's tensor would hold after a copy."""
+    if not _is_plain(weight):
+        return False
+    if tensor.is_floating_point():
+        return weight.dtype in FLOATS
+    return weight.is_complex() == tensor.is_complex() and not weight.is_floating_point()
+
+
+def _is_plain(weight: Tensor) -> bool:
+    return weight.layout == torch.strided and not weight.is_meta
+
+
+def _other_prefix(own: Collection[str], weights: Collection[str]) -> list[str]:
+    """A prefix that would bring all of the module's names about, where some weights have it."""
+    missing = _missing(own, weights)
+    if not missing:
+        return []
+    prefixes = {name.removesuffix(missing[0]) for name in weights if name.endswith(missing[0])}
+    fitting = [
+        prefix
+        for prefix in prefixes
+        if prefix.endswith(".") and all(f"{prefix}{name}" in weights for name in missing)
+    ]
+    return [f"is key_prefix: {prefix!r} meant?" for prefix in sorted(fitting)[:1]]
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """What all names start with, up to a dot and no whole name: `model.module.`; or nothing."""
+    parts = [name.split(".")[:-1] for name in names]
+    common = takewhile(lambda each: len(set(each)) == 1, zip(*parts, strict=False))
+    return "".join(f"{part[0]}." for part in common)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _dtype(tensor: Tensor) -> str:
+    how = "meta " if tensor.is_meta else "" if _is_plain(tensor) else "sparse "
+    return how + str(tensor.dtype).removeprefix("torch.")
 
 
 def _other_classes(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
@@ -91,7 +208,7 @@ def _safetensors(data: bytes) -> dict[str, Tensor]:
         raise BadCheckpoint(f"not a safetensors file: {_first_line(error)}") from error
 
 
-def _torch_file(data: bytes) -> dict[str, Tensor]:
+def _torch_file(data: bytes) -> Mapping[object, object]:
     try:
         with warnings.catch_warnings():
             # torch warns of pickle protocols that it may not know, then refuses them anyway
@@ -106,14 +223,57 @@ def _torch_file(data: bytes) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise BadCheckpoint(f"not a file of torch.save: {_first_line(error)}") from error
-    if isinstance(content, Mapping) and "state_dict" in content:
-        content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise BadCheckpoint(f"expected a dict of tensors, got {type(content).__name__}")
+    return content
+
+
+def _entry(content: Mapping[object, object], key: str | None) -> Checkpoint:
+    """The weights in a file's dict, and what to tell of the choice."""
+    inner = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
+    sets = [name for name, value in inner.items() if _is_weights(value) or name in PRIMARY]
+    loose = any(isinstance(value, Tensor) for value in content.values())
+    if key is not None:
+        if key not in inner:
+            raise BadCheckpoint(f"the file has no weights under {key!r}{_choice(sets)}")
+        return Checkpoint(_tensors(inner[key]), (f"the weights are those under {key!r}",))
+    primary = [name for name in PRIMARY if name in sets]
+    if "state_dict" in primary:
+        primary = ["state_dict"]
+    if not primary and not loose:
+        primary = sets
+    if len(primary) > 1:
+        raise BadCheckpoint(f"it is not clear which weights are meant{_choice(primary)}")
+    if not primary:
+        return Checkpoint(_tensors(content))
+    [taken] = primary
+    others = [repr(name) for name in sets if name != taken]
+    notes = []
+    if others:
+        notes.append(
+            f"the weights are those under {taken!r}; the file also has {', '.join(others)}, "
+            "which weights_key names"
+        )
+    elif taken != "state_dict":
+        notes.append(f"the weights are those under {taken!r}")
+    return Checkpoint(_tensors(inner[taken]), tuple(notes))
+
+
+def _is_weights(value: Mapping[object, object]) -> bool:
+    return bool(value) and all(isinstance(each, Tensor) for each in value.values())
+
+
+def _choice(sets: Sequence[str]) -> str:
+    return f"; choose with weights_key: {', '.join(sets)}" if sets else ""
+
+
+def _tensors(content: Mapping[object, object]) -> dict[str, Tensor]:
+    if not content:
+        raise BadCheckpoint("expected a dict of tensors, got an empty one")
     strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if strange:
         raise BadCheckpoint(f"{len(strange)} entries are not tensors ({_listed(strange)})")
-    return {str(name): value for name, value in content.items()}
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def _listed(names: Sequence[str]) -> str:

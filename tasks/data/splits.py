@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Sequence
 
@@ -12,7 +13,12 @@ from torch import Tensor
 
 from tasks.data.arrays import BadTensor, Images, Splits, require
 from tasks.data.seeding import Rows
+from tasks.data.spec import Interpolation
 
+FORMATS = ("WEBP", "PNG", "JPEG", "BMP", "PPM", "TIFF")
+"""What Pillow calls the formats of encoded images that are read."""
+DARK = 127
+"""The brightest pixel of images that are told as dark."""
 DIGITS_TEST = 600
 """Images of scikit-learn's 1,797 digits that are scored on; the rest is trained on."""
 
@@ -47,7 +53,8 @@ def prepare(
 ) -> Splits:
     """Both splits in their fixed order; an image's id is its place in it.
 
-    pixels: uint8 [N, C, H, W]; labels: integers [N] in 0..classes-1. BadTensor otherwise,
+    pixels: uint8 [N, C, H, W]; labels: integers [N] in 0..classes-1; there may be none to train
+    on. BadTensor otherwise,
     or where images differ in size between the splits.
     """
     require(
@@ -62,14 +69,20 @@ def prepare(
 
 
 def decode_images(
-    encoded: Sequence[bytes], channels: int = 3, *, names: Sequence[str] | None = None
+    encoded: Sequence[bytes],
+    channels: int = 3,
+    *,
+    names: Sequence[str] | None = None,
+    side: int | None = None,
+    resize: Interpolation | None = None,
 ) -> Tensor:
-    """uint8 [N, channels, H, W] from WebP, PNG or JPEG files, all of one size.
+    """uint8 [N, channels, H, W] from encoded images (`FORMATS`), all of one size.
 
     channels: 1 for grey or 3 for colour; transparency is dropped. A grey image among coloured
-    ones is taken as coloured. names: of the images, for messages. BadTensor names the first
-    image that cannot be decoded, has colours where grey is expected, or another size than
-    the first.
+    ones is taken as coloured. names: of the images, for messages. resize: images of other sizes
+    are brought to side x side, see `resized`. BadTensor names the first image that cannot be
+    decoded, is one of several in its file, has colours where grey is expected, or another size
+    than the first.
     """
     require(channels in {1, 3}, f"channels: expected 1 or 3, got {channels}")
     require(len(encoded) > 0, "no images")
@@ -77,7 +90,8 @@ def decode_images(
     images: list[Tensor] = []
     coloured = False
     for name, data in zip(names, encoded, strict=True):
-        pixels, colour = _decode(data, "L" if channels == 1 else "RGB", name)
+        wanted = None if resize is None or side is None else (side, resize)
+        pixels, colour = _decode(data, "L" if channels == 1 else "RGB", name, wanted)
         require(channels == 3 or not colour, f"{name} has colours; expected grey, 1 channel")
         coloured |= colour
         images.append(pixels)
@@ -118,7 +132,67 @@ def digits() -> Splits:
     return prepare(pixels[train], labels[train], pixels[test], labels[test], 10)
 
 
+def resized(pixels: Tensor, side: int, resize: Interpolation) -> Tensor:
+    """uint8 [N, C, side, side] from uint8 [N, C, H, W].
+
+    The shorter side is scaled to `side` by a filter of Pillow's, which averages over what it
+    shrinks (antialiasing) unless it is `nearest`; of the longer one the middle is kept.
+    """
+    if pixels.shape[2:] == (side, side) or not len(pixels):
+        return pixels
+    images = []
+    for each in pixels:
+        array = each.permute(1, 2, 0).squeeze(2) if len(each) == 1 else each.permute(1, 2, 0)
+        image = _resized(Image.fromarray(array.contiguous().numpy()), side, resize)
+        images.append(torch.from_numpy(np.array(image)).reshape(side, side, -1))
+    return torch.stack(images).permute(0, 3, 1, 2).contiguous()
+
+
+def oddities(splits: Splits, class_names: Sequence[str] | None = None) -> list[str]:
+    """What a person should know before trusting a number of these images, each in one line.
+
+    Pixels that fill a part of their range only, classes without images, and images of the test
+    split that are also in train.
+    """
+    said = []
+    names = class_names or tuple(map(str, range(splits.test.classes)))
+    for split, images in (("train", splits.train), ("test", splits.test)):
+        if not len(images):
+            continue
+        brightest = int(images.pixels.max())
+        if brightest <= 1:
+            said.append(f"{split} pixels are 0 and 1 of 0 to 255: were they fractions of white?")
+        elif brightest <= DARK:
+            said.append(f"the brightest pixel of {split} is {brightest} of 255")
+        counts = images.labels.bincount(minlength=images.classes).tolist()
+        empty = [name for name, count in zip(names, counts, strict=True) if not count]
+        if empty:
+            few = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+            said.append(f"{len(empty)} classes have no images in {split} ({few})")
+    known = {_fingerprint(image) for image in splits.train.pixels}
+    both = sum(_fingerprint(image) in known for image in splits.test.pixels)
+    if both:
+        said.append(f"{both} of {len(splits.test)} test images are also in train")
+    return said
+
+
+def _fingerprint(image: Tensor) -> bytes:
+    return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()
+
+
+def _resized(image: Image.Image, side: int, resize: Interpolation) -> Image.Image:
+    if image.size == (side, side):
+        return image
+    scale = side / min(image.size)
+    size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    scaled = image.resize(size, Image.Resampling[resize.upper()])
+    return scaled.crop((left, top, left + side, top + side))
+
+
 def _ordered(pixels: Tensor, labels: Tensor, classes: int, seed: int, split: str) -> Images:
+    if split == "train" and not len(pixels):
+        return Images(pixels, labels.to(torch.int64), torch.arange(0), classes)
     require(len(pixels) > 0, f"{split}: no images")
     require(
         labels.shape == (len(pixels),),
@@ -138,17 +212,22 @@ def _ordered(pixels: Tensor, labels: Tensor, classes: int, seed: int, split: str
     return Images(pixels[order], labels[order], torch.arange(len(order)), classes)
 
 
-def _decode(data: bytes, mode: str, name: str) -> tuple[Tensor, bool]:
-    """uint8 [H, W, C], and whether the file has colours."""
+def _decode(
+    data: bytes, mode: str, name: str, wanted: tuple[int, Interpolation] | None
+) -> tuple[Tensor, bool]:
+    """uint8 [H, W, C], and whether the file has colours. wanted: see `resized`."""
     try:
-        with Image.open(io.BytesIO(data), formats=("WEBP", "PNG", "JPEG")) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             deep = image.mode.startswith(("I", "F"))
             colour = image.mode not in {"1", "L", "LA"}
-            pixels = torch.from_numpy(np.array(image.convert(mode)))
+            frames = getattr(image, "n_frames", 1)
+            whole = image.convert(mode)
+            pixels = torch.from_numpy(np.array(_resized(whole, *wanted) if wanted else whole))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         fault = str(error).split("\n", maxsplit=1)[0]
         raise BadTensor(f"{name} cannot be decoded: {fault}") from error
     require(not deep, f"{name}: expected 8 bits a channel, got more")
+    require(frames == 1, f"{name}: expected one image, got {frames}")
     return pixels.reshape(*pixels.shape[:2], -1), colour
 
 

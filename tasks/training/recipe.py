@@ -138,12 +138,14 @@ class CheckpointSpec(Spec):
     """A network with the weights of a file, which is known by its SHA-256, not its place.
 
     key_prefix: what is stripped from the names of the file's weights, such as `module.`.
-    randomised: see `TrainSpec`.
+    weights_key: the entry of the file that holds them, where `tasks.classifier.checkpoint` is not
+    to choose. randomised: see `TrainSpec`.
     """
 
     version: ClassVar[int] = 1
-    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"randomised"})
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"randomised", "weights_key"})
     network: SerializeAsAny[Network]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     key_prefix: str = ""
     randomised: Literal[True] | None = None
+    weights_key: str | None = None

@@ -1,7 +1,6 @@
 import ast
 import importlib
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -288,21 +287,21 @@ def test_code_that_is_not_python_is_one_line_of_bad_input(toy):
         toy.check(toy.crop)
 
 
-def aged(folder):
-    """Make files look old enough to be remembered."""
-    for path in folder.rglob("*.py"):
-        os.utime(path, (1, 1))
+@pytest.fixture
+def aged(monkeypatch):
+    """Files of a test are old enough to be remembered."""
+    monkeypatch.setattr(syntax, "is_fresh", lambda _: False)
 
 
+@pytest.mark.usefixtures("aged")
 def test_a_digest_is_remembered_by_path_size_and_time(toy, monkeypatch):
-    aged(toy.folder)
     toy.check(toy.crop)
     monkeypatch.setattr(syntax, "parse", lambda path: pytest.fail(f"parsed {path} again"))
     assert toy.check(toy.crop) == []
 
 
+@pytest.mark.usefixtures("aged")
 def test_an_edit_is_seen_whatever_is_remembered(toy):
-    aged(toy.folder)
     toy.check(toy.crop)
     toy.edit("grids.py", "STEP = 1", "STEP = 3")
     with pytest.raises(UndecidedCode):
@@ -315,8 +314,8 @@ def test_a_file_changed_this_moment_is_not_remembered(toy, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["not JSON", "[]"])
+@pytest.mark.usefixtures("aged")
 def test_a_damaged_or_unwritable_memory_costs_only_time(toy, tmp_path, monkeypatch, text):
-    aged(toy.folder)
     toy.check(toy.crop)
     (memory,) = (tmp_path / "cache").rglob("*.json")
     memory.write_text(text)

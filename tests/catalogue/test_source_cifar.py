@@ -17,12 +17,13 @@ import pytest
 import torch
 from test_source_files import write_arrays, write_images
 from test_sources import write_parquet
-from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision import datasets
 
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.entries import DatasetEntry
 from pipeline.catalogue.sources import cifar as source_cifar
-from pipeline.catalogue.sources.locate import locate, read
+from pipeline.catalogue.sources.classes import CIFAR10, OFFICIAL
+from pipeline.catalogue.sources.locate import described, locate, read
 from pipeline.problems import BadInput
 from tasks.data.arrays import Splits
 from tasks.data.spec import DatasetSpec
@@ -87,7 +88,7 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> Pu
         archive = tmp_path / "made" / known.archive
         with tarfile.open(archive, "w:gz") as tar:
             tar.add(place, known.folder)
-        source = CIFAR10 if classes == 10 else CIFAR100
+        source = datasets.CIFAR10 if classes == 10 else datasets.CIFAR100
         sums = {role: [name, checksum(place / name)] for role, name in known.files}
         for attribute, split in (("train_list", "train-"), ("test_list", "test-")):
             listed = [pair for role, pair in sums.items() if role.startswith(split)]
@@ -109,7 +110,7 @@ def spec_of(entry: DatasetEntry, hashes: tuple[tuple[str, str], ...]) -> Dataset
 
 def found_and_read(entry: DatasetEntry, folder: Path | None = None) -> Splits:
     source = locate("cifar10", entry, folder)
-    return read(spec_of(entry, source.hashes), dict(source.files))
+    return read(spec_of(entry, source.hashes), dict(source.files)).splits
 
 
 def refused(entry: DatasetEntry, folder: Path | None = None) -> str:
@@ -136,7 +137,7 @@ def test_the_archive_and_what_it_unpacks_to_hold_the_same_images(
     away.rename(archive)
     for source in (packed, loose):
         assert (source.kind, source.train, source.test) == ("cifar", 50_000, 10_000)
-        splits = read(spec_of(entry, source.hashes), dict(source.files))
+        splits = read(spec_of(entry, source.hashes), dict(source.files)).splits
         assert len(splits.train) == (20 if classes == 10 else 4)
         assert len(splits.test) == 4
         assert splits.test.pixels.shape[1:] == (3, 32, 32)
@@ -155,13 +156,13 @@ def test_the_archive_is_downloaded_once_and_is_the_data_set_that_was_planned(
 ) -> None:
     archive = publish(10)
     planned = locate("cifar10", ENTRIES[10])
-    first = read(spec_of(ENTRIES[10], planned.hashes), dict(planned.files))
+    first = read(spec_of(ENTRIES[10], planned.hashes), dict(planned.files)).splits
     kept = Path(dict(planned.files)["archive"])
     assert kept.read_bytes() == archive.read_bytes()
     assert [path.name for path in kept.parent.iterdir()] == [archive.name]
     archive.unlink()
     assert locate("cifar10", ENTRIES[10]) == planned
-    second = read(spec_of(ENTRIES[10], planned.hashes), dict(planned.files))
+    second = read(spec_of(ENTRIES[10], planned.hashes), dict(planned.files)).splits
     assert torch.equal(first.train.pixels, second.train.pixels)
 
 
@@ -213,7 +214,7 @@ def test_a_folder_in_another_layout_is_looked_at(tmp_path: Path, layout: str) ->
     elif layout == "npz":
         write_arrays(tmp_path, count=3)
     else:
-        write_images(tmp_path, tuple("abcdefghij"))
+        write_images(tmp_path, CIFAR10)
     assert locate("cifar10", ENTRIES[10], tmp_path).kind == layout
 
 
@@ -240,3 +241,66 @@ def test_the_shipped_data_sets_take_the_public_parquet_exports(name: str, column
     entry = Catalogue([SHIPPED]).dataset(name)
     assert (entry.kind, entry.label_column) == ("cifar", column)
     assert locate(name, entry, folder).kind == "parquet"
+
+
+def test_published_files_are_those_whose_checksum_is_in_the_spec(publish: Publish) -> None:
+    archive = publish(10)
+    packed = locate("cifar10", ENTRIES[10], archive.parent)
+    archive.write_bytes(archive.read_bytes() + b"\0")
+    with pytest.raises(BadInput, match=r"python\.tar\.gz: changed since the grid was loaded"):
+        read(described(ENTRIES[10], packed), dict(packed.files))
+    archive.unlink()
+    loose = locate("cifar10", ENTRIES[10], archive.parent)
+    (archive.parent / "cifar-10-batches-py" / "test_batch").write_bytes(b"other")
+    with pytest.raises(BadInput, match="test_batch: changed since the grid was loaded"):
+        read(described(ENTRIES[10], loose), dict(loose.files))
+
+
+def test_folders_of_cifar_have_the_official_labels_in_whatever_case(tmp_path: Path) -> None:
+    mixed = ("Airplane", "automobile", "Bird", *CIFAR10[3:])
+    numbers = tuple(map(str, range(10)))
+    for place, classes in (("mixed", mixed), ("numbers", numbers)):
+        write_images(tmp_path / place, classes)
+        source = locate("cifar10", ENTRIES[10].model_copy(update={"side_px": 4}), tmp_path / place)
+        entry = ENTRIES[10].model_copy(update={"side_px": 4})
+        splits = read(described(entry, source), dict(source.files)).splits
+        assert torch.equal(splits.test.pixels[:, 0, 0, 0].long() // 20, splits.test.labels)
+    # by their names as published there is one order only, and no other digest
+    write_images(tmp_path / "names", CIFAR10)
+    assert locate("cifar10", ENTRIES[10], tmp_path / "names").class_names is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "named"),
+    [
+        (("plane", "car", *CIFAR10[2:]), "'car' is no class of CIFAR-10"),
+        (tuple(map(str, range(1, 11))), "'1' is no class of CIFAR-10"),
+        (("Airplane", "airplane", *CIFAR10[2:]), "'airplane' is no class of CIFAR-10"),
+    ],
+)
+def test_folders_of_other_classes_are_not_taken_for_those_of_cifar(
+    tmp_path: Path, classes: tuple[str, ...], named: str
+) -> None:
+    write_images(tmp_path, classes)
+    assert named in refused(ENTRIES[10], tmp_path)
+
+
+def test_an_order_of_cifars_classes_cannot_be_given() -> None:
+    entry = ENTRIES[10].model_copy(update={"classes": tuple(reversed(CIFAR10))})
+    assert refused(entry).startswith("data set 'cifar10': the order of CIFAR's classes is its own")
+    locate("cifar10", entry.model_copy(update={"classes": CIFAR10}))
+
+
+def test_a_table_that_calls_cifars_labels_otherwise_is_refused(tmp_path: Path) -> None:
+    for names, other in (
+        (("truck", *CIFAR10[1:9], "airplane"), "from 0 on are truck, automobile, bird and 7 more"),
+        (CIFAR10[:9], "from 9 on are none, where CIFAR-10 has truck"),
+    ):
+        for split in ("train", "test"):
+            write_parquet(tmp_path / f"{split}-00000-of-00001.parquet", [0, 1], class_names=names)
+        assert other in refused(ENTRIES[10], tmp_path)
+    # one export of CIFAR-100 misspells a class
+    misspelt = tuple("cra" if name == "crab" else name for name in OFFICIAL[100])
+    for split in ("train", "test"):
+        write_parquet(tmp_path / f"{split}-00000-of-00001.parquet", [0, 1], class_names=misspelt)
+    assert locate("cifar100", ENTRIES[100], tmp_path).class_names is None

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from pipeline.catalogue.entries import DatasetEntry
-from pipeline.catalogue.sources.locate import Source, locate, read
+from pipeline.catalogue.sources.locate import Source, described, locate, read
 from pipeline.catalogue.sources.parquet import read_parquet_images
 from pipeline.problems import BadInput
 from pipeline.store import files as file_hashes
@@ -32,6 +33,8 @@ DIGITS = DatasetEntry(kind="digits", classes=10, channels=1, side_px=8)
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # files of tests are young, and are remembered all the same
+    monkeypatch.setattr(file_hashes, "FRESH_NS", 0)
 
 
 def png(value: int, side: int = 4) -> bytes:
@@ -41,13 +44,24 @@ def png(value: int, side: int = 4) -> bytes:
 
 
 def write_parquet(
-    path: Path, labels: list[int | None], *, column: str = "label", side: int = 4
+    path: Path,
+    labels: list[int] | list[str],
+    *,
+    column: str = "label",
+    side: int = 4,
+    class_names: Sequence[str] | None = None,
+    **more: pa.Array,
 ) -> None:
+    """Image i has the value i. class_names: as Hugging Face's metadata say them; more: columns."""
     images = [{"bytes": png(index, side), "path": None} for index in range(len(labels))]
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    table = {"img": pa.array(images, kind), column: pa.array(labels, pa.int64())}
+    table = pa.table({**more, "img": pa.array(images, kind), column: pa.array(labels)})
+    if class_names is not None:
+        features = {column: {"names": [*class_names], "_type": "ClassLabel"}}
+        about = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": about})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(table), path)
+    pq.write_table(table, path)
 
 
 @pytest.fixture
@@ -60,22 +74,19 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
+def parquet_images(path: Path, label_column: str = "label") -> object:
+    return read_parquet_images(path, path.read_bytes(), label_column, None)
+
+
 def spec_of(source: Source, entry: DatasetEntry = PARQUET) -> DatasetSpec:
-    return DatasetSpec(
-        kind=source.kind,
-        classes=entry.classes,
-        channels=entry.channels,
-        side=entry.side_px,
-        label_column=entry.label_column,
-        sources=source.hashes,
-    )
+    return described(entry, source)
 
 
 def test_the_digits_are_found_and_read() -> None:
     source = locate("digits", DIGITS)
     assert (source.train, source.test) == (1197, 600)
     assert [role for role, _ in source.files] == ["digits"]
-    splits = read(spec_of(source, DIGITS), dict(source.files))
+    splits = read(spec_of(source, DIGITS), dict(source.files)).splits
     assert (len(splits.train), len(splits.test)) == (1197, 600)
     assert splits.test.pixels.shape[1:] == (1, 8, 8)
 
@@ -109,7 +120,7 @@ def test_other_bytes_are_another_data_set(folder: Path) -> None:
 
 def test_parquet_images_are_read_with_their_labels(folder: Path) -> None:
     source = locate("mine", PARQUET, folder)
-    splits = read(spec_of(source), dict(source.files))
+    splits = read(spec_of(source), dict(source.files)).splits
     assert splits.train.pixels.shape == (5, 3, 4, 4)
     assert sorted(splits.train.labels.tolist()) == [0, 0, 1, 1, 2]
     # the test image of value v was given the label 2 - v
@@ -125,13 +136,13 @@ def test_without_a_folder_the_option_is_named(tmp_path: Path) -> None:
         locate("mine", PARQUET, tmp_path / "none")
     entry = PARQUET.model_copy(update={"folder": str(tmp_path / "empty")})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match=r"data set 'mine': no train-\*.parquet in .*empty"):
+    with pytest.raises(BadInput, match=r"data set 'mine': no train-\*.parquet, test-.* in .*empty"):
         locate("mine", entry)
 
 
 def test_a_folder_without_test_files_is_told(folder: Path) -> None:
     (folder / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(BadInput, match=r"no test-\*.parquet in"):
+    with pytest.raises(BadInput, match="train is there alone, and training images are not scored"):
         locate("mine", PARQUET, folder)
 
 
@@ -143,12 +154,13 @@ def test_a_file_that_is_no_parquet_is_told_in_one_line(folder: Path, data: bytes
         locate("mine", PARQUET, folder)
     assert len(str(raised.value).splitlines()) == 1
     with pytest.raises(BadInput, match="not a whole Parquet file"):
-        read_parquet_images(path, "label")
+        parquet_images(path)
 
 
 def test_a_folder_that_is_named_like_a_file_is_told(folder: Path) -> None:
-    (folder / "test-00001-of-00002.parquet").mkdir()
-    with pytest.raises(BadInput, match=r"test-00001-of-00002.parquet: not a whole"):
+    (folder / "train-00001-of-00002.parquet").unlink()
+    (folder / "train-00001-of-00002.parquet").mkdir()
+    with pytest.raises(BadInput, match=r"train-00001-of-00002.parquet: not a whole"):
         locate("mine", PARQUET, folder)
 
 
@@ -156,7 +168,7 @@ def test_a_missing_label_column_is_told_with_the_ones_there_are(folder: Path) ->
     path = folder / "test-00000-of-00001.parquet"
     message = r"test-00000-of-00001.parquet: no label column 'fine'; its columns: img, label"
     with pytest.raises(BadInput, match=message):
-        read_parquet_images(path, "fine")
+        parquet_images(path, "fine")
 
 
 def test_columns_that_are_no_images_or_labels_are_told(tmp_path: Path) -> None:
@@ -168,14 +180,17 @@ def test_columns_that_are_no_images_or_labels_are_told(tmp_path: Path) -> None:
     for columns, message in [
         ({"label": label}, "no image column"),
         ({"img": path_only, "label": label}, "no image column"),
-        ({"img": image, "label": pa.array(["cat"])}, "labels in 'label' are string, not integers"),
+        (
+            {"img": image, "label": pa.array([0.5])},
+            "labels in 'label' are double, neither integers",
+        ),
         ({"img": image, "label": pa.array([None], pa.int64())}, "1 rows have no label"),
         ({"img": gap, "label": label}, "1 rows have no image"),
         ({"img": hole, "label": label}, "1 rows have no image"),
     ]:
         pq.write_table(pa.table(columns), tmp_path / "x.parquet")
         with pytest.raises(BadInput, match=message):
-            read_parquet_images(tmp_path / "x.parquet", "label")
+            parquet_images(tmp_path / "x.parquet")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +232,8 @@ def test_a_real_data_set_is_found() -> None:
         pytest.skip("the CIFAR-10 Parquet files are not in ../shared/data/cifar10")
     entry = DatasetEntry(kind="parquet", classes=10)
     source = locate("cifar10", entry, SHARED)
-    images, labels = read_parquet_images(Path(dict(source.files)["test-00000"]), "label")
+    path = Path(dict(source.files)["test-00000"])
+    images, labels = read_parquet_images(path, path.read_bytes(), "label", None)
     assert len(images) == len(labels) == source.test
     assert source.train > 4 * source.test
     assert set(labels) == set(range(10))

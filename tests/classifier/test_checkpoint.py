@@ -1,10 +1,17 @@
 import io
+import warnings
 
 import pytest
 import safetensors.torch
 import torch
 
-from tasks.classifier.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
+from tasks.classifier.checkpoint import (
+    BadCheckpoint,
+    fitted,
+    load_weights,
+    read_checkpoint,
+    weights_from_bytes,
+)
 from tasks.networks.small import Small
 from tasks.training.recipe import CheckpointSpec
 
@@ -136,3 +143,110 @@ def test_a_checkpoint_spec_keeps_the_networks_own_fields():
     assert spec.model_dump()["network"]["width"] == 3
     with pytest.raises(ValueError, match="sha256"):
         CheckpointSpec(network=Small(), sha256="12fca82f")
+
+
+def loaded(content: object, weights_key: str | None = None, key_prefix: str = ""):
+    """Weights as the pipeline takes them from a file, in a network of their kind, and the notes."""
+    module = Small(width=2).build(1, 8, 3, seed=2)
+    read = read_checkpoint(saved(content), weights_key=weights_key, key_prefix=key_prefix)
+    checkpoint = fitted(read, module)
+    load_weights(module, checkpoint.weights)
+    return module.state_dict(), list(checkpoint.notes)
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def averaged() -> dict[str, torch.Tensor]:
+    return Small(width=2).build(1, 8, 3, seed=5).state_dict()
+
+
+def test_of_two_sets_of_weights_the_one_taken_is_told_and_the_other_can_be_chosen(
+    weights, averaged
+):
+    content = {"epoch": 3, "state_dict": weights, "state_dict_ema": averaged, "optimizer": {}}
+    taken, notes = loaded(content)
+    assert same(taken, weights)
+    assert notes == [
+        (
+            "the weights are those under 'state_dict'; the file also has 'state_dict_ema', "
+            "which weights_key names"
+        )
+    ]
+    taken, notes = loaded(content, "state_dict_ema")
+    assert same(taken, averaged)
+    assert notes == ["the weights are those under 'state_dict_ema'"]
+    with pytest.raises(BadCheckpoint, match="no weights under 'ema'; choose with weights_key: st"):
+        loaded(content, "ema")
+    with pytest.raises(BadCheckpoint, match="a safetensors file has no entry 'ema'"):
+        read_checkpoint(safetensors.torch.save(weights), weights_key="ema")
+
+
+@pytest.mark.parametrize("key", ["model", "net", "model_state_dict", "network", "params_ema"])
+def test_weights_are_found_under_the_names_that_training_programs_give_them(key, weights):
+    content = {key: weights, "acc": 91.2, "epoch": torch.tensor(7)}
+    if key == "params_ema":
+        del content["epoch"]
+    taken, notes = loaded(content)
+    assert same(taken, weights)
+    assert notes == [f"the weights are those under '{key}'"]
+
+
+def test_which_of_several_equal_sets_is_meant_is_asked(weights, averaged):
+    for names in (("model", "net"), ("generator", "discriminator")):
+        content = dict(zip(names, (weights, averaged), strict=True))
+        with pytest.raises(BadCheckpoint, match=f"not clear .* weights_key: {', '.join(names)}$"):
+            loaded(content)
+        assert same(loaded(content, names[1])[0], averaged)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.module."])
+def test_a_prefix_on_every_name_is_stripped_and_told(prefix, weights):
+    taken, notes = loaded({prefix + name: weight for name, weight in weights.items()})
+    assert same(taken, weights)
+    assert notes == [f"every weight's name starts with '{prefix}', which was stripped"]
+
+
+def test_a_prefix_of_some_names_is_suggested(weights):
+    lightning = {f"net.{name}": weight for name, weight in weights.items()}
+    lightning["loss.weight"] = torch.ones(3)
+    with pytest.raises(BadCheckpoint, match=r"foreign .*; is key_prefix: 'net\.' meant\?$"):
+        loaded({"state_dict": lightning})
+
+
+def test_a_prefix_that_would_make_two_names_one_is_refused(weights):
+    twice = {**weights, **{f"ema.{name}": weight + 1 for name, weight in weights.items()}}
+    with pytest.raises(BadCheckpoint, match=r"without 'ema\.' two weights have one name"):
+        loaded(twice, key_prefix="ema.")
+
+
+def test_counters_of_profilers_beside_the_weights_are_left_out_and_told(weights):
+    profiled = {f"module.{name}": weight for name, weight in weights.items()}
+    for name in ("total_ops", "linear.total_ops", "linear.total_params"):
+        profiled[f"module.{name}"] = torch.zeros(1, dtype=torch.float64)
+    taken, notes = loaded(profiled)
+    assert same(taken, weights)
+    assert notes[0].startswith("3 counters of a profiler were left out (module.total_ops, ")
+
+
+def test_weights_of_another_arithmetic_are_refused_and_halves_are_taken_exactly(weights):
+    half = {n: w.half() if w.is_floating_point() else w for n, w in weights.items()}
+    taken, _ = loaded(half)
+    assert torch.equal(taken["linear.weight"], half["linear.weight"].float())
+    with warnings.catch_warnings():
+        # torch is about to give this up; files of it will be about for longer
+        warnings.simplefilter("ignore", UserWarning)
+        quantised = torch.quantize_per_tensor(weights["linear.weight"], 0.1, 0, torch.qint8)
+    for other, said in [
+        (quantised, r"1 quantised \(linear.weight qint8\)"),
+        # bitsandbytes and the like keep codes in the place of weights
+        (weights["linear.weight"].char(), r"1 of another type \(linear.weight int8 for float32\)"),
+        (weights["linear.weight"].to(torch.float8_e4m3fn), "linear.weight float8_e4m3fn for float"),
+        (weights["linear.weight"].to(torch.complex64), "linear.weight complex64 for float32"),
+        (weights["linear.weight"].to_sparse(), "linear.weight sparse float32 for"),
+    ]:
+        with pytest.raises(BadCheckpoint, match=said) as caught:
+            loaded({**weights, "linear.weight": other})
+        assert "\n" not in str(caught.value)

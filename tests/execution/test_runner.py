@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from tiny import Recorder, Tiny, write_configs
 
 from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import (
     Done,
     Event,
+    NodeDone,
     NodeRetried,
     Observers,
     RunFinished,
@@ -22,7 +25,11 @@ from pipeline.execution.events import (
 )
 from pipeline.execution.executors.inline import InlineExecutor
 from pipeline.execution.executors.worker import perform_remotely
+from pipeline.observers.progress import lines
+from pipeline.observers.tally import Tally
+from pipeline.problems import BadInput
 from pipeline.store.store import Store
+from tasks.networks.small import Small
 
 
 @pytest.fixture
@@ -164,3 +171,90 @@ def test_what_another_process_took_away_and_brought_back_is_not_set_aside(
     )
     assert recorder.set_aside() == []
     assert "craft" not in finished.computed
+
+
+class Zoo:
+    """Checkpoints and data sets of a user's, some of them unreadable, in one table."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        torch.save(Small(width=2).build(1, 8, 10).state_dict(), folder / "good.pt")
+        (folder / "bad.pt").write_bytes(b"no weights at all")
+        for name, side in (("good", 8), ("bad", 9)):
+            (folder / name).mkdir()
+            images = np.full((20, side, side), 200, dtype=np.uint8)
+            np.savez(folder / name / "test.npz", images=images, labels=np.arange(20) % 10)
+
+    def run(self, *models: str) -> tuple[Recorder, RunFinished]:
+        """models: such as `good-on-bad`, the good checkpoint on the unreadable data set."""
+        files = {
+            f"datasets/{name}.yaml": (
+                f"kind: npz\nclasses: 10\nchannels: 1\nside_px: 8\nfolder: ../../{name}\n"
+            )
+            for name in ("good", "bad")
+        }
+        for model in models:
+            weights, _, data = model.partition("-on-")
+            files[f"models/{model}.yaml"] = (
+                f"dataset: {data}\nnetwork: {{kind: small, width: 2}}\n"
+                f"checkpoint: {{file: ../../{weights}.pt}}\n"
+            )
+        files["grids/tiny.yaml"] = (
+            f"images: 20\ntables:\n  - name: main\n    models: [{', '.join(models)}]\n"
+            "    attacks: [clean]\n    defenses: [none]\n"
+        )
+        tiny = Tiny(write_configs(self.folder / "configs", files), self.folder / "store")
+        return tiny.run()
+
+
+@pytest.mark.parametrize(
+    ("model", "failed", "reason"),
+    [
+        ("bad-on-good", "checkpoint", "neither a safetensors file nor one of torch.save"),
+        ("good-on-bad", "dataset", "test images are 1x9x9; its config says 1x8x8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_fails_its_own_cells_alone(
+    tmp_path: Path, model: str, failed: str, reason: str
+) -> None:
+    zoo = Zoo(tmp_path)
+    recorder, finished = zoo.run("good-on-good", model)
+    assert finished.missing == {f"{model}/clean/none": reason}
+    assert finished.scored["good-on-good/clean/none"]["accuracy"] == 10.0
+    [failure] = recorder.failed()
+    assert (failure.node.kind, failure.cells) == (failed, [f"{model}/clean/none"])
+    # nothing but the file is tried again
+    recorder, again = zoo.run("good-on-good", model)
+    assert not recorder.done()
+    assert (again.missing, again.scored) == (finished.missing, finished.scored)
+
+
+def test_where_no_cell_could_be_computed_the_first_file_that_cannot_be_read_ends_the_run(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(BadInput, match=r"^checkpoint of bad-on-good/clean/none: neither "):
+        Zoo(tmp_path).run("bad-on-good", "good-on-bad")
+
+
+def test_what_a_files_reading_notes_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    zoo = Zoo(tmp_path)
+    weights = {f"net.{n}": w for n, w in Small(width=2).build(1, 8, 10).state_dict().items()}
+    torch.save({"model": weights}, tmp_path / "good.pt")
+
+    def told() -> list[str]:
+        recorder, _ = zoo.run("good-on-good")
+        tally, said = Tally(), []
+        for event in recorder.events:
+            tally.notify(event)
+            said += lines(event, tally) if isinstance(event, NodeDone) else ()
+        return said
+
+    assert told() == [
+        "data set in good: no train split: nothing can be trained on it",
+        "good.pt: the weights are those under 'model'",
+        "good.pt: every weight's name starts with 'net.', which was stripped",
+    ]
+    assert told() == []

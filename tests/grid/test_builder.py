@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.catalogue.catalogue import Catalogue
+from pipeline.commands.cli import main
 from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.grid.nodes import CellNodes
@@ -33,6 +36,7 @@ FILES = {
     "defenses/guo.yaml": "kind: guo\n",
 }
 OPTIONAL = {"labels", "loss", "confidence", "smoothing", "square_queries"}
+OPTIONAL |= {"class_names", "image_column", "resize", "weights_key"}
 Load = Callable[..., Grid]
 
 
@@ -467,3 +471,76 @@ def test_any_text_in_a_config_gives_a_grid_or_one_line(
         (copied / name).write_text(TEXTS[name], encoding="utf-8")
     assert lines
     assert all(len(line.splitlines()) <= 1 for line in lines)
+
+
+def test_two_files_of_one_name_do_not_become_one_row(load: Load, tmp_path: Path) -> None:
+    for folder, text in (("one", "kind: guo\n"), ("two", "kind: gaussian\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.yaml").write_text(text)
+    add = [("defenses", "one/mine.yaml"), ("defenses", "two/mine.yaml")]
+    assert told(load, table(), Overrides(add=add)) == (
+        "--add defense=two/mine.yaml: one/mine.yaml is called 'mine' too; rename one of them"
+    )
+    # once and again is once
+    [cell] = load(table("[clean]", "[mine]"), Overrides(add=add[:1] * 2)).cells
+    assert cell.defense_spec.kind == "guo"
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "text"),
+    [
+        ("models", "mixed", FILES["models/mixed.yaml"].replace("small", "resnet20")),
+        ("attacks", "pgd", "kind: pgd\nsteps: 3\n"),
+        # not in the table by itself, but in a chain of it
+        ("defenses", "guo", "kind: gaussian\n"),
+    ],
+)
+def test_what_is_added_does_not_replace_what_the_grid_has_by_its_name(
+    load: Load, tmp_path: Path, section: str, name: str, text: str
+) -> None:
+    (tmp_path / f"{name}.yaml").write_text(text)
+    add = Overrides(add=[(section, f"{name}.yaml")])
+    assert told(load, table(defenses="[none, counter+guo]"), add) == (
+        f"--add {section[:-1]}={name}.yaml: configs/{section}/{name}.yaml is called '{name}' too; "
+        "rename one of them"
+    )
+    # the file itself is no other
+    own = Overrides(add=[(section, f"configs/{section}/{name}.yaml")])
+    assert load(table(), own).cells
+
+
+def test_what_is_added_is_neither_lost_behind_a_variant_nor_taken_for_a_chain(
+    load: Load, tmp_path: Path
+) -> None:
+    (tmp_path / "weak.yaml").write_text("kind: pgd\nsteps: 1\n")
+    variant = "[{label: weak, use: pgd, set: {steps: 2}}]"
+    assert told(load, table(variant), Overrides(add=[("attacks", "weak.yaml")])) == (
+        "--add attack=weak: table 't' calls a variant 'weak'; rename one of them"
+    )
+    (tmp_path / "counter+guo.yaml").write_text("kind: gaussian\n")
+    message = told(load, table(), Overrides(add=[("defenses", "counter+guo.yaml")]))
+    assert message.endswith("'counter+guo' would be a chain of defenses; rename the file")
+
+
+@pytest.mark.parametrize("option", ["--data", "--weights"])
+def test_two_places_for_one_name_are_told(option: str) -> None:
+    done = CliRunner().invoke(main, ["plan", option, "digits=a", option, "digits=b"])
+    assert done.exit_code == 2
+    assert done.stderr == f"error: {option} digits: given twice\n"
+
+
+def test_what_needs_training_images_is_refused_where_there_are_none(
+    load: Load, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "test.npz", images=np.zeros((9, 8, 8), np.uint8), labels=np.arange(9) % 3)
+    files = {
+        "datasets__digits": "kind: npz\nclasses: 3\nchannels: 1\nside_px: 8\nfolder: ../..\n",
+        "defenses__mi-ol": "kind: mi-ol\n",
+    }
+    none = "data set 'digits' has no images to train on or to draw from"
+    assert told(load, table(), **files).endswith(f": tables.0.models.0: {none}")
+    loaded = "dataset: digits\nnetwork: {kind: small}\ncheckpoint: {file: ../../test.npz}\n"
+    files["models__mixed"] = loaded
+    assert load(table(), **files).cells
+    pooled = told(load, table(defenses="[none, mi-ol]"), **files)
+    assert pooled.endswith(f": tables.0.defenses.1: {none}")

@@ -315,7 +315,7 @@ def test_why_names_a_raised_version(
     told = why("cell", "g", line.score, line.graph, store, ledger)
     assert told == [
         "cell: 1 craft, 1 defend, 1 score to do",
-        "craft: version of Renamed: 1 → 2",
+        "craft: Renamed: version 1 → 2",
     ]
 
 

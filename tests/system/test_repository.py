@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOP_LEVEL = {
-    "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "configs", "constraints.txt", "docs",
-    "pipeline", "pyproject.toml", "reports", "tasks", "tests",
+    "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "configs",
+    "constraints.txt", "docs", "pipeline", "pyproject.toml", "reports", "tasks", "tests",
 }  # fmt: skip
 # Written apart, so that this file does not hold what it looks for.
 HOSTS = ("pypi." + "org", "pythonhosted." + "org", "pytorch." + "org/whl", "conda." + "anaconda")

@@ -1,4 +1,4 @@
-"""Makes `before.tar.xz`: configs, images, a defense and the store of a run, by the program of today.
+"""Makes `before.tar.xz`: configs, images, a defense, and the store of a run by this program.
 
     python tests/upgrade/make.py tests/upgrade/before.tar.xz
 

@@ -1,7 +1,7 @@
 """What a module's code says and imports, whatever its comments, layout and docstrings.
 
 A digest is of the syntax tree, written in a form of our own that is the same under every
-supported Python. Digests are remembered by path, size and time of change.
+supported Python. Digests are remembered by path, size, times and inode.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ import ast
 import contextlib
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.problems import BadInput
-from pipeline.store.files import cache_folder, replace_text
+from pipeline.store.files import cache_folder, is_fresh, replace_text, stamp_of
 
 # named by this very code, so that nothing remembered outlives the form it was made in
 _MEMORY = f"syntax-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}.json"
-_FRESH_NS = 2_000_000_000
 _LAYOUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 
 
@@ -41,14 +39,13 @@ def read_sources(paths: Iterable[Path]) -> dict[Path, Source]:
     memory, found, learned = _remembered(), {}, False
     for path in paths:
         status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
+        stamp = stamp_of(status)
         entry = memory.get(key := str(path.resolve()))
         if entry is not None and entry["stamp"] == stamp:
             found[path] = Source(entry["digest"], tuple(entry["imports"]))
             continue
         found[path] = parse(path)
-        # A file changed this very moment may change again without a new time stamp.
-        if time.time_ns() - status.st_mtime_ns > _FRESH_NS:
+        if not is_fresh(status):
             memory[key] = {"stamp": stamp, **asdict(found[path])}
             learned = True
     if learned:
@@ -75,7 +72,7 @@ def parse_text(text: bytes | str, path: Path) -> Source:
 def canonical(value: object) -> str:
     """A syntax tree's form: ASCII, without positions and all else that changes nothing.
 
-    The version of a spec is left out too: it is compared by itself.
+    The version of a spec is left out too: it is compared by itself. So is what it says of them.
     """
     if isinstance(value, ast.JoinedStr):
         # Python 3.12 ends some format specifications with an empty string.
@@ -101,6 +98,10 @@ def _says_nothing(item: object) -> bool:
             target=ast.Name(id="version"),
             annotation=ast.Subscript(value=ast.Name(id="ClassVar")),
             value=ast.Constant(value=int()),
+        ):
+            return True
+        case ast.AnnAssign(
+            target=ast.Name(id="changes"), annotation=ast.Subscript(value=ast.Name(id="ClassVar"))
         ):
             return True
         case _:

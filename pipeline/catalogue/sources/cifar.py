@@ -5,7 +5,7 @@ What is published is known by its SHA-256, so that plans can be made before it i
 
 from __future__ import annotations
 
-import shutil
+import io
 import socket
 import tarfile
 import tempfile
@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 
 from pipeline.catalogue.sources.files import Found, Split
 from pipeline.problems import BadInput, shown
-from pipeline.store.files import cache_folder, sha256_of
+from pipeline.store.files import cache_folder, read_whole, sha256_of
 
 TRAIN, TEST = 50_000, 10_000
 SILENCE_S = 30.0
@@ -95,22 +95,30 @@ def to_download(classes: int) -> Found:
     return Found((("archive", archive),), TRAIN, TEST)
 
 
-def read(classes: int, files: Mapping[str, str]) -> dict[str, Split]:
+def read(classes: int, files: Mapping[str, str], hashes: Mapping[str, str]) -> dict[str, Split]:
     """Both splits, uint8 [N, 32, 32, 3], downloaded first where the archive is not there.
 
-    torchvision compares every file with its published checksum before it unpickles it.
+    hashes: by role, of the files that are to be read. torchvision compares every file with its
+    published checksum before it unpickles it.
     """
-    if "archive" not in files:
-        return _read_unpacked(classes, Path(files["names"]).parent)
-    archive = Path(files["archive"])
-    if not archive.exists():
-        _download(classes, archive)
     with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / PUBLISHED[classes].folder
+        if "archive" not in files:
+            # what torchvision reads are the very bytes whose checksum was compared
+            folder.mkdir()
+            for role, path in files.items():
+                (folder / Path(path).name).write_bytes(read_whole(Path(path), hashes[role]))
+            return _read_unpacked(classes, folder, Path(files["names"]).parent)
+        archive = Path(files["archive"])
+        if not archive.exists():
+            _download(classes, archive)
+        data = read_whole(archive, hashes["archive"])
         try:
-            shutil.unpack_archive(archive, scratch, filter="data")
-        except (OSError, EOFError, tarfile.TarError, shutil.ReadError) as error:
+            with tarfile.open(fileobj=io.BytesIO(data)) as content:
+                content.extractall(scratch, filter="data")
+        except (OSError, EOFError, tarfile.TarError) as error:
             raise BadInput(f"{shown(archive)}: not a whole archive: {_line(error)}") from None
-        return _read_unpacked(classes, Path(scratch) / PUBLISHED[classes].folder)
+        return _read_unpacked(classes, folder, archive)
 
 
 def _unpacked(folder: Path, published: Published) -> Path | None:
@@ -126,7 +134,8 @@ def _torchvision(classes: int) -> Any:
     return CIFAR10 if classes == 10 else CIFAR100
 
 
-def _read_unpacked(classes: int, folder: Path) -> dict[str, Split]:
+def _read_unpacked(classes: int, folder: Path, place: Path) -> dict[str, Split]:
+    """Both splits from a copy of what is at a place."""
     import numpy as np
 
     splits = {}
@@ -137,7 +146,8 @@ def _read_unpacked(classes: int, folder: Path) -> dict[str, Split]:
                 warnings.simplefilter("ignore")
                 content = _torchvision(classes)(folder.parent, train=split == "train")
         except (RuntimeError, OSError) as error:
-            raise BadInput(f"{shown(folder)}: not the published files: {_line(error)}") from None
+            reason = _line(error)
+            raise BadInput(f"{shown(place)}: not the published files: {reason}") from None
         splits[split] = Split(content.data, np.asarray(content.targets, dtype=np.int64))
     return splits
 

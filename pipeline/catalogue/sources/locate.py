@@ -6,23 +6,27 @@ A data set's identity is the SHA-256 of its files, never their place.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.catalogue.entries import DatasetEntry
+from pipeline.catalogue.sources import arrays as source_arrays
 from pipeline.catalogue.sources import cifar as source_cifar
 from pipeline.catalogue.sources import files as source_files
+from pipeline.catalogue.sources import folders as source_folders
+from pipeline.catalogue.sources import tables as source_tables
+from pipeline.catalogue.sources.classes import OFFICIAL
 from pipeline.catalogue.sources.files import Found, Split
 from pipeline.problems import BadInput, shown
-from pipeline.store.files import sha256_of, sha256_of_all
+from pipeline.store.files import read_whole, sha256_of, sha256_of_all
+from tasks.data.spec import DatasetSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.data.arrays import Splits
-    from tasks.data.spec import DatasetSpec
 
 Kind = Literal["digits", "parquet", "cifar", "npz", "folder"]
 
@@ -34,6 +38,7 @@ class Source:
     """A data set found: (role, path), (role, SHA-256), and the sizes of its splits.
 
     kind: how its files are read; an entry of kind cifar may be found in another layout.
+    class_names: see `DatasetSpec.class_names`.
     """
 
     files: tuple[tuple[str, str], ...]
@@ -41,6 +46,15 @@ class Source:
     train: int
     test: int
     kind: Kind = "parquet"
+    class_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """A data set as it was read. notes: what a person should know of it, each in one line."""
+
+    splits: Splits
+    notes: tuple[str, ...] = ()
 
 
 def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> Source:
@@ -50,25 +64,54 @@ def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> Source
             raise BadInput(f"--data {name}: these digits come with scikit-learn, from no folder")
         found = Found((("digits", _digits_file()),), DIGITS_TRAIN, DIGITS_TEST)
         return _source("digits", found)
-    if entry.kind == "cifar" and entry.classes not in source_cifar.PUBLISHED:
-        raise BadInput(f"data set '{name}': CIFAR has 10 or 100 classes, not {entry.classes}")
+    if entry.kind == "cifar":
+        _check_cifar(name, entry)
     place = folder or (Path(entry.folder).expanduser() if entry.folder else None)
     if place is None:
         if entry.kind == "cifar":
-            return _published(entry.classes)
+            return _published(entry.count)
         raise BadInput(f"data set '{name}' needs a folder: --data {name}=FOLDER")
-    if not place.is_dir():
+    if not place.is_dir() and not (entry.kind == "npz" and place.is_file()):
         raise BadInput(f"data set '{name}': no folder {shown(place)}")
-    kind: Kind | None = entry.kind
-    if entry.kind == "cifar":
-        if source_cifar.holds(place, entry.classes):
-            return _source("cifar", source_cifar.find(entry.classes, place))
-        kind = source_files.layout_of(place)
-    if kind not in {"parquet", "npz", "folder"}:
-        archive = source_cifar.PUBLISHED[entry.classes].archive
-        expected = f"{archive}, {source_files.LAYOUTS}"
-        raise BadInput(f"data set '{name}': nothing known in {shown(place)}; expected {expected}")
-    return _source(kind, source_files.find(name, kind, place, entry.classes))
+    if entry.kind == "cifar" and source_cifar.holds(place, entry.count):
+        return _source("cifar", source_cifar.find(entry.count, place))
+    kind, found = _found(name, entry, place)
+    return _source(kind, found)
+
+
+def _check_cifar(name: str, entry: DatasetEntry) -> None:
+    """BadInput where the classes are not those of CIFAR."""
+    if entry.count not in source_cifar.PUBLISHED:
+        raise BadInput(f"data set '{name}': CIFAR has 10 or 100 classes, not {entry.count}")
+    if entry.names is not None and entry.names != OFFICIAL[entry.count]:
+        raise BadInput(
+            f"data set '{name}': the order of CIFAR's classes is its own; "
+            f"classes: {entry.count}, or another kind for other classes"
+        )
+
+
+def _found(name: str, entry: DatasetEntry, place: Path) -> tuple[Kind, Found]:
+    """What a folder of a user's holds, and in which layout."""
+    cifar = entry.kind == "cifar"
+    kind = source_files.layout_of(place) if cifar else entry.kind
+    match kind:
+        case "parquet":
+            return kind, source_tables.find(
+                name,
+                place,
+                entry.count,
+                entry.names,
+                label_column=entry.label_column,
+                image_column=entry.image_column,
+                cifar=cifar,
+            )
+        case "npz":
+            return kind, source_arrays.find(name, place, entry.count, entry.names, cifar=cifar)
+        case "folder":
+            return kind, source_folders.find(name, place, entry.count, entry.names, cifar=cifar)
+    archive = source_cifar.PUBLISHED[entry.count].archive
+    expected = f"{archive}, {source_files.LAYOUTS}"
+    raise BadInput(f"data set '{name}': nothing known in {shown(place)}; expected {expected}")
 
 
 def _published(classes: int) -> Source:
@@ -94,11 +137,14 @@ def _source(kind: Kind, found: Found) -> Source:
         train=found.train,
         test=found.test,
         kind=kind,
+        class_names=found.class_names,
     )
 
 
 def _sha256(path: Path) -> str:
-    return sha256_of_all(path, source_files.image_files(path)) if path.is_dir() else sha256_of(path)
+    if not path.is_dir():
+        return sha256_of(path)
+    return sha256_of_all(path, source_folders.listing(path).images)
 
 
 def _digits_file() -> Path:
@@ -111,51 +157,123 @@ def _digits_file() -> Path:
     return path
 
 
-def read(spec: DatasetSpec, files: Mapping[str, str]) -> Splits:
-    """A data set in its fixed order; BadTensor or BadInput in one line if it is not as declared."""
+def described(entry: DatasetEntry, source: Source) -> DatasetSpec:
+    """The spec of a data set that was found, whatever its place."""
+    # only Parquet has columns
+    columns: dict[str, Any] = {}
+    if source.kind == "parquet":
+        columns = {"label_column": entry.label_column, "image_column": entry.image_column}
+    return DatasetSpec(
+        kind=source.kind,
+        classes=entry.count,
+        channels=entry.channels,
+        side=entry.side_px,
+        sources=source.hashes,
+        class_names=source.class_names,
+        resize=entry.resize,
+        **columns,
+    )
+
+
+def read(spec: DatasetSpec, files: Mapping[str, str]) -> Content:
+    """A data set in its fixed order, and what is odd about it.
+
+    Bytes are compared with the spec's SHA-256 as they are read. BadTensor or BadInput, in one
+    line, where they are others, or not as declared.
+    """
     from tasks.data import splits as data
 
-    found = data.digits() if spec.kind == "digits" else _read_files(spec, files)
+    hashes, notes = dict(spec.sources), list[str]()
+    if spec.kind == "digits":
+        for role, path in files.items():
+            read_whole(Path(path), hashes[role])
+        found = data.digits()
+    else:
+        found = _read_files(spec, {role: Path(path) for role, path in files.items()}, hashes, notes)
     for split, images in (("train", found.train), ("test", found.test)):
         _check_size(split, images.pixels, spec)
         if images.classes != spec.classes:
             raise BadInput(f"{images.classes} classes; its config says {spec.classes}")
-    return found
+    return Content(found, (*notes, *data.oddities(found, spec.class_names)))
 
 
-def _read_files(spec: DatasetSpec, files: Mapping[str, str]) -> Splits:
-    import torch
-
+def _read_files(
+    spec: DatasetSpec, files: Mapping[str, Path], hashes: Mapping[str, str], notes: list[str]
+) -> Splits:
     from tasks.data import splits as data
 
-    if spec.kind == "cifar":
-        splits = source_cifar.read(spec.classes, files)
-    else:
-        assert spec.kind != "digits"
-        splits = {
-            split: source_files.read(spec.kind, files, split, spec.label_column)
-            for split in source_files.SPLITS
-        }
-    pixels = {split: _pixels(content, spec.channels) for split, content in splits.items()}
+    class_names = spec.class_names
+    if spec.kind == "folder" and class_names is None:
+        class_names = tuple(source_folders.listing(files["test"]).classes)
+    splits = _read_splits(spec, files, hashes, class_names, notes)
+    notes += source_files.notes_about(spec.kind, files)
+    if class_names is not None:
+        notes.append(f"{len(class_names)} classes in the order {', '.join(class_names)}")
+    pixels = {split: _pixels(content, spec) for split, content in splits.items()}
     for split, images in pixels.items():
         _check_size(split, images, spec)
+    if "train" not in splits:
+        notes.append("no train split: nothing can be trained on it")
+        pixels["train"], splits["train"] = pixels["test"][:0], Split([], [])
+    labels = {split: _labels(content, class_names) for split, content in splits.items()}
     return data.prepare(
         train_pixels=pixels["train"],
-        train_labels=torch.as_tensor(splits["train"].labels),
+        train_labels=labels["train"],
         test_pixels=pixels["test"],
-        test_labels=torch.as_tensor(splits["test"].labels),
+        test_labels=labels["test"],
         classes=spec.classes,
     )
 
 
-def _pixels(split: Split, channels: int) -> Tensor:
+def _read_splits(
+    spec: DatasetSpec,
+    files: Mapping[str, Path],
+    hashes: Mapping[str, str],
+    class_names: Sequence[str] | None,
+    notes: list[str],
+) -> dict[str, Split]:
+    """The splits that files hold; what there is to note of them is added to `notes`."""
+    if spec.kind == "cifar":
+        places = {role: str(path) for role, path in files.items()}
+        return source_cifar.read(spec.classes, places, hashes)
+    if spec.kind == "parquet":
+        columns = (spec.label_column, spec.image_column)
+        present = [word for word in source_files.SPLITS if f"{word}-00000" in files]
+        return {word: source_tables.read(files, hashes, word, *columns) for word in present}
+    splits: dict[str, Split] = {}
+    for role, path in files.items():
+        if spec.kind == "folder":
+            splits[role], said = source_folders.read(path, hashes[role], class_names)
+        else:
+            word = None if role == source_arrays.WHOLE else role
+            content, said = source_arrays.read(path, hashes[role], word)
+            splits |= content
+        notes += said
+    return splits
+
+
+def _labels(split: Split, class_names: Sequence[str] | None) -> Tensor:
+    """int64 [N]; names of classes by their places among all."""
+    import torch
+
+    if not isinstance(split.labels, list):
+        return torch.as_tensor(split.labels)
+    places = {name: label for label, name in enumerate(class_names or ())}
+    numbers = [places[label] if isinstance(label, str) else label for label in split.labels]
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def _pixels(split: Split, spec: DatasetSpec) -> Tensor:
     import torch
 
     from tasks.data import splits as data
 
     if isinstance(split.images, list):
-        return data.decode_images(split.images, channels, names=split.names)
-    return data.channels_first(torch.from_numpy(split.images))
+        return data.decode_images(
+            split.images, spec.channels, names=split.names, side=spec.side, resize=spec.resize
+        )
+    pixels = data.channels_first(torch.from_numpy(split.images))
+    return data.resized(pixels, spec.side, spec.resize) if spec.resize else pixels
 
 
 def _check_size(split: str, pixels: Tensor, spec: DatasetSpec) -> None:

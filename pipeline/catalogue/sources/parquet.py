@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,37 +14,115 @@ import pyarrow.parquet as pq
 from pipeline.problems import BadInput, shown
 
 
-def parquet_rows(path: Path) -> int:
-    """The number of rows, from the file's footer; BadInput where there is none."""
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{shown(path)}: not a whole Parquet file: {reason}") from None
+@dataclass(frozen=True)
+class TableColumns:
+    """What a Parquet file says of itself. images: columns that hold encoded images.
 
-
-def read_parquet_images(path: Path, label_column: str) -> tuple[list[bytes], list[int]]:
-    """Encoded images and labels of a file in the Hugging Face layout (a struct with `bytes`).
-
-    BadInput where the file has no such columns, or a row of it lacks its image or label.
+    numbers, names: whether labels are integers, or texts; class_names: what Hugging Face's
+    metadata call the integers, if they do.
     """
+
+    rows: int
+    images: tuple[str, ...]
+    numbers: bool
+    class_names: tuple[str, ...] | None
+
+
+def parquet_columns(path: Path, label_column: str) -> TableColumns:
+    """What a file's footer says; BadInput without a footer, images or such labels."""
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read()
+            return _columns(path, file, label_column)
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{shown(path)}: not a whole Parquet file: {reason}") from None
-    if label_column not in table.column_names:
-        known = ", ".join(table.column_names)
-        raise BadInput(f"{shown(path)}: no label column '{label_column}'; its columns: {known}")
-    images = [field for field in table.schema if pa.types.is_struct(field.type)]
-    if not images or images[0].type.get_field_index("bytes") < 0:
-        raise BadInput(f"{shown(path)}: no image column (a struct with 'bytes')")
-    column = table.column(label_column)
-    if not pa.types.is_integer(column.type):
-        raise BadInput(f"{shown(path)}: labels in '{label_column}' are {column.type}, not integers")
-    encoded = pc.struct_field(table.column(images[0].name), "bytes")
+        raise _no_parquet(path, error) from None
+
+
+def parquet_label_names(path: Path, label_column: str) -> set[str]:
+    """The names in a column of labels that are names."""
+    try:
+        column = pq.read_table(path, columns=[label_column], partitioning=None).column(0)
+    except (OSError, pa.ArrowException) as error:
+        raise _no_parquet(path, error) from None
+    return {str(name) for name in pc.unique(column).to_pylist() if name is not None}
+
+
+def read_parquet_images(
+    path: Path, data: bytes, label_column: str, image_column: str | None
+) -> tuple[list[bytes], list[int] | list[str]]:
+    """Encoded images and labels of a file, from its bytes.
+
+    Images are structs with `bytes`, as Hugging Face has them, or bytes alone. image_column: which
+    of several. BadInput where the file has no such columns, or a row of it lacks its image or
+    label.
+    """
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            found = _columns(path, file, label_column)
+            image = one_image_column(path, found, image_column)
+            table = file.read(columns=[image, label_column])
+    except (OSError, pa.ArrowException) as error:
+        raise _no_parquet(path, error) from None
+    encoded, column = table.column(image), table.column(label_column)
+    if pa.types.is_struct(encoded.type):
+        encoded = pc.struct_field(encoded, "bytes")
     for what, values in (("image", encoded), ("label", column)):
         if values.null_count:
             raise BadInput(f"{shown(path)}: {values.null_count} rows have no {what}")
     return encoded.to_pylist(), column.to_pylist()
+
+
+def one_image_column(path: Path, found: TableColumns, wanted: str | None) -> str:
+    """The column of images, which a config names where there are several; else BadInput."""
+    if wanted is not None:
+        if wanted in found.images:
+            return wanted
+        known = ", ".join(found.images)
+        raise BadInput(f"{shown(path)}: no image column '{wanted}'; its image columns: {known}")
+    if len(found.images) > 1:
+        known = ", ".join(found.images)
+        raise BadInput(
+            f"{shown(path)}: several image columns: {known}; say which: "
+            f"image_column: {found.images[-1]}"
+        )
+    return found.images[0]
+
+
+def _columns(path: Path, file: pq.ParquetFile, label_column: str) -> TableColumns:
+    schema = file.schema_arrow
+    if label_column not in schema.names:
+        known = ", ".join(schema.names)
+        raise BadInput(f"{shown(path)}: no label column '{label_column}'; its columns: {known}")
+    images = [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+    ]
+    images = images or [field.name for field in schema if _is_bytes(field.type)]
+    if not images:
+        raise BadInput(f"{shown(path)}: no image column (a struct with 'bytes')")
+    kind = schema.field(label_column).type
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    numbers = pa.types.is_integer(value)
+    if not numbers and not (pa.types.is_string(value) or pa.types.is_large_string(value)):
+        raise BadInput(
+            f"{shown(path)}: labels in '{label_column}' are {kind}, neither integers nor names"
+        )
+    names = _class_names(schema.metadata or {}, label_column) if numbers else None
+    return TableColumns(int(file.metadata.num_rows), tuple(images), numbers, names)
+
+
+def _class_names(metadata: Mapping[bytes, bytes], label_column: str) -> tuple[str, ...] | None:
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[label_column]["names"]))
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _no_parquet(path: Path, error: Exception) -> BadInput:
+    reason = " ".join(str(error).split())
+    return BadInput(f"{shown(path)}: not a whole Parquet file: {reason}")

@@ -223,8 +223,11 @@ class Desk:
 
     def say(self, network: Network, *lines: str) -> None:
         """Put lines about a network into the record of what is computed, and before a person."""
-        for line in lines:
-            self.said.append(f"network {title_of(network)}: {line}")
+        self.note(f"network {title_of(network)}", *lines)
+
+    def note(self, what: str, *lines: str) -> None:
+        """Put lines about something that was read there, such as a file of a user's."""
+        self.said += [f"{what}: {line}" for line in lines]
 
     def probe(self, model: Node) -> Tensor:
         """The images that a model's network is compared and checked on, see `probe_images`."""

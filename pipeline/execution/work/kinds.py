@@ -20,13 +20,14 @@ from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.inputs import Desk, candidates_of, naming, untrained
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, shown
 from pipeline.sanitize import scrubbed, without_secrets
 from pipeline.store import arrow
 from pipeline.store.candidates import Candidate, added_up, candidates_in, facts_of
+from pipeline.store.files import read_whole
 from pipeline.store.store import Writer
 from tasks.classifier import exported
-from tasks.classifier.checkpoint import load_weights, weights_from_bytes
+from tasks.classifier.checkpoint import fitted, load_weights, read_checkpoint
 from tasks.classifier.prepared import Manner, training_manner
 from tasks.data.arrays import as_float
 from tasks.data.spec import DatasetSpec
@@ -63,7 +64,10 @@ class TimeUp(Exception):
 def _dataset(desk: Desk) -> Made:
     spec = desk.node.spec
     assert isinstance(spec, DatasetSpec)
-    splits = sources.read(spec, dict(desk.node.files))
+    content = sources.read(spec, dict(desk.node.files))
+    splits = content.splits
+    places = {str(Path(path).parent) for path in dict(desk.node.files).values()}
+    desk.note(f"data set in {shown(Path(min(places)))}", *content.notes)
     about = {"spec": spec.model_dump(mode="json")}
     files = {
         f"{name}.arrow": partial(
@@ -142,17 +146,25 @@ def _checkpoint(desk: Desk) -> Made:
     shape = desk.node.parent("dataset").spec
     assert isinstance(shape, DatasetSpec)
     writers: dict[str, Writer] = {}
+    data = read_whole(path, spec.sha256)
+    notes: tuple[str, ...] = ()
     if isinstance(spec.network, Exported):
-        weights, program = exported.read(path.read_bytes())
+        for key in ("key_prefix", "weights_key"):
+            if getattr(spec, key):
+                raise BadInput(f"{key}: a .pt2 file knows its weights; leave it out")
+        weights, program = exported.read(data)
         module = spec.network.restored(program, weights, shape.channels)
         writers["program.json"] = partial(_write_json, program)
     else:
-        weights = weights_from_bytes(path.read_bytes(), spec.key_prefix)
+        read = read_checkpoint(data, weights_key=spec.weights_key, key_prefix=spec.key_prefix)
         module = untrained(desk.node)
+        checkpoint = fitted(read, module)
+        weights, notes = checkpoint.weights, checkpoint.notes
         load_weights(module, weights)
     _fits(desk, module)
     frozen = desk.freeze(desk.node, module, "float32")
     desk.say(spec.network, *frozen.left_out)
+    desk.note(shown(path), *notes)
     facts = {"weights": sum(weight.numel() for weight in weights.values())}
     if isinstance(spec.network, ForeignNetwork):
         facts |= _counted(module, desk.node)

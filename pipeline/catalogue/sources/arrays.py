@@ -1,0 +1,234 @@
+"""Arrays in .npz files: one for each split, one of one split, or one of all."""
+
+from __future__ import annotations
+
+import io
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.catalogue.sources.classes import class_order, official_order
+from pipeline.catalogue.sources.files import SCORED, Found, Split, array_layout, some
+from pipeline.problems import BadInput, shown
+from pipeline.store.files import read_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+"""What numpy and zipfile raise over a file that is not whole, or not theirs."""
+WHOLE = "arrays"
+"""The role of a file that holds several splits."""
+
+Keys = tuple[str, str]
+"""What a file calls the images and the labels of a split."""
+
+
+def find(
+    name: str,
+    place: Path,
+    classes: int,
+    given: Sequence[str] | None,
+    *,
+    cifar: bool = False,
+) -> Found:
+    """The splits in a folder of .npz files, or in one such file; BadInput where there are none.
+
+    given: the order of classes where labels are names; cifar: these are CIFAR's.
+    """
+    layout = None if place.is_file() else array_layout(place)
+    if place.is_file():
+        whole = place
+    elif layout is None:
+        several = len(list(place.glob("*.npz"))) > 1
+        expected = "train.npz and test.npz" if several else "train.npz, test.npz or one .npz"
+        raise BadInput(f"data set '{name}': no {expected} in {shown(place)}")
+    elif layout.test[0].stem in SCORED:
+        files = tuple((split, path) for split, (path,) in layout.places.items())
+        return _found(
+            [(split, path, _keys_of_one(path)) for split, path in files],
+            files,
+            classes,
+            given,
+            place,
+            cifar=cifar,
+        )
+    else:
+        [whole] = layout.test
+    inside = _inside(whole)
+    if "images" in inside:
+        return _found(
+            [("test", whole, _keys_of_one(whole))],
+            (("test", whole),),
+            classes,
+            given,
+            place,
+            cifar=cifar,
+        )
+    parts = [(split, whole, keys) for split, keys in _keys(whole, inside).items()]
+    return _found(parts, ((WHOLE, whole),), classes, given, place, cifar=cifar)
+
+
+def read(path: Path, sha256: str, split: str | None) -> tuple[dict[str, Split], list[str]]:
+    """The split that a file holds, or all of them where `split` is None, and what to note.
+
+    BadInput where it is not the file of the SHA-256, or not whole.
+    """
+    import numpy as np
+
+    data = read_whole(path, sha256)
+    notes = []
+    if split is not None:
+        parts = {split: _keys_of_one(path, data)}
+    else:
+        inside = _inside(path, data)
+        parts = _keys(path, inside)
+        used = {key for keys in parts.values() for key in keys}
+        unused = [key for key in inside if key not in used]
+        if unused:
+            notes.append(f"not used: {some(unused)}")
+        if not parts["test"][0].lower().removeprefix("x_").startswith("test"):
+            notes.append(f"no test split: the images of '{parts['test'][0]}' are scored on")
+    found = {}
+    for word, keys in parts.items():
+        for key in keys:
+            _array_shape(path, key, data)
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as content:
+                images, labels = (content[key] for key in keys)
+        except BROKEN as error:
+            raise _not_whole(path, error) from None
+        found[word] = _checked(path, keys, images, labels)
+    return found, notes
+
+
+def _found(
+    parts: Iterable[tuple[str, Path, Keys]],
+    files: tuple[tuple[str, Path], ...],
+    classes: int,
+    given: Sequence[str] | None,
+    place: Path,
+    *,
+    cifar: bool,
+) -> Found:
+    counts = {"train": 0, "test": 0}
+    names: set[str] = set()
+    for split, path, (images, labels) in parts:
+        counts[split] = _array_shape(path, images)[0]
+        names |= _label_names(path, labels)
+    order = None
+    if names and cifar:
+        order = official_order(names, shown(place), classes)
+    elif names:
+        order = class_order(names, given, shown(place))
+    if order is not None and len(order) != classes:
+        found = f"{shown(place)} has labels of {len(order)} classes"
+        raise BadInput(f"{found}; its config says {classes} classes")
+    return Found(files, counts["train"], counts["test"], order)
+
+
+def _keys_of_one(path: Path, data: bytes | None = None) -> Keys:
+    _array_shape(path, "images", data)
+    return "images", "labels"
+
+
+def _keys(path: Path, inside: Collection[str]) -> dict[str, Keys]:
+    """The arrays of each split in a file of several; BadInput where they cannot be told."""
+    found: dict[str, Keys] = {}
+    for word in ("train", *SCORED):
+        names = [
+            (images, labels)
+            for images, labels in (
+                (f"{word}_images", f"{word}_labels"),
+                (f"x_{word}", f"y_{word}"),
+                (f"X_{word}", f"y_{word}"),
+            )
+            if images in inside and labels in inside
+        ]
+        split = "train" if word == "train" else "test"
+        if names and split not in found:
+            found[split] = names[0]
+    if "test" not in found:
+        known = ", ".join(sorted(inside)) or "nothing"
+        raise BadInput(
+            f"{shown(path)}: no array 'images', 'test_images' or 'x_test' with its labels; "
+            f"it holds: {known}"
+        )
+    return found
+
+
+def _inside(path: Path, data: bytes | None = None) -> list[str]:
+    try:
+        with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except BROKEN as error:
+        raise _not_whole(path, error) from None
+
+
+def _array_shape(path: Path, key: str, data: bytes | None = None) -> tuple[int, ...]:
+    """The shape of an array of an archive, from its header; BadInput where there is none."""
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
+            inside = archive.namelist()
+            if f"{key}.npy" not in inside:
+                known = ", ".join(sorted(name.removesuffix(".npy") for name in inside))
+                raise BadInput(f"{shown(path)}: no array '{key}'; it holds: {known or 'nothing'}")
+            with archive.open(f"{key}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                read_header = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape: tuple[int, ...] = read_header(member)[0]
+    except BROKEN as error:
+        raise _not_whole(path, error) from None
+    if not shape:
+        raise BadInput(f"{shown(path)}: '{key}' is a single number, not an array")
+    return shape
+
+
+def _label_names(path: Path, key: str) -> set[str]:
+    """The names that labels are, or nothing where they are numbers."""
+    import numpy as np
+
+    _array_shape(path, key)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            labels = content[key]
+    except BROKEN as error:
+        raise _not_whole(path, error) from None
+    return set(map(str, labels.ravel())) if labels.dtype.kind == "U" else set()
+
+
+def _checked(path: Path, keys: Keys, images: np.ndarray, labels: np.ndarray) -> Split:
+    import numpy as np
+
+    if images.dtype != np.uint8 or images.ndim not in {3, 4}:
+        raise BadInput(
+            f"{shown(path)}: '{keys[0]}' is {_kind(images)}; "
+            "expected uint8 [N, H, W, C] or [N, H, W]"
+        )
+    if labels.shape == (len(images), 1):
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iuU" or labels.shape != (len(images),):
+        raise BadInput(
+            f"{shown(path)}: '{keys[1]}' is {_kind(labels)}; expected integers [{len(images)}]"
+        )
+    if labels.dtype.kind == "U":
+        return Split(images, [str(label) for label in labels])
+    return Split(images, labels.astype(np.int64))
+
+
+def _not_whole(path: Path, error: Exception) -> BadInput:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return BadInput(f"{shown(path)}: not a whole .npz file: {reason}")
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"

@@ -1,0 +1,152 @@
+"""Images in folders, `SPLIT/CLASS/**/IMAGE`: each file is read, named as ignored, or refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.catalogue.sources.classes import class_order, official_order
+from pipeline.catalogue.sources.files import Found, Split, folder_layout, some
+from pipeline.problems import BadInput, shown
+from pipeline.store.files import Together, require_sha256
+
+IMAGES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff"}
+)
+"""Endings of files that are read, in either case."""
+OTHER = frozenset(
+    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".rst", ".xml", ".yaml", ".yml", ".html",
+     ".log", ".ini", ".db", ".py", ".mat", ".sha256", ".md5"}
+)  # fmt: skip
+"""Endings of files that come with images and are none: ignored, and named as that."""
+PLAIN = frozenset({"readme", "license", "licence", "copying", "checksums", "manifest"})
+"""Such files without an ending."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a split, sorted by path, its class folders, and what is ignored in it."""
+
+    split: Path
+    images: list[Path] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
+
+    def class_of(self, image: Path) -> str:
+        """The name of the folder of a class that an image lies in, at whatever depth."""
+        return image.relative_to(self.split).parts[0]
+
+
+def listing(split: Path) -> Listing:
+    """All that a split holds; BadInput where a file is neither an image nor known to be none."""
+    found = Listing(split)
+    for path in _walk(split, frozenset()):
+        inside = path.relative_to(split)
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
+        if path.is_dir():
+            if not hidden and len(inside.parts) == 1:
+                found.classes.append(path.name)
+            continue
+        if hidden or _is_other(path):
+            found.ignored.append(path)
+        elif path.suffix.lower() not in IMAGES:
+            known = ", ".join(sorted(IMAGES))
+            raise BadInput(
+                f"{_place(path, split)}: not an image that is read here ({known}); "
+                "convert it or take it away"
+            )
+        elif len(inside.parts) == 1:
+            raise BadInput(f"{_place(path, split)}: lies in no class's folder")
+        else:
+            found.images.append(path)
+    found.images.sort()
+    found.classes.sort()
+    return found
+
+
+def find(
+    name: str, folder: Path, classes: int, given: Sequence[str] | None, *, cifar: bool = False
+) -> Found:
+    """The splits of a folder; BadInput where one is not as it should be.
+
+    given: the order of classes; cifar: the names are those of CIFAR.
+    """
+    layout = folder_layout(folder)
+    if layout is None:
+        raise BadInput(f"data set '{name}': no folder train, test or validation in {shown(folder)}")
+    listed = {split: listing(place) for split, (place,) in layout.places.items()}
+    for split, each in listed.items():
+        if not each.images:
+            word = each.split.name
+            raise BadInput(f"data set '{name}': no {word}/CLASS/*.png in {shown(folder)}")
+        if given is None and each.classes != listed["test"].classes:
+            differing = sorted(set(each.classes) ^ set(listed["test"].classes))
+            where = split if differing[0] in each.classes else listed["test"].split.name
+            raise BadInput(f"{shown(folder)}: class '{differing[0]}' is in {where} alone")
+    names = sorted({one for each in listed.values() for one in each.classes})
+    if cifar:
+        order = official_order(names, shown(folder), classes)
+    else:
+        order = class_order(names, given, shown(folder))
+    if len(order) != classes:
+        found = f"{shown(folder)} has {len(order)} class folders"
+        raise BadInput(f"data set '{name}': {found}; its config says {classes} classes")
+    filled = {each.class_of(image) for each in listed.values() for image in each.images}
+    # the hashes of images say the names of their classes, but for those that have none
+    alphabetical = [*order] == sorted(filled)
+    return Found(
+        files=tuple((split, each.split) for split, each in listed.items()),
+        train=len(listed["train"].images) if "train" in listed else 0,
+        test=len(listed["test"].images),
+        class_names=None if alphabetical else order,
+    )
+
+
+def read(split: Path, sha256: str, order: Sequence[str] | None) -> tuple[Split, list[str]]:
+    """A split, if its images are those of the SHA-256, and what to note about its files.
+
+    order: the names of classes by their labels; unset, the alphabetical one.
+    """
+    found = listing(split)
+    labels = {name: label for label, name in enumerate(order or found.classes)}
+    whole, images, names = Together(), [], []
+    for path in found.images:
+        try:
+            images.append(path.read_bytes())
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise BadInput(f"{path}: cannot be read: {reason}") from None
+        whole.add(path.relative_to(split).as_posix(), images[-1])
+        names.append(path.relative_to(split.parent).as_posix())
+    require_sha256(split, whole.sha256, sha256)
+    notes = []
+    if found.ignored:
+        ignored = some([_place(path, split) for path in found.ignored])
+        notes.append(f"{len(found.ignored)} files are ignored: {ignored}")
+    return Split(images, [labels[found.class_of(path)] for path in found.images], names), notes
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """All that is in a folder and below, also behind links; a link to what is above is BadInput."""
+    real = os.path.realpath(folder)
+    if real in above:
+        raise BadInput(f"{shown(folder)}: links to a folder that it lies in")
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BadInput(f"{shown(folder)}: cannot be read: {reason}") from None
+    for path in inside:
+        yield path
+        if path.is_dir():
+            yield from _walk(path, above | {real})
+
+
+def _is_other(path: Path) -> bool:
+    return path.suffix.lower() in OTHER or (not path.suffix and path.name.lower() in PLAIN)
+
+
+def _place(path: Path, split: Path) -> str:
+    return path.relative_to(split.parent).as_posix()
