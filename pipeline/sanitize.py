@@ -61,6 +61,11 @@ def bounded(text: str, longest: int) -> str:
     return f"({len(text) - longest:,} characters left out) … {text[-longest:]}"
 
 
+def shown_lines(text: str, longest: int = 20_000) -> list[str]:
+    """The printable lines of a text such as a traceback, their indentation kept, no secrets."""
+    return [printable(line) for line in scrubbed(bounded(text, longest)).splitlines()]
+
+
 def csv_cell(text: str) -> str:
     """Text for a cell of a CSV file: a quote before what a spreadsheet would take for a formula."""
     return f"'{text}" if text.startswith(FORMULA) else text

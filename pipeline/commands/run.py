@@ -163,6 +163,8 @@ def _closing_words(
         words += [word for choice in chosen for word in ("--only", choice)]
         line(f"failed  {reason}")
         line(f"again   {shlex.join([*words, *again])}")
+    if session.details is not None:
+        line(f"details {session.details}")
     if page is not None:
         line(f"report  {page}")
     line(f"store   {session.store.address}")

@@ -62,6 +62,8 @@ class Session:
     """What a run saw of the store at its end, where it had done all; see `look`."""
     unwritten: str | None = None
     """Why a run could not be written into the ledger."""
+    details: str | None = None
+    """Where the last run's ledger keeps the tracebacks of what failed, if anything did."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store.ground)
@@ -220,7 +222,7 @@ class Session:
         until: float | None = None,
     ) -> RunFinished:
         """Compute what is missing, to the end or to a Unix time, and write it into the ledger."""
-        self.seen = None
+        self.seen = self.details = None
         if address is None:
             self.check_libraries()
 
@@ -270,7 +272,10 @@ class Session:
                 cells=run.entries(),
             )
             try:
-                self.ledger.write(invocation)
+                key = self.ledger.write(invocation)
+                if details := run.failure_details():
+                    place = self.ledger.keep_details(key, details)
+                    self.details = f"{self.store.address.partition('?')[0]}/{place}"
             except Unwritable as problem:
                 # what was computed is there all the same, and is reported
                 self.unwritten = str(problem)

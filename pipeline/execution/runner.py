@@ -45,6 +45,7 @@ from pipeline.grid.names import node_name
 from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
+from pipeline.sanitize import clean, shown_lines
 from pipeline.store.leases import Leases
 from pipeline.store.ledger import CellEntry, Ledger
 from pipeline.store.store import Store
@@ -439,6 +440,16 @@ class Run:
                 return failure.reason
         fatal = self._fatal()
         return fatal.reason if fatal is not None and node.digest in self._undone else None
+
+    def failure_details(self) -> dict[str, str]:
+        """The line of each failure that has details, such as a traceback, and its details."""
+        details = {}
+        for digest, failure in self.failures.items():
+            if failure.detail and failure.detail != failure.reason:
+                name = node_name(self.graph[digest], self.grid)
+                line = clean(f"{name} ({digest[:12]}): {failure.reason}")
+                details[line] = "\n".join(shown_lines(failure.detail))
+        return details
 
     def entries(self) -> dict[str, CellEntry]:
         """The cells as the ledger keeps them."""

@@ -30,7 +30,7 @@ from pipeline.observers.tally import Tally
 from pipeline.plan.words import counted, duration
 from pipeline.report.scores import number
 from pipeline.report.words.numbers import accuracy, old_to_new
-from pipeline.sanitize import clean
+from pipeline.sanitize import clean, shown_lines
 
 WRONG = NodeFailed | NodeRetried | SetAside
 """Events that are told however quiet a run is to be."""
@@ -175,7 +175,8 @@ class LiveProgress:
 def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]:
     """What is worth a line of an event, if anything is.
 
-    verbose: a finished node is, but for scores, whose cells have lines of their own.
+    verbose: a finished node is, but for scores, whose cells have lines of their own; and so is
+    the traceback of a failure.
     """
     match event:
         case Elsewhere(node=node, by=by):
@@ -193,6 +194,7 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
         case NodeFailed(node=node, failure=failure, cells=cells):
             lost = f"; {counted(len(cells), 'cell')} cannot be scored" if cells else ""
             yield clean(f"failed: {tally.name(node)}: {failure.reason}{lost}")
+            yield from shown_lines(failure.detail if verbose else "")
         case NodeRetried(node=node, reason=reason):
             yield clean(f"again: {tally.name(node)}: {reason}")
         case SetAside(kind=kind, digest=digest, reason=reason):

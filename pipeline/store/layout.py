@@ -28,7 +28,10 @@ PLACES: dict[str, tuple[str, ...]] = {
     "partial": (f"{_HEX}{{64}}",),
     "leases": (f"{_HEX}{{64}}|runs", ".+"),
     "elsewhere": ("[a-z]+", f"{_HEX}{{2}}", rf"{_HEX}{{64}}\.json"),
-    "ledger": (rf"\d{{15}}-{_HEX}{{8}}\.json|wanted|logged", f"{_HEX}{{32}}|{_HEX}{{16}}"),
+    "ledger": (
+        rf"\d{{15}}-{_HEX}{{8}}\.json|wanted|logged|failures",
+        rf"{_HEX}{{32}}|{_HEX}{{16}}|\d{{15}}-{_HEX}{{8}}\.txt",
+    ),
 }
 """Folder → what lies in it, level by level; whatever lies deeper belongs to it."""
 ARTIFACT = (".{2}", f"{_HEX}{{64}}")

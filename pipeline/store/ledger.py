@@ -1,6 +1,7 @@
 """The ledger: one small file for each invocation, never rewritten.
 
-It knows which score each cell had when, and what was logged to which tracking server.
+It knows which score each cell had when, and what was logged to which tracking server. Tracebacks
+of what failed lie beside the invocation, in `ledger/failures/`.
 """
 
 from __future__ import annotations
@@ -103,6 +104,16 @@ class Ledger:
         self._create(key, json.dumps(asdict(invocation), indent=1))
         self.__dict__.pop("invocations", None)
         return key
+
+    def keep_details(self, key: str, details: Mapping[str, str]) -> str:
+        """Keep the details of an invocation's failures, such as tracebacks; the key of the file.
+
+        key: as `write` returned it; details: the line that a person saw → what it was short for.
+        """
+        place = f"ledger/failures/{PurePosixPath(key).stem}.txt"
+        parts = (f"{line}\n\n{detail.rstrip()}\n" for line, detail in details.items())
+        self._create(place, "\n".join(parts))
+        return place
 
     def want(self, digests: Iterable[str]) -> None:
         """Remember that a run that begins now wants these nodes, finished or not.

@@ -224,6 +224,10 @@ def test_a_failed_cell_is_named_with_the_command_that_retries_it(shell: Shell) -
     assert result.exit_code == 1
     assert "again   pipeline run --grid tiny --only cell=mixed/clean/mi-ol" in result.stderr
     assert "Traceback" not in result.output
+    place = next(line for line in result.stderr.splitlines() if line.startswith("details "))
+    details = Path(place.removeprefix("details ")).read_text()
+    assert details.startswith("defend mixed/clean/mi-ol, images 0 to 500 (")
+    assert "Traceback (most recent call last):" in details
 
 
 def test_the_command_that_retries_has_the_options_that_the_run_had(

@@ -403,6 +403,18 @@ def test_what_was_left_out_of_a_network_is_said_once_however_many_nodes_say_it()
     assert len(lines) == len(said(STARTED, finished())) + 1
 
 
+def test_a_verbose_run_shows_the_traceback_of_a_failure_and_no_secret_of_it():
+    craft = nodes("craft")[0]
+    detail = 'Traceback:\n  File "pgd.py", line 3\n\x1b[2J http://me:pw@host/x'
+    failed = NodeFailed(craft, Failure(craft.digest, "no memory", detail), [], 0)
+    short = said(STARTED, failed, finished())
+    assert not any("pgd.py" in line for line in short)
+    lines = said(STARTED, failed, finished(), verbose=True)
+    place = next(place for place, line in enumerate(lines) if line.startswith("failed: "))
+    shown = ["Traceback:", '  File "pgd.py", line 3', "[2J http://host/x"]
+    assert lines[place + 1 : place + 4] == shown
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
