@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.classifier.fold import fold_batch_norm
+from tasks.classifier.precision import set_float32
 from tasks.classifier.problems import BadNetwork
 
 LOGITS_TOLERANCE = 1e-3
@@ -84,7 +85,7 @@ def prepare(module: nn.Module, device: torch.device, probe: Tensor | None = None
     if probe is None:
         return Prepared(made(module, device, Manner()), Manner())
     with mode(module, training=False):
-        expected = ask(module, probe)
+        expected = ask(module, probe.to(_place(module)))
 
     def attempt(manner: Manner) -> Prepared | str:
         try:
@@ -106,7 +107,7 @@ def prepare(module: nn.Module, device: torch.device, probe: Tensor | None = None
         manner = Manner(
             copied=False, folded=False, layout=torch.contiguous_format, left_out=(line,)
         )
-        return Prepared(module.eval().requires_grad_(False).to(device), manner)
+        return Prepared(_locked(module).to(device), manner)
     left_out = []
     for change, words in (
         ({"folded": True}, "its batch norms are not folded: folded"),
@@ -157,6 +158,8 @@ def ask(
     devices = [pixels.device] if pixels.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad(), _uncompiled():
         torch.manual_seed(0)
+        # or a GPU's convolutions round to ten bits
+        set_float32("float32")
         leaf = pixels.detach().clone(memory_format=layout).requires_grad_()
         try:
             logits: object = module(leaf)
@@ -223,13 +226,22 @@ def copied_network(module: nn.Module) -> nn.Module:
 
 def made(module: nn.Module, device: torch.device, manner: Manner) -> nn.Module:
     """A copy of a network in eval mode, locked, on a device, in a manner that copies."""
-    network = copied_network(module).eval().requires_grad_(False)
+    network = _locked(copied_network(module))
     if manner.folded:
         fold_batch_norm(network)
     network = network.to(device)
     if manner.layout is torch.channels_last:
         network = network.to(memory_format=manner.layout)
     return network
+
+
+def _locked(module: nn.Module) -> nn.Module:
+    """A network in eval mode whose weights take no gradient."""
+    module.eval()
+    for weight in module.parameters():
+        # not `module.requires_grad_`, which a scripted network refuses
+        weight.requires_grad_(False)
+    return module
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
@@ -255,6 +267,12 @@ def _uncompiled() -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+def _place(module: nn.Module) -> torch.device:
+    """The device that a network lies on: that of its first weight."""
+    weights = (*module.parameters(), *module.buffers())
+    return weights[0].device if weights else torch.device("cpu")
 
 
 @contextmanager
