@@ -210,7 +210,7 @@ class Catalogue:
             return validated(cls, document, place, fields)
         except BadInput:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if place_of(error) is None:
                 raise
             raise document.problem(place, line_of(error)) from error

@@ -47,7 +47,7 @@ class _Commands(click.Group):
             ctx.exit(1)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise  # not errors of code
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             from pipeline.catalogue.code.own import line_of, place_of
 
             if place_of(error) is None:

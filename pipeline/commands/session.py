@@ -20,6 +20,8 @@ from pipeline.execution.executors.base import Executor
 from pipeline.execution.executors.inline import InlineExecutor
 from pipeline.execution.runner import Run
 from pipeline.execution.settings import Settings, read_settings
+from pipeline.execution.signals import interruptible
+from pipeline.execution.watch import Watch
 from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.cards import card_nodes
@@ -225,6 +227,8 @@ class Session:
         self.seen = self.details = None
         if address is None:
             self.check_libraries()
+        watch = Watch(observers.notify, limit_s=self.settings.node_timeout_s)
+        observers = Observers([*observers.members, watch])
 
         def report(digest: str, progress: object) -> None:
             from pipeline.execution.events import NodeProgress
@@ -261,10 +265,12 @@ class Session:
         )
         self.ledger.want(node.digest for node in self.meant)
         try:
-            finished = run.execute()
+            with interruptible():
+                finished = run.execute()
             self.seen = run.seen
             return finished
         finally:
+            watch.close()
             invocation = Invocation(
                 grid=self.grid.name,
                 command=fit_to_show(["pipeline", *sys.argv[1:]]),

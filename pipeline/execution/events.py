@@ -120,6 +120,15 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
+class NodeSilent:
+    """A node at work has told nothing for so many seconds; ended_after: when it is ended."""
+
+    node: Node
+    seconds: float
+    ended_after: float | None = None
+
+
+@dataclass(frozen=True)
 class NodeDone:
     """A node's artifact is in the store."""
 
@@ -181,6 +190,7 @@ Event = (
     RunStarted
     | NodeStarted
     | NodeProgress
+    | NodeSilent
     | NodeRetried
     | Elsewhere
     | NodeDone

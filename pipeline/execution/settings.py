@@ -43,12 +43,15 @@ class Settings(Entry):
 
     device: `auto` takes a GPU where a worker has one. attempts: how often a node is tried whose
     worker is lost, with a pause that doubles each time. deterministic: bit-equal results on a
-    GPU, at a cost.
+    GPU, at a cost. node_timeout_s: a node that tells nothing for so many seconds is ended, and
+    its cells fail; by default nothing is ended. A training tells at the end of each epoch, all
+    else after each batch.
     """
 
     device: Device = "auto"
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     deterministic: bool = False
+    node_timeout_s: Annotated[float, Field(gt=0, le=2_592_000)] | None = None
     kinds: dict[str, KindSettings] = Field(default_factory=dict)
     """By kind of node: dataset, train, checkpoint, craft, select, defend, score and so on."""
 

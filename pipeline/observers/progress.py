@@ -21,6 +21,7 @@ from pipeline.execution.events import (
     NodeDone,
     NodeFailed,
     NodeRetried,
+    NodeSilent,
     Observer,
     RunFinished,
     RunStarted,
@@ -197,6 +198,11 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
             yield from shown_lines(failure.detail if verbose else "")
         case NodeRetried(node=node, reason=reason):
             yield clean(f"again: {tally.name(node)}: {reason}")
+        case NodeSilent(node=node, seconds=seconds, ended_after=limit):
+            ends = f", and is ended after {duration(limit)}" if limit is not None else ""
+            yield clean(
+                f"silent: {tally.name(node)} has told nothing for {duration(seconds)}{ends}"
+            )
         case SetAside(kind=kind, digest=digest, reason=reason):
             yield clean(f"set aside: {kind} {digest[:12]}, to be computed again: {reason}")
         case RunFinished():

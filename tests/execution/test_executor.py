@@ -145,7 +145,8 @@ class Cluster:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        # beside the result, why the worker is given up
+        return answer if isinstance(answer, tuple) else (answer, None)
 
     def options(self, **options: Any) -> Any:
         def remote(
@@ -174,6 +175,7 @@ def executor(cluster: Cluster, tmp_path: Path, **settings: Any) -> RayExecutor:
     made._settings, made._attempts = Smaller(Settings(**settings)), 3
     made._cpus, made._gpus, made._on_gpu, made._until = 2, 0.0, True, None
     made._running, made._later, made._lost = {}, [], {}
+    made._heard, made._ended, made._given_up = {}, set(), []
     made._mailbox = SimpleNamespace(drain=SimpleNamespace(remote=dict))
     made._report = print
     return made
@@ -222,6 +224,20 @@ def test_a_machine_that_runs_out_of_memory_gets_a_smaller_node_at_once(
     assert pauses == []
 
 
+def test_a_node_that_came_to_a_worker_which_was_given_up_is_not_to_blame(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    done = Done(NODE.digest, "c", {}, {})
+    cluster = Cluster([(done, "spoilt"), Lost("gone"), done])
+    ray = executor(cluster, tmp_path)
+    ray.submit(NODE)
+    assert ray.next() == done
+    ray.submit(NODE)
+    assert ray.next() == Again(NODE.digest, "its worker was given up: spoilt")
+    assert ray.next() == done
+    assert ray._lost == {}
+
+
 def test_an_error_of_the_program_s_own_is_no_lost_worker(
     tmp_path: Path, pauses: list[float]
 ) -> None:
@@ -260,9 +276,10 @@ def test_other_code_or_libraries_are_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_cannot_open_the_store_fails_its_node_in_one_line() -> None:
-    result = perform_remotely(
+    result, given_up = perform_remotely(
         NODE.digest, pack(NODE), "s3://b?x=1", Settings(), None, replace=False, until=None
     )
+    assert given_up is None
     assert isinstance(result, Failure)
     assert "--store: unknown option 'x'" in result.reason
 

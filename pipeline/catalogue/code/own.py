@@ -202,7 +202,7 @@ def _from_file(path: Path) -> ModuleType:
     code = _declared(path)
     try:
         return importlib.import_module(code.module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())
         raise BadInput(
             f"{place_of(error) or code.place}: {type(error).__name__}: {said}"
@@ -245,6 +245,8 @@ def _binds(path: Path, name: str) -> bool:
 def _from_package(name: str) -> ModuleType:
     try:
         module = importlib.import_module(name)
+    except SystemExit as error:
+        raise BadInput(f"module '{name}' ends the program where it is imported") from error
     except ImportError as error:
         raise BadInput(f"no module '{name}': {' '.join(str(error).split())}") from None
     if name.partition(".")[0] == "tasks":

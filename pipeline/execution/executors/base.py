@@ -43,6 +43,15 @@ class Executor(Protocol):
         """Drop what has not begun, stop what has, give resources back."""
 
 
+BEGUN = Progress(0.0, 1.0, "begun")
+"""What an executor tells of a node when its work begins."""
+
+
+def silent_for(settings: Settings) -> str:
+    """Why a node was ended that told nothing."""
+    return f"ended: it told nothing for {settings.node_timeout_s:g} s (node_timeout_s)"
+
+
 class Smaller:
     """With which settings each node runs: what ran out of memory, with half the batch size."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from pipeline.execution.events import Again, Result
-from pipeline.execution.executors.base import Report, Smaller
+from pipeline.execution.events import Again, Failure, Result
+from pipeline.execution.executors.base import BEGUN, Report, Smaller, silent_for
 from pipeline.execution.settings import Settings
+from pipeline.execution.signals import Silent, ended_when_silent
 from pipeline.grid.graph import Node
 from pipeline.store.store import Store
 from tasks.progress import Progress
@@ -37,11 +38,20 @@ class InlineExecutor:
 
         node, replace = self._waiting.popleft()
 
-        def tell(progress: Progress) -> None:
-            self._report(node.digest, progress)
-
         settings = self._settings.of(node)
-        result = attempt(node, self._store, settings, tell, replace=replace, until=self._until)
+        self._report(node.digest, BEGUN)
+        try:
+            with ended_when_silent(settings.node_timeout_s) as told:
+
+                def tell(progress: Progress) -> None:
+                    told()
+                    self._report(node.digest, progress)
+
+                result = attempt(
+                    node, self._store, settings, tell, replace=replace, until=self._until
+                )
+        except Silent:
+            result = Failure(node.digest, silent_for(settings))
         if isinstance(result, Again):
             result = self._settings.after(node, result)
         if isinstance(result, Again):

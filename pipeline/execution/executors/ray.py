@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import Again, Failure, Result
-from pipeline.execution.executors.base import Report, Smaller
+from pipeline.execution.executors.base import Report, Smaller, silent_for
 from pipeline.execution.executors.worker import Machine, Mailbox, look, perform_remotely
 from pipeline.execution.settings import Settings
 from pipeline.grid.graph import Node
@@ -89,6 +89,12 @@ class RayExecutor:
         self._running: dict[Any, tuple[Node, bool]] = {}
         self._later: list[tuple[float, Node, bool]] = []
         self._lost: dict[str, int] = {}
+        self._heard: dict[str, float] = {}
+        """When a node at work last told something, by `time.monotonic`."""
+        self._ended: set[str] = set()
+        """Nodes that are being ended since they told nothing for too long."""
+        self._given_up: list[str] = []
+        """Why workers ended of themselves, as far as no node has come to one of them since."""
         if address is not None:
             try:
                 self._look_at_machines()
@@ -129,6 +135,7 @@ class RayExecutor:
             until=self._until,
         )
         self._running[reference] = (node, replace)
+        self._heard.pop(node.digest, None)
 
     def next(self, patience_s: float | None = None) -> Result | None:
         """Wait for one task, telling meanwhile how far the others are."""
@@ -140,6 +147,7 @@ class RayExecutor:
                 continue
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
             self._tell()
+            self._end_silent()
             if ready:
                 node, replace = self._running.pop(ready[0])
                 result = self._result(ready[0], node)
@@ -154,22 +162,47 @@ class RayExecutor:
     def _result(self, reference: Any, node: Node) -> Result:
         """What a task returned, or what became of it."""
         errors = self._ray.exceptions
+        if node.digest in self._ended:
+            self._ended.remove(node.digest)
+            return Failure(node.digest, silent_for(self._settings.of(node)))
         try:
-            result: Result = self._ray.get(reference)
+            result: Result
+            result, given_up = self._ray.get(reference)
         except errors.OutOfMemoryError:
             return Again(node.digest, "its machine ran out of memory", smaller=True)
         except errors.RayTaskError as error:
             return Failure(node.digest, _one_line(error), str(error))
         except errors.RayError as error:
-            self._lost[node.digest] = lost = self._lost.get(node.digest, 0) + 1
-            reason = f"its worker was lost ({type(error).__name__})"
-            if lost >= self._attempts:
-                return Failure(node.digest, f"{reason}, {lost} times", str(error))
-            return Again(node.digest, reason)
+            return self._after_loss(node, error)
+        if given_up is not None:
+            self._given_up.append(given_up)
         return result
 
+    def _after_loss(self, node: Node, error: Exception) -> Again | Failure:
+        """What follows for a node whose worker was lost."""
+        if self._given_up:
+            # what came to a worker that was about to end is not to blame
+            return Again(node.digest, f"its worker was given up: {self._given_up.pop()}")
+        self._lost[node.digest] = lost = self._lost.get(node.digest, 0) + 1
+        reason = f"its worker was lost ({type(error).__name__})"
+        if lost >= self._attempts:
+            return Failure(node.digest, f"{reason}, {lost} times", str(error))
+        return Again(node.digest, reason)
+
+    def _end_silent(self) -> None:
+        """End the workers of nodes that told nothing for longer than the settings allow."""
+        for reference, (node, _) in self._running.items():
+            limit = self._settings.of(node).node_timeout_s
+            heard = self._heard.get(node.digest)
+            if limit is None or heard is None or node.digest in self._ended:
+                continue
+            if time.monotonic() - heard > limit:
+                self._ended.add(node.digest)
+                self._ray.cancel(reference, force=True)
+
     def _pause(self, node: Node) -> float:
-        return min(PAUSE_S * 2.0 ** (self._lost[node.digest] - 1), LONGEST_PAUSE_S)
+        lost = self._lost.get(node.digest, 0)
+        return min(PAUSE_S * 2.0 ** (lost - 1), LONGEST_PAUSE_S) if lost else 0.0
 
     def _submit_due(self) -> None:
         due = [entry for entry in self._later if entry[0] <= time.monotonic()]
@@ -228,6 +261,7 @@ class RayExecutor:
         except self._ray.exceptions.RayError:
             return
         for digest, progress in latest.items():
+            self._heard[digest] = time.monotonic()
             self._report(digest, progress)
 
     def close(self) -> None:

@@ -6,7 +6,9 @@ Knows no Ray: the executor turns these into tasks and an actor.
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import threading
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +17,7 @@ from typing import Any
 
 from pipeline.catalogue.code.own import Parcel, unpack
 from pipeline.execution.events import Failure, Result, Stopped
+from pipeline.execution.executors.base import BEGUN
 from pipeline.execution.settings import Settings
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, Unwritable, reason_of
@@ -22,6 +25,8 @@ from pipeline.store.store import Store
 from tasks.progress import Progress
 
 TELL_S = 1.0
+ENDS_AFTER_S = 1.0
+"""A worker that is given up ends so long after it has handed over its last result."""
 LIBRARIES = ("torch", "numpy", "pyarrow", "safetensors")
 """Whose versions may move results, or the form of what is stored."""
 
@@ -51,12 +56,38 @@ def perform_remotely(
     *,
     replace: bool,
     until: float | None,
-) -> Result:
+) -> tuple[Result, str | None]:
     """`work.attempt`, its progress sent to the mailbox now and then.
 
     parcel: of the node, with code of a user's own. What waited for a worker until the time of
-    the run was up does not begin.
+    the run was up does not begin. Beside the result stands why this worker performs no other
+    node and ends, if it does: a node changed what could not be put back, or grew it.
     """
+    from pipeline.execution.work import memory
+
+    if memory.unusable() is not None:
+        # the end that the last node brought about comes in a moment, and Ray is told of it
+        time.sleep(60 * ENDS_AFTER_S)
+    result = _performed(digest, parcel, store, settings, mailbox, replace=replace, until=until)
+    reason = memory.unusable()
+    if reason is not None:
+        # once the result is on its way
+        ending = threading.Timer(ENDS_AFTER_S, os._exit, (0,))
+        ending.daemon = True
+        ending.start()
+    return result, reason
+
+
+def _performed(
+    digest: str,
+    parcel: Parcel,
+    store: str,
+    settings: Settings,
+    mailbox: Any,
+    *,
+    replace: bool,
+    until: float | None,
+) -> Result:
     from pipeline.execution.work.attempt import attempt
 
     if until is not None and time.time() >= until:
@@ -77,6 +108,7 @@ def perform_remotely(
         place = Store(store)
     except BadInput as problem:
         return Failure(node.digest, f"{platform.node()}: {problem}")
+    mailbox.put.remote(node.digest, BEGUN)
     return attempt(node, place, settings, tell, replace=replace, until=until)
 
 

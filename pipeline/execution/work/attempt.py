@@ -14,7 +14,10 @@ from pipeline import __version__
 from pipeline.catalogue.code.own import line_of, module_of, placed
 from pipeline.catalogue.devices import cpu_name
 from pipeline.execution.events import Again, Done, Failure, Result, Stopped
+from pipeline.execution.executors.base import silent_for
 from pipeline.execution.settings import Settings
+from pipeline.execution.signals import Interrupted, Silent
+from pipeline.execution.work import memory, process
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.inputs import Desk, forget
 from pipeline.execution.work.kinds import PERFORM, TimeUp
@@ -22,6 +25,7 @@ from pipeline.execution.work.memory import keep_freed_memory
 from pipeline.grid.digests import own_digests, parts_of
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, Unwritable
+from pipeline.sanitize import clean
 from pipeline.store.store import Damaged, Gone, Store
 from tasks.attacks.base import Attack
 from tasks.classifier.checkpoint import BadCheckpoint
@@ -65,8 +69,24 @@ def attempt(
     """Perform a node; whatever goes wrong becomes a Failure that names it in one line.
 
     until: Unix time, s, after which training stops at the end of an epoch. Out of memory is
-    worth another, smaller attempt.
+    worth another, smaller attempt. What belongs to the whole process is as it was afterwards, or
+    the process is not to be used again; see `memory.unusable`. Of a node's code, SystemExit and
+    KeyboardInterrupt are failures like any other.
     """
+    before = memory.resident_bytes()
+    with process.kept() as found:
+        process.start_as_new()
+        result = _attempted(node, store, settings, tell, replace=replace, until=until)
+    if found.left:
+        memory.give_up(f"{_told(node)} left {', '.join(found.left)} changed")
+    if own_digests(node.spec):
+        memory.note_growth(_told(node), memory.resident_bytes() - before)
+    return result
+
+
+def _attempted(
+    node: Node, store: Store, settings: Settings, tell: Tell, *, replace: bool, until: float | None
+) -> Result:
     try:
         return perform(node, store, settings, tell, replace=replace, until=until)
     except TimeUp:
@@ -76,18 +96,42 @@ def attempt(
         return Failure(node.digest, str(damaged), damaged=what, gone=isinstance(damaged, Gone))
     except Unwritable as error:
         return Failure(node.digest, str(error), traceback.format_exc(), fatal=True)
-    except Exception as error:  # noqa: BLE001  one node's failure must not end the others
-        if _is_no_memory(error):
-            forget()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            return Again(node.digest, "out of memory", smaller=True)
-        line = " ".join(str(error).split()) or "no message"
-        reason = placed(error, line) if isinstance(error, EXPECTED) else line_of(error)
-        return Failure(node.digest, _named(node.spec, error) + reason, traceback.format_exc())
+    except (Interrupted, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  one node's failure must not end the others
+        return _failure(node, settings, error)
 
 
-def _named(spec: Spec, error: Exception) -> str:
+def _failure(node: Node, settings: Settings, error: BaseException) -> Failure | Again:
+    """What became of a node whose code raised an error."""
+    if isinstance(error, Silent):
+        return Failure(node.digest, _own_parts(node) + silent_for(settings), traceback.format_exc())
+    if _is_no_memory(error):
+        forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return Again(node.digest, f"out of memory{memory.grown_by_others()}", smaller=True)
+    line = clean(error) or "no message"
+    reason = placed(error, line) if isinstance(error, EXPECTED) else line_of(error)
+    return Failure(node.digest, _named(node.spec, error) + reason, traceback.format_exc())
+
+
+def _told(node: Node) -> str:
+    """A node as the process that performs it knows it, with the user's own parts of it."""
+    return f"{_own_parts(node)}{node.kind} {node.digest[:12]}"
+
+
+def _own_parts(node: Node) -> str:
+    own = [
+        f"{family} {part.kind}: "
+        for part in parts_of(node.spec)
+        for family, base in FAMILIES.items()
+        if isinstance(part, base) and (part.source_digest or part.library)
+    ]
+    return "".join(own[:1])
+
+
+def _named(spec: Spec, error: BaseException) -> str:
     """What to say first: the part of a user's own, or of a library, that the error is about."""
     if isinstance(error, BadDefense):
         return "defense "
@@ -107,7 +151,7 @@ def _named(spec: Spec, error: Exception) -> str:
     return ""
 
 
-def _is_no_memory(error: Exception) -> bool:
+def _is_no_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)

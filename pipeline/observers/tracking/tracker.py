@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.execution.events import CellScored, Event, NodeDone, RunFinished, RunStarted
+from pipeline.execution.signals import wait_for
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
 from pipeline.observers.tracking.client import Server
@@ -109,7 +110,7 @@ class Tracker:
         self._started()
         settled = threading.Event()
         self._tasks.put(settled)
-        settled.wait()
+        wait_for(settled.wait, settled.is_set)
 
     def finish(self, report: Path | None = None) -> None:
         """Log all that is owed, the parent's numbers and the report's files; sets `problem`.
@@ -124,7 +125,7 @@ class Tracker:
         self._report = report
         thread = self._started()
         self._tasks.put(None)
-        thread.join()
+        wait_for(thread.join, lambda: not thread.is_alive())
         if self._trouble is not None:
             self.problem = f"MLflow at {self._trouble}; {self._waiting()}"
 
