@@ -180,7 +180,8 @@ def test_a_module_that_changes_torch_where_it_is_imported_changes_no_built_in_ce
 ) -> None:
     _, clean = run(tmp_path / "clean")
     try:
-        bad = "return pixels\n\n\ntorch.set_default_dtype(torch.float64)\n\n\ndef unused(pixels):\n    if 1:"
+        bad = "return pixels\n\n\ntorch.set_default_dtype(torch.float64)\n\n\n"
+        bad += "def unused(pixels):\n    if 1:"
         _, finished = run(tmp_path / "bad", bad=bad)
         assert torch.get_default_dtype() == torch.float64
     finally:
@@ -351,9 +352,8 @@ def test_a_ctrl_c_without_a_handler_of_the_program_still_ends_the_run_in_order(
 
     timer = threading.Thread(target=press, daemon=True)
     timer.start()
-    _, finished = run(
-        tmp_path, only="defense=[bn]*", bad=f"os.mkdir({str(tmp_path / 'begun')!r}); time.sleep(60)"
-    )
+    sleeps = f"os.mkdir({str(tmp_path / 'begun')!r}); time.sleep(60)"
+    _, finished = run(tmp_path, only="defense=[bn]*", bad=sleeps)
     timer.join()
     assert finished.interrupted
 
