@@ -196,19 +196,23 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
             lost = f"; {counted(len(cells), 'cell')} cannot be scored" if cells else ""
             yield clean(f"failed: {tally.name(node)}: {failure.reason}{lost}")
             yield from shown_lines(failure.detail if verbose else "")
-        case NodeRetried(node=node, reason=reason):
-            yield clean(f"again: {tally.name(node)}: {reason}")
-        case NodeSilent(node=node, seconds=seconds, ended_after=limit):
-            ends = f", and is ended after {duration(limit)}" if limit is not None else ""
-            yield clean(
-                f"silent: {tally.name(node)} has told nothing for {duration(seconds)}{ends}"
-            )
+        case NodeRetried() | NodeSilent():
+            yield _waiting(event, tally.name(event.node))
         case SetAside(kind=kind, digest=digest, reason=reason):
             yield clean(f"set aside: {kind} {digest[:12]}, to be computed again: {reason}")
         case RunFinished():
             yield from _summary(event)
         case _:
             return
+
+
+def _waiting(event: NodeRetried | NodeSilent, name: str) -> str:
+    """A node that takes longer than it should."""
+    if isinstance(event, NodeRetried):
+        return clean(f"again: {name}: {event.reason}")
+    limit = event.ended_after
+    ends = f", and is ended after {duration(limit)}" if limit is not None else ""
+    return clean(f"silent: {name} has told nothing for {duration(event.seconds)}{ends}")
 
 
 def _took(done: Done) -> str:
