@@ -81,10 +81,12 @@ def _stored(store: Store, node: Node) -> Answers:
     if record is None:
         raise NotTested(f"{node.kind} {node.digest[:12]}: is not in this store")
     try:
-        columns = arrow.read_arrays(store.path(record, "per_image.arrow"))
-    except (Damaged, arrow.BadArrow) as error:
-        raise NotTested(str(error)) from None
-    if absent := sorted({"ids", "labels", "correct"} - columns.keys()):
-        raise NotTested(f"{node.kind} {node.digest[:12]}: no column {absent[0]}")
+        columns = arrow.read_arrays(
+            store.path(record, "per_image.arrow"), {"ids": 1, "labels": 1, "correct": 2}
+        )
+    except Damaged as damaged:
+        raise NotTested(str(damaged)) from None
+    except arrow.BadArrow as error:
+        raise NotTested(f"{node.kind} {node.digest[:12]}: {error}") from None
     order = np.argsort(columns["ids"])
     return Answers(columns["ids"][order], columns["labels"][order], columns["correct"][order] != 0)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_ROWS = 1000
+NOTHING: Mapping[str, int] = {}
 
 
 class BadArrow(ValueError):
@@ -39,8 +40,10 @@ def write_tensors(path: Path, columns: Mapping[str, Tensor], about: Mapping[str,
             writer.write_batch(pa.record_batch(part, schema=schema))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, needed: Mapping[str, int] = NOTHING) -> dict[str, Tensor]:
     """The columns as tensors [N, ...]; BadArrow where the file is no such thing.
+
+    needed: columns that there must be, and how many dimensions each has.
 
     A file of one batch is mapped, not copied: its tensors must not be written to.
     """
@@ -48,10 +51,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return {name: torch.from_numpy(array) for name, array in read_arrays(path).items()}
+        return {name: torch.from_numpy(array) for name, array in read_arrays(path, needed).items()}
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, needed: Mapping[str, int] = NOTHING) -> dict[str, np.ndarray]:
     """The columns as arrays [N, ...], without torch; mapped and refused as by `read_tensors`."""
     try:
         with pa.memory_map(str(path), "r") as source:
@@ -61,6 +64,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise BadArrow(f"{path.name}: not a readable Arrow file: {reason}") from None
+    for name, dimensions in needed.items():
+        if name not in columns:
+            raise BadArrow(f"{path.name}: no column {name}")
+        if columns[name].ndim != dimensions:
+            found = "x".join(map(str, columns[name].shape))
+            raise BadArrow(f"{path.name}: column {name} is {found}, not of {dimensions} dimensions")
     for name, column in columns.items():
         if column.dtype.kind not in "biuf" or not column.ndim:
             raise BadArrow(f"{path.name}: column {name} holds no numbers")

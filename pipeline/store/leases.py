@@ -24,14 +24,13 @@ from pathlib import Path
 
 from pipeline.problems import Unwritable
 from pipeline.store.backend import Entry, Ground
+from pipeline.store.reading import Spoilt, parsed
 
 LASTS_S = 60.0
 """A run that has not renewed its lease for so long, by the reader's clock, has lapsed."""
 RENEWED_S = 15.0
 TRIES = 20
 """Of taking a lease that others take and give back in the same instants."""
-NONSENSE = (ValueError, TypeError, AttributeError, RecursionError)
-"""What reading a spoilt file may raise."""
 REFUSALS = (OSError, Unwritable)
 """What a store answers that takes no leases just now."""
 
@@ -182,9 +181,9 @@ class Leases:
 
     def _alive(self, run: str) -> Holder | None:
         """A run, if it may still be at work."""
-        with contextlib.suppress(FileNotFoundError, *NONSENSE):
+        with contextlib.suppress(FileNotFoundError, Spoilt):
             if run:
-                holder = Holder(**json.loads(self._ground.read(f"leases/runs/{run}")))
+                holder = parsed(self._ground.read(f"leases/runs/{run}"), Holder)
                 return holder if holder.alive else None
         return None
 

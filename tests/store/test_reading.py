@@ -17,6 +17,7 @@ from pipeline.commands.cli import main
 from pipeline.execution.work import unfinished
 from pipeline.store import arrow
 from pipeline.store.facts import check_facts
+from pipeline.store.leases import Leases
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.reading import Spoilt
 from pipeline.store.records import META, Damaged
@@ -229,6 +230,27 @@ def test_an_arrow_file_of_words_or_of_nothing_is_refused_in_one_line(tmp_path: P
     path.write_bytes(os.urandom(100))
     with pytest.raises(arrow.BadArrow, match="not a readable Arrow file"):
         arrow.read_tensors(path)
+
+
+def test_an_arrow_file_must_have_the_columns_that_are_needed(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    arrow.write_tensors(path, {"ids": torch.arange(3), "correct": torch.zeros(3)}, {})
+    assert arrow.read_arrays(path, {"ids": 1}).keys() == {"ids", "correct"}
+    with pytest.raises(arrow.BadArrow, match="no column labels"):
+        arrow.read_arrays(path, {"labels": 1})
+    with pytest.raises(arrow.BadArrow, match="column correct is 3, not of 2 dimensions"):
+        arrow.read_tensors(path, {"correct": 2})
+
+
+@pytest.mark.parametrize(
+    "content", [DEEP, b"\xff", b"[]", b'{"host": 1}', b'{"host": "a", "pid": 1, "until": "x"}']
+)
+def test_a_spoilt_lease_is_nobodys(store: Store, content: bytes) -> None:
+    store.ground.write(f"leases/{NODE.digest}/0", b"abc")
+    store.ground.write("leases/runs/abc", content)
+    assert Leases(store.ground).others() == {}
+    store.ground.write(f"leases/{NODE.digest}/0", b"\xff\xfe")
+    assert Leases(store.ground).others() == {}
 
 
 def test_a_record_that_is_a_folder_is_one_line(store: Store) -> None:

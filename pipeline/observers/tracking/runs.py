@@ -224,8 +224,8 @@ def _redraws(record: Record, store: Store) -> Iterator[Point]:
     from pipeline.store import arrow
 
     try:
-        right = arrow.read_arrays(store.path(record, ANSWERS))["correct"]
-    except (Damaged, arrow.BadArrow, KeyError):
+        right = arrow.read_arrays(store.path(record, ANSWERS), {"correct": 2})["correct"]
+    except (Damaged, arrow.BadArrow):
         return
     if right.shape[1] > 1:
         for step, share in enumerate(right.mean(axis=0), start=1):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +134,9 @@ class _Shard:
     def __init__(self, artifacts: Artifacts, cell: Cell, role: str) -> None:
         self._store = artifacts.store
         self._node = artifacts.scores[cell.name].parent(role)
-        columns = arrow.read_arrays(self._path(self._node, "outcomes.arrow"))
+        columns = arrow.read_arrays(
+            self._path(self._node, "outcomes.arrow"), {"labels": 1, "ids": 1, "probabilities": 3}
+        )
         self.labels: NDArray[np.int64] = columns["labels"]
         self.ids: NDArray[np.int64] = columns["ids"]
         self.answers: NDArray[np.float32] = columns["probabilities"].mean(axis=1)
@@ -141,18 +144,19 @@ class _Shard:
     def adversarial(self, row: int) -> NDArray[np.float32]:
         """The attacked image of a row, [C, H, W]."""
         examples = self._node.parent("examples")
-        pixels: NDArray[np.float32] = arrow.read_arrays(self._path(examples, "examples.arrow"))[
-            "pixels"
-        ][row]
-        return pixels
+        return self._pixels(examples, "examples.arrow", row)
 
     def clean_pixels(self, place: int) -> NDArray[np.uint8]:
         """The image at a place of the test set, [C, H, W]."""
         dataset = self._node.parent("examples").parent("dataset")
-        pixels: NDArray[np.uint8] = arrow.read_arrays(self._path(dataset, "test.arrow"))["pixels"][
-            place
-        ]
-        return pixels
+        return self._pixels(dataset, "test.arrow", place)
+
+    def _pixels(self, node: Node, name: str, row: int) -> NDArray[Any]:
+        pixels = arrow.read_arrays(self._path(node, name), {"pixels": 4})["pixels"]
+        if not 0 <= row < len(pixels):
+            raise Damaged(node.kind, node.digest, f"{name} has no row {row}")
+        found: NDArray[Any] = pixels[row]
+        return found
 
     def _path(self, node: Node, name: str) -> Path:
         """A file of an artifact that is what the results were made from."""
