@@ -10,7 +10,8 @@ import torch
 from strange_networks import make
 from test_own_models import Zoo
 
-from pipeline.commands.session import Session
+from pipeline.commands.session import Session, open_session
+from pipeline.grid.builder import Overrides
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput
 from pipeline.report.scores import deterministic
@@ -111,6 +112,21 @@ def test_its_scores_depend_on_nothing_that_the_process_did_before(zoo: Zoo) -> N
 def test_it_can_be_attacked_obliviously(zoo: Zoo) -> None:
     finished = zoo.run(zoo.session(NOISY, weights(), more=DECLARED, only="attack=pgd"))
     assert not finished.missing
+
+
+def test_it_can_be_attacked_adaptively(zoo: Zoo) -> None:
+    zoo.session(NOISY, weights(), more=DECLARED)  # writes the configs
+    session = open_session(
+        "tiny",
+        store=zoo.folder / "store",
+        configs=[zoo.folder / "cfg"],
+        only=["attack=adaptive-quick", "defense=none"],
+        overrides=Overrides(images=20, adaptive="quick"),
+    )
+    finished = zoo.run(session)
+    assert not finished.missing
+    assert not finished.without_card
+    assert finished.scored["mixed/adaptive-quick/none"]["redraws"] > 1
 
 
 def test_declaring_changes_the_digest_of_who_declares_and_of_nobody_else(zoo: Zoo) -> None:

@@ -96,10 +96,11 @@ def aged(session: Session, *, host: dict[str, str] | None = None) -> None:
         path = session.store.root / folder_of(kind, digest) / "meta.json"
         record = json.loads(path.read_text())
         record["how"].pop("model", None)
+        record.pop("seal", None)
         model = record["parents"].get("model", (None, None))[1]
         if host and model in host:
             record["how"]["host"] = host[model]
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(record, indent=1))
 
 
 def test_suspect_scores_are_listed_with_their_cells_and_set_aside(folder: Path) -> None:
