@@ -29,19 +29,17 @@ class APGD(BoundedAttack):
     restarts: Count = 1
     random_start: bool = True
 
-    def perturb(
-        self,
-        victim: Victim,
-        pixels: Tensor,
-        labels: Tensor,
-        rows: Rows,
-        *,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """The best point of all climbs; the first begins where a PGD of the same seed does.
+    def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
+        """The best point of all climbs; the first begins where a PGD of the same seed does."""
+        from tasks.attacks.search.descent import random_start
 
-        start: where it begins instead, in the ball, of the pixels' shape.
-        """
+        begin = random_start(pixels, rows, ball=self.ball()) if self.random_start else pixels
+        return self.perturb_from(victim, pixels, labels, rows, start=begin)
+
+    def perturb_from(
+        self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows, *, start: Tensor
+    ) -> Tensor:
+        """The best point of all climbs, of which the first begins at `start`."""
         from tasks.attacks.search.auto_descent import Question, climb
         from tasks.attacks.search.descent import random_start
         from tasks.attacks.search.objectives import Goal
@@ -49,8 +47,6 @@ class APGD(BoundedAttack):
         ball = self.ball()
         aims = self.targets(labels, rows, victim.classes) if self.targeted else None
         ask = Question(victim, Goal(labels, aims), self.loss)
-        if start is None:
-            start = random_start(pixels, rows, ball=ball) if self.random_start else pixels
         best = climb(ask, pixels, start, ball=ball, steps=self.steps, renew=ask.renew)
         for restart in range(1, self.restarts):
             start = random_start(pixels, rows.within("restart").at(restart), ball=ball)

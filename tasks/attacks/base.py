@@ -49,6 +49,15 @@ class Attack(Kind):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define perturb")
 
+    def perturb_from(
+        self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows, *, start: Tensor
+    ) -> Tensor:
+        """The same from a given point: only of attacks that an adaptive one begins elsewhere.
+
+        start: float32 [N, C, H, W] in [0, 1], in the attack's ball around `pixels`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot begin at a given point")
+
     def forwards_and_backwards(self) -> Passes:
         """What `perturb` asks of the victim for each image."""
         raise NotImplementedError(f"{type(self).__name__} does not define forwards_and_backwards")

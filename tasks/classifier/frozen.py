@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tasks.classifier.compiled import Compiled
 from tasks.classifier.precision import run, set_float32
 from tasks.classifier.prepared import prepare
-from tasks.specs import Precision
+from tasks.specs import Passes, Precision
 
 
 class NotFrozen(RuntimeError):
@@ -64,6 +64,11 @@ class Frozen:
         self.forwards = 0
         self.backwards = 0
         self._digest = _weights_digest(self.module)
+
+    @property
+    def passes(self) -> Passes:
+        """The images that went forward and that came back since it was made; it only grows."""
+        return Passes(self.forwards, self.backwards)
 
     @property
     def compiled(self) -> bool:

@@ -27,6 +27,14 @@ def as_float(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32) / 255.0
 
 
+def as_float_on(pixels: Tensor, device: torch.device | str) -> Tensor:
+    """The same on a device, equal bit for bit on every one.
+
+    Divided on the CPU: a GPU multiplies by the reciprocal, one rounding away.
+    """
+    return as_float(pixels.cpu()).to(device)
+
+
 def check_pixels(pixels: Tensor, what: str = "pixels") -> None:
     """Require float [N, C, H, W], finite, in [0, 1]."""
     require(pixels.ndim == 4, f"{what}: expected [N, C, H, W], got {tuple(pixels.shape)}")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tasks.attacks.base import Victim
 from tasks.attacks.search.geometry import Ball
-from tasks.data.arrays import Crafted, Images, as_float, require
+from tasks.data.arrays import Crafted, Images, as_float, as_float_on, require
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context
 from tasks.evaluation.specs import CraftSpec
@@ -30,7 +30,7 @@ def craft(
     spec names. images: those of `spec.shard`, in the test set's order, or where the defense is
     known any of them: what is made of one does not depend on the others. batch_size: images, or
     draws of images, at a time, which changes results by the order of float sums at most; start:
-    of the same images, where the attack begins instead of where it would. Returns tensors on the
+    of the same images, where an attack that has a `perturb_from` begins. Returns tensors on the
     CPU. BadTensor where the images are not the shard's, NotFrozen where the attack changed the
     classifier.
     """
@@ -52,14 +52,14 @@ def craft(
             # image is given the same whichever others stand, it is asked about twice
             batch = batch[torch.zeros(2, dtype=torch.int64)]
         rows = _rows(batch, spec, frozen.device)
-        # Divided by 255 on the CPU: a GPU multiplies by the reciprocal, one rounding away.
-        pixels = as_float(batch.pixels.cpu()).to(frozen.device)
+        pixels = as_float_on(batch.pixels, frozen.device)
         labels = batch.labels.to(frozen.device)
-        given = {}
-        if start is not None:
-            given["start"] = start.pixels[first : first + size].expand_as(pixels).to(frozen.device)
         victim = _victim(context, spec, rows)
-        crafted = spec.attack.perturb(victim, pixels, labels, rows, **given)
+        if start is None:
+            crafted = spec.attack.perturb(victim, pixels, labels, rows)
+        else:
+            begin = start.pixels[first : first + size].expand_as(pixels).to(frozen.device)
+            crafted = spec.attack.perturb_from(victim, pixels, labels, rows, start=begin)
         parts.append(crafted[:count].detach().contiguous().cpu())
         tell(Progress(first + count, len(images)))
     frozen.check()

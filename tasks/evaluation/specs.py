@@ -11,7 +11,16 @@ from tasks.defenses.base import Defense
 from tasks.specs import Count, NonNegative, Norm, Positive, Precision, Shard, Spec
 
 
-class CraftSpec(Spec):
+class ModelSpec(Spec):
+    """A spec of what asks or attacks a model, bare or defended."""
+
+    @property
+    def known_defense(self) -> Defense | None:
+        """The defense that stands before the model; None where none is named."""
+        raise NotImplementedError(f"{type(self).__name__} does not define known_defense")
+
+
+class CraftSpec(ModelSpec):
     """The examples that an attack makes of one shard of the test set.
 
     seed: of the attack's random starts, targets and draws; precision: of the classifier's
@@ -31,6 +40,11 @@ class CraftSpec(Spec):
     draws: Count | None = None
     smoothing: Positive | None = None
 
+    @property
+    def known_defense(self) -> Defense | None:
+        """See `ModelSpec`."""
+        return self.against
+
     @model_validator(mode="after")
     def _draws_of_a_defense(self) -> Self:
         known = self.draws is not None
@@ -39,7 +53,7 @@ class CraftSpec(Spec):
         return self
 
 
-class SelectSpec(Spec):
+class SelectSpec(ModelSpec):
     """Of each image of a shard the candidate that fails most often on the attacker's draws.
 
     against: the defense that decides; draws: how many single draws, of everything that is drawn,
@@ -58,8 +72,13 @@ class SelectSpec(Spec):
     margin: NonNegative | None = None
     precision: Precision = "float32"
 
+    @property
+    def known_defense(self) -> Defense | None:
+        """See `ModelSpec`."""
+        return self.against
 
-class DefendSpec(Spec):
+
+class DefendSpec(ModelSpec):
     """A defended model's answers about one shard of examples.
 
     redraws: how often the whole prediction is made, with draws of its own each time; a
@@ -73,6 +92,11 @@ class DefendSpec(Spec):
     redraws: Count = 1
     precision: Precision = "float32"
 
+    @property
+    def known_defense(self) -> Defense | None:
+        """See `ModelSpec`."""
+        return self.defense
+
 
 class ScoreSpec(Spec):
     """A cell's score, from the answers about all its shards: its parents."""
@@ -80,7 +104,7 @@ class ScoreSpec(Spec):
     version: ClassVar[int] = 1
 
 
-class CardSpec(Spec):
+class CardSpec(ModelSpec):
     """The integrity card of one model: attacks on it that must agree with each other.
 
     against: the defense, none for the bare model. images: how many of the first test images are
@@ -106,6 +130,11 @@ class CardSpec(Spec):
     query_draws: Count = 20
     seed: int = 0
     precision: Precision = "float32"
+
+    @property
+    def known_defense(self) -> Defense | None:
+        """See `ModelSpec`."""
+        return self.against
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tasks.attacks.apgd import APGD
 from tasks.attacks.base import BoundedAttack, Victim
-from tasks.data.arrays import Images, as_float
+from tasks.data.arrays import Images, as_float_on
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context
 from tasks.evaluation.defend import draw_logits
@@ -37,8 +37,7 @@ class Subject:
         pool = None if context.pool is None else context.pool.to(device)
         self.context = replace(context, pool=pool)
         self.spec = spec
-        # Divided by 255 on the CPU: a GPU multiplies by the reciprocal, one rounding away.
-        self.pixels = as_float(images.pixels.cpu()).to(device)
+        self.pixels = as_float_on(images.pixels, device)
         self.labels = images.labels.to(device)
         ids = images.ids.to(device)
         self.rows = Rows(spec.seed, ids, torch.zeros_like(ids)).within("card")

@@ -5,12 +5,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from tasks.attacks.base import Attack
+from tasks.attacks.apgd import APGD
+from tasks.attacks.base import Attack, Victim
 from tasks.attacks.clean import Clean
 from tasks.attacks.fgsm import FGSM
 from tasks.attacks.pgd import PGD
 from tasks.classifier.frozen import Frozen, NotFrozen
-from tasks.data.arrays import BadTensor, Images, as_float
+from tasks.data.arrays import BadTensor, Images, as_float, as_float_on
+from tasks.data.seeding import Rows
 from tasks.data.splits import digits
 from tasks.defenses.base import Context
 from tasks.evaluation.craft import check_crafted, craft
@@ -114,6 +116,27 @@ def test_forwards_and_backwards_are_counted_in_images(images, frozen):
 
     craft(images, Context(frozen), spec_of(PGD(steps=1, label="predicted")), batch_size=5)
     assert (frozen.forwards, frozen.backwards) == (36 + 24, 36 + 12)
+
+
+def test_an_attack_that_cannot_begin_at_a_given_point_says_so(images, frozen):
+    start = craft(images, Context(frozen), spec_of(Clean()), batch_size=12)
+    with pytest.raises(NotImplementedError, match="PGD cannot begin at a given point"):
+        craft(images, Context(frozen), spec_of(PGD(steps=1)), batch_size=12, start=start)
+
+
+def test_an_attack_that_begins_at_a_given_point_is_given_those_of_its_batch(images, frozen):
+    start = craft(images, Context(frozen), spec_of(PGD(steps=2)), batch_size=12)
+    spec = spec_of(APGD(steps=1, random_start=False))
+    begun = craft(images, Context(frozen), spec, batch_size=5, start=start)
+    expected = spec.attack.perturb_from(
+        Victim(lambda pixels, _: frozen.logits(pixels), frozen.classes),
+        as_float_on(images.pixels, "cpu"),
+        images.labels,
+        Rows(spec.seed, images.ids, torch.zeros_like(images.ids)).within("attack"),
+        start=start.pixels,
+    )
+    assert torch.equal(begun.pixels, expected)
+    assert not torch.equal(begun.pixels, craft(images, Context(frozen), spec, batch_size=5).pixels)
 
 
 def test_progress_is_told_after_each_batch(images, frozen):

@@ -192,8 +192,8 @@ def perform(
         "threads": kind.threads,
         "batch_size": kind.batch_size,
         "deterministic": settings.deterministic or device.type == "cpu",
-        "forwards": desk.classifier.forwards if desk.classifier else 0,
-        "backwards": desk.classifier.backwards if desk.classifier else 0,
+        "forwards": desk.passes.forwards,
+        "backwards": desk.passes.backwards,
         "host": platform.node(),
         "versions": {"python": platform.python_version(), PROGRAM: __version__}
         | {name: version(name) for name in VERSIONS},

@@ -27,15 +27,15 @@ from tasks.classifier.prepared import REAL_IMAGES, probe_images
 from tasks.classifier.problems import BadNetwork
 from tasks.data.arrays import BadTensor, Crafted, Images, Outcomes, Splits, as_float
 from tasks.data.spec import DatasetSpec
-from tasks.defenses.base import Context, Defense
+from tasks.defenses.base import Context
 from tasks.evaluation.craft import check_crafted, check_examples
 from tasks.evaluation.select import Chosen
-from tasks.evaluation.specs import CraftSpec, SelectSpec
+from tasks.evaluation.specs import CraftSpec, ModelSpec, SelectSpec
 from tasks.networks.base import Network
 from tasks.networks.exported import Exported
 from tasks.networks.families.foreign import ForeignNetwork
 from tasks.progress import Tell
-from tasks.specs import Precision, Shard
+from tasks.specs import Passes, Precision, Shard
 from tasks.training.recipe import CheckpointSpec, TrainSpec
 
 KEPT = 4
@@ -74,6 +74,7 @@ class Desk:
     classifier: Frozen | None = None
     asked: str | None = None
     said: list[str] = field(default_factory=list)
+    _asked_before: Passes = field(default_factory=Passes)
 
     def record(self, node: Node) -> Record:
         """A parent's record."""
@@ -160,10 +161,10 @@ class Desk:
         Only nodes whose defense needs a pool have one for a parent.
         """
         pool = None
-        defense = getattr(self.node.spec, "against", None) or getattr(
-            self.node.spec, "defense", None
-        )
-        if isinstance(defense, Defense) and defense.needs_pool():
+        spec = self.node.spec
+        assert isinstance(spec, ModelSpec)
+        defense = spec.known_defense
+        if defense is not None and defense.needs_pool():
             splits = self.splits(self.node.parent("pool"))
             pool = splits.test if defense.pool_split() == "test" else splits.train
             pool = pool.to(self.device)
@@ -177,7 +178,7 @@ class Desk:
             raise Damaged(node.kind, node.digest, str(error)) from None
 
     def frozen(self, precision: Precision) -> Frozen:
-        """The node's model, ready to be attacked or asked, its counters at zero."""
+        """The node's model, ready to be attacked or asked; from now on `passes` counts."""
         node = self.node.parent("model")
         record = self.record(node)
         compiled = self.settings.compiled
@@ -196,8 +197,13 @@ class Desk:
             # of what asks it without saying for which images
             torch.manual_seed(int(self.node.digest[:15], 16))
         self.classifier.check()
-        self.classifier.forwards = self.classifier.backwards = 0
+        self._asked_before = self.classifier.passes
         return self.classifier
+
+    @property
+    def passes(self) -> Passes:
+        """What this node asked of its model; see `frozen`."""
+        return self.classifier.passes - self._asked_before if self.classifier else Passes()
 
     def freeze(self, node: Node, module: nn.Module, precision: Precision) -> Frozen:
         """A network of a model node, made ready and checked.

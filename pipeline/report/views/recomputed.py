@@ -11,6 +11,7 @@ from pipeline.execution.work.inputs import Desk
 from pipeline.grid.graph import Node
 from pipeline.report.views.exhibits import Exhibit
 from pipeline.store.store import Store
+from tasks.data.arrays import as_float
 from tasks.defenses.base import Context
 from tasks.evaluation.defend import first_draw
 from tasks.evaluation.specs import DefendSpec
@@ -51,7 +52,7 @@ def _of_a_shard(bare: Node, shown: Node, store: Store, wanted: set[int]) -> Iter
         label, place = int(examples.labels[row]), int(examples.ids[row])
         if label not in wanted - taken:
             continue
-        clean = splits.test.pixels[place : place + 1].float() / 255
+        clean = as_float(splits.test.pixels[place : place + 1])
         answer = frozen.probabilities(clean)[0]
         if int(answer.argmax()) != label:
             continue
