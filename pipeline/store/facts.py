@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from annotated_types import Len
-from pydantic import with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from pipeline.store.reading import Spoilt, checked
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class ScoreFacts(TypedDict, total=False):
     """See `tasks.evaluation.score.Score`, and what a prediction costs."""
 
     images: int
     redraws: int
     accuracy: float
-    interval: Annotated[list[float], Len(2, 2)]
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)]
     spread: float | None
     worst: float
     true_probability: float
@@ -28,7 +27,7 @@ class ScoreFacts(TypedDict, total=False):
     seconds_per_prediction: float
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class Timings(TypedDict, total=False):
     """Of each epoch of a training."""
 
@@ -36,7 +35,7 @@ class Timings(TypedDict, total=False):
     images_per_second: list[float]
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class TrainFacts(TypedDict, total=False):
     """Of a training."""
 
@@ -45,7 +44,7 @@ class TrainFacts(TypedDict, total=False):
     multiplications: int
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class DatasetFacts(TypedDict, total=False):
     """Of a data set."""
 
@@ -54,7 +53,7 @@ class DatasetFacts(TypedDict, total=False):
     test_images_by_class: list[int]
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class FindingFacts(TypedDict):
     """See `tasks.integrity.findings.Finding`."""
 
@@ -63,7 +62,7 @@ class FindingFacts(TypedDict):
     words: str
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class CardFacts(TypedDict, total=False):
     """Of an integrity card."""
 
@@ -72,7 +71,7 @@ class CardFacts(TypedDict, total=False):
     images: int
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class ExampleFacts(TypedDict, total=False):
     """Of what was crafted, selected or asked about."""
 

@@ -48,7 +48,7 @@ class Identity:
     parents: Mapping[str, tuple[str, str]]
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class File(TypedDict):
     """A data file: its name in the artifact's folder, the SHA-256 and the size of its bytes."""
 
@@ -57,7 +57,7 @@ class File(TypedDict):
     bytes: NotRequired[int]
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class How(TypedDict, total=False):
     """How an artifact was computed, where other modules read it; there may be more."""
 

@@ -18,7 +18,8 @@ from tiny import FILES, Tiny, data_files, write_configs
 
 from pipeline.execution.work.inputs import forget
 from pipeline.store import arrow
-from pipeline.store.store import META
+from pipeline.store.store import META, Store
+from pipeline.store.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,22 @@ def test_a_run_killed_at_any_moment_goes_on_from_whole_artifacts(tmp_path: Path)
     recorder, finished = tiny.run()
     assert not finished.missing
     assert not whole & {event.node.digest for event in recorder.done()}
+
+
+def test_what_a_run_computed_is_sound_sealed_and_says_what_its_files_say(copy: Tiny) -> None:
+    found = verify(Store(copy.store))
+    assert found.damages == []
+    assert (found.sound, found.unsealed) == (len(list(Store(copy.store).each())), 0)
+    # and with the records of an older version nothing is computed again, before and after sealing
+    for meta in copy.store.glob(f"*/??/*/{META}"):
+        meta.write_text(unsealed(json.loads(meta.read_text())))
+    (copy.store / "store.json").unlink()
+    for seal in (False, True):
+        assert copy.session().plan().todo == {}
+        found = verify(Store(copy.store), seal=seal)
+        assert found.damages == []
+    assert found.sealed == found.sound
+    assert copy.session().plan().todo == {}
 
 
 @pytest.mark.parametrize("kind", ["dataset", "train", "craft", "defend"])

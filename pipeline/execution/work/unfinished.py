@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 import safetensors.torch
-from pydantic import with_config
+from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from pipeline.store.backend import Ground
@@ -18,7 +18,7 @@ from pipeline.store.reading import parsed
 from tasks.training.train import State
 
 
-@with_config(extra="allow")
+@with_config(ConfigDict(extra="allow"))
 class _Facts(TypedDict):
     epoch: int
     history: list[dict[str, Any]]
