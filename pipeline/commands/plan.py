@@ -8,7 +8,9 @@ from typing import Any
 
 from pipeline.catalogue.paper import published
 from pipeline.commands.session import Session
+from pipeline.execution.work.budget import PROCESS_BYTES
 from pipeline.grid.coverage import Coverage
+from pipeline.grid.kinds import KINDS, NODE_KINDS
 from pipeline.plan.why import changed_cells
 from pipeline.plan.words import counted
 
@@ -38,6 +40,12 @@ def plan_lines(
         for change, count in _changed(session, todo).items():
             yield f"changed since {counted(count, 'cell')} had a score: {change}"
         yield from estimated.lines()
+        each = worker_gb(session, counts)
+        yield (
+            f"memory: at most about {each:.1f} GB a worker, {each * workers:.1f} GB with "
+            f"{counted(workers, 'worker')} (`memory_gb` of settings.yaml, and "
+            f"{PROCESS_BYTES / 1e9:.1f} GB for the program)"
+        )
     else:
         yield f"nothing to do: {len(session.cells)} cells of grid '{session.grid.name}'"
     yield from coverage(session).lines()
@@ -59,6 +67,7 @@ def plan_facts(
             session, [name for name, node in session.chosen.items() if node.digest in made.todo]
         ),
         "estimate": session.estimate(made, device=device, workers=workers).facts(),
+        "worker_gb": worker_gb(session, made.by_kind(session.graph)),
         "published": {
             "numbers": sum(len(number.tables) for number in covered.numbers.values()),
             "not covered": ["/".join(key) for key in covered.missing],
@@ -66,6 +75,16 @@ def plan_facts(
             "cells without": [cell.name for cells in covered.alone.values() for cell in cells],
         },
     }
+
+
+def worker_gb(session: Session, kinds: Collection[str]) -> float:
+    """The peak memory of a worker process at nodes of these kinds, in GB.
+
+    Rows at once are as many as their budget holds, so it is known before the network is.
+    """
+    batched = [kind for kind in NODE_KINDS if kind in kinds and KINDS[kind].batched]
+    budgets = (session.settings.of(kind).memory_gb for kind in batched)
+    return PROCESS_BYTES / 1e9 + max(budgets, default=0.0)
 
 
 def coverage(session: Session) -> Coverage:

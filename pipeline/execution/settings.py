@@ -27,14 +27,18 @@ class KindSettings(Entry):
     """How the nodes of one kind run.
 
     threads: CPU threads, and the CPUs that a Ray task asks for. gpus: the share of a GPU that
-    a Ray task asks for where there are GPUs. batch_size: rows through the network at once.
+    a Ray task asks for where there are GPUs. memory_gb, gpu_memory_gb: what the rows that go
+    through the network at once may take, on a CPU or a GPU; how many these are follows from the
+    size of a row, as a power of two. batch_size: how many at most, images or draws of images.
     compiled: call the network through torch.compile, which pays where a worker process has
     minutes of work; without a compiler it runs as it is, and the record says so.
     """
 
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
-    batch_size: Annotated[int, Field(ge=1, le=10**6)] = 500
+    memory_gb: Annotated[float, Field(gt=0, le=10**4)] = 0.75
+    gpu_memory_gb: Annotated[float, Field(gt=0, le=10**4)] = 8.0
+    batch_size: Annotated[int, Field(ge=1, le=10**6)] = 1024
     compiled: bool = False
 
 
@@ -43,7 +47,8 @@ class Settings(Entry):
 
     device: `auto` takes a GPU where a worker has one. attempts: how often a node is tried whose
     worker is lost, with a pause that doubles each time. deterministic: bit-equal results on a
-    GPU, at a cost. node_timeout_s: a node that tells nothing for so many seconds is ended, and
+    GPU, at a cost. beside: how many nodes share a machine's memory; Ray fills in as many as its
+    CPUs allow. node_timeout_s: a node that tells nothing for so many seconds is ended, and
     its cells fail; by default nothing is ended. A training tells at the end of each epoch, all
     else after each batch.
     """
@@ -51,6 +56,7 @@ class Settings(Entry):
     device: Device = "auto"
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     deterministic: bool = False
+    beside: Annotated[int, Field(ge=1, le=10**5)] = 1
     node_timeout_s: Annotated[float, Field(gt=0, le=2_592_000)] | None = None
     kinds: dict[str, KindSettings] = Field(default_factory=dict)
     """By kind of node: dataset, train, checkpoint, craft, select, defend, score and so on."""
@@ -60,11 +66,13 @@ class Settings(Entry):
         return self.kinds.get(kind, KindSettings())
 
     def smaller(self, kind: NodeKind) -> Settings | None:
-        """With half the batch size for one kind; None where that cannot be, or would not help."""
-        size = self.of(kind).batch_size // 2
+        """With half the memory and batch size for one kind; None where that would not help."""
+        own = self.of(kind)
+        size = own.batch_size // 2
         if not KINDS[kind].batched or size < SMALLEST_BATCH:
             return None
-        changed = self.of(kind).model_copy(update={"batch_size": size})
+        halves = {"memory_gb": own.memory_gb / 2, "gpu_memory_gb": own.gpu_memory_gb / 2}
+        changed = own.model_copy(update={"batch_size": size, **halves})
         return self.model_copy(update={"kinds": {**self.kinds, kind: changed}})
 
 

@@ -30,12 +30,14 @@ class Context:
 
     smoothing: set by an attacker, and never by a defender. Where it is set a sign of some u is
     replaced by tanh(u / tau) and is not held constant; tau is `smoothing` times the mean of |u|
-    of the image.
+    of the image. rows_at_once: of one question, with all its draws; a larger one is asked in parts,
+    which are asked once more for their gradient, so that no more than these are in memory.
     """
 
     classifier: Frozen
     pool: Images | None = None
     smoothing: float | None = None
+    rows_at_once: int | None = None
 
 
 class Defense(Kind):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,13 @@ from tasks.progress import Progress, Tell
 
 class BadDefense(RuntimeError):
     """A defense whose transform gave something that is no batch of images."""
+
+
+NO_PATH = (
+    "its transform lets no gradient through (it detaches its input); "
+    "write what has none with tasks.straight.through"
+)
+"""Of a defense that no gradient can pass."""
 
 
 def draw_logits(
@@ -127,7 +135,38 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-    return context.classifier.logits(_applied(each, pixels, rows, context), rows)
+    """float32 [M, classes], of no more rows at once than the context allows."""
+    size = context.rows_at_once or len(pixels)
+    if len(pixels) <= size:
+        return context.classifier.logits(_applied(each, pixels, rows, context), rows)
+
+    def ask(part: slice) -> Callable[[Tensor], Tensor]:
+        own = rows[part]
+        return lambda given: context.classifier.logits(_applied(each, given, own, context), own)
+
+    answers = [_Part.apply(pixels[part], ask(part)) for part in _batches(len(pixels), size)]
+    return torch.cat(answers)
+
+
+class _Part(torch.autograd.Function):
+    """A function of pixels that keeps nothing for the way back, and is then asked once more."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(pixels)
+        ctx.ask = ask
+        with torch.no_grad():
+            return ask(pixels)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
+        (pixels,) = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = pixels.detach().requires_grad_()
+            answers = ctx.ask(leaf)
+            if not answers.requires_grad:
+                raise BadDefense(NO_PATH)
+            return torch.autograd.grad(answers, leaf, gradients)[0], None
 
 
 def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:

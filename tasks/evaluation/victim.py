@@ -16,7 +16,7 @@ from torch import Tensor
 from tasks.attacks.base import Victim
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
-from tasks.evaluation.defend import BadDefense, draw_logits, single_draw_logits
+from tasks.evaluation.defend import NO_PATH, BadDefense, draw_logits, single_draw_logits
 from tasks.evaluation.draws import attacker_draws, shares_a_draw
 
 
@@ -50,10 +50,7 @@ def defended(
     def logits(pixels: Tensor, step: int) -> Tensor:
         found = ask(defense, smooth, pixels, rows.within("eot").at(step), draws=count)
         if torch.is_grad_enabled() and pixels.requires_grad and not found.requires_grad:
-            raise BadDefense(
-                f"{defense.kind}: its transform lets no gradient through (it detaches its input); "
-                "write what has none with tasks.straight.through"
-            )
+            raise BadDefense(f"{defense.kind}: {NO_PATH}")
         return log_mean(found)
 
     def judged(pixels: Tensor, window: int) -> Tensor:

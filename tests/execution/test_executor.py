@@ -67,11 +67,12 @@ def test_what_runs_out_of_memory_is_tried_again_with_half_as_many_images_at_once
     recorder, finished = run(tiny, "mixed/pgd/none")
     assert not finished.missing
     again = [event.reason for event in recorder.events if isinstance(event, NodeRetried)]
-    assert again == [f"out of memory; now {size} images at once" for size in (250, 125)]
+    # 1024, 512, 256
+    assert again == ["out of memory; now with half the memory"] * 3
     (crafted,) = recorder.done("craft")
-    assert crafted.done.how["batch_size"] == 125
+    assert crafted.done.how["batch_size"] == 128
     # only the node that needs it runs smaller
-    assert recorder.done("defend")[0].done.how["batch_size"] == 700
+    assert recorder.done("defend")[0].done.how["batch_size"] == 512
 
 
 def test_how_a_grid_was_made_names_the_instructions_that_decide_how_sums_are_rounded(
@@ -107,8 +108,8 @@ def test_what_fits_not_even_in_small_batches_fails_and_says_so(
 
     monkeypatch.setattr(node_work, "craft", crowded)
     recorder, finished = run(tiny, "mixed/pgd/none")
-    assert finished.missing == {"mixed/pgd/none": "out of memory with 15 images at once"}
-    assert len([event for event in recorder.events if isinstance(event, NodeRetried)]) == 5
+    assert finished.missing == {"mixed/pgd/none": "out of memory with 8 images at once"}
+    assert len([event for event in recorder.events if isinstance(event, NodeRetried)]) == 7
 
 
 def test_a_training_that_runs_out_of_memory_fails_at_once() -> None:
@@ -174,6 +175,7 @@ def executor(cluster: Cluster, tmp_path: Path, **settings: Any) -> RayExecutor:
     made._store = Store(tmp_path / "store")
     made._settings, made._attempts = Smaller(Settings(**settings)), 3
     made._cpus, made._gpus, made._on_gpu, made._until = 2, 0.0, True, None
+    made._machine_cpus = 2
     made._running, made._later, made._lost = {}, [], {}
     made._heard, made._ended, made._given_up = {}, set(), []
     made._mailbox = SimpleNamespace(drain=SimpleNamespace(remote=dict))
@@ -218,7 +220,7 @@ def test_a_machine_that_runs_out_of_memory_gets_a_smaller_node_at_once(
     ray.submit(NODE)
     again = ray.next()
     assert isinstance(again, Again)
-    assert again.reason == "its machine ran out of memory; now 50 images at once"
+    assert again.reason == "its machine ran out of memory; now with half the memory"
     assert ray.next() == done
     assert [entry["batch_size"] for entry in cluster.submitted] == [100, 50]
     assert pauses == []

@@ -71,5 +71,4 @@ class Smaller:
             tried = f" with {size} images at once" if node.info.batched else ""
             return Failure(node.digest, f"{again.reason}{tried}", again.reason)
         self._own[node.digest] = smaller
-        size = smaller.of(node.kind).batch_size
-        return Again(node.digest, f"{again.reason}; now {size} images at once", smaller=True)
+        return Again(node.digest, f"{again.reason}; now with half the memory", smaller=True)

@@ -82,6 +82,8 @@ class RayExecutor:
             raise _no_answer(address, error) from None
         resources = self._ray.cluster_resources()
         self._cpus = int(resources.get("CPU", 1))
+        machines = (machine["Resources"].get("CPU", 1) for machine in self._ray.nodes())
+        self._machine_cpus = int(max(machines, default=self._cpus))
         self._gpus = resources.get("GPU", 0.0)
         self._where = address or "local"
         self._task = self._ray.remote(perform_remotely)
@@ -129,7 +131,7 @@ class RayExecutor:
             node.digest,
             pack(node),
             self._store.address,
-            settings,
+            settings.model_copy(update={"beside": max(1, self._machine_cpus // kind.threads)}),
             self._mailbox,
             replace=replace,
             until=self._until,

@@ -182,7 +182,7 @@ def perform(
     if deterministic != torch.are_deterministic_algorithms_enabled():
         # not called in vain, since it imports torch's compiler, which takes seconds
         torch.use_deterministic_algorithms(deterministic)
-    desk = Desk(node, store, kind, device, tell, until)
+    desk = Desk(node, store, kind, device, tell, until, settings.beside)
     began = time.monotonic()
     lineage = desk.lineage()
     result = PERFORM[node.kind](desk)
@@ -190,7 +190,7 @@ def perform(
         "seconds": time.monotonic() - began,
         "device": _device_name(device),
         "threads": kind.threads,
-        "batch_size": kind.batch_size,
+        "batch_size": desk.rows_at_once,
         "deterministic": settings.deterministic or device.type == "cpu",
         "forwards": desk.passes.forwards,
         "backwards": desk.passes.backwards,

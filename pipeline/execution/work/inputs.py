@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.execution.settings import KindSettings
+from pipeline.execution.work.budget import share_bytes
 from pipeline.grid.graph import Node
 from pipeline.store import arrow
 from pipeline.store.reading import Spoilt, parsed
@@ -25,6 +26,7 @@ from tasks.classifier.consistent import check_consistent
 from tasks.classifier.frozen import Frozen
 from tasks.classifier.prepared import REAL_IMAGES, probe_images
 from tasks.classifier.problems import BadNetwork
+from tasks.classifier.row_size import row_bytes, rows_that_fit
 from tasks.data.arrays import BadTensor, Crafted, Images, Outcomes, Splits, as_float
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Context
@@ -37,6 +39,8 @@ from tasks.networks.families.foreign import ForeignNetwork
 from tasks.progress import Tell
 from tasks.specs import Passes, Precision, Shard
 from tasks.training.recipe import CheckpointSpec, TrainSpec
+
+GB = 1e9
 
 KEPT = 4
 """How many data sets, and how many classifiers, a process keeps."""
@@ -61,8 +65,9 @@ def forget() -> None:
 class Desk:
     """A node at work. Reading a parent raises Damaged if it is not what its record says.
 
-    until: Unix time, s, at which the run is to stop. asked: the digest of the model node whose
-    network was asked; said: what a person should know of how it was made ready.
+    until: Unix time, s, at which the run is to stop. workers: how many nodes may be at work on this
+    machine at once. asked: the digest of the model node whose network was asked; rows: how many
+    go through it at once; said: what a person should know of how it was made ready.
     """
 
     node: Node
@@ -71,8 +76,10 @@ class Desk:
     device: torch.device
     tell: Tell
     until: float | None = None
+    workers: int = 1
     classifier: Frozen | None = None
     asked: str | None = None
+    rows: int | None = None
     said: list[str] = field(default_factory=list)
     _asked_before: Passes = field(default_factory=Passes)
 
@@ -168,7 +175,33 @@ class Desk:
             splits = self.splits(self.node.parent("pool"))
             pool = splits.test if defense.pool_split() == "test" else splits.train
             pool = pool.to(self.device)
-        return Context(classifier=self.frozen(precision), pool=pool)
+        frozen = self.frozen(precision)
+        self.rows = self._fitting(frozen)
+        return Context(classifier=frozen, pool=pool, rows_at_once=self.rows)
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows go through the node's network at once, of which `context` was asked."""
+        return self.rows or self.settings.batch_size
+
+    def _fitting(self, frozen: Frozen) -> int:
+        """As many as the settings' memory holds; fewer, with a line, where less is free."""
+        own = self.settings
+        shape = _shape(self.node.parent("model"))
+        each = row_bytes(frozen, shape.channels, shape.side)
+        if self.device.type == "cuda":
+            return rows_that_fit(own.gpu_memory_gb * GB, each, own.batch_size)
+        wanted = rows_that_fit(own.memory_gb * GB, each, own.batch_size)
+        share = share_bytes(self.workers)
+        if share is None or share >= wanted * each:
+            return wanted
+        rows = rows_that_fit(share, each, wanted)
+        if rows < wanted:
+            self.said.append(
+                f"{rows} rows at once instead of {wanted}: {share / GB:.2g} GB of memory are free "
+                f"for each of {self.workers} workers; results may differ by rounding"
+            )
+        return rows
 
     def outcomes(self, node: Node) -> Outcomes:
         """A defended model's answers about a shard."""

@@ -204,11 +204,12 @@ def _craft(desk: Desk) -> Made:
     if "start" in roles:
         start = desk.examples(roles["start"], spec.shard)
         start = start[torch.isin(start.ids, images.ids)]
+    context = desk.context(spec.precision)
     crafted = craft(
         images,
-        desk.context(spec.precision),
+        context,
         spec,
-        batch_size=desk.settings.batch_size,
+        batch_size=desk.rows_at_once,
         start=start,
         tell=desk.tell,
     )
@@ -227,12 +228,13 @@ def _select(desk: Desk) -> Made:
     roles = dict(desk.node.parents)
     nodes = candidates_of(desk.node)
     before = roles.get("before")
+    context = desk.context(spec.precision)
     chosen = select(
         {name: desk.examples(node, spec.shard) for name, node in nodes.items()},
         desk.images_of(desk.node),
-        desk.context(spec.precision),
+        context,
         spec,
-        batch_size=desk.settings.batch_size,
+        batch_size=desk.rows_at_once,
         before=desk.chosen(before) if before is not None else None,
         tell=desk.tell,
     )
@@ -275,7 +277,7 @@ def _defend(desk: Desk) -> Made:
     crafted = desk.examples(desk.node.parent("examples"), spec.shard)
     context = desk.context(spec.precision)
     began = time.monotonic()
-    outcomes = defend(crafted, context, spec, batch_size=desk.settings.batch_size, tell=desk.tell)
+    outcomes = defend(crafted, context, spec, batch_size=desk.rows_at_once, tell=desk.tell)
     return Made(
         {"outcomes.arrow": _tensors(desk, vars(outcomes))},
         {"images": len(crafted), "redraws": spec.redraws},
@@ -288,7 +290,7 @@ def _card(desk: Desk) -> Made:
     assert isinstance(spec, CardSpec)
     images = desk.splits(desk.node.parent("dataset")).test[: spec.images]
     context = desk.context(spec.precision)
-    size = desk.settings.batch_size
+    size = desk.rows_at_once
     findings = card(images, context, spec, batch_size=size, tell=desk.tell)
     facts = [finding.model_dump(mode="json") for finding in findings]
     files: dict[str, Writer] = {"card.json": partial(_write_json, facts)}
