@@ -78,6 +78,8 @@ class DatasetEntry(Entry):
         for key, value in known.items():
             if getattr(self, key) != value:
                 raise ValueError(f"{key}: {self.kind} has {value}, not {getattr(self, key)}")
+        if self.kind == "digits" and self.resize is not None:
+            raise ValueError("resize: the digits are of one size")
         if self.kind == "digits" and self.folder is not None:
             raise ValueError("folder: the digits come with scikit-learn, from no folder")
         for key in ("label_column", "image_column"):

@@ -7,7 +7,7 @@ it, so a cascade leaves the same images standing as trying every candidate on ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -89,6 +89,7 @@ class Adaptive(BoundedAttack):
     """
 
     version: ClassVar[int] = 2
+    changes: ClassVar[Mapping[int, str]] = {2: "candidates for the images that still stand alone"}
     compound: ClassVar[bool] = True
     kind: Literal["adaptive"] = "adaptive"
     transferred: Annotated[tuple[SerializeAsAny[Attack], ...], Field(strict=False)] = TRANSFERRED

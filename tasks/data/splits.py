@@ -97,7 +97,8 @@ def decode_images(
         images.append(pixels)
         require(
             pixels.shape == images[0].shape,
-            f"{name} is {_size(pixels)} pixels where {names[0]} is {_size(images[0])}",
+            f"{name} is {_size(pixels)} pixels where {names[0]} is {_size(images[0])}; "
+            "resize would bring them to one size",
         )
     require(channels == 1 or coloured, "all images are grey; expected colours, 3 channels")
     return torch.stack(images).permute(0, 3, 1, 2).contiguous()

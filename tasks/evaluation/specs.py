@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -64,6 +65,7 @@ class SelectSpec(ModelSpec):
     """
 
     version: ClassVar[int] = 2
+    changes: ClassVar[Mapping[int, str]] = {2: "candidates for the images that still stand alone"}
     against: SerializeAsAny[Defense]
     shard: Shard
     seed: int

@@ -210,8 +210,8 @@ def test_an_odd_image_is_told_by_its_place(tmp_path: Path) -> None:
     odd.write_bytes(whole[:40])
     assert refused(tmp_path, FOLDERS).startswith("train/dog/1.png cannot be decoded: ")
     Image.fromarray(coloured(0, side=5)).save(odd)
-    message = "train/dog/1.png is 5x5 pixels where train/cat/0.png is 4x4"
-    assert refused(tmp_path, FOLDERS) == message
+    message = "train/dog/1.png is 5x5 pixels where train/cat/0.png is 4x4; resize would bring"
+    assert refused(tmp_path, FOLDERS).startswith(message)
 
 
 def test_colours_where_grey_was_declared_and_the_other_way_round_are_told(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ FILES = {
     "defenses/guo.yaml": "kind: guo\n",
 }
 OPTIONAL = {"labels", "loss", "confidence", "smoothing", "square_queries"}
-OPTIONAL |= {"class_names", "image_column", "resize", "weights_key"}
+OPTIONAL |= {"class_names", "image_column", "randomised", "resize", "weights_key"}
 Load = Callable[..., Grid]
 
 
@@ -146,7 +146,7 @@ def test_the_shipped_grid_loads_without_torch_ray_or_mlflow() -> None:
         "print(len(plan.todo), {'torch', 'ray', 'mlflow', 'polars'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "333 set()\n"
+    assert done.stdout == "397 set()\n"
 
 
 def test_overrides_change_images_redraws_and_seeds() -> None:
