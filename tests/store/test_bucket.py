@@ -26,6 +26,7 @@ from pipeline.problems import BadInput, Unwritable
 from pipeline.store import bucket as bucket_module
 from pipeline.store.bucket import Bucket
 from pipeline.store.garbage import DAY_S, collectable, remove
+from pipeline.store.layout import MARKER
 from pipeline.store.ledger import Invocation, Ledger
 from pipeline.store.store import META, Damaged, Record, Store, folder_of
 from pipeline.store.verify import verify
@@ -62,7 +63,8 @@ def store(address: str) -> Store:
 
 
 def keys(store: Store) -> set[str]:
-    return {entry.key for entry in store.ground.find("**/*")}
+    """Of all but the marker."""
+    return {entry.key for entry in store.ground.find("**/*")} - {MARKER}
 
 
 def elsewhere(address: str, tmp_path: Path) -> Store:
@@ -246,7 +248,7 @@ def test_an_unfinished_training_goes_on_at_another_machine(
         state = State(
             weights={"w": torch.full((3,), float(epoch))},
             optimizer={"m": torch.zeros(3)},
-            facts={"epoch": epoch},
+            facts={"epoch": epoch, "history": []},
         )
         partial_state.save(store.ground, NODE.digest, state)
     found = partial_state.load(elsewhere(address, tmp_path).ground, NODE.digest)
@@ -257,6 +259,26 @@ def test_an_unfinished_training_goes_on_at_another_machine(
     partial_state.forget(store.ground, NODE.digest)
     assert keys(store) == set()
     assert partial_state.load(store.ground, NODE.digest) is None
+
+
+@pytest.mark.slow
+def test_a_bucket_is_marked_adopted_or_left_alone_as_a_folder_is(
+    store: Store, address: str
+) -> None:
+    assert store.ground.read(MARKER) == b'{"program": "test-time-defense-bench", "format": 1}'
+    put(store)
+    store.ground.remove(MARKER)
+    store.ground.write("thesis/chapter.txt", b"theirs")
+    before = keys(store)
+    for use in (store.prepare, store.check, lambda: verify(store, set_aside=True)):
+        with pytest.raises(BadInput, match=r"is no store, since it has no store\.json and holds"):
+            use()
+    assert keys(store) == before
+    store.ground.remove("thesis/chapter.txt")
+    said = store.check()
+    assert said is not None
+    assert said.endswith("adopted, and marked by store.json")
+    assert store.prepare() is None
 
 
 @pytest.mark.slow
@@ -404,7 +426,7 @@ def test_a_large_file_is_sent_in_parts_and_comes_back_whole(
     def write(path: Path) -> None:
         path.write_bytes(data)
 
-    made = store.put(NODE, {"a.bin": write}, lineage={}, facts={}, how={})
+    made = store.put(NODE.identity, {"a.bin": write}, lineage={}, facts={}, how={})
     assert elsewhere(address, tmp_path).path(made, "a.bin").read_bytes() == data
 
 
