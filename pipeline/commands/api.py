@@ -56,7 +56,7 @@ def load_grid(
 
 
 def run(
-    grid: Session,
+    session: Session,
     *,
     inline: bool = False,
     address: str | None = None,
@@ -73,25 +73,25 @@ def run(
 
     from pipeline.observers.progress import make_progress
 
-    grid.check_code()
-    adopted = grid.store.prepare()
+    session.check_code()
+    adopted = session.store.prepare()
     if adopted is not None:
         Console(stderr=True).print(adopted, markup=False, highlight=False)
     observers: list[Observer] = [make_progress(Console(stderr=True), quiet=False)] * progress
     try:
-        return grid.run(
+        return session.run(
             Observers(observers),
             inline=inline,
             address=address,
             workers=workers,
-            forced=grid.forced("defend") if force else set(),
+            forced=session.forced("defend") if force else set(),
         )
     finally:
         for observer in observers:
             observer.close()
 
 
-def results(grid: Session) -> pl.DataFrame:
+def results(session: Session) -> pl.DataFrame:
     """One row for each cell of the grid, with all that its score says; percent where not named.
 
     A cell that is not in the store has nulls, and says why in `missing`. A grid loaded with
@@ -101,8 +101,8 @@ def results(grid: Session) -> pl.DataFrame:
     from pipeline.report.paper import references_of
 
     scores = Scores(
-        facts=grid.facts(),
-        digests={name: node.digest for name, node in grid.scores.items()},
-        published=references_of(grid.grid, grid.catalogue),
+        facts=session.facts(),
+        digests={name: node.digest for name, node in session.scores.items()},
+        published=references_of(session.grid, session.catalogue),
     )
-    return report_frames.results(grid.grid, scores)
+    return report_frames.results(session.grid, scores)

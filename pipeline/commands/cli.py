@@ -15,6 +15,8 @@ from pipeline import __version__
 from pipeline.commands.cli_store import store_commands
 from pipeline.commands.options import (
     FiniteRange,
+    GridOptions,
+    RunOptions,
     cell_argument,
     grid_options,
     json_option,
@@ -107,7 +109,7 @@ def main() -> None:
 )
 @json_option
 @click.pass_context
-def run(ctx: click.Context, /, **options: Any) -> None:
+def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     """Compute the cells of a grid that are missing, and print its tables.
 
     \b
@@ -115,7 +117,9 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from pipeline.commands.run import run_grid
 
-    ctx.exit(run_grid(session_from(options), options, repeated(ctx)))
+    ctx.exit(
+        run_grid(session_from(chosen), RunOptions(**options), only=chosen.only, again=repeated(ctx))
+    )
 
 
 @main.command()
@@ -139,7 +143,7 @@ def plan(
     for_device: str | None,
     workers: int,
     as_json: bool,
-    **options: Any,
+    chosen: GridOptions,
 ) -> None:
     """Say what a run would compute, and which of the paper's numbers it would stand beside.
 
@@ -150,7 +154,7 @@ def plan(
     """
     from pipeline.commands.plan import plan_facts, plan_lines
 
-    session = session_from(options)
+    session = session_from(chosen)
     session.check_code()
     forced = session.forced(start) if force else set()
     if as_json:
@@ -172,7 +176,9 @@ def plan(
     show_default=True,
     help="Simulate so many; may be given several times.",
 )
-def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **options: Any) -> None:
+def scale(
+    reports: Path, for_device: str | None, workers: tuple[int, ...], chosen: GridOptions
+) -> None:
     """Simulate a grid on many workers: how long it takes, where it stops scaling, and why.
 
     Written to the folder scale of the reports; nothing is computed.
@@ -182,7 +188,7 @@ def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **opt
     """
     from pipeline.commands.scale import scaling, write_scaling
 
-    found = scaling(session_from(options), device=for_device, workers=workers)
+    found = scaling(session_from(chosen), device=for_device, workers=workers)
     for count in found.asked:
         say(found.said(count))
     say(f"report  {write_scaling(found, reports)}")
@@ -191,7 +197,7 @@ def scale(reports: Path, for_device: str | None, workers: tuple[int, ...], **opt
 @main.command()
 @cell_argument
 @grid_options
-def why(cell: str, **options: Any) -> None:
+def why(cell: str, chosen: GridOptions) -> None:
     """Say why a cell would be computed: what changed, from what to what.
 
     \b
@@ -199,7 +205,7 @@ def why(cell: str, **options: Any) -> None:
     """
     from pipeline.plan.why import why as explain
 
-    session = session_from(options)
+    session = session_from(chosen)
     node = session.scores[session.grid.cell(cell).name]
     for line in explain(
         cell, session.grid.name, node, session.graph, session.store, session.ledger
@@ -212,7 +218,7 @@ def why(cell: str, **options: Any) -> None:
 @grid_options
 @mlflow_option
 @json_option
-def show(cell: str, mlflow_uri: str | None, as_json: bool, **options: Any) -> None:
+def show(cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions) -> None:
     """Tell a cell's whole story: parameters, artifacts, score.
 
     \b
@@ -220,7 +226,7 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, **options: Any) -> No
     """
     from pipeline.commands.show import story
 
-    session = session_from(options)
+    session = session_from(chosen)
     found = story(session, session.grid.cell(cell), mlflow_uri)
     if as_json:
         print_json(found)
@@ -242,7 +248,7 @@ def report(
     mlflow_uri: str | None,
     reports: Path,
     as_json: bool,
-    **options: Any,
+    chosen: GridOptions,
 ) -> None:
     """Write and print the tables of what is in the store, and a page to open in a browser.
 
@@ -252,7 +258,7 @@ def report(
     from pipeline.commands.report import report_grid
 
     page = report_grid(
-        session_from(options), reports, as_json=as_json, uri=mlflow_uri or "", again=repeated(ctx)
+        session_from(chosen), reports, as_json=as_json, uri=mlflow_uri or "", again=repeated(ctx)
     )
     if page is None:
         ctx.exit(2)
@@ -264,7 +270,7 @@ def report(
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @grid_options
 @click.option("--half", is_flag=True, help="As float16, half the size.")
-def export_weights_command(model: str, file: Path, half: bool, **options: Any) -> None:
+def export_weights_command(model: str, file: Path, half: bool, chosen: GridOptions) -> None:
     """Write a model's weights as a safetensors file, which a checkpoint model can name.
 
     \b
@@ -272,7 +278,7 @@ def export_weights_command(model: str, file: Path, half: bool, **options: Any) -
     """
     from pipeline.commands.weights import export_weights
 
-    written = export_weights(session_from(options), model, file, half=half)
+    written = export_weights(session_from(chosen), model, file, half=half)
     say(f"{file}: {written.weights:,} numbers, {written.size_bytes / 1e6:.2f} MB")
     say(f"sha256: {written.sha256}")
 
@@ -299,7 +305,7 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
 @click.argument("section", type=click.Choice([*LIST_SECTIONS, "cells"]), default="grids")
 @grid_options
 @json_option
-def list_names(section: str, as_json: bool, **options: Any) -> None:
+def list_names(section: str, as_json: bool, chosen: GridOptions) -> None:
     """List the names of a section, or the cells of a grid.
 
     \b
@@ -310,9 +316,9 @@ def list_names(section: str, as_json: bool, **options: Any) -> None:
     from pipeline.problems import shown
 
     if section == "cells":
-        names = {cell.name: "" for cell in session_from(options).cells}
+        names = {cell.name: "" for cell in session_from(chosen).cells}
     else:
-        catalogue = Catalogue(config_folders(options["configs"]))
+        catalogue = Catalogue(config_folders(chosen.configs))
         found = catalogue.names(next(known for known in SECTIONS if known == section))
         names = {name: shown(path) for name, path in found.items()}
     if as_json:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pipeline.commands.options import (
     FiniteRange,
+    GridOptions,
     grid_options,
     json_option,
     print_json,
@@ -32,7 +32,7 @@ DAYS = 30.0
     multiple=True,
     help="More than scores and weights: all that they were made from.",
 )
-def export_command(file: Path, extras: tuple[str, ...], **options: Any) -> None:
+def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> None:
     """Write the results of the chosen cells into one file, for `pipeline import` elsewhere.
 
     \b
@@ -40,7 +40,7 @@ def export_command(file: Path, extras: tuple[str, ...], **options: Any) -> None:
     """
     from pipeline.commands.transfer import export_results
 
-    session = session_from(options)
+    session = session_from(chosen)
     counts = export_results(session, file, tensors="tensors" in extras)
     say(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
     lacking = len(session.chosen) - counts["score"]

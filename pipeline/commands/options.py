@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from pipeline.grid.card_sizes import CARD_SIZES
+from pipeline.grid.card_sizes import CARD_SIZES, CardSize
+from pipeline.grid.kinds import ForceStart
 from pipeline.problems import BadInput
 from pipeline.sanitize import command as fit_to_show
 from pipeline.sanitize import printable
@@ -157,39 +160,83 @@ _GRID = (
 )
 
 
-def grid_options(command: Command) -> Command:
-    """The options that choose a grid, cells of it, and where they live."""
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """A grid, cells of it, and where they live, as the options of a command say it."""
+
+    grid: str
+    store: str
+    configs: tuple[Path, ...]
+    only: tuple[str, ...]
+    add: tuple[str, ...]
+    images: int | None
+    seeds: int
+    redraws: int | None
+    adaptive: str | None
+    card: CardSize
+    data: tuple[str, ...]
+    weights: tuple[str, ...]
+    settings: Path | None
+    device: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How `pipeline run` goes about it, and what it tells whom. stop_after: minutes."""
+
+    mlflow_uri: str | None
+    reports: Path
+    force: bool
+    start: ForceStart
+    inline: bool
+    address: str | None
+    workers: int | None
+    stop_after: float | None
+    quiet: bool
+    verbose: bool
+    system_metrics: bool
+    as_json: bool
+
+
+def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose a grid; the command is called with them as `chosen`."""
+
+    @functools.wraps(command)
+    def typed(*args: Any, **given: Any) -> Any:
+        chosen = {field.name: given.pop(field.name) for field in fields(GridOptions)}
+        return command(*args, chosen=GridOptions(**chosen), **given)
+
     for option in reversed(_GRID):
-        command = option(command)
-    return command
+        typed = option(typed)
+    return typed
 
 
-def session_from(options: dict[str, Any]) -> Session:
+def session_from(chosen: GridOptions) -> Session:
     """The session that the grid options ask for."""
     from pipeline.commands.session import open_session
     from pipeline.grid.builder import Overrides
 
-    data = _places("--data", options["data"], "NAME=FOLDER, such as cifar10=/data/cifar10")
+    data = _places("--data", chosen.data, "NAME=FOLDER, such as cifar10=/data/cifar10")
     weights = _places(
-        "--weights", options["weights"], "NAME=FILE, such as cifar10-resnet20=resnet20.th"
+        "--weights", chosen.weights, "NAME=FILE, such as cifar10-resnet20=resnet20.th"
     )
     return open_session(
-        options["grid"],
-        store=options["store"],
-        configs=options["configs"],
-        only=options["only"],
+        chosen.grid,
+        store=chosen.store,
+        configs=chosen.configs,
+        only=chosen.only,
         overrides=Overrides(
-            add=additions(options["add"]),
-            images=options["images"],
-            seeds=options["seeds"],
-            redraws=options["redraws"],
-            adaptive=options["adaptive"],
+            add=additions(chosen.add),
+            images=chosen.images,
+            seeds=chosen.seeds,
+            redraws=chosen.redraws,
+            adaptive=chosen.adaptive,
             data=data,
             weights=weights,
         ),
-        settings=options["settings"],
-        device=options["device"],
-        card=options["card"],
+        settings=chosen.settings,
+        device=chosen.device,
+        card=chosen.card,
     )
 
 

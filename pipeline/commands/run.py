@@ -7,11 +7,12 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
+from pipeline.commands.options import RunOptions
 from pipeline.commands.report import report_grid
 from pipeline.commands.session import Session
 from pipeline.execution.events import Observers, RunFinished
@@ -27,10 +28,13 @@ RETRIES = 5
 """Cells that a command to retry names one by one."""
 
 
-def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] = ()) -> int:
+def run_grid(
+    session: Session, options: RunOptions, *, only: Sequence[str], again: Sequence[str] = ()
+) -> int:
     """Run the chosen cells; returns the exit code.
 
-    again: words that a command which retries what failed needs besides the grid and its cells.
+    only: what chose them, as it was typed; again: words that a command which retries what failed
+    needs besides the grid and its cells.
     """
 
     def say(line: str) -> None:
@@ -38,38 +42,40 @@ def run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str] 
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
 
     with stopping(say):
-        return _run_grid(session, options, again)
+        return _run_grid(session, options, only, again)
 
 
-def _run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str]) -> int:
+def _run_grid(
+    session: Session, options: RunOptions, only: Sequence[str], again: Sequence[str]
+) -> int:
     from rich.console import Console
 
     from pipeline.observers.progress import make_progress
     from pipeline.observers.tracking.server import default_uri, is_web
 
     began = time.time()
-    minutes = options["stop_after"]
+    minutes = options.stop_after
     errors = Console(stderr=True)
     decided = session.check_code()
-    if options["inline"] and (options["address"] or options["workers"]):
+    if options.inline and (options.address or options.workers):
         raise BadInput(
             "--inline runs in this process; it goes with neither --address nor --workers"
         )
     adopted = session.store.prepare()
-    uri = options["mlflow_uri"] or default_uri(Path.cwd())
-    forced = session.forced(options["start"]) if options["force"] else set()
-    tracker = _tracker(session, uri, system_metrics=options["system_metrics"])
+    uri = options.mlflow_uri or default_uri(Path.cwd())
+    forced = session.forced(options.start) if options.force else set()
+    tracker = _tracker(session, uri, system_metrics=options.system_metrics)
     progress = make_progress(
-        errors, quiet=options["quiet"], plain=options["as_json"], verbose=options["verbose"]
+        errors, quiet=options.quiet, plain=options.as_json, verbose=options.verbose
     )
     for line in (*decided, *filter(None, [adopted])):
         errors.print(line, markup=False, highlight=False)
     try:
         finished = session.run(
             Observers([progress, *([tracker] if tracker else [])]),
-            inline=options["inline"],
-            address=options["address"],
-            workers=options["workers"],
+            inline=options.inline,
+            address=options.address,
+            workers=options.workers,
             forced=forced,
             until=None if minutes is None else began + 60 * minutes,
         )
@@ -86,8 +92,8 @@ def _run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str]
             tracker.settle()  # so that the page can link to the runs
         report = report_grid(
             session,
-            options["reports"],
-            as_json=options["as_json"],
+            options.reports,
+            as_json=options.as_json,
             finished=finished,
             uri=uri,
             again=again,
@@ -97,9 +103,7 @@ def _run_grid(session: Session, options: Mapping[str, Any], again: Sequence[str]
     if tracker is not None:
         tracker.finish(report.parent if report else None)
     server = f"{without_secrets(uri)}  (pipeline ui)" if tracker else NO_MLFLOW
-    _closing_words(
-        session, finished, report, server, errors.print, only=options["only"], again=again
-    )
+    _closing_words(session, finished, report, server, errors.print, only=only, again=again)
     if tracker is not None and tracker.problem is not None:
         problems[tracker.problem] = 2
     for problem in problems:

@@ -21,23 +21,23 @@ def test_a_notebook_loads_runs_and_reads_a_grid(
         "    share: float = 0.5\n\n"
         "    def transform(self, pixels, rows, context):\n        return pixels * self.share\n"
     )
-    grid = pipeline.load_grid(
+    session = pipeline.load_grid(
         "tiny", add=["defense=dark.py"], only=["attack=clean", "defense=[dn]*"], images=40
     )
-    before = pipeline.results(grid)
+    before = pipeline.results(session)
     assert before["missing"].to_list() == ["not computed"] * 12
-    finished = pipeline.run(grid, inline=True, progress=False)
+    finished = pipeline.run(session, inline=True, progress=False)
     assert not finished.missing
     assert finished.computed["score"] == 2
-    frame = pipeline.results(grid)
+    frame = pipeline.results(session)
     known = frame.filter(frame["missing"].is_null())
     assert known.select("attack", "defense", "images").rows() == [
         ("clean", "none", 40),
         ("clean", "dark", 40),
     ]
     assert known["accuracy"].is_between(5, 100).all()
-    assert pipeline.run(grid, inline=True, progress=False).computed == {}
-    assert pipeline.run(grid, inline=True, progress=False, force=True).computed["defend"] == 2
+    assert pipeline.run(session, inline=True, progress=False).computed == {}
+    assert pipeline.run(session, inline=True, progress=False, force=True).computed["defend"] == 2
 
 
 def test_what_does_not_fit_is_one_line_here_too(tmp_path: Path) -> None:

@@ -304,11 +304,12 @@ def test_nothing_of_a_failed_write_is_left(tmp_path: Path, monkeypatch: pytest.M
     write_report(grid, Scores({}), tmp_path)
     before = (tmp_path / "demo" / "results.csv").read_bytes()
 
-    def fail(path: Path, text: str, encoding: str) -> None:
-        path.write_bytes(text[: len(text) // 2].encode(encoding))
+    def fail(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(Unwritable, match="no space left on device"):
         write_report(grid, make_scores(grid), tmp_path)
     assert (tmp_path / "demo" / "results.csv").read_bytes() == before

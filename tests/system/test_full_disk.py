@@ -82,7 +82,7 @@ def test_the_run_ends_in_one_line_and_goes_on_once_there_is_room(
     ("place", "method", "said"),
     [
         ("/store/ledger/.0", "write_bytes", "error: store "),
-        ("reports/tiny/.", "write_text", "error: reports "),
+        ("reports/tiny/.", "write_bytes", "error: reports "),
     ],
 )
 def test_no_room_for_the_ledger_or_the_report_is_one_line_and_the_results_are_told(
