@@ -50,8 +50,8 @@ class DatasetEntry(Entry):
     image_column: str | None = None
     """Of Parquet files, the column of images, where there are several."""
     resize: Interpolation | None = None
-    """How images of other sizes are brought to `side_px`: the shorter side is scaled, the middle
-    kept; all but `nearest` average over what they shrink."""
+    """How images of other sizes are brought to `side_px`: turned upright as their EXIF data say,
+    the shorter side scaled, the middle kept; all but `nearest` average over what they shrink."""
     folder: str | None = None
     """Where its files are, from this file's folder; of kind `npz`, the file itself will do."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from tasks.data.arrays import BadTensor, Images, Splits, require
@@ -79,10 +79,10 @@ def decode_images(
     """uint8 [N, channels, H, W] from encoded images (`FORMATS`), all of one size.
 
     channels: 1 for grey or 3 for colour; transparency is dropped. A grey image among coloured
-    ones is taken as coloured. names: of the images, for messages. resize: images of other sizes
-    are brought to side x side, see `resized`. BadTensor names the first image that cannot be
-    decoded, is one of several in its file, has colours where grey is expected, or another size
-    than the first.
+    ones is taken as coloured. names: of the images, for messages. resize: images are turned
+    upright as their EXIF data say, and brought to side x side, see `resized`. BadTensor names the
+    first image that cannot be decoded, is one of several in its file, has colours where grey is
+    expected, or another size than the first.
     """
     require(channels in {1, 3}, f"channels: expected 1 or 3, got {channels}")
     require(len(encoded) > 0, "no images")
@@ -222,8 +222,12 @@ def _decode(
             deep = image.mode.startswith(("I", "F"))
             colour = image.mode not in {"1", "L", "LA"}
             frames = getattr(image, "n_frames", 1)
-            whole = image.convert(mode)
-            pixels = torch.from_numpy(np.array(_resized(whole, *wanted) if wanted else whole))
+            if wanted:
+                # photos lie on their sides in files that say so
+                whole = _resized(ImageOps.exif_transpose(image).convert(mode), *wanted)
+            else:
+                whole = image.convert(mode)
+            pixels = torch.from_numpy(np.array(whole))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         fault = str(error).split("\n", maxsplit=1)[0]
         raise BadTensor(f"{name} cannot be decoded: {fault}") from error

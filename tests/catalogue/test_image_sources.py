@@ -402,6 +402,19 @@ def test_photos_of_differing_sizes_are_resized_as_the_spec_says(folder: Path, ho
     }
 
 
+def test_a_photo_that_lies_on_its_side_is_turned_upright(folder: Path) -> None:
+    upright = np.zeros((8, 8, 3), dtype=np.uint8)
+    upright[:4] = (200, 100, 0)
+    turned = Image.fromarray(np.rot90(upright).copy())
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    for name in ("a", "b", "c"):
+        (folder / "test" / name).mkdir(parents=True)
+        turned.save(folder / "test" / name / "0.png", exif=exif)
+    test = content(folder, changed(FOLDERS, resize="box")).splits.test
+    assert test.pixels[0, 0].tolist() == [[200] * 4] * 2 + [[0] * 4] * 2
+
+
 def test_arrays_of_another_size_are_resized_too(folder: Path) -> None:
     images = np.zeros((3, 8, 8), dtype=np.uint8)
     images[:, :4] = 200
