@@ -86,7 +86,8 @@ class Spec(BaseModel):
 
     `version` is the identity of the code behind the spec: it enters the digest
     and is raised when that code changes results. `unset_is_left_out` names fields that came
-    later: at None they stay out of the digest, so what was computed before them keeps its own.
+    later: at their default they stay out of the digest, so what was computed before they were
+    added keeps its digest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

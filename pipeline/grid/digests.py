@@ -51,7 +51,7 @@ def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
     """The canonical form; TypeError for a type that has none.
 
     A spec is its class name, its version and its fields, whatever module it lives in, without
-    those of `unset_is_left_out` that are None; a spec of a user's own carries the digest of its
+    those of `unset_is_left_out` that are at their default; a spec of a user's own carries the digest of its
     source as well.
     """
     match value:
@@ -81,7 +81,7 @@ def _written(spec: Spec) -> str:
     pairs = [
         form + canonical(value)
         for key, form, value in values
-        if value is not None or key not in cls.unset_is_left_out
+        if key not in cls.unset_is_left_out or value != cls.model_fields[key].default
     ]
     fields = f"map:{len(pairs)}{{{''.join(pairs)}}};"
     return f"spec:{cls.__name__}:{spec.results_version()}:{cls.source_digest}:{fields};"

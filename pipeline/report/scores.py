@@ -61,10 +61,17 @@ def number(facts: Facts, key: str) -> float | None:
 
 
 def interval(facts: Facts) -> tuple[float, float] | None:
-    """The interval of a score, in percent, or None."""
+    """The interval of a score, in percent, or None.
+
+    Its ends are exact where no image or every image is right, which they are not in scores of
+    earlier versions.
+    """
     value = facts.get("interval")
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
-        return float(value[0]), float(value[1])
+        accuracy = number(facts, "accuracy")
+        low = 0.0 if accuracy == 0 else float(value[0])
+        high = 100.0 if accuracy == 100 else float(value[1])
+        return low, high
     return None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from tasks.defenses.base import Context
 from tasks.defenses.transforms.random_size import RandomSize
@@ -19,13 +21,25 @@ class Xie(RandomSize):
     `resize-pad` resizes the whole image, as the cited paper does; `crop-pad` takes a window of
     it unscaled, as the code of Mixup Inference does. The size is uniform over the whole pixels
     from `smallest` to `largest`, fractions of the side.
+
+    interpolation, of `resize-pad`: `nearest` as in the code that Xie et al. released, `bilinear`
+    between the four nearest pixels, or `antialiased`, which averages over all the pixels that a
+    smaller one covers.
     """
 
     kind: Literal["xie"] = "xie"
     version: ClassVar[int] = 1
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"interpolation"})
 
     form: Literal["resize-pad", "crop-pad"] = "resize-pad"
     """Resize the image, or cut a window out of it."""
+    interpolation: Literal["nearest", "bilinear", "antialiased"] = "bilinear"
+
+    @model_validator(mode="after")
+    def _resizes(self) -> Self:
+        if self.form == "crop-pad" and self.interpolation != "bilinear":
+            raise ValueError("interpolation: the form crop-pad resizes nothing; leave it out")
+        return self
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Resize or crop, then pad."""
@@ -35,6 +49,6 @@ class Xie(RandomSize):
         size = self.sizes(pixels, rows)
         place = self.places("place", pixels, size, rows)
         if self.form == "resize-pad":
-            return warps.resize_pad(pixels, size, place)
+            return warps.resize_pad(pixels, size, place, self.interpolation)
         window = self.places("window", pixels, size, rows)
         return warps.crop_pad(pixels, size, window, place)

@@ -19,7 +19,9 @@ def wilson_interval(
 ) -> tuple[float, float]:
     """The Wilson score interval of a rate, both ends in [0, 1].
 
-    successes: 0..count, a sum of per-image shares and so not always whole.
+    successes: 0..count, a sum of per-image shares and so not always whole. The lower end is
+    exactly 0 without a success, and the upper end exactly 1 where all are successes: there the
+    formula gives these, and its floating-point evaluation may miss them by a rounding error.
     """
     if count < 1 or not 0 <= successes <= count:
         raise ValueError(f"{successes:g} successes of {count}")
@@ -27,7 +29,9 @@ def wilson_interval(
     rate = successes / count
     centre = (rate + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = max(0.0, centre - half) if successes > 0 else 0.0
+    high = min(1.0, centre + half) if successes < count else 1.0
+    return low, high
 
 
 def paired_differences(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -54,6 +58,8 @@ def sign_flip_test(differences: NDArray[np.int64]) -> float:
     differing = differences[differences != 0]
     if not len(differing):
         return 1.0
+    if not differing.sum():
+        return 1.0  # every flip is as extreme; the sum below may miss 1 by a rounding error
     differing = differing // np.gcd.reduce(differing)
     sizes = np.abs(differing)
     total = int(sizes.sum())

@@ -15,8 +15,8 @@ from tasks.integrity.descents import Descents
 from tasks.integrity.findings import Finding, beyond_interval, found, margin, skipped
 from tasks.integrity.subject import Subject
 
-MOVE = 0.01
-"""The share of the images by which a larger budget may lower the accuracy unsaid."""
+MOVE = 100
+"""A larger budget may lower the accuracy by one in so many images unsaid."""
 
 
 def corners(subject: Subject, descents: Descents) -> Finding:
@@ -89,7 +89,7 @@ def convergence(subject: Subject, descents: Descents) -> Finding:
         larger: subject.percent(right),
     }
     moved = measured[budget] - measured[larger]
-    warns = descents.climbed - right > MOVE * len(subject)
+    warns = MOVE * (descents.climbed - right) > len(subject)
     words = f"{larger} lower the accuracy of {budget} by {max(moved, 0.0):.1f} points"
     return found("convergence", measured, words, warns=warns)
 

@@ -15,8 +15,6 @@ from tasks.integrity.findings import Finding, beyond_interval, found, grows
 
 Answers = NDArray[np.bool_]
 
-_ROUNDING = 1e-9
-
 
 def adaptive_not_above(adaptive: Answers, oblivious: Answers) -> Finding:
     """An attack that knows the defense leaves no higher accuracy than one that does not.
@@ -28,7 +26,8 @@ def adaptive_not_above(adaptive: Answers, oblivious: Answers) -> Finding:
     images = len(adaptive)
     knowing, unknowing = _right(adaptive), _right(oblivious)
     measured = {"adaptive": 100 * knowing / images, "oblivious": 100 * unknowing / images}
-    higher = knowing > unknowing + _ROUNDING
+    # counts over a common number of redraws: shares such as 1/3 do not add up exactly
+    higher = int(adaptive.sum()) * oblivious.shape[1] > int(oblivious.sum()) * adaptive.shape[1]
     words = (
         f"the adaptive attack leaves {measured['adaptive']:.1f} %, the oblivious one "
         f"{measured['oblivious']:.1f} %"
@@ -86,8 +85,8 @@ def scored_again(answers: Answers, stored: Mapping[str, object]) -> Finding:
 
 
 def _right(answers: Answers) -> float:
-    """The sum over images of the share of right redraws."""
-    return float(answers.mean(axis=1).sum())
+    """The sum over images of the share of right redraws: exact where it is a whole number."""
+    return int(answers.sum()) / answers.shape[1]
 
 
 def _same(value: object, stored: object) -> bool:

@@ -181,6 +181,11 @@ def test_a_size_range_the_wrong_way_round_is_refused(kind: type[Defense]) -> Non
         kind(smallest=0.9, largest=0.8)
 
 
+def test_xie_refuses_an_interpolation_where_nothing_is_resized() -> None:
+    with pytest.raises(ValidationError, match="crop-pad resizes nothing"):
+        Xie(form="crop-pad", interpolation="nearest")
+
+
 def drawn(defense: Defense, image: torch.Tensor, count: int = 6000) -> torch.Tensor:
     """One image under `count` draws."""
     shape = tuple(image.shape)
@@ -213,6 +218,15 @@ def test_every_window_of_every_size_is_cut_out(defense: Defense, axis: int) -> N
     sizes, places = (last - first).round().to(torch.int64) + 1, first.round().to(torch.int64)
     seen = set(zip(sizes.tolist(), places.tolist(), strict=True))
     assert seen == all_places(16, 12)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "antialiased"])
+def test_xie_draws_the_same_sizes_and_places_whatever_the_interpolation(interpolation: str) -> None:
+    image = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.1
+    result = drawn(Xie(interpolation=interpolation), image, 200)
+    bilinear = drawn(Xie(), image, 200)
+    assert torch.equal(result > 0, bilinear > 0)
+    assert not torch.equal(result, bilinear)
 
 
 def test_rotation_covers_its_angles_evenly() -> None:

@@ -47,6 +47,46 @@ def test_resize_pad_equals_interpolate_on_a_black_image_row_by_row(side: int) ->
         torch.testing.assert_close(result[row], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "antialiased"])
+@pytest.mark.parametrize("side", SIDES)
+def test_resize_pad_equals_torchs_nearest_and_antialiased_interpolation(
+    side: int, interpolation: warps.Interpolation
+) -> None:
+    pixels, size, place, _ = geometry(side)
+    # a shrunk side of a third takes more taps of the filter than 24 of 32 does
+    size[2], size[3] = side // 3, 1
+    place[2:4] = 0
+    kept = {"mode": "nearest"} if interpolation == "nearest" else {"mode": "bilinear"}
+    result = warps.resize_pad(pixels, size, place, interpolation)
+    for row, (length, (top, left)) in enumerate(zip(size[:, 0], place, strict=True)):
+        expected = torch.zeros(3, side, side)
+        expected[:, top : top + length, left : left + length] = interpolate(
+            pixels[row : row + 1],
+            size=(int(length), int(length)),
+            antialias=interpolation == "antialiased",
+            **kept,
+        )[0]
+        torch.testing.assert_close(result[row], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "antialiased"])
+def test_every_interpolation_keeps_the_range_the_full_size_and_a_gradient(
+    interpolation: warps.Interpolation,
+) -> None:
+    pixels, size, place, _ = geometry(8)
+    white = torch.ones_like(pixels)
+    resized = warps.resize_pad(white, size, place, interpolation)
+    assert resized.max() == 1
+    assert resized.min() == 0
+    whole, corner = torch.full_like(size, 8), torch.zeros_like(place)
+    same = warps.resize_pad(pixels, whole, corner, interpolation)
+    torch.testing.assert_close(same, pixels, atol=1e-6, rtol=0)
+    leaf = pixels.clone().requires_grad_()
+    warps.resize_pad(leaf, size, place, interpolation).sum().backward()
+    assert leaf.grad is not None
+    assert (leaf.grad != 0).flatten(1).any(dim=1).all()
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_crop_pad_moves_a_window_without_changing_a_pixel(side: int) -> None:
     pixels, size, window, place = geometry(side)

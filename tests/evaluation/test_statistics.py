@@ -15,6 +15,7 @@ from tasks.evaluation.statistics import (
     smallest_gain,
     wilson_interval,
 )
+from tasks.integrity.findings import beyond_interval
 
 
 @pytest.mark.parametrize(("successes", "count"), [(0, 10), (10, 10), (7, 10), (31, 1000)])
@@ -29,6 +30,37 @@ def test_wilson_is_scipys(successes: int, count: int) -> None:
 def test_wilson_is_that_of_statsmodels_for_shares_of_redraws_too(successes: float) -> None:
     expected = proportion_confint(successes, 100, method="wilson")
     assert wilson_interval(successes, 100) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_is_scipys_for_every_number_of_images_up_to_2000_and_exact_at_its_ends() -> None:
+    generator = np.random.default_rng(0)
+    # a result made directly, since the p-value of the test takes longer than all else here
+    result = type(binomtest(1, 2))
+    for count in range(1, 2001):
+        inner = generator.integers(0, count, size=2, endpoint=True)
+        for successes in {0, 1, count - 1, count, *inner.tolist()}:
+            low, high = wilson_interval(successes, count)
+            made = result(successes, count, "two-sided", successes / count, 1.0)
+            expected = made.proportion_ci(0.95, method="wilson")
+            assert abs(low - expected.low) < 1e-12
+            assert abs(high - expected.high) < 1e-12
+            assert (low == 0) == (successes == 0)
+            assert (high == 1) == (successes == count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 13, 15, 100, 603, 1999, 2000])
+def test_wilson_holds_the_rate_and_rises_with_the_successes(count: int) -> None:
+    ends = [wilson_interval(successes, count) for successes in range(count + 1)]
+    assert all(low <= k / count <= high for k, (low, high) in enumerate(ends))
+    assert ends == sorted(ends)
+    expected = np.transpose(proportion_confint(np.arange(count + 1), count, method="wilson"))
+    np.testing.assert_allclose(ends, expected, atol=1e-12)
+
+
+def test_an_accuracy_never_grows_beyond_an_equal_one_whatever_the_number_of_images() -> None:
+    for count in range(1, 2001):
+        for right in (0, count // 3, count):
+            assert not beyond_interval(right, right, count)
 
 
 def test_wilson_takes_shares_and_holds_the_rate() -> None:
@@ -89,6 +121,22 @@ def test_neither_unit_nor_order_nor_direction_changes_the_p_value() -> None:
     differences = np.array([3, -1, 2, 2, 0, -2, 5, 1])
     p = sign_flip_test(differences)
     assert sign_flip_test(-7 * differences[::-1]) == pytest.approx(p, rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 13, 100, 501, 1000, 1999, 2000])
+def test_with_one_draw_each_the_test_is_scipys_for_up_to_2000_differing_images(count: int) -> None:
+    generator = np.random.default_rng(count)
+    for wins in {0, count, count // 2, *generator.integers(0, count, size=3).tolist()}:
+        differences = np.repeat([1, -1], [wins, count - wins])
+        expected = binomtest(wins, count).pvalue
+        assert sign_flip_test(differences) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
+def test_as_much_won_as_lost_has_a_p_value_of_exactly_one() -> None:
+    generator = np.random.default_rng(2)
+    for _ in range(50):
+        half = generator.integers(-9, 10, size=generator.integers(1, 200))
+        assert sign_flip_test(np.concatenate((half, -half))) == 1
 
 
 def test_no_difference_is_no_evidence() -> None:

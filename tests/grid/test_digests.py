@@ -15,6 +15,7 @@ from pipeline.grid.digests import REMEMBERED, canonical, digest, spec_classes
 from tasks.attacks.pgd import PGD
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
+from tasks.defenses.xie import Xie
 from tasks.defenses.guo import Guo
 from tasks.evaluation.specs import CraftSpec, DefendSpec
 from tasks.networks.small import Small
@@ -84,6 +85,24 @@ def test_a_counter_without_given_labels_has_the_digest_from_before_there_were_an
     )
     one, two = (Counter(labels=[label]).resolved(PROBLEM) for label in (1, 2))
     assert len({digest(one), digest(two), digest(Counter(label_count=1).resolved(PROBLEM))}) == 3
+
+
+def test_xie_has_the_digest_from_before_there_was_an_interpolation_unless_it_is_another() -> None:
+    before = "3fed60c5f254149ea659887ee56d565f148030352ab0a6fd07b5a206df3b48a7"
+    assert digest(Xie()) == digest(Xie(interpolation="bilinear")) == before
+    others = {digest(Xie(interpolation=name)) for name in ("nearest", "antialiased")}
+    assert len(others - {before}) == 2
+
+
+class Default(Sample):
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"later"})
+    later: float = 0.5
+
+
+def test_a_field_that_came_later_with_a_default_is_left_out_at_that_default() -> None:
+    assert canonical(Default()) == canonical(Default(later=0.5))
+    assert "later" not in canonical(Default())
+    assert "later" in canonical(Default(later=0.25))
 
 
 def test_the_canonical_form_of_a_spec_is_written_out() -> None:

@@ -258,6 +258,7 @@ def test_every_switch_of_fidelity_differs_from_its_default_in_itself_alone() -> 
         ("fidelity-iat", ("recipe.inner.label",)),
         ("fidelity-iat", ("network.kind",)),
         ("fidelity-attack", ("label",)),
+        ("fidelity-xie", ("interpolation",)),
         ("fidelity-xie", ("form",)),
         ("fidelity-xie", ("largest", "smallest")),
         ("fidelity-xie", ("draws",)),

@@ -24,6 +24,24 @@ def test_an_adaptive_attack_that_leaves_more_than_an_oblivious_one_is_a_warning_
     assert finding.words == "the adaptive attack leaves 40.0 %, the oblivious one 10.0 %"
 
 
+def test_shares_of_redraws_that_are_equal_are_equal_whatever_their_number():
+    # 2/3 of three redraws and 10/15 of fifteen: as sums of floats these differ
+    few = np.tile([True, True, False], (101, 1))
+    many = np.tile([True, True, False], (101, 5))
+    assert adaptive_not_above(few, many).verdict == "pass"
+    assert adaptive_not_above(many, few).verdict == "pass"
+    fewer = many.copy()
+    fewer[0, 0] = False
+    assert adaptive_not_above(few, fewer).verdict == "warn"
+
+
+@pytest.mark.parametrize("images", [13, 15, 17, 19, 100, 603])
+def test_accuracies_that_are_all_full_do_not_grow(images):
+    full = answers(images, images)
+    assert oblivious_steps({10: full, 50: full}).verdict == "pass"
+    assert adaptive_not_above(full, full).verdict == "pass"
+
+
 def test_answers_about_other_images_are_not_compared():
     with pytest.raises(ValueError, match="100 images cannot be compared with 90"):
         adaptive_not_above(answers(10), answers(10, images=90))

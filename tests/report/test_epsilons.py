@@ -105,3 +105,13 @@ def test_the_figure_tells_how_many_images_and_draws_every_curve(
     assert drawn_twice[0] == drawn_twice[1]
     # a line for each of the two curves, in colours that eyes tell apart
     assert all(f"stroke: {colour}" in drawn_twice[0].lower() for colour in ("#0072b2", "#d55e00"))
+
+
+def test_intervals_of_a_curve_are_of_counts_and_exact_where_every_image_is_right() -> None:
+    measured = {"0/255": 100.0, "8/255": 100 * 29 / 100, "16/255": 0.0}
+    card = Card("demo-iat/guo", 100, model=(found("epsilon", measured, "does not grow"),))
+    first, second, third = by_epsilon(card)
+    assert first.interval[1] == 100
+    assert third.interval[0] == 0
+    low, high = proportion_confint(29, 100, method="wilson")
+    assert second.interval == pytest.approx((100 * low, 100 * high), abs=1e-12)

@@ -66,7 +66,9 @@ def by_epsilon(card: Card) -> Iterator[Left]:
     measured = next((found.measured for found in card.model if found.check == CHECK), {})
     sizes = {float(key.partition("/")[0]): value for key, value in measured.items()}
     for size in sorted(sizes):
-        low, high = wilson_interval(sizes[size] / 100 * card.images, card.images)
+        # a card counts right answers, and tells them in percent
+        right = round(sizes[size] / 100 * card.images)
+        low, high = wilson_interval(right, card.images)
         yield Left(size, sizes[size], (100 * low, 100 * high))
 
 

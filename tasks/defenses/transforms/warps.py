@@ -3,7 +3,8 @@
 Pixels are float [M, C, side, side] in [0, 1], and so are the results; sizes are int64 [M, 1]
 and places int64 [M, 2], top and left, in whole pixels. Everything is differentiable in the
 pixels and has no loop over rows. Interpolation is bilinear in the convention of
-`interpolate(align_corners=False, antialias=False)`; what comes from outside an image is black.
+`interpolate(align_corners=False, antialias=False)` unless `resize_pad` is told otherwise; what
+comes from outside an image is black.
 
 The four neighbours are gathered rather than left to `grid_sample`, whose gradient is not
 deterministic on a GPU, or to products with interpolation matrices, which a GPU may round to
@@ -13,12 +14,18 @@ tf32. Both would be faster on a CPU, by far less than a network's forward pass t
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from tasks.data.arrays import require
+from tasks.defenses.transforms import straight
+
+Interpolation = Literal["nearest", "bilinear", "antialiased"]
+
+_LEAST_WEIGHT = 1e-6
 
 
 def square_side(pixels: Tensor) -> int:
@@ -41,11 +48,22 @@ def crop_resize(pixels: Tensor, size: Tensor, place: Tensor) -> Tensor:
     return _along_axes(pixels, local[:, None] + place[:, :, None])
 
 
-def resize_pad(pixels: Tensor, size: Tensor, place: Tensor) -> Tensor:
-    """The whole image resized to `size` and put at `place` on a black image."""
+def resize_pad(
+    pixels: Tensor, size: Tensor, place: Tensor, interpolation: Interpolation = "bilinear"
+) -> Tensor:
+    """The whole image resized to `size`, which is at most its side, at `place` on a black image.
+
+    interpolation: `nearest` and `bilinear` as torch's `interpolate` has them under these names,
+    `antialiased` as its bilinear mode with `antialias=True`.
+    """
     side = square_side(pixels)
     local = _axis(pixels) - place[:, :, None]  # [M, 2, side]
-    sources = (local + 0.5) * (side / size)[:, :, None] - 0.5
+    if interpolation == "antialiased":
+        return _averaged(pixels, local, size)
+    if interpolation == "nearest":
+        sources = torch.floor(local * side / size[:, :, None])
+    else:
+        sources = (local + 0.5) * (side / size)[:, :, None] - 0.5
     return _along_axes(pixels, _within(local, size, sources.clamp(0, side - 1)))
 
 
@@ -66,6 +84,35 @@ def rotate(pixels: Tensor, degrees: Tensor) -> Tensor:
         angle.sin() * across + angle.cos() * down + centre,
         angle.cos() * across - angle.sin() * down + centre,
     )
+
+
+def _averaged(pixels: Tensor, local: Tensor, size: Tensor) -> Tensor:
+    """Pixels shrunk to `size` by a triangular filter as wide as two pixels of the result.
+
+    local: float [M, 2, side], the place of each output row (0) and column (1) in the resized
+    image; what lies outside of it is black.
+    """
+    side = square_side(pixels)
+    scale = (side / size)[:, :, None]  # [M, 1, 1]
+    inside = (local >= 0) & (local < size[:, :, None])
+    centre = (local + 0.5) * scale
+    first = (centre - scale).floor()
+    taps = 2 * math.ceil(float(scale.max())) + 1
+    index = first[..., None] + torch.arange(taps, dtype=first.dtype, device=first.device)
+    weights = (1 - (index + 0.5 - centre[..., None]).abs() / scale[..., None]).clamp_min(0)
+    weights = weights.where((index >= 0) & (index < side), 0.0)
+    weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(_LEAST_WEIGHT)
+    weights = weights.where(inside[..., None], 0.0)  # [M, 2, side, taps]
+    index = index.clamp(0, side - 1).to(torch.int64)
+    result = pixels
+    for axis, dim in ((0, 2), (1, 3)):
+        shape = [-1, 1, 1, 1]
+        shape[dim] = side
+        before, result = result, torch.zeros_like(result)
+        for tap in range(taps):
+            source = index[:, axis, :, tap].reshape(shape).expand_as(before)
+            result = result + weights[:, axis, :, tap].reshape(shape) * before.gather(dim, source)
+    return straight.clip(result)  # a sum of weights may pass 1 by a rounding error
 
 
 def _axis(pixels: Tensor) -> Tensor:
