@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tasks.attacks.libraries.base import LibraryAttack
+from tasks.attacks.libraries.base import LibraryAttack, Measure
 from tasks.registry import imported
 
 if TYPE_CHECKING:
@@ -18,6 +19,20 @@ class ARTAttack(LibraryAttack):
 
     version: ClassVar[int] = 1
     library: ClassVar[str] = "art"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "BasicIterativeMethod": "linf",
+        "BoundaryAttack": "l2",
+        "DeepFool": "l2",
+        "ElasticNet": "l1",
+        "NewtonFool": "l2",
+        "PixelAttack": "l0",
+        "SaliencyMapMethod": "l0",
+        "SignOPTAttack": "l2",
+        "SimBA": "l2",
+        "ThresholdAttack": "linf",
+        "VirtualAdversarialMethod": "l2",
+        "ZooAttack": "l2",
+    }
     kind: Literal["art"] = "art"
 
     def examples(self, module: Asked, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:  # noqa: ARG002

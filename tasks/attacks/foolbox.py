@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tasks.attacks.libraries.base import LibraryAttack
+from tasks.attacks.libraries.base import LibraryAttack, Measure
 from tasks.registry import imported
 
 if TYPE_CHECKING:
@@ -14,11 +15,34 @@ if TYPE_CHECKING:
 
 
 class FoolboxAttack(LibraryAttack):
-    """A class of `foolbox.attacks`, such as LinfPGD or L2DeepFoolAttack; its name has the norm."""
+    """A class of `foolbox.attacks`, such as LinfPGD or L2DeepFoolAttack.
+
+    Most names have the norm in them. HopSkipJumpAttack has it as its parameter `constraint`.
+    """
 
     version: ClassVar[int] = 1
     library: ClassVar[str] = "foolbox"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "AdamPGD": "linf",
+        "BoundaryAttack": "l2",
+        "DDNAttack": "l2",
+        "EADAttack": "l1",
+        "FGM": "l2",
+        "FGSM": "linf",
+        "GenAttack": "linf",
+        "MIFGSM": "linf",
+        "NewtonFoolAttack": "l2",
+        "PGD": "linf",
+        "SaltAndPepperNoiseAttack": "l2",
+        "VirtualAdversarialAttack": "l2",
+    }
     kind: Literal["foolbox"] = "foolbox"
+
+    def measure(self) -> Measure | None:
+        """See `LibraryAttack.measure`."""
+        if self.attack == "HopSkipJumpAttack":
+            return "linf" if self.parameters.get("constraint") == "linf" else "l2"
+        return super().measure()
 
     def examples(self, module: Asked, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:  # noqa: ARG002
         """See `LibraryAttack.examples`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tasks.attacks.libraries.base import LibraryAttack
+from tasks.attacks.libraries.base import LibraryAttack, Measure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,35 @@ class TorchattacksAttack(LibraryAttack):
 
     version: ClassVar[int] = 1
     library: ClassVar[str] = "torchattacks"
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "BIM": "linf",
+        "CW": "l2",
+        "DIFGSM": "linf",
+        "DeepFool": "l2",
+        "EADEN": "l1",
+        "EOTPGD": "linf",
+        "FFGSM": "linf",
+        "FGSM": "linf",
+        "JSMA": "l0",
+        "Jitter": "linf",
+        "MIFGSM": "linf",
+        "NIFGSM": "linf",
+        "OnePixel": "l0",
+        "PGD": "linf",
+        "PGDRS": "linf",
+        "PIFGSM": "linf",
+        "PIFGSMPP": "linf",
+        "Pixle": "l0",
+        "RFGSM": "linf",
+        "SINIFGSM": "linf",
+        "SPSA": "linf",
+        "SparseFool": "l0",
+        "TIFGSM": "linf",
+        "TPGD": "linf",
+        "UPGD": "linf",
+        "VMIFGSM": "linf",
+        "VNIFGSM": "linf",
+    }
     kind: Literal["torchattacks"] = "torchattacks"
 
     def examples(self, module: Asked, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:

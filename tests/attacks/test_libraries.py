@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from pipeline.grid.digests import digest
 from pipeline.problems import BadInput
 from tasks import registry
 from tasks.attacks.base import Victim
+from tasks.attacks.libraries.asked import Asked
 from tasks.attacks.libraries.base import LibraryAttack
 from tasks.attacks.pgd import PGD
 from tasks.data.arrays import as_float
@@ -38,9 +41,12 @@ YAML = {
 }
 OTHERS = {
     "art-l2": "kind: art\nattack: FastGradientMethod\nnorm: l2\nepsilon: 128\n",
-    "art-deepfool": "kind: art\nattack: DeepFool\nparameters: {max_iter: 5}\n",
+    "art-deepfool": (
+        "kind: art\nattack: DeepFool\nnorm: l2\nepsilon: 128\nparameters: {max_iter: 5}\n"
+    ),
     "foolbox-l2": "kind: foolbox\nattack: L2FastGradientAttack\nnorm: l2\nepsilon: 128\n",
     "torchattacks-apgd": "kind: torchattacks\nattack: APGD\nparameters: {steps: 5}\n",
+    "torchattacks-l2": "kind: torchattacks\nattack: PGDL2\nnorm: l2\nepsilon: 128\n",
     "torchattacks-square": "kind: torchattacks\nattack: Square\nparameters: {n_queries: 5}\n",
 }
 
@@ -162,6 +168,149 @@ def test_what_a_library_does_not_have_is_said_in_one_line(
     attack = made(tmp_path, text)
     with pytest.raises(LibraryProblem, match=line):
         attack.perturb(victim_of(network), images[0][:1], images[1][:1], rows(1))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "kind: foolbox\nattack: L2PGD\n",
+            "L2PGD of foolbox is an attack in l2, not linf; write norm: l2 with an epsilon of "
+            "its own, such as 128",
+        ),
+        (
+            "kind: torchattacks\nattack: PGDL2\n",
+            "PGDL2 of torchattacks is an attack in l2, not linf; write norm: l2 with",
+        ),
+        ("kind: art\nattack: DeepFool\n", "DeepFool of art is an attack in l2, not linf"),
+        ("kind: art\nattack: CarliniL2Method\n", "CarliniL2Method of art is an attack in l2"),
+        (
+            "kind: foolbox\nattack: LinfPGD\nnorm: l2\nepsilon: 128\n",
+            "LinfPGD of foolbox is an attack in linf, not l2; write norm: linf",
+        ),
+        (
+            "kind: torchattacks\nattack: FGSM\nnorm: l2\nepsilon: 128\n",
+            "FGSM of torchattacks is an attack in linf, not l2",
+        ),
+        ("kind: foolbox\nattack: HopSkipJumpAttack\n", "HopSkipJumpAttack of foolbox is .* l2"),
+        ("kind: foolbox\nattack: L1PGD\n", "L1PGD of foolbox keeps the l1 norm small; only linf"),
+        ("kind: torchattacks\nattack: OnePixel\n", "OnePixel of torchattacks keeps the l0 norm"),
+        (
+            "kind: torchattacks\nattack: PGD\nparameters: {eps: 8}\n",
+            r"eps is the attack's own; write epsilon: 8 \(in 1/255\) beside parameters",
+        ),
+        (
+            "kind: art\nattack: FastGradientMethod\nparameters: {eps: 0.0627451}\n",
+            r"eps is the attack's own; write epsilon: 16 \(in 1/255\) beside parameters",
+        ),
+        (
+            "kind: torchattacks\nattack: APGD\nparameters: {norm: L2}\n",
+            "norm is the attack's own; write norm: l2 beside parameters",
+        ),
+        (
+            "kind: art\nattack: SquareAttack\nparameters: {norm: 2}\n",
+            "norm is the attack's own; write norm: l2 beside parameters",
+        ),
+        (
+            "kind: art\nattack: FastGradientMethod\nparameters: {targeted: true}\n",
+            "targeted is the attack's own; write targeted: true beside parameters",
+        ),
+        (
+            "kind: torchattacks\nattack: PGD\nparameters: {alpha: 2}\n",
+            r"alpha 2 is more than the pixel range, .*; 0.007843 \(2/255\) was probably meant",
+        ),
+        (
+            "kind: art\nattack: ProjectedGradientDescent\nparameters: {eps_step: 2}\n",
+            "eps_step 2 is more than the pixel range, which is 1 to art",
+        ),
+    ],
+)
+def test_an_attack_that_is_not_in_the_cells_ball_is_refused_with_what_was_meant(
+    tmp_path: Path, text: str, line: str
+) -> None:
+    with pytest.raises(BadInput, match=line):
+        made(tmp_path, text)
+
+
+def test_the_norms_of_foolboxs_classes_are_those_of_its_distances() -> None:
+    foolbox = pytest.importorskip("foolbox")
+    known = {"l0": 0, "l1": 1, "l2": 2, "linf": np.inf}
+    cls = kind_class("attacks", "foolbox")
+    found = 0
+    for name, attack in inspect.getmembers(foolbox.attacks, inspect.isclass):
+        distance = inspect.getattr_static(attack, "distance", None)
+        if isinstance(distance, foolbox.distances.LpDistance) and name != "HopSkipJumpAttack":
+            spec = cls.model_construct(attack=name)
+            assert known[spec.measure()] == distance.p, name
+            found += 1
+    assert found > 30
+
+
+def test_the_norms_of_torchattackss_classes_are_those_that_their_docstrings_state() -> None:
+    torchattacks = pytest.importorskip("torchattacks")
+    cls = kind_class("attacks", "torchattacks")
+    found = 0
+    for name, attack in inspect.getmembers(torchattacks, inspect.isclass):
+        stated = re.search(r"Distance Measure\s*:\s*(.*)", attack.__doc__ or "")
+        if stated is None:
+            continue
+        takes = "norm" in inspect.signature(attack).parameters
+        measure = cls.model_construct(attack=name).measure()
+        assert measure == (None if takes else stated[1].strip().lower()), name
+        found += 1
+    assert found > 25
+
+
+def test_every_class_of_art_that_takes_no_norm_has_one_here() -> None:
+    evasion = pytest.importorskip("art.attacks.evasion")
+    cls = kind_class("attacks", "art")
+    for name, measure in cls.measures.items():
+        assert "norm" not in inspect.signature(getattr(evasion, name)).parameters, name
+        assert measure in {"l0", "l1", "l2", "linf"}
+
+
+class ChannelsLast(nn.Module):
+    """A network whose gradient in its input is in the channels-last layout, as Frozen's are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Linear(8, 10)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = self.first(pixels.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.last(features.relu().mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("name", ["torchattacks-l2", "foolbox-l2", "art-l2"])
+def test_a_library_gets_contiguous_gradients_of_a_network_in_channels_last(
+    tmp_path: Path, name: str
+) -> None:
+    network = ChannelsLast().eval().requires_grad_(False)
+    attack = made(tmp_path, OTHERS[name])
+    pixels, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    leaf = pixels.clone().requires_grad_()
+    module = Asked(victim_of(network), pixels.device)
+    (gradient,) = torch.autograd.grad(module(leaf).sum(), leaf)
+    assert gradient.is_contiguous()
+    crafted = attack.perturb(victim_of(network), pixels, labels, rows(2))
+    assert (crafted != pixels).any()
+    assert attack.ball().contains(crafted, pixels, tolerance=1e-6).all()
+
+
+def test_nothing_that_a_library_prints_reaches_standard_output(
+    tmp_path: Path,
+    network: nn.Module,
+    images: tuple[Tensor, Tensor],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # set_mode_targeted_by_function prints a line
+    attack = made(tmp_path, f"{YAML['torchattacks']}targeted: true\n")
+    attack.perturb(victim_of(network), images[0][:2], images[1][:2], rows(2))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("library", YAML)

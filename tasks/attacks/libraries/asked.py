@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from tasks.attacks.base import Victim
 
 
+class _ContiguousGradient(torch.autograd.Function):
+    """The identity, whose gradient is contiguous: a network in channels-last gives none such."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor) -> Tensor:  # noqa: ARG004
+        return pixels.view_as(pixels)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:  # noqa: ARG004
+        gradient: Tensor = gradients[0]
+        return gradient.contiguous()
+
+
 class Asked(nn.Module):
-    """Gives a victim's logits; each call is a step."""
+    """Gives a victim's logits; each call is a step. The gradients in its input are contiguous."""
 
     def __init__(self, victim: Victim, device: torch.device) -> None:
         super().__init__()
@@ -22,4 +37,5 @@ class Asked(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """float32 [N, C, H, W] in [0, 1] to float32 [N, classes]."""
         self.step += 1
-        return self._logits(pixels, self.step)
+        asked: Tensor = _ContiguousGradient.apply(pixels)
+        return self._logits(asked, self.step)
