@@ -23,7 +23,7 @@ from pipeline.problems import suggestion
 from pipeline.sanitize import clean
 from tasks import registry
 from tasks.data.spec import Interpolation
-from tasks.specs import LARGEST_LINF, Classes, Count, Precision, Seed
+from tasks.specs import Classes, Count, LinfEpsilon, Precision, Seed
 
 LONGEST_LABEL = 200
 """Characters of what a table calls a model, an attack or a defense."""
@@ -270,7 +270,7 @@ class GridEntry(Entry):
 
     title: Heading = ""
     """What a report calls it."""
-    epsilon: Annotated[float, Field(ge=0, le=LARGEST_LINF)] = 8.0
+    epsilon: LinfEpsilon = 8.0
     """Size of perturbations, in 1/255, of attacks and defenses that say nothing else."""
     images: Annotated[int, Field(ge=1, le=10**8)] | None = None
     """The first so many test images, the same of each class; all by default."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.catalogue.documents import Document, Place
 from pipeline.problems import BadInput, suggestion
+from tasks.specs import WRITTEN
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,7 +28,7 @@ def validated(
     prefix: what the document writes before the model's own keys, such as `attack.`.
     """
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context=WRITTEN)
     except ValidationError as error:
         raise _problem(model, document, place, error, value, prefix) from None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from tasks.attacks.apgd import APGD
 from tasks.attacks.base import Attack, BoundedAttack
@@ -126,20 +126,13 @@ class Adaptive(BoundedAttack):
     def _consistent(self) -> Self:
         if self.targeted:
             raise ValueError("targeted: an adaptive attack is untargeted; leave it out")
-        for attack in self.transferred:
-            norm = attack.norm if isinstance(attack, BoundedAttack) else self.norm
-            if norm != self.norm:
-                raise ValueError(
-                    f"transferred: {attack.kind} has the norm {norm}, and its examples have to lie "
-                    f"in the ball of the norm {self.norm}"
-                )
         if len(set(self.losses)) < len(self.losses):
             raise ValueError(f"losses {list(self.losses)} has one twice")
         return self
 
     @field_validator("transferred", mode="before")
     @classmethod
-    def _by_their_kinds(cls, value: Any) -> Any:
+    def _by_their_kinds(cls, value: Any, info: ValidationInfo) -> Any:
         """Attacks from mappings with a `kind`, as a config file has them."""
         from tasks import registry
 
@@ -149,22 +142,21 @@ class Adaptive(BoundedAttack):
             known = [kind for kind in registry.kinds("attacks") if kind != "adaptive"]
             if each.get("kind") not in known:
                 raise ValueError(f"kind {each.get('kind')!r}; known: {', '.join(known)}")
-            return registry.kind_class("attacks", each["kind"]).model_validate(each)
+            found = registry.kind_class("attacks", each["kind"])
+            return found.model_validate(each, context=info.context)
 
         return [attack(each) for each in value] if isinstance(value, list) else value
 
     def resolved(self, problem: Problem) -> Self:
-        """With the problem's epsilon, in the attacks that are transferred as well."""
+        """With the problem's epsilon, in the attacks that are transferred as well.
+
+        These have the norm and the epsilon of this attack where they say nothing else; ValueError
+        where one of them may leave its ball.
+        """
         filled = super().resolved(problem)
         assert filled.epsilon is not None
         inner = Problem(filled.epsilon, problem.classes, problem.side, problem.pool)
-        transferred = tuple(attack.resolved(inner) for attack in self.transferred)
-        for attack in transferred:
-            if isinstance(attack, BoundedAttack) and (attack.epsilon or 0.0) > filled.epsilon:
-                raise ValueError(
-                    f"transferred: {attack.kind} has an epsilon of {attack.epsilon:g}, and this "
-                    f"attack of {filled.epsilon:g}"
-                )
+        transferred = tuple(_inside(filled, attack).resolved(inner) for attack in self.transferred)
         return filled.model_copy(update={"transferred": transferred})
 
     def margin_of(self, *, deterministic: bool) -> float | None:
@@ -231,3 +223,26 @@ class Adaptive(BoundedAttack):
                         warm=start == "transferred",
                         smoothing=smoothing,
                     )
+
+
+def _inside(whole: Adaptive, attack: Attack) -> Attack:
+    """A transferred attack in the ball of the whole one, whose epsilon is set."""
+    if not isinstance(attack, BoundedAttack):
+        return attack
+    fields = {name: getattr(attack, name) for name in attack.model_fields_set}
+    if attack.epsilon is None:
+        fields["epsilon"] = whole.epsilon
+    filled = type(attack).model_validate({"norm": whole.norm, **fields})
+    assert filled.epsilon is not None
+    assert whole.epsilon is not None
+    if filled.norm != whole.norm:
+        raise ValueError(
+            f"transferred: {attack.kind} has the norm {filled.norm}, and its examples have to lie "
+            f"in the ball of the norm {whole.norm}"
+        )
+    if filled.epsilon > whole.epsilon:
+        raise ValueError(
+            f"transferred: {attack.kind} has an epsilon of {filled.epsilon:g}, and this attack of "
+            f"{whole.epsilon:g}"
+        )
+    return filled

@@ -81,7 +81,7 @@ class BoundedAttack(Attack):
     """An attack inside a ball of radius `epsilon` around each image.
 
     epsilon: in 1/255 of the pixel range, for l2 the length of the whole perturbation; the
-    problem's by default. targeted: lead towards a random wrong class, not away from a label.
+    problem's by default, in linf alone. targeted: lead towards a random wrong class, not away from a label.
     """
 
     norm: Norm = "linf"
@@ -96,9 +96,19 @@ class BoundedAttack(Attack):
         return self
 
     def resolved(self, problem: Problem) -> Self:
-        """With the problem's epsilon where none was given."""
+        """With the problem's epsilon where none was given.
+
+        ValueError in l2: the problem's epsilon is the radius of an linf ball, in which the
+        perturbation of an image of 32x32 colour pixels may be 55 times as long.
+        """
         if self.epsilon is not None:
             return self
+        if self.norm == "l2":
+            raise ValueError(
+                f"epsilon: an l2 ball needs one of its own, since the grid's {problem.epsilon:g}/255 "
+                "is the radius of an linf ball; 128 (a length of 0.5) is what CIFAR-10 is usually "
+                "attacked with"
+            )
         return self.model_copy(update={"epsilon": float(problem.epsilon)})
 
     def ball(self) -> Ball:

@@ -22,7 +22,7 @@ class Xie(RandomSize):
     it unscaled, as the code of Mixup Inference does. The size is uniform over the whole pixels
     from `smallest` to `largest`, fractions of the side.
 
-    interpolation, of `resize-pad`: `nearest` as in the code that Xie et al. released, `bilinear`
+    interpolation: of `resize-pad`; `nearest` as in the code that Xie et al. released, `bilinear`
     between the four nearest pixels, or `antialiased`, which averages over all the pixels that a
     smaller one covers.
     """

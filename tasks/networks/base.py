@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.specs import Deviation, Kind, Mean
 
@@ -21,6 +21,17 @@ class Network(Kind):
 
     mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)] = (0.5,)
     std: Annotated[tuple[Deviation, ...], Field(strict=False, min_length=1)] = (0.5,)
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _of_the_range_to_one(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if (largest := max(values)) > 1:
+            meant = ", ".join(f"{value / 255:.4g}" for value in values)
+            raise ValueError(
+                f"{largest:g} is above 1, and pixels are in [0, 1] here, not in 0..255: "
+                f"[{meant}] was probably meant"
+            )
+        return values
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
