@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 import tempfile
 import time
 import uuid
@@ -32,6 +33,12 @@ PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 LOOK_S = 300.0
 """How long all machines together may take to start a worker and look at the store."""
+CONNECT_S = 5.0
+ANSWER_S = 10.0
+"""How long a cluster's port may take to be reached, and then to say what it speaks."""
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""With what gRPC, which Ray speaks, opens a connection: its preface and an empty SETTINGS frame,
+which is also how the other side begins."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's own memory for objects: tensors go through the store, so little is needed."""
 
@@ -53,6 +60,8 @@ class RayExecutor:
         workers: int | None = None,
         until: float | None = None,
     ) -> None:
+        if address is not None:
+            ask_port(address)
         _prepare_environment(address)
         self._ray = _ray()
         self._store = store
@@ -280,6 +289,7 @@ class RayExecutor:
 
 def cluster_summary(address: str) -> str:
     """What a running cluster has; BadInput where it does not answer."""
+    ask_port(address)
     _prepare_environment(address)
     ray = _ray()
     try:
@@ -291,6 +301,29 @@ def cluster_summary(address: str) -> str:
     ray.shutdown()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return f"{address}: {nodes} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
+
+
+def ask_port(address: str) -> None:
+    """BadInput where no Ray listens at `HOST:PORT`, within seconds; Ray itself tries for minutes.
+
+    Addresses without a port, such as `auto`, are left to Ray.
+    """
+    plain = address.removeprefix("ray://")
+    host, colon, port = plain.rpartition(":")
+    if not colon or "/" in plain:
+        return
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise BadInput(f"--address {address}: expected HOST:PORT, such as 127.0.0.1:6379")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S) as connection:
+            connection.settimeout(ANSWER_S)
+            connection.sendall(HTTP2_HELLO)
+            heard = connection.recv(9) if not os.environ.get("RAY_USE_TLS") else HTTP2_HELLO[-9:]
+    except OSError as error:
+        reason = (error.strerror or str(error) or type(error).__name__).lower()
+        raise BadInput(f"Ray at {address} does not answer: {reason}") from None
+    if heard[3:4] != HTTP2_HELLO[-6:-5]:
+        raise BadInput(f"Ray at {address} does not answer: what listens there is not Ray")
 
 
 def _ray() -> Any:
