@@ -10,6 +10,7 @@ from tasks.attacks.search.geometry import Ball
 from tasks.data.arrays import Crafted, Images, as_float, as_float_on, require
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context
+from tasks.evaluation.seen import Seen
 from tasks.evaluation.specs import CraftSpec
 from tasks.evaluation.victim import defended
 from tasks.progress import Progress, Tell, silent
@@ -23,6 +24,7 @@ def craft(
     batch_size: int,
     start: Crafted | None = None,
     tell: Tell = silent,
+    seen: Seen | None = None,
 ) -> Crafted:
     """The examples that `spec.attack` makes of a shard's images.
 
@@ -30,9 +32,9 @@ def craft(
     spec names. images: those of `spec.shard`, in the test set's order, or where the defense is
     known any of them: what is made of one does not depend on the others. batch_size: images, or
     draws of images, at a time, which changes results by the order of float sums at most; start:
-    of the same images, where an attack that has a `perturb_from` begins. Returns tensors on the
-    CPU. BadTensor where the images are not the shard's, NotFrozen where the attack changed the
-    classifier.
+    of the same images, where an attack that has a `perturb_from` begins; seen: counts what the
+    attack shows of the model. Returns tensors on the CPU. BadTensor where the images are not the
+    shard's, NotFrozen where the attack changed the classifier.
     """
     _require_shard(images, spec)
     frozen = context.classifier
@@ -55,6 +57,8 @@ def craft(
         pixels = as_float_on(batch.pixels, frozen.device)
         labels = batch.labels.to(frozen.device)
         victim = _victim(context, spec, rows)
+        if seen is not None:
+            victim = seen.watched(victim, bare=spec.against is None)
         if start is None:
             crafted = spec.attack.perturb(victim, pixels, labels, rows)
         else:

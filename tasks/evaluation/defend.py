@@ -19,6 +19,7 @@ from tasks.data.arrays import BadTensor, Crafted, Outcomes, check_pixels, requir
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
 from tasks.evaluation.draws import Stages, draw_count, split_stages
+from tasks.evaluation.seen import Seen
 from tasks.evaluation.specs import DefendSpec
 from tasks.progress import Progress, Tell
 
@@ -74,11 +75,13 @@ def predict(
     rows: Rows,
     batch_size: int,
     advance: Callable[[float], None] | None = None,
+    seen: Seen | None = None,
 ) -> Tensor:
     """The defended classifier's probabilities, float32 [N, classes].
 
     At most `batch_size` rows, of images or of draws, go through a transform and the network at
-    a time. `advance` is told how many images' worth of draws each batch was.
+    a time. `advance` is told how many images' worth of draws each batch was; `seen` looks at the
+    network's answers.
     """
     once, each = split_stages(defense)
     draws = draw_count(defense)
@@ -95,18 +98,27 @@ def predict(
         for batch in _batches(len(image), batch_size):
             logits = _drawn_logits(each, prepared[image[batch]], repeated[batch], context)
             answers.append(logits.softmax(dim=1))
+            if seen is not None:
+                seen.logits(logits)
             if advance is not None:
                 advance(len(logits) / draws)
     return torch.cat(answers).view(len(pixels), draws, -1).mean(dim=1)
 
 
 def defend(
-    crafted: Crafted, context: Context, spec: DefendSpec, *, batch_size: int, tell: Tell
+    crafted: Crafted,
+    context: Context,
+    spec: DefendSpec,
+    *,
+    batch_size: int,
+    tell: Tell,
+    seen: Seen | None = None,
 ) -> Outcomes:
     """Predict every example of a shard R times, each time with draws of its own.
 
     Runs on the classifier's device; the outcomes are on the CPU. A redraw of a deterministic
-    defense repeats the first, so such a spec should ask for one. Raises BadDefense, and BadTensor
+    defense repeats the first, so such a spec should ask for one. seen: looks at the network's
+    first answers. Raises BadDefense, and BadTensor
     without examples.
     """
     require(len(crafted) > 0, "there are no examples to defend against")
@@ -126,7 +138,8 @@ def defend(
             tell(Progress(done, total, note))
 
         rows = Rows(spec.seed, ids, torch.full_like(ids, redraw)).within("defend")
-        redraws.append(predict(spec.defense, context, pixels, rows, batch_size, advance).cpu())
+        answered = predict(spec.defense, context, pixels, rows, batch_size, advance, seen)
+        redraws.append(answered.cpu())
     return Outcomes(torch.stack(redraws, dim=1), crafted.labels.cpu(), crafted.ids.cpu())
 
 

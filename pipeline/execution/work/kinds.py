@@ -34,6 +34,7 @@ from tasks.data.spec import DatasetSpec
 from tasks.evaluation.craft import check_crafted, craft
 from tasks.evaluation.defend import defend
 from tasks.evaluation.score import joined, score
+from tasks.evaluation.seen import Seen
 from tasks.evaluation.select import select
 from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.integrity.card import card
@@ -205,6 +206,7 @@ def _craft(desk: Desk) -> Made:
         start = desk.examples(roles["start"], spec.shard)
         start = start[torch.isin(start.ids, images.ids)]
     context = desk.context(spec.precision)
+    seen = Seen()
     crafted = craft(
         images,
         context,
@@ -212,13 +214,14 @@ def _craft(desk: Desk) -> Made:
         batch_size=desk.rows_at_once,
         start=start,
         tell=desk.tell,
+        seen=seen,
     )
     check_crafted(crafted, images, spec)
     change = (crafted.pixels - as_float(images.pixels)).abs()
     largest = 255 * change.max().item() if len(crafted) else 0.0
     return Made(
         {"examples.arrow": _tensors(desk, vars(crafted))},
-        {"images": len(crafted), "largest_change": largest},
+        {"images": len(crafted), "largest_change": largest, "seen": seen.facts()},
     )
 
 
@@ -277,10 +280,11 @@ def _defend(desk: Desk) -> Made:
     crafted = desk.examples(desk.node.parent("examples"), spec.shard)
     context = desk.context(spec.precision)
     began = time.monotonic()
-    outcomes = defend(crafted, context, spec, batch_size=desk.rows_at_once, tell=desk.tell)
+    seen, size = Seen(), desk.rows_at_once
+    outcomes = defend(crafted, context, spec, batch_size=size, tell=desk.tell, seen=seen)
     return Made(
         {"outcomes.arrow": _tensors(desk, vars(outcomes))},
-        {"images": len(crafted), "redraws": spec.redraws},
+        {"images": len(crafted), "redraws": spec.redraws, "seen": seen.facts()},
         asking_s=time.monotonic() - began,
     )
 

@@ -107,11 +107,11 @@ class LibraryAttack(BoundedAttack):
         if not ball.radius:
             return pixels.clone()
         aims = self.targets(labels, rows, victim.classes) if self.targeted else labels
-        module = Asked(victim, pixels.device).eval()
         seeds = rows.integers("library", 0, 2**31 - 1)[:, 0]
         parts = []
         for first in range(0, len(pixels), self.images_at_once):
             group = slice(first, first + self.images_at_once)
+            module = Asked(victim, pixels.device).eval()
             with seeded(seed := int(seeds[first])):
                 given = pixels[group].clone(memory_format=torch.contiguous_format)
                 found = self.examples(module, given, aims[group], seed)

@@ -14,9 +14,9 @@ import pytest
 from s3_server import free_port
 from tiny import Recorder, Tiny, write_configs
 
-from pipeline.events import Observers
+from pipeline.execution.events import Observers
 from pipeline.problems import BadInput
-from pipeline.ray_executor import ask_port, cluster_summary
+from pipeline.execution.executors.ray import ask_port, cluster_summary
 
 SECONDS = 5.0
 """Within which a port on this machine is told not to be Ray's."""

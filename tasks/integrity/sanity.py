@@ -1,0 +1,125 @@
+"""Whether a model and the attacks on it make sense at all: findings from what is known anyway.
+
+Nothing is asked and nothing is attacked. Accuracies are in percent, counts are of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tasks.integrity.findings import Finding, found, margin, skipped
+from tasks.evaluation.statistics import wilson_interval
+
+BELOW_PUBLISHED = 5.0
+"""Points by which a clean accuracy may be below the one that is published for its checkpoint."""
+BELOW_TRAINING = 20.0
+"""Points by which it may be below the accuracy in training, whose images the network knows."""
+LEFT_UNTARGETED, LEFT_TARGETED = 0.8, 0.9
+"""The share of the clean accuracy above which an attack does not break the undefended model."""
+ZERO_GRADIENTS = 0.1
+"""The share of images with a zero gradient from which on an attack says nothing."""
+
+
+def outputs(seen: Mapping[str, int]) -> Finding:
+    """A network answers with logits, not with probabilities or anything else in [0, 1].
+
+    seen: see `tasks.evaluation.seen.Seen`.
+    """
+    images, unit = seen.get("answers", 0), seen.get("in_unit_range", 0)
+    if not images:
+        return skipped("outputs", "no answers were looked at")
+    whole = seen.get("sum_to_one", 0)
+    measured = {"images": images, "in [0, 1]": unit, "sum to 1": whole}
+    if unit < images:
+        return found("outputs", measured, f"the outputs for {images} images are logits")
+    what = "probabilities, which sum to 1" if whole == images else "between 0 and 1"
+    words = (
+        f"the outputs for all of {images} images are {what}, and no logits: gradients, defenses "
+        "that follow them and means over draws are not those of the network; remove its last "
+        f"{'softmax' if whole == images else 'sigmoid'}"
+    )
+    return found("outputs", measured, words, fails=True)
+
+
+def clean_accuracy(
+    right: float,
+    images: int,
+    *,
+    chance: float,
+    published: float | None = None,
+    trained: float | None = None,
+) -> Finding:
+    """The undefended model is better than chance, and about as good as it is known to be.
+
+    right: 0..images, right answers without an attack, maybe a sum of shares; chance: percent;
+    published: of the checkpoint; trained: at the end of the training, on its own images.
+    """
+    low, high = (100 * end for end in wilson_interval(right, images))
+    accuracy = 100 * right / images
+    measured = {"accuracy": accuracy, "chance": chance}
+    for name, known in (("published", published), ("trained", trained)):
+        if known is not None:
+            measured[name] = known
+    said = f"the clean accuracy is {accuracy:.1f} % of {images} images"
+    if high < chance:
+        words = (
+            f"{said}, less than chance ({chance:.1f} %): the labels are probably in another order "
+            "than the network's classes"
+        )
+        return found("clean-accuracy", measured, words, fails=True)
+    if low <= chance:
+        words = (
+            f"{said}, no better than chance ({chance:.1f} %): the pixel range, mean and std, "
+            "the classes' order or the weights are probably not what the network expects"
+        )
+        return found("clean-accuracy", measured, words, fails=True)
+    if published is not None and high < published - BELOW_PUBLISHED:
+        words = (
+            f"{said}, far below the {published:.1f} % that are published for the checkpoint: "
+            "mean and std, the order of channels or classes, or the network are probably not its own"
+        )
+        return found("clean-accuracy", measured, words, fails=True)
+    if trained is not None and high < trained - BELOW_TRAINING:
+        words = (
+            f"{said}, far below the {trained:.1f} % at the end of its training: test images "
+            "differ from training images, or the network only knows these by heart"
+        )
+        return found("clean-accuracy", measured, words, warns=True)
+    return found("clean-accuracy", measured, said)
+
+
+def gradients(seen: Mapping[str, int]) -> Finding:
+    """The first gradient of an attack is finite and not zero.
+
+    seen: see `tasks.evaluation.seen.Seen`.
+    """
+    images = seen.get("gradients", 0)
+    if not images:
+        return skipped("attack-gradient", "no gradient was looked at")
+    zero, broken = seen.get("zero_gradients", 0), seen.get("broken_gradients", 0)
+    measured = {"images": images, "zero": zero, "not finite": broken}
+    if broken:
+        words = f"its first gradient is not finite for {broken} of {images} images"
+        return found("attack-gradient", measured, words, fails=True)
+    words = f"its first gradient is zero for {zero} of {images} images"
+    if zero > ZERO_GRADIENTS * images:
+        words += ", so what it leaves says nothing about the model or a defense"
+        return found("attack-gradient", measured, words, fails=True)
+    return found("attack-gradient", measured, words, warns=zero > margin(images))
+
+
+def breaks(left: float, clean: float, *, targeted: bool) -> Finding:
+    """An attack lowers the accuracy of the undefended model by much.
+
+    left, clean: its accuracies under the attack and without one, in percent.
+    """
+    most = LEFT_TARGETED if targeted else LEFT_UNTARGETED
+    measured = {"left": left, "clean": clean}
+    words = f"it leaves {left:.1f} of {clean:.1f} % of the undefended model"
+    if left > most * clean:
+        words += (
+            ", which it does not break: what it leaves of a defended model says nothing about "
+            "the defense"
+        )
+        return found("attack-breaks", measured, words, warns=True)
+    return found("attack-breaks", measured, words)
