@@ -17,6 +17,9 @@ from pipeline.grid.graph import Graph, Node
 from pipeline.plan.look import Look
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.store.store import Store
+from tasks.evaluation.draws import draw_count
+from tasks.evaluation.specs import CardSpec
+from tasks.integrity.costs import answer_draws
 from tasks.integrity.findings import Finding, Verdict, overall
 from tasks.integrity.stored import adaptive_not_above, oblivious_steps, scored_again
 
@@ -27,13 +30,15 @@ class Card:
 
     of: the model that was examined, such as `model/defense`; attack: the adaptive attack whose
     own card this is, None where it is inherited; images: how many the model was asked about;
-    model: what was found, empty while that is not computed; stored: what the cell's own answers
+    draws: how many of its `own_draws` an answer of the card is the mean of, to save time; model: what was found, empty while that is not computed; stored: what the cell's own answers
     say.
     """
 
     of: str
     images: int
     attack: str | None = None
+    draws: int = 1
+    own_draws: int = 1
     model: tuple[Finding, ...] = ()
     stored: tuple[Finding, ...] = ()
 
@@ -41,6 +46,16 @@ class Card:
     def findings(self) -> tuple[Finding, ...]:
         """All of them."""
         return (*self.model, *self.stored)
+
+    @property
+    def draws_words(self) -> str:
+        """`5 of 50`, or `50` where the card answers as the table does."""
+        return f"{self.draws} of {self.own_draws}" if self.few_draws else str(self.own_draws)
+
+    @property
+    def few_draws(self) -> bool:
+        """Whether the card answers with fewer draws than the table, so with other accuracies."""
+        return self.draws < self.own_draws
 
     @property
     def examined(self) -> Verdict:
@@ -109,10 +124,17 @@ class Cards:
         of += f"/seed{cell.seed}" if cell.seed else ""
         if node.digest not in self._found:
             self._found[node.digest] = tuple(findings_of(node, self.store))
-        images = getattr(node.spec, "images", 0)
-        model, stored = self._found[node.digest], tuple(self._stored(cell))
-        attack = cell.attack if own else None
-        return Card(of, images, attack=attack, model=model, stored=stored)
+        spec = node.spec
+        assert isinstance(spec, CardSpec)
+        return Card(
+            of,
+            spec.images,
+            attack=cell.attack if own else None,
+            draws=answer_draws(spec, cell.dataset_spec.classes),
+            own_draws=draw_count(spec.against),
+            model=self._found[node.digest],
+            stored=tuple(self._stored(cell)),
+        )
 
     def _stored(self, cell: Cell) -> Iterator[Finding]:
         answers = self._answers(cell.name)

@@ -152,6 +152,7 @@ def _left_row(left: Left) -> dict[str, object]:
         "defense": left.defense,
         "adaptive_attack": left.adaptive_attack,
         "replayed_attack": left.replayed,
+        "bare_attack": left.bare_attack,
         "images": left.images,
     }
     for name in ("clean", "bare", "oblivious", "adaptive", "worst"):

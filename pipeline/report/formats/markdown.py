@@ -152,8 +152,7 @@ def left_markdown(rows: Sequence[Left]) -> str:
         lines += [f"### {adaptive_words.HEADING} under {attack} ({own[0].images} images)", ""]
         words = ([row.model, row.defense, *adaptive_words.left_words(row)] for row in own)
         lines += [*markdown_table(adaptive_words.NAMES, adaptive_words.NUMBERS, words), ""]
-        replayed = {row.replayed for row in own if row.replayed}
-        lines += [adaptive_words.LEGEND, f"Replayed: {', '.join(sorted(replayed)) or NOTHING}.", ""]
+        lines += [adaptive_words.LEGEND, adaptive_words.attacks_words(own), ""]
     return "\n".join(lines)
 
 

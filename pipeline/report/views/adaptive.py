@@ -49,10 +49,12 @@ class Cost:
 class Left:
     """What is left of one defended model under one adaptive attack.
 
-    clean: without an attack; bare: the undefended model under the attack that is `replayed`;
-    oblivious: the defended one under it, the strongest of the replayed attacks; worst: every
-    image under whichever attack of the table breaks it most; candidates: what the adaptive attack
-    tried, from cheap to dear, of the first seed.
+    clean: without an attack; bare: the undefended model under `bare_attack`, the replayed attack
+    that leaves it the least, so the same for all defenses of a model; oblivious: the defended one
+    under `replayed`, the replayed attack that leaves the defended one the least; worst: every
+    image under whichever attack of the table breaks it most. Of a randomised defense that is
+    chosen by the same redraws that are counted, so chance alone lowers it. candidates: what the
+    adaptive attack tried, from cheap to dear, of the first seed.
     """
 
     model: str
@@ -65,6 +67,7 @@ class Left:
     replayed: str | None = None
     oblivious: Rate | None = None
     bare: Rate | None = None
+    bare_attack: str | None = None
     cost: Cost | None = None
     candidates: Sequence[Candidate] = ()
 
@@ -98,7 +101,11 @@ class _Reader:
         replayed = self._replayed(model, defense, shares)
         count = len(next(iter(images.values())))
         clean = [other for other in shares if self._is_clean(model, defense, other)]
-        bare = self._shares(model, "none", replayed, images) if replayed else {}
+        undefended = {
+            other: self._shares(model, "none", other, images) for other in self.view.attacks
+        }
+        undefended = {other: by_seed for other, by_seed in undefended.items() if by_seed}
+        bare = self._replayed(model, "none", undefended)
         return Left(
             model=model,
             defense=defense,
@@ -109,7 +116,8 @@ class _Reader:
             clean=_rate(shares[clean[0]]) if clean else None,
             replayed=replayed,
             oblivious=_rate(shares[replayed]) if replayed else None,
-            bare=_rate(bare) if bare else None,
+            bare=_rate(undefended[bare]) if bare else None,
+            bare_attack=bare,
             cost=self._cost(model, defense, attack),
             candidates=self._candidates(model, defense, attack),
         )

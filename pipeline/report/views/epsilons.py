@@ -32,10 +32,15 @@ class Left:
 
 @dataclass(frozen=True)
 class EpsilonCurve:
-    """A defense, its points by ascending epsilon; images: how many were attacked."""
+    """A defense, its points by ascending epsilon; images: how many were attacked.
+
+    draws, own_draws: how many draws an answer is the mean of, and how many the defense makes.
+    """
 
     defense: str
     images: int
+    draws: int
+    own_draws: int
     points: tuple[Left, ...]
 
 
@@ -59,6 +64,17 @@ class Epsilons:
         """All that are drawn, in their order."""
         found = (curve.defense for panel in self.panels for curve in panel.curves)
         return tuple(dict.fromkeys(found))
+
+
+    @property
+    def few_draws(self) -> dict[str, str]:
+        """Of the defenses that were answered with fewer draws than a table has: `5 of 50`."""
+        return {
+            curve.defense: f"{curve.draws} of {curve.own_draws}"
+            for panel in self.panels
+            for curve in panel.curves
+            if curve.draws < curve.own_draws
+        }
 
 
 def by_epsilon(card: Card) -> Iterator[Left]:
@@ -99,5 +115,5 @@ def _curve(defense: str, cells: list[Cell], cards: Mapping[str, Card]) -> Epsilo
             continue
         points = tuple(by_epsilon(card))
         if len(points) >= FEWEST:
-            return EpsilonCurve(defense, card.images, points)
+            return EpsilonCurve(defense, card.images, card.draws, card.own_draws, points)
     return None

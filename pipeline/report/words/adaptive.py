@@ -14,10 +14,12 @@ NUMBERS = ("clean", "bare", "oblivious", "adaptive", "worst", "passes", "ms")
 SHORT = (*NUMBERS[:-1], "time")
 
 LEGEND = """\
-All columns are about the same images. Bare: the undefended model under the strongest of the
-replayed attacks, and oblivious the defended one under it. Adaptive: under an attack that knows
-the defense and not its draws. Worst: every image under whichever attack of the table breaks
-it most. Passes: forward + backward through the network for one prediction of one image; its time
+All columns are about the same images. Bare: the undefended model under the replayed attack that
+leaves it the least. Oblivious: the defended one under the replayed attack that leaves the
+defended one the least. Adaptive: under an attack that knows the defense and not its draws.
+Worst: every image under whichever attack of the table breaks it most; of a defense that draws at
+random it is somewhat too low, since the attack is chosen by the same redraws that are counted.
+Passes: forward + backward through the network for one prediction of one image; its time
 in ms, and as a multiple of the bare model's."""
 
 CANDIDATES = "What the candidates were asked for"
@@ -50,6 +52,16 @@ def short_words(left: Left) -> list[str]:
     times = left.cost.times_bare if left.cost else None
     rates = (_rate(rate, intervals=False) for rate in _rates(left))
     return [*rates, passes, NOTHING if times is None else f"{times:.2g}×"]
+
+
+def attacks_words(rows: Sequence[Left]) -> str:
+    """Which replayed attacks the columns `bare` and `oblivious` are about."""
+    bare = sorted({row.bare_attack for row in rows if row.bare_attack})
+    oblivious = sorted({row.replayed for row in rows if row.replayed})
+    return (
+        f"Bare is under {', '.join(bare) or NOTHING}, oblivious under "
+        f"{', '.join(oblivious) or NOTHING}."
+    )
 
 
 def _rates(left: Left) -> tuple[Rate | None, ...]:

@@ -8,16 +8,19 @@ from pipeline.report.words.table import DISCORDANT
 OBLIVIOUS = """\
 Attacks are **oblivious** unless their name says `adaptive`: the examples were made on the bare
 model, without any defense, and then shown to the defended one. So a number says how a defense
-does against an attacker who does not know of it, and it bounds from above what is left against
-one who does."""
+does against an attacker who does not know of it, and it bounds from above, up to its interval,
+what is left against one who does."""
 
 
 ADAPTIVE = """\
 An **adaptive** attack knows the defense and how its random numbers are drawn, but not which will
 be: it climbs the log of the mean probability over fresh draws at each step (expectation over
 transformation), passes gradients straight through what has none, also tries what transfers from
-the bare model, and gives each image the candidate that fails most often on its own draws. What it
-leaves is an upper bound as well: a stronger attack may leave less."""
+the bare model, and gives each image the candidate that fails most often on the attacker's own
+draws, which is then counted on redraws that no attack has seen. So what it leaves bounds from
+above what a stronger attack would leave, up to the interval. The minimum over several attacks,
+image by image, is such a bound for a deterministic defense alone: of one that draws at random the
+attack is then chosen by the same few redraws that are counted, and chance lowers it."""
 
 
 INTERVALS = """\
