@@ -51,8 +51,8 @@ def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
     """The canonical form; TypeError for a type that has none.
 
     A spec is its class name, its version and its fields, whatever module it lives in, without
-    those of `unset_is_left_out` that are at their default; a spec of a user's own carries the digest of its
-    source as well.
+    those of `unset_is_left_out` that are at their default; a spec of a user's own carries the
+    digest of its source as well.
     """
     match value:
         case str():

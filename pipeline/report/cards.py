@@ -30,8 +30,8 @@ class Card:
 
     of: the model that was examined, such as `model/defense`; attack: the adaptive attack whose
     own card this is, None where it is inherited; images: how many the model was asked about;
-    draws: how many of its `own_draws` an answer of the card is the mean of, to save time; model: what was found, empty while that is not computed; stored: what the cell's own answers
-    say.
+    draws: how many of the defense's `own_draws` an answer of the card is the mean of; model: what
+    was found, empty while that is not computed; stored: what the cell's own answers say.
     """
 
     of: str

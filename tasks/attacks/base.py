@@ -81,7 +81,8 @@ class BoundedAttack(Attack):
     """An attack inside a ball of radius `epsilon` around each image.
 
     epsilon: in 1/255 of the pixel range, for l2 the length of the whole perturbation; the
-    problem's by default, in linf alone. targeted: lead towards a random wrong class, not away from a label.
+    problem's by default, in linf alone. targeted: lead towards a random wrong class, not away
+    from a label.
     """
 
     norm: Norm = "linf"
@@ -105,9 +106,9 @@ class BoundedAttack(Attack):
             return self
         if self.norm == "l2":
             raise ValueError(
-                f"epsilon: an l2 ball needs one of its own, since the grid's {problem.epsilon:g}/255 "
-                "is the radius of an linf ball; 128 (a length of 0.5) is what CIFAR-10 is usually "
-                "attacked with"
+                "epsilon: an l2 ball needs one of its own, since the grid's "
+                f"{problem.epsilon:g}/255 is the radius of an linf ball; 128 (a length of 0.5) is "
+                "what CIFAR-10 is usually attacked with"
             )
         return self.model_copy(update={"epsilon": float(problem.epsilon)})
 

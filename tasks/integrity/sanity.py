@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.integrity.findings import Finding, found, margin, skipped
 from tasks.evaluation.statistics import wilson_interval
+from tasks.integrity.findings import Finding, found, margin, skipped
 
 BELOW_PUBLISHED = 5.0
 """Points by which a clean accuracy may be below the one that is published for its checkpoint."""
@@ -56,10 +56,9 @@ def clean_accuracy(
     """
     low, high = (100 * end for end in wilson_interval(right, images))
     accuracy = 100 * right / images
-    measured = {"accuracy": accuracy, "chance": chance}
-    for name, known in (("published", published), ("trained", trained)):
-        if known is not None:
-            measured[name] = known
+    known = {"chance": chance, "published": published, "trained": trained}
+    measured = {name: value for name, value in known.items() if value is not None}
+    measured["accuracy"] = accuracy
     said = f"the clean accuracy is {accuracy:.1f} % of {images} images"
     if high < chance:
         words = (
@@ -76,7 +75,8 @@ def clean_accuracy(
     if published is not None and high < published - BELOW_PUBLISHED:
         words = (
             f"{said}, far below the {published:.1f} % that are published for the checkpoint: "
-            "mean and std, the order of channels or classes, or the network are probably not its own"
+            "mean and std, the order of channels or classes, or the network are probably not its "
+            "own"
         )
         return found("clean-accuracy", measured, words, fails=True)
     if trained is not None and high < trained - BELOW_TRAINING:

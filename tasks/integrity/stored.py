@@ -86,7 +86,8 @@ def scored_again(answers: Answers, stored: Mapping[str, object]) -> Finding:
 
 def _right(answers: Answers) -> float:
     """The sum over images of the share of right redraws: exact where it is a whole number."""
-    return int(answers.sum()) / answers.shape[1]
+    right = int(answers.sum())
+    return right / int(answers.shape[1])
 
 
 def _same(value: object, stored: object) -> bool:

@@ -8,8 +8,8 @@ import pytest
 from tiny import write_configs
 
 from pipeline.catalogue.catalogue import Catalogue
-from pipeline.grid.cells import Grid
 from pipeline.grid.builder import load_grid
+from pipeline.grid.cells import Grid
 from pipeline.problems import BadInput
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import BoundedAttack
@@ -21,7 +21,9 @@ PROBLEM = Problem(epsilon=8.0, classes=10, side=32, pool=100)
 
 
 def grid_of(folder: Path, **files: str) -> Grid:
-    configs = write_configs(folder, {name.replace("__", "/") + ".yaml": files[name] for name in files})
+    configs = write_configs(
+        folder, {name.replace("__", "/") + ".yaml": files[name] for name in files}
+    )
     return load_grid(Catalogue([configs]), "tiny")
 
 
@@ -47,7 +49,8 @@ GRID = (
         (
             {
                 "grids__tiny": GRID.format(
-                    epsilon="8", more="rules:\n  - where: {attack: pgd}\n    set: {attack.epsilon: 0.0157}\n"
+                    epsilon="8",
+                    more="rules:\n  - where: {attack: pgd}\n    set: {attack.epsilon: 0.0157}\n",
                 )
             },
             "grids/tiny.yaml:10:",
@@ -115,7 +118,7 @@ def test_a_step_that_follows_from_a_small_epsilon_may_be_small(tmp_path: Path) -
 
 
 def test_an_l2_ball_needs_an_epsilon_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="an l2 ball needs one of its own.*8/255.*128") as caught:
+    with pytest.raises(BadInput, match=r"an l2 ball needs one of its own.*8/255.*128") as caught:
         grid_of(
             tmp_path / "a",
             attacks__pgd="kind: pgd\nnorm: l2\n",
@@ -134,9 +137,11 @@ def test_an_l2_ball_needs_an_epsilon_of_its_own(tmp_path: Path) -> None:
 def test_what_an_adaptive_attack_transfers_is_in_its_own_ball() -> None:
     adaptive = Adaptive(norm="l2", epsilon=128.0).resolved(PROBLEM)
     assert all(attack.ball() == adaptive.ball() for attack in adaptive.transferred)
-    assert [attack.ball().norm for attack in Adaptive().resolved(PROBLEM).transferred] == ["linf"] * 4
+    assert [attack.ball().norm for attack in Adaptive().resolved(PROBLEM).transferred] == [
+        "linf"
+    ] * 4
     for inside in (PGD(epsilon=16.0), PGD(norm="l2", epsilon=8.0)):
-        with pytest.raises(ValueError, match="transferred: pgd attacks in an .* is not inside"):
+        with pytest.raises(ValueError, match=r"transferred: pgd attacks in an .* is not inside"):
             Adaptive(transferred=(inside,)).resolved(PROBLEM)
     smaller = Adaptive(transferred=(PGD(epsilon=4.0),)).resolved(PROBLEM)
     assert smaller.transferred[0].ball().radius == pytest.approx(4 / 255)

@@ -43,7 +43,13 @@ def spec_of(attack: Attack, *, seed: int = 0) -> CraftSpec:
 
 
 def test_examples_keep_ids_and_labels_and_pass_the_check(images, frozen):
-    for attack in (PGD(), PGD(targeted=True), PGD(norm="l2", epsilon=128.0), FGSM(targeted=True), Clean()):
+    for attack in (
+        PGD(),
+        PGD(targeted=True),
+        PGD(norm="l2", epsilon=128.0),
+        FGSM(targeted=True),
+        Clean(),
+    ):
         crafted = craft(images, Context(frozen), spec_of(attack), batch_size=5)
 
         assert torch.equal(crafted.ids, images.ids)

@@ -6,23 +6,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.data.arrays import Crafted, Images, as_float
-from tasks.attacks.base import Attack
 from tasks.attacks.apgd import APGD
+from tasks.attacks.base import Attack
 from tasks.attacks.fgsm import FGSM
 from tasks.attacks.pgd import PGD
 from tasks.attacks.square import Square
-from tasks.evaluation.craft import craft
+from tasks.classifier.frozen import Frozen
+from tasks.data.arrays import Crafted, Images, as_float
 from tasks.data.splits import digits
-from tasks.evaluation.defend import defend
 from tasks.defenses.base import Context
 from tasks.defenses.guo import Guo
 from tasks.defenses.none import NoDefense
-from tasks.classifier.frozen import Frozen
+from tasks.evaluation.craft import craft
+from tasks.evaluation.defend import defend
+from tasks.evaluation.seen import ENOUGH, Seen
 from tasks.evaluation.specs import CraftSpec, DefendSpec
 from tasks.progress import silent
 from tasks.registry import kind_class
-from tasks.evaluation.seen import ENOUGH, Seen
 from tasks.specs import Problem, Shard
 
 PROBLEM = Problem(epsilon=40.0, classes=10, side=8, pool=100)
@@ -63,7 +63,12 @@ def broken(logits: Tensor) -> Tensor:
 
 
 def crafted_by(
-    attack: Attack, network: nn.Module, *, before: object = same, after: object = same, size: int = 7
+    attack: Attack,
+    network: nn.Module,
+    *,
+    before: object = same,
+    after: object = same,
+    size: int = 7,
 ) -> Seen:
     images = digits().test[:COUNT]
     frozen = Frozen(Wrapped(network, before, after), classes=10)

@@ -15,8 +15,8 @@ from s3_server import free_port
 from tiny import Recorder, Tiny, write_configs
 
 from pipeline.execution.events import Observers
-from pipeline.problems import BadInput
 from pipeline.execution.executors.ray import ask_port, cluster_summary
+from pipeline.problems import BadInput
 
 SECONDS = 5.0
 """Within which a port on this machine is told not to be Ray's."""
@@ -49,10 +49,10 @@ def test_where_nothing_listens_one_line_says_so_within_seconds(scheme: str) -> N
 
 
 def test_a_host_that_is_not_known_and_a_port_that_is_none_are_one_line() -> None:
-    with pytest.raises(BadInput, match="Ray at nowhere.invalid:6379 does not answer: "):
+    with pytest.raises(BadInput, match=r"Ray at nowhere.invalid:6379 does not answer: "):
         ask_port("nowhere.invalid:6379")
     for address in ("127.0.0.1:ray", "127.0.0.1:0", "127.0.0.1:70000"):
-        with pytest.raises(BadInput, match="expected HOST:PORT, such as 127.0.0.1:6379"):
+        with pytest.raises(BadInput, match=r"expected HOST:PORT, such as 127.0.0.1:6379"):
             ask_port(address)
 
 
@@ -66,9 +66,14 @@ def test_a_server_that_is_not_rays_is_told_from_it(web: int) -> None:
 def test_what_closes_the_connection_at_once_is_not_ray() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        closing = threading.Thread(target=lambda: server.accept()[0].close())
+
+        def close() -> None:
+            connection, _ = server.accept()
+            connection.close()
+
+        closing = threading.Thread(target=close)
         closing.start()
-        with pytest.raises(BadInput, match="Ray at .* does not answer: "):
+        with pytest.raises(BadInput, match=r"Ray at .* does not answer: "):
             ask_port(f"127.0.0.1:{port}")
         closing.join()
 

@@ -15,8 +15,8 @@ from pipeline.grid.digests import REMEMBERED, canonical, digest, spec_classes
 from tasks.attacks.pgd import PGD
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
-from tasks.defenses.xie import Xie
 from tasks.defenses.guo import Guo
+from tasks.defenses.xie import Xie
 from tasks.evaluation.specs import CraftSpec, DefendSpec
 from tasks.networks.small import Small
 from tasks.specs import Problem, Shard, Spec

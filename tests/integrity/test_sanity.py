@@ -69,7 +69,14 @@ def test_outputs_that_are_probabilities_fail_and_logits_pass() -> None:
 
 @pytest.mark.parametrize(
     ("zero", "broken", "verdict"),
-    [(0, 0, "pass"), (1, 0, "pass"), (3, 0, "warn"), (60, 0, "fail"), (7, 0, "fail"), (0, 1, "fail")],
+    [
+        (0, 0, "pass"),
+        (1, 0, "pass"),
+        (3, 0, "warn"),
+        (60, 0, "fail"),
+        (7, 0, "fail"),
+        (0, 1, "fail"),
+    ],
 )
 def test_gradients_that_are_zero_or_not_finite(zero: int, broken: int, verdict: str) -> None:
     finding = gradients({"gradients": 60, "zero_gradients": zero, "broken_gradients": broken})

@@ -65,7 +65,6 @@ class Epsilons:
         found = (curve.defense for panel in self.panels for curve in panel.curves)
         return tuple(dict.fromkeys(found))
 
-
     @property
     def few_draws(self) -> dict[str, str]:
         """Of the defenses that were answered with fewer draws than a table has: `5 of 50`."""

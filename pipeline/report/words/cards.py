@@ -14,10 +14,10 @@ An integrity card sets attacks on one model beside each other: where they contra
 a number may say more about the attack than about the defense. A card that **fails** takes the
 bold away from a gain and puts a footnote under its table; a **warning** does not. A cell of
 replayed examples has the card of the bare model, on which they were made. How much a card asks is
-what a quarter of its adaptive cell's own work buys (`--card full` lifts that). Its answers are means
-over as many draws of the defense as stand in the column draws. Where these are fewer than the
-defense's own its accuracies are few-draw accuracies: they compare with one another, and not with
-those of a table."""
+what a quarter of its adaptive cell's own work buys (`--card full` lifts that). Its answers are
+means over as many draws of the defense as stand in the column draws. Where these are fewer than
+the defense's own, its accuracies are few-draw accuracies: they compare with one another, and not
+with those of a table."""
 
 
 def card_rows(cards: Mapping[str, Card]) -> list[tuple[str, ...]]:
