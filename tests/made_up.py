@@ -76,7 +76,7 @@ def make_facts(accuracy: float, *, redraws: int = 3) -> dict[str, object]:
         accuracy=accuracy,
         interval=(accuracy - 5.0, accuracy + 5.25),
         spread=None if redraws == 1 else 0.4,
-        worst=accuracy / 2,
+        right_in_every_redraw=accuracy / 2,
         true_probability=accuracy / 100,
     )
     return {**score.model_dump(), "forwards_per_prediction": 50.0}

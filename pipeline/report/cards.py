@@ -17,9 +17,8 @@ from pipeline.grid.graph import Graph, Node
 from pipeline.plan.look import Look
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.store.store import Store
-from tasks.evaluation.draws import draw_count
 from tasks.evaluation.specs import CardSpec
-from tasks.integrity.costs import answer_draws
+from tasks.integrity.costs import answer_draws, own_draws
 from tasks.integrity.findings import Finding, Verdict, overall
 from tasks.integrity.stored import adaptive_not_above, oblivious_steps, scored_again
 
@@ -126,12 +125,13 @@ class Cards:
             self._found[node.digest] = tuple(findings_of(node, self.store))
         spec = node.spec
         assert isinstance(spec, CardSpec)
+        classes = cell.dataset_spec.classes
         return Card(
             of,
             spec.images,
             attack=cell.attack if own else None,
-            draws=answer_draws(spec, cell.dataset_spec.classes),
-            own_draws=draw_count(spec.against),
+            draws=answer_draws(spec, classes),
+            own_draws=own_draws(spec, classes),
             model=self._found[node.digest],
             stored=tuple(self._stored(cell)),
         )

@@ -20,7 +20,7 @@ class ScoreFacts(TypedDict, total=False):
     accuracy: float
     interval: Annotated[list[float], Field(min_length=2, max_length=2)]
     spread: float | None
-    worst: float
+    right_in_every_redraw: float
     true_probability: float
     forwards_per_prediction: float
     backwards_per_prediction: float

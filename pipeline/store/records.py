@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal, NotRequired
 
 from pydantic import ConfigDict, with_config
@@ -69,6 +69,10 @@ class How(TypedDict, total=False):
     device: str | None
     instructions: str
     versions: dict[str, str]
+
+
+RENAMED = {"worst": "right_in_every_redraw"}
+"""Facts that earlier versions recorded under another name."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,9 @@ def parse_record(text: bytes, kind: str, digest: str) -> Record:
     if own != (b"" if seal is None else seal[1]) or (seal is None and b'"seal"' in text[-SEALED:]):
         raise Damaged(kind, digest, f"{META} does not match its own checksum")
     try:
-        record = parsed(body, Record)
+        found = parsed(body, Record)
+        facts = {RENAMED.get(name, name): fact for name, fact in found.facts.items()}
+        record = replace(found, facts=facts)
         check_facts(kind, record.facts)
         checked(record.how, How)
     except Spoilt as spoilt:

@@ -18,7 +18,7 @@ class Score(BaseModel):
 
     accuracy: mean over images of the share of right redraws; interval: its 95 % Wilson
     interval, from the number of images; spread: standard deviation over redraws of the
-    accuracy of one, None with a single redraw; worst: images right in every redraw;
+    accuracy of one, None with a single redraw; right_in_every_redraw: share of the images;
     true_probability: mean over images and redraws of the true class's probability, in [0, 1].
     """
 
@@ -29,7 +29,7 @@ class Score(BaseModel):
     accuracy: float
     interval: tuple[float, float]
     spread: float | None
-    worst: float
+    right_in_every_redraw: float
     true_probability: float
 
 
@@ -61,7 +61,7 @@ def rates(correct: Tensor) -> dict[str, Any]:
         "accuracy": 100 * accuracy,
         "interval": (100 * low, 100 * high),
         "spread": 100 * each.mean(dim=0).std().item() if redraws > 1 else None,
-        "worst": 100 * correct.all(dim=1).to(torch.float64).mean().item(),
+        "right_in_every_redraw": 100 * correct.all(dim=1).to(torch.float64).mean().item(),
     }
 
 

@@ -24,6 +24,11 @@ def answer_draws(spec: CardSpec, classes: int) -> int:
     return attacker_draws(spec.against, classes, min(draw_count(spec.against), spec.draws))
 
 
+def own_draws(spec: CardSpec, classes: int) -> int:
+    """How many draws an answer of the judged model is the mean of; one where all are the same."""
+    return attacker_draws(spec.against, classes, draw_count(spec.against))
+
+
 def climb(spec: CardSpec, epsilon: float, *, steps: int | None = None) -> APGD:
     """The margin climbed from the image in a ball of `epsilon`, in 1/255, of the card's norm.
 

@@ -114,10 +114,11 @@ def epsilon_zero(subject: Subject) -> Finding:
     clean, left = subject.count_right(subject.pixels), subject.count_right(points)
     measured = {"clean": subject.percent(clean), "at 0/255": subject.percent(left)}
     fails = moved > 0 or clean != left
-    words = f"the accuracy at epsilon 0 is the clean one, {measured['clean']:.1f} %"
+    words = f"the {subject.accuracy} at epsilon 0 is that without an attack, "
+    words += f"{measured['clean']:.1f} %"
     if fails:
         words = (
-            f"at epsilon 0 the attack moves {moved} images, and the accuracy is "
+            f"at epsilon 0 the attack moves {moved} images, and the {subject.accuracy} is "
             f"{measured['at 0/255']:.1f} instead of {measured['clean']:.1f} %"
         )
     return found("epsilon-zero", measured, words, fails=fails)
@@ -171,7 +172,8 @@ def steps(subject: Subject, descents: Descents) -> Finding:
     measured = dict(zip(names, map(subject.percent, rights), strict=True))
     fails = grows(rights, len(subject))
     words = (
-        f"the accuracy {'grows' if fails else 'does not grow'} with the steps of an attack: "
+        f"the {subject.accuracy} {'grows' if fails else 'does not grow'} with the steps of an "
+        "attack: "
         + ", ".join(f"{name} {accuracy:.1f}" for name, accuracy in measured.items())
         + " %"
     )
@@ -207,7 +209,8 @@ def epsilons(subject: Subject, descents: Descents) -> tuple[Finding, Finding]:
     rights = dict(sorted(rights.items()))
     measured = {f"{size:g}/255": subject.percent(right) for size, right in rights.items()}
     fails = grows(list(rights.values()), len(subject))
-    words = f"the accuracy {'grows' if fails else 'does not grow'} with epsilon: " + ", ".join(
+    grown = "grows" if fails else "does not grow"
+    words = f"the {subject.accuracy} {grown} with epsilon: " + ", ".join(
         f"{accuracy:.1f} % at {size}" for size, accuracy in measured.items()
     )
     growth = found("epsilon", measured, words, fails=fails)

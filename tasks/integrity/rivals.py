@@ -90,7 +90,7 @@ def convergence(subject: Subject, descents: Descents) -> Finding:
     }
     moved = measured[budget] - measured[larger]
     warns = MOVE * (descents.climbed - right) > len(subject)
-    words = f"{larger} lower the accuracy of {budget} by {max(moved, 0.0):.1f} points"
+    words = f"{larger} lower the {subject.accuracy} of {budget} by {max(moved, 0.0):.1f} points"
     return found("convergence", measured, words, warns=warns)
 
 

@@ -73,7 +73,7 @@ def scored_again(answers: Answers, stored: Mapping[str, object]) -> Finding:
         "redraws": answers.shape[1],
         "accuracy": 100 * right / images,
         "interval": (100 * low, 100 * high),
-        "worst": 100 * float(answers.all(axis=1).mean()),
+        "right_in_every_redraw": 100 * float(answers.all(axis=1).mean()),
     }
     wrong = [name for name, value in again.items() if not _same(value, stored.get(name))]
     words = "scoring again from the stored answers gives the stored score"

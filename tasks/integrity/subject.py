@@ -16,7 +16,7 @@ from tasks.defenses.base import Context
 from tasks.evaluation.defend import draw_logits
 from tasks.evaluation.specs import CardSpec
 from tasks.evaluation.victim import defended, log_mean
-from tasks.integrity.costs import answer_draws, climb
+from tasks.integrity.costs import answer_draws, climb, own_draws
 
 Perturb = Callable[[Victim, Tensor, Tensor, Rows], Tensor]
 """What `Attack.perturb` is; it may also give several points of an image, [n, points, C, H, W]."""
@@ -43,6 +43,9 @@ class Subject:
         self.rows = Rows(spec.seed, ids, torch.zeros_like(ids)).within("card")
         self.batch_size = batch_size
         self.answer_draws = answer_draws(spec, context.classifier.classes)
+        few = self.answer_draws < own_draws(spec, context.classifier.classes)
+        self.accuracy = f"{self.answer_draws}-draw accuracy" if few else "accuracy"
+        """What the share of right answers is called: the table's accuracy is of all draws."""
         self.made = 0
         self.outside = 0
 

@@ -179,7 +179,7 @@ def _scored(correct: torch.Tensor) -> dict[str, object]:
         accuracy=100 * right.mean().item(),
         interval=(100 * low, 100 * high),
         spread=100 * each.std().item() if len(each) > 1 else None,
-        worst=100 * right.amin(dim=1).mean().item(),
+        right_in_every_redraw=100 * right.amin(dim=1).mean().item(),
         true_probability=0.5,
     ).model_dump(mode="json")
 

@@ -30,10 +30,10 @@ def test_accuracy_is_the_mean_over_images_of_the_share_of_right_redraws() -> Non
     assert result.accuracy == pytest.approx(100 * 9 / 15)
 
 
-def test_spread_is_over_redraws_and_worst_counts_any_wrong_redraw() -> None:
+def test_spread_is_over_redraws_and_an_image_counts_that_is_right_in_every_one() -> None:
     result = score(outcomes_of(RIGHT))
     assert result.spread == pytest.approx(0.0)
-    assert result.worst == pytest.approx(40)
+    assert result.right_in_every_redraw == pytest.approx(40)
     uneven = score(outcomes_of([[1, 0], [1, 0], [1, 1], [1, 0]]))
     assert uneven.spread == pytest.approx(torch.tensor([100.0, 25.0]).std().item())
 
@@ -41,7 +41,7 @@ def test_spread_is_over_redraws_and_worst_counts_any_wrong_redraw() -> None:
 def test_a_single_redraw_has_no_spread() -> None:
     result = score(outcomes_of([[1], [0], [1]]))
     assert result.spread is None
-    assert result.worst == result.accuracy
+    assert result.right_in_every_redraw == result.accuracy
 
 
 def test_the_interval_is_wilsons_with_the_number_of_images() -> None:

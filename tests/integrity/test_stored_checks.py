@@ -71,7 +71,9 @@ def test_a_score_is_what_its_answers_give():
     assert finding.measured["accuracy"] == pytest.approx(score(found).accuracy)
 
 
-@pytest.mark.parametrize("fact", ["images", "redraws", "accuracy", "interval", "worst"])
+@pytest.mark.parametrize(
+    "fact", ["images", "redraws", "accuracy", "interval", "right_in_every_redraw"]
+)
 def test_a_score_that_its_answers_do_not_give_is_caught(fact):
     found = outcomes()
     stored = score(found).model_dump()

@@ -88,6 +88,30 @@ def test_the_replayed_attack_is_the_one_that_leaves_least_on_those_images():
     assert row.oblivious.accuracy == 50.0
 
 
+def test_bare_is_the_same_in_every_row_of_a_model_whatever_breaks_the_defended_one_most():
+    def read(name: str) -> Answers:
+        _, attack, defense = name.split("/")
+        right = {
+            # pgd50 leaves the bare model least, pgd10 leaves guo least
+            ("untargeted-pgd10", "guo"): [0, 0, 0, 1],
+            ("untargeted-pgd50", "guo"): [1, 1, 0, 1],
+            ("untargeted-pgd10", "none"): [1, 1, 0, 0],
+            ("untargeted-pgd50", "none"): [1, 0, 0, 0],
+        }.get((attack, defense), RIGHT[attack][:4])
+        return Answers(np.arange(4), np.arange(4) % 10, np.array(right, dtype=bool)[:, None])
+
+    grid = grid_of()
+    scores = dataclasses.replace(scores_of(grid), per_image=PerImage(read))
+    rows = {row.defense: row for row in what_is_left(views(grid, scores)[0], grid, scores)}
+    assert {row.bare.accuracy for row in rows.values() if row.bare} == {25.0}
+    assert {row.bare_attack for row in rows.values()} == {"untargeted-pgd50"}
+    assert rows["guo"].replayed == "untargeted-pgd10"
+    assert rows["guo"].oblivious is not None
+    assert rows["guo"].oblivious.accuracy == 25.0
+    text = left_markdown(list(rows.values()))
+    assert "Bare is under untargeted-pgd50, oblivious under untargeted-pgd10, " in text
+
+
 def test_the_worst_case_takes_for_each_image_whichever_attack_breaks_it():
     worst = rows_of()["guo"].worst
     assert worst.accuracy == 0.0

@@ -302,14 +302,17 @@ def test_the_section_names_each_model_once_and_what_did_not_pass():
         "demo-iat/pgd/none": doubtful,
         "demo-iat/pgd/guo": doubtful,
         "demo-iat/adaptive-quick/guo": card("fail", "adaptive-quick"),
-        "demo-iat/adaptive-full/guo": Card("demo-iat/guo", 35, attack="adaptive-full"),
+        "demo-iat/adaptive-full/guo": Card(
+            "demo-iat/guo", 35, attack="adaptive-full", draws=5, own_draws=50
+        ),
     }
     text = cards_markdown(cards)
-    assert text.count("| demo-iat/none | replayed | pass | – | 100 |") == 1
+    assert text.count("| demo-iat/none | replayed | pass | – | 1 | 100 |") == 1
     assert (
-        "| adaptive-quick | fail | square (fail): Square leaves less than gradients | 100 |" in text
+        "| adaptive-quick | fail | square (fail): Square leaves less than gradients | 1 | 100 |"
+        in text
     )
-    assert "| demo-iat/guo | adaptive-full | skipped | not computed | 35 |" in text
+    assert "| demo-iat/guo | adaptive-full | skipped | not computed | 5 of 50 | 35 |" in text
     assert "- `demo-iat/pgd/guo` (warn): the accuracy grows" in text
 
 

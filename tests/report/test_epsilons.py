@@ -115,3 +115,18 @@ def test_intervals_of_a_curve_are_of_counts_and_exact_where_every_image_is_right
     assert third.interval[0] == 0
     low, high = proportion_confint(29, 100, method="wilson")
     assert second.interval == pytest.approx((100 * low, 100 * high), abs=1e-12)
+
+
+def test_a_curve_of_fewer_draws_than_the_tables_is_called_another_accuracy(
+    grid: Grid, cards: dict[str, Card], tmp_path: Path
+) -> None:
+    own = dataclasses.replace(cards["demo-iat/adaptive-quick/guo"], draws=5, own_draws=50)
+    scores = scored(grid, {**cards, "demo-iat/adaptive-quick/guo": own})
+    (view,) = views(grid, scores)
+    drawing = epsilon_drawing(view, "table-epsilon", grid, scores)
+    assert drawing is not None
+    assert "These are few-draw accuracies" in drawing.said
+    assert "(guo 5 of 50)" in drawing.said
+    plain = epsilon_drawing(view, "table-epsilon", grid, scored(grid, cards))
+    assert plain is not None
+    assert "few-draw" not in plain.said

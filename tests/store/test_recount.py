@@ -160,7 +160,7 @@ def test_a_number_that_was_edited_is_damage_wherever_the_record_is_read(
     [
         (SCORE, {"accuracy": 99.9}, "its accuracy is 99.9, and by its own files it is 75"),
         (SCORE, {"interval": [99.0, 100.0]}, "its interval is [99.0, 100.0]"),
-        (SCORE, {"worst": 80.0}, "its worst is 80"),
+        (SCORE, {"right_in_every_redraw": 80.0}, "its right_in_every_redraw is 80"),
         (SCORE, {"true_probability": 0.9}, "its true_probability is 0.9"),
         (SCORE, {"images": 10_000}, "its images is 10000"),
         (CARD, {"verdict": "pass"}, "its verdict is pass, and by its own files it is fail"),

@@ -453,3 +453,13 @@ def test_a_record_that_may_not_be_read_is_told_in_one_line(
 def test_preparing_leaves_nothing_behind_but_the_marker(store: Store) -> None:
     store.prepare()
     assert [path.name for path in store.root.iterdir()] == ["store.json"]
+
+
+def test_facts_of_earlier_versions_have_todays_names(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = put(store)
+    (meta,) = tmp_path.glob("*/??/*/meta.json")
+    meta.write_text(meta.read_text().replace('"score"', '"worst"'))
+    found = Store(tmp_path).record(record.kind, record.digest)
+    assert found is not None
+    assert found.facts == {"right_in_every_redraw": 1}

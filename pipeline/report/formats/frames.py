@@ -35,7 +35,7 @@ CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "interval_low": pl.Float64,
     "interval_high": pl.Float64,
     "spread": pl.Float64,
-    "worst": pl.Float64,
+    "right_in_every_redraw": pl.Float64,
     "true_probability": pl.Float64,
     "published": pl.Float64,
     "published_is_bound": pl.Boolean,

@@ -43,6 +43,11 @@ What an APGD that knows the defense leaves at each epsilon, as the integrity car
 more than chance."""
 
 
+FEW_DRAWS_SAID = """
+These are few-draw accuracies, other than those of the table: to save time an answer of a card is
+the mean over fewer draws than the defense makes ({draws})."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure: Markdown that embeds it, what draws its files by their ending, and its pictures.
@@ -101,6 +106,9 @@ def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawin
     images = sorted({curve.images for panel in found.panels for curve in panel.curves})
     counts = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,}"
     said = EPSILONS_SAID.format(images=counts)
+    if few := found.few_draws:
+        listed = ", ".join(f"{defense} {draws}" for defense, draws in few.items())
+        said += FEW_DRAWS_SAID.format(draws=listed)
     alt = "Accuracy of each defense against the epsilon of the attack"
     return Drawing(f"![{alt}]({stem}.svg)\n\n{said}\n", alt, said, files)
 

@@ -38,10 +38,11 @@ def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
 def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
     """What attacks of rising epsilon leave of each defense, a panel a model, with intervals."""
     with _panels(epsilons.panels, epsilons.defenses, _epsilon_panel) as (figure, row):
-        row[0].set_ylabel("accuracy (% of the card's images)")
+        accuracy = "few-draw accuracy" if epsilons.few_draws else "accuracy"
+        row[0].set_ylabel(f"{accuracy} (% of the card's images)")
         for axes in row:
             axes.set_xlabel("epsilon (1/255 of the pixel range)")
-        write_title(figure, f"{epsilons.title}: accuracy against epsilon")
+        write_title(figure, f"{epsilons.title}: {accuracy} against epsilon")
         save(figure, path, kind)
 
 
