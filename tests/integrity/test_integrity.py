@@ -194,7 +194,7 @@ def test_an_attack_that_leaves_its_ball_is_caught(frozen, images, monkeypatch):
 def test_a_budget_that_is_too_small_is_a_warning_that_names_the_larger(frozen, images):
     found = asked(Guo(draws=3), frozen, images, draws=1, climb_steps=2)
     assert found["convergence"].verdict == "warn"
-    assert found["convergence"].words.startswith("4 steps of 2 draws lower the accuracy")
+    assert found["convergence"].words.startswith("4 steps of 2 draws lower the 1-draw accuracy")
 
 
 def test_what_no_budget_is_left_for_is_said_to_be_skipped(frozen, images):

@@ -298,6 +298,7 @@ def test_the_section_names_each_model_once_and_what_did_not_pass():
         model=(found("alone", {}, "fine"),),
         stored=(found("oblivious-steps", {}, "the accuracy grows", warns=True),),
     )
+    unexamined = Card("demo-iat/guo", 35, attack="adaptive-full", draws=5, own_draws=50)
     cards = {
         "demo-iat/pgd/none": doubtful,
         "demo-iat/pgd/guo": doubtful,
