@@ -88,6 +88,15 @@ class DatasetEntry(Entry):
         return self
 
 
+def _percent(value: float) -> float:
+    if value <= 1:
+        raise ValueError(f"{value:g} is no accuracy in percent; {100 * value:g} was probably meant")
+    return value
+
+
+Percent = Annotated[float, Field(gt=0, le=100), AfterValidator(_percent)]
+
+
 class CheckpointEntry(Entry):
     """Weights from a file: a path or an address, read with weights only.
 
@@ -100,6 +109,8 @@ class CheckpointEntry(Entry):
     url: Annotated[str, Field(pattern="^(https?|file)://")] | None = None
     """Where it is downloaded from, once."""
     published: str = ""
+    published_accuracy: Percent | None = None
+    """Of clean test images, in percent, as published; one that is far below it is told."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Of the file, 64 hexadecimal digits."""
     key_prefix: str = ""

@@ -257,12 +257,14 @@ def report(
     """
     from pipeline.commands.report import report_grid
 
-    page = report_grid(
+    reported = report_grid(
         session_from(chosen), reports, as_json=as_json, uri=mlflow_uri or "", again=repeated(ctx)
     )
-    if page is None:
+    for doubt in reported.doubts:
+        say(f"doubt   {doubt}", err=True)
+    if reported.page is None:
         ctx.exit(2)
-    say(f"report  {page}", err=True)
+    say(f"report  {reported.page}", err=True)
 
 
 @main.command("export-weights")

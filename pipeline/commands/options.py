@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -220,24 +221,26 @@ def session_from(chosen: GridOptions) -> Session:
     weights = _places(
         "--weights", chosen.weights, "NAME=FILE, such as cifar10-resnet20=resnet20.th"
     )
-    return open_session(
-        chosen.grid,
-        store=chosen.store,
-        configs=chosen.configs,
-        only=chosen.only,
-        overrides=Overrides(
-            add=additions(chosen.add),
-            images=chosen.images,
-            seeds=chosen.seeds,
-            redraws=chosen.redraws,
-            adaptive=chosen.adaptive,
-            data=data,
-            weights=weights,
-        ),
-        settings=chosen.settings,
-        device=chosen.device,
-        card=chosen.card,
-    )
+    # a user's own module may print where it is imported: stdout is the answer's
+    with contextlib.redirect_stdout(sys.stderr):
+        return open_session(
+            chosen.grid,
+            store=chosen.store,
+            configs=chosen.configs,
+            only=chosen.only,
+            overrides=Overrides(
+                add=additions(chosen.add),
+                images=chosen.images,
+                seeds=chosen.seeds,
+                redraws=chosen.redraws,
+                adaptive=chosen.adaptive,
+                data=data,
+                weights=weights,
+            ),
+            settings=chosen.settings,
+            device=chosen.device,
+            card=chosen.card,
+        )
 
 
 def additions(items: Sequence[str]) -> list[tuple[Section, str]]:

@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,19 @@ FOR_FILES = ("polars", "matplotlib", "great_tables")
 """What writing a report's files needs, and computing does not."""
 
 
+DOUBTS = "doubts"
+"""Under what a kept report has what makes no sense, beside what was printed on terminals."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """page: the path of the report's page, None where no files were written; doubts: what makes
+    no sense about the grid's models and attacks, a line each."""
+
+    page: Path | None
+    doubts: Sequence[str]
+
+
 def report_grid(
     session: Session,
     reports: Path,
@@ -35,12 +49,12 @@ def report_grid(
     finished: RunFinished | None = None,
     uri: str = "",
     again: Sequence[str] = (),
-) -> Path | None:
-    """Write the tables of what the store holds and print them; returns the page's path.
+) -> Reported:
+    """Write the tables of what the store holds and print them; returns what came of it.
 
     uri: the tracking server that the page links to, if it has pages; again: words that a
     command which computes a cell anew needs besides the grid and the cell. Where a library that
-    files need is not installed, that is said, and None returned. BadInput or Unwritable, once
+    files need is not installed, that is said, and there is no page. BadInput or Unwritable, once
     all is printed, where the files cannot be written. A run that computed nothing leaves a
     report alone that would become the same.
     """
@@ -64,15 +78,17 @@ def report_grid(
         text = None if finished.computed else kept.shown(terminal)
         if text is not None:
             console.file.write(text)
+            doubts = (kept.shown(DOUBTS) or "").splitlines()
             if as_json:
-                _answer(session.grid.name, session.facts(), finished)
-            return reports / session.grid.name / PAGE
+                _answer(session.grid.name, session.facts(), finished, doubts)
+            return Reported(reports / session.grid.name / PAGE, doubts)
 
     from pipeline.report.formats.terminal import render_terminal
     from pipeline.report.paper import references_of
     from pipeline.report.views.pictures import Artifacts
 
     cards = session.examined()
+    found = cards.sanity.doubts() if cards.sanity is not None else ()
     scores = Scores(
         facts=cards.facts,
         missing=finished.missing if finished is not None else {},
@@ -81,7 +97,9 @@ def report_grid(
         by_class=session.test_images_by_class(),
         per_image=cards.per_image,
         cards=cards.all(),
+        doubts=found,
     )
+    doubts = [doubt.line for doubt in found]
     artifacts = Artifacts(session.store, session.scores)
     page = None
     trouble: BadInput | Unwritable | None = None
@@ -106,7 +124,7 @@ def report_grid(
             trouble = error
     text = ""
     if as_json:
-        _answer(session.grid.name, scores.facts, finished)
+        _answer(session.grid.name, scores.facts, finished, doubts)
     else:
         with console.capture() as printed:
             console.print(render_terminal(session.grid, scores, width=console.width))
@@ -116,14 +134,18 @@ def report_grid(
         raise trouble
     if page is not None and kept is not None:
         kept.keep(terminal, text)
-    return page
+        kept.keep(DOUBTS, "\n".join(doubts))
+    return Reported(page, doubts)
 
 
 def _answer(
-    grid: str, cells: Mapping[str, Mapping[str, object]], finished: RunFinished | None
+    grid: str,
+    cells: Mapping[str, Mapping[str, object]],
+    finished: RunFinished | None,
+    doubts: Sequence[str],
 ) -> None:
     """The scores, and how the run went, for a program."""
-    answer: dict[str, object] = {"grid": grid, "cells": cells}
+    answer: dict[str, object] = {"grid": grid, "cells": cells, "doubts": list(doubts)}
     if finished is not None:
         answer |= {
             "missing": finished.missing,

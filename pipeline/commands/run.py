@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.commands.options import RunOptions
-from pipeline.commands.report import report_grid
+from pipeline.commands.report import Reported, report_grid
 from pipeline.commands.session import Session
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.execution.signals import STOPPED, stopping
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pipeline.observers.tracking.tracker import Tracker
 
 NO_MLFLOW = "not installed; the results wait in the store, and a run with it logs them"
+DOUBTS_SHOWN = 8
+"""Lines about what makes no sense before all others at the end of a run."""
 RETRIES = 5
 """Cells that a command to retry names one by one."""
 
@@ -86,11 +88,11 @@ def _run_grid(
     finally:
         progress.close()
     problems = _unwritten(session, finished)
-    report = None
+    reported = Reported(None, ())
     try:
         if tracker is not None and is_web(uri):
             tracker.settle()  # so that the page can link to the runs
-        report = report_grid(
+        reported = report_grid(
             session,
             options.reports,
             as_json=options.as_json,
@@ -101,9 +103,9 @@ def _run_grid(
     except (BadInput, Unwritable) as trouble:
         problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1
     if tracker is not None:
-        tracker.finish(report.parent if report else None)
+        tracker.finish(reported.page.parent if reported.page else None)
     server = f"{without_secrets(uri)}  (pipeline ui)" if tracker else NO_MLFLOW
-    _closing_words(session, finished, report, server, errors.print, only=only, again=again)
+    _closing_words(session, finished, reported, server, errors.print, only=only, again=again)
     if tracker is not None and tracker.problem is not None:
         problems[tracker.problem] = 2
     for problem in problems:
@@ -145,7 +147,7 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
 def _closing_words(
     session: Session,
     finished: RunFinished,
-    page: Path | None,
+    reported: Reported,
     server: str,
     say: Any,
     *,
@@ -155,6 +157,10 @@ def _closing_words(
     def line(text: str) -> None:
         say(text, markup=False, highlight=False, soft_wrap=True)
 
+    for doubt in reported.doubts[:DOUBTS_SHOWN]:
+        line(f"doubt   {doubt}")
+    if (more := len(reported.doubts) - DOUBTS_SHOWN) > 0:
+        line(f"doubt   {more} more stand below the tables")
     for name, reason in finished.without_card.items():
         line(f"failed  {name}: {reason}")
         words = ["pipeline", "run", "--grid", session.grid.name]
@@ -169,8 +175,8 @@ def _closing_words(
         line(f"again   {shlex.join([*words, *again])}")
     if session.details is not None:
         line(f"details {session.details}")
-    if page is not None:
-        line(f"report  {page}")
+    if reported.page is not None:
+        line(f"report  {reported.page}")
     line(f"store   {session.store.address}")
     line(f"MLflow  {server}")
 

@@ -45,7 +45,10 @@ from tasks.registry import absent
 from tasks.specs import Kind, Spec
 
 if TYPE_CHECKING:
+    from pipeline.report.answers import PerImage
     from pipeline.report.cards import Card, Cards
+    from pipeline.report.sanity import Sanity
+    from pipeline.report.scores import Facts
 
 
 @dataclass
@@ -102,8 +105,21 @@ class Session:
         from pipeline.report.answers import stored_answers
         from pipeline.report.cards import Cards
 
-        answers = stored_answers(self.store, self.scores)
-        return Cards(self.grid, self.cards, self.store, self.facts(), answers)
+        answers, facts = stored_answers(self.store, self.scores), self.facts()
+        sane = self._sanity(facts, answers)
+        return Cards(self.grid, self.cards, self.store, facts, answers, sane)
+
+    def _sanity(self, facts: Mapping[str, Facts], answers: PerImage) -> Sanity:
+        """What is known anyway of whether the grid's models and attacks make sense."""
+        from pipeline.report.sanity import Sanity
+
+        look = self.look()
+
+        def facts_of(node: Node) -> Facts:
+            record = look.standing(node, self.graph)
+            return {} if record is None else record.facts
+
+        return Sanity(self.grid.cells, facts, self.scores, facts_of, answers)
 
     def known_cards(self) -> dict[str, Card]:
         """The cards of cells, by the cells' names, whose models were examined."""

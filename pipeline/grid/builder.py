@@ -230,6 +230,7 @@ class _Builder:
             files=source.files,
             model_files=parts.files,
             stands_for=parts.stands_for,
+            published_accuracy=parts.published_accuracy,
             train_images=source.train,
         )
         return dataclasses.replace(cell, redraws=1) if cell.deterministic else cell

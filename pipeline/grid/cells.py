@@ -34,6 +34,7 @@ class Cell:
     model_files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     stands_for: str | None = None
     train_images: int = 0
+    published_accuracy: float | None = None
 
     @property
     def deterministic(self) -> bool:

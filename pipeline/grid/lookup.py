@@ -22,13 +22,15 @@ from tasks.training.recipe import CheckpointSpec, Recipe, TrainSpec
 class ModelParts:
     """A model: the name of its data set, its spec before its defaults, and its files.
 
-    stands_for: the model beside whose published numbers its own are put, if it is another.
+    stands_for: the model beside whose published numbers its own are put, if it is another;
+    published_accuracy: of a checkpoint on clean images, in percent.
     """
 
     dataset: str
     spec: TrainSpec | CheckpointSpec
     files: tuple[tuple[str, str], ...] = ()
     stands_for: str | None = None
+    published_accuracy: float | None = None
 
 
 class Ingredients:
@@ -105,7 +107,8 @@ class Ingredients:
             randomised=entry.randomised or None,
             weights_key=weights.weights_key,
         )
-        return ModelParts(entry.dataset, spec, files, entry.stands_for)
+        known = weights.published_accuracy
+        return ModelParts(entry.dataset, spec, files, entry.stands_for, known)
 
 
 def _checkpoint_file(

@@ -16,6 +16,7 @@ from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
 from pipeline.plan.look import Look
 from pipeline.report.answers import Answers, NotTested, PerImage
+from pipeline.report.sanity import Sanity
 from pipeline.store.store import Store
 from tasks.evaluation.specs import CardSpec
 from tasks.integrity.costs import answer_draws, own_draws
@@ -85,7 +86,8 @@ class Card:
 class Cards:
     """The cards of a grid as a store holds them, each put together once.
 
-    nodes: the card node of a cell by its name; facts: of the scores.
+    nodes: the card node of a cell by its name; facts: of the scores; sanity: what is known anyway
+    of models and attacks, which becomes a part of each cell's card.
     """
 
     grid: Grid
@@ -93,6 +95,7 @@ class Cards:
     store: Store
     facts: Mapping[str, Mapping[str, object]]
     per_image: PerImage
+    sanity: Sanity | None = None
     _made: dict[str, Card | None] = field(default_factory=dict)
     _found: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
 
@@ -137,6 +140,8 @@ class Cards:
         )
 
     def _stored(self, cell: Cell) -> Iterator[Finding]:
+        if self.sanity is not None:
+            yield from self.sanity.of(cell)
         answers = self._answers(cell.name)
         if answers is None:
             return

@@ -16,6 +16,7 @@ from pipeline.sanitize import clean
 if TYPE_CHECKING:
     from pipeline.report.answers import PerImage
     from pipeline.report.cards import Card
+    from pipeline.report.sanity import Doubt
 
 Facts = Mapping[str, object]
 
@@ -30,7 +31,8 @@ class Scores:
     facts: of their scores, see `tasks.evaluation.score`; missing: why a cell has none; digests: of
     the score nodes; published: what the paper says of those it says something of; by_class: how
     many test images a data set, by its name, has of each class; per_image: where gains are
-    tested, None where they are not; cards: the integrity cards of those that have one.
+    tested, None where they are not; cards: the integrity cards of those that have one; doubts:
+    what makes no sense about the models and the attacks.
     """
 
     facts: Mapping[str, Facts]
@@ -40,6 +42,7 @@ class Scores:
     by_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
     per_image: PerImage | None = None
     cards: Mapping[str, Card] = field(default_factory=dict)
+    doubts: Sequence[Doubt] = ()
 
     def reason(self, name: str) -> str:
         """Why a cell has no score, in one line; empty where it has one."""

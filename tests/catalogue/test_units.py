@@ -141,7 +141,7 @@ def test_what_an_adaptive_attack_transfers_is_in_its_own_ball() -> None:
         "linf"
     ] * 4
     for inside in (PGD(epsilon=16.0), PGD(norm="l2", epsilon=8.0)):
-        with pytest.raises(ValueError, match=r"transferred: pgd attacks in an .* is not inside"):
+        with pytest.raises(ValueError, match="transferred: pgd has"):
             Adaptive(transferred=(inside,)).resolved(PROBLEM)
     smaller = Adaptive(transferred=(PGD(epsilon=4.0),)).resolved(PROBLEM)
     assert smaller.transferred[0].ball().radius == pytest.approx(4 / 255)

@@ -295,7 +295,10 @@ DIGITS = FILES["datasets/digits.yaml"]
             {"attacks__pgd": f"{ADAPTIVE}targeted: true\n"},
             "pgd.yaml:3: targeted: an adaptive attack is untargeted",
         ),
-        ({"attacks__pgd": f"{ADAPTIVE}norm: l2\n"}, "transferred: pgd has the norm linf"),
+        (
+            {"attacks__pgd": f"{ADAPTIVE.replace('steps: 2', 'norm: l2, epsilon: 1')}"},
+            "transferred: pgd has the norm l2",
+        ),
         (
             {"attacks__pgd": f"{ADAPTIVE.replace('steps: 2', 'epsilon: 50')}"},
             "transferred: pgd has an epsilon of 50, and this attack of 40",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from contextlib import redirect_stdout
 
 from pipeline.execution.events import Again, Failure, Result
 from pipeline.execution.executors.base import BEGUN, Report, Smaller, silent_for
@@ -41,7 +43,8 @@ class InlineExecutor:
         settings = self._settings.of(node)
         self._report(node.digest, BEGUN)
         try:
-            with ended_when_silent(settings.node_timeout_s) as told:
+            # what a user's own code prints goes to stderr: stdout is the answer's
+            with ended_when_silent(settings.node_timeout_s) as told, redirect_stdout(sys.stderr):
 
                 def tell(progress: Progress) -> None:
                     told()

@@ -60,7 +60,13 @@ class _Reader:
             for model, defense in places
             if any((model, defense, attack) in self._cells for attack in attacks)
         )
-        return View(table, attacks, _corrected(rows), tuple(self._notes))
+        models = {row.model for row in rows}
+        doubts = tuple(
+            doubt.line
+            for doubt in self._scores.doubts
+            if doubt.model in models and doubt.attack in {None, *attacks}
+        )
+        return View(table, attacks, _corrected(rows), tuple(self._notes), doubts)
 
     def _row(self, model: str, defense: str, attacks: Sequence[str]) -> Row:
         cells = [
@@ -262,12 +268,16 @@ class Row:
 
 @dataclass(frozen=True)
 class View:
-    """A table as it is shown; a note's number is its place, from 1."""
+    """A table as it is shown; a note's number is its place, from 1.
+
+    doubts: what makes no sense about its models and attacks, a line each.
+    """
 
     table: Table
     attacks: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:

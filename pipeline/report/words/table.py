@@ -48,9 +48,9 @@ def _gains(count: int) -> str:
 
 
 def caption(view: View) -> list[str]:
-    """What is to be said below a table: what gains are over, intervals, footnotes."""
+    """What is to be said below a table: what makes no sense, what gains are over, intervals."""
     table = view.table
-    lines: list[str] = []
+    lines = [f"Doubtful: {doubt}." for doubt in view.doubts]
     if any(entry.gain is not None for row in view.rows for entry in row.entries):
         over = f"the same defense without {table.gains_of}"
         if table.gains_of is None:

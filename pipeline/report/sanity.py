@@ -1,0 +1,201 @@
+"""What makes no sense in a grid: models and attacks about which its numbers say nothing.
+
+Everything follows from scores, and from what attacks and predictions showed in passing
+(`tasks.evaluation.seen`); nothing is computed for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.grid.cells import Cell
+from pipeline.grid.graph import Node
+from pipeline.report.answers import NotTested, PerImage
+from pipeline.report.scores import Facts, number
+from tasks.defenses.none import NoDefense
+from tasks.integrity import sanity
+from tasks.integrity.findings import Finding
+
+Key = tuple[str, int]
+"""A model and its seed."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What makes no sense about a model, or about an attack on it where one is named."""
+
+    model: str
+    seed: int
+    attack: str | None
+    finding: Finding
+
+    @property
+    def line(self) -> str:
+        """`model/attack: what was found`, in one line."""
+        seed = f"/seed{self.seed}" if self.seed else ""
+        attack = f"/{self.attack}" if self.attack else ""
+        return f"{self.model}{attack}{seed}: {self.finding.words}"
+
+
+@dataclass
+class Sanity:
+    """The findings about the models and the attacks of some cells, each made once.
+
+    cells: of a grid; facts: of their scores, by their names; scores: their score nodes;
+    facts_of: those of any other node's artifact, empty where it is not in the store; answers:
+    image by image, where they are known.
+    """
+
+    cells: Sequence[Cell]
+    facts: Mapping[str, Facts]
+    scores: Mapping[str, Node]
+    facts_of: Callable[[Node], Facts]
+    answers: PerImage | None = None
+    _models: dict[Key, tuple[Finding, ...]] = field(default_factory=dict)
+    _attacks: dict[tuple[Key, str], tuple[Finding, ...]] = field(default_factory=dict)
+
+    def of(self, cell: Cell) -> tuple[Finding, ...]:
+        """The findings about a cell's model and, where it has one, about its attack."""
+        about = self._about_model((cell.model, cell.seed))
+        if not cell.attack_spec.crafts:
+            return about
+        return (*about, *self._about_attack((cell.model, cell.seed), cell.attack))
+
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What did not pass: of each model, then of the attacks on it, in the cells' order."""
+        found: list[Doubt] = []
+        for key, cells in self._by_model.items():
+            about = [(None, finding) for finding in self._about_model(key)]
+            attacks = dict.fromkeys(cell.attack for cell in cells if cell.attack_spec.crafts)
+            about += [
+                (attack, finding)  # type: ignore[misc]
+                for attack in attacks
+                for finding in self._about_attack(key, attack)
+            ]
+            found += [
+                Doubt(*key, attack, finding)
+                for attack, finding in about
+                if finding.verdict in {"warn", "fail"}
+            ]
+        return tuple(found)
+
+    @cached_property
+    def _by_model(self) -> dict[Key, list[Cell]]:
+        cells: dict[Key, list[Cell]] = {}
+        for cell in self.cells:
+            cells.setdefault((cell.model, cell.seed), []).append(cell)
+        return cells
+
+    def _about_model(self, key: Key) -> tuple[Finding, ...]:
+        if key not in self._models:
+            found = [*self._clean(key), self._outputs(key)]
+            self._models[key] = tuple(each for each in found if each.verdict != "skipped")
+        return self._models[key]
+
+    def _about_attack(self, key: Key, attack: str) -> tuple[Finding, ...]:
+        if (key, attack) not in self._attacks:
+            found = [self._gradients(key, attack), *self._breaks(key, attack)]
+            known = tuple(each for each in found if each.verdict != "skipped")
+            self._attacks[key, attack] = known
+        return self._attacks[key, attack]
+
+    def _clean(self, key: Key) -> Iterator[Finding]:
+        """Of the undefended model; else of the defense that is best on clean images."""
+        cell = self._clean_cell(key)
+        if cell is None:
+            return
+        facts = self.facts[cell.name]
+        images = int(number(facts, "images") or cell.images)
+        right = (number(facts, "accuracy") or 0.0) * images / 100
+        published = trained = None
+        if isinstance(cell.defense_spec, NoDefense):
+            right = round(right)
+            published, trained = cell.published_accuracy, self._trained(cell)
+        yield sanity.clean_accuracy(
+            right,
+            images,
+            chance=self._chance(cell),
+            published=published,
+            trained=trained,
+        )
+
+    def _clean_cell(self, key: Key) -> Cell | None:
+        clean = [
+            cell
+            for cell in self._by_model[key]
+            if not cell.attack_spec.crafts
+            and number(self.facts.get(cell.name, {}), "accuracy") is not None
+        ]
+        bare = [cell for cell in clean if isinstance(cell.defense_spec, NoDefense)]
+        return max(
+            bare or clean,
+            key=lambda cell: number(self.facts[cell.name], "accuracy") or 0.0,
+            default=None,
+        )
+
+    def _chance(self, cell: Cell) -> float:
+        """The share of the most frequent class among the cell's images, in percent."""
+        chance = 1 / cell.dataset_spec.classes
+        if self.answers is not None:
+            try:
+                labels = self.answers.answers(cell.name).labels
+            except NotTested:
+                return 100 * chance
+            chance = max(chance, float(np.bincount(labels).max()) / len(labels))
+        return 100 * chance
+
+    def _trained(self, cell: Cell) -> float | None:
+        """The accuracy at the end of the training, in percent; None of a checkpoint."""
+        model = self._defend(cell).parent("model")
+        if model.kind != "train":
+            return None
+        share = number(self.facts_of(model), "accuracy")
+        return None if share is None else 100 * share
+
+    def _outputs(self, key: Key) -> Finding:
+        """Of the first node of the model that looked at its outputs, an undefended one first."""
+        cells = [cell for cell in self._by_model[key] if cell.name in self.facts]
+        cells.sort(key=lambda cell: not isinstance(cell.defense_spec, NoDefense))
+        for cell in cells:
+            seen = _seen(self.facts_of(self._defend(cell)))
+            if seen.get("answers"):
+                return sanity.outputs(seen)
+        return sanity.outputs({})
+
+    def _gradients(self, key: Key, attack: str) -> Finding:
+        """Of the examples that were made on the bare model."""
+        for cell in self._by_model[key]:
+            if cell.attack != attack or cell.attack_spec.compound or cell.name not in self.facts:
+                continue
+            seen = _seen(self.facts_of(self._defend(cell).parent("examples")))
+            return sanity.gradients(seen)
+        return sanity.gradients({})
+
+    def _breaks(self, key: Key, attack: str) -> Iterator[Finding]:
+        clean = self._clean_cell(key)
+        if clean is None or not isinstance(clean.defense_spec, NoDefense):
+            return
+        before = number(self.facts[clean.name], "accuracy")
+        for cell in self._by_model[key]:
+            left = number(self.facts.get(cell.name, {}), "accuracy")
+            bare = cell.attack == attack and isinstance(cell.defense_spec, NoDefense)
+            if bare and left is not None and before:
+                targeted = bool(getattr(cell.attack_spec, "targeted", False))
+                yield sanity.breaks(left, before, targeted=targeted)
+                return
+
+    def _defend(self, cell: Cell) -> Node:
+        """What asked the cell's model about its first images."""
+        return self.scores[cell.name].parent("shard0")
+
+
+def _seen(facts: Facts) -> dict[str, int]:
+    """The counts of `tasks.evaluation.seen.Seen`; none of an artifact of an earlier version."""
+    counts = facts.get("seen")
+    if not isinstance(counts, Mapping):
+        return {}
+    return {str(name): count for name, count in counts.items() if isinstance(count, int)}
