@@ -7,7 +7,17 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from tasks.networks.base import Network
-from tasks.specs import Count, Fraction, LinfEpsilon, Passes, Pixel255, Precision, Problem, Seed, Spec
+from tasks.specs import (
+    Count,
+    Fraction,
+    LinfEpsilon,
+    Passes,
+    Pixel255,
+    Precision,
+    Problem,
+    Seed,
+    Spec,
+)
 
 LEARNING_RATES = {"mixup": 0.01, "iat": 0.1, "adversarial": 0.1}
 """Mixup Inference's initial learning rates; the paper's text says 0.1 for both. Madry et al. 2018
