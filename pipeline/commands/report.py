@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -111,15 +112,17 @@ def report_grid(
         from pipeline.report.writer import write_report
 
         try:
-            page = write_report(
-                session.grid,
-                scores,
-                reports,
-                session.made(),
-                artifacts,
-                again=[word for word in again if word != "--force"],
-                links=links,
-            )
+            # the gallery asks networks, and one of a user's own may print: stdout is the answer's
+            with contextlib.redirect_stdout(sys.stderr):
+                page = write_report(
+                    session.grid,
+                    scores,
+                    reports,
+                    session.made(),
+                    artifacts,
+                    again=[word for word in again if word != "--force"],
+                    links=links,
+                )
         except (BadInput, Unwritable) as error:
             trouble = error
     text = ""

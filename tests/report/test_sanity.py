@@ -211,7 +211,8 @@ def sanity_of(
     cells: list[Cell], accuracies: dict[str, float], seen: dict[str, dict[str, int]] | None = None
 ) -> Sanity:
     """Of made-up cells; seen: by the kind of a node."""
-    _, scores = CellNodes().graph(cells)
+    nodes = CellNodes()
+    scores = {cell.name: nodes.score(cell) for cell in cells}
     facts = {name: {"accuracy": value, "images": 360} for name, value in accuracies.items()}
     return Sanity(
         cells,
