@@ -30,6 +30,8 @@ class Speed(Entry):
         return self.share * self.peak_teraflop_per_s * 1e12
 
     def __str__(self) -> str:
+        if self.share == 1:
+            return f"{self.peak_teraflop_per_s:.2g} TFLOP/s, {self.basis}"
         article = "an" if self.basis == "assumed" else "a"
         share = f"{100 * self.share:g} % of {self.peak_teraflop_per_s:g} TFLOP/s"
         return f"{article} {self.basis} {share}"

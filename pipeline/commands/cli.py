@@ -147,7 +147,8 @@ def plan(
 ) -> None:
     """Say what a run would compute, and which of the paper's numbers it would stand beside.
 
-    How long it may take is estimated. Nothing is written.
+    How long it may take is estimated; where nothing tells how fast this machine is, it is measured
+    once, which takes some seconds. Nothing is written into the store.
 
     \b
     pipeline plan --grid full --for-device 'NVIDIA H100' --workers 8
@@ -157,10 +158,11 @@ def plan(
     session = session_from(chosen)
     session.check_code()
     forced = session.forced(start) if force else set()
+    about: Any = {"forced": forced, "device": for_device, "workers": workers, "measures": True}
     if as_json:
-        print_json(plan_facts(session, forced=forced, device=for_device, workers=workers))
+        print_json(plan_facts(session, **about))
         return
-    for line in plan_lines(session, forced=forced, every=every, device=for_device, workers=workers):
+    for line in plan_lines(session, every=every, **about):
         say(line)
 
 

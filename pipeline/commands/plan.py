@@ -11,6 +11,9 @@ from pipeline.commands.session import Session
 from pipeline.execution.work.budget import PROCESS_BYTES
 from pipeline.grid.coverage import Coverage
 from pipeline.grid.kinds import KINDS, NODE_KINDS
+from pipeline.plan.estimate import Estimate
+from pipeline.plan.planning import Plan
+from pipeline.plan.speeds import remember_speed
 from pipeline.plan.why import changed_cells
 from pipeline.plan.words import counted
 
@@ -21,15 +24,22 @@ COMPARED = 100
 
 
 def plan_lines(
-    session: Session, *, forced: set[str], every: bool, device: str | None, workers: int
+    session: Session,
+    *,
+    forced: set[str],
+    every: bool,
+    device: str | None,
+    workers: int,
+    measures: bool = False,
 ) -> Iterator[str]:
     """The plan for a person; `every` names all the cells to compute.
 
-    device, workers: what the work is estimated for; see `Session.estimate`.
+    device, workers: what the work is estimated for; see `Session.estimate`. measures: the speed of
+    this machine's CPU where nothing tells it, once, which takes some seconds.
     """
     made = session.plan(forced)
     # first, so that an unknown device is refused before anything is said
-    estimated = session.estimate(made, device=device, workers=workers)
+    estimated = _estimated(session, made, device, workers, measures=measures)
     yield from _absent(session)
     todo = [name for name, node in session.chosen.items() if node.digest in made.todo]
     yield from _named(todo, every=every)
@@ -52,7 +62,12 @@ def plan_lines(
 
 
 def plan_facts(
-    session: Session, *, forced: set[str], device: str | None, workers: int
+    session: Session,
+    *,
+    forced: set[str],
+    device: str | None,
+    workers: int,
+    measures: bool = False,
 ) -> dict[str, Any]:
     """The plan for a program; see `plan_lines`."""
     made = session.plan(forced)
@@ -66,7 +81,7 @@ def plan_facts(
         "changed": _changed(
             session, [name for name, node in session.chosen.items() if node.digest in made.todo]
         ),
-        "estimate": session.estimate(made, device=device, workers=workers).facts(),
+        "estimate": _estimated(session, made, device, workers, measures=measures).facts(),
         "worker_gb": worker_gb(session, made.by_kind(session.graph)),
         "published": {
             "numbers": sum(len(number.tables) for number in covered.numbers.values()),
@@ -75,6 +90,19 @@ def plan_facts(
             "cells without": [cell.name for cells in covered.alone.values() for cell in cells],
         },
     }
+
+
+def _estimated(
+    session: Session, plan: Plan, device: str | None, workers: int, *, measures: bool
+) -> Estimate:
+    found = session.estimate(plan, device=device, workers=workers)
+    if device is not None or not measures or not found.assumed:
+        return found
+    from pipeline.execution.work.calibration import calibrate
+
+    for precision in found.assumed:
+        remember_speed(precision, calibrate(precision))
+    return session.estimate(plan, device=device, workers=workers)
 
 
 def worker_gb(session: Session, kinds: Collection[str]) -> float:

@@ -34,6 +34,7 @@ from pipeline.grid.selection import selected
 from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
+from pipeline.plan.speeds import known_speeds
 from pipeline.problems import BadInput, Unwritable
 from pipeline.sanitize import clean
 from pipeline.sanitize import command as fit_to_show
@@ -188,6 +189,7 @@ class Session:
             train_images={cell.dataset_spec: cell.train_images for cell in self.grid.cells},
             device=device,
             workers=workers,
+            measured=known_speeds() if device is None else None,
         )
 
     def record(self, node: Node) -> Record | None:

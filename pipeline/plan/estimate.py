@@ -43,6 +43,8 @@ class Estimate:
     """Digest → seconds."""
     spared: Mapping[NodeKind, float] = field(default_factory=dict)
     least_chain_s: float = 0.0
+    assumed: tuple[Precision, ...] = ()
+    """Precisions of operations that were counted at a speed that nobody measured."""
 
     @property
     def work_s(self) -> float:
@@ -109,12 +111,14 @@ def estimate(
     train_images: Mapping[DatasetSpec, int],
     device: str | None = None,
     workers: int = 1,
+    measured: Mapping[Precision, Speed] | None = None,
 ) -> Estimate:
     """The work of the nodes in `todo`, digests, on a device: this machine's CPU by default.
 
     A node's seconds are its work times the median pace of timings of its sort, else of its kind
     and network; else its operations at the speed that `devices` states. train_images: see
-    `workload`. BadInput where neither the store nor `devices` knows a device that was asked for.
+    `workload`. measured: what this machine's CPU was seen to reach, instead of what is stated of
+    it. BadInput where neither the store nor `devices` knows a device that was asked for.
     """
     nodes = [node for node in graph if node.digest in todo]
 
@@ -133,7 +137,7 @@ def estimate(
         raise BadInput(
             f"--for-device {device}: the store has no timing of it, and devices.yaml has {known}"
         )
-    paces = _Paces(timings, stated, devices)
+    paces = _Paces(timings, stated, devices, (measured or {}) if device is None else {})
     seconds: dict[NodeKind, float] = {}
     spared: dict[NodeKind, float] = {}
     ends: dict[str, tuple[float, float]] = {}
@@ -159,6 +163,7 @@ def estimate(
         unknown=tuple(kind for kind in NODE_KINDS if kind in paces.unknown),
         by_node=by_node,
         spared={kind: taken for kind, taken in spared.items() if taken},
+        assumed=tuple(paces.assumed()),
     )
 
 
@@ -186,6 +191,7 @@ class _Paces:
     timings: list[Timing]
     stated: str | None
     devices: Mapping[str, Device]
+    measured: Mapping[Precision, Speed]
     unknown: set[NodeKind] = field(default_factory=set)
     _used: dict[NodeKind, dict[int, Timing]] = field(default_factory=dict)
     _flop: dict[tuple[NodeKind, Precision], float] = field(default_factory=dict)
@@ -235,7 +241,15 @@ class _Paces:
         if self.unknown:
             yield f"{_listed(self.unknown)} left out, with no recorded timing on {device}"
 
+    def assumed(self) -> Iterator[Precision]:
+        """Precisions whose operations were counted at a speed that nobody measured."""
+        for precision in sorted({precision for _, precision in self._flop}):
+            if self._speed(precision).basis == "assumed":
+                yield precision
+
     def _speed(self, precision: Precision) -> Speed:
+        if precision in self.measured:
+            return self.measured[precision]
         assert self.stated is not None
         return self.devices[self.stated].speed(precision)
 
