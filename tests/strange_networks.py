@@ -266,8 +266,8 @@ class NormUsedTwice(Net):
 class ViewAfterAConvolution(Net):
     def features(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
-        flat = self.conv3(x).view(len(x), -1)
-        return F.relu(self.bn3(flat.view(len(x), 16, 4, 4)))
+        flat = self.conv3(x).view(x.size(0), -1)
+        return F.relu(self.bn3(flat.view(x.size(0), 16, 4, 4)))
 
 
 @subclass

@@ -13,6 +13,7 @@ import pytest
 import torch
 from artifacts import unsealed
 from click.testing import CliRunner
+from strange_networks import make, with_statistics
 from tiny import Recorder, write_configs
 from torch import Tensor, nn
 
@@ -380,6 +381,27 @@ def test_a_file_of_torch_export_goes_through_the_whole_pipeline(zoo: Zoo) -> Non
         "kind: exported, mean: [0.3], std: [0.4]", as_pt2(module), only="attack=pgd"
     )
     assert not zoo.run(attacked).missing
+
+
+def test_an_exported_network_with_a_view_after_a_convolution_is_judged_as_it_was(
+    zoo: Zoo,
+) -> None:
+    torch.manual_seed(0)
+    module = with_statistics(make("ViewAfterAConvolution"))
+    session = zoo.session("kind: exported, mean: [0.3], std: [0.4]", as_pt2(module))
+    recorder = Recorder()
+    forget()
+    session.store.prepare()
+    finished = session.run(
+        Observers([recorder]), inline=True, address=None, workers=None, forced=set()
+    )
+    assert finished.scored["mixed/clean/none"]["accuracy"] == pytest.approx(
+        accuracy(module, 0.3, 0.4)
+    )
+    (made,) = recorder.done("defend")
+    (line,) = made.done.how["said"]
+    assert line.startswith("network exported: it is not laid out channels-last: so laid out, it ")
+    assert made.done.how["model"] == zoo.model(session).digest
 
 
 def test_an_exported_file_that_does_not_fit_is_refused_in_one_line(zoo: Zoo) -> None:
