@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipeline.catalogue.entries import FigureEntry
 from pipeline.problems import BadInput, suggestion
@@ -87,9 +88,13 @@ class Grid:
     cells: tuple[Cell, ...]
     tables: tuple[Table, ...]
 
+    @cached_property
+    def _by_name(self) -> dict[str, Cell]:
+        return {cell.name: cell for cell in self.cells}
+
     def cell(self, name: str) -> Cell:
         """The cell of a name; BadInput with a suggestion if there is none."""
-        known = {cell.name: cell for cell in self.cells}
+        known = self._by_name
         if name not in known:
             near = suggestion(name, known) if len(known) < 400 else ""
             near = near if near.startswith("; did") else "; `pipeline list cells` has them"

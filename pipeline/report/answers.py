@@ -14,7 +14,6 @@ from pipeline.store import arrow
 from pipeline.store.store import Damaged, Store
 from tasks.evaluation.statistics import paired_differences, sign_flip_test
 
-
 class NotTested(Exception):
     """Why a gain cannot be tested, in one line."""
 
@@ -71,9 +70,20 @@ class PerImage:
 
 
 def stored_answers(store: Store, scores: Mapping[str, Node]) -> PerImage:
-    """The answers that a store holds; scores: the score node of each cell by the cell's name."""
+    """The answers that a store holds; scores: the score node of each cell by the cell's name.
 
-    return PerImage(lambda name: _stored(store, scores[name]))
+    Cells about the same images share the arrays that say so.
+    """
+    shared: dict[bytes, NDArray[np.int64]] = {}
+
+    def read(name: str) -> Answers:
+        found = _stored(store, scores[name])
+        ids, labels = (
+            shared.setdefault(array.tobytes(), array) for array in (found.ids, found.labels)
+        )
+        return Answers(ids, labels, found.right)
+
+    return PerImage(read)
 
 
 def _stored(store: Store, node: Node) -> Answers:

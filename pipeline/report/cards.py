@@ -6,11 +6,12 @@ model, on which its examples were made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
@@ -98,6 +99,7 @@ class Cards:
     sanity: Sanity | None = None
     _made: dict[str, Card | None] = field(default_factory=dict)
     _found: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
+    _stepped: dict[Hashable, Finding | None] = field(default_factory=dict)
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str, int], list[Cell]]:
@@ -166,20 +168,29 @@ class Cards:
 
     def _by_steps(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
         """Beside attacks that differ from the cell's in the number of steps alone."""
-        own = getattr(cell.attack_spec, "steps", None)
-        if own is None:
+        if getattr(cell.attack_spec, "steps", None) is None:
             return
-        by_steps = {own: answers.right}
-        for other in self._others(cell):
-            steps = getattr(other.attack_spec, "steps", None)
-            if steps is None or steps in by_steps:
-                continue
-            same = other.attack_spec.model_copy(update={"steps": own}) == cell.attack_spec
-            found = self._answers(other.name) if same else None
-            if found is not None and found.same_images(answers):
-                by_steps[steps] = found.right
-        if len(by_steps) > 1:
-            yield oblivious_steps(by_steps)
+        key = (_but_for_steps(cell), answers.ids.tobytes(), answers.labels.tobytes())
+        if key not in self._stepped:
+            by_steps: dict[int, NDArray[np.bool_]] = {}
+            for other in self._variants[_but_for_steps(cell)]:
+                steps: int = getattr(other.attack_spec, "steps", 0)
+                found = None if steps in by_steps else self._answers(other.name)
+                if found is not None and found.same_images(answers):
+                    by_steps[steps] = found.right
+            self._stepped[key] = oblivious_steps(by_steps) if len(by_steps) > 1 else None
+        finding = self._stepped[key]
+        if finding is not None:
+            yield finding
+
+    @cached_property
+    def _variants(self) -> dict[Hashable, list[Cell]]:
+        """Cells that differ in the number of an attack's steps alone."""
+        found: dict[Hashable, list[Cell]] = {}
+        for cell in self.grid.cells:
+            if getattr(cell.attack_spec, "steps", None) is not None:
+                found.setdefault(_but_for_steps(cell), []).append(cell)
+        return found
 
     def _others(self, cell: Cell) -> Iterator[Cell]:
         """The cells of the same defended model."""
@@ -193,6 +204,12 @@ class Cards:
             return self.per_image.answers(name)
         except NotTested:
             return None
+
+
+def _but_for_steps(cell: Cell) -> Hashable:
+    """What cells share that differ in the number of an attack's steps alone."""
+    spec = cell.attack_spec.model_copy(update={"steps": 0})
+    return cell.model, cell.defense, cell.seed, spec
 
 
 def findings_of(node: Node, store: Store) -> list[Finding]:

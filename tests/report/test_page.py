@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,6 +19,7 @@ from pipeline.catalogue.paper import Published
 from pipeline.grid.cells import Grid
 from pipeline.report.cards import Card
 from pipeline.report.formats.figures.drawings import left_drawing
+from pipeline.report.formats.page import page as page_module
 from pipeline.report.formats.page.page import TEMPLATES, Plot, Section, page_html
 from pipeline.report.formats.page.parts import anchors, inline, themed
 from pipeline.report.paper import Reference
@@ -23,6 +28,8 @@ from pipeline.report.views.adaptive import Left, Rate
 from pipeline.report.views.table import views
 from pipeline.report.writer import write_report
 from tasks.integrity.findings import Finding
+
+TESTS = Path(__file__).parents[1]
 
 
 class Elements(HTMLParser):
@@ -302,3 +309,44 @@ def test_a_failed_card_takes_the_bold_away_and_says_why_where_it_stands(tmp_path
     assert "cards" in page.values("id")
     story = text[text.index(f'id="{anchors(grid)[grid.cells[1].name]}"') :]
     assert "<dt>integrity card</dt><dd>fail: " in story[: story.index("</details>")]
+
+
+def test_a_long_grid_is_shown_folded_with_every_number_and_all_its_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "LONG", 10)
+    grid = make_grid()
+    text, page = written(tmp_path, grid)
+    table, cells = re.findall(r"<details>\n<summary>([^<]*)</summary>\n<div class=.scroll", text)
+    assert table == f"{len(grid.tables[0].defenses) * 2} rows, 2 columns"
+    assert cells == f"{len(grid.cells)} cells"
+    targets = {unquote(href[1:]) for href in page.values("href") if href.startswith("#")}
+    assert targets <= set(page.values("id"))
+    assert set(anchors(grid).values()) <= targets
+    assert "cell" not in page.values("class")
+    assert all(cell.name in page.words for cell in grid.cells)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_report_of_20000_cells_takes_a_minute_a_gigabyte_and_20_mb_and_grows_linearly(
+    tmp_path: Path,
+) -> None:
+    def measured(defenses: int, attacks: int) -> dict[str, float]:
+        words = [str(defenses), str(attacks), str(tmp_path)]
+        done = subprocess.run(
+            [sys.executable, str(TESTS / "long_report.py"), *words],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found: dict[str, float] = json.loads(done.stdout)
+        return found
+
+    small, large = measured(50, 100), measured(141, 142)
+    assert large["seconds"] < 60
+    assert large["memory_mb"] < 1000
+    assert large["page_mb"] < 20
+    # four times as many cells
+    assert large["seconds"] < 8 * small["seconds"]

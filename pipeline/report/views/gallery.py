@@ -65,7 +65,13 @@ def _gallery(
     key = "-".join(f"{record.digest}.{record.content}" for record in records if record)
     if key in known:
         return Gallery(shown, key, known[key])
-    # only here: a report of what is known imports no torch
+    try:
+        for node in nodes:
+            for _, parent in node.parents:
+                artifacts.store.required(parent.kind, parent.digest)
+    except Damaged as problem:
+        return Gallery(shown, key, problem=str(problem))
+    # only here: a report of what is known, or cannot be, imports no torch
     from pipeline.report.views.recomputed import exhibits
     from tasks.evaluation.defend import BadDefense
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from pipeline.grid.cells import Cell
 from tasks.defenses.base import Defense
 from tasks.specs import Kind, Spec
-from tasks.training.recipe import CheckpointSpec
+from tasks.training.recipe import CheckpointSpec, TrainSpec
 
 
 def joined(values: Iterable[object]) -> str:
@@ -39,16 +40,24 @@ def _per_class(images: int, classes: int, by_class: Sequence[int] | None) -> str
 
 def settings_said(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
     """Models, attacks and defenses with their parameters: a heading, and lines of Markdown."""
-    models = [(cell.model, _model(cell), f"seed {cell.seed}") for cell in cells]
+    # cells share specs, and so the words for them
+    words: dict[int, str] = {}
+
+    def said(spec: Spec, of: Callable[[Any], str]) -> str:
+        if id(spec) not in words:
+            words[id(spec)] = of(spec)
+        return words[id(spec)]
+
+    models = [(cell.model, said(cell.model_spec, _model), f"seed {cell.seed}") for cell in cells]
     yield "Models", _by_label(models)
     yield (
         "Attacks",
-        _by_label((cell.attack, _spec(cell.attack_spec), cell.model) for cell in cells),
+        _by_label((cell.attack, said(cell.attack_spec, _spec), cell.model) for cell in cells),
     )
     yield (
         "Defenses",
         _by_label(
-            (cell.defense, _defense(cell.defense_spec), f"{cell.model}/{cell.attack}")
+            (cell.defense, said(cell.defense_spec, _defense), f"{cell.model}/{cell.attack}")
             for cell in cells
         ),
     )
@@ -71,11 +80,11 @@ def _by_label(described: Iterable[tuple[str, str, str]]) -> list[str]:
     return lines
 
 
-def _model(cell: Cell) -> str:
-    network = _spec(cell.model_spec.network)
-    if isinstance(cell.model_spec, CheckpointSpec):
-        return f"{network}; checkpoint {cell.model_spec.sha256[:12]}"
-    return f"{network}; trained: {_spec(cell.model_spec.recipe)}"
+def _model(spec: TrainSpec | CheckpointSpec) -> str:
+    network = _spec(spec.network)
+    if isinstance(spec, CheckpointSpec):
+        return f"{network}; checkpoint {spec.sha256[:12]}"
+    return f"{network}; trained: {_spec(spec.recipe)}"
 
 
 def _defense(spec: Defense) -> str:

@@ -37,6 +37,8 @@ from pipeline.report.words.paper import differing, judged, published_words
 from pipeline.report.words.settings import datasets_said, settings_said
 from pipeline.report.words.table import caption
 
+LONG = 2000
+"""Places of a table, or cells of a grid, above which the page shows them folded and in brief."""
 TEMPLATES = Path(__file__).with_name("templates")
 FILES = ("csv", "parquet", "md", "tex")
 """Endings of the files that a table has beside the page."""
@@ -93,6 +95,7 @@ def page_html(
     meaning = [OBLIVIOUS, *adaptive, INTERVALS, *GAINS.split("\n\n")]
     if scores.published:
         meaning.append(BESIDE)
+    cells = cells_told(grid, scores, again, links or {})
     template = environment.get_template("page.html")
     return template.render(
         title=grid.title or grid.name,
@@ -109,7 +112,9 @@ def page_html(
         card_names=CARD_NAMES,
         cards_said=CARDS_LEGEND,
         stored_said=stored_lines(scores.cards),
-        cells=cells_told(grid, scores, again, links or {}),
+        cells=cells,
+        cells_folded=len(cells) > LONG,
+        any_published=any(cell.published for cell in cells),
         made=made,
         settings=settings_said(grid.cells),
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
@@ -132,6 +137,7 @@ def _section(
         "id": identity,
         "title": view.table.title or view.table.name,
         "table": table_html(view, identity, words),
+        "folded": _folded(view),
         "said": caption(view),
         "left": [
             {
@@ -159,3 +165,9 @@ def _section(
         ],
         "files": [f"{section.stem}.{ending}" for ending in FILES],
     }
+
+
+def _folded(view: View) -> str:
+    """What a long table's fold says, empty where a table is not long."""
+    rows, columns = len(view.rows), len(view.attacks)
+    return f"{rows} rows, {columns} columns" if rows * columns > LONG else ""

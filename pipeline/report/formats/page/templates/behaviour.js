@@ -62,9 +62,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// A link to a cell opens it.
+// A link to a cell opens it, or the table that it is a row of.
 function open() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target instanceof HTMLTableRowElement) {
+    target.hidden = false;
+    const folded = target.closest("details");
+    if (folded) folded.open = true;
+    target.scrollIntoView();
+  }
   if (target instanceof HTMLDetailsElement) {
     target.hidden = false;
     target.open = true;
