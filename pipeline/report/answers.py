@@ -14,6 +14,7 @@ from pipeline.store import arrow
 from pipeline.store.store import Damaged, Store
 from tasks.evaluation.statistics import paired_differences, sign_flip_test
 
+
 class NotTested(Exception):
     """Why a gain cannot be tested, in one line."""
 
