@@ -197,13 +197,13 @@ def test_no_secret_of_an_address_is_written_or_printed_by_any_command(
 
 
 def test_no_secret_of_a_checkpoints_address_is_written_or_printed(shell: Shell) -> None:
-    url = f"http://me:{SECRETS[0]}@127.0.0.1:1/w.safetensors?X-Amz-Signature={SECRETS[1]}"
+    url = f"http://me:{SECRETS[0]}@127.0.0.1:1/weights/1?X-Amz-Signature={SECRETS[1]}"
     model = f"dataset: digits\nnetwork: {{kind: small}}\ncheckpoint:\n  url: {url}\n"
     place = Path("configs/models/mixed.yaml")
     place.write_text(f"{model}  sha256: {'ab' * 32}\n", encoding="utf-8")
     result = shell("run", "--inline", *TINY)
     assert result.exit_code == 2
-    assert "http://127.0.0.1:1/w.safetensors" in result.stderr
+    assert "http://127.0.0.1:1/weights/1" in result.stderr
     place.unlink()  # the user's own file, which of course holds it
     assert shell.leaks(*SECRETS) == []
 
