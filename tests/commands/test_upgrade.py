@@ -101,6 +101,15 @@ def test_what_is_computed_again_is_right_and_the_old_stays(home: Home) -> None:
     assert home.session().plan().todo == {}
 
 
+def test_an_old_order_that_is_named_has_its_old_numbers(home: Home) -> None:
+    dataset = home.folder / "configs" / "datasets" / "numbers.yaml"
+    dataset.write_text(dataset.read_text().replace("classes: 3", 'classes: ["1", "10", "2"]'))
+    session = home.session()
+    [name] = AGAIN
+    assert session.scores[name].digest == home.before["mine"]["scores"][name]
+    assert session.facts()[name] == home.facts()[name]
+
+
 def test_what_was_ambiguous_is_refused_until_it_is_said(home: Home) -> None:
     with pytest.raises(BadInput, match="several image columns: mask, image; say which: image_col"):
         home.session("masks")

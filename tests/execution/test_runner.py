@@ -76,7 +76,7 @@ def test_what_waited_for_a_worker_until_the_time_was_up_does_not_begin(tiny: Tin
     store.prepare()
 
     def result(until: float | None) -> object:
-        return perform_remotely(
+        attempted, ended = perform_remotely(
             node.digest,
             pack(node),
             str(tiny.store),
@@ -85,6 +85,8 @@ def test_what_waited_for_a_worker_until_the_time_was_up_does_not_begin(tiny: Tin
             replace=False,
             until=until,
         )
+        assert ended is None
+        return attempted
 
     assert result(0.0) == Stopped(node.digest)
     assert store.record(node.kind, node.digest) is None
