@@ -24,7 +24,7 @@ from rich.table import Table
 from pipeline.execution.work.memory import keep_freed_memory
 
 MODULES = (
-    *("attacks", "defenses", "training", "accuracy"),
+    *("attacks", "expectation", "defenses", "training", "accuracy"),
     *("linear", "planning", "ray_overhead", "demo"),
 )
 PEAK = "peak"
