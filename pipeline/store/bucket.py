@@ -27,8 +27,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pipeline.problems import BadInput, Unwritable, suggestion
+from pipeline.problems import BadInput, Unwritable, reason_of, suggestion
 from pipeline.store.backend import Entry, draft_folder
+from pipeline.store.files import CACHE, cache_folder
 from pipeline.store.records import META
 
 if TYPE_CHECKING:
@@ -97,11 +98,12 @@ class Bucket:
         self._prefix = "/".join(filter(None, parts.path.split("/")))
         self._given = given
         self._bound = 1e9 * _number("cache_gb", given.get("cache_gb", str(CACHE_GB)))
-        place = given.get("cache") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        place = given.get("cache")
+        folder = Path(place).expanduser() / CACHE if place else cache_folder()
         whose = given.get("account", "") if self._scheme == "az" else given.get("endpoint")
         root = self._root if self._scheme == "s3" else f"{self._scheme}://{self._root}"
         name = hashlib.sha256(f"{whose} {root}".encode()).hexdigest()[:16]
-        self._cache = Path(place).expanduser().resolve() / "test-time-defense-bench" / name
+        self._cache = folder.resolve() / name
         self._unseen = self._bound  # bytes of copies since all were last looked at
         self._objects = _client(
             self._scheme,
@@ -137,8 +139,8 @@ class Bucket:
         except Unwritable as problem:
             raise BadInput(str(problem)) from None
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise BadInput(f"cache {self._cache}: cannot be written to: {reason}") from None
+            what = f"cache {self._cache}: cannot be written to"
+            raise BadInput(f"{what}: {reason_of(error)}") from None
         finally:
             with contextlib.suppress(Unwritable):
                 self._delete([probe])

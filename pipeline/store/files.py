@@ -12,8 +12,10 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline.problems import BadInput, regular, shown
+from pipeline.problems import BadInput, reason_of, regular, shown
 
+CACHE = "test-time-defense-bench"
+"""The folder of this program in a folder of caches."""
 MEMORY = "file-hashes.json"
 FRESH_NS = 2_000_000_000
 """How long after a change a file may change again without a new time stamp."""
@@ -26,7 +28,7 @@ def cache_folder() -> Path:
     except RuntimeError:
         # a container's user who has neither a name nor a home
         base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
-    return base / "test-time-defense-bench"
+    return base / CACHE
 
 
 def sha256_of(path: Path) -> str:
@@ -85,8 +87,7 @@ def is_fresh(status: os.stat_result) -> bool:
 
 
 def _unreadable(path: Path, error: OSError) -> BadInput:
-    reason = (error.strerror or str(error)).lower()
-    return BadInput(f"{shown(path)}: cannot be read: {reason}")
+    return BadInput(f"{shown(path)}: cannot be read: {reason_of(error)}")
 
 
 def sha256_of_all(folder: Path, files: Sequence[Path]) -> str:
@@ -104,9 +105,7 @@ def sha256_of_all(folder: Path, files: Sequence[Path]) -> str:
         for path, (name, _) in zip(files, stamps, strict=True):
             whole.add(name, path.read_bytes())
     except OSError as error:
-        raise BadInput(
-            f"{error.filename}: cannot be read: {(error.strerror or str(error)).lower()}"
-        ) from None
+        raise BadInput(f"{error.filename}: cannot be read: {reason_of(error)}") from None
     if not any(is_fresh(status) for _, status in stamps):
         _remember({**memory, key: [stamp, whole.sha256]})
     return whole.sha256

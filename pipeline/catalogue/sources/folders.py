@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.catalogue.sources.classes import class_order, official_order
 from pipeline.catalogue.sources.files import Found, Split, folder_layout, some
-from pipeline.problems import BadInput, shown
+from pipeline.problems import BadInput, reason_of, shown
 from pipeline.store.files import Together, require_sha256
 
 IMAGES = frozenset(
@@ -116,8 +116,7 @@ def read(split: Path, sha256: str, order: Sequence[str] | None) -> tuple[Split, 
         try:
             images.append(path.read_bytes())
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise BadInput(f"{path}: cannot be read: {reason}") from None
+            raise BadInput(f"{path}: cannot be read: {reason_of(error)}") from None
         whole.add(path.relative_to(split).as_posix(), images[-1])
         names.append(path.relative_to(split.parent).as_posix())
     require_sha256(split, whole.sha256, sha256)
@@ -136,8 +135,7 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     try:
         inside = sorted(folder.iterdir())
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise BadInput(f"{shown(folder)}: cannot be read: {reason}") from None
+        raise BadInput(f"{shown(folder)}: cannot be read: {reason_of(error)}") from None
     for path in inside:
         yield path
         if path.is_dir():
