@@ -6,7 +6,6 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +23,10 @@ from pipeline.execution.signals import interruptible
 from pipeline.execution.watch import Watch
 from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.card_sizes import CardSize
-from pipeline.grid.cards import card_nodes
-from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.digests import spec_classes
-from pipeline.grid.graph import Graph, Node
-from pipeline.grid.kinds import KINDS, ForceStart, NodeKind, forced_kinds
-from pipeline.grid.nodes import CellNodes
+from pipeline.grid.graph import Node
+from pipeline.grid.kinds import KINDS
+from pipeline.grid.opened import OpenedGrid
 from pipeline.grid.selection import selected
 from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.look import Look
@@ -52,17 +49,13 @@ if TYPE_CHECKING:
     from pipeline.report.scores import Facts
 
 
-@dataclass
-class Session:
-    """A grid, the cells of it that are meant, and the store they live in."""
+@dataclass(kw_only=True)
+class Session(OpenedGrid):
+    """A grid that is opened on a store: what the store holds of it, and how the rest is run."""
 
-    catalogue: Catalogue
-    grid: Grid
-    cells: tuple[Cell, ...]
     store: Store
     settings: Settings
     devices: Path
-    card: CardSize = "quarter"
     ledger: Ledger = field(init=False)
     seen: Look | None = None
     """What a run saw of the store at its end, where it had done all; see `look`."""
@@ -73,33 +66,6 @@ class Session:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store.ground)
-
-    @cached_property
-    def _made(self) -> tuple[Graph, dict[str, Node], dict[str, Node]]:
-        nodes = CellNodes()
-        scores = {cell.name: nodes.score(cell) for cell in self.grid.cells}
-        cards = card_nodes(nodes, self.grid.cells, self.card)
-        return Graph([*scores.values(), *cards.values()]), scores, cards
-
-    @property
-    def graph(self) -> Graph:
-        """The graph of all the grid's cells and of their integrity cards."""
-        return self._made[0]
-
-    @property
-    def scores(self) -> dict[str, Node]:
-        """The score node of every cell of the grid."""
-        return self._made[1]
-
-    @property
-    def chosen(self) -> dict[str, Node]:
-        """The score nodes of the cells that are meant."""
-        return {cell.name: self.scores[cell.name] for cell in self.cells}
-
-    @property
-    def cards(self) -> dict[str, Node]:
-        """The integrity card of each cell that has one; see `card_nodes`."""
-        return self._made[2]
 
     def examined(self) -> Cards:
         """The integrity cards of the grid's cells as the store holds them now."""
@@ -127,24 +93,6 @@ class Session:
         found = self.examined().all()
         return {name: card for name, card in found.items() if card.verdict != "skipped"}
 
-    @property
-    def chosen_cards(self) -> list[Node]:
-        """The cards of the models that a cell that is meant attacks adaptively."""
-        adaptive = {(cell.model, cell.seed) for cell in self.cells if cell.attack_spec.compound}
-        cells = (cell for cell in self.cells if (cell.model, cell.seed) in adaptive)
-        found = (self.cards.get(cell.name) for cell in cells)
-        return list(dict.fromkeys(node for node in found if node is not None))
-
-    @property
-    def leaves(self) -> list[Node]:
-        """What is meant to be in the store after a run: scores, then cards."""
-        return [*self.chosen.values(), *self.chosen_cards]
-
-    @cached_property
-    def meant(self) -> Graph:
-        """The graph of the leaves: all that a run may have to compute."""
-        return self.graph if self.cells == self.grid.cells else Graph(self.leaves)
-
     def look(self) -> Look:
         """Into the store: what this session's last run saw at its end, if it had done all."""
         return self.seen or Look(self.store)
@@ -152,28 +100,18 @@ class Session:
     def check_code(self) -> list[str]:
         """Stop, as BadInput, at code that changed undecided; returns what versions decided."""
         return check(
-            [Entry(classes, frozenset(KINDS[kind].modules)) for kind, classes in self._sorts]
+            [Entry(classes, frozenset(KINDS[kind].modules)) for kind, classes in self.meant_classes]
         )
-
-    @cached_property
-    def _sorts(self) -> frozenset[tuple[NodeKind, frozenset[type[Spec]]]]:
-        """The kinds of the nodes that are meant, each with the classes of its specs."""
-        return frozenset((node.kind, spec_classes(node.spec)) for node in self.meant)
 
     def check_libraries(self) -> None:
         """BadInput where the cells to compute need a library that is not installed here."""
-        classes = frozenset[type[Spec]]().union(*(classes for _, classes in self._sorts))
+        classes = frozenset[type[Spec]]().union(*(classes for _, classes in self.meant_classes))
         libraries = {cls: cls.library for cls in classes if issubclass(cls, Kind) and cls.library}
         lacking = {cls: name for cls, name in libraries.items() if find_spec(name) is None}
         for node in self.meant if lacking else ():
             for cls, library in lacking.items():
                 if cls in spec_classes(node.spec) and self.record(node) is None:
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
-
-    def forced(self, start: ForceStart) -> set[str]:
-        """Digests that --force computes again."""
-        kinds = forced_kinds(start)
-        return {node.digest for node in self.meant if node.kind in kinds}
 
     def plan(self, forced: set[str] | None = None) -> Plan:
         """What the meant cells and their cards lack."""
@@ -323,9 +261,15 @@ def open_session(
     how = read_settings(settings or _first_file(folders, "settings.yaml"))
     if device is not None:
         how = how.model_copy(update={"device": device})
-    cells = selected(loaded, only)
-    devices = _first_file(folders, "devices.yaml")
-    return Session(catalogue, loaded, cells, Store(store), how, devices, card)
+    return Session(
+        catalogue=catalogue,
+        grid=loaded,
+        cells=selected(loaded, only),
+        card=card,
+        store=Store(store),
+        settings=how,
+        devices=_first_file(folders, "devices.yaml"),
+    )
 
 
 def _first_file(folders: Sequence[Path], name: str) -> Path:
