@@ -15,8 +15,7 @@ from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.fingerprint import Entry, check
 from pipeline.catalogue.devices import read_devices
 from pipeline.execution.events import Observers, RunFinished
-from pipeline.execution.executors.base import Executor
-from pipeline.execution.executors.inline import InlineExecutor
+from pipeline.execution.executors.starter import Starter
 from pipeline.execution.runner import Run
 from pipeline.execution.settings import Settings, read_settings
 from pipeline.execution.signals import interruptible
@@ -186,25 +185,15 @@ class Session(OpenedGrid):
         watch = Watch(observers.notify, limit_s=self.settings.node_timeout_s)
         observers = Observers([*observers.members, watch])
 
-        def report(digest: str, progress: object) -> None:
-            from pipeline.execution.events import NodeProgress
-            from tasks.progress import Progress
-
-            assert isinstance(progress, Progress)
-            observers.notify(NodeProgress(digest, progress))
-
-        def local() -> Executor:
-            return InlineExecutor(self.store, self.settings, report, until=until)
-
-        def start() -> Executor:
-            if inline:
-                return local()
-            from pipeline.execution.executors.ray import RayExecutor
-
-            return RayExecutor(
-                self.store, self.settings, report, address=address, workers=workers, until=until
-            )
-
+        starter = Starter(
+            store=self.store,
+            settings=self.settings,
+            notify=observers.notify,
+            inline=inline,
+            address=address,
+            workers=workers,
+            until=until,
+        )
         run = Run(
             grid=self.grid,
             graph=self.graph,
@@ -213,8 +202,8 @@ class Session(OpenedGrid):
             store=self.store,
             ledger=self.ledger,
             observers=observers,
-            start_executor=start,
-            start_local=local,
+            start_executor=starter.chosen,
+            start_local=starter.local,
             forced=forced,
             cluster_first=address is not None,
             until=until,
@@ -227,20 +216,24 @@ class Session(OpenedGrid):
             return finished
         finally:
             watch.close()
-            invocation = Invocation(
-                grid=self.grid.name,
-                command=fit_to_show(["pipeline", *sys.argv[1:]]),
-                version=__version__,
-                cells=run.entries(),
-            )
-            try:
-                key = self.ledger.write(invocation)
-                if details := run.failure_details():
-                    place = self.ledger.keep_details(key, details)
-                    self.details = f"{self.store.address.partition('?')[0]}/{place}"
-            except Unwritable as problem:
-                # what was computed is there all the same, and is reported
-                self.unwritten = str(problem)
+            self._write_down(run)
+
+    def _write_down(self, run: Run) -> None:
+        """Write a run into the ledger, and the tracebacks of what failed beside it."""
+        invocation = Invocation(
+            grid=self.grid.name,
+            command=fit_to_show(["pipeline", *sys.argv[1:]]),
+            version=__version__,
+            cells=run.entries(),
+        )
+        try:
+            key = self.ledger.write(invocation)
+            if details := run.failure_details():
+                place = self.ledger.keep_details(key, details)
+                self.details = f"{self.store.address.partition('?')[0]}/{place}"
+        except Unwritable as problem:
+            # what was computed is there all the same, and is reported
+            self.unwritten = str(problem)
 
 
 def open_session(
