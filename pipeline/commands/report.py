@@ -59,8 +59,37 @@ def report_grid(
     all is printed, where the files cannot be written. A run that computed nothing leaves a
     report alone that would become the same.
     """
-    from rich.console import Console
+    links = _links(session, uri)
+    printer = _Printer(session, finished, as_json=as_json)
+    kept = _kept(session, finished, reports, links, again)
+    if kept is not None and not _computed(finished):
+        text = kept.shown(printer.terminal)
+        if text is not None:
+            doubts = (kept.shown(DOUBTS) or "").splitlines()
+            printer.repeat(text, doubts)
+            return Reported(reports / session.grid.name / PAGE, doubts)
+    scores = _scores(session, finished)
+    doubts = [doubt.line for doubt in scores.doubts]
+    page, trouble = None, None
+    try:
+        page = _files(session, scores, reports, links, again)
+    except (BadInput, Unwritable) as error:
+        trouble = error
+    text = printer.show(scores, doubts)
+    if trouble is not None:
+        raise trouble
+    if page is not None and kept is not None:
+        kept.keep(printer.terminal, text)
+        kept.keep(DOUBTS, "\n".join(doubts))
+    return Reported(page, doubts)
 
+
+def _computed(finished: RunFinished | None) -> bool:
+    return finished is not None and bool(finished.computed)
+
+
+def _links(session: Session, uri: str) -> dict[str, str]:
+    """Cell's name → its page on the tracking server, if that has pages."""
     known = Results(
         session.grid,
         session.scores,
@@ -69,28 +98,29 @@ def report_grid(
         without_secrets(uri),
         look=session.look,
     )
-    links = known.links(uri)
-    console = Console()
-    terminal = "none" if as_json else _sort_of(console)
-    kept = None
-    if finished is not None and session.seen is not None:
-        parts = _made_from(session, finished, links, again)
-        kept = KeptReport(reports / session.grid.name, parts)
-        text = None if finished.computed else kept.shown(terminal)
-        if text is not None:
-            console.file.write(text)
-            doubts = (kept.shown(DOUBTS) or "").splitlines()
-            if as_json:
-                _answer(session.grid.name, session.facts(), finished, doubts)
-            return Reported(reports / session.grid.name / PAGE, doubts)
+    return known.links(uri)
 
-    from pipeline.report.formats.terminal import render_terminal
+
+def _kept(
+    session: Session,
+    finished: RunFinished | None,
+    reports: Path,
+    links: Mapping[str, str],
+    again: Sequence[str],
+) -> KeptReport | None:
+    """What is kept of the report that would become the same; None where that cannot be known."""
+    if finished is None or session.seen is None:
+        return None
+    parts = _made_from(session, finished, links, again)
+    return KeptReport(reports / session.grid.name, parts)
+
+
+def _scores(session: Session, finished: RunFinished | None) -> Scores:
+    """All that is reported of the grid's cells."""
     from pipeline.report.paper import references_of
-    from pipeline.report.views.pictures import Artifacts
 
     cards = session.examined()
-    found = cards.sanity.doubts() if cards.sanity is not None else ()
-    scores = Scores(
+    return Scores(
         facts=cards.facts,
         missing=finished.missing if finished is not None else {},
         digests={name: node.digest for name, node in session.scores.items()},
@@ -98,47 +128,75 @@ def report_grid(
         by_class=session.test_images_by_class(),
         per_image=cards.per_image,
         cards=cards.all(),
-        doubts=found,
+        doubts=cards.sanity.doubts() if cards.sanity is not None else (),
     )
-    doubts = [doubt.line for doubt in found]
-    artifacts = Artifacts(session.store, session.scores)
-    page = None
-    trouble: BadInput | Unwritable | None = None
+
+
+def _files(
+    session: Session,
+    scores: Scores,
+    reports: Path,
+    links: Mapping[str, str],
+    again: Sequence[str],
+) -> Path | None:
+    """Write the files; the page's path, None, and a line, where a library that it takes is absent.
+
+    BadInput or Unwritable where they cannot be written.
+    """
     absent = [name for name in FOR_FILES if importlib.util.find_spec(name) is None]
     if absent:
+        from rich.console import Console
+
         line = f"no files of tables written: not installed: {', '.join(absent)}"
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
-    else:
-        from pipeline.report.writer import write_report
+        return None
+    from pipeline.report.views.pictures import Artifacts
+    from pipeline.report.writer import write_report
 
-        try:
-            # the gallery asks networks, and one of a user's own may print: stdout is the answer's
-            with contextlib.redirect_stdout(sys.stderr):
-                page = write_report(
-                    session.grid,
-                    scores,
-                    reports,
-                    session.made(),
-                    artifacts,
-                    again=[word for word in again if word != "--force"],
-                    links=links,
-                )
-        except (BadInput, Unwritable) as error:
-            trouble = error
-    text = ""
-    if as_json:
-        _answer(session.grid.name, scores.facts, finished, doubts)
-    else:
+    # the gallery asks networks, and one of a user's own may print: stdout is the answer's
+    with contextlib.redirect_stdout(sys.stderr):
+        return write_report(
+            session.grid,
+            scores,
+            reports,
+            session.made(),
+            Artifacts(session.store, session.scores),
+            again=[word for word in again if word != "--force"],
+            links=links,
+        )
+
+
+class _Printer:
+    """Prints a report on stdout: tables for a person, or an answer for a program."""
+
+    def __init__(self, session: Session, finished: RunFinished | None, *, as_json: bool) -> None:
+        from rich.console import Console
+
+        self._session, self._finished, self._as_json = session, finished, as_json
+        self._console = Console()
+        self.terminal = "none" if as_json else _sort_of(self._console)
+
+    def show(self, scores: Scores, doubts: Sequence[str]) -> str:
+        """Print the report; the text that a person saw."""
+        if self._as_json:
+            self._answer(scores.facts, doubts)
+            return ""
+        from pipeline.report.formats.terminal import render_terminal
+
+        console = self._console
         with console.capture() as printed:
-            console.print(render_terminal(session.grid, scores, width=console.width))
-        text = printed.get()
-        console.file.write(text)
-    if trouble is not None:
-        raise trouble
-    if page is not None and kept is not None:
-        kept.keep(terminal, text)
-        kept.keep(DOUBTS, "\n".join(doubts))
-    return Reported(page, doubts)
+            console.print(render_terminal(self._session.grid, scores, width=console.width))
+        console.file.write(printed.get())
+        return printed.get()
+
+    def repeat(self, text: str, doubts: Sequence[str]) -> None:
+        """Print what is known to be the report's text."""
+        self._console.file.write(text)
+        if self._as_json:
+            self._answer(self._session.facts(), doubts)
+
+    def _answer(self, cells: Mapping[str, Mapping[str, object]], doubts: Sequence[str]) -> None:
+        _answer(self._session.grid.name, cells, self._finished, doubts)
 
 
 def _answer(
