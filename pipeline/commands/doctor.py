@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.observers.tracking.server import answers, is_web
+from pipeline.observers.tracking.server import wrong_with
 from pipeline.problems import BadInput
 from pipeline.sanitize import without_secrets
 from pipeline.store.store import Store
@@ -101,6 +101,6 @@ def _nearest(path: Path) -> Path:
 
 
 def _mlflow(uri: str) -> Finding:
-    if is_web(uri) and not answers(uri):
-        return Finding("MLflow", False, f"{without_secrets(uri)} does not answer")
+    if (problem := wrong_with(uri)) is not None:
+        return Finding("MLflow", False, problem)
     return Finding("MLflow", True, without_secrets(uri))

@@ -16,10 +16,10 @@ from pipeline.catalogue.catalogue import SECTIONS
 from pipeline.commands.session import Session
 from pipeline.execution.events import RunFinished
 from pipeline.observers.tracking.results import Results
+from pipeline.observers.tracking.server import name_in_ledger
 from pipeline.problems import BadInput, Unwritable
 from pipeline.report.kept import KeptReport
 from pipeline.report.scores import PAGE, Scores
-from pipeline.sanitize import without_secrets
 from pipeline.store.files import stamps
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _links(session: Session, uri: str) -> dict[str, str]:
         session.scores,
         session.store,
         session.ledger,
-        without_secrets(uri),
+        name_in_ledger(uri, session.ledger),
         look=session.look,
     )
     return known.links(uri)

@@ -10,12 +10,11 @@ from pipeline.commands.session import Session
 from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Graph
 from pipeline.observers.tracking.runs import score_key
-from pipeline.observers.tracking.server import default_uri
+from pipeline.observers.tracking.server import default_uri, name_in_ledger
 from pipeline.plan.why import why
 from pipeline.report.paper import references_of
 from pipeline.report.scores import number
 from pipeline.report.words.numbers import accuracy
-from pipeline.sanitize import without_secrets
 
 REMEMBERED = 10
 """Earlier scores that are told."""
@@ -57,7 +56,7 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
         }
     if record is not None:
         told["score"] = dict(record.facts)
-        server = without_secrets(mlflow_uri or default_uri(Path.cwd()))
+        server = name_in_ledger(mlflow_uri or default_uri(Path.cwd()), session.ledger)
         told["mlflow_run"] = session.ledger.logged_as(server, score_key(cell, record))
     reference = references_of(session.grid, session.catalogue).get(cell.name)
     if reference is not None:

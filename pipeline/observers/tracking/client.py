@@ -7,11 +7,13 @@ import json
 import os
 import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.observers.tracking.database import IDENTITY, alone, database_path, is_empty, make
 from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Point
 from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder
 from pipeline.sanitize import markdown
@@ -24,6 +26,8 @@ BATCH = 100
 """Entries of a request: MLflow takes 100 parameters or 1,000 metrics."""
 LONGEST_NOTE = 7_500
 """Characters of a description: MLflow takes 8,000 of a tag."""
+ATTEMPTS = 3
+"""How often a database is tried that cannot be opened."""
 SAMPLING_S = 5.0
 """Between two looks at the machine, for its metrics."""
 
@@ -36,30 +40,57 @@ class Server:
             os.environ.setdefault(name, value)
         warnings.filterwarnings("ignore", module=r"mlflow\.")
         from mlflow import MlflowClient
+        from mlflow.store.db import utils
 
-        files = artifact_folder(uri)
-        if files is not None:
-            files.parent.mkdir(parents=True, exist_ok=True)
+        # else a database that cannot be opened is tried for minutes
+        utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, ATTEMPTS)
         self._uri = uri
         self._monitor: Any = None
-        # the server registers models too, whatever the environment says of another registry
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        found = self._client.get_experiment_by_name(grid)
-        if found is None:
-            place = None if files is None else files.as_uri()
-            self._experiment = self._client.create_experiment(
-                grid,
-                artifact_location=place,
-                tags={KIND: "custom_model_development", NOTE: markdown(title)},
-            )
-        else:
-            self._experiment = found.experiment_id
-            if found.lifecycle_stage == "deleted":
-                self._client.restore_experiment(self._experiment)
-        self._client.set_experiment_tag(self._experiment, "made_by", PROGRAM)
+        self._database = database_path(uri)
+        if self._database is not None:
+            _make_database(self._database, uri)
+        with alone(self._database):
+            # the server registers models too, whatever the environment says of another registry
+            self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            self.identity = self._identified()
+            self._experiment = self._opened(grid, title)
+            self._client.set_experiment_tag(self._experiment, "made_by", PROGRAM)
         ours = self._client.search_experiments(filter_string=f"tags.made_by = '{PROGRAM}'")
         self._searched = [experiment.experiment_id for experiment in ours]
         self._parent = ""
+
+    def _identified(self) -> str | None:
+        """What tells this database from any other at its address; None where it keeps nothing."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            known = self._client.get_experiment("0").tags.get(IDENTITY)
+            if known is None:
+                known = uuid.uuid4().hex
+                self._client.set_experiment_tag("0", IDENTITY, known)
+        except MlflowException:
+            return None
+        return str(known)
+
+    def _opened(self, grid: str, title: str) -> str:
+        """The experiment of a grid, made where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        files = artifact_folder(self._uri)
+        place = None if files is None else files.as_uri()
+        tags = {KIND: "custom_model_development", NOTE: markdown(title)}
+        found = self._client.get_experiment_by_name(grid)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(grid, artifact_location=place, tags=tags))
+            except MlflowException:
+                # another run may have made it in this moment
+                found = self._client.get_experiment_by_name(grid)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
 
     def begin(self, name: str, tags: Mapping[str, str], began: float) -> None:
         """Open the parent run."""
@@ -75,7 +106,14 @@ class Server:
         self._monitor.start()
 
     def child(self, child: ChildRun) -> str:
-        """Log a result under the parent, or under the run that a crash left; returns its id."""
+        """Log a result under the parent, or under the run that a crash left; returns its id.
+
+        A result that another run has logged, from whatever store, is not logged again.
+        """
+        with alone(self._database):
+            return self._child(child)
+
+    def _child(self, child: ChildRun) -> str:
         found = self._client.search_runs(self._searched, f"tags.key = '{child.key}'", max_results=1)
         if found and found[0].info.status == "FINISHED":
             return str(found[0].info.run_id)
@@ -199,3 +237,25 @@ class Server:
         metrics = [Metric(point.name, point.value, stamp, point.step) for point in points]
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _make_database(path: Path, uri: str) -> None:
+    """Make a database where there is none, whole or not at all."""
+    from mlflow import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    def close(address: str, *, forget: bool) -> None:
+        engine = SqlAlchemyStore._engine_map.get(address)  # noqa: SLF001  the only way to it
+        if engine is not None:
+            engine.dispose()
+        if forget:
+            SqlAlchemyStore._engine_map.pop(address, None)  # noqa: SLF001
+
+    def fill(address: str) -> None:
+        MlflowClient(tracking_uri=address, registry_uri=address).search_experiments(max_results=1)
+        close(address, forget=True)
+
+    if not path.exists() or is_empty(path):
+        make(path, fill)
+        # this process may still hold the one that was there before
+        close(uri, forget=False)

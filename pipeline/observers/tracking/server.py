@@ -14,10 +14,21 @@ import urllib.request
 from http.client import HTTPException
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
+from pipeline.observers.tracking.database import (
+    PATIENCE_S,
+    database_path,
+    identity_of,
+    uri_of,
+    wrong_with_database,
+)
 from pipeline.problems import BadInput, reason_of
 from pipeline.sanitize import page, without_secrets
+
+if TYPE_CHECKING:
+    from pipeline.store.ledger import Ledger
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -40,22 +51,21 @@ PAGES = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignor
 SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "databricks", "file"}
 """Addresses that MLflow takes besides those of web servers."""
 
-_SQLITE = "sqlite:///"
+DATABASE = "database"
+"""Where the ledger keeps which database a server had when it was last open."""
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Where servers of databases listen that say nothing else."""
 
 
 def default_uri(folder: Path) -> str:
     """The SQLite database of a folder, which holds the artifacts too."""
-    path = (folder.resolve() / "mlflow.db").as_posix()
-    # MLflow takes a URI's escapes back, and what follows a question mark for options
-    return _SQLITE + path.replace("%", "%25").replace("?", "%3F")
+    return uri_of(folder.resolve() / "mlflow.db")
 
 
 def artifact_folder(uri: str) -> Path | None:
     """The folder of artifacts beside an SQLite database; None for a server of another sort."""
-    if not uri.startswith(_SQLITE):
-        return None
-    database = Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0]))
-    return database.resolve().with_name("mlartifacts")
+    database = database_path(uri)
+    return None if database is None else database.resolve().with_name("mlartifacts")
 
 
 def is_web(uri: str) -> bool:
@@ -93,9 +103,44 @@ def wrong_with(uri: str) -> str | None:
 
     A web server that does not answer within five seconds counts as unreachable.
     """
-    if is_web(uri) and not answers(uri):
+    if is_web(uri):
+        return None if answers(uri) else f"{without_secrets(uri)} does not answer"
+    if (path := database_path(uri)) is not None:
+        return wrong_with_database(path)
+    scheme = uri.partition("://")[0].partition("+")[0]
+    if scheme in PORTS and not _listens(uri, PORTS[scheme]):
         return f"{without_secrets(uri)} does not answer"
     return None
+
+
+def _listens(uri: str, port: int) -> bool:
+    """Whether something takes connections at the host and port of an address."""
+    try:
+        parts = urlsplit(uri)
+        place = parts.hostname or "localhost", parts.port or port
+        with socket.create_connection(place, timeout=PATIENCE_S):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def name_in_ledger(uri: str, ledger: Ledger) -> str:
+    """By what the ledger knows a server: its address, and which database is there.
+
+    A database that was deleted, or replaced by another, was told nothing yet.
+    """
+    address = without_secrets(uri)
+    path = database_path(uri)
+    if path is None:
+        # as it was when it was last open
+        return named(uri, ledger.logged_as(address, DATABASE))
+    return named(uri, identity_of(path) if path.exists() else "absent")
+
+
+def named(uri: str, identity: str | None) -> str:
+    """See `name_in_ledger`; identity: of the database, None where it has none."""
+    address = without_secrets(uri)
+    return f"{address} {identity}" if identity else address
 
 
 def answers(uri: str) -> bool:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +24,11 @@ from pipeline.execution.signals import wait_for
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
 from pipeline.observers.tracking.client import Server
+from pipeline.observers.tracking.database import WAY_OUT, database_path
 from pipeline.observers.tracking.description import story
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import Point, metric_names
-from pipeline.observers.tracking.server import wrong_with
+from pipeline.observers.tracking.server import DATABASE, name_in_ledger, named, wrong_with
 from pipeline.plan.look import Look
 from pipeline.problems import BadInput
 from pipeline.sanitize import clean, scrubbed, without_secrets
@@ -64,7 +66,8 @@ class Tracker:
         self.problem: str | None = None
         self._uri = uri
         self._address = without_secrets(uri)
-        self._results = Results(grid, scores, store, ledger, self._address, cards, look)
+        known = name_in_ledger(uri, ledger)
+        self._results = Results(grid, scores, store, ledger, known, cards, look)
         self._tags = {
             "command": shlex.join(fit_to_show(command)),
             "version": version,
@@ -170,8 +173,10 @@ class Tracker:
             self._trouble = str(problem)
         except Exception as error:  # noqa: BLE001  no tracking server may fail a run
             line = clean(scrubbed(str(error), self._uri), 160)
+            unopened = self._server is None and database_path(self._uri) is not None
+            way_out = f"; where it is not whole, {WAY_OUT}" if unopened else ""
             self._trouble = wrong_with(self._uri) or (
-                f"{self._address} cannot be used: {line or type(error).__name__}"
+                f"{self._address} cannot be used: {line or type(error).__name__}{way_out}"
             )
 
     def _open(self) -> Server:
@@ -180,11 +185,21 @@ class Tracker:
             began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._began))
             grid = self._results.grid.name
             server = Server(self._uri, grid, self._results.grid.title)
+            self._note_database(server.identity)
             server.begin(f"{grid} {began}", {**self._tags, "grid": grid}, self._began)
             if self._system_metrics:
                 server.watch_machine()
             self._server = server
         return self._server
+
+    def _note_database(self, identity: str | None) -> None:
+        """Go by the database that is open: another than before was told nothing yet."""
+        results = self._results
+        known = named(self._uri, identity)
+        if identity is not None and results.ledger.logged_as(self._address, DATABASE) != identity:
+            results.ledger.mark_logged(self._address, DATABASE, identity)
+        if known != results.server:
+            self._results = replace(results, server=known)
 
     def _check(self) -> None:
         if (problem := wrong_with(self._uri)) is not None:

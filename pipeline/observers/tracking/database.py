@@ -1,0 +1,182 @@
+"""SQLite databases of MLflow: whether one can be used, and which one it is; MLflow not imported.
+
+A database is made beside its place and linked there whole, so that a process which dies while
+it makes one leaves none, and of two that make one at once the first stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+SQLITE = "sqlite:///"
+IDENTITY = "test-time-defense-bench.database"
+"""The tag of MLflow's first experiment that tells one database from another at its address."""
+PATIENCE_S = 5.0
+LEFT_S = 3600.0
+"""A draft that is older was left by a process that died."""
+
+
+def database_path(uri: str) -> Path | None:
+    """The file of an SQLite database; None for an address of another sort."""
+    if not uri.startswith(SQLITE):
+        return None
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])).absolute()
+
+
+def uri_of(path: Path) -> str:
+    """The address of a file's database."""
+    # MLflow takes a URI's escapes back, and what follows a question mark for options
+    return SQLITE + path.as_posix().replace("%", "%25").replace("?", "%3F")
+
+
+def wrong_with_database(path: Path) -> str | None:
+    """Why a database cannot be used, with the way out; None where it can, or can be made."""
+    if not path.exists():
+        return _wrong_with_folder(next(parent for parent in path.parents if parent.exists()))
+    return _wrong_with_file(path) or _wrong_inside(path)
+
+
+def _wrong_with_folder(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return f"{folder} is no folder, so no database can be made in it"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"no database can be made in {folder}: permission denied"
+    return None
+
+
+def _wrong_with_file(path: Path) -> str | None:
+    if path.is_dir():
+        return f"{path} is a folder; name a file, such as {path / 'mlflow.db'}"
+    if not path.is_file():
+        return f"{path} is a pipe or a device, not a file"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return f"{path} cannot be written to: permission denied"
+    return None
+
+
+def _wrong_inside(path: Path) -> str | None:
+    try:
+        return _not_whole(path)
+    except sqlite3.OperationalError as error:
+        # busy: that it is somebody's at the moment says nothing against it
+        if "locked" in str(error) or "busy" in str(error):
+            return None
+        return f"{path} cannot be opened: {error}"
+    except sqlite3.DatabaseError as error:
+        return f"{path} is broken: {error}; {WAY_OUT}"
+
+
+WAY_OUT = "move it away, and the next run makes a new one"
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file is there that holds no table, as one has that was only opened."""
+    with contextlib.suppress(sqlite3.DatabaseError, OSError):
+        return path.is_file() and not _tables(path)
+    return False
+
+
+def identity_of(path: Path) -> str | None:
+    """What tells a database from any other; None where it has not been given one, or is none."""
+    with contextlib.suppress(sqlite3.DatabaseError, OSError):
+        if path.is_file():
+            query = "SELECT value FROM experiment_tags WHERE experiment_id = 0 AND key = ?"
+            with _opened(path) as database:
+                found = database.execute(query, (IDENTITY,)).fetchone()
+            return str(found[0]) if found else None
+    return None
+
+
+def make(path: Path, fill: Callable[[str], object]) -> bool:
+    """Make a database at its place; False where another process was faster.
+
+    fill: makes one at the address that it is given, and leaves it closed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path)
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.making")
+    try:
+        fill(uri_of(draft))
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        if is_empty(path):
+            draft.replace(path)
+            return True
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            # a file system without links: whoever comes last there takes what stands
+            if path.exists():
+                return False
+            draft.replace(path)
+        return True
+    finally:
+        for left in path.parent.glob(f"{draft.name}*"):
+            left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path | None) -> Iterator[None]:
+    """Inside, no other process that asks for this is at work on the same database."""
+    if path is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
+    try:
+        lock.acquire()
+    except (Timeout, OSError, NotImplementedError):
+        # where there can be no lock, the search for what is there already has to do
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _clear(path: Path) -> None:
+    for left in path.parent.glob(f".{path.name}-*.making*"):
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - LEFT_S:
+                left.unlink()
+
+
+def _not_whole(path: Path) -> str | None:
+    tables = _tables(path)
+    if not tables:
+        return None
+    if "alembic_version" not in tables:
+        if "experiments" in tables:
+            return f"{path} is not whole: its making was interrupted; {WAY_OUT}"
+        return f"{path} is a database of another program; name another file"
+    with _opened(path) as database:
+        version = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        if version is None or "runs" not in tables or "experiments" not in tables:
+            return f"{path} is not whole: its making was interrupted; {WAY_OUT}"
+        database.execute("SELECT count(*) FROM experiments").fetchone()
+    return None
+
+
+def _tables(path: Path) -> set[str]:
+    with _opened(path) as database:
+        rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {str(name) for (name,) in rows}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    # for writing, too: what a process that died has left half written is undone
+    place = f"file:{quote(str(path))}?mode=rw"
+    with contextlib.closing(sqlite3.connect(place, uri=True, timeout=PATIENCE_S)) as database:
+        yield database
