@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,3 +106,56 @@ def test_a_local_ray_listens_on_the_loopback_address_only_and_ctrl_c_leaves_noth
     _, finished = Tiny(tmp_path / "configs", tmp_path / "store").run()
     assert not finished.missing
     assert "train" not in finished.computed
+
+
+STUCK = """
+import torch
+from pipeline.execution.signals import stopping
+torch.set_num_threads(1)
+with stopping(lambda line: print(line, flush=True)):
+    print("ready", flush=True)
+    torch.linalg.svd(torch.rand(6000, 6000))
+"""
+
+
+def test_the_second_ends_a_process_whose_main_thread_never_comes_back_to_python() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    try:
+        assert process.wait(timeout=20) == 130
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_that_waits_for_mlflow_to_answer(tmp_path: Path) -> None:
+    write_configs(tmp_path / "configs")
+    # it takes connections and answers nobody
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as deaf:
+        address = f"postgresql://127.0.0.1:{deaf.getsockname()[1]}/x"
+        words = ["run", "--grid", "tiny", "--inline", "--images", "20", "--only", "defense=none"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *words, "--mlflow", address],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "scored in" in line:
+                break
+        time.sleep(5)
+        if process.poll() is None:  # it still waits for the server
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 130
+        process.stderr.close()
