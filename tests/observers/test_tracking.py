@@ -23,7 +23,7 @@ from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.grid.graph import Node
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import metric_names, score_key
-from pipeline.observers.tracking.server import answers, default_uri, ui
+from pipeline.observers.tracking.server import answers, default_uri, name_in_ledger, ui
 from pipeline.observers.tracking.tracker import Tracker
 from pipeline.problems import BadInput
 from pipeline.sanitize import without_secrets
@@ -392,7 +392,10 @@ def test_a_child_run_has_the_cells_parameters_metrics_and_tags(bench: Bench) -> 
     assert child.info.run_name == cell.name
     assert child.info.status == "FINISHED"
     assert child.info.end_time - child.info.start_time == 2000
-    assert bench.ledger.logged_as(bench.uri, score_key(cell, record)) == child.info.run_id
+    assert (
+        bench.ledger.logged_as(name_in_ledger(bench.uri, bench.ledger), score_key(cell, record))
+        == child.info.run_id
+    )
 
 
 def test_a_child_run_names_the_tables_that_its_cell_is_in(bench: Bench) -> None:
