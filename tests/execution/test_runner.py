@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_what_waited_for_a_worker_until_the_time_was_up_does_not_begin(tiny: Tin
             pack(node),
             str(tiny.store),
             session.settings,
-            None,
+            MagicMock(),
             replace=False,
             until=until,
         )
