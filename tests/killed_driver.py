@@ -1,9 +1,9 @@
 """A driver that is killed at random moments and started again: a script, since it forks.
 
-killed_driver.py CONFIGS FOLDER KILLS SEED runs the tiny grid undisturbed into FOLDER/whole, and
-then into FOLDER/1, FOLDER/2 and so on, killing each driver at a random moment, until so many
-were killed. FOLDER/NUMBER.computed has a line for each node that was computed there. Prints how
-many artifacts there were at each kill.
+killed_driver.py CONFIGS FOLDER KILLS SEED [ray] runs the tiny grid undisturbed into FOLDER/whole,
+and then, on Ray if so asked, into FOLDER/1, FOLDER/2 and so on, killing each driver at a random
+moment, until so many were killed. FOLDER/NUMBER.computed has a line for each node that was
+computed there. Prints how many artifacts there were at each kill.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tiny import Tiny
 
 import pipeline.commands.session  # noqa: F401  imports are not to be what is killed
+from pipeline.execution.events import Event, NodeDone, Observers
 from pipeline.execution.work import attempt as work
 from tasks.data.splits import digits
 
@@ -38,13 +40,33 @@ def run(configs: Path, store: Path) -> None:
     assert not finished.missing
 
 
-def forked(configs: Path, store: Path) -> int:
+def run_on_ray(configs: Path, store: Path) -> None:
+    """The same on a Ray of its own; written down is what workers computed, as the driver hears."""
+    log = os.open(f"{store}.computed", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    class Log:
+        def notify(self, event: Event) -> None:
+            if isinstance(event, NodeDone) and not event.done.found:
+                assert event.node.digest not in stood, "computed although it was there"
+                os.write(log, f"{event.node.digest}\n".encode())
+
+        def close(self) -> None:
+            pass
+
+    session = Tiny(configs, store).session()
+    session.store.prepare()
+    stood = {digest for _, digest in session.store.each()}
+    finished = session.run(Observers([Log()]), inline=False, address=None, workers=2, forced=set())
+    assert not finished.missing
+
+
+def forked(configs: Path, store: Path, how: Callable[[Path, Path], None] = run) -> int:
     """Start a driver; its process id."""
     process = os.fork()
     if process == 0:
         code = 1
         try:
-            run(configs, store)
+            how(configs, store)
             code = 0
         finally:
             os._exit(code)
@@ -56,7 +78,9 @@ def artifacts(store: Path) -> int:
     return len(list(store.glob("*/??/*/meta.json")))
 
 
-def main(configs: Path, folder: Path, kills: int, seed: int) -> None:
+def main(
+    configs: Path, folder: Path, kills: int, seed: int, how: Callable[[Path, Path], None] = run
+) -> None:
     """See this module."""
     draw = random.Random(seed)
     digits()
@@ -66,9 +90,9 @@ def main(configs: Path, folder: Path, kills: int, seed: int) -> None:
     number, killed = 1, 0
     while killed < kills:
         store = folder / str(number)
-        process = forked(configs, store)
-        # so many artifacts later, and then a little: wherever that is
-        enough = artifacts(store) + draw.randrange(5)
+        process = forked(configs, store, how)
+        # so many artifacts later, and then a little: wherever that is, on Ray past its start
+        enough = artifacts(store) + draw.randrange(5) + (how is run_on_ray)
         ended = (0, 0)
         while artifacts(store) < enough and ended[0] == 0:
             ended = os.waitpid(process, os.WNOHANG)
@@ -83,9 +107,10 @@ def main(configs: Path, folder: Path, kills: int, seed: int) -> None:
         else:
             assert ended[1] == 0
             number += 1
-    _, status = os.waitpid(forked(configs, folder / str(number)), 0)
+    _, status = os.waitpid(forked(configs, folder / str(number), how), 0)
     assert status == 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    chosen = run_on_ray if sys.argv[5:] == ["ray"] else run
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), chosen)

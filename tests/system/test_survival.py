@@ -75,6 +75,29 @@ def test_a_driver_killed_at_20_random_moments_never_computes_a_finished_node_aga
         assert len(computed) <= len(list(store.glob("*/??/*/meta.json")))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_driver_on_ray_killed_20_times_in_mid_computation_computes_no_finished_node_again(
+    tmp_path: Path,
+) -> None:
+    configs = write_configs(tmp_path / "configs")
+    script = [sys.executable, str(TESTS / "killed_driver.py")]
+    done = subprocess.run(
+        [*script, str(configs), str(tmp_path), "20", "7", "ray"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(int(line) > 0 for line in done.stdout.split())
+    expected = data_files(tmp_path / "whole")
+    for store in (path for path in tmp_path.iterdir() if path.name.isdigit()):
+        assert data_files(store) == expected
+        computed = (tmp_path / f"{store.name}.computed").read_text().split()
+        assert max(Counter(computed).values()) == 1
+
+
 def test_a_planted_error_in_one_defense_leaves_a_gap_and_a_command_that_fills_it(
     here: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
