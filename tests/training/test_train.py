@@ -81,7 +81,7 @@ def test_a_mixup_recipe_does_not_depend_on_the_attacks_epsilon():
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    with pytest.raises(ValidationError, match="only the method iat"):
+    with pytest.raises(ValidationError, match="the method mixup has no inner attack"):
         Recipe(inner=InnerAttack())
     with pytest.raises(ValidationError, match="nesterov"):
         Recipe(nesterov=True, momentum=0.0)
