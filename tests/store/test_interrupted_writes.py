@@ -239,7 +239,7 @@ def test_a_run_that_is_stopped_and_stopped_again_1000_times_ends_with_the_same_b
         while place.exists() and stopped(make, place, number):
             assert data(place).items() <= whole.items()
             stops += 1
-            number += 1 + first % 3
+            number += 2 + first % 3
         make(place)
         assert data(place) == whole
     assert stops >= 1000
