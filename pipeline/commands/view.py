@@ -1,0 +1,110 @@
+"""A view of the store: what it holds of a grid, and what that says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.grid.graph import Node
+from pipeline.grid.opened import OpenedGrid
+from pipeline.plan.look import Look
+from pipeline.plan.planning import Plan, make_plan
+from pipeline.sanitize import clean
+from pipeline.store.ledger import Ledger
+from pipeline.store.records import Made, how_made
+from pipeline.store.store import Record, Store
+from tasks.data.spec import DatasetSpec
+
+if TYPE_CHECKING:
+    from pipeline.report.answers import PerImage
+    from pipeline.report.cards import Card, Cards
+    from pipeline.report.sanity import Sanity
+    from pipeline.report.scores import Facts
+
+
+@dataclass(kw_only=True)
+class StoredGrid(OpenedGrid):
+    """An opened grid beside a store; nothing here writes."""
+
+    store: Store
+    ledger: Ledger = field(init=False)
+    seen: Look | None = None
+    """What a run saw of the store at its end, where it had done all; see `look`."""
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.store.ground)
+
+    def examined(self) -> Cards:
+        """The integrity cards of the grid's cells as the store holds them now."""
+        from pipeline.report.answers import stored_answers
+        from pipeline.report.cards import Cards
+
+        answers, facts = stored_answers(self.store, self.scores), self.facts()
+        sane = self._sanity(facts, answers)
+        return Cards(self.grid, self.cards, self.store, facts, answers, sane)
+
+    def _sanity(self, facts: Mapping[str, Facts], answers: PerImage) -> Sanity:
+        """What is known anyway of whether the grid's models and attacks make sense."""
+        from pipeline.report.sanity import Sanity
+
+        look = self.look()
+
+        def facts_of(node: Node) -> Facts:
+            record = look.standing(node, self.graph)
+            return {} if record is None else record.facts
+
+        return Sanity(self.grid.cells, facts, self.scores, facts_of, answers)
+
+    def known_cards(self) -> dict[str, Card]:
+        """The cards of cells, by the cells' names, whose models were examined."""
+        found = self.examined().all()
+        return {name: card for name, card in found.items() if card.verdict != "skipped"}
+
+    def look(self) -> Look:
+        """Into the store: what this session's last run saw at its end, if it had done all."""
+        return self.seen or Look(self.store)
+
+    def plan(self, forced: set[str] | None = None) -> Plan:
+        """What the meant cells and their cards lack."""
+        return make_plan(self.graph, self.leaves, self.store, forced=forced or ())
+
+    def record(self, node: Node) -> Record | None:
+        """A node's record if it counts as there."""
+        return self.look().standing(node, self.graph)
+
+    def facts(self) -> dict[str, Mapping[str, object]]:
+        """The scores that the store holds, of any cell of the grid."""
+        look = self.look()
+        records = {name: look.standing(node, self.graph) for name, node in self.scores.items()}
+        return {name: record.facts for name, record in records.items() if record is not None}
+
+    def test_images_by_class(self) -> dict[str, list[int]]:
+        """How many test images of each class the data sets have that the store holds."""
+        nodes = {node.spec: node for node in self.graph if isinstance(node.spec, DatasetSpec)}
+        counts = {}
+        for name, spec in {cell.dataset: cell.dataset_spec for cell in self.grid.cells}.items():
+            record = self.record(nodes[spec])
+            found = record.facts.get("test_images_by_class") if record is not None else None
+            if isinstance(found, list):
+                counts[name] = [int(count) for count in found]
+        return counts
+
+    def made(self) -> dict[str, object]:
+        """How what the store holds of this grid was computed: devices and library versions."""
+        look = self.look()
+        made: set[Made] = set()
+        for node in self.graph:
+            if not node.info.uses_network:
+                continue
+            glimpse = look.glimpse(node.kind, node.digest)
+            if glimpse is not None:
+                made.add(glimpse.made)
+            elif (record := self.store.known(node.kind, node.digest)) is not None:
+                made.add(how_made(record))
+        found: dict[str, set[str]] = {}
+        for key, value in itertools.chain.from_iterable(made):
+            found.setdefault(key, set()).add(value)
+        # records may have been imported: their words are not this machine's
+        return {clean(key): clean(", ".join(sorted(values))) for key, values in found.items()}
