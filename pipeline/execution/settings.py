@@ -49,8 +49,8 @@ class Settings(Entry):
     worker is lost, with a pause that doubles each time. deterministic: bit-equal results on a
     GPU, at a cost. beside: how many nodes share a machine's memory; Ray fills in as many as its
     CPUs allow. node_timeout_s: a node that tells nothing for so many seconds is ended, and
-    its cells fail; by default nothing is ended. A training tells at the end of each epoch, all
-    else after each batch.
+    its cells fail; by default nothing is ended. A training tells at the end of each epoch,
+    attacks and defenses after each batch, and the reading of a data set nothing before its end.
     """
 
     device: Device = "auto"
