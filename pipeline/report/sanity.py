@@ -46,8 +46,8 @@ class Sanity:
     """The findings about the models and the attacks of some cells, each made once.
 
     cells: of a grid; facts: of their scores, by their names; scores: their score nodes;
-    facts_of: those of any other node's artifact, empty where it is not in the store; answers:
-    image by image, where they are known.
+    facts_of: those of a training, empty where it is not in the store; answers: image by image,
+    where they are known.
     """
 
     cells: Sequence[Cell]
@@ -150,7 +150,7 @@ class Sanity:
 
     def _trained(self, cell: Cell) -> float | None:
         """The accuracy at the end of the training, in percent; None of a checkpoint."""
-        model = self._defend(cell).parent("model")
+        model = self.scores[cell.name].parent("shard0").parent("model")
         if model.kind != "train":
             return None
         share = number(self.facts_of(model), "accuracy")
@@ -161,7 +161,7 @@ class Sanity:
         cells = [cell for cell in self._by_model[key] if cell.name in self.facts]
         cells.sort(key=lambda cell: not isinstance(cell.defense_spec, NoDefense))
         for cell in cells:
-            seen = _seen(self.facts_of(self._defend(cell)))
+            seen = sanity.counted(self.facts[cell.name])
             if seen.get("answers"):
                 return sanity.outputs(seen)
         return sanity.outputs({})
@@ -171,8 +171,9 @@ class Sanity:
         for cell in self._by_model[key]:
             if cell.attack != attack or cell.attack_spec.compound or cell.name not in self.facts:
                 continue
-            seen = _seen(self.facts_of(self._defend(cell).parent("examples")))
-            return sanity.gradients(seen)
+            seen = sanity.counted(self.facts[cell.name])
+            if seen.get("gradients"):
+                return sanity.gradients(seen)
         return sanity.gradients({})
 
     def _breaks(self, key: Key, attack: str) -> Iterator[Finding]:
@@ -187,15 +188,3 @@ class Sanity:
                 targeted = bool(getattr(cell.attack_spec, "targeted", False))
                 yield sanity.breaks(left, before, targeted=targeted)
                 return
-
-    def _defend(self, cell: Cell) -> Node:
-        """What asked the cell's model about its first images."""
-        return self.scores[cell.name].parent("shard0")
-
-
-def _seen(facts: Facts) -> dict[str, int]:
-    """The counts of `tasks.evaluation.seen.Seen`; none of an artifact of an earlier version."""
-    counts = facts.get("seen")
-    if not isinstance(counts, Mapping):
-        return {}
-    return {str(name): count for name, count in counts.items() if isinstance(count, int)}

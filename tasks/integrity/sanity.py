@@ -123,3 +123,11 @@ def breaks(left: float, clean: float, *, targeted: bool) -> Finding:
         )
         return found("attack-breaks", measured, words, warns=True)
     return found("attack-breaks", measured, words)
+
+
+def counted(facts: Mapping[str, object]) -> dict[str, int]:
+    """The counts of a `tasks.evaluation.seen.Seen` in an artifact's facts; none in those of an earlier version."""
+    counts = facts.get("seen")
+    if not isinstance(counts, Mapping):
+        return {}
+    return {str(name): count for name, count in counts.items() if isinstance(count, int)}

@@ -158,7 +158,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_never_waited_for(
         (("plan", "--weights", "mixed=a", "--weights", "mixed=b"), "given twice"),
         (
             ("plan", "--add", "defense=a/x.py", "--add", "defense=b/x.py"),
-            "has the name 'x' already",
+            "is called 'x' too; rename one of them",
         ),
         (("plan", "--seeds", "100000"), "1<=x<=1000"),
         (("plan", "--redraws", str(10**40)), "1<=x<=1000000"),

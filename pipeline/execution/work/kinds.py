@@ -39,6 +39,7 @@ from tasks.evaluation.select import select
 from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.integrity.card import card
 from tasks.integrity.findings import overall
+from tasks.integrity.sanity import counted
 from tasks.networks.exported import Exported
 from tasks.networks.families.foreign import ForeignNetwork, counted_multiplications
 from tasks.training.recipe import CheckpointSpec, TrainSpec
@@ -323,7 +324,7 @@ def _score(desk: Desk) -> Made:
         "per_image.arrow": _tensors(desk, columns),
         "score.json": partial(_write_json, facts),
     }
-    return Made(files, facts | cost | _candidates(desk, parents))
+    return Made(files, facts | cost | _candidates(desk, parents) | _seen(desk, parents))
 
 
 def _candidates(desk: Desk, shards: Sequence[Node]) -> dict[str, object]:
@@ -332,6 +333,17 @@ def _candidates(desk: Desk, shards: Sequence[Node]) -> dict[str, object]:
     selected = [desk.record(node) for node in examples if isinstance(node.spec, SelectSpec)]
     found = added_up(candidates_in(record.facts) for record in selected)
     return {"candidates": facts_of(found)} if found else {}
+
+
+def _seen(desk: Desk, shards: Sequence[Node]) -> dict[str, object]:
+    """What answers and attacks showed of a cell's model, over all its shards; see `Seen`."""
+    total: dict[str, int] = {}
+    for shard in shards:
+        for node in (shard, shard.parent("examples")):
+            record = desk.store.known(node.kind, node.digest)
+            for name, count in counted(record.facts if record is not None else {}).items():
+                total[name] = total.get(name, 0) + count
+    return {"seen": total} if total else {}
 
 
 PERFORM: dict[NodeKind, Callable[[Desk], Made]] = {
