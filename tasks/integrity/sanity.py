@@ -126,7 +126,7 @@ def breaks(left: float, clean: float, *, targeted: bool) -> Finding:
 
 
 def counted(facts: Mapping[str, object]) -> dict[str, int]:
-    """The counts of a `tasks.evaluation.seen.Seen` in an artifact's facts; none in those of an earlier version."""
+    """The counts of `tasks.evaluation.seen.Seen` in facts; none in those of earlier versions."""
     counts = facts.get("seen")
     if not isinstance(counts, Mapping):
         return {}
