@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -137,27 +138,47 @@ def test_the_second_ends_a_process_whose_main_thread_never_comes_back_to_python(
         process.stdout.close()
 
 
+class Deaf(BaseHTTPRequestHandler):
+    """A tracking server that is there, and answers nothing that it is asked."""
+
+    def do_GET(self) -> None:
+        if self.path != "/health":
+            time.sleep(300)
+        self.send_response(200)
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_a_run_that_waits_for_mlflow_to_answer(tmp_path: Path) -> None:
     write_configs(tmp_path / "configs")
-    # it takes connections and answers nobody
-    with socket.create_server(("127.0.0.1", 0), backlog=50) as deaf:
-        address = f"postgresql://127.0.0.1:{deaf.getsockname()[1]}/x"
-        words = ["run", "--grid", "tiny", "--inline", "--images", "20", "--only", "defense=none"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *words, "--mlflow", address],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "scored in" in line:
-                break
-        time.sleep(5)
-        if process.poll() is None:  # it still waits for the server
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=20) == 130
-        process.stderr.close()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Deaf)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    words = ["run", "--grid", "tiny", "--inline", "--images", "20", "--only", "defense=none"]
+    address = f"http://127.0.0.1:{server.server_port}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *words, "--mlflow", address],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_HTTP_REQUEST_TIMEOUT": "200"}
+        | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = [next(process.stderr)]
+    while "scored in" not in said[-1]:
+        said.append(next(process.stderr))
+    time.sleep(5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert "stopping in order" in process.stderr.read()
+    process.stderr.close()
+    server.shutdown()
+    server.server_close()
