@@ -21,7 +21,7 @@ from tasks.data.arrays import as_float
 from tasks.data.splits import digits
 from tasks.networks.small import Small
 
-NETWORKS = {"plain": Small(width=4), "shifted": Small(width=4, mean=(0.0,), std=(3.0,))}
+NETWORKS = {"plain": Small(width=4), "shifted": Small(width=4, mean=(0.0,), std=(1.0,))}
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     torch.save(NETWORKS["plain"].build(1, 8, 10, seed=5).state_dict(), tmp_path / "other.pt")
     models = {
         "plain": ("kind: small, width: 4", "one"),
-        "shifted": ("kind: small, width: 4, mean: [0.0], std: [3.0]", "one"),
+        "shifted": ("kind: small, width: 4, mean: [0.0], std: [1.0]", "one"),
         "alone": ("kind: small, width: 4", "other"),
     }
     changes = {

@@ -42,6 +42,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     # values are not there to be looked at
     monkeypatch.setattr(Images, "__post_init__", lambda _: None)
     monkeypatch.setattr(torch, "equal", lambda *_: False)
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda _: True)
     # which rows repeat each other is known by their values
     monkeypatch.setattr(
         straight, "predicted_classes", lambda frozen, pixels: frozen.logits(pixels).argmax(1)

@@ -16,7 +16,6 @@ from pipeline.catalogue.sources import arrays as source_arrays
 from pipeline.catalogue.sources import cifar as source_cifar
 from pipeline.catalogue.sources import files as source_files
 from pipeline.catalogue.sources import folders as source_folders
-from pipeline.catalogue.sources import tables as source_tables
 from pipeline.catalogue.sources.classes import OFFICIAL
 from pipeline.catalogue.sources.files import Found, Split
 from pipeline.problems import BadInput, shown
@@ -96,6 +95,8 @@ def _found(name: str, entry: DatasetEntry, place: Path) -> tuple[Kind, Found]:
     kind = source_files.layout_of(place) if cifar else entry.kind
     match kind:
         case "parquet":
+            from pipeline.catalogue.sources import tables as source_tables
+
             return kind, source_tables.find(
                 name,
                 place,
@@ -237,6 +238,8 @@ def _read_splits(
         places = {role: str(path) for role, path in files.items()}
         return source_cifar.read(spec.classes, places, hashes)
     if spec.kind == "parquet":
+        from pipeline.catalogue.sources import tables as source_tables
+
         columns = (spec.label_column, spec.image_column)
         present = [word for word in source_files.SPLITS if f"{word}-00000" in files]
         return {word: source_tables.read(files, hashes, word, *columns) for word in present}

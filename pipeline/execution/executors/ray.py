@@ -24,7 +24,7 @@ from pipeline.execution.executors.base import Report, Smaller, silent_for
 from pipeline.execution.executors.worker import Machine, Mailbox, look, perform_remotely
 from pipeline.execution.settings import Settings
 from pipeline.grid.graph import Node
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, reason_of
 from pipeline.store.store import Store
 
 POLL_S = 1.0
@@ -320,8 +320,7 @@ def ask_port(address: str) -> None:
             connection.sendall(HTTP2_HELLO)
             heard = connection.recv(9) if not os.environ.get("RAY_USE_TLS") else HTTP2_HELLO[-9:]
     except OSError as error:
-        reason = (error.strerror or str(error) or type(error).__name__).lower()
-        raise BadInput(f"Ray at {address} does not answer: {reason}") from None
+        raise BadInput(f"Ray at {address} does not answer: {reason_of(error)}") from None
     if heard[3:4] != HTTP2_HELLO[-6:-5]:
         raise BadInput(f"Ray at {address} does not answer: what listens there is not Ray")
 
