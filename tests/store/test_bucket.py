@@ -369,8 +369,11 @@ def test_a_bucket_that_is_not_there_is_one_line(server: ObjectServer) -> None:
 
 @pytest.mark.slow
 def test_of_two_that_write_only_if_absent_in_one_instant_exactly_one_does(
-    store: Store, address: str, tmp_path: Path
+    store: Store, address: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    if request.node.callspec.params["server"] == "moto":
+        pytest.skip("moto looks and then writes, so two requests in one instant may both succeed")
+
     def write(writer: int, key: str, barrier: threading.Barrier) -> bool:
         draft = tmp_path / f"draft-{writer}"
         draft.write_text(str(writer))
