@@ -88,10 +88,11 @@ class Tiny:
         force: bool = False,
         inline: bool = True,
         workers: int | None = None,
+        recorder: Recorder | None = None,
     ) -> tuple[Recorder, RunFinished]:
         session = self.session(only=only, images=images)
         session.store.prepare()
-        recorder = Recorder()
+        recorder = recorder or Recorder()
         finished = session.run(
             Observers([recorder]),
             inline=inline,

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from tiny import Tiny, data_files, write_configs
+from tiny import Recorder, Tiny, data_files, write_configs
 
 from pipeline.execution.events import Elsewhere
 from pipeline.grid.graph import Node
@@ -223,17 +223,18 @@ def test_what_another_run_computes_meanwhile_is_waited_for_and_taken(
     other = Leases(Folder(tiny.store))
     assert other.claim(node.digest)
     place = folder_of(node.kind, node.digest)
+    recorder = Recorder()
 
     def finish() -> None:
-        # the rest of the work first, so that there is nothing left to do but wait
-        while len(list(tiny.store.glob("defend/??/*/meta.json"))) < 5:
+        # Only once there is nothing left to do but wait, and the run has said so.
+        while not any(isinstance(event, Elsewhere) for event in recorder.events):
             time.sleep(0.05)
         shutil.copytree(alone.store / place, tiny.store / place)
         other.close()
 
     with ThreadPoolExecutor(1) as pool:
         finishing = pool.submit(finish)
-        recorder, finished = tiny.run(only=FEW)
+        _, finished = tiny.run(only=FEW, recorder=recorder)
         finishing.result()
     assert not finished.missing
     (found,) = [event for event in recorder.done() if event.done.found]
