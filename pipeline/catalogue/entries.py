@@ -20,7 +20,7 @@ from pydantic import (
 
 from pipeline.catalogue.validation import Entry
 from pipeline.problems import suggestion
-from pipeline.sanitize import clean
+from pipeline.problems.sanitize import clean
 from tasks import registry
 from tasks.data.spec import Interpolation
 from tasks.specs import Classes, Count, LinfEpsilon, Precision, Seed

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.observers.tracking.server import wrong_with
 from pipeline.problems import BadInput
-from pipeline.sanitize import without_secrets
+from pipeline.problems.sanitize import without_secrets
 from pipeline.store.store import Store
 
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "polars", "mlflow", "scikit-learn")

@@ -18,8 +18,8 @@ from click.core import ParameterSource
 from pipeline.grid.card_sizes import CARD_SIZES, CardSize
 from pipeline.grid.kinds import ForceStart
 from pipeline.problems import BadInput
-from pipeline.sanitize import command as fit_to_show
-from pipeline.sanitize import printable
+from pipeline.problems.sanitize import command as fit_to_show
+from pipeline.problems.sanitize import printable
 
 if TYPE_CHECKING:
     # what reads grids takes its time to import, and help does without

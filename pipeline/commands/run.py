@@ -18,7 +18,7 @@ from pipeline.commands.session import Session
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.execution.signals import STOPPED, stopping
 from pipeline.problems import BadInput, Unwritable
-from pipeline.sanitize import without_secrets
+from pipeline.problems.sanitize import without_secrets
 
 if TYPE_CHECKING:
     from pipeline.observers.tracking.tracker import Tracker

@@ -20,8 +20,8 @@ from pipeline.plan.estimate import Estimate
 from pipeline.plan.simulation import Costs, Replay, Task, longest_chain, replay, tasks_of
 from pipeline.plan.words import counted, duration
 from pipeline.problems import BadInput, writing_to
+from pipeline.problems.sanitize import markdown
 from pipeline.report.formats.figures.scale import draw_scale
-from pipeline.sanitize import markdown
 
 COSTS = Costs(task_s=0.5, driver_s=0.01)
 """Assumed: a task's start, reading and writing; the driver's share of each task."""

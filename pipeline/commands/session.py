@@ -28,7 +28,7 @@ from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.planning import Plan
 from pipeline.plan.speeds import known_speeds
 from pipeline.problems import BadInput, Unwritable
-from pipeline.sanitize import command as fit_to_show
+from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.store.ledger import Invocation
 from pipeline.store.store import Store
 from tasks.registry import absent

@@ -11,7 +11,7 @@ from pipeline.grid.graph import Node
 from pipeline.grid.opened import OpenedGrid
 from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
-from pipeline.sanitize import clean
+from pipeline.problems.sanitize import clean
 from pipeline.store.ledger import Ledger
 from pipeline.store.records import Made, how_made
 from pipeline.store.store import Record, Store

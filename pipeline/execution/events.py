@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
-from pipeline.sanitize import bounded, clean
+from pipeline.problems.sanitize import bounded, clean
 from tasks.progress import Progress
 
 LONGEST_DETAIL = 20_000

@@ -45,7 +45,7 @@ from pipeline.grid.names import node_name
 from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput, Unwritable
-from pipeline.sanitize import clean, shown_lines
+from pipeline.problems.sanitize import clean, shown_lines
 from pipeline.store.leases import Leases
 from pipeline.store.ledger import CellEntry, Ledger
 from pipeline.store.store import Store

@@ -29,9 +29,9 @@ from pipeline.execution.events import (
 )
 from pipeline.observers.tally import Tally
 from pipeline.plan.words import counted, duration
+from pipeline.problems.sanitize import clean, shown_lines
 from pipeline.report.scores import number
 from pipeline.report.words.numbers import accuracy, old_to_new
-from pipeline.sanitize import clean, shown_lines
 
 WRONG = NodeFailed | NodeRetried | SetAside
 """Events that are told however quiet a run is to be."""

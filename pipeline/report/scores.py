@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.grid.cells import Cell
+from pipeline.problems.sanitize import clean
 from pipeline.report.paper import Reference
-from pipeline.sanitize import clean
 
 if TYPE_CHECKING:
     from pipeline.report.answers import PerImage

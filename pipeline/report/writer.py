@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.grid.cells import Grid
 from pipeline.problems import NO_ROOM, BadInput, reason_of, writing_to
+from pipeline.problems.sanitize import markdown
 from pipeline.report.formats.figures.drawings import (
     Drawing,
     cost_drawing,
@@ -46,7 +47,6 @@ from pipeline.report.views.adaptive import what_is_left
 from pipeline.report.views.gallery import Gallery, galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
-from pipeline.sanitize import markdown
 from pipeline.store.files import replace_bytes, replace_text, replacing
 
 if TYPE_CHECKING:

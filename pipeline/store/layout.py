@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.problems import BadInput, Unwritable, reason_of
-from pipeline.sanitize import clean
+from pipeline.problems.sanitize import clean
 from pipeline.store.backend import Ground
 from pipeline.store.reading import Spoilt, parsed
 

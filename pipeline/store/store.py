@@ -21,7 +21,7 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 from pipeline.problems import BadInput, Unwritable, reason_of
-from pipeline.sanitize import without_secrets
+from pipeline.problems.sanitize import without_secrets
 from pipeline.store import layout
 from pipeline.store.backend import Ground
 from pipeline.store.bucket import SCHEMES, Bucket

@@ -26,7 +26,7 @@ from pipeline.observers.tracking.runs import metric_names, score_key
 from pipeline.observers.tracking.server import answers, default_uri, name_in_ledger, ui
 from pipeline.observers.tracking.tracker import Tracker
 from pipeline.problems import BadInput
-from pipeline.sanitize import without_secrets
+from pipeline.problems.sanitize import without_secrets
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
 from tasks.attacks.clean import Clean

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from pipeline.catalogue.code.digests import source_digest
 from pipeline.catalogue.code.syntax import parse, parse_text
 from pipeline.problems import BadInput, regular, shown, suggestion
-from pipeline.sanitize import clean
+from pipeline.problems.sanitize import clean
 from tasks.networks.factory import Factory, own_module_name
 from tasks.specs import Kind, Spec
 

@@ -25,7 +25,7 @@ from pipeline.execution.work.memory import keep_freed_memory
 from pipeline.grid.digests import own_digests, parts_of
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, Unwritable
-from pipeline.sanitize import clean
+from pipeline.problems.sanitize import clean
 from pipeline.store.store import Damaged, Gone, Store
 from tasks.attacks.base import Attack
 from tasks.classifier.checkpoint import BadCheckpoint

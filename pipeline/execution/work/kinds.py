@@ -21,7 +21,7 @@ from pipeline.execution.work.inputs import Desk, candidates_of, naming, untraine
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput, shown
-from pipeline.sanitize import scrubbed, without_secrets
+from pipeline.problems.sanitize import scrubbed, without_secrets
 from pipeline.store import arrow
 from pipeline.store.candidates import Candidate, added_up, candidates_in, facts_of
 from pipeline.store.files import read_whole

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.observers.tracking.database import IDENTITY, alone, database_path, is_empty, make
 from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Point
 from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder
-from pipeline.sanitize import markdown
+from pipeline.problems.sanitize import markdown
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description, in Markdown."""

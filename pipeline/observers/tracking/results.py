@@ -19,7 +19,7 @@ from pipeline.observers.tracking.runs import (
 )
 from pipeline.observers.tracking.server import is_web
 from pipeline.plan.look import Look
-from pipeline.sanitize import page
+from pipeline.problems.sanitize import page
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Record, Store
 

@@ -25,7 +25,7 @@ from pipeline.observers.tracking.database import (
     wrong_with_database,
 )
 from pipeline.problems import BadInput, reason_of
-from pipeline.sanitize import page, without_secrets
+from pipeline.problems.sanitize import page, without_secrets
 
 if TYPE_CHECKING:
     from pipeline.store.ledger import Ledger

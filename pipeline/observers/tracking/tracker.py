@@ -31,8 +31,8 @@ from pipeline.observers.tracking.runs import Point, metric_names
 from pipeline.observers.tracking.server import DATABASE, name_in_ledger, named, wrong_with
 from pipeline.plan.look import Look
 from pipeline.problems import BadInput
-from pipeline.sanitize import clean, scrubbed, without_secrets
-from pipeline.sanitize import command as fit_to_show
+from pipeline.problems.sanitize import clean, scrubbed, without_secrets
+from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.grid.cells import Cell, Grid
+from pipeline.problems.sanitize import csv_cell
 from pipeline.report.cards import Card
 from pipeline.report.paper import Reference
 from pipeline.report.scores import Facts, Scores, deterministic, interval, number
@@ -18,7 +19,6 @@ from pipeline.report.views.exhibits import Exhibit
 from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.pictures import Picture, class_probabilities
 from pipeline.report.views.table import Entry, Row, View
-from pipeline.sanitize import csv_cell
 from tasks.integrity.findings import Finding
 
 CELL_COLUMNS: dict[str, type[pl.DataType]] = {

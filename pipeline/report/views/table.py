@@ -19,9 +19,9 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from pipeline.grid.cells import Grid
+from pipeline.problems.sanitize import clean
 from pipeline.report.answers import NotTested
 from pipeline.report.scores import Scores, deterministic, interval, number
-from pipeline.sanitize import clean
 from tasks.evaluation.statistics import holm
 from tasks.integrity.findings import Verdict as CardVerdict
 from tasks.integrity.findings import gravest

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.sanitize import clean
+from pipeline.problems.sanitize import clean
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}

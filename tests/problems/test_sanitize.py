@@ -15,7 +15,7 @@ from tiny import Tiny, write_configs
 from pipeline.commands.cli import main
 from pipeline.execution.events import Again, Failure
 from pipeline.problems import BadInput, Unwritable
-from pipeline.sanitize import (
+from pipeline.problems.sanitize import (
     LONGEST,
     bounded,
     clean,
