@@ -191,7 +191,7 @@ def _note(store: Store, bundle: Bundle, path: Path) -> None:
         for name, digest in manifest.cells.items()
         if digest in records
     }
-    Ledger(store.ground).write(
+    Ledger(store.backend).write(
         Invocation(
             grid=manifest.grid,
             command=["pipeline", "import", str(path)],

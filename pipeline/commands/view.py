@@ -34,7 +34,7 @@ class StoredGrid(OpenedGrid):
     """What a run saw of the store at its end, where it had done all; see `look`."""
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.store.ground)
+        self.ledger = Ledger(self.store.backend)
 
     def examined(self) -> Cards:
         """The integrity cards of the grid's cells as the store holds them now."""

@@ -148,7 +148,7 @@ class Run:
     _leases: Leases = field(init=False)
 
     def __post_init__(self) -> None:
-        self._leases = Leases(self.store.ground)
+        self._leases = Leases(self.store.backend)
 
     def execute(self) -> RunFinished:
         """Run to the end, to `until` or the first Ctrl-C; what was finished is kept always."""

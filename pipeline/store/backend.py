@@ -1,4 +1,4 @@
-"""The ground that a store lies on: the few things that a folder and a bucket both can do.
+"""Storage backends: the few things that a folder and a bucket both can do for a store.
 
 A key is a path below the store's own place, with slashes: `train/ab/abcd.../meta.json`.
 """
@@ -15,8 +15,8 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Something found: a file or, on a ground that has them, a folder of 0 bytes.
+class FileInfo:
+    """A file or, on a backend that has them, a folder of 0 bytes.
 
     changed: Unix time, s, of the last change.
     """
@@ -26,22 +26,22 @@ class Entry:
     changed: float
 
 
-class Ground(Protocol):
-    """Where a store's files lie. Every file is whole whenever it is seen.
+class Backend(Protocol):
+    """A storage backend: where a store's files lie. Every file is whole whenever it is seen.
 
-    What is not there raises FileNotFoundError. Unwritable where the ground can no longer be
+    What is not there raises FileNotFoundError. Unwritable where the backend can no longer be
     used in mid-run, as when a disk is full or a bucket out of reach.
     """
 
     @property
     def address(self) -> str:
-        """By which every process opens the same ground, and a person knows it. No secrets."""
+        """By which every process opens the same backend, and a person knows it. No secrets."""
 
     def prepare(self) -> None:
         """Make it ready to be written; BadInput where it cannot be."""
 
     def check(self) -> None:
-        """BadInput where there is no such ground."""
+        """BadInput where there is no such backend."""
 
     def read(self, key: str) -> bytes:
         """A small file."""
@@ -64,7 +64,7 @@ class Ground(Protocol):
         fresh: not from a copy that this machine may have.
         """
 
-    def find(self, pattern: str) -> Iterator[Entry]:
+    def find(self, pattern: str) -> Iterator[FileInfo]:
         """What matches a glob pattern, in no order; `**` stands for any folders."""
 
     def move(self, key: str, target: str) -> None:

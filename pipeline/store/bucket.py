@@ -1,4 +1,4 @@
-"""A store's ground that is a bucket, with copies of what is read on each machine.
+"""The storage backend of a bucket, with copies of what is read on each machine.
 
     s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=...&cache=FOLDER&cache_gb=20
     gs://BUCKET/PREFIX?endpoint=...
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pipeline.problems import BadInput, Unwritable, reason_of, suggestion
-from pipeline.store.backend import Entry, draft_folder
+from pipeline.store.backend import FileInfo, draft_folder
 from pipeline.store.files import CACHE, cache_folder
 from pipeline.store.records import META
 
@@ -77,7 +77,7 @@ ABSENT = ("NoSuchBucket", "ContainerNotFound")
 
 
 class Bucket:
-    """See `Ground`. BadInput where the address is none, or the bucket cannot be reached."""
+    """See `Backend`. BadInput where the address is none, or the bucket cannot be reached."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
@@ -125,8 +125,8 @@ class Bucket:
         return f"{self._name}/{self._prefix}" if self._prefix else self._name
 
     def prepare(self) -> None:
-        """See `Ground.prepare`: something is written only if absent, twice, and deleted."""
-        probe = Entry(f"probe-{uuid.uuid4().hex}", 0, 0.0)
+        """See `Backend.prepare`: something is written only if absent, twice, and deleted."""
+        probe = FileInfo(f"probe-{uuid.uuid4().hex}", 0, 0.0)
         try:
             self._create(probe.key, b"probe")
             with contextlib.suppress(FileExistsError):
@@ -156,25 +156,25 @@ class Bucket:
             raise BadInput(str(problem)) from None
 
     def read(self, key: str) -> bytes:
-        """See `Ground.read`."""
+        """See `Backend.read`."""
         import obstore
 
         with self.writing():
             return bytes(obstore.get(self._objects, self._place(key)).bytes())
 
     def write(self, key: str, data: bytes) -> None:
-        """See `Ground.write`."""
+        """See `Backend.write`."""
         import obstore
 
         with self.writing():
             obstore.put(self._objects, self._place(key), data)
 
     def touch(self, key: str) -> None:
-        """See `Ground.touch`."""
+        """See `Backend.touch`."""
         self.write(key, self.read(key))
 
     def settle(self, draft: Path, key: str) -> None:
-        """See `Ground.settle`; the draft becomes this machine's copy."""
+        """See `Backend.settle`; the draft becomes this machine's copy."""
         import obstore
 
         with self.writing():
@@ -182,7 +182,7 @@ class Bucket:
         self._keep(draft, key)
 
     def create(self, draft: Path, key: str) -> None:
-        """See `Ground.create`."""
+        """See `Backend.create`."""
         self._create(key, draft.read_bytes())
 
     def _create(self, key: str, data: bytes) -> None:
@@ -197,7 +197,7 @@ class Bucket:
                 raise FileExistsError(key) from None
 
     def path(self, key: str, *, fresh: bool = False) -> Path:
-        """See `Ground.path`: a copy, made once on this machine."""
+        """See `Backend.path`: a copy, made once on this machine."""
         # imported here: a machine without buckets need not have it
         import obstore
         from filelock import FileLock
@@ -216,8 +216,8 @@ class Bucket:
                 self._keep(draft, key)
         return copy
 
-    def find(self, pattern: str) -> Iterator[Entry]:
-        """See `Ground.find`: asked for page by page, as they are taken."""
+    def find(self, pattern: str) -> Iterator[FileInfo]:
+        """See `Backend.find`: asked for page by page, as they are taken."""
         import obstore
 
         start = list(_before_wildcard(pattern))
@@ -243,9 +243,9 @@ class Bucket:
                 if found["size"] == 0 and "." not in name:
                     continue  # stands for a folder, as some clients leave them
                 if wanted.fullmatch(key):
-                    yield Entry(key, found["size"], found["last_modified"].timestamp())
+                    yield FileInfo(key, found["size"], found["last_modified"].timestamp())
 
-    def _there(self, key: str) -> Iterator[Entry]:
+    def _there(self, key: str) -> Iterator[FileInfo]:
         """The object of a key, if there is one."""
         import obstore
 
@@ -254,10 +254,10 @@ class Bucket:
                 found = obstore.head(self._objects, self._place(key))
         except FileNotFoundError:
             return
-        yield Entry(key, found["size"], found["last_modified"].timestamp())
+        yield FileInfo(key, found["size"], found["last_modified"].timestamp())
 
     def move(self, key: str, target: str) -> None:
-        """See `Ground.move`: copied whole, then the old ones go, an artifact's record first."""
+        """See `Backend.move`: copied whole, then the old ones go, an artifact's record first."""
         import obstore
 
         found = list(self.find(f"{key}/**/*"))
@@ -271,13 +271,13 @@ class Bucket:
         self._delete(found)
 
     def remove(self, key: str) -> None:
-        """See `Ground.remove`: an artifact's record goes first, and with it the artifact."""
+        """See `Backend.remove`: an artifact's record goes first, and with it the artifact."""
         found = [*self._there(key), *self.find(f"{key}/**/*")]
         if not found:
             raise FileNotFoundError(key)
         self._delete(found)
 
-    def _delete(self, found: list[Entry]) -> None:
+    def _delete(self, found: list[FileInfo]) -> None:
         import obstore
 
         with self.writing():
@@ -289,13 +289,13 @@ class Bucket:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `Ground.scratch`: beside this machine's copies."""
+        """See `Backend.scratch`: beside this machine's copies."""
         with self.writing(), draft_folder(self._cache / "scratch") as place:
             yield place
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """See `Ground.writing`: any error but that something is or is not there."""
+        """See `Backend.writing`: any error but that something is or is not there."""
         from obstore.exceptions import BaseError
 
         try:

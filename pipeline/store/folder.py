@@ -1,4 +1,4 @@
-"""A store's ground that is a folder, on this machine or shared over a network."""
+"""The storage backend of a folder, on this machine or shared over a network."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.problems import BadInput, reason_of, writing_to
-from pipeline.store.backend import Entry, draft_folder
+from pipeline.store.backend import FileInfo, draft_folder
 from pipeline.store.files import replace_bytes
 
 
 class Folder:
-    """See `Ground`."""
+    """See `Backend`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -45,7 +45,7 @@ class Folder:
             raise BadInput(f"store {self.root}: no such folder")
 
     def read(self, key: str) -> bytes:
-        """See `Ground.read`."""
+        """See `Backend.read`."""
         try:
             # a plan reads a hundred thousand of them, and a Path costs as much as the reading
             with open(f"{self._place}/{key}", "rb", buffering=0) as file:  # noqa: PTH123
@@ -54,35 +54,35 @@ class Folder:
             raise FileNotFoundError(*error.args) from None
 
     def write(self, key: str, data: bytes) -> None:
-        """See `Ground.write`."""
+        """See `Backend.write`."""
         with self.writing():
             replace_bytes(self.root / key, data)
 
     def touch(self, key: str) -> None:
-        """See `Ground.touch`."""
+        """See `Backend.touch`."""
         with self.writing():
             os.utime(self.root / key)
 
     def settle(self, draft: Path, key: str) -> None:
-        """See `Ground.settle`: on the disk before it has its name."""
+        """See `Backend.settle`: on the disk before it has its name."""
         self._sync(draft)
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
         draft.replace(target)
 
     def create(self, draft: Path, key: str) -> None:
-        """See `Ground.create`."""
+        """See `Backend.create`."""
         self._sync(draft)
         (self.root / key).parent.mkdir(parents=True, exist_ok=True)
         # a link, not a rename: it fails where another writer's file already stands
         _link(draft, self.root / key)
 
     def path(self, key: str, *, fresh: bool = False) -> Path:  # noqa: ARG002  there are no copies
-        """See `Ground.path`: the file itself."""
+        """See `Backend.path`: the file itself."""
         return self.root / key
 
-    def find(self, pattern: str) -> Iterator[Entry]:
-        """See `Ground.find`."""
+    def find(self, pattern: str) -> Iterator[FileInfo]:
+        """See `Backend.find`."""
         for path in self.root.glob(pattern):
             try:
                 status = path.lstat()
@@ -91,16 +91,16 @@ class Folder:
             # the time of a change of name as well: what was set aside, was so then
             changed = max(status.st_mtime, status.st_ctime)
             size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-            yield Entry(path.relative_to(self.root).as_posix(), size, changed)
+            yield FileInfo(path.relative_to(self.root).as_posix(), size, changed)
 
     def move(self, key: str, target: str) -> None:
-        """See `Ground.move`: in one step."""
+        """See `Backend.move`: in one step."""
         with self.writing():
             (self.root / target).parent.mkdir(parents=True, exist_ok=True)
             (self.root / key).rename(self.root / target)
 
     def remove(self, key: str) -> None:
-        """See `Ground.remove`: a folder first moves away whole."""
+        """See `Backend.remove`: a folder first moves away whole."""
         path = self.root / key
         with self.writing():
             if path.is_symlink() or not path.is_dir():
@@ -113,12 +113,12 @@ class Folder:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `Ground.scratch`: on the same disk, so that drafts are moved and not copied."""
+        """See `Backend.scratch`: on the same disk, so that drafts are moved and not copied."""
         with self.writing(), draft_folder(self.root / "scratch") as place:
             yield place
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
-        """See `Ground.writing`."""
+        """See `Backend.writing`."""
         return writing_to(f"store {self.root}")
 
     @staticmethod

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.problems import BadInput
 from pipeline.store import layout
-from pipeline.store.backend import Entry
+from pipeline.store.backend import FileInfo
 from pipeline.store.leases import Leases
 from pipeline.store.ledger import Ledger
 from pipeline.store.reading import Spoilt
@@ -50,7 +50,7 @@ def collectable(store: Store, *, keep_s: float, now: float | None = None) -> lis
     store.check()
     now = time.time() if now is None else now
     kept = _asked_for(store, since=now - keep_s)
-    found = list(store.ground.find("**/*"))
+    found = list(store.backend.find("**/*"))
     items = [*_artifacts(found, kept, now), *_leftovers(store, found, kept, now, keep_s)]
     return [item for item in items if item.age_s >= YOUNGEST_S]
 
@@ -60,7 +60,7 @@ def remove(store: Store, items: list[Item]) -> int:
     freed = 0
     for item in items:
         try:
-            store.ground.remove(item.key)
+            store.backend.remove(item.key)
         except FileNotFoundError:
             continue  # somebody else took it away
         freed += item.size_bytes
@@ -68,7 +68,7 @@ def remove(store: Store, items: list[Item]) -> int:
 
 
 def _asked_for(store: Store, *, since: float) -> set[str]:
-    ledger = Ledger(store.ground)
+    ledger = Ledger(store.backend)
     try:
         found = ledger.wanted(since)
     except Spoilt as spoilt:
@@ -96,7 +96,7 @@ def _asked_for(store: Store, *, since: float) -> set[str]:
     return found
 
 
-def _artifacts(found: list[Entry], kept: set[str], now: float) -> Iterator[Item]:
+def _artifacts(found: list[FileInfo], kept: set[str], now: float) -> Iterator[Item]:
     """Artifacts, and data files whose record was never written."""
     for key, inside in _by_folder(found, depth=3).items():
         kind, _, digest = key.split("/")
@@ -108,9 +108,9 @@ def _artifacts(found: list[Entry], kept: set[str], now: float) -> Iterator[Item]
 
 
 def _leftovers(
-    store: Store, found: list[Entry], kept: set[str], now: float, keep_s: float
+    store: Store, found: list[FileInfo], kept: set[str], now: float, keep_s: float
 ) -> Iterator[Item]:
-    at_work = Leases(store.ground).others()
+    at_work = Leases(store.backend).others()
     for key, inside in _by_folder(found, depth=2).items():
         kind, name = key.split("/")
         if kind not in LEFTOVERS or not layout.belongs(key):
@@ -125,9 +125,9 @@ def _leftovers(
         yield item
 
 
-def _by_folder(found: list[Entry], *, depth: int) -> dict[str, list[Entry]]:
+def _by_folder(found: list[FileInfo], *, depth: int) -> dict[str, list[FileInfo]]:
     """What lies in, or is, each folder that is so deep."""
-    folders: dict[str, list[Entry]] = {}
+    folders: dict[str, list[FileInfo]] = {}
     for entry in sorted(found, key=lambda entry: entry.key):
         parts = entry.key.split("/")
         if len(parts) >= depth:
@@ -135,6 +135,6 @@ def _by_folder(found: list[Entry], *, depth: int) -> dict[str, list[Entry]]:
     return folders
 
 
-def _item(key: str, inside: list[Entry], what: str, now: float) -> Item:
+def _item(key: str, inside: list[FileInfo], what: str, now: float) -> Item:
     size = sum(entry.size_bytes for entry in inside)
     return Item(key, what, size, now - max(entry.changed for entry in inside))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.problems.sanitize import clean
-from pipeline.store.backend import Ground
+from pipeline.store.backend import Backend
 from pipeline.store.reading import Spoilt, parsed
 
 MARKER = "store.json"
@@ -60,30 +60,30 @@ def belongs(key: str) -> bool:
     )
 
 
-def marked(ground: Ground) -> bool:
+def marked(backend: Backend) -> bool:
     """Whether a place is marked as a store; BadInput where this program cannot use it."""
     try:
-        text = ground.read(MARKER)
+        text = backend.read(MARKER)
     except FileNotFoundError:
         return False
     except OSError as error:
         reason = reason_of(error)
-        raise BadInput(f"store {ground.address}: {MARKER} cannot be read: {reason}") from None
+        raise BadInput(f"store {backend.address}: {MARKER} cannot be read: {reason}") from None
     try:
         marker = parsed(text, Marker)
     except Spoilt as spoilt:
         raise BadInput(
-            f"store {ground.address}: {MARKER} is no marker of a store: {spoilt}"
+            f"store {backend.address}: {MARKER} is no marker of a store: {spoilt}"
         ) from None
     if marker.format > FORMAT:
         raise BadInput(
-            f"store {ground.address}: is of format {marker.format}, and this version of the "
+            f"store {backend.address}: is of format {marker.format}, and this version of the "
             f"program knows formats up to {FORMAT}"
         )
     return True
 
 
-def holds_store(ground: Ground) -> bool:
+def holds_store(backend: Backend) -> bool:
     """Whether an unmarked place holds a store of an older version, False where it is empty.
 
     BadInput where it holds anything else.
@@ -91,38 +91,38 @@ def holds_store(ground: Ground) -> bool:
     found = False
     # what lies at the top is looked at first, since a folder of somebody else's may be large
     for pattern in ("*", "**/*"):
-        for entry in ground.find(pattern):
+        for entry in backend.find(pattern):
             kind, *inner = entry.key.split("/")
             if not belongs(entry.key):
-                raise _foreign(ground, entry.key)
+                raise _foreign(backend, entry.key)
             # other programs have a folder for scratch as well, so it is no sign of a store
             found = found or (len(inner) > 0 and kind != "scratch" and not IGNORED.fullmatch(kind))
-    if not found and any(ground.find("scratch/*")):
-        raise _foreign(ground, "scratch")
+    if not found and any(backend.find("scratch/*")):
+        raise _foreign(backend, "scratch")
     return found
 
 
-def mark(ground: Ground) -> None:
+def mark(backend: Backend) -> None:
     """Write the marker; Unwritable where the place refuses."""
-    ground.write(MARKER, json.dumps(Marker().model_dump()).encode())
+    backend.write(MARKER, json.dumps(Marker().model_dump()).encode())
 
 
-def adopt(ground: Ground) -> str | None:
+def adopt(backend: Backend) -> str | None:
     """Mark a place that holds an unmarked store; a line that says so, None where nothing was done.
 
     BadInput where the place is somebody else's.
     """
-    if marked(ground) or not holds_store(ground):
+    if marked(backend) or not holds_store(backend):
         return None
     try:
-        mark(ground)
+        mark(backend)
     except Unwritable:
         return None  # it can be read all the same
-    return f"store {ground.address}: adopted, and marked by {MARKER}"
+    return f"store {backend.address}: adopted, and marked by {MARKER}"
 
 
-def _foreign(ground: Ground, key: str) -> BadInput:
+def _foreign(backend: Backend, key: str) -> BadInput:
     return BadInput(
-        f"store {ground.address}: is no store, since it has no {MARKER} and holds other things "
+        f"store {backend.address}: is no store, since it has no {MARKER} and holds other things "
         f"({clean(key, 60)}); name a folder of its own, or move them out of it"
     )

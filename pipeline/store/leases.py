@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.problems import Unwritable
-from pipeline.store.backend import Entry, Ground
+from pipeline.store.backend import Backend, FileInfo
 from pipeline.store.reading import Spoilt, parsed
 
 LASTS_S = 60.0
@@ -59,8 +59,8 @@ class Holder:
 class Leases:
     """The leases of one run, which is known to others from its first claim until `close`."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._run = uuid.uuid4().hex
         self._mine: set[str] = set()
         self._owners: dict[tuple[str, float], str] = {}
@@ -86,15 +86,15 @@ class Leases:
         if digest in self._mine:
             self._mine.discard(digest)
             with contextlib.suppress(*REFUSALS):
-                self._ground.remove(_folder(digest))
+                self._backend.remove(_folder(digest))
 
     def others(self) -> dict[str, Holder]:
         """Digest → the other live run that has its lease."""
-        latest: dict[str, tuple[int, Entry]] = {}
+        latest: dict[str, tuple[int, FileInfo]] = {}
         runs: dict[str, Holder | None] = {self._run: None}
         found = {}
         with contextlib.suppress(*REFUSALS):
-            for entry in self._ground.find("leases/*/*"):
+            for entry in self._backend.find("leases/*/*"):
                 _, digest, number = entry.key.split("/")
                 if digest != "runs" and number.isdecimal():
                     count = int(number)
@@ -120,7 +120,7 @@ class Leases:
         for digest in list(self._mine):
             self.release(digest)
         with contextlib.suppress(*REFUSALS):
-            self._ground.remove(f"leases/runs/{self._run}")
+            self._backend.remove(f"leases/runs/{self._run}")
 
     def _begin(self) -> None:
         if self._thread is None:
@@ -136,7 +136,7 @@ class Leases:
     def _renew(self) -> None:
         pid = os.getpid()
         holder = Holder(platform.node(), pid, process_mark(pid), time.time() + LASTS_S)
-        self._ground.write(f"leases/runs/{self._run}", json.dumps(asdict(holder)).encode())
+        self._backend.write(f"leases/runs/{self._run}", json.dumps(asdict(holder)).encode())
 
     def _take(self, digest: str) -> bool:
         number = 0
@@ -155,11 +155,11 @@ class Leases:
 
     def _write(self, digest: str, number: int) -> bool:
         """Whether a lease of this number could be written, where there was none."""
-        with self._ground.scratch() as scratch:
+        with self._backend.scratch() as scratch:
             draft = scratch / "lease"
             draft.write_text(self._run)
             try:
-                self._ground.create(draft, f"{_folder(digest)}/{number}")
+                self._backend.create(draft, f"{_folder(digest)}/{number}")
             except (FileExistsError, FileNotFoundError):
                 # not found: its folder was taken away in this instant
                 return False
@@ -167,14 +167,14 @@ class Leases:
 
     def _numbers(self, digest: str) -> list[int]:
         names = (
-            entry.key.rpartition("/")[2] for entry in self._ground.find(f"{_folder(digest)}/*")
+            entry.key.rpartition("/")[2] for entry in self._backend.find(f"{_folder(digest)}/*")
         )
         return [int(name) for name in names if name.isdecimal()]
 
     def _owner(self, key: str) -> str | None:
         """The run that a lease names, empty where it names none; None where it is gone."""
         try:
-            named = self._ground.read(key).decode("ascii", "replace")
+            named = self._backend.read(key).decode("ascii", "replace")
         except FileNotFoundError:
             return None
         return named if named.isalnum() else ""
@@ -183,7 +183,7 @@ class Leases:
         """A run, if it may still be at work."""
         with contextlib.suppress(FileNotFoundError, Spoilt):
             if run:
-                holder = parsed(self._ground.read(f"leases/runs/{run}"), Holder)
+                holder = parsed(self._backend.read(f"leases/runs/{run}"), Holder)
                 return holder if holder.alive else None
         return None
 

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from pipeline.store.backend import Ground
+from pipeline.store.backend import Backend
 from pipeline.store.facts import check_facts
 from pipeline.store.reading import Spoilt, parsed, words
 
@@ -76,17 +76,17 @@ def read_invocation(data: bytes) -> Invocation:
 class Ledger:
     """The invocations on a store, oldest first."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     @cached_property
     def invocations(self) -> list[Invocation]:
         """What can be read of the ledger when it is first asked."""
         found = []
-        for key in sorted(entry.key for entry in self._ground.find("ledger/*.json")):
+        for key in sorted(entry.key for entry in self._backend.find("ledger/*.json")):
             # what is spoilt says nothing, and `pipeline verify` says so; the rest still counts
             with contextlib.suppress(OSError, Spoilt):
-                found.append(read_invocation(self._ground.read(key)))
+                found.append(read_invocation(self._backend.read(key)))
         return found
 
     def last(self, grid: str, cell: str) -> CellEntry | None:
@@ -124,7 +124,7 @@ class Ledger:
         text = "".join(f"{digest}\n" for digest in sorted(digests))
         key = f"ledger/wanted/{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         try:
-            self._ground.touch(key)
+            self._backend.touch(key)
         except FileNotFoundError:
             self._create(key, text)
 
@@ -134,10 +134,10 @@ class Ledger:
         Spoilt, with its key, where a file cannot be read: what is wanted is not known then.
         """
         found: set[str] = set()
-        for entry in self._ground.find("ledger/wanted/[!.]*"):
+        for entry in self._backend.find("ledger/wanted/[!.]*"):
             if entry.changed >= since:
                 try:
-                    found.update(words(self._ground.read(entry.key)))
+                    found.update(words(self._backend.read(entry.key)))
                 except FileNotFoundError:
                     continue
                 except Spoilt as spoilt:
@@ -146,7 +146,7 @@ class Ledger:
 
     def logged(self, server: str) -> set[str]:
         """Keys of what a tracking server already has."""
-        found = self._ground.find(f"{_server(server)}/[!.]*")
+        found = self._backend.find(f"{_server(server)}/[!.]*")
         return {PurePosixPath(entry.key).name for entry in found}
 
     def mark_logged(self, server: str, key: str, what: str) -> None:
@@ -156,13 +156,13 @@ class Ledger:
     def logged_as(self, server: str, key: str) -> str | None:
         """As what a server was last told something; None where it was not, or that is spoilt."""
         try:
-            return self._ground.read(f"{_server(server)}/{key}").decode()
+            return self._backend.read(f"{_server(server)}/{key}").decode()
         except (OSError, UnicodeDecodeError):
             return None
 
     def _create(self, key: str, text: str) -> None:
         """A file, whole; Unwritable, in one line, where the disk is full or the like."""
-        self._ground.write(key, text.encode())
+        self._backend.write(key, text.encode())
 
 
 def _server(server: str) -> str:

@@ -1,4 +1,4 @@
-"""The store: digest → artifact, with record, path and put, on ground that many may share.
+"""The store: digest → artifact, with record, path and put, on a backend that many may share.
 
 `<store>/<kind>/<2 hex>/<digest>/` holds data files that carry their own SHA-256 in their names
 and, written last and only if absent, `meta.json`. An artifact exists if and only if its
@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.problems.sanitize import without_secrets
 from pipeline.store import layout
-from pipeline.store.backend import Ground
+from pipeline.store.backend import Backend
 from pipeline.store.bucket import SCHEMES, Bucket
 from pipeline.store.folder import Folder
 from pipeline.store.records import (
@@ -55,23 +55,23 @@ class Store:
     BadInput where a bucket cannot be reached.
     """
 
-    def __init__(self, place: Path | str | Ground) -> None:
+    def __init__(self, place: Path | str | Backend) -> None:
         if isinstance(place, str) and place.startswith(SCHEMES):
             place = Bucket(place)
         if isinstance(place, str | Path):
             _check_folder_name(str(place))
-        self.ground: Ground = Folder(Path(place)) if isinstance(place, str | Path) else place
+        self.backend: Backend = Folder(Path(place)) if isinstance(place, str | Path) else place
         self._checked: set[tuple[str, str, str]] = set()
 
     @property
     def address(self) -> str:
         """By which any process opens the same store."""
-        return self.ground.address
+        return self.backend.address
 
     @property
     def root(self) -> Path | None:
         """The folder of a store that is one."""
-        return self.ground.root if isinstance(self.ground, Folder) else None
+        return self.backend.root if isinstance(self.backend, Folder) else None
 
     def prepare(self) -> str | None:
         """Make the store, and mark it as one; a line that says so where an old one was adopted.
@@ -79,15 +79,15 @@ class Store:
         BadInput, and nothing written, where the place holds other things than a store; BadInput
         also where it cannot be written.
         """
-        marked = layout.marked(self.ground)
-        old = not marked and layout.holds_store(self.ground)
-        self.ground.prepare()
+        marked = layout.marked(self.backend)
+        old = not marked and layout.holds_store(self.backend)
+        self.backend.prepare()
         if marked:
             return None
         if old:
-            return layout.adopt(self.ground)
+            return layout.adopt(self.backend)
         try:
-            layout.mark(self.ground)
+            layout.mark(self.backend)
         except Unwritable as problem:
             raise BadInput(str(problem)) from None
         return None
@@ -97,8 +97,8 @@ class Store:
 
         A line where a store of an older version was adopted, see `pipeline.store.layout`.
         """
-        self.ground.check()
-        return layout.adopt(self.ground)
+        self.backend.check()
+        return layout.adopt(self.backend)
 
     def record(self, kind: str, digest: str) -> Record | None:
         """An artifact's record, or None where there is no artifact.
@@ -138,7 +138,7 @@ class Store:
 
     def _told(self, kind: str, digest: str) -> bytes | None:
         try:
-            return self.ground.read(f"{folder_of(kind, digest)}/{META}")
+            return self.backend.read(f"{folder_of(kind, digest)}/{META}")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -154,18 +154,18 @@ class Store:
             state = self.state(kind, digest)
             if state.status != "absent":
                 return state.record
-            return parse_record(self.ground.read(_elsewhere(kind, digest)), kind, digest)
+            return parse_record(self.backend.read(_elsewhere(kind, digest)), kind, digest)
         except (Damaged, OSError):
             return None
 
     def remember(self, record: Record) -> None:
         """Keep the record of an artifact whose files stay in another store."""
-        self.ground.write(_elsewhere(record.kind, record.digest), as_json(record))
+        self.backend.write(_elsewhere(record.kind, record.digest), as_json(record))
 
     def whereabouts(self, record: Record) -> str | None:
         """Where a person finds an artifact's files; None where only another store has them."""
         folder = folder_of(record.kind, record.digest)
-        found = any(self.ground.find(f"{folder}/{META}"))
+        found = any(self.backend.find(f"{folder}/{META}"))
         return f"{self.address.partition('?')[0]}/{folder}" if found else None
 
     def path(self, record: Record, name: str, *, fresh: bool = False) -> Path:
@@ -180,12 +180,12 @@ class Store:
         mark = (record.digest, record.content, name)
         key = f"{folder_of(record.kind, record.digest)}/{entry['file']}"
         try:
-            path = self.ground.path(key, fresh=fresh)
+            path = self.backend.path(key, fresh=fresh)
             if mark in self._checked and not fresh:
                 path.stat()
             elif _sha256(path) != entry["sha256"]:
                 # a copy on this machine may be spoilt where the store's own is not
-                path = self.ground.path(key, fresh=True)
+                path = self.backend.path(key, fresh=True)
                 if _sha256(path) != entry["sha256"]:
                     reason = f"{path.name} does not match its checksum"
                     raise Damaged(record.kind, record.digest, reason)
@@ -216,7 +216,7 @@ class Store:
         artifact that stands gives way; where it is of the same content, there is one at every
         moment. Unwritable where the disk is full or the like.
         """
-        with self.ground.scratch() as scratch:
+        with self.backend.scratch() as scratch:
             files = _drafts(writers, scratch)
             record = Record(
                 kind=identity.kind,
@@ -238,17 +238,17 @@ class Store:
 
         Damaged, and nothing put, where what the writers write is not what the record says.
         """
-        with self.ground.scratch() as scratch:
+        with self.backend.scratch() as scratch:
             if _drafts(writers, scratch) != record.files:
                 raise Damaged(record.kind, record.digest, "its files are not what its record says")
             return self._stand(record, scratch)
 
     def seal(self, record: Record) -> None:
         """Give a record that stands its checksum; the artifact stays there at every moment."""
-        with self.ground.scratch() as scratch:
+        with self.backend.scratch() as scratch:
             draft = scratch / META
             draft.write_bytes(as_json(replace(record, sealed=True)))
-            self.ground.settle(draft, f"{folder_of(record.kind, record.digest)}/{META}")
+            self.backend.settle(draft, f"{folder_of(record.kind, record.digest)}/{META}")
 
     def _gives_way(self, record: Record) -> bool:
         """Whether an artifact of the same content stands; one of other content goes aside."""
@@ -270,12 +270,12 @@ class Store:
         draft = scratch / META
         draft.write_bytes(as_json(record))
         for name, entry in record.files.items():
-            self.ground.settle(scratch / name, f"{folder}/{entry['file']}")
+            self.backend.settle(scratch / name, f"{folder}/{entry['file']}")
         if over:
-            self.ground.settle(draft, f"{folder}/{META}")
+            self.backend.settle(draft, f"{folder}/{META}")
         else:
             with contextlib.suppress(FileExistsError):
-                self.ground.create(draft, f"{folder}/{META}")
+                self.backend.create(draft, f"{folder}/{META}")
         standing = self.record(record.kind, record.digest)
         if standing is None:
             raise Gone(record.kind, record.digest, "was taken away while it was put")
@@ -283,7 +283,7 @@ class Store:
         for entry in record.files.values():
             if entry["file"] not in kept:
                 with contextlib.suppress(FileNotFoundError):
-                    self.ground.remove(f"{folder}/{entry['file']}")
+                    self.backend.remove(f"{folder}/{entry['file']}")
         return standing
 
     def set_aside(self, kind: str, digest: str, folder: str | None = None) -> str | None:
@@ -293,7 +293,7 @@ class Store:
         """
         aside = f"aside/{kind}-{digest[:12]}-{time.time_ns()}"
         try:
-            self.ground.move(folder or folder_of(kind, digest), aside)
+            self.backend.move(folder or folder_of(kind, digest), aside)
         except FileNotFoundError:
             return None
         self._checked = {key for key in self._checked if key[0] != digest}
@@ -301,14 +301,14 @@ class Store:
 
     def each(self) -> Iterator[tuple[str, str]]:
         """(kind, digest) of every artifact."""
-        for key in sorted(entry.key for entry in self.ground.find(f"*/??/*/{META}")):
+        for key in sorted(entry.key for entry in self.backend.find(f"*/??/*/{META}")):
             kind, _, digest, _ = key.split("/")
             yield kind, digest
 
     def some(self, kind: str, count: int) -> Iterator[str]:
         """Digests of up to `count` artifacts of a kind, here or told by an import; any of them."""
-        here = self.ground.find(f"{kind}/??/*/{META}")
-        elsewhere = self.ground.find(f"elsewhere/{kind}/??/*.json")
+        here = self.backend.find(f"{kind}/??/*/{META}")
+        elsewhere = self.backend.find(f"elsewhere/{kind}/??/*.json")
         names = chain(
             (entry.key.split("/")[-2] for entry in here),
             (PurePosixPath(entry.key).stem for entry in elsewhere),

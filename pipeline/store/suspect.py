@@ -42,7 +42,7 @@ def suspects(store: Store, *, set_aside: bool = False) -> list[Suspect]:
     set_aside: move them out of the way, so that a run computes them again. BadInput where there
     is no store.
     """
-    store.ground.check()
+    store.backend.check()
     records = _records(store)
     direct = _direct(records)
     found = set(direct)
@@ -109,7 +109,7 @@ def _network(model: Record | None, digest: str) -> str:
 def _cells(store: Store) -> dict[str, tuple[str, ...]]:
     """The cells that the ledger knows by the digest of a score."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
-    for invocation in Ledger(store.ground).invocations:
+    for invocation in Ledger(store.backend).invocations:
         for name, entry in invocation.cells.items():
             found[entry.score][f"{invocation.grid}: {name}"] = None
     return {digest: tuple(names) for digest, names in found.items()}

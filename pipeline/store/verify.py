@@ -57,8 +57,8 @@ def verify(
     store.check()
     found = Verified()
     # a store of its own, which has not yet trusted any file
-    fresh = Store(store.ground)
-    metas = sorted(entry.key for entry in store.ground.find(f"*/??/*/{META}"))
+    fresh = Store(store.backend)
+    metas = sorted(entry.key for entry in store.backend.find(f"*/??/*/{META}"))
     for count, meta in enumerate(metas, start=1):
         folder = meta.removesuffix(f"/{META}")
         kind, _, digest = folder.split("/")
@@ -94,9 +94,9 @@ def _beside(store: Store) -> Iterator[Damage]:
         ),
     }
     for pattern, read in readers.items():
-        for key in sorted(entry.key for entry in store.ground.find(pattern)):
+        for key in sorted(entry.key for entry in store.backend.find(pattern)):
             try:
-                read(key, store.ground.read(key))
+                read(key, store.backend.read(key))
             except FileNotFoundError:
                 continue
             except Damaged as damaged:
@@ -106,7 +106,7 @@ def _beside(store: Store) -> Iterator[Damage]:
 
 
 def _there(store: Store, key: str) -> bool:
-    return any(entry.key == key for entry in store.ground.find(key))
+    return any(entry.key == key for entry in store.backend.find(key))
 
 
 def _check(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | None, int]:
@@ -119,7 +119,7 @@ def _check(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | 
         return None, 0
     if record.content != content_of(record.files):
         raise _damaged(record, f"{META} names other files than those of its own checksum")
-    sizes = {entry.key: entry.size_bytes for entry in store.ground.find(f"{folder}/*")}
+    sizes = {entry.key: entry.size_bytes for entry in store.backend.find(f"{folder}/*")}
     size = sum(_check_file(store, record, folder, name, sizes) for name in record.files)
     said = contradiction(record, lambda name: store.path(record, name))
     if said is not None:

@@ -142,7 +142,7 @@ def finished(folder: Path, overrides: Overrides) -> Finished:
         records[node.digest] = store.put(
             node.identity, writers, lineage=lineage, facts=facts, how=HOW
         )
-    _mark_logged(session, records, Ledger(store.ground), shown(default_uri(folder)))
+    _mark_logged(session, records, Ledger(store.backend), shown(default_uri(folder)))
     places = {digest: place for place, digest in enumerate(records)}
     parents = [[places[above.digest] for _, above in node.parents] for node in session.graph]
     return Finished(folder, overrides, parents)

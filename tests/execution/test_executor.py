@@ -255,7 +255,7 @@ def test_an_error_of_the_program_s_own_is_no_lost_worker(
 
 def test_a_machine_tells_whether_it_sees_the_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    store.ground.write("scratch/token", b"token")
+    store.backend.write("scratch/token", b"token")
     assert look(store.address, "scratch/token", b"token").blind is None
     assert look(store.address, "scratch/token", b"other").blind == "another store is there"
     other = look(str(tmp_path / "elsewhere"), "scratch/token", b"token")

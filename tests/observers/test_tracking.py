@@ -78,13 +78,13 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder / "store")
-        self.ledger = Ledger(self.store.ground)
+        self.ledger = Ledger(self.store.backend)
         self.scores = graph_of(self.grid.cells)[1]
         self.uri = self.uri or default_uri(self.folder)
 
     def tracker(self, **changes: Any) -> Tracker:
         given: dict[str, Any] = {
-            "ledger": Ledger(self.store.ground),
+            "ledger": Ledger(self.store.backend),
             "store": self.store,
             "grid": self.grid,
             "scores": self.scores,
@@ -182,7 +182,7 @@ from pipeline.observers.tracking.tracker import Tracker
 root = Path({str(tmp_path)!r})
 grid = Grid("small", "", (), ())
 store = Store(root)
-tracker = Tracker("sqlite:///" + str(root / "mlflow.db"), ledger=Ledger(store.ground), store=store,
+tracker = Tracker("sqlite:///" + str(root / "mlflow.db"), ledger=Ledger(store.backend), store=store,
                   grid=grid, scores={{}}, command=["pipeline"], version="1")
 tracker.notify(RunFinished(grid, {{}}, {{}}, {{}}, 0.0))
 assert not tracker.owes()

@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def ledger(store: Store) -> Ledger:
-    return Ledger(store.ground)
+    return Ledger(store.backend)
 
 
 def compute(store: Store, node: Node, text: str = "data") -> Record:

@@ -64,7 +64,7 @@ def store(address: str) -> Store:
 
 def keys(store: Store) -> set[str]:
     """Of all but the marker."""
-    return {entry.key for entry in store.ground.find("**/*")} - {MARKER}
+    return {entry.key for entry in store.backend.find("**/*")} - {MARKER}
 
 
 def elsewhere(address: str, tmp_path: Path) -> Store:
@@ -120,7 +120,7 @@ def test_what_is_read_is_copied_once_for_a_machine(
     made = put(store)
     other = elsewhere(address, tmp_path)
     path = other.path(made, "a.txt")
-    store.ground.remove(f"{folder_of(NODE.kind, NODE.digest)}/{path.name}")
+    store.backend.remove(f"{folder_of(NODE.kind, NODE.digest)}/{path.name}")
     again = elsewhere(address, tmp_path)
     assert again.path(made, "a.txt") == path
     with pytest.raises(Damaged, match="is missing"):
@@ -136,7 +136,7 @@ def test_a_spoilt_copy_is_fetched_again_and_a_spoilt_object_is_damage(
     path = elsewhere(address, tmp_path).path(made, "a.txt")
     assert path.read_text() == "some data"
     key = f"{folder_of(NODE.kind, NODE.digest)}/{path.name}"
-    store.ground.write(key, b"some dada")
+    store.backend.write(key, b"some dada")
     # this machine's copy is sound, so only looking at the bucket shows it
     assert [damage.reason for damage in verify(store).damages] == [
         f"{path.name} does not match its checksum"
@@ -203,7 +203,7 @@ def test_of_many_writers_one_wins_whole(store: Store, address: str) -> None:
 def test_without_its_record_there_is_no_artifact(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(ground: Bucket, draft: Path, key: str) -> None:
+    def dies(backend: Bucket, draft: Path, key: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -250,31 +250,31 @@ def test_an_unfinished_training_goes_on_at_another_machine(
             optimizer={"m": torch.zeros(3)},
             facts={"epoch": epoch, "history": []},
         )
-        partial_state.save(store.ground, NODE.digest, state)
-    found = partial_state.load(elsewhere(address, tmp_path).ground, NODE.digest)
+        partial_state.save(store.backend, NODE.digest, state)
+    found = partial_state.load(elsewhere(address, tmp_path).backend, NODE.digest)
     assert found is not None
     assert found.facts["epoch"] == 2
     assert found.weights["w"].tolist() == [2.0, 2.0, 2.0]
     assert len(keys(store)) == 3
-    partial_state.forget(store.ground, NODE.digest)
+    partial_state.forget(store.backend, NODE.digest)
     assert keys(store) == set()
-    assert partial_state.load(store.ground, NODE.digest) is None
+    assert partial_state.load(store.backend, NODE.digest) is None
 
 
 @pytest.mark.slow
 def test_a_bucket_is_marked_adopted_or_left_alone_as_a_folder_is(
     store: Store, address: str
 ) -> None:
-    assert store.ground.read(MARKER) == b'{"program": "test-time-defense-bench", "format": 1}'
+    assert store.backend.read(MARKER) == b'{"program": "test-time-defense-bench", "format": 1}'
     put(store)
-    store.ground.remove(MARKER)
-    store.ground.write("thesis/chapter.txt", b"theirs")
+    store.backend.remove(MARKER)
+    store.backend.write("thesis/chapter.txt", b"theirs")
     before = keys(store)
     for use in (store.prepare, store.check, lambda: verify(store, set_aside=True)):
         with pytest.raises(BadInput, match=r"is no store, since it has no store\.json and holds"):
             use()
     assert keys(store) == before
-    store.ground.remove("thesis/chapter.txt")
+    store.backend.remove("thesis/chapter.txt")
     said = store.check()
     assert said is not None
     assert said.endswith("adopted, and marked by store.json")
@@ -285,14 +285,14 @@ def test_a_bucket_is_marked_adopted_or_left_alone_as_a_folder_is(
 def test_the_ledger_and_the_clearing_work_as_in_a_folder(store: Store) -> None:
     put(store)
     put(store, OTHER)
-    ledger = Ledger(store.ground)
+    ledger = Ledger(store.backend)
     ledger.want([NODE.digest])
     ledger.want([NODE.digest])
     ledger.write(Invocation("demo", ["pipeline", "run"], "0.1", {}))
     ledger.mark_logged("http://server", "key", "run")
-    assert Ledger(store.ground).logged("http://server") == {"key"}
+    assert Ledger(store.backend).logged("http://server") == {"key"}
     assert ledger.logged_as("http://server", "key") == "run"
-    assert [entry.grid for entry in Ledger(store.ground).invocations] == ["demo"]
+    assert [entry.grid for entry in Ledger(store.backend).invocations] == ["demo"]
     assert collectable(store, keep_s=30 * DAY_S) == []
     items = collectable(store, keep_s=30 * DAY_S, now=time.time() + 2 * DAY_S)
     assert [OTHER.digest in item.key for item in items] == [True]
@@ -377,10 +377,10 @@ def test_of_two_that_write_only_if_absent_in_one_instant_exactly_one_does(
     def write(writer: int, key: str, barrier: threading.Barrier) -> bool:
         draft = tmp_path / f"draft-{writer}"
         draft.write_text(str(writer))
-        ground = Bucket(address)
+        backend = Bucket(address)
         barrier.wait()
         try:
-            ground.create(draft, key)
+            backend.create(draft, key)
         except FileExistsError:
             return False
         return True
@@ -391,7 +391,7 @@ def test_of_two_that_write_only_if_absent_in_one_instant_exactly_one_does(
             barrier = threading.Barrier(6)
             began = [pool.submit(write, writer, key, barrier) for writer in range(6)]
             won = [writer for writer, future in enumerate(began) if future.result()]
-            assert store.ground.read(key) == "".join(str(writer) for writer in won).encode()
+            assert store.backend.read(key) == "".join(str(writer) for writer in won).encode()
 
 
 @pytest.mark.slow
@@ -402,10 +402,10 @@ def test_what_is_replaced_by_shorter_or_longer_data_is_read_whole_at_every_momen
     versions = {bytes([65 + number]) * (1 + 400_000 * number) for number in range(3)}
     over = threading.Event()
     seen: set[bytes] = set()
-    store.ground.write("ledger/changing", b"A")
+    store.backend.write("ledger/changing", b"A")
 
     def look() -> None:
-        reader = elsewhere(address, tmp_path).ground
+        reader = elsewhere(address, tmp_path).backend
         while not over.is_set():
             seen.add(reader.read("ledger/changing"))
             seen.add(reader.path("ledger/changing", fresh=True).read_bytes())
@@ -414,7 +414,7 @@ def test_what_is_replaced_by_shorter_or_longer_data_is_read_whole_at_every_momen
     thread.start()
     for _ in range(10):
         for data in versions:
-            store.ground.write("ledger/changing", data)
+            store.backend.write("ledger/changing", data)
     over.set()
     thread.join()
     assert seen <= versions

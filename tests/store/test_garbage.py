@@ -50,7 +50,7 @@ def asked(store: Store, node: Node, *, days_ago: float, user: str = "somebody") 
         time=LATER - days_ago * DAY_S,
         user=user,
     )
-    Ledger(store.ground).write(invocation)
+    Ledger(store.backend).write(invocation)
 
 
 def found(store: Store, *, keep_days: float = 30, now: float = LATER) -> set[str]:
@@ -73,11 +73,11 @@ def test_what_only_an_old_run_refers_to_goes(store: Store) -> None:
 
 
 def test_what_an_unfinished_run_wanted_stays_though_no_score_refers_to_it(store: Store) -> None:
-    Ledger(store.ground).want([MODEL.digest, CRAFT.digest, "f" * 64])
+    Ledger(store.backend).want([MODEL.digest, CRAFT.digest, "f" * 64])
     assert found(store) == {SCORE.digest, OTHER.digest}
     # wanting them again makes the wish young again
     wish = next((store.root / "ledger" / "wanted").iterdir())
-    Ledger(store.ground).want([CRAFT.digest, MODEL.digest, "f" * 64])
+    Ledger(store.backend).want([CRAFT.digest, MODEL.digest, "f" * 64])
     assert list((store.root / "ledger" / "wanted").iterdir()) == [wish]
     assert MODEL.digest in found(store, keep_days=1)
 
@@ -105,7 +105,7 @@ def test_leftovers_go_but_a_training_that_may_go_on_stays(store: Store) -> None:
     expected = {PUT, aside, MODEL.digest, "b" * 64}
     assert found(store) == expected
     assert found(store, keep_days=1) == expected | {"a" * 64}
-    Ledger(store.ground).want(["a" * 64])
+    Ledger(store.backend).want(["a" * 64])
     assert found(store, keep_days=3) == expected
 
 
@@ -127,7 +127,7 @@ def test_the_command_deletes_nothing_unless_told_to(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect_module, "YOUNGEST_S", -1.0)
-    Ledger(store.ground).want([MODEL.digest, CRAFT.digest, SCORE.digest])
+    Ledger(store.backend).want([MODEL.digest, CRAFT.digest, SCORE.digest])
     words = ["gc", "--store", str(store.root)]
     told = CliRunner().invoke(main, words)
     assert told.exit_code == 0

@@ -86,9 +86,9 @@ def make(place: Path) -> None:
     """A store, two artifacts, what a ledger keeps, a lease, and a training's last state."""
     store = Store(place)
     store.prepare()
-    ledger = Ledger(store.ground)
+    ledger = Ledger(store.backend)
     ledger.want([NODE.digest, OTHER.digest])
-    leases = Leases(store.ground)
+    leases = Leases(store.backend)
     leases.claim(NODE.digest)
     put(store, a="A" * 3000, b="B")
     leases.close()
@@ -100,11 +100,11 @@ def make(place: Path) -> None:
 
 def train(place: Path) -> None:
     """A training keeps its state epoch by epoch, then its artifact, and forgets the state."""
-    ground = Store(place).ground
+    backend = Store(place).backend
     for epoch in (1, 2, 3):
-        unfinished.save(ground, OTHER.digest, state(epoch))
+        unfinished.save(backend, OTHER.digest, state(epoch))
     put(Store(place), OTHER, a="C")
-    unfinished.forget(ground, OTHER.digest)
+    unfinished.forget(backend, OTHER.digest)
 
 
 def state(epoch: int) -> State:
@@ -173,7 +173,7 @@ def test_a_store_whose_making_is_stopped_anywhere_is_made_by_the_next_run_with_t
         make(place)
         assert data(place) == whole
         assert verify(Store(place)).damages == []
-        assert len(Ledger(Store(place).ground).invocations) == 1
+        assert len(Ledger(Store(place).backend).invocations) == 1
         stops += 1
     assert stops > 50
 
@@ -202,7 +202,7 @@ def test_a_training_that_is_stopped_anywhere_has_its_state_whole_or_its_artifact
     last = 0.0
     for number in every_stop(train, tmp_path / "store"):
         store = Store(tmp_path / f"store-{number}")
-        found = unfinished.load(store.ground, OTHER.digest)
+        found = unfinished.load(store.backend, OTHER.digest)
         if store.record(OTHER.kind, OTHER.digest) is not None:
             last = 4
             continue

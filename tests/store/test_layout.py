@@ -44,8 +44,8 @@ def old(tmp_path: Path) -> Store:
     store = Store(tmp_path / "store")
     store.prepare()
     put(store)
-    Ledger(store.ground).write(Invocation(grid="g", command=[], version="1", cells={}))
-    Ledger(store.ground).want([NODE.digest])
+    Ledger(store.backend).write(Invocation(grid="g", command=[], version="1", cells={}))
+    Ledger(store.backend).want([NODE.digest])
     (store.root / MARKER).unlink()
     return store
 
@@ -195,13 +195,13 @@ def test_every_key_that_a_store_writes_belongs_to_it(tmp_path: Path) -> None:
     store.prepare()
     record = put(store)
     store.remember(record)
-    ledger = Ledger(store.ground)
+    ledger = Ledger(store.backend)
     ledger.write(Invocation(grid="g", command=[], version="1", cells={}))
     ledger.want([NODE.digest])
     ledger.mark_logged("server", f"{NODE.digest}-x", "run")
     store.set_aside(NODE.kind, NODE.digest)
     put(store)
-    store.ground.write(f"partial/{NODE.digest}/facts.json", b"{}")
+    store.backend.write(f"partial/{NODE.digest}/facts.json", b"{}")
     keys = [str(path.relative_to(store.root)) for path in store.root.rglob("*")]
     assert len(keys) > 20
     assert all(map(belongs, keys))

@@ -30,25 +30,25 @@ FEW = ["attack=clean"]
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> Folder:
+def backend(tmp_path: Path) -> Folder:
     return Folder(tmp_path / "store")
 
 
-def files(ground: Folder) -> set[str]:
-    return {path.name for path in (ground.root / "leases").rglob("*") if path.is_file()}
+def files(backend: Folder) -> set[str]:
+    return {path.name for path in (backend.root / "leases").rglob("*") if path.is_file()}
 
 
-def become(ground: Folder, run: Leases, **changes: object) -> None:
+def become(backend: Folder, run: Leases, **changes: object) -> None:
     """Change what a run says of itself."""
-    path = ground.root / "leases" / "runs" / run._run
+    path = backend.root / "leases" / "runs" / run._run
     holder = Holder(**json.loads(path.read_text()))
     path.write_text(json.dumps(asdict(replace(holder, **changes))))
 
 
 def test_a_node_that_one_run_is_at_is_not_given_to_another_until_it_is_released(
-    ground: Folder,
+    backend: Folder,
 ) -> None:
-    one, two = Leases(ground), Leases(ground)
+    one, two = Leases(backend), Leases(backend)
     assert one.claim(DIGEST)
     assert not two.claim(DIGEST)
     assert two.claim(OTHER)
@@ -60,11 +60,11 @@ def test_a_node_that_one_run_is_at_is_not_given_to_another_until_it_is_released(
     assert not one.claim(DIGEST)
     one.close()
     two.close()
-    assert files(ground) == set()
+    assert files(backend) == set()
 
 
-def test_a_run_that_ends_gives_back_all_that_it_had(ground: Folder) -> None:
-    one, two = Leases(ground), Leases(ground)
+def test_a_run_that_ends_gives_back_all_that_it_had(backend: Folder) -> None:
+    one, two = Leases(backend), Leases(backend)
     assert one.claim(DIGEST)
     assert one.claim(OTHER)
     one.close()
@@ -73,7 +73,7 @@ def test_a_run_that_ends_gives_back_all_that_it_had(ground: Folder) -> None:
     two.close()
 
 
-def test_of_many_runs_that_claim_a_node_in_one_instant_one_gets_it(ground: Folder) -> None:
+def test_of_many_runs_that_claim_a_node_in_one_instant_one_gets_it(backend: Folder) -> None:
     for number in range(20):
         barrier = threading.Barrier(6)
 
@@ -81,7 +81,7 @@ def test_of_many_runs_that_claim_a_node_in_one_instant_one_gets_it(ground: Folde
             barrier.wait()
             return run.claim(f"{number:064x}")
 
-        runs = [Leases(ground) for _ in range(6)]
+        runs = [Leases(backend) for _ in range(6)]
         with ThreadPoolExecutor(6) as pool:
             assert sum(pool.map(claim, runs)) == 1
         for run in runs:
@@ -89,12 +89,12 @@ def test_of_many_runs_that_claim_a_node_in_one_instant_one_gets_it(ground: Folde
 
 
 def test_of_many_runs_that_take_over_a_lapsed_lease_in_one_instant_one_gets_it(
-    ground: Folder,
+    backend: Folder,
 ) -> None:
-    gone = Leases(ground)
+    gone = Leases(backend)
     digests = [f"{number:064x}" for number in range(20)]
     assert all(gone.claim(digest) for digest in digests)
-    become(ground, gone, process="another machine", until=time.time() - 1)
+    become(backend, gone, process="another machine", until=time.time() - 1)
     for digest in digests:
         barrier = threading.Barrier(6)
 
@@ -102,33 +102,33 @@ def test_of_many_runs_that_take_over_a_lapsed_lease_in_one_instant_one_gets_it(
             barrier.wait()
             return run.claim(digest)
 
-        runs = [Leases(ground) for _ in range(6)]
+        runs = [Leases(backend) for _ in range(6)]
         with ThreadPoolExecutor(6) as pool:
             assert sum(pool.map(claim, runs)) == 1
         for run in runs:
             run.close()
 
 
-def test_a_lease_of_another_machine_holds_until_it_lapses(ground: Folder) -> None:
-    one, two = Leases(ground), Leases(ground)
+def test_a_lease_of_another_machine_holds_until_it_lapses(backend: Folder) -> None:
+    one, two = Leases(backend), Leases(backend)
     assert one.claim(DIGEST)
-    become(ground, one, process="another machine", until=time.time() + 30)
+    become(backend, one, process="another machine", until=time.time() + 30)
     assert not two.claim(DIGEST)
-    become(ground, one, until=time.time() - 1)
+    become(backend, one, until=time.time() - 1)
     assert two.others() == {}
     assert two.claim(DIGEST)
     # what took it over has it, whatever becomes of the first
-    assert Leases(ground).claim(DIGEST) is False
+    assert Leases(backend).claim(DIGEST) is False
     two.close()
 
 
 def test_a_run_is_known_to_be_alive_for_as_long_as_it_works(
-    ground: Folder, monkeypatch: pytest.MonkeyPatch
+    backend: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases_module, "RENEWED_S", 0.05)
     monkeypatch.setattr(leases_module, "LASTS_S", 0.5)
     monkeypatch.setattr(leases_module, "process_mark", lambda pid: "")
-    one, two = Leases(ground), Leases(ground)
+    one, two = Leases(backend), Leases(backend)
     assert one.claim(DIGEST)
     time.sleep(1)
     assert not two.claim(DIGEST)
@@ -139,11 +139,11 @@ def test_a_run_is_known_to_be_alive_for_as_long_as_it_works(
 
 
 @pytest.mark.skipif(not process_mark(os.getpid()), reason="processes are not told apart here")
-def test_a_process_of_this_machine_that_was_killed_holds_nothing(ground: Folder) -> None:
+def test_a_process_of_this_machine_that_was_killed_holds_nothing(backend: Folder) -> None:
     script = (
         "import os, sys; from pathlib import Path; from pipeline.store.folder import Folder\n"
         "from pipeline.store.leases import Leases\n"
-        f"Leases(Folder(Path({str(ground.root)!r}))).claim({DIGEST!r})\n"
+        f"Leases(Folder(Path({str(backend.root)!r}))).claim({DIGEST!r})\n"
         "print('claimed', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
@@ -152,7 +152,7 @@ def test_a_process_of_this_machine_that_was_killed_holds_nothing(ground: Folder)
     assert holder.stdout is not None
     assert holder.stdin is not None
     assert holder.stdout.readline() == b"claimed\n"
-    run = Leases(ground)
+    run = Leases(backend)
     assert not run.claim(DIGEST)
     holder.kill()
     # not waited for yet: what has ended holds nothing, even before its parent looks
@@ -167,10 +167,10 @@ def test_a_process_of_this_machine_that_was_killed_holds_nothing(ground: Folder)
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"../../x", b"[]", b"x" * 10000])
-def test_a_spoilt_lease_holds_nothing(ground: Folder, text: bytes) -> None:
-    ground.write(f"leases/{DIGEST}/0", text)
-    ground.write("leases/runs/x", text)
-    run = Leases(ground)
+def test_a_spoilt_lease_holds_nothing(backend: Folder, text: bytes) -> None:
+    backend.write(f"leases/{DIGEST}/0", text)
+    backend.write("leases/runs/x", text)
+    run = Leases(backend)
     assert run.others() == {}
     assert run.claim(DIGEST)
     run.close()
@@ -179,10 +179,10 @@ def test_a_spoilt_lease_holds_nothing(ground: Folder, text: bytes) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{}", "[1]", '{"host": 1, "pid": "x", "process": 2, "until": "y"}', "[" * 9000]
 )
-def test_a_spoilt_word_of_a_run_holds_nothing(ground: Folder, text: str) -> None:
-    ground.write(f"leases/{DIGEST}/0", b"somebody")
-    ground.write("leases/runs/somebody", text.encode())
-    run = Leases(ground)
+def test_a_spoilt_word_of_a_run_holds_nothing(backend: Folder, text: str) -> None:
+    backend.write(f"leases/{DIGEST}/0", b"somebody")
+    backend.write("leases/runs/somebody", text.encode())
+    run = Leases(backend)
     assert run.claim(DIGEST)
     run.close()
 
@@ -192,9 +192,9 @@ def test_leases_of_a_broken_run_are_cleared_away_and_those_of_a_live_one_stay(
 ) -> None:
     store = Store(tmp_path / "store")
     store.prepare()
-    live, gone = Leases(store.ground), Leases(store.ground)
+    live, gone = Leases(store.backend), Leases(store.backend)
     assert live.claim(DIGEST)
-    store.ground.write(f"leases/{OTHER}/0", gone._run.encode())
+    store.backend.write(f"leases/{OTHER}/0", gone._run.encode())
     later = time.time() + 2 * DAY_S
     found = {item.key for item in collectable(store, keep_s=DAY_S, now=later)}
     assert f"leases/{OTHER}" in found

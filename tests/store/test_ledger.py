@@ -18,7 +18,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def write(ledger: Ledger, time: float, grid: str = "demo", **cells: CellEntry) -> Path:
-    return ledger._ground.root / ledger.write(
+    return ledger._backend.root / ledger.write(
         Invocation(grid, ["pipeline", "run"], "0.1", cells, time=time)
     )
 

@@ -36,8 +36,8 @@ def store(tmp_path: Path) -> Store:
     made.prepare()
     put(made)
     put(made, OTHER)
-    Ledger(made.ground).write(Invocation(grid="g", command=["run"], version="1", cells=CELLS))
-    Ledger(made.ground).want([NODE.digest])
+    Ledger(made.backend).write(Invocation(grid="g", command=["run"], version="1", cells=CELLS))
+    Ledger(made.backend).want([NODE.digest])
     return made
 
 
@@ -121,7 +121,7 @@ def test_facts_of_a_score_have_their_types_in_records_and_in_the_ledger(
 ) -> None:
     with pytest.raises(Spoilt):
         check_facts("score", facts)
-    ledger = Ledger(store.ground)
+    ledger = Ledger(store.backend)
     cells = {"cell": CellEntry("d" * 64, "c" * 64, facts)}
     key = ledger.write(Invocation(grid="g", command=[], version="1", cells=cells))
     assert ledger.last("g", "cell") == CELLS["cell"]
@@ -150,7 +150,7 @@ def test_a_spoilt_file_of_the_ledger_says_nothing_and_verify_names_it(
     assert store.root is not None
     [path] = (store.root / "ledger").glob("*.json")
     spoil(path)
-    ledger = Ledger(store.ground)
+    ledger = Ledger(store.backend)
     assert ledger.invocations == []
     assert ledger.last("g", "cell") is None
     [damage] = verify(store).damages
@@ -192,7 +192,7 @@ def test_a_spoilt_record_of_another_store_and_a_spoilt_mark_count_as_absent(stor
         assert store.known(NODE.kind, NODE.digest) is None
         [damage] = verify(store).damages
         assert damage.digest == str(path.relative_to(store.root))
-    ledger = Ledger(store.ground)
+    ledger = Ledger(store.backend)
     ledger.mark_logged("server", "key", "run")
     [mark] = (store.root / "ledger" / "logged").rglob("key")
     mark.write_bytes(b"\xff\xfe")
@@ -206,10 +206,10 @@ def test_a_spoilt_record_of_another_store_and_a_spoilt_mark_count_as_absent(stor
 def test_a_training_whose_state_is_spoilt_begins_anew(store: Store, facts: bytes) -> None:
     weights = {"w": torch.zeros(2)}
     state = State(weights=weights, optimizer=weights, facts={"epoch": 1, "history": [{}]})
-    unfinished.save(store.ground, NODE.digest, state)
-    assert unfinished.load(store.ground, NODE.digest) is not None
-    store.ground.write(f"partial/{NODE.digest}/facts.json", facts)
-    assert unfinished.load(store.ground, NODE.digest) is None
+    unfinished.save(store.backend, NODE.digest, state)
+    assert unfinished.load(store.backend, NODE.digest) is not None
+    store.backend.write(f"partial/{NODE.digest}/facts.json", facts)
+    assert unfinished.load(store.backend, NODE.digest) is None
 
 
 def test_an_arrow_file_of_words_or_of_nothing_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -246,11 +246,11 @@ def test_an_arrow_file_must_have_the_columns_that_are_needed(tmp_path: Path) -> 
     "content", [DEEP, b"\xff", b"[]", b'{"host": 1}', b'{"host": "a", "pid": 1, "until": "x"}']
 )
 def test_a_spoilt_lease_is_nobodys(store: Store, content: bytes) -> None:
-    store.ground.write(f"leases/{NODE.digest}/0", b"abc")
-    store.ground.write("leases/runs/abc", content)
-    assert Leases(store.ground).others() == {}
-    store.ground.write(f"leases/{NODE.digest}/0", b"\xff\xfe")
-    assert Leases(store.ground).others() == {}
+    store.backend.write(f"leases/{NODE.digest}/0", b"abc")
+    store.backend.write("leases/runs/abc", content)
+    assert Leases(store.backend).others() == {}
+    store.backend.write(f"leases/{NODE.digest}/0", b"\xff\xfe")
+    assert Leases(store.backend).others() == {}
 
 
 def test_a_record_that_is_a_folder_is_one_line(store: Store) -> None:

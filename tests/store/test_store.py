@@ -356,7 +356,7 @@ def test_a_record_that_is_replaced_while_it_is_read_is_read_again(
     whole = meta_of(store).read_bytes()
     # what Arrow's S3 gives where an object's length changes between its two requests
     reads = iter([torn(whole), torn(torn(whole)), whole])
-    monkeypatch.setattr(store.ground, "read", lambda key: next(reads))
+    monkeypatch.setattr(store.backend, "read", lambda key: next(reads))
     assert store.record(NODE.kind, NODE.digest) == standing
 
 

@@ -72,9 +72,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> It
 
 def bucket_files(address: str) -> dict[str, bytes]:
     """The data files of every artifact in a bucket."""
-    ground = Store(address).ground
-    keys = [entry.key for entry in ground.find("*/??/*/*")]
-    return {key: ground.read(key) for key in keys if not key.endswith("meta.json")}
+    backend = Store(address).backend
+    keys = [entry.key for entry in backend.find("*/??/*/*")]
+    return {key: backend.read(key) for key in keys if not key.endswith("meta.json")}
 
 
 def test_two_drivers_at_once_on_one_bucket_do_no_harm(bench: Bench) -> None:

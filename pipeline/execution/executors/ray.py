@@ -226,7 +226,7 @@ class RayExecutor:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         key, token = f"scratch/token-{uuid.uuid4().hex}", uuid.uuid4().bytes
-        self._store.ground.write(key, token)
+        self._store.backend.write(key, token)
         here = look(self._store.address, key, token)
         task = self._ray.remote(look)
         asked = {}
@@ -244,7 +244,7 @@ class RayExecutor:
                     raise BadInput(f"machine {name} does not answer within {LOOK_S:.0f} s")
                 self._check(name, asked[machine], here)
         finally:
-            self._store.ground.remove(key)
+            self._store.backend.remove(key)
 
     def _machines(self) -> dict[str, str]:
         """Those that Ray takes to be alive, by their ids."""

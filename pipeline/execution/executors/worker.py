@@ -135,7 +135,7 @@ def look(store: str, key: str, token: bytes) -> Machine:
     """What this machine is like, and whether it reads the token that lies in the store."""
     blind = None
     try:
-        if Store(store).ground.read(key) != token:
+        if Store(store).backend.read(key) != token:
             blind = "another store is there"
     except FileNotFoundError:
         blind = "what the driver wrote is not there"

@@ -217,7 +217,7 @@ def perform(
         node.identity, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
     )
     if node.info.trains:
-        partial_state.forget(store.ground, node.digest)
+        partial_state.forget(store.backend, node.digest)
     return Done(
         node.digest,
         record.content,

@@ -92,12 +92,12 @@ def _train(desk: Desk) -> Made:
     assert isinstance(spec, TrainSpec)
     images = desk.splits(desk.node.parent("dataset")).train
     manner = _trainable(desk)
-    ground, digest = desk.store.ground, desk.node.digest
-    state = begun = partial_state.load(ground, digest)
+    backend, digest = desk.store.backend, desk.node.digest
+    state = begun = partial_state.load(backend, digest)
     for state in train(
         images, spec, device=desk.device, tell=desk.tell, state=begun, manner=manner
     ):
-        partial_state.save(ground, digest, state)
+        partial_state.save(backend, digest, state)
         late = desk.until is not None and time.time() >= desk.until
         if late and state.facts["epoch"] < spec.recipe.epochs:
             raise TimeUp

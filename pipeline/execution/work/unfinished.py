@@ -13,7 +13,7 @@ import safetensors.torch
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from pipeline.store.backend import Ground
+from pipeline.store.backend import Backend
 from pipeline.store.reading import parsed
 from tasks.training.train import State
 
@@ -27,13 +27,13 @@ class _Facts(TypedDict):
 PARTS = ("weights", "optimizer")
 
 
-def load(ground: Ground, digest: str) -> State | None:
+def load(backend: Backend, digest: str) -> State | None:
     """The last whole state of a node, or None where there is none that can be read."""
     folder = f"partial/{digest}"
     try:
-        facts = dict(parsed(ground.read(f"{folder}/facts.json"), _Facts))
+        facts = dict(parsed(backend.read(f"{folder}/facts.json"), _Facts))
         parts = [
-            safetensors.torch.load(ground.read(f"{folder}/{part}-{facts['epoch']}.safetensors"))
+            safetensors.torch.load(backend.read(f"{folder}/{part}-{facts['epoch']}.safetensors"))
             for part in PARTS
         ]
     except (OSError, ValueError, safetensors.SafetensorError):
@@ -41,20 +41,20 @@ def load(ground: Ground, digest: str) -> State | None:
     return State(weights=parts[0], optimizer=parts[1], facts=facts)
 
 
-def save(ground: Ground, digest: str, state: State) -> None:
+def save(backend: Backend, digest: str, state: State) -> None:
     """Tensors first, then the facts that name them, each whole; then what they replace goes."""
     folder = f"partial/{digest}"
     epoch = state.facts["epoch"]
     for part, tensors in zip(PARTS, (state.weights, state.optimizer), strict=True):
-        ground.write(f"{folder}/{part}-{epoch}.safetensors", safetensors.torch.save(tensors))
-    ground.write(f"{folder}/facts.json", json.dumps(state.facts).encode())
-    for entry in list(ground.find(f"{folder}/*.safetensors")):
+        backend.write(f"{folder}/{part}-{epoch}.safetensors", safetensors.torch.save(tensors))
+    backend.write(f"{folder}/facts.json", json.dumps(state.facts).encode())
+    for entry in list(backend.find(f"{folder}/*.safetensors")):
         if not entry.key.endswith(f"-{epoch}.safetensors"):
             with contextlib.suppress(FileNotFoundError):
-                ground.remove(entry.key)
+                backend.remove(entry.key)
 
 
-def forget(ground: Ground, digest: str) -> None:
+def forget(backend: Backend, digest: str) -> None:
     """Delete what is kept of a node, if anything is."""
     with contextlib.suppress(FileNotFoundError):
-        ground.remove(f"partial/{digest}")
+        backend.remove(f"partial/{digest}")
