@@ -19,7 +19,7 @@ from pipeline.report.formats.figures.drawings import (
     cost_drawing,
     drawing,
     epsilon_drawing,
-    left_drawing,
+    robustness_drawing,
 )
 from pipeline.report.formats.frames import (
     as_csv,
@@ -27,9 +27,9 @@ from pipeline.report.formats.frames import (
     card_values,
     exhibits_frame,
     exhibits_of,
-    left_values,
     probabilities,
     results,
+    robustness_values,
     table_values,
 )
 from pipeline.report.formats.latex import table_latex
@@ -37,13 +37,13 @@ from pipeline.report.formats.markdown import (
     beside_markdown,
     candidates_markdown,
     cards_markdown,
-    left_markdown,
     page,
+    robustness_markdown,
     table_markdown,
 )
 from pipeline.report.formats.page.page import Plot, Section, page_html
 from pipeline.report.scores import PAGE, Scores
-from pipeline.report.views.adaptive import what_is_left
+from pipeline.report.views.adaptive import robustness_rows
 from pipeline.report.views.gallery import Gallery, galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
@@ -52,7 +52,7 @@ from pipeline.store.files import replace_bytes, replace_text, replacing
 if TYPE_CHECKING:
     from polars import DataFrame
 
-PARTS = ("", "-left", "-epsilon", "-cost", "-probabilities")
+PARTS = ("", "-robustness", "-epsilon", "-cost", "-probabilities")
 """What a table's files are called, after the table."""
 
 
@@ -103,10 +103,10 @@ def _write_files(
     for view, stem in _stems(views(grid, scores)):
         _write_frame(table_values(view), folder / stem)
         _write_text(table_latex(view), folder / f"{stem}.tex")
-        left = what_is_left(view, grid, scores)
+        robustness = robustness_rows(view, grid, scores)
         figures = {
             stem: drawing(view, stem, grid, artifacts),
-            f"{stem}-left": left_drawing(left, f"{stem}-left"),
+            f"{stem}-robustness": robustness_drawing(robustness, f"{stem}-robustness"),
             f"{stem}-epsilon": epsilon_drawing(view, f"{stem}-epsilon", grid, scores),
             f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
         }
@@ -115,14 +115,20 @@ def _write_files(
             for name, figure in figures.items()
             if figure is not None
         ]
-        if left:
-            _write_frame(left_values(left), folder / f"{stem}-left")
-        tried = candidates_markdown(left, f"{stem}-candidates.csv")
+        if robustness:
+            _write_frame(robustness_values(robustness), folder / f"{stem}-robustness")
+        tried = candidates_markdown(robustness, f"{stem}-candidates.csv")
         if tried:
-            _write_frame(candidate_values(left), folder / f"{stem}-candidates")
-        sections.append(Section(view, stem, plots, left))
+            _write_frame(candidate_values(robustness), folder / f"{stem}-candidates")
+        sections.append(Section(view, stem, plots, robustness))
         shown = [figure.markdown for figure in figures.values() if figure is not None]
-        said = [table_markdown(view), left_markdown(left), tried, beside_markdown(view), *shown]
+        said = [
+            table_markdown(view),
+            robustness_markdown(robustness),
+            tried,
+            beside_markdown(view),
+            *shown,
+        ]
         parts.append((markdown("\n".join(filter(None, said))), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
     if scores.cards:

@@ -1,4 +1,4 @@
-"""What is left of each defense: the summary of a table with an adaptive attack."""
+"""Robustness of each defense: the summary of a table with an adaptive attack."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from made_up import DEFENSES, PROBLEM, make_cell, printed
 
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.report.answers import Answers, NotTested, PerImage
-from pipeline.report.formats.markdown import left_markdown
+from pipeline.report.formats.markdown import robustness_markdown
 from pipeline.report.scores import Scores
-from pipeline.report.views.adaptive import Left, what_is_left
+from pipeline.report.views.adaptive import Robustness, robustness_rows
 from pipeline.report.views.table import views
 from pipeline.report.writer import write_report
 from tasks.attacks.adaptive import Adaptive
@@ -67,10 +67,10 @@ def scores_of(grid: Grid, absent: frozenset[str] = frozenset()) -> Scores:
     return Scores(facts, per_image=PerImage(read))
 
 
-def rows_of(absent: frozenset[str] = frozenset()) -> dict[str, Left]:
+def rows_of(absent: frozenset[str] = frozenset()) -> dict[str, Robustness]:
     grid = grid_of()
     scores = scores_of(grid, absent)
-    return {row.defense: row for row in what_is_left(views(grid, scores)[0], grid, scores)}
+    return {row.defense: row for row in robustness_rows(views(grid, scores)[0], grid, scores)}
 
 
 def test_every_column_is_about_the_images_of_the_adaptive_attack():
@@ -102,13 +102,13 @@ def test_bare_is_the_same_in_every_row_of_a_model_whatever_breaks_the_defended_o
 
     grid = grid_of()
     scores = dataclasses.replace(scores_of(grid), per_image=PerImage(read))
-    rows = {row.defense: row for row in what_is_left(views(grid, scores)[0], grid, scores)}
+    rows = {row.defense: row for row in robustness_rows(views(grid, scores)[0], grid, scores)}
     assert {row.bare.accuracy for row in rows.values() if row.bare} == {25.0}
     assert {row.bare_attack for row in rows.values()} == {"untargeted-pgd50"}
     assert rows["guo"].replayed == "untargeted-pgd10"
     assert rows["guo"].oblivious is not None
     assert rows["guo"].oblivious.accuracy == 25.0
-    text = left_markdown(list(rows.values()))
+    text = robustness_markdown(list(rows.values()))
     assert "Bare is under untargeted-pgd50, oblivious under untargeted-pgd10, " in text
 
 
@@ -139,12 +139,12 @@ def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_p
     scores = scores_of(grid)
     page = write_report(grid, scores, tmp_path)
     text = (page.parent / "README.md").read_text(encoding="utf-8")
-    assert "### What is left of each defense under adaptive-quick (4 images)" in text
+    assert "### Robustness of each defense under adaptive-quick (4 images)" in text
     assert "An **adaptive** attack knows the defense" in text
-    frame = pl.read_csv(tmp_path / "demo" / "stress-left.csv")
+    frame = pl.read_csv(tmp_path / "demo" / "stress-robustness.csv")
     assert frame.filter(pl.col("defense") == "guo")["worst"].to_list() == [0.0]
     shown = printed(grid, scores, 80)
-    assert "What is left of each defense under adaptive-quick" in shown
+    assert "Robustness of each defense under adaptive-quick" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -153,8 +153,8 @@ def test_a_table_without_an_adaptive_attack_has_no_summary():
     plain = dataclasses.replace(grid.tables[0], attacks=ATTACKS)
     grid = Grid("demo", "The demo", grid.cells[: len(ATTACKS) * len(DEFENSES)], (plain,))
     scores = scores_of(grid)
-    assert what_is_left(views(grid, scores)[0], grid, scores) == []
-    assert left_markdown([]) == ""
+    assert robustness_rows(views(grid, scores)[0], grid, scores) == []
+    assert robustness_markdown([]) == ""
 
 
 def test_a_report_tells_how_many_images_each_candidate_was_asked_for(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ from made_up import make_facts, make_grid, make_scores
 from pipeline.catalogue.paper import Published
 from pipeline.grid.cells import Grid
 from pipeline.report.cards import Card
-from pipeline.report.formats.figures.drawings import left_drawing
+from pipeline.report.formats.figures.drawings import robustness_drawing
 from pipeline.report.formats.page import page as page_module
 from pipeline.report.formats.page.page import TEMPLATES, Plot, Section, page_html
 from pipeline.report.formats.page.parts import anchors, inline, themed
 from pipeline.report.paper import Reference
 from pipeline.report.scores import Scores
-from pipeline.report.views.adaptive import Left, Rate
+from pipeline.report.views.adaptive import Rate, Robustness
 from pipeline.report.views.table import views
 from pipeline.report.writer import write_report
 from tasks.integrity.findings import Finding
@@ -264,29 +264,29 @@ def test_a_fact_of_another_kind_is_shown_too(tmp_path: Path):
     assert "<dt>card</dt><dd>pass</dd>" in text
 
 
-def test_what_is_left_of_a_defense_stands_below_its_table_by_adaptive_attack(tmp_path: Path):
+def test_the_robustness_of_a_defense_stands_below_its_table_by_adaptive_attack(tmp_path: Path):
     grid = make_grid(("clean",), models=("demo-iat",))
     (view,) = views(grid, make_scores(grid))
     rate = Rate(40.0, (30.0, 50.0))
     rows = [
-        Left("demo-iat", defense, attack, 100, adaptive=rate, worst=Rate(39.0, None))
+        Robustness("demo-iat", defense, attack, 100, adaptive=rate, worst=Rate(39.0, None))
         for attack in ("adaptive-quick", "adaptive")
         for defense in ("none", "a<b")
     ]
-    drawing = left_drawing(rows, "table1-left")
+    drawing = robustness_drawing(rows, "table1-robustness")
     assert drawing is not None
-    drawing.files["svg"](tmp_path / "left.svg")
-    plot = Plot((tmp_path / "left.svg").read_text("utf-8"), drawing.alt, drawing.said)
+    drawing.files["svg"](tmp_path / "robustness.svg")
+    plot = Plot((tmp_path / "robustness.svg").read_text("utf-8"), drawing.alt, drawing.said)
     section = Section(view, "table1", [plot], rows)
     text = page_html(grid, make_scores(grid), [section], [], made={})
     page = Elements(text)
-    assert "What is left of each defense under adaptive-quick" in page.words
+    assert "Robustness of each defense under adaptive-quick" in page.words
     assert text.count("over the same 100 images</caption>") == 2
     assert text.count("40.0 [30, 50]") == 4
     assert "a<b" in page.words
     assert "<b " not in text
     assert len(page.values("id")) == len(set(page.values("id")))
-    assert left_drawing([], "table1-left") is None
+    assert robustness_drawing([], "table1-robustness") is None
 
 
 def test_a_failed_card_takes_the_bold_away_and_says_why_where_it_stands(tmp_path: Path):

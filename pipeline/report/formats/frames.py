@@ -14,7 +14,7 @@ from pipeline.problems.sanitize import csv_cell
 from pipeline.report.cards import Card
 from pipeline.report.paper import Reference
 from pipeline.report.scores import Facts, Scores, deterministic, interval, number
-from pipeline.report.views.adaptive import Left
+from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.exhibits import Exhibit
 from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.pictures import Picture, class_probabilities
@@ -141,25 +141,25 @@ def texts(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
-def left_values(rows: Sequence[Left]) -> pl.DataFrame:
+def robustness_values(rows: Sequence[Robustness]) -> pl.DataFrame:
     """One row for each defended model and adaptive attack, with unrounded numbers."""
-    return pl.DataFrame([_left_row(row) for row in rows], infer_schema_length=None)
+    return pl.DataFrame([_robustness_row(row) for row in rows], infer_schema_length=None)
 
 
-def _left_row(left: Left) -> dict[str, object]:
+def _robustness_row(row: Robustness) -> dict[str, object]:
     values: dict[str, object] = {
-        "model": left.model,
-        "defense": left.defense,
-        "adaptive_attack": left.adaptive_attack,
-        "replayed_attack": left.replayed,
-        "bare_attack": left.bare_attack,
-        "images": left.images,
+        "model": row.model,
+        "defense": row.defense,
+        "adaptive_attack": row.adaptive_attack,
+        "replayed_attack": row.replayed,
+        "bare_attack": row.bare_attack,
+        "images": row.images,
     }
     for name in ("clean", "bare", "oblivious", "adaptive", "worst"):
-        rate = getattr(left, name)
+        rate = getattr(row, name)
         low, high = (rate.interval if rate else None) or (None, None)
         values |= {name: rate and rate.accuracy, f"{name}_low": low, f"{name}_high": high}
-    cost = left.cost
+    cost = row.cost
     return values | {
         "forwards": cost and cost.forwards,
         "backwards": cost and cost.backwards,
@@ -168,7 +168,7 @@ def _left_row(left: Left) -> dict[str, object]:
     }
 
 
-def candidate_values(rows: Sequence[Left]) -> pl.DataFrame:
+def candidate_values(rows: Sequence[Robustness]) -> pl.DataFrame:
     """One row for each candidate that an adaptive attack on a defended model is made of."""
     return pl.DataFrame(
         [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pipeline.grid.cells import Grid
 from pipeline.report.cards import Card
 from pipeline.report.scores import Facts, Scores
-from pipeline.report.views.adaptive import Left
+from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.table import Entry, Row, View, beside
 from pipeline.report.words import adaptive as adaptive_words
 from pipeline.report.words import cards as card_words
@@ -127,7 +127,7 @@ def _bold(entry: Entry) -> str:
     return " ".join(words)
 
 
-def candidates_markdown(rows: Sequence[Left], file: str) -> str:
+def candidates_markdown(rows: Sequence[Robustness], file: str) -> str:
     """What the candidates of adaptive attacks were asked for; empty where that is not known.
 
     file: where the same is told with all its numbers.
@@ -144,13 +144,13 @@ def candidates_markdown(rows: Sequence[Left], file: str) -> str:
     return "\n".join(lines)
 
 
-def left_markdown(rows: Sequence[Left]) -> str:
+def robustness_markdown(rows: Sequence[Robustness]) -> str:
     """The summary, a table for each adaptive attack; empty without any."""
     lines: list[str] = []
     for attack in dict.fromkeys(row.adaptive_attack for row in rows):
         own = [row for row in rows if row.adaptive_attack == attack]
         lines += [f"### {adaptive_words.HEADING} under {attack} ({own[0].images} images)", ""]
-        words = ([row.model, row.defense, *adaptive_words.left_words(row)] for row in own)
+        words = ([row.model, row.defense, *adaptive_words.robustness_words(row)] for row in own)
         lines += [*markdown_table(adaptive_words.NAMES, adaptive_words.NUMBERS, words), ""]
         lines += [adaptive_words.LEGEND, adaptive_words.attacks_words(own), ""]
     return "\n".join(lines)

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from pipeline.grid.cells import Grid
 from pipeline.report.scores import Scores
-from pipeline.report.views.adaptive import Left, what_is_left
+from pipeline.report.views.adaptive import Robustness, robustness_rows
 from pipeline.report.views.table import Entry, Row, View, beside, views
-from pipeline.report.words.adaptive import HEADING, LEGEND, SHORT, short_words
+from pipeline.report.words.adaptive import HEADING, LEGEND, SHORT, short_robustness_words
 from pipeline.report.words.numbers import entry_words
 from pipeline.report.words.paper import compact_words, differing, judged
 from pipeline.report.words.table import caption
@@ -79,7 +79,7 @@ def _rendered(view: View, grid: Grid, scores: Scores, width: int) -> Iterator[Re
         lines.append("* deterministic: nothing is drawn at random.")
     lines.extend(f"[{place}] {note}" for place, note in enumerate(view.notes, 1))
     yield Text("\n".join(lines) + "\n", style="dim")
-    yield from _left(what_is_left(view, grid, scores), width)
+    yield from _robustness(robustness_rows(view, grid, scores), width)
     both = beside(view)
     if both is not None:
         yield Text("Beside the paper: measured (published)", style="bold")
@@ -87,8 +87,8 @@ def _rendered(view: View, grid: Grid, scores: Scores, width: int) -> Iterator[Re
         yield Text("\n".join(_said(both)) + "\n", style="dim")
 
 
-def _left(rows: Sequence[Left], width: int) -> Iterator[RenderableType]:
-    """What is left of each defense, a block for each adaptive attack; a defense a line."""
+def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableType]:
+    """Robustness of each defense, a block for each adaptive attack; a defense a line."""
     for attack in dict.fromkeys(row.adaptive_attack for row in rows):
         own = [row for row in rows if row.adaptive_attack == attack]
         yield Text(f"{HEADING} under {attack} ({own[0].images} images)", style="bold")
@@ -101,7 +101,7 @@ def _left(rows: Sequence[Left], width: int) -> Iterator[RenderableType]:
             if row.model != model:
                 table.add_row(Text(row.model, style="bold"))
                 model = row.model
-            table.add_row(Text(row.defense), *map(Text, short_words(row)))
+            table.add_row(Text(row.defense), *map(Text, short_robustness_words(row)))
         yield table
         yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
 

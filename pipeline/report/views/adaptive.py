@@ -1,4 +1,4 @@
-"""What is left of a defense: its replayed, its adaptive and its worst accuracy, and its cost.
+"""Robustness of a defense: its replayed, its adaptive and its worst accuracy, and its cost.
 
 All of it is about the same images, those that the adaptive attack was made on, so that the
 columns compare. Rates are in percent.
@@ -46,8 +46,8 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left of one defended model under one adaptive attack.
+class Robustness:
+    """Robustness of one defended model under one adaptive attack.
 
     clean: without an attack; bare: the undefended model under `bare_attack`, the replayed attack
     that leaves it the least, so the same for all defenses of a model; oblivious: the defended one
@@ -72,7 +72,7 @@ class Left:
     candidates: Sequence[Candidate] = ()
 
 
-def what_is_left(view: View, grid: Grid, scores: Scores) -> list[Left]:
+def robustness_rows(view: View, grid: Grid, scores: Scores) -> list[Robustness]:
     """A row for each defended model of a table, and for each adaptive attack on it."""
     cells: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in grid.cells:
@@ -80,7 +80,7 @@ def what_is_left(view: View, grid: Grid, scores: Scores) -> list[Left]:
     compound = {cell.attack for cell in grid.cells if cell.attack_spec.compound}
     adaptive = [attack for attack in view.attacks if attack in compound]
     reader = _Reader(view, cells, scores)
-    rows = (reader.left(row.model, row.defense, attack) for attack in adaptive for row in view.rows)
+    rows = (reader.row(row.model, row.defense, attack) for attack in adaptive for row in view.rows)
     return [row for row in rows if row is not None]
 
 
@@ -90,7 +90,7 @@ class _Reader:
     cells: Mapping[tuple[str, str, str], Sequence[Cell]]
     scores: Scores
 
-    def left(self, model: str, defense: str, attack: str) -> Left | None:
+    def row(self, model: str, defense: str, attack: str) -> Robustness | None:
         """A row; None where the adaptive cell has no answers."""
         known = self._answers(model, defense, attack)
         if not known:
@@ -106,7 +106,7 @@ class _Reader:
         }
         undefended = {other: by_seed for other, by_seed in undefended.items() if by_seed}
         bare = self._replayed(model, "none", undefended)
-        return Left(
+        return Robustness(
             model=model,
             defense=defense,
             adaptive_attack=attack,

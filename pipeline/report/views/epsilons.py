@@ -22,7 +22,7 @@ FEWEST = 3
 
 
 @dataclass(frozen=True)
-class Left:
+class EpsilonPoint:
     """epsilon: in 1/255 of the pixel range; accuracy, interval: percent of the card's images."""
 
     epsilon: float
@@ -41,7 +41,7 @@ class EpsilonCurve:
     images: int
     draws: int
     own_draws: int
-    points: tuple[Left, ...]
+    points: tuple[EpsilonPoint, ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Epsilons:
         }
 
 
-def by_epsilon(card: Card) -> Iterator[Left]:
+def by_epsilon(card: Card) -> Iterator[EpsilonPoint]:
     """The accuracies that a card measured, by ascending epsilon; nothing where it did not."""
     measured = next((found.measured for found in card.model if found.check == CHECK), {})
     sizes = {float(key.partition("/")[0]): value for key, value in measured.items()}
@@ -84,7 +84,7 @@ def by_epsilon(card: Card) -> Iterator[Left]:
         # a card counts right answers, and tells them in percent
         right = round(sizes[size] / 100 * card.images)
         low, high = wilson_interval(right, card.images)
-        yield Left(size, sizes[size], (100 * low, 100 * high))
+        yield EpsilonPoint(size, sizes[size], (100 * low, 100 * high))
 
 
 def epsilons(view: View, grid: Grid, scores: Scores) -> Epsilons | None:

@@ -1,14 +1,14 @@
-"""What is left of defenses, in words: the summary of a table with an adaptive attack."""
+"""Robustness of defenses, in words: the summary of a table with an adaptive attack."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.report.views.adaptive import Cost, Left, Rate
+from pipeline.report.views.adaptive import Cost, Rate, Robustness
 from pipeline.report.words.numbers import NOTHING, accuracy
 from pipeline.store.candidates import Candidate
 
-HEADING = "What is left of each defense"
+HEADING = "Robustness of each defense"
 NAMES = ("model", "defense")
 NUMBERS = ("clean", "bare", "oblivious", "adaptive", "worst", "passes", "ms")
 SHORT = (*NUMBERS[:-1], "time")
@@ -29,7 +29,7 @@ all of the attacker's draws, by the margin of the attack's settings. From cheap 
 for how many images each was kept, and what it cost."""
 
 
-def candidate_rows(rows: Sequence[Left]) -> list[list[str]]:
+def candidate_rows(rows: Sequence[Robustness]) -> list[list[str]]:
     """The name of each candidate, and for each of some defenses `asked for (felled)`."""
     names = dict.fromkeys(each.candidate for row in rows for each in row.candidates)
     found = [{each.candidate: each for each in row.candidates} for row in rows]
@@ -40,21 +40,21 @@ def _asked(candidate: Candidate | None) -> str:
     return NOTHING if candidate is None else f"{candidate.images} ({candidate.felled})"
 
 
-def left_words(left: Left) -> list[str]:
+def robustness_words(row: Robustness) -> list[str]:
     """A row's words, in the order of `NUMBERS`, with intervals."""
-    passes, time = _cost(left.cost)
-    return [*(_rate(rate, intervals=True) for rate in _rates(left)), passes, time]
+    passes, time = _cost(row.cost)
+    return [*(_rate(rate, intervals=True) for rate in _rates(row)), passes, time]
 
 
-def short_words(left: Left) -> list[str]:
+def short_robustness_words(row: Robustness) -> list[str]:
     """The same in as little room as a terminal has."""
-    passes, _ = _cost(left.cost)
-    times = left.cost.times_bare if left.cost else None
-    rates = (_rate(rate, intervals=False) for rate in _rates(left))
+    passes, _ = _cost(row.cost)
+    times = row.cost.times_bare if row.cost else None
+    rates = (_rate(rate, intervals=False) for rate in _rates(row))
     return [*rates, passes, NOTHING if times is None else f"{times:.2g}×"]
 
 
-def attacks_words(rows: Sequence[Left]) -> str:
+def attacks_words(rows: Sequence[Robustness]) -> str:
     """Which replayed attacks the columns `bare` and `oblivious` are about."""
     bare = sorted({row.bare_attack for row in rows if row.bare_attack})
     oblivious = sorted({row.replayed for row in rows if row.replayed})
@@ -64,8 +64,8 @@ def attacks_words(rows: Sequence[Left]) -> str:
     )
 
 
-def _rates(left: Left) -> tuple[Rate | None, ...]:
-    return left.clean, left.bare, left.oblivious, left.adaptive, left.worst
+def _rates(row: Robustness) -> tuple[Rate | None, ...]:
+    return row.clean, row.bare, row.oblivious, row.adaptive, row.worst
 
 
 def _rate(rate: Rate | None, *, intervals: bool) -> str:

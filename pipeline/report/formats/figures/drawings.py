@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.grid.cells import Grid
 from pipeline.report.formats.markdown import markdown_table
 from pipeline.report.scores import Scores
-from pipeline.report.views.adaptive import Left
+from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.costs import costs
 from pipeline.report.views.epsilons import epsilons
 from pipeline.report.views.pictures import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Draw = Callable[[Path], None]
 
-LEFT_SAID = """\
+ROBUSTNESS_SAID = """\
 From the oblivious attack that leaves a defense the least to the adaptive one on the same images,
 with Wilson 95 % intervals; the cross is the worst case of each image over all attacks."""
 COSTS_SAID = """\
@@ -113,15 +113,15 @@ def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawin
     return Drawing(f"![{alt}]({stem}.svg)\n\n{said}\n", alt, said, files)
 
 
-def left_drawing(rows: Sequence[Left], stem: str) -> Drawing | None:
+def robustness_drawing(rows: Sequence[Robustness], stem: str) -> Drawing | None:
     """Adaptive against oblivious accuracy; None where no adaptive attack was made."""
     if not rows:
         return None
-    from pipeline.report.formats.figures.points import draw_left
+    from pipeline.report.formats.figures.points import draw_robustness
 
-    files: dict[str, Draw] = {"svg": partial(draw_left, rows, kind="svg")}
+    files: dict[str, Draw] = {"svg": partial(draw_robustness, rows, kind="svg")}
     alt = "Accuracy of each defense under an oblivious and under an adaptive attack"
-    return Drawing(f"![{alt}]({stem}.svg)\n\n{LEFT_SAID}\n", alt, LEFT_SAID, files)
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{ROBUSTNESS_SAID}\n", alt, ROBUSTNESS_SAID, files)
 
 
 def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> Drawing | None:

@@ -18,7 +18,7 @@ from pipeline.report.formats.figures.style import (
     ticks_at,
     write_title,
 )
-from pipeline.report.views.adaptive import Left
+from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.costs import CostPanel, Costs
 from pipeline.report.views.epsilons import EpsilonPanel, Epsilons
 
@@ -46,8 +46,8 @@ def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
         save(figure, path, kind)
 
 
-def draw_left(rows: Sequence[Left], path: Path, kind: FileKind) -> None:
-    """What is left of each defense: oblivious, adaptive and worst case, a line a defense."""
+def draw_robustness(rows: Sequence[Robustness], path: Path, kind: FileKind) -> None:
+    """Robustness of each defense: oblivious, adaptive and worst case, a line a defense."""
     with sheet(7.2, 1.6 + 0.34 * len(rows)) as figure:
         axes = figure.subplots()
         for line, row in enumerate(rows):
@@ -155,7 +155,7 @@ def _epsilon_panel(axes: Any, panel: EpsilonPanel, defenses: Sequence[str]) -> d
     return handles
 
 
-def _rates(axes: Any, line: int, row: Left) -> None:
+def _rates(axes: Any, line: int, row: Robustness) -> None:
     """The marks of a defense, on its line."""
     marks = (
         ("oblivious", row.oblivious, "o", COLOURS[0], "none"),

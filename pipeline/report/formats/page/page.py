@@ -21,13 +21,13 @@ from pipeline.report.formats.page.parts import (
     themed,
     wall,
 )
-from pipeline.report.formats.page.tables import left_html, table_html
+from pipeline.report.formats.page.tables import robustness_html, table_html
 from pipeline.report.scores import Scores
-from pipeline.report.views.adaptive import Left
+from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.table import Entry, Row, View
 from pipeline.report.words.adaptive import HEADING
-from pipeline.report.words.adaptive import LEGEND as LEFT_LEGEND
+from pipeline.report.words.adaptive import LEGEND as ROBUSTNESS_LEGEND
 from pipeline.report.words.cards import LEGEND as CARDS_LEGEND
 from pipeline.report.words.cards import NAMES as CARD_NAMES
 from pipeline.report.words.cards import card_rows, stored_lines
@@ -58,12 +58,12 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of the page, the stem of its files' names, its figures, what is left of defenses."""
+    """A table of the page, the stem of its files, its figures, and its robustness tables."""
 
     view: View
     stem: str
     plots: Sequence[Plot] = ()
-    left: Sequence[Left] = ()
+    robustness: Sequence[Robustness] = ()
 
 
 def page_html(
@@ -139,20 +139,20 @@ def _section(
         "table": table_html(view, identity, words),
         "folded": _folded(view),
         "said": caption(view),
-        "left": [
+        "robustness": [
             {
-                "id": f"{identity}-left-{place}",
+                "id": f"{identity}-robustness-{place}",
                 "title": f"{HEADING} under {attack}",
-                "table": left_html(
-                    [row for row in section.left if row.adaptive_attack == attack],
-                    f"{identity}-left-{place}-table",
+                "table": robustness_html(
+                    [row for row in section.robustness if row.adaptive_attack == attack],
+                    f"{identity}-robustness-{place}-table",
                 ),
             }
             for place, attack in enumerate(
-                dict.fromkeys(row.adaptive_attack for row in section.left), 1
+                dict.fromkeys(row.adaptive_attack for row in section.robustness), 1
             )
         ],
-        "left_said": LEFT_LEGEND,
+        "robustness_said": ROBUSTNESS_LEGEND,
         "notes": view.notes,
         "beside": [*judged(view), *differing(view)],
         "plots": [

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from great_tables import GT, html
 
 from pipeline.report.formats.frames import laid_out, texts
-from pipeline.report.views.adaptive import Left
+from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.table import Entry, Row, View, spans
-from pipeline.report.words.adaptive import NUMBERS, left_words
+from pipeline.report.words.adaptive import NUMBERS, robustness_words
 
 
 def table_html(view: View, identity: str, words: Callable[[Row, Entry], str]) -> str:
@@ -42,9 +42,11 @@ def table_html(view: View, identity: str, words: Callable[[Row, Entry], str]) ->
     return _bare(table, _legend(view))
 
 
-def left_html(rows: Sequence[Left], identity: str) -> str:
-    """What is left of defenses under one adaptive attack, a group of rows a model."""
-    words = {name: [left_words(row)[place] for row in rows] for place, name in enumerate(NUMBERS)}
+def robustness_html(rows: Sequence[Robustness], identity: str) -> str:
+    """Robustness of defenses under one adaptive attack, a group of rows a model."""
+    words = {
+        name: [robustness_words(row)[place] for row in rows] for place, name in enumerate(NUMBERS)
+    }
     frame = texts({"model": [r.model for r in rows], "defense": [r.defense for r in rows], **words})
     table = (
         GT(frame, id=identity, rowname_col="defense", groupname_col="model", auto_align=False)
