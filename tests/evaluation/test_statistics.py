@@ -1,4 +1,6 @@
 import itertools
+import math
+import time
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from tasks.evaluation.statistics import (
     holm,
     images_needed,
     paired_differences,
+    sign_flip_interval,
     sign_flip_test,
     smallest_gain,
+    summed_shares,
     wilson_interval,
 )
 from tasks.integrity.findings import beyond_interval
@@ -257,3 +261,92 @@ def test_the_images_it_takes_are_enough_and_much_fewer_are_not(comparisons: int)
 def test_no_number_of_images_shows_what_is_no_gain(points: float, discordant: float) -> None:
     with pytest.raises(ValueError, match="a gain of"):
         images_needed(points, discordant=discordant)
+
+
+def _one_sided(differences: np.ndarray, mean: float) -> tuple[float, float]:
+    """The p-values of a mean, above and below, over all flips of the signs one by one."""
+    shifted = differences - mean
+    signs = np.array(list(itertools.product([1, -1], repeat=len(differences))))
+    sums = signs @ shifted
+    return float((sums >= shifted.sum() - 1e-9).mean()), float(
+        (sums <= shifted.sum() + 1e-9).mean()
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("confidence", [0.9, 0.99])
+def test_the_interval_holds_the_means_that_flipping_each_sign_does_not_reject(
+    seed: int, confidence: float
+) -> None:
+    differences = np.random.default_rng(seed).integers(-3, 4, size=11)
+    low, high = sign_flip_interval(differences, confidence=confidence)
+    tail = (1 - confidence) / 2
+    for mean in (*np.linspace(-3, 3, 41), low, high, low - 1e-6, high + 1e-6):
+        accepted = min(_one_sided(differences, mean)) > tail
+        assert accepted == (low - 1e-12 <= mean <= high + 1e-12)
+
+
+def test_the_interval_is_that_of_scipys_permutation_test() -> None:
+    differences = np.array([3, 1, -1, 2, 2, 0, 1, 3, -2, 1, 0, 2])
+    low, high = sign_flip_interval(differences)
+
+    def p_value(mean: float) -> float:
+        found = permutation_test(
+            (differences - mean,), np.sum, permutation_type="samples", n_resamples=np.inf
+        )
+        return float(found.pvalue)
+
+    for inside, outside in ((low + 1e-6, low - 1e-6), (high - 1e-6, high + 1e-6)):
+        assert p_value(inside) > 0.01 >= p_value(outside)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_interval_excludes_zero_where_the_test_rejects_it(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    differences = generator.integers(-2, 4, size=60) * (generator.random(60) < 0.5)
+    low, high = sign_flip_interval(differences)
+    assert (low > 0 or high < 0) == (sign_flip_test(differences) <= 0.01)
+
+
+def test_a_sampled_interval_is_the_exact_one_but_for_its_sampling_and_the_same_each_time() -> None:
+    generator = np.random.default_rng(1)
+    differences = generator.integers(-10, 11, size=300) * (generator.random(300) < 0.2)
+    exact = sign_flip_interval(differences, counted_out=10**12)
+    sampled = sign_flip_interval(differences, counted_out=0)
+    width = exact[1] - exact[0]
+    assert sampled == pytest.approx(exact, abs=0.03 * width)
+    assert sampled == sign_flip_interval(differences, counted_out=0)
+    assert sampled != sign_flip_interval(differences, counted_out=0, seed=1)
+
+
+def test_a_sampled_interval_takes_time_linear_in_the_images() -> None:
+    few, many = (np.tile(np.arange(-10, 11), times) for times in (50, 5_000))
+    sign_flip_interval(few, counted_out=0)
+    began = time.process_time()
+    low, high = sign_flip_interval(many, counted_out=0)
+    assert time.process_time() - began < 2
+    assert -0.1 < low < 0 < high < 0.1
+
+
+def test_where_nothing_differs_the_interval_is_zero_and_of_few_images_it_is_everything() -> None:
+    assert sign_flip_interval(np.zeros(200, dtype=np.int64)) == (0, 0)
+    assert sign_flip_interval(np.array([1, 1, 1])) == (-math.inf, math.inf)
+    with pytest.raises(ValueError, match="no images"):
+        sign_flip_interval(np.array([], dtype=np.int64))
+
+
+def test_five_points_show_at_200_images_of_which_a_tenth_differs_and_two_at_1000() -> None:
+    for images, wins, losses in ((200, 17, 3), (1000, 63, 37)):
+        differences = np.array([1] * wins + [-1] * losses + [0] * (images - wins - losses))
+        half = np.ptp(sign_flip_interval(differences)) / 2
+        assert half == pytest.approx({200: 0.05, 1000: 0.026}[images], abs=0.01)
+
+
+def test_shares_of_several_models_add_up_in_one_unit() -> None:
+    one = np.array([[True, False], [True, True]])
+    other = np.array([[True, True, False], [False, False, False]])
+    third = np.array([[True], [False]])
+    total, unit = summed_shares([one, third], [other])
+    assert (total / unit).tolist() == pytest.approx([1 / 2 + 1 - 2 / 3, 1.0])
+    with pytest.raises(ValueError, match="2 images cannot be paired with 1"):
+        summed_shares([one], [third[:1]])

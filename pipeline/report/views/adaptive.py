@@ -13,9 +13,9 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.grid.cells import Cell, Grid
-from pipeline.report.answers import Answers, NotTested
+from pipeline.grid.cells import Grid
 from pipeline.report.scores import Scores, number
+from pipeline.report.views.paired import Images, Paired
 from pipeline.report.views.table import View
 from pipeline.store.candidates import Candidate, candidates_in
 from tasks.evaluation.statistics import wilson_interval
@@ -49,12 +49,12 @@ class Cost:
 class Robustness:
     """Robustness of one defended model under one adaptive attack.
 
-    clean: without an attack; bare: the undefended model under `bare_attack`, the replayed attack
-    that leaves it the least, so the same for all defenses of a model; oblivious: the defended one
-    under `replayed`, the replayed attack that leaves the defended one the least; worst: every
-    image under whichever attack of the table breaks it most. Of a randomised defense that is
-    chosen by the same redraws that are counted, so chance alone lowers it. candidates: what the
-    adaptive attack tried, from cheap to dear, of the first seed.
+    clean: without an attack, in the column `clean_attack`; bare: the undefended model under
+    `bare_attack`, the replayed attack that leaves it the least, so the same for all defenses of a
+    model; oblivious: the defended one under `replayed`, the replayed attack that leaves the
+    defended one the least; worst: every image under whichever attack of the table breaks it most.
+    Of a randomised defense that is chosen by the same redraws that are counted, so chance alone
+    lowers it. candidates: what the adaptive attack tried, from cheap to dear, of the first seed.
     """
 
     model: str
@@ -64,6 +64,7 @@ class Robustness:
     adaptive: Rate
     worst: Rate
     clean: Rate | None = None
+    clean_attack: str | None = None
     replayed: str | None = None
     oblivious: Rate | None = None
     bare: Rate | None = None
@@ -74,36 +75,31 @@ class Robustness:
 
 def robustness_rows(view: View, grid: Grid, scores: Scores) -> list[Robustness]:
     """A row for each defended model of a table, and for each adaptive attack on it."""
-    cells: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in grid.cells:
-        cells.setdefault((cell.model, cell.defense, cell.attack), []).append(cell)
     compound = {cell.attack for cell in grid.cells if cell.attack_spec.compound}
     adaptive = [attack for attack in view.attacks if attack in compound]
-    reader = _Reader(view, cells, scores)
+    reader = RobustnessReader(view.attacks, Paired(grid, scores))
     rows = (reader.row(row.model, row.defense, attack) for attack in adaptive for row in view.rows)
     return [row for row in rows if row is not None]
 
 
 @dataclass(frozen=True)
-class _Reader:
-    view: View
-    cells: Mapping[tuple[str, str, str], Sequence[Cell]]
-    scores: Scores
+class RobustnessReader:
+    """Reads the robustness of defended models under some attacks."""
+
+    attacks: Sequence[str]
+    paired: Paired
 
     def row(self, model: str, defense: str, attack: str) -> Robustness | None:
         """A row; None where the adaptive cell has no answers."""
-        known = self._answers(model, defense, attack)
-        if not known:
+        images = self.paired.images(model, defense, attack)
+        if not images:
             return None
-        images = {seed: answers.ids for seed, answers in known.items()}
-        shares = {other: self._shares(model, defense, other, images) for other in self.view.attacks}
+        shares = {other: self._shares(model, defense, other, images) for other in self.attacks}
         shares = {other: by_seed for other, by_seed in shares.items() if by_seed}
         replayed = self._replayed(model, defense, shares)
         count = len(next(iter(images.values())))
         clean = [other for other in shares if self._is_clean(model, defense, other)]
-        undefended = {
-            other: self._shares(model, "none", other, images) for other in self.view.attacks
-        }
+        undefended = {other: self._shares(model, "none", other, images) for other in self.attacks}
         undefended = {other: by_seed for other, by_seed in undefended.items() if by_seed}
         bare = self._replayed(model, "none", undefended)
         return Robustness(
@@ -111,20 +107,21 @@ class _Reader:
             defense=defense,
             adaptive_attack=attack,
             images=count,
-            adaptive=_rate(shares[attack]),
-            worst=_rate(_lowest(list(shares.values()))),
-            clean=_rate(shares[clean[0]]) if clean else None,
+            adaptive=rate(shares[attack]),
+            worst=rate(_lowest(list(shares.values()))),
+            clean=rate(shares[clean[0]]) if clean else None,
+            clean_attack=clean[0] if clean else None,
             replayed=replayed,
-            oblivious=_rate(shares[replayed]) if replayed else None,
-            bare=_rate(undefended[bare]) if bare else None,
+            oblivious=rate(shares[replayed]) if replayed else None,
+            bare=rate(undefended[bare]) if bare else None,
             bare_attack=bare,
             cost=self._cost(model, defense, attack),
             candidates=self._candidates(model, defense, attack),
         )
 
     def _candidates(self, model: str, defense: str, attack: str) -> list[Candidate]:
-        first = self.cells[model, defense, attack][0]
-        return candidates_in(self.scores.facts.get(first.name, {}))
+        first = self.paired.cells(model, defense, attack)[0]
+        return candidates_in(self.paired.scores.facts.get(first.name, {}))
 
     def _replayed(
         self, model: str, defense: str, shares: Mapping[str, Mapping[int, Shares]]
@@ -133,37 +130,18 @@ class _Reader:
         candidates = [
             attack
             for attack in shares
-            for cell in self.cells[model, defense, attack][:1]
+            for cell in self.paired.cells(model, defense, attack)[:1]
             if cell.attack_spec.crafts and not cell.attack_spec.compound
         ]
-        return min(candidates, key=lambda attack: _rate(shares[attack]).accuracy, default=None)
+        return min(candidates, key=lambda attack: rate(shares[attack]).accuracy, default=None)
 
     def _is_clean(self, model: str, defense: str, attack: str) -> bool:
-        return not self.cells[model, defense, attack][0].attack_spec.crafts
+        return not self.paired.cells(model, defense, attack)[0].attack_spec.crafts
 
-    def _answers(self, model: str, defense: str, attack: str) -> dict[int, Answers]:
-        """By seed."""
-        found: dict[int, Answers] = {}
-        for cell in self.cells.get((model, defense, attack), ()):
-            if self.scores.per_image is None or self.scores.accuracy(cell.name) is None:
-                continue
-            try:
-                found[cell.seed] = self.scores.per_image.answers(cell.name)
-            except NotTested:
-                continue
-        return found
-
-    def _shares(
-        self, model: str, defense: str, attack: str, images: Mapping[int, NDArray[np.int64]]
-    ) -> dict[int, Shares]:
+    def _shares(self, model: str, defense: str, attack: str, images: Images) -> dict[int, Shares]:
         """By seed, the shares of right redraws of these images; no seed that lacks one of them."""
-        found = {}
-        for seed, answers in self._answers(model, defense, attack).items():
-            wanted = images.get(seed)
-            if wanted is not None and np.isin(wanted, answers.ids).all():
-                rows = np.searchsorted(answers.ids, wanted)
-                found[seed] = answers.right[rows].mean(axis=1, dtype=np.float64)
-        return found
+        right = self.paired.right(model, defense, attack, images)
+        return {seed: each.mean(axis=1, dtype=np.float64) for seed, each in right.items()}
 
     def _cost(self, model: str, defense: str, attack: str) -> Cost | None:
         own = self._spent(model, defense, attack)
@@ -175,8 +153,8 @@ class _Reader:
         )
 
     def _spent(self, model: str, defense: str, attack: str) -> Cost | None:
-        for cell in self.cells.get((model, defense, attack), ())[:1]:
-            facts = self.scores.facts.get(cell.name, {})
+        for cell in self.paired.cells(model, defense, attack)[:1]:
+            facts = self.paired.scores.facts.get(cell.name, {})
             found = [
                 number(facts, f"{what}_per_prediction")
                 for what in ("forwards", "backwards", "seconds")
@@ -195,7 +173,8 @@ def _lowest(attacks: Sequence[Mapping[int, Shares]]) -> dict[int, Shares]:
     }
 
 
-def _rate(by_seed: Mapping[int, Shares]) -> Rate:
+def rate(by_seed: Mapping[int, Shares]) -> Rate:
+    """The accuracy of some images' shares of right redraws, by seed."""
     accuracies = [float(shares.mean()) for shares in by_seed.values()]
     interval = None
     if len(accuracies) == 1:
