@@ -126,5 +126,5 @@ def deciding_images(gain: Change) -> int | None:
     if not ratios:
         return None
     needed = gain.images * min(ratios) ** 2
-    scale = 10 ** max(0, math.floor(math.log10(max(needed, 1))) - 1)
+    scale = int(10 ** max(0, math.floor(math.log10(max(needed, 1))) - 1))
     return scale * math.ceil(needed / scale)
