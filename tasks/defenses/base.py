@@ -16,6 +16,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.specs import Count, Kind, Passes
 
+GradientRule = Literal["straight-through", "iterates", "unrolled"]
+"""How an attacker's gradient passes a defense, where a defense declares more than one way.
+
+straight-through: as the transform is written, what has no useful gradient held constant. Of a
+defense with an inner optimiser, `iterates`: the mean probability over all the images that the
+optimiser went through, from the first to the last, each with its offset held constant; and
+`unrolled`: through every step of it, with the second derivatives of the classifier.
+"""
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -28,16 +37,31 @@ if TYPE_CHECKING:
 class Context:
     """What a transform may ask: the bare classifier and, if it needs a pool, clean images.
 
-    smoothing: set by an attacker, and never by a defender. Where it is set a sign of some u is
-    replaced by tanh(u / tau) and is not held constant; tau is `smoothing` times the mean of |u|
-    of the image. rows_at_once: of one question, with all its draws; a larger one is asked in parts,
-    which are asked once more for their gradient, so that no more than these are in memory.
+    smoothing, rule: set by an attacker, and never by a defender. Where `smoothing` is set a sign of
+    some u is replaced by tanh(u / tau) and is not held constant; tau is `smoothing` times the mean
+    of |u| of the image. `rule` is one of those that the defense declares; parts of a chain that do
+    not declare it are passed straight through. rows_at_once: of one question, with all its draws;
+    a larger one is asked in parts, which are asked once more for their gradient, so that no more
+    than these are in memory.
     """
 
     classifier: Frozen
     pool: Images | None = None
     smoothing: float | None = None
     rows_at_once: int | None = None
+    rule: GradientRule = "straight-through"
+
+    @property
+    def twice(self) -> bool:
+        """Whether a gradient that a transform takes is itself differentiated by an attacker."""
+        return self.smoothing is not None or self.rule == "unrolled"
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """The bare classifier's, float32 [M, classes], for a gradient inside a transform.
+
+        Differentiable in the pixels (float32 [M, C, H, W] in [0, 1]), twice where that is needed.
+        """
+        return self.classifier.answers(pixels) if self.twice else self.classifier.logits(pixels)
 
 
 class Defense(Kind):
@@ -58,6 +82,34 @@ class Defense(Kind):
         """Whether the transform has a sign that `context.smoothing` makes differentiable."""
         return False
 
+    def gradients(self) -> tuple[GradientRule, ...]:
+        """The rules by which a gradient may pass, from cheap to dear; see `GradientRule`."""
+        return ("straight-through",)
+
+    def inner_steps(self) -> int:
+        """How many steps an optimiser inside the transform takes; 0 without one."""
+        return 0
+
+    def shorter(self, steps: int) -> Defense:  # noqa: ARG002  for those that optimise
+        """The same defense whose inner optimiser takes at most so many steps.
+
+        What an attacker climbs in the place of a defense that is dear to differentiate; what it
+        finds is judged by the whole.
+        """
+        return self
+
+    def iterates(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+        """All the images that an inner optimiser goes through, the last being what it gives.
+
+        pixels: as of `transform`; returns float32 [M * copies, C, H, W] in [0, 1], the images of a
+        row side by side. Asked only where `gradients` declares `iterates`.
+        """
+        return self.transform(pixels, rows, context)
+
+    def leaves_range(self) -> bool:
+        """Whether the transform may give pixels outside [0, 1]."""
+        return False
+
     def needs_pool(self) -> bool:
         """Whether the transform reads `context.pool`."""
         return False
@@ -69,7 +121,8 @@ class Defense(Kind):
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Transform each row by the random numbers of its image and draw.
 
-        pixels: float32 [M, C, H, W] in [0, 1]; returns the same shape and range.
+        pixels: float32 [M, C, H, W] in [0, 1]; returns the same shape and range, the range
+        unless `leaves_range`.
         """
         raise TypeError(f"{type(self).__name__} does not define transform")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from tasks.defenses.base import Context, Defense
+from tasks.defenses.base import Context, Defense, GradientRule
 from tasks.specs import Problem
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ class Chain(Defense):
             raise ValueError("the parts of a chain must take one pool, train or test")
         return self
 
+    @model_validator(mode="after")
+    def _in_range_between_parts(self) -> Self:
+        for _, part in self.stages()[:-1]:
+            if part.leaves_range():
+                raise ValueError(
+                    f"{part.kind} may leave the range of pixels, which the part after it takes: "
+                    "put it last"
+                )
+        return self
+
     def resolved(self, problem: Problem) -> Self:
         """The chain of the resolved parts."""
         return self.model_copy(
@@ -58,6 +68,23 @@ class Chain(Defense):
     def smooths(self) -> bool:
         """Whether any part does."""
         return any(part.smooths() for part in self.parts)
+
+    def gradients(self) -> tuple[GradientRule, ...]:
+        """Every rule of any part."""
+        declared = {rule for part in self.parts for rule in part.gradients()}
+        return tuple(rule for rule in get_args(GradientRule) if rule in declared)
+
+    def inner_steps(self) -> int:
+        """Those of the part that takes most."""
+        return max(part.inner_steps() for part in self.parts)
+
+    def shorter(self, steps: int) -> Self:
+        """The chain of the shorter parts."""
+        return self.model_copy(update={"parts": tuple(part.shorter(steps) for part in self.parts)})
+
+    def leaves_range(self) -> bool:
+        """Whether the last part does."""
+        return self.parts[-1].leaves_range()
 
     def needs_pool(self) -> bool:
         """Whether any part does."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from tasks.data.arrays import BadTensor, Crafted, Outcomes, check_pixels, require
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
+from tasks.defenses.transforms.combining import log_mean
 from tasks.evaluation.draws import Stages, draw_count, split_stages
 from tasks.evaluation.seen import Seen
 from tasks.evaluation.specs import DefendSpec
@@ -41,14 +42,10 @@ def draw_logits(
     """The logits of each draw of one prediction, differentiable in the pixels.
 
     pixels: float32 [N, C, H, W] in [0, 1]; draws: how many, the defense's own K by default.
-    Returns float32 [N, draws, classes].
+    Returns float32 [N, draws, classes]; under the rule `iterates` of an attacker's context the log
+    of the mean probability over the iterates of each draw.
     """
-    once, each = split_stages(defense)
-    count = draws or draw_count(defense)
-    prepared = _applied(once, pixels, rows, context).repeat_interleave(count, dim=0)
-    numbers = torch.arange(count, device=pixels.device)
-    logits = _drawn_logits(each, prepared, rows.repeated(numbers), context)
-    return logits.view(len(pixels), count, -1)
+    return _draw_logits(split_stages(defense), context, pixels, rows, draws or draw_count(defense))
 
 
 def single_draw_logits(
@@ -61,11 +58,19 @@ def single_draw_logits(
     classes = context.classifier.classes
     stages = defense.stages()
     first = tuple(takewhile(lambda stage: stage[1].deterministic(classes), stages))
-    prepared = _applied(first, pixels, rows, context).repeat_interleave(draws, dim=0)
+    return _draw_logits((first, stages[len(first) :]), context, pixels, rows, draws)
+
+
+def _draw_logits(
+    split: tuple[Stages, Stages], context: Context, pixels: Tensor, rows: Rows, draws: int
+) -> Tensor:
+    first, rest = split
+    prepared = _applied(first, pixels, rows, context)
+    copies = len(prepared) // len(pixels)  # the iterates of an inner optimiser, or one
     numbers = torch.arange(draws, device=pixels.device)
-    rest = stages[len(first) :]
-    logits = _drawn_logits(rest, prepared, rows.repeated(numbers), context)
-    return logits.view(len(pixels), draws, -1)
+    repeated = _copied(rows, copies).repeated(numbers)
+    logits = _drawn_logits(rest, prepared.repeat_interleave(draws, dim=0), repeated, context)
+    return log_mean(logits.view(len(pixels), copies, draws, -1).transpose(1, 2))
 
 
 def predict(
@@ -151,14 +156,28 @@ def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) ->
     """float32 [M, classes], of no more rows at once than the context allows."""
     size = context.rows_at_once or len(pixels)
     if len(pixels) <= size:
-        return context.classifier.logits(_applied(each, pixels, rows, context), rows)
+        return _asked(each, pixels, rows, context)
 
     def ask(part: slice) -> Callable[[Tensor], Tensor]:
         own = rows[part]
-        return lambda given: context.classifier.logits(_applied(each, given, own, context), own)
+        return lambda given: _asked(each, given, own, context)
 
     answers = [_Part.apply(pixels[part], ask(part)) for part in _batches(len(pixels), size)]
     return torch.cat(answers)
+
+
+def _asked(each: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+    applied = _applied(each, pixels, rows, context)
+    copies = len(applied) // len(pixels)
+    logits = context.classifier.logits(applied, _copied(rows, copies))
+    return log_mean(logits.view(len(pixels), copies, -1))
+
+
+def _copied(rows: Rows, copies: int) -> Rows:
+    """Each row so many times, side by side, with the numbers that it has."""
+    if copies == 1:
+        return rows
+    return rows[torch.arange(len(rows), device=rows.images.device).repeat_interleave(copies)]
 
 
 class _Part(torch.autograd.Function):
@@ -184,19 +203,31 @@ class _Part(torch.autograd.Function):
 
 def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
     for scope, defense in stages:
-        result = defense.transform(pixels, rows.within(scope), context)
-        if not isinstance(result, Tensor):
-            raise BadDefense(f"{defense.kind}: gave {type(result).__name__}, not a tensor")
-        if result.shape != pixels.shape:
-            raise BadDefense(
-                f"{defense.kind}: gave shape {tuple(result.shape)} for {tuple(pixels.shape)}"
-            )
-        try:
-            check_pixels(result.detach(), "transformed pixels")
-        except BadTensor as error:
-            raise BadDefense(f"{defense.kind}: {error}") from error
-        pixels = result
+        own = _copied(rows, len(pixels) // len(rows)).within(scope)
+        if context.rule == "iterates" and "iterates" in defense.gradients():
+            result, copies = defense.iterates(pixels, own, context), defense.inner_steps() + 1
+        else:
+            result, copies = defense.transform(pixels, own, context), 1
+        pixels = _checked(defense, result, pixels, copies)
     return pixels
+
+
+def _checked(defense: Defense, result: object, pixels: Tensor, copies: int) -> Tensor:
+    """What a stage made of pixels; BadDefense where that is no batch of images."""
+    if not isinstance(result, Tensor):
+        raise BadDefense(f"{defense.kind}: gave {type(result).__name__}, not a tensor")
+    if result.shape != (copies * len(pixels), *pixels.shape[1:]):
+        raise BadDefense(
+            f"{defense.kind}: gave shape {tuple(result.shape)} for {tuple(pixels.shape)}"
+        )
+    try:
+        if defense.leaves_range():
+            require(result.isfinite().all(), "transformed pixels: not all finite")
+        else:
+            check_pixels(result.detach(), "transformed pixels")
+    except BadTensor as error:
+        raise BadDefense(f"{defense.kind}: {error}") from error
+    return result
 
 
 def first_draw(

@@ -7,7 +7,6 @@ knows how numbers are drawn and not which the defender will draw: its streams ar
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -16,20 +15,9 @@ from torch import Tensor
 from tasks.attacks.base import Victim
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
+from tasks.defenses.transforms.combining import log_mean
 from tasks.evaluation.defend import NO_PATH, BadDefense, draw_logits, single_draw_logits
 from tasks.evaluation.draws import attacker_draws, shares_a_draw
-
-
-def log_mean(logits: Tensor) -> Tensor:
-    """The log of the mean probability over draws, whose cross-entropy is -log p of a class.
-
-    logits: float [N, K, classes], one for each draw; returns float [N, classes]. A single draw's
-    logits are returned as they are, so that nothing to draw changes nothing, bit for bit.
-    """
-    draws = logits.shape[1]
-    if draws == 1:
-        return logits[:, 0]
-    return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(draws)
 
 
 def defended(

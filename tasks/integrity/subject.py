@@ -13,9 +13,10 @@ from tasks.attacks.base import BoundedAttack, Victim
 from tasks.data.arrays import Images, as_float_on
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context
+from tasks.defenses.transforms.combining import log_mean
 from tasks.evaluation.defend import draw_logits
 from tasks.evaluation.specs import CardSpec
-from tasks.evaluation.victim import defended, log_mean
+from tasks.evaluation.victim import defended
 from tasks.integrity.costs import answer_draws, climb, own_draws
 
 Perturb = Callable[[Victim, Tensor, Tensor, Rows], Tensor]

@@ -25,12 +25,13 @@ from tasks.defenses.gaussian import Gaussian
 from tasks.defenses.guo import Guo
 from tasks.defenses.mi_ol import MixupInference
 from tasks.defenses.none import NoDefense
+from tasks.defenses.transforms.combining import log_mean
 from tasks.evaluation.costs import craft_passes, select_passes
 from tasks.evaluation.craft import craft
 from tasks.evaluation.defend import BadDefense
 from tasks.evaluation.select import select
 from tasks.evaluation.specs import CraftSpec, SelectSpec
-from tasks.evaluation.victim import defended, log_mean
+from tasks.evaluation.victim import defended
 from tasks.specs import Problem, Shard
 
 PROBLEM = Problem(epsilon=20, classes=10, side=8, pool=1197)
