@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.catalogue.documents import read_yaml
-from pipeline.catalogue.validation import Entry, validated
+from pipeline.catalogue.validation import ConfigEntry, validated
 from tasks.specs import Precision
 
 
-class Speed(Entry):
+class Speed(ConfigEntry):
     """A peak in 10^12 floating-point operations a second, and the share that is reached."""
 
     peak_teraflop_per_s: Annotated[float, Field(gt=0, le=10**6)]
@@ -37,7 +37,7 @@ class Speed(Entry):
         return f"{article} {self.basis} {share}"
 
 
-class Device(Entry):
+class Device(ConfigEntry):
     """A device's speeds; a precision that has none of its own is as fast as float32."""
 
     float32: Speed

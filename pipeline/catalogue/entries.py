@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.catalogue.validation import Entry
+from pipeline.catalogue.validation import ConfigEntry
 from pipeline.problems import suggestion
 from pipeline.problems.sanitize import clean
 from tasks import registry
@@ -31,7 +31,7 @@ DIGITS = {"classes": 10, "channels": 1, "side_px": 8}
 """What the digits of scikit-learn are."""
 
 
-class DatasetEntry(Entry):
+class DatasetEntry(ConfigEntry):
     """A data set: where its images come from and what they look like.
 
     kind `cifar` is the published archive, or a folder in any layout that is known here.
@@ -97,7 +97,7 @@ def _percent(value: float) -> float:
 Percent = Annotated[float, Field(gt=0, le=100), AfterValidator(_percent)]
 
 
-class CheckpointEntry(Entry):
+class CheckpointEntry(ConfigEntry):
     """Weights from a file: a path or an address, read with weights only.
 
     Without `file` and `url` it is named by `--weights`; published: where one finds it. What is
@@ -125,7 +125,7 @@ class CheckpointEntry(Entry):
         return self
 
 
-class ModelEntry(Entry):
+class ModelEntry(ConfigEntry):
     """A network on a data set, either trained by a recipe or loaded from a checkpoint.
 
     stands_for: the model beside whose published numbers its own are put.
@@ -164,7 +164,7 @@ Label = Annotated[str, AfterValidator(plain_label)]
 Heading = Annotated[str, AfterValidator(_one_line)]
 
 
-class VariantEntry(Entry):
+class VariantEntry(ConfigEntry):
     """A named attack or defense with some of its parameters changed, under a label."""
 
     label: Label
@@ -185,7 +185,7 @@ Choice = Annotated[
 """An attack or a defense of a table; by its type, so that a mistake in a variant is told as one."""
 
 
-class FigureEntry(Entry):
+class FigureEntry(ConfigEntry):
     """What is drawn of a table: accuracy against a parameter, or the probabilities of one image.
 
     x: a parameter of the defense kind `of`, in whose value the table's defenses differ.
@@ -210,7 +210,7 @@ class FigureEntry(Entry):
         return self
 
 
-class TableEntry(Entry):
+class TableEntry(ConfigEntry):
     """One table: every model with every attack and every defense.
 
     gains_of: the defense whose rows are compared with those that lack it. gains_over: the
@@ -252,7 +252,7 @@ def check_once(key: str, names: Sequence[str]) -> None:
             raise ValueError(f"{key}: '{name}' stands here {count} times")
 
 
-class Where(Entry):
+class Where(ConfigEntry):
     """Shell patterns that a cell's names must match."""
 
     dataset: str = "*"
@@ -267,7 +267,7 @@ class Where(Entry):
     """Of the name of a table that the cell is in."""
 
 
-class RuleEntry(Entry):
+class RuleEntry(ConfigEntry):
     """Parameters that a grid changes in the cells that match: `attack.epsilon`, `guo.draws`."""
 
     where: Where = Where()
@@ -276,7 +276,7 @@ class RuleEntry(Entry):
     """Parameters and their values, as `attack.epsilon` or `guo.draws`."""
 
 
-class GridEntry(Entry):
+class GridEntry(ConfigEntry):
     """Which cells a grid holds and the settings that they share."""
 
     title: Heading = ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.catalogue.documents import Document, Place, read_yaml
-from pipeline.catalogue.validation import Entry, validated
+from pipeline.catalogue.validation import ConfigEntry, validated
 from pipeline.problems import suggestion
 
 Key = tuple[str, str, str]
@@ -29,7 +29,7 @@ class Published:
     tables: tuple[str, ...]
 
 
-class PaperEntry(Entry):
+class PaperEntry(ConfigEntry):
     """One table of the paper. accuracy: by model, defense and attack."""
 
     title: str

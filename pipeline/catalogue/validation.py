@@ -14,7 +14,7 @@ from tasks.specs import WRITTEN
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Entry(BaseModel):
+class ConfigEntry(BaseModel):
     """A strict part of a config file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

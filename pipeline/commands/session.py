@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.catalogue.catalogue import Catalogue, config_folders
-from pipeline.catalogue.code.fingerprint import Entry, check
+from pipeline.catalogue.code.fingerprint import KindCode, check
 from pipeline.catalogue.devices import read_devices
 from pipeline.commands.view import StoredGrid
 from pipeline.execution.events import Observers, RunFinished
@@ -49,7 +49,10 @@ class Session(StoredGrid):
     def check_code(self) -> list[str]:
         """Stop, as BadInput, at code that changed undecided; returns what versions decided."""
         return check(
-            [Entry(classes, frozenset(KINDS[kind].modules)) for kind, classes in self.meant_classes]
+            [
+                KindCode(classes, frozenset(KINDS[kind].modules))
+                for kind, classes in self.meant_classes
+            ]
         )
 
     def check_libraries(self) -> None:

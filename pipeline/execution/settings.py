@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.catalogue.documents import read_yaml
-from pipeline.catalogue.validation import Entry, validated
+from pipeline.catalogue.validation import ConfigEntry, validated
 from pipeline.grid.kinds import KINDS, NODE_KINDS, NodeKind
 from pipeline.problems import suggestion
 
@@ -23,7 +23,7 @@ SMALLEST_BATCH = 8
 """Where so few images at once do not fit, fewer would not either."""
 
 
-class KindSettings(Entry):
+class KindSettings(ConfigEntry):
     """How the nodes of one kind run.
 
     threads: CPU threads, and the CPUs that a Ray task asks for. gpus: the share of a GPU that
@@ -42,7 +42,7 @@ class KindSettings(Entry):
     compiled: bool = False
 
 
-class Settings(Entry):
+class Settings(ConfigEntry):
     """Settings by kind of node.
 
     device: `auto` takes a GPU where a worker has one. attempts: how often a node is tried whose

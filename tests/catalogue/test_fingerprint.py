@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.catalogue.code import fingerprint, syntax
 from pipeline.catalogue.code.digests import TASKS, Code, source_digest
-from pipeline.catalogue.code.fingerprint import Entry, UndecidedCode, accept, check
+from pipeline.catalogue.code.fingerprint import KindCode, UndecidedCode, accept, check
 from pipeline.catalogue.code.syntax import parse
 from pipeline.problems import BadInput
 
@@ -90,7 +90,7 @@ class Toy:
 
     def check(self, *classes):
         entries = [
-            Entry(frozenset({self.node, cls}), frozenset({"toy.perform"})) for cls in classes
+            KindCode(frozenset({self.node, cls}), frozenset({"toy.perform"})) for cls in classes
         ]
         return check(entries, self.folder)
 
@@ -326,7 +326,7 @@ def test_a_damaged_or_unwritable_memory_costs_only_time(toy, tmp_path, monkeypat
 
 def test_checking_imports_no_torch():
     program = (
-        "import sys; from pipeline.catalogue.code.fingerprint import Entry, check\n"
+        "import sys; from pipeline.catalogue.code.fingerprint import KindCode, check\n"
         "from tasks.attacks.pgd import PGD; from tasks.evaluation.specs import CraftSpec\n"
         "from pipeline.problems import BadInput\n"
         "try: check([Entry(frozenset({CraftSpec, PGD}), frozenset({'tasks.evaluation.craft'}))])\n"

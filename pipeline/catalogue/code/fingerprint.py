@@ -32,7 +32,7 @@ class UndecidedCode(BadInput):
 
 
 @dataclass(frozen=True)
-class Entry:
+class KindCode:
     """One kind of node: the spec classes in it, and the modules that perform it.
 
     A class answers for the modules that its own imports. The classes that are no `Kind`
@@ -44,7 +44,7 @@ class Entry:
 
 
 @dataclass
-class Record:
+class Fingerprints:
     """What a fingerprint file holds. `nodes` overrides the rest for some kinds of node."""
 
     modules: dict[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Record:
         return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
-def check(entries: Collection[Entry], folder: Path = TASKS) -> list[str]:
+def check(entries: Collection[KindCode], folder: Path = TASKS) -> list[str]:
     """Raise UndecidedCode where code of these nodes changed and no version decides it.
 
     Returns lines for the user: which versions were recorded, or why they could not be.
@@ -99,26 +99,26 @@ def accept(folder: Path = TASKS) -> Path:
     return path
 
 
-def present(folder: Path = TASKS) -> Record:
+def present(folder: Path = TASKS) -> Fingerprints:
     """What `accept` would record. Imports every module of the package."""
     code = Code(folder, fresh=True)
     classes = {_name(cls): cls.version for module in code.paths for cls in _spec_classes(module)}
-    return Record(modules=code.digests, versions=classes)
+    return Fingerprints(modules=code.digests, versions=classes)
 
 
-def read_record(folder: Path = TASKS) -> Record:
+def read_record(folder: Path = TASKS) -> Fingerprints:
     """The fingerprint file; BadInput where there is none."""
     shown = f"{folder.name}/{RECORD}"
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return Record(**content)
+        return Fingerprints(**content)
     except FileNotFoundError:
         raise BadInput(f"{shown}: missing; restore it, or run `pipeline accept`") from None
     except (ValueError, TypeError):
         raise BadInput(f"{shown}: damaged; restore it, or run `pipeline accept`") from None
 
 
-def _check_node(entry: Entry, code: Code, record: Record) -> Iterator[str]:
+def _check_node(entry: KindCode, code: Code, record: Fingerprints) -> Iterator[str]:
     owned = _owned(entry, code)
     node = " + ".join(sorted(map(_name, owned)))
     digests, versions = record.of(node)
@@ -147,7 +147,7 @@ def _check_node(entry: Entry, code: Code, record: Record) -> Iterator[str]:
                 yield f"{name}: version {version} recorded (before: {versions.get(name, 'none')})"
 
 
-def _owned(entry: Entry, code: Code) -> dict[type[Spec], frozenset[str]]:
+def _owned(entry: KindCode, code: Code) -> dict[type[Spec], frozenset[str]]:
     """The package's classes of a node, each with the modules it answers for."""
     classes = [cls for cls in entry.classes if cls.__module__ in code.sources]
     performing = code.closure(entry.modules)
