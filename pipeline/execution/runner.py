@@ -106,7 +106,7 @@ class _Round:
         return due
 
 
-class TimeUp(Exception):
+class TimeLimitReached(Exception):
     """The time of the run is up and there is work left."""
 
 
@@ -156,7 +156,7 @@ class Run:
         interrupted = False
         try:
             self._rounds()
-        except (KeyboardInterrupt, TimeUp):
+        except (KeyboardInterrupt, TimeLimitReached):
             interrupted = True
         finally:
             for executor in (self._executor, self._local):
@@ -186,7 +186,7 @@ class Run:
                 self.seen = look
                 return
             if not first and self._time_is_up():
-                raise TimeUp
+                raise TimeLimitReached
             if first:
                 if self.cluster_first:
                     self._executor = self.start_executor()

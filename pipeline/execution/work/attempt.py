@@ -20,7 +20,7 @@ from pipeline.execution.signals import Interrupted, Silent
 from pipeline.execution.work import memory, process
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.inputs import Desk, forget
-from pipeline.execution.work.kinds import PERFORM, TimeUp
+from pipeline.execution.work.kinds import PERFORM, Unfinished
 from pipeline.execution.work.memory import keep_freed_memory
 from pipeline.grid.digests import own_digests, parts_of
 from pipeline.grid.graph import Node
@@ -89,7 +89,7 @@ def _attempted(
 ) -> Result:
     try:
         return perform(node, store, settings, tell, replace=replace, until=until)
-    except TimeUp:
+    except Unfinished:
         return Stopped(node.digest)
     except Damaged as damaged:
         what = (damaged.kind, damaged.digest)

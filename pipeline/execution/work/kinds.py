@@ -59,7 +59,7 @@ class Made:
     asking_s: float | None = None
 
 
-class TimeUp(Exception):
+class Unfinished(Exception):
     """The time of the run is up, and the state of this node's work is kept."""
 
 
@@ -100,7 +100,7 @@ def _train(desk: Desk) -> Made:
         partial_state.save(backend, digest, state)
         late = desk.until is not None and time.time() >= desk.until
         if late and state.facts["epoch"] < spec.recipe.epochs:
-            raise TimeUp
+            raise Unfinished
     assert state is not None
     epochs = state.facts["history"]
     # seconds differ from run to run: they are facts about it, not content
