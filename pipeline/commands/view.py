@@ -13,7 +13,7 @@ from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems.sanitize import clean
 from pipeline.store.ledger import Ledger
-from pipeline.store.records import Made, how_made
+from pipeline.store.records import Provenance, provenance_of
 from pipeline.store.store import Record, Store
 from tasks.data.spec import DatasetSpec
 
@@ -94,7 +94,7 @@ class StoredGrid(OpenedGrid):
     def made(self) -> dict[str, object]:
         """How what the store holds of this grid was computed: devices and library versions."""
         look = self.look()
-        made: set[Made] = set()
+        made: set[Provenance] = set()
         for node in self.graph:
             if not node.info.uses_network:
                 continue
@@ -102,7 +102,7 @@ class StoredGrid(OpenedGrid):
             if glimpse is not None:
                 made.add(glimpse.made)
             elif (record := self.store.known(node.kind, node.digest)) is not None:
-                made.add(how_made(record))
+                made.add(provenance_of(record))
         found: dict[str, set[str]] = {}
         for key, value in itertools.chain.from_iterable(made):
             found.setdefault(key, set()).add(value)

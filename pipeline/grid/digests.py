@@ -17,21 +17,21 @@ FORMAT = 1
 REMEMBERED = 4096
 """Specs of which what was made is kept; the next one begins afresh."""
 
-Made = TypeVar("Made")
+Derived = TypeVar("Derived")
 
 
-class _OfSpec(Generic[Made]):
+class _OfSpec(Generic[Derived]):
     """What is made of a spec, made once for each object.
 
     A spec is frozen, and kept here for as long as what was made of it, so its identity tells it.
     Equality does not: specs with 1 and with 1.0 are equal, and their forms differ.
     """
 
-    def __init__(self, make: Callable[[Spec], Made]) -> None:
+    def __init__(self, make: Callable[[Spec], Derived]) -> None:
         self._make = make
-        self._made: dict[int, tuple[Spec, Made]] = {}
+        self._made: dict[int, tuple[Spec, Derived]] = {}
 
-    def __call__(self, spec: Spec) -> Made:
+    def __call__(self, spec: Spec) -> Derived:
         found = self._made.get(id(spec))
         if found is not None:
             return found[1]

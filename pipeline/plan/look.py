@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.grid.graph import Graph, Node
-from pipeline.store.records import ArtifactState, Made, how_made
+from pipeline.store.records import ArtifactState, Provenance, provenance_of
 from pipeline.store.store import Record, Store
 
 
@@ -14,7 +14,7 @@ class Glimpse(NamedTuple):
     """What is kept of an artifact that others were made from."""
 
     content: str
-    made: Made
+    made: Provenance
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Look:
     store: Store
     _stored: dict[str, ArtifactState] = field(default_factory=dict)
     _glimpses: dict[str, Glimpse | None] = field(default_factory=dict)
-    _made: dict[Made, Made] = field(default_factory=dict)
+    _made: dict[Provenance, Provenance] = field(default_factory=dict)
 
     def state(self, node: Node, graph: Graph) -> ArtifactState:
         """Whether a node's artifact is there, absent, outdated or damaged; see `ArtifactState`.
@@ -63,7 +63,7 @@ class Look:
             record = state.record
             glimpse = None
             if record is not None:
-                made = how_made(record)
+                made = provenance_of(record)
                 glimpse = Glimpse(record.content, self._made.setdefault(made, made))
             self._glimpses[digest] = glimpse
         return self._glimpses[digest]

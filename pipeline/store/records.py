@@ -173,7 +173,7 @@ def as_json(record: Record) -> bytes:
     return body + f',\n "seal": "{hashlib.sha256(body).hexdigest()}"\n}}'.encode()
 
 
-Made = tuple[tuple[str, str], ...]
+Provenance = tuple[tuple[str, str], ...]
 """Device, a CPU's instructions and versions of libraries, and their values."""
 
 
@@ -183,7 +183,7 @@ def hardware(record: Record) -> dict[str, str]:
     return {name: str(how[name]) for name in ("device", "instructions") if name in how}
 
 
-def how_made(record: Record) -> Made:
+def provenance_of(record: Record) -> Provenance:
     """On what, and with which versions of libraries, an artifact was computed."""
     versions = record.how.get("versions")
     seen = versions if isinstance(versions, dict) else {}

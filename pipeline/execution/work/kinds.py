@@ -51,7 +51,7 @@ COSTS = {"forwards": "forwards", "backwards": "backwards", "seconds": "asking_se
 
 
 @dataclass(frozen=True)
-class Made:
+class NodeOutput:
     """Files to write and facts to record. asking_s: of the time, what the network was asked in."""
 
     files: Mapping[str, Writer]
@@ -63,7 +63,7 @@ class Unfinished(Exception):
     """The time of the run is up, and the state of this node's work is kept."""
 
 
-def _dataset(desk: Desk) -> Made:
+def _dataset(desk: Desk) -> NodeOutput:
     spec = desk.node.spec
     assert isinstance(spec, DatasetSpec)
     content = sources.read(spec, dict(desk.node.files))
@@ -84,10 +84,10 @@ def _dataset(desk: Desk) -> Made:
         "test_images": len(splits.test),
         "test_images_by_class": splits.test.labels.bincount(minlength=spec.classes).tolist(),
     }
-    return Made(files, facts)
+    return NodeOutput(files, facts)
 
 
-def _train(desk: Desk) -> Made:
+def _train(desk: Desk) -> NodeOutput:
     spec = desk.node.spec
     assert isinstance(spec, TrainSpec)
     images = desk.splits(desk.node.parent("dataset")).train
@@ -113,7 +113,7 @@ def _train(desk: Desk) -> Made:
     facts: dict[str, object] = {**history[-1], "epochs": len(history), "timings": timings}
     if isinstance(spec.network, ForeignNetwork):
         facts |= _counted(untrained(desk.node), desk.node)
-    return Made(files, facts)
+    return NodeOutput(files, facts)
 
 
 def _trainable(desk: Desk) -> Manner:
@@ -138,7 +138,7 @@ def _fits(desk: Desk, module: nn.Module) -> None:
         spec.network.check(module, shape.channels, shape.side, shape.classes)
 
 
-def _checkpoint(desk: Desk) -> Made:
+def _checkpoint(desk: Desk) -> NodeOutput:
     spec = desk.node.spec
     assert isinstance(spec, CheckpointSpec)
     files = dict(desk.node.files)
@@ -171,7 +171,7 @@ def _checkpoint(desk: Desk) -> Made:
     if isinstance(spec.network, ForeignNetwork):
         facts |= _counted(module, desk.node)
     writers["weights.safetensors"] = partial(_write_weights, weights)
-    return Made(writers, facts)
+    return NodeOutput(writers, facts)
 
 
 def _counted(module: nn.Module, model: Node) -> dict[str, int]:
@@ -197,7 +197,7 @@ def _download(url: str, path: Path, sha256: str) -> None:
         ) from None
 
 
-def _craft(desk: Desk) -> Made:
+def _craft(desk: Desk) -> NodeOutput:
     spec = desk.node.spec
     assert isinstance(spec, CraftSpec)
     images = desk.images_of(desk.node)
@@ -220,13 +220,13 @@ def _craft(desk: Desk) -> Made:
     check_crafted(crafted, images, spec)
     change = (crafted.pixels - as_float(images.pixels)).abs()
     largest = 255 * change.max().item() if len(crafted) else 0.0
-    return Made(
+    return NodeOutput(
         {"examples.arrow": _tensors(desk, vars(crafted))},
         {"images": len(crafted), "largest_change": largest, "seen": seen.facts()},
     )
 
 
-def _select(desk: Desk) -> Made:
+def _select(desk: Desk) -> NodeOutput:
     spec = desk.node.spec
     assert isinstance(spec, SelectSpec)
     roles = dict(desk.node.parents)
@@ -272,10 +272,10 @@ def _select(desk: Desk) -> Made:
         "choice.arrow": _tensors(desk, columns),
     }
     facts = {"images": len(chosen.crafted), "standing": int(chosen.standing.sum())}
-    return Made(files, facts | {"candidates": facts_of(told)})
+    return NodeOutput(files, facts | {"candidates": facts_of(told)})
 
 
-def _defend(desk: Desk) -> Made:
+def _defend(desk: Desk) -> NodeOutput:
     spec = desk.node.spec
     assert isinstance(spec, DefendSpec)
     crafted = desk.examples(desk.node.parent("examples"), spec.shard)
@@ -283,14 +283,14 @@ def _defend(desk: Desk) -> Made:
     began = time.monotonic()
     seen, size = Seen(), desk.rows_at_once
     outcomes = defend(crafted, context, spec, batch_size=size, tell=desk.tell, seen=seen)
-    return Made(
+    return NodeOutput(
         {"outcomes.arrow": _tensors(desk, vars(outcomes))},
         {"images": len(crafted), "redraws": spec.redraws, "seen": seen.facts()},
         asking_s=time.monotonic() - began,
     )
 
 
-def _card(desk: Desk) -> Made:
+def _card(desk: Desk) -> NodeOutput:
     spec = desk.node.spec
     assert isinstance(spec, CardSpec)
     images = desk.splits(desk.node.parent("dataset")).test[: spec.images]
@@ -299,10 +299,12 @@ def _card(desk: Desk) -> Made:
     findings = card(images, context, spec, batch_size=size, tell=desk.tell)
     facts = [finding.model_dump(mode="json") for finding in findings]
     files: dict[str, Writer] = {"card.json": partial(_write_json, facts)}
-    return Made(files, {"verdict": overall(findings), "findings": facts, "images": len(images)})
+    return NodeOutput(
+        files, {"verdict": overall(findings), "findings": facts, "images": len(images)}
+    )
 
 
-def _score(desk: Desk) -> Made:
+def _score(desk: Desk) -> NodeOutput:
     assert isinstance(desk.node.spec, ScoreSpec)
     parents = [parent for _, parent in desk.node.parents]
     outcomes = joined([desk.outcomes(parent) for parent in parents])
@@ -324,7 +326,7 @@ def _score(desk: Desk) -> Made:
         "per_image.arrow": _tensors(desk, columns),
         "score.json": partial(_write_json, facts),
     }
-    return Made(files, facts | cost | _candidates(desk, parents) | _seen(desk, parents))
+    return NodeOutput(files, facts | cost | _candidates(desk, parents) | _seen(desk, parents))
 
 
 def _candidates(desk: Desk, shards: Sequence[Node]) -> dict[str, object]:
@@ -346,7 +348,7 @@ def _seen(desk: Desk, shards: Sequence[Node]) -> dict[str, object]:
     return {"seen": total} if total else {}
 
 
-PERFORM: dict[NodeKind, Callable[[Desk], Made]] = {
+PERFORM: dict[NodeKind, Callable[[Desk], NodeOutput]] = {
     "dataset": _dataset,
     "train": _train,
     "checkpoint": _checkpoint,
