@@ -57,7 +57,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RemainingTime:
     """Seconds that a run may still take; a lower bound where some kinds are still unknown."""
 
     seconds: float
@@ -148,7 +148,7 @@ class Tally:
         return max(1.0, busy / elapsed) if elapsed > 0 else 1.0
 
     @property
-    def estimate(self) -> Estimate | None:
+    def estimate(self) -> RemainingTime | None:
         """From the mean seconds of each kind's finished nodes and the speed of running ones."""
         left_s, longest, unknown, known = 0.0, 0.0, False, False
         for kind in self.kinds:
@@ -169,7 +169,7 @@ class Tally:
                 unknown = True
         if not known:
             return None
-        return Estimate(max(left_s / self.parallelism, longest), unknown)
+        return RemainingTime(max(left_s / self.parallelism, longest), unknown)
 
     @property
     def counts(self) -> str:
