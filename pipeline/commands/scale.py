@@ -17,15 +17,15 @@ from pipeline.commands.session import Session
 from pipeline.grid.kinds import KINDS
 from pipeline.observers.tally import Tally
 from pipeline.plan.estimate import Estimate
-from pipeline.plan.simulation import Costs, Replay, Task, longest_chain, replay, tasks_of
+from pipeline.plan.simulation import Overhead, Replay, Task, longest_chain, replay, tasks_of
 from pipeline.plan.words import counted, duration
 from pipeline.problems import BadInput, writing_to
 from pipeline.problems.sanitize import markdown
 from pipeline.report.formats.figures.scale import draw_scale
 
-COSTS = Costs(task_s=0.5, driver_s=0.01)
+COSTS = Overhead(task_s=0.5, driver_s=0.01)
 """Assumed: a task's start, reading and writing; the driver's share of each task."""
-WORSE = (Costs(task_s=0.1, driver_s=0.002), COSTS, Costs(task_s=2.0, driver_s=0.05))
+WORSE = (Overhead(task_s=0.1, driver_s=0.002), COSTS, Overhead(task_s=2.0, driver_s=0.05))
 SHARDS = (1, 2, 5, 20)
 DOUBLED = tuple(1 << power for power in range(11))
 STOPS = 1.05
@@ -41,7 +41,7 @@ class Scaling:
     asked: tuple[int, ...]
     runs: dict[tuple[int, int], Replay]
     """(shards in a task, workers) → replay, at the assumed costs."""
-    costly: dict[tuple[Costs, int], Replay]
+    costly: dict[tuple[Overhead, int], Replay]
     trained: dict[int, Replay]
     """Workers → replay as if all weights were there already."""
     chain: list[tuple[str, Task]]

@@ -41,7 +41,7 @@ class Workload:
     spared: float = 0.0
 
 
-Costs = Callable[[Node], int]
+CountMultiplications = Callable[[Node], int]
 """The multiplications of one forward pass of a model's node; NotImplementedError if unknown."""
 
 
@@ -53,7 +53,7 @@ def stated(model: Node) -> int:
 def workload(
     node: Node,
     train_images: Mapping[DatasetSpec, int],
-    costs: Costs = stated,
+    costs: CountMultiplications = stated,
     standing: Callable[[Node], int | None] = lambda _: None,
 ) -> Workload:
     """A node's work. train_images: how many images each data set has to train on.
@@ -111,7 +111,9 @@ def _last_known(select: Node, standing: Callable[[Node], int | None]) -> float:
     return 1.0
 
 
-def _amount(node: Node, train_images: Mapping[DatasetSpec, int], costs: Costs) -> float:
+def _amount(
+    node: Node, train_images: Mapping[DatasetSpec, int], costs: CountMultiplications
+) -> float:
     spec = node.spec
     amount = 1.0
     if isinstance(spec, TrainSpec):

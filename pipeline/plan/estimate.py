@@ -10,7 +10,7 @@ from statistics import median
 from pipeline.catalogue.devices import Device, Speed, cpu_name, device_named
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import KINDS, NODE_KINDS, NodeKind
-from pipeline.grid.workloads import Costs, Sort, Workload, stated, workload
+from pipeline.grid.workloads import CountMultiplications, Sort, Workload, stated, workload
 from pipeline.plan.timings import Timing, recorded_multiplications, recorded_timings
 from pipeline.plan.words import counted, duration
 from pipeline.problems import BadInput
@@ -167,7 +167,7 @@ def estimate(
     )
 
 
-def _costs(store: Store) -> Costs:
+def _costs(store: Store) -> CountMultiplications:
     """What a model's network states of its own cost, else what a run counted and recorded."""
 
     @cache

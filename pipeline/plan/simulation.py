@@ -18,7 +18,7 @@ from tasks.specs import SHARD
 
 
 @dataclass(frozen=True)
-class Costs:
+class Overhead:
     """What a task costs beside its nodes' own seconds. task_s: on its worker; driver_s: before."""
 
     task_s: float
@@ -91,7 +91,7 @@ def _group(node: Node, shards: int) -> str:
     return json.dumps([*about, number], sort_keys=True)
 
 
-def replay(tasks: list[Task], workers: int, costs: Costs) -> Replay:
+def replay(tasks: list[Task], workers: int, costs: Overhead) -> Replay:
     """Run all tasks on so many workers."""
     children: dict[int, list[int]] = {}
     waiting = [len(task.after) for task in tasks]
@@ -121,7 +121,7 @@ def _ranked(tasks: list[Task], number: int) -> tuple[tuple[int, int], int]:
     return (KINDS[tasks[number].kind].rank, number), number
 
 
-def longest_chain(tasks: list[Task], costs: Costs) -> list[Task]:
+def longest_chain(tasks: list[Task], costs: Overhead) -> list[Task]:
     """The tasks of which each waits for the one before it that take the longest together."""
     ends: list[float] = []
     before: list[int | None] = []

@@ -10,7 +10,7 @@ import pytest
 from pipeline.execution.work.kinds import PERFORM
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import FORCE_STARTS, KINDS, NODE_KINDS, NodeKind, forced_kinds
-from pipeline.plan.simulation import Costs, replay, tasks_of
+from pipeline.plan.simulation import Overhead, replay, tasks_of
 from tasks.specs import Shard
 
 
@@ -41,4 +41,4 @@ def test_the_simulation_starts_nodes_in_the_order_of_the_runner() -> None:
     seconds = {craft.digest: 4.0, **{card.digest: 1.0 for card in cards}}
     tasks = tasks_of(graph, seconds, shards=1)
     # cards come last: were both started first, as in the graph, the craft would end after 5 s
-    assert replay(tasks, 2, Costs(task_s=0.0, driver_s=0.0)).wall_s == 4.0
+    assert replay(tasks, 2, Overhead(task_s=0.0, driver_s=0.0)).wall_s == 4.0

@@ -12,10 +12,10 @@ from tiny import Tiny, write_configs
 from pipeline.commands.cli import main
 from pipeline.commands.session import open_session
 from pipeline.grid.graph import Graph, Node
-from pipeline.plan.simulation import Costs, longest_chain, replay, tasks_of
+from pipeline.plan.simulation import Overhead, longest_chain, replay, tasks_of
 from tasks.specs import Shard
 
-FREE = Costs(task_s=0.0, driver_s=0.0)
+FREE = Overhead(task_s=0.0, driver_s=0.0)
 
 
 def node(kind: str, number: int, *parents: Node) -> Node:
@@ -45,9 +45,9 @@ def test_workers_share_what_is_ready_and_no_number_of_them_shortens_the_chain(
 
 def test_tasks_cost_time_and_the_driver_hands_them_out_one_by_one() -> None:
     tasks = tasks_of(GRAPH, SECONDS, shards=1)
-    assert replay(tasks, 4, Costs(task_s=0.5, driver_s=0.0)).wall_s == 16.5
+    assert replay(tasks, 4, Overhead(task_s=0.5, driver_s=0.0)).wall_s == 16.5
     # the fourth of the crafts is handed out after four times the driver's share
-    assert replay(tasks, 4, Costs(task_s=0.0, driver_s=1.0)).wall_s == 11 + 8 + 2
+    assert replay(tasks, 4, Overhead(task_s=0.0, driver_s=1.0)).wall_s == 11 + 8 + 2
 
 
 def test_what_is_stored_costs_nothing_and_nothing_at_all_takes_no_time() -> None:
