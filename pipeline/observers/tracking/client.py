@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.observers.tracking.database import IDENTITY, alone, database_path, is_empty, make
-from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Point
+from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Metric
 from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder
 from pipeline.problems.sanitize import markdown
 
@@ -175,13 +175,13 @@ class Server:
         """Tag a run."""
         self._client.set_tag(run_id, name, value)
 
-    def add(self, run_id: str, points: Sequence[Point]) -> None:
+    def add(self, run_id: str, points: Sequence[Metric]) -> None:
         """Log more numbers of a run."""
         self._log(run_id, points, time.time(), {})
 
     def end(
         self,
-        points: Sequence[Point],
+        points: Sequence[Metric],
         report: Path | None,
         status: str,
         note: str,
@@ -226,7 +226,7 @@ class Server:
         return str(run.info.run_id)
 
     def _log(
-        self, run_id: str, points: Sequence[Point], when: float, parameters: Mapping[str, str]
+        self, run_id: str, points: Sequence[Metric], when: float, parameters: Mapping[str, str]
     ) -> None:
         from mlflow.entities import Metric, Param
 

@@ -11,7 +11,7 @@ from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
 from pipeline.observers.tracking.runs import (
     ChildRun,
-    Point,
+    Metric,
     score_key,
     score_run,
     train_key,
@@ -49,7 +49,7 @@ class Tagged:
     key: str
     run_id: str
     verdict: str
-    points: tuple[Point, ...] = ()
+    points: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,10 @@ class Results:
         return self.store.state(node.kind, node.digest).record
 
 
-def _by_epsilon(card: Card) -> Iterator[Point]:
+def _by_epsilon(card: Card) -> Iterator[Metric]:
     """Of an adaptive cell's own card; steps are whole, and so are the epsilons that are told."""
     from pipeline.report.views.epsilons import by_epsilon
 
     for left in by_epsilon(card) if card.attack is not None else ():
         if left.epsilon.is_integer():
-            yield Point("epsilon/accuracy", left.accuracy, int(left.epsilon))
+            yield Metric("epsilon/accuracy", left.accuracy, int(left.epsilon))

@@ -28,7 +28,7 @@ COSTS = ("seconds", "forwards", "backwards")
 
 
 @dataclass(frozen=True)
-class Point:
+class Metric:
     """A number under a name; steps count epochs from 1, and 0 is for what has none."""
 
     name: str
@@ -79,7 +79,7 @@ class ChildRun:
     key: str
     name: str
     parameters: Mapping[str, str]
-    points: tuple[Point, ...]
+    points: tuple[Metric, ...]
     tags: Mapping[str, str]
     began: float
     ended: float
@@ -149,10 +149,10 @@ def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
     except (Damaged, OSError, Spoilt):
         history = []
     for step, epoch in enumerate(history, start=1):
-        points += [Point(f"epoch/{point.name}", point.value, step) for point in _points(epoch)]
+        points += [Metric(f"epoch/{point.name}", point.value, step) for point in _points(epoch)]
     for name, values in curves.items():
         for step, value in enumerate(values, start=1):
-            points += [Point(f"epoch/{name}", p.value, step) for p in _points({name: value})]
+            points += [Metric(f"epoch/{name}", p.value, step) for p in _points({name: value})]
     tags = {"model": cell.model, **_tags(record, grid)}
     tags |= hardware(record)
     name = f"train {cell.model}"
@@ -188,7 +188,7 @@ def _child(
     key: str,
     name: str,
     parameters: Mapping[str, str],
-    points: Iterable[Point],
+    points: Iterable[Metric],
     tags: Mapping[str, str],
     record: Record,
 ) -> ChildRun:
@@ -217,7 +217,7 @@ def _told(cell: Cell, record: Record, grid: Grid) -> str:
     )
 
 
-def _redraws(record: Record, store: Store) -> Iterator[Point]:
+def _redraws(record: Record, store: Store) -> Iterator[Metric]:
     """The accuracy of each redraw, in percent, by its number from 1, where there are several."""
     if ANSWERS not in record.files:
         return
@@ -229,7 +229,7 @@ def _redraws(record: Record, store: Store) -> Iterator[Point]:
         return
     if right.shape[1] > 1:
         for step, share in enumerate(right.mean(axis=0), start=1):
-            yield Point("redraw/accuracy", 100 * float(share), step)
+            yield Metric("redraw/accuracy", 100 * float(share), step)
 
 
 def _tags(record: Record, grid: Grid) -> dict[str, str]:
@@ -267,7 +267,7 @@ def _costs(
     return sums, used
 
 
-def _points(facts: Mapping[str, object], only: tuple[str, ...] = ()) -> Iterator[Point]:
+def _points(facts: Mapping[str, object], only: tuple[str, ...] = ()) -> Iterator[Metric]:
     """The finite numbers among facts; a pair, such as an interval, gives its two ends."""
     for name, value in facts.items():
         if only and name not in only:
@@ -279,7 +279,7 @@ def _points(facts: Mapping[str, object], only: tuple[str, ...] = ()) -> Iterator
             if isinstance(found, bool) or not isinstance(found, int | float):
                 continue
             if math.isfinite(found):
-                yield Point(end, float(found))
+                yield Metric(end, float(found))
 
 
 def _fields(prefix: str, spec: Spec) -> dict[str, str]:

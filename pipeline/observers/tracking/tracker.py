@@ -27,7 +27,7 @@ from pipeline.observers.tracking.client import Server
 from pipeline.observers.tracking.database import WAY_OUT, database_path
 from pipeline.observers.tracking.description import story
 from pipeline.observers.tracking.results import Results
-from pipeline.observers.tracking.runs import Point, metric_names
+from pipeline.observers.tracking.runs import Metric, metric_names
 from pipeline.observers.tracking.server import DATABASE, name_in_ledger, named, wrong_with
 from pipeline.plan.look import Look
 from pipeline.problems import BadInput
@@ -225,9 +225,9 @@ class Tracker:
         self._register(server)
         scored = {name: record.facts for name, record in self._results.standing().items()}
         names = metric_names("accuracy", self._results.scores)
-        points = [Point(names[name], float(str(f["accuracy"]))) for name, f in scored.items()]
-        points += [Point(f"computed/{kind}", count) for kind, count in self._computed.items()]
-        points += [Point("cells", len(names)), Point("cells_scored", len(scored))]
+        points = [Metric(names[name], float(str(f["accuracy"]))) for name, f in scored.items()]
+        points += [Metric(f"computed/{kind}", count) for kind, count in self._computed.items()]
+        points += [Metric("cells", len(names)), Metric("cells_scored", len(scored))]
         note = story(
             self._results.grid,
             self._tags["command"],
