@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import CheckpointEntry
-from pipeline.catalogue.sources.locate import Source, described, locate
+from pipeline.catalogue.sources.locate import DatasetSource, described, locate
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import cache_folder, sha256_of
 from tasks.attacks.base import Attack
@@ -48,7 +48,7 @@ class Ingredients:
         self._catalogue = catalogue
         self._data = data
         self._weights = weights or {}
-        self._datasets: dict[str, tuple[DatasetSpec, Source]] = {}
+        self._datasets: dict[str, tuple[DatasetSpec, DatasetSource]] = {}
         self._models: dict[str, ModelParts] = {}
         self._attacks: dict[str, Attack] = {}
         self._defenses: dict[str, Defense] = {}
@@ -74,7 +74,7 @@ class Ingredients:
             self._models[name] = self._model(name)
         return self._models[name]
 
-    def dataset(self, name: str) -> tuple[DatasetSpec, Source]:
+    def dataset(self, name: str) -> tuple[DatasetSpec, DatasetSource]:
         """A data set whose name is known to be there, and its files on this machine."""
         if name not in self._datasets:
             entry = self._catalogue.dataset(name)

@@ -329,7 +329,8 @@ def test_checking_imports_no_torch():
         "import sys; from pipeline.catalogue.code.fingerprint import KindCode, check\n"
         "from tasks.attacks.pgd import PGD; from tasks.evaluation.specs import CraftSpec\n"
         "from pipeline.problems import BadInput\n"
-        "try: check([KindCode(frozenset({CraftSpec, PGD}), frozenset({'tasks.evaluation.craft'}))])\n"
+        "code = KindCode(frozenset({CraftSpec, PGD}), frozenset({'tasks.evaluation.craft'}))\n"
+        "try: check([code])\n"
         "except BadInput: pass\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.catalogue.entries import DatasetEntry
 from pipeline.catalogue.sources.files import layout_of
-from pipeline.catalogue.sources.locate import Source, described, locate, read
+from pipeline.catalogue.sources.locate import DatasetSource, described, locate, read
 from pipeline.problems import BadInput
 from tasks.data.arrays import BadTensor, Splits
 from tasks.data.spec import DatasetSpec
@@ -50,7 +50,7 @@ def write_images(folder: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Non
                 Image.fromarray(coloured(20 * label + row)).save(place / f"{row}.png")
 
 
-def found(folder: Path, entry: DatasetEntry) -> tuple[Source, DatasetSpec]:
+def found(folder: Path, entry: DatasetEntry) -> tuple[DatasetSource, DatasetSpec]:
     source = locate("mine", entry, folder)
     return source, described(entry, source)
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from pipeline.catalogue.entries import DatasetEntry
-from pipeline.catalogue.sources.locate import Source, described, locate, read
+from pipeline.catalogue.sources.locate import DatasetSource, described, locate, read
 from pipeline.catalogue.sources.parquet import read_parquet_images
 from pipeline.problems import BadInput
 from pipeline.store import files as file_hashes
@@ -78,7 +78,7 @@ def parquet_images(path: Path, label_column: str = "label") -> object:
     return read_parquet_images(path, path.read_bytes(), label_column, None)
 
 
-def spec_of(source: Source, entry: DatasetEntry = PARQUET) -> DatasetSpec:
+def spec_of(source: DatasetSource, entry: DatasetEntry = PARQUET) -> DatasetSpec:
     return described(entry, source)
 
 

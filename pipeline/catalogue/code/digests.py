@@ -9,7 +9,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 import tasks
-from pipeline.catalogue.code.syntax import Source, parse, read_sources
+from pipeline.catalogue.code.syntax import ModuleSource, parse, read_sources
 
 TASKS = Path(tasks.__file__).parent
 
@@ -25,7 +25,9 @@ class Code:
         else:
             sources = read_sources(paths.values())
         self.paths: Mapping[str, Path] = paths
-        self.sources: Mapping[str, Source] = {name: sources[path] for name, path in paths.items()}
+        self.sources: Mapping[str, ModuleSource] = {
+            name: sources[path] for name, path in paths.items()
+        }
         self._direct: dict[str, frozenset[str]] = {}
 
     def closure(self, modules: Iterable[str]) -> frozenset[str]:
@@ -65,7 +67,7 @@ class Code:
         return {name: source.digest for name, source in self.sources.items()}
 
 
-def source_digest(own: Source, folder: Path = TASKS) -> str:
+def source_digest(own: ModuleSource, folder: Path = TASKS) -> str:
     """64 hexadecimal digits of a user's own module and of the package's modules it imports.
 
     Other modules of the user's are not followed: what decides results belongs in one file.

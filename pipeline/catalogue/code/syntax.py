@@ -24,7 +24,7 @@ _LAYOUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 
 
 @dataclass(frozen=True)
-class Source:
+class ModuleSource:
     """A module's code: the digest of its syntax tree, and the names that it imports.
 
     imports: absolute dotted names, or relative ones with their leading dots.
@@ -34,7 +34,7 @@ class Source:
     imports: tuple[str, ...]
 
 
-def read_sources(paths: Iterable[Path]) -> dict[Path, Source]:
+def read_sources(paths: Iterable[Path]) -> dict[Path, ModuleSource]:
     """Each file's code; BadInput for one that is not Python."""
     memory, found, learned = _remembered(), {}, False
     for path in paths:
@@ -42,7 +42,7 @@ def read_sources(paths: Iterable[Path]) -> dict[Path, Source]:
         stamp = stamp_of(status)
         entry = memory.get(key := str(path.resolve()))
         if entry is not None and entry["stamp"] == stamp:
-            found[path] = Source(entry["digest"], tuple(entry["imports"]))
+            found[path] = ModuleSource(entry["digest"], tuple(entry["imports"]))
             continue
         found[path] = parse(path)
         if not is_fresh(status):
@@ -53,12 +53,12 @@ def read_sources(paths: Iterable[Path]) -> dict[Path, Source]:
     return found
 
 
-def parse(path: Path) -> Source:
+def parse(path: Path) -> ModuleSource:
     """A file's code, read afresh."""
     return parse_text(path.read_bytes(), path)
 
 
-def parse_text(text: bytes | str, path: Path) -> Source:
+def parse_text(text: bytes | str, path: Path) -> ModuleSource:
     """The code of a text that was read from `path`; BadInput if it is not Python."""
     try:
         tree = ast.parse(text)
@@ -66,7 +66,7 @@ def parse_text(text: bytes | str, path: Path) -> Source:
         line = getattr(error, "lineno", None) or 1
         raise BadInput(f"{path}:{line}: not Python: {error}") from None
     digest = hashlib.sha256(canonical(tree).encode("ascii")).hexdigest()
-    return Source(digest, tuple(sorted(set(_imports(tree)))))
+    return ModuleSource(digest, tuple(sorted(set(_imports(tree)))))
 
 
 def canonical(value: object) -> str:

@@ -33,7 +33,7 @@ DIGITS_TRAIN, DIGITS_TEST = 1197, 600
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """A data set found: (role, path), (role, SHA-256), and the sizes of its splits.
 
     kind: how its files are read; an entry of kind cifar may be found in another layout.
@@ -56,7 +56,7 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> Source:
+def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> DatasetSource:
     """Find a data set's files without reading them; BadInput where they are not there."""
     if entry.kind == "digits":
         if folder is not None:
@@ -115,14 +115,14 @@ def _found(name: str, entry: DatasetEntry, place: Path) -> tuple[Kind, Found]:
     raise BadInput(f"data set '{name}': nothing known in {shown(place)}; expected {expected}")
 
 
-def _published(classes: int) -> Source:
+def _published(classes: int) -> DatasetSource:
     """The published archive, which need not have been downloaded yet."""
     place = source_cifar.default_folder()
     if source_cifar.holds(place, classes):
         return _source("cifar", source_cifar.find(classes, place))
     found = source_cifar.to_download(classes)
     [(role, path)] = found.files
-    return Source(
+    return DatasetSource(
         files=((role, str(path)),),
         hashes=((role, source_cifar.PUBLISHED[classes].sha256),),
         train=found.train,
@@ -131,8 +131,8 @@ def _published(classes: int) -> Source:
     )
 
 
-def _source(kind: Kind, found: Found) -> Source:
-    return Source(
+def _source(kind: Kind, found: Found) -> DatasetSource:
+    return DatasetSource(
         files=tuple((role, str(path)) for role, path in found.files),
         hashes=tuple((role, _sha256(path)) for role, path in found.files),
         train=found.train,
@@ -158,7 +158,7 @@ def _digits_file() -> Path:
     return path
 
 
-def described(entry: DatasetEntry, source: Source) -> DatasetSpec:
+def described(entry: DatasetEntry, source: DatasetSource) -> DatasetSpec:
     """The spec of a data set that was found, whatever its place."""
     # only Parquet has columns
     columns: dict[str, Any] = {}
