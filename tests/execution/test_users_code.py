@@ -272,9 +272,9 @@ def test_a_node_that_never_returns_is_ended_inline_where_the_settings_say_so(
 ) -> None:
     before = signal.getsignal(signal.SIGALRM)
     began = time.monotonic()
-    _, finished = run(tmp_path, settings="node_timeout_s: 12\n", bad=does)
+    _, finished = run(tmp_path, settings="node_timeout_s: 6\n", bad=does)
     assert finished.missing == {
-        "mixed/clean/bad": "defense bad: ended: it told nothing for 12 s (node_timeout_s)"
+        "mixed/clean/bad": "defense bad: ended: it told nothing for 6 s (node_timeout_s)"
     }
     assert "mixed/clean/guo" in finished.scored
     assert time.monotonic() - began < 120

@@ -108,6 +108,7 @@ def test_a_bare_machine_computes_in_pieces_and_its_results_are_carried_home(
     assert set(facts) == {"mixed/pgd/counter+guo", "mixed/clean/none"}
 
 
+@pytest.mark.slow
 def test_a_bare_machine_says_what_it_lacks(machine: BareMachine) -> None:
     version = machine.python("-m", "pipeline", "--version")
     assert version.stdout.startswith("pipeline, version")

@@ -322,10 +322,10 @@ def test_bfloat16_trains_float32_weights_and_changes_them_a_little(images):
 @pytest.fixture(scope="module")
 def trained() -> dict[str, tuple[nn.Module, State]]:
     networks = {}
-    for method, inner in (("mixup", None), ("iat", InnerAttack(epsilon=40))):
+    for method, inner in (("mixup", None), ("iat", InnerAttack(epsilon=40, steps=3, step_size=20))):
         recipe = Recipe(
             method=method,
-            epochs=8,
+            epochs=6,
             learning_rate=0.1,
             schedule="one-cycle",
             flip=False,
