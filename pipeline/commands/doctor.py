@@ -20,7 +20,7 @@ PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "polars", "mlflow", "sciki
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing looked at: what it is, whether it is well, and what was seen."""
 
     subject: str
@@ -28,11 +28,11 @@ class Finding:
     seen: str
 
 
-def examine(store: str | Path, mlflow_uri: str, address: str | None) -> list[Finding]:
+def examine(store: str | Path, mlflow_uri: str, address: str | None) -> list[Check]:
     """Look at versions, processors, GPU, Ray, the store and MLflow."""
     return [
         _versions(),
-        Finding("machine", True, f"{platform.machine()}, {os.cpu_count()} CPUs"),
+        Check("machine", True, f"{platform.machine()}, {os.cpu_count()} CPUs"),
         _gpu(),
         _ray(address),
         _store(store),
@@ -40,7 +40,7 @@ def examine(store: str | Path, mlflow_uri: str, address: str | None) -> list[Fin
     ]
 
 
-def _versions() -> Finding:
+def _versions() -> Check:
     seen = [f"Python {platform.python_version()}", f"test-time-defense-bench {__version__}"]
     missing = False
     for name in PACKAGES:
@@ -49,34 +49,34 @@ def _versions() -> Finding:
         except PackageNotFoundError:
             seen.append(f"{name} MISSING")
             missing = True
-    return Finding("versions", not missing, ", ".join(seen))
+    return Check("versions", not missing, ", ".join(seen))
 
 
-def _gpu() -> Finding:
+def _gpu() -> Check:
     if importlib.util.find_spec("torch") is None:
-        return Finding("GPU", False, "torch is not installed")
+        return Check("GPU", False, "torch is not installed")
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("GPU", True, "none; the CPU does the work")
+        return Check("GPU", True, "none; the CPU does the work")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return Finding("GPU", True, ", ".join(names))
+    return Check("GPU", True, ", ".join(names))
 
 
-def _ray(address: str | None) -> Finding:
+def _ray(address: str | None) -> Check:
     if importlib.util.find_spec("ray") is None:
-        return Finding("Ray", False, "not installed; --inline works without it")
+        return Check("Ray", False, "not installed; --inline works without it")
     if address is None:
-        return Finding("Ray", True, "a local one is started for each run that has work")
+        return Check("Ray", True, "a local one is started for each run that has work")
     from pipeline.execution.executors.ray import cluster_summary
 
     try:
-        return Finding("Ray", True, cluster_summary(address))
+        return Check("Ray", True, cluster_summary(address))
     except BadInput as problem:
-        return Finding("Ray", False, str(problem))
+        return Check("Ray", False, str(problem))
 
 
-def _store(place: str | Path) -> Finding:
+def _store(place: str | Path) -> Check:
     try:
         store = Store(place)
         root = store.root
@@ -84,14 +84,14 @@ def _store(place: str | Path) -> Finding:
         if root is None or existed:
             store.prepare()
         elif not os.access(_nearest(root), os.W_OK):
-            return Finding("store", False, f"{root} cannot be made")
+            return Check("store", False, f"{root} cannot be made")
     except BadInput as problem:
-        return Finding("store", False, str(problem))
+        return Check("store", False, str(problem))
     artifacts = sum(1 for _ in store.each()) if existed else 0
     seen = f"{store.address}: {artifacts} artifacts"
     if root is not None:
         seen += f", {shutil.disk_usage(_nearest(root)).free / 2**30:.0f} GiB free"
-    return Finding("store", True, seen)
+    return Check("store", True, seen)
 
 
 def _nearest(path: Path) -> Path:
@@ -100,7 +100,7 @@ def _nearest(path: Path) -> Path:
     return path
 
 
-def _mlflow(uri: str) -> Finding:
+def _mlflow(uri: str) -> Check:
     if (problem := wrong_with(uri)) is not None:
-        return Finding("MLflow", False, problem)
-    return Finding("MLflow", True, without_secrets(uri))
+        return Check("MLflow", False, problem)
+    return Check("MLflow", True, without_secrets(uri))

@@ -45,7 +45,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Item(_Part):
+class BundleItem(_Part):
     """One artifact, with its files where it is `whole`; record: its record's SHA-256."""
 
     kind: str
@@ -61,7 +61,7 @@ class Manifest(_Part):
     program: str
     grid: str
     cells: dict[str, Checksum]
-    artifacts: list[Item]
+    artifacts: list[BundleItem]
 
 
 class Bundle:
@@ -109,7 +109,7 @@ class Bundle:
                 raise self._problem(f"its {MANIFEST} has an unknown kind of node '{item.kind}'")
         return manifest
 
-    def _read_record(self, item: Item) -> Record:
+    def _read_record(self, item: BundleItem) -> Record:
         text = self._text(_record(item.kind, item.digest))
         if hashlib.sha256(text).hexdigest() != item.record:
             raise self._problem(f"the record of {_named(item)} does not match its checksum")
@@ -183,7 +183,7 @@ def write_bundle(
     The file appears when it is complete. BadInput where it cannot be written.
     """
     items = [
-        Item(
+        BundleItem(
             kind=record.kind,
             digest=record.digest,
             whole=whole,
@@ -223,5 +223,5 @@ def _file(record: Record, name: str) -> str:
     return f"files/{record.kind}/{record.digest}/{record.files[name]['file']}"
 
 
-def _named(item: Item) -> str:
+def _named(item: BundleItem) -> str:
     return f"{item.kind} {item.digest[:12]}"

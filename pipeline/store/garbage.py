@@ -32,7 +32,7 @@ LEFTOVERS = {
 
 
 @dataclass(frozen=True)
-class Item:
+class Garbage:
     """What may go: the key of a folder or file. age_s: since its last change, s."""
 
     key: str
@@ -41,7 +41,7 @@ class Item:
     age_s: float
 
 
-def collectable(store: Store, *, keep_s: float, now: float | None = None) -> list[Item]:
+def collectable(store: Store, *, keep_s: float, now: float | None = None) -> list[Garbage]:
     """What may go: nothing younger than a day, nothing that was asked for within `keep_s`.
 
     keep_s: s back from `now`, a Unix time in s. BadInput where there is no store. What a store
@@ -55,7 +55,7 @@ def collectable(store: Store, *, keep_s: float, now: float | None = None) -> lis
     return [item for item in items if item.age_s >= YOUNGEST_S]
 
 
-def remove(store: Store, items: list[Item]) -> int:
+def remove(store: Store, items: list[Garbage]) -> int:
     """Delete items; returns how many bytes. Unwritable where the store refuses."""
     freed = 0
     for item in items:
@@ -96,7 +96,7 @@ def _asked_for(store: Store, *, since: float) -> set[str]:
     return found
 
 
-def _artifacts(found: list[FileInfo], kept: set[str], now: float) -> Iterator[Item]:
+def _artifacts(found: list[FileInfo], kept: set[str], now: float) -> Iterator[Garbage]:
     """Artifacts, and data files whose record was never written."""
     for key, inside in _by_folder(found, depth=3).items():
         kind, _, digest = key.split("/")
@@ -109,7 +109,7 @@ def _artifacts(found: list[FileInfo], kept: set[str], now: float) -> Iterator[It
 
 def _leftovers(
     store: Store, found: list[FileInfo], kept: set[str], now: float, keep_s: float
-) -> Iterator[Item]:
+) -> Iterator[Garbage]:
     at_work = Leases(store.backend).others()
     for key, inside in _by_folder(found, depth=2).items():
         kind, name = key.split("/")
@@ -135,6 +135,6 @@ def _by_folder(found: list[FileInfo], *, depth: int) -> dict[str, list[FileInfo]
     return folders
 
 
-def _item(key: str, inside: list[FileInfo], what: str, now: float) -> Item:
+def _item(key: str, inside: list[FileInfo], what: str, now: float) -> Garbage:
     size = sum(entry.size_bytes for entry in inside)
-    return Item(key, what, size, now - max(entry.changed for entry in inside))
+    return Garbage(key, what, size, now - max(entry.changed for entry in inside))

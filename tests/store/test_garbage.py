@@ -13,7 +13,7 @@ from pipeline.commands.cli import main
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput
 from pipeline.store import garbage as collect_module
-from pipeline.store.garbage import DAY_S, Item, collectable, remove
+from pipeline.store.garbage import DAY_S, Garbage, collectable, remove
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.store import Store, folder_of
 from tasks.specs import Shard
@@ -112,7 +112,7 @@ def test_leftovers_go_but_a_training_that_may_go_on_stays(store: Store) -> None:
 def test_removing_leaves_no_half_and_what_others_took_away_is_no_error(store: Store) -> None:
     asked(store, SCORE, days_ago=1)
     items = collectable(store, keep_s=DAY_S * 30, now=LATER)
-    gone = Item("craft/aa/gone", "gone", 7, DAY_S)
+    gone = Garbage("craft/aa/gone", "gone", 7, DAY_S)
     assert remove(store, [gone, *items]) == items[0].size_bytes > 0
     assert sorted(store.each()) == sorted((n.kind, n.digest) for n in (MODEL, CRAFT, SCORE))
     assert list((store.root / "scratch").iterdir()) == []

@@ -27,7 +27,7 @@ SILENCE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Published:
+class Archive:
     """An archive, its SHA-256, and what it unpacks to: a folder and its files by role."""
 
     archive: str
@@ -37,7 +37,7 @@ class Published:
 
 
 PUBLISHED = {
-    10: Published(
+    10: Archive(
         "cifar-10-python.tar.gz",
         "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
         "cifar-10-batches-py",
@@ -47,7 +47,7 @@ PUBLISHED = {
             ("names", "batches.meta"),
         ),
     ),
-    100: Published(
+    100: Archive(
         "cifar-100-python.tar.gz",
         "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
         "cifar-100-python",
@@ -121,7 +121,7 @@ def read(classes: int, files: Mapping[str, str], hashes: Mapping[str, str]) -> d
         return _read_unpacked(classes, folder, archive)
 
 
-def _unpacked(folder: Path, published: Published) -> Path | None:
+def _unpacked(folder: Path, published: Archive) -> Path | None:
     if folder.name == published.folder and folder.is_dir():
         return folder
     inner = folder / published.folder

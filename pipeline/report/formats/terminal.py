@@ -26,7 +26,7 @@ NARROWEST = 8
 
 
 @dataclass(frozen=True)
-class Layout:
+class Wrapping:
     """How headings and entries are broken into lines."""
 
     heading: Callable[[str], str]
@@ -53,10 +53,10 @@ def _abbreviated(label: str) -> str:
 
 
 LAYOUTS = (
-    Layout(str, " "),
-    Layout(_stacked, " "),
-    Layout(_stacked, "\n"),
-    Layout(_abbreviated, "\n"),
+    Wrapping(str, " "),
+    Wrapping(_stacked, " "),
+    Wrapping(_stacked, "\n"),
+    Wrapping(_abbreviated, "\n"),
 )
 """From the roomiest to the tightest; the first that fits is taken."""
 
@@ -122,7 +122,7 @@ def _tables(sheet: Sheet, width: int) -> Iterator[RenderableType]:
         yield _table(sheet, layout, block, width)
 
 
-def _table(sheet: Sheet, layout: Layout, block: range, width: int) -> Table:
+def _table(sheet: Sheet, layout: Wrapping, block: range, width: int) -> Table:
     view = sheet.view
     columns = [
         Column(Text(layout.heading(view.attacks[place])), justify="right", no_wrap=True)
@@ -165,13 +165,13 @@ def _first_width(view: View) -> int:
     return max(len(text) for row in view.rows for text in (row.model, _label(row)))
 
 
-def _widths(sheet: Sheet, layout: Layout) -> list[int]:
+def _widths(sheet: Sheet, layout: Wrapping) -> list[int]:
     """Of the columns, with two characters between one and the next."""
     places = range(len(sheet.view.attacks))
     return [2 + max(map(len, _column(sheet, layout, place))) for place in places]
 
 
-def _column(sheet: Sheet, layout: Layout, place: int) -> list[str]:
+def _column(sheet: Sheet, layout: Wrapping, place: int) -> list[str]:
     """Every line of a column."""
     heading = layout.heading(sheet.view.attacks[place]).split("\n")
     entries = (layout.separator.join(sheet.words(row.entries[place])) for row in sheet.view.rows)
