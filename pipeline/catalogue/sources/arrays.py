@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.catalogue.sources.classes import class_order, official_order
-from pipeline.catalogue.sources.files import SCORED, Found, Split, array_layout, some
+from pipeline.catalogue.sources.files import SCORED, DatasetFiles, Split, array_layout, some
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import read_whole
 
@@ -34,7 +34,7 @@ def find(
     given: Sequence[str] | None,
     *,
     cifar: bool = False,
-) -> Found:
+) -> DatasetFiles:
     """The splits in a folder of .npz files, or in one such file; BadInput where there are none.
 
     given: the order of classes where labels are names; cifar: these are CIFAR's.
@@ -113,7 +113,7 @@ def _found(
     place: Path,
     *,
     cifar: bool,
-) -> Found:
+) -> DatasetFiles:
     counts = {"train": 0, "test": 0}
     names: set[str] = set()
     for split, path, (images, labels) in parts:
@@ -127,7 +127,7 @@ def _found(
     if order is not None and len(order) != classes:
         found = f"{shown(place)} has labels of {len(order)} classes"
         raise BadInput(f"{found}; its config says {classes} classes")
-    return Found(files, counts["train"], counts["test"], order)
+    return DatasetFiles(files, counts["train"], counts["test"], order)
 
 
 def _keys_of_one(path: Path, data: bytes | None = None) -> Keys:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from pipeline.catalogue.sources.files import Found, Split
+from pipeline.catalogue.sources.files import DatasetFiles, Split
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import cache_folder, read_whole, sha256_of
 
@@ -68,7 +68,7 @@ def holds(folder: Path, classes: int) -> bool:
     return (folder / published.archive).exists() or _unpacked(folder, published) is not None
 
 
-def find(classes: int, folder: Path) -> Found:
+def find(classes: int, folder: Path) -> DatasetFiles:
     """The archive, or the files that it unpacks to, in a folder that `holds` them.
 
     BadInput where the archive is not the published one, or a file is missing.
@@ -80,19 +80,19 @@ def find(classes: int, folder: Path) -> Found:
         if found != published.sha256:
             expected = f"SHA-256 {found[:12]}..., the published one has {published.sha256[:12]}..."
             raise BadInput(f"{shown(archive)}: truncated or another archive: {expected}")
-        return Found((("archive", archive),), TRAIN, TEST)
+        return DatasetFiles((("archive", archive),), TRAIN, TEST)
     place = _unpacked(folder, published)
     assert place is not None
     for _, name in published.files:
         if not (place / name).is_file():
             raise BadInput(f"{shown(place)}: the file {name} is missing")
-    return Found(tuple((role, place / name) for role, name in published.files), TRAIN, TEST)
+    return DatasetFiles(tuple((role, place / name) for role, name in published.files), TRAIN, TEST)
 
 
-def to_download(classes: int) -> Found:
+def to_download(classes: int) -> DatasetFiles:
     """The archive at the place that `read` downloads it to."""
     archive = default_folder() / PUBLISHED[classes].archive
-    return Found((("archive", archive),), TRAIN, TEST)
+    return DatasetFiles((("archive", archive),), TRAIN, TEST)
 
 
 def read(classes: int, files: Mapping[str, str], hashes: Mapping[str, str]) -> dict[str, Split]:

@@ -16,7 +16,7 @@ from pipeline.problems import BadInput, shown
 if TYPE_CHECKING:
     import numpy as np
 
-Kind = Literal["parquet", "npz", "folder"]
+FileFormat = Literal["parquet", "npz", "folder"]
 
 SPLITS = ("train", "test")
 SCORED = ("test", "validation", "valid", "val")
@@ -32,7 +32,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True)
-class Found:
+class DatasetFiles:
     """Files, or folders of images, by their roles, and how many images a split has.
 
     class_names: see `DatasetSpec.class_names`.
@@ -72,7 +72,7 @@ class Layout:
         return self.places["test"]
 
 
-def layout_of(folder: Path) -> Kind | None:
+def layout_of(folder: Path) -> FileFormat | None:
     """How a folder holds a data set, by the names in it."""
     if any(_parquet_word(path) for path in folder.glob("*.parquet")):
         return "parquet"

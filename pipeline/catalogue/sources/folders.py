@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.catalogue.sources.classes import class_order, official_order
-from pipeline.catalogue.sources.files import Found, Split, folder_layout, some
+from pipeline.catalogue.sources.files import DatasetFiles, Split, folder_layout, some
 from pipeline.problems import BadInput, reason_of, shown
 from pipeline.store.files import Together, require_sha256
 
@@ -68,7 +68,7 @@ def listing(split: Path) -> Listing:
 
 def find(
     name: str, folder: Path, classes: int, given: Sequence[str] | None, *, cifar: bool = False
-) -> Found:
+) -> DatasetFiles:
     """The splits of a folder; BadInput where one is not as it should be.
 
     given: the order of classes; cifar: the names are those of CIFAR.
@@ -96,7 +96,7 @@ def find(
     filled = {each.class_of(image) for each in listed.values() for image in each.images}
     # the hashes of images say the names of their classes, but for those that have none
     alphabetical = [*order] == sorted(filled)
-    return Found(
+    return DatasetFiles(
         files=tuple((split, each.split) for split, each in listed.items()),
         train=len(listed["train"].images) if "train" in listed else 0,
         test=len(listed["test"].images),

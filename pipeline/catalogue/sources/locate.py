@@ -17,7 +17,7 @@ from pipeline.catalogue.sources import cifar as source_cifar
 from pipeline.catalogue.sources import files as source_files
 from pipeline.catalogue.sources import folders as source_folders
 from pipeline.catalogue.sources.classes import OFFICIAL
-from pipeline.catalogue.sources.files import Found, Split
+from pipeline.catalogue.sources.files import DatasetFiles, Split
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import read_whole, sha256_of, sha256_of_all
 from tasks.data.spec import DatasetSpec
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tasks.data.arrays import Splits
 
-Kind = Literal["digits", "parquet", "cifar", "npz", "folder"]
+DatasetFormat = Literal["digits", "parquet", "cifar", "npz", "folder"]
 
 DIGITS_TRAIN, DIGITS_TEST = 1197, 600
 
@@ -44,7 +44,7 @@ class DatasetSource:
     hashes: tuple[tuple[str, str], ...]
     train: int
     test: int
-    kind: Kind = "parquet"
+    kind: DatasetFormat = "parquet"
     class_names: tuple[str, ...] | None = None
 
 
@@ -61,7 +61,7 @@ def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> Datase
     if entry.kind == "digits":
         if folder is not None:
             raise BadInput(f"--data {name}: these digits come with scikit-learn, from no folder")
-        found = Found((("digits", _digits_file()),), DIGITS_TRAIN, DIGITS_TEST)
+        found = DatasetFiles((("digits", _digits_file()),), DIGITS_TRAIN, DIGITS_TEST)
         return _source("digits", found)
     if entry.kind == "cifar":
         _check_cifar(name, entry)
@@ -89,7 +89,7 @@ def _check_cifar(name: str, entry: DatasetEntry) -> None:
         )
 
 
-def _found(name: str, entry: DatasetEntry, place: Path) -> tuple[Kind, Found]:
+def _found(name: str, entry: DatasetEntry, place: Path) -> tuple[DatasetFormat, DatasetFiles]:
     """What a folder of a user's holds, and in which layout."""
     cifar = entry.kind == "cifar"
     kind = source_files.layout_of(place) if cifar else entry.kind
@@ -131,7 +131,7 @@ def _published(classes: int) -> DatasetSource:
     )
 
 
-def _source(kind: Kind, found: Found) -> DatasetSource:
+def _source(kind: DatasetFormat, found: DatasetFiles) -> DatasetSource:
     return DatasetSource(
         files=tuple((role, str(path)) for role, path in found.files),
         hashes=tuple((role, _sha256(path)) for role, path in found.files),

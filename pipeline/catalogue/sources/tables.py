@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.catalogue.sources import parquet
 from pipeline.catalogue.sources.classes import OFFICIAL, class_order, official_order, plain_name
-from pipeline.catalogue.sources.files import Found, Split, some, table_layout
+from pipeline.catalogue.sources.files import DatasetFiles, Split, some, table_layout
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import read_whole
 
@@ -22,7 +22,7 @@ def find(
     label_column: str,
     image_column: str | None,
     cifar: bool = False,
-) -> Found:
+) -> DatasetFiles:
     """The parts of a folder's splits; BadInput where one is missing or not whole.
 
     given: the order of classes; cifar: the labels are those of CIFAR.
@@ -55,7 +55,7 @@ def find(
     if order is not None and len(order) != classes:
         found = f"{shown(folder)} has labels of {len(order)} classes"
         raise BadInput(f"data set '{name}': {found}; its config says {classes} classes")
-    return Found(tuple(files), rows["train"], rows["test"], order)
+    return DatasetFiles(tuple(files), rows["train"], rows["test"], order)
 
 
 def read(
