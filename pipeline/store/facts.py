@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from pipeline.store.reading import Spoilt, checked
+from pipeline.store.reading import Malformed, checked
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -98,5 +98,5 @@ def check_facts(kind: str, facts: Mapping[str, object]) -> None:
     if kind in FACTS:
         try:
             checked(facts, FACTS[kind])
-        except Spoilt as spoilt:
-            raise Spoilt(f"facts.{spoilt}") from None
+        except Malformed as malformed:
+            raise Malformed(f"facts.{malformed}") from None

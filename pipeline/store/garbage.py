@@ -16,7 +16,7 @@ from pipeline.store import layout
 from pipeline.store.backend import FileInfo
 from pipeline.store.leases import Leases
 from pipeline.store.ledger import Ledger
-from pipeline.store.reading import Spoilt
+from pipeline.store.reading import Malformed
 from pipeline.store.records import META
 from pipeline.store.store import Store
 
@@ -71,10 +71,10 @@ def _asked_for(store: Store, *, since: float) -> set[str]:
     ledger = Ledger(store.backend)
     try:
         found = ledger.wanted(since)
-    except Spoilt as spoilt:
+    except Malformed as malformed:
         raise BadInput(
             f"store {store.address}: what runs asked for is not known, since a file is damaged: "
-            f"{spoilt}; delete it to go on"
+            f"{malformed}; delete it to go on"
         ) from None
     seen: set[tuple[str, str]] = set()
     waiting = [

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.problems.sanitize import clean
 from pipeline.store.backend import Backend
-from pipeline.store.reading import Spoilt, parsed
+from pipeline.store.reading import Malformed, parsed
 
 MARKER = "store.json"
 FORMAT = 1
@@ -71,9 +71,9 @@ def marked(backend: Backend) -> bool:
         raise BadInput(f"store {backend.address}: {MARKER} cannot be read: {reason}") from None
     try:
         marker = parsed(text, Marker)
-    except Spoilt as spoilt:
+    except Malformed as malformed:
         raise BadInput(
-            f"store {backend.address}: {MARKER} is no marker of a store: {spoilt}"
+            f"store {backend.address}: {MARKER} is no marker of a store: {malformed}"
         ) from None
     if marker.format > FORMAT:
         raise BadInput(

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pipeline.problems import Unwritable
 from pipeline.store.backend import Backend, FileInfo
-from pipeline.store.reading import Spoilt, parsed
+from pipeline.store.reading import Malformed, parsed
 
 LASTS_S = 60.0
 """A run that has not renewed its lease for so long, by the reader's clock, has lapsed."""
@@ -181,7 +181,7 @@ class Leases:
 
     def _alive(self, run: str) -> Holder | None:
         """A run, if it may still be at work."""
-        with contextlib.suppress(FileNotFoundError, Spoilt):
+        with contextlib.suppress(FileNotFoundError, Malformed):
             if run:
                 holder = parsed(self._backend.read(f"leases/runs/{run}"), Holder)
                 return holder if holder.alive else None

@@ -24,7 +24,7 @@ from pydantic import ConfigDict
 
 from pipeline.store.backend import Backend
 from pipeline.store.facts import check_facts
-from pipeline.store.reading import Spoilt, parsed, words
+from pipeline.store.reading import Malformed, parsed, words
 
 
 def user_name() -> str:
@@ -68,8 +68,8 @@ def read_invocation(data: bytes) -> Invocation:
     for name, cell in invocation.cells.items():
         try:
             check_facts("score", cell.facts or {})
-        except Spoilt as spoilt:
-            raise Spoilt(f"cell {name[:60]}: {spoilt}") from None
+        except Malformed as malformed:
+            raise Malformed(f"cell {name[:60]}: {malformed}") from None
     return invocation
 
 
@@ -85,7 +85,7 @@ class Ledger:
         found = []
         for key in sorted(entry.key for entry in self._backend.find("ledger/*.json")):
             # what is spoilt says nothing, and `pipeline verify` says so; the rest still counts
-            with contextlib.suppress(OSError, Spoilt):
+            with contextlib.suppress(OSError, Malformed):
                 found.append(read_invocation(self._backend.read(key)))
         return found
 
@@ -140,8 +140,8 @@ class Ledger:
                     found.update(words(self._backend.read(entry.key)))
                 except FileNotFoundError:
                     continue
-                except Spoilt as spoilt:
-                    raise Spoilt(f"{entry.key}: {spoilt}") from None
+                except Malformed as malformed:
+                    raise Malformed(f"{entry.key}: {malformed}") from None
         return found
 
     def logged(self, server: str) -> set[str]:

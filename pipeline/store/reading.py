@@ -1,6 +1,6 @@
 """Reading the files of a store, which other machines, other versions and other people write.
 
-Whatever a file holds, its reader gets a value of the type that was asked for, or `Spoilt` with
+Whatever a file holds, its reader gets a value of the type that was asked for, or `Malformed` with
 the reason in one line.
 """
 
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 Value = TypeVar("Value")
 
 
-class Spoilt(ValueError):
+class Malformed(ValueError):
     """A file that does not hold what it should; the message says why, in one line."""
 
 
@@ -24,7 +24,7 @@ def parsed(data: bytes, kind: type[Value]) -> Value:
     try:
         return cast("Value", _adapter(cast("Hashable", kind)).validate_json(data, strict=True))
     except ValidationError as error:
-        raise _spoilt(error) from None
+        raise _malformed(error) from None
 
 
 def checked(value: object, kind: type[Value]) -> Value:
@@ -32,7 +32,7 @@ def checked(value: object, kind: type[Value]) -> Value:
     try:
         return cast("Value", _adapter(cast("Hashable", kind)).validate_python(value, strict=True))
     except ValidationError as error:
-        raise _spoilt(error) from None
+        raise _malformed(error) from None
 
 
 def words(data: bytes) -> list[str]:
@@ -40,14 +40,14 @@ def words(data: bytes) -> list[str]:
     try:
         return data.decode("ascii").split()
     except UnicodeDecodeError as error:
-        raise Spoilt(f"byte {error.start + 1} is not ASCII") from None
+        raise Malformed(f"byte {error.start + 1} is not ASCII") from None
 
 
-def _spoilt(error: ValidationError) -> Spoilt:
+def _malformed(error: ValidationError) -> Malformed:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part)[:40] for part in first["loc"][:6])
     said = first["msg"][:1].lower() + first["msg"][1:]
-    return Spoilt(f"{where}: {said}" if where else said)
+    return Malformed(f"{where}: {said}" if where else said)
 
 
 @cache

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from pipeline.store.facts import check_facts
-from pipeline.store.reading import Spoilt, checked, parsed
+from pipeline.store.reading import Malformed, checked, parsed
 
 META = "meta.json"
 
@@ -143,8 +143,8 @@ def parse_record(text: bytes, kind: str, digest: str) -> Record:
         record = replace(found, facts=facts)
         check_facts(kind, record.facts)
         checked(record.how, How)
-    except Spoilt as spoilt:
-        raise Damaged(kind, digest, f"{META} cannot be read: {spoilt}") from None
+    except Malformed as malformed:
+        raise Damaged(kind, digest, f"{META} cannot be read: {malformed}") from None
     if (record.kind, record.digest, record.sealed) != (kind, digest, seal is not None):
         raise Damaged(kind, digest, f"{META} is not the record of this artifact")
     return record

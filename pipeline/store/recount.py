@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store import arrow
-from pipeline.store.reading import Spoilt, parsed
+from pipeline.store.reading import Malformed, parsed
 from pipeline.store.records import Record
 from tasks.integrity.findings import Finding, overall
 
@@ -32,7 +32,7 @@ def contradiction(record: Record, locate: Locate) -> str | None:
         for name, read in READERS.get(record.kind, {}).items():
             if name in record.files:
                 told |= read(locate(name), record.spec)
-    except (Spoilt, arrow.BadArrow, OSError) as error:
+    except (Malformed, arrow.BadArrow, OSError) as error:
         return f"what its files say cannot be worked out: {error}"
     for name, value in told.items():
         stated = record.facts.get(name, value)
@@ -69,12 +69,12 @@ def _answers(path: Path, _: Mapping[str, object]) -> dict[str, object]:
 
     columns = arrow.read_tensors(path)
     if absent := {"labels", "predicted", "correct"} - columns.keys():
-        raise Spoilt(f"{path.name} has no column {min(absent)}")
+        raise Malformed(f"{path.name} has no column {min(absent)}")
     predicted, correct = columns["predicted"], columns["correct"] != 0
     if predicted.ndim != 2 or predicted.shape != correct.shape or not predicted.numel():
-        raise Spoilt(f"{path.name} has no answers")
+        raise Malformed(f"{path.name} has no answers")
     if not (correct == (predicted == columns["labels"][:, None])).all():
-        raise Spoilt(f"{path.name} calls answers right that are not the label, or the reverse")
+        raise Malformed(f"{path.name} calls answers right that are not the label, or the reverse")
     return rates(correct)
 
 
@@ -95,7 +95,7 @@ def _weights(path: Path, _: Mapping[str, object]) -> dict[str, object]:
     try:
         weights = weights_from_bytes(path.read_bytes())
     except BadCheckpoint as error:
-        raise Spoilt(str(error)) from None
+        raise Malformed(str(error)) from None
     return {"weights": sum(weight.numel() for weight in weights.values())}
 
 
@@ -106,7 +106,7 @@ def _program(path: Path, _: Mapping[str, object]) -> dict[str, object]:
     try:
         operations(parsed(path.read_bytes(), dict[str, Any]))
     except BadCheckpoint as error:
-        raise Spoilt(str(error)) from None
+        raise Malformed(str(error)) from None
     return {}
 
 
@@ -118,7 +118,7 @@ def _rows(path: Path, _: Mapping[str, object]) -> dict[str, object]:
 def _outcomes(path: Path, _: Mapping[str, object]) -> dict[str, object]:
     found = arrow.read_arrays(path).get("probabilities")
     if found is None or found.ndim != 3:
-        raise Spoilt(f"{path.name} has no probabilities [N, R, classes]")
+        raise Malformed(f"{path.name} has no probabilities [N, R, classes]")
     return {"images": found.shape[0], "redraws": found.shape[1]}
 
 
@@ -130,7 +130,7 @@ def _test_split(path: Path, spec: Mapping[str, object]) -> dict[str, object]:
     labels = arrow.read_tensors(path).get("labels")
     classes = spec.get("classes")
     if labels is None or labels.ndim != 1 or not isinstance(classes, int):
-        raise Spoilt(f"{path.name} has no labels")
+        raise Malformed(f"{path.name} has no labels")
     counted = labels.bincount(minlength=classes).tolist() if len(labels) else [0] * classes
     return {"test_images": len(labels), "test_images_by_class": counted}
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from pipeline.problems import BadInput
 from pipeline.store import arrow
 from pipeline.store.ledger import read_invocation
-from pipeline.store.reading import Spoilt, words
+from pipeline.store.reading import Malformed, words
 from pipeline.store.records import META, Damaged, Record, content_of, parse_record
 from pipeline.store.recount import contradiction
 from pipeline.store.store import Store
@@ -101,7 +101,7 @@ def _beside(store: Store) -> Iterator[Damage]:
                 continue
             except Damaged as damaged:
                 yield Damage("file", key, damaged.reason)
-            except (Spoilt, OSError) as error:
+            except (Malformed, OSError) as error:
                 yield Damage("file", key, str(error))
 
 

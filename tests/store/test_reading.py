@@ -19,7 +19,7 @@ from pipeline.store import arrow
 from pipeline.store.facts import check_facts
 from pipeline.store.leases import Leases
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
-from pipeline.store.reading import Spoilt
+from pipeline.store.reading import Malformed
 from pipeline.store.records import META, Damaged
 from pipeline.store.store import Store, folder_of
 from pipeline.store.verify import verify
@@ -119,7 +119,7 @@ def test_a_spoilt_record_is_damaged_for_a_reason(
 def test_facts_of_a_score_have_their_types_in_records_and_in_the_ledger(
     store: Store, facts: dict[str, Any]
 ) -> None:
-    with pytest.raises(Spoilt):
+    with pytest.raises(Malformed):
         check_facts("score", facts)
     ledger = Ledger(store.backend)
     cells = {"cell": CellEntry("d" * 64, "c" * 64, facts)}

@@ -18,7 +18,7 @@ from pipeline.execution.settings import KindSettings
 from pipeline.execution.work.budget import share_bytes
 from pipeline.grid.graph import Node
 from pipeline.store import arrow
-from pipeline.store.reading import Spoilt, parsed
+from pipeline.store.reading import Malformed, parsed
 from pipeline.store.store import Damaged, Record, Store
 from tasks.attacks.search.geometry import Ball
 from tasks.classifier.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
@@ -285,8 +285,8 @@ class Desk:
             text = self.store.path(record, "program.json").read_bytes()
             try:
                 program = parsed(text, dict[str, Any])
-            except Spoilt as spoilt:
-                raise BadCheckpoint(f"program.json: {spoilt}") from None
+            except Malformed as malformed:
+                raise BadCheckpoint(f"program.json: {malformed}") from None
             return network.restored(program, weights, _shape(node).channels)
         module = untrained(node)
         load_weights(module, weights)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
 from pipeline.report.scores import interval, number
-from pipeline.store.reading import Spoilt, parsed
+from pipeline.store.reading import Malformed, parsed
 from pipeline.store.records import hardware
 from pipeline.store.store import Damaged, Record, Store
 from tasks.specs import Spec
@@ -146,7 +146,7 @@ def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
     try:
         text = store.path(record, HISTORY).read_bytes()
         history = parsed(text, list[dict[str, object]])
-    except (Damaged, OSError, Spoilt):
+    except (Damaged, OSError, Malformed):
         history = []
     for step, epoch in enumerate(history, start=1):
         points += [Metric(f"epoch/{point.name}", point.value, step) for point in _points(epoch)]
