@@ -27,7 +27,7 @@ SILENCE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Archive:
+class PublishedDataset:
     """An archive, its SHA-256, and what it unpacks to: a folder and its files by role."""
 
     archive: str
@@ -37,7 +37,7 @@ class Archive:
 
 
 PUBLISHED = {
-    10: Archive(
+    10: PublishedDataset(
         "cifar-10-python.tar.gz",
         "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
         "cifar-10-batches-py",
@@ -47,7 +47,7 @@ PUBLISHED = {
             ("names", "batches.meta"),
         ),
     ),
-    100: Archive(
+    100: PublishedDataset(
         "cifar-100-python.tar.gz",
         "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
         "cifar-100-python",
@@ -121,7 +121,7 @@ def read(classes: int, files: Mapping[str, str], hashes: Mapping[str, str]) -> d
         return _read_unpacked(classes, folder, archive)
 
 
-def _unpacked(folder: Path, published: Archive) -> Path | None:
+def _unpacked(folder: Path, published: PublishedDataset) -> Path | None:
     if folder.name == published.folder and folder.is_dir():
         return folder
     inner = folder / published.folder

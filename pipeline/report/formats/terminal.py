@@ -52,7 +52,7 @@ def _abbreviated(label: str) -> str:
     )
 
 
-LAYOUTS = (
+WRAPPINGS = (
     Wrapping(str, " "),
     Wrapping(_stacked, " "),
     Wrapping(_stacked, "\n"),
@@ -116,16 +116,16 @@ def _said(both: View) -> list[str]:
 def _tables(sheet: Sheet, width: int) -> Iterator[RenderableType]:
     """Columns side by side as far as they fit, the rest below."""
     room = width - min(_first_width(sheet.view), max(width // 3, NARROWEST)) - 1
-    fitting = (layout for layout in LAYOUTS if sum(_widths(sheet, layout)) <= room)
-    layout = next(fitting, LAYOUTS[-1])
-    for block in _blocks(_widths(sheet, layout), room):
-        yield _table(sheet, layout, block, width)
+    fitting = (wrapping for wrapping in WRAPPINGS if sum(_widths(sheet, wrapping)) <= room)
+    wrapping = next(fitting, WRAPPINGS[-1])
+    for block in _blocks(_widths(sheet, wrapping), room):
+        yield _table(sheet, wrapping, block, width)
 
 
-def _table(sheet: Sheet, layout: Wrapping, block: range, width: int) -> Table:
+def _table(sheet: Sheet, wrapping: Wrapping, block: range, width: int) -> Table:
     view = sheet.view
     columns = [
-        Column(Text(layout.heading(view.attacks[place])), justify="right", no_wrap=True)
+        Column(Text(wrapping.heading(view.attacks[place])), justify="right", no_wrap=True)
         for place in block
     ]
     first = min(_first_width(view), max(width // 3, NARROWEST))
@@ -143,7 +143,7 @@ def _table(sheet: Sheet, layout: Wrapping, block: range, width: int) -> Table:
             if row.model == model:
                 entries = (row.entries[place] for place in block)
                 shown = (
-                    _shown(entry, layout.separator.join(sheet.words(entry))) for entry in entries
+                    _shown(entry, wrapping.separator.join(sheet.words(entry))) for entry in entries
                 )
                 table.add_row(Text(_label(row)), *shown)
         table.add_section()
@@ -165,16 +165,16 @@ def _first_width(view: View) -> int:
     return max(len(text) for row in view.rows for text in (row.model, _label(row)))
 
 
-def _widths(sheet: Sheet, layout: Wrapping) -> list[int]:
+def _widths(sheet: Sheet, wrapping: Wrapping) -> list[int]:
     """Of the columns, with two characters between one and the next."""
     places = range(len(sheet.view.attacks))
-    return [2 + max(map(len, _column(sheet, layout, place))) for place in places]
+    return [2 + max(map(len, _column(sheet, wrapping, place))) for place in places]
 
 
-def _column(sheet: Sheet, layout: Wrapping, place: int) -> list[str]:
+def _column(sheet: Sheet, wrapping: Wrapping, place: int) -> list[str]:
     """Every line of a column."""
-    heading = layout.heading(sheet.view.attacks[place]).split("\n")
-    entries = (layout.separator.join(sheet.words(row.entries[place])) for row in sheet.view.rows)
+    heading = wrapping.heading(sheet.view.attacks[place]).split("\n")
+    entries = (wrapping.separator.join(sheet.words(row.entries[place])) for row in sheet.view.rows)
     return [*heading, *(line for entry in entries for line in entry.split("\n"))]
 
 
