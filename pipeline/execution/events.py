@@ -60,7 +60,7 @@ class Stopped:
 
 
 @dataclass(frozen=True)
-class Again:
+class Retry:
     """A node that is tried once more: its worker was lost, or it ran out of memory.
 
     smaller: with half as many images at once.
@@ -74,7 +74,7 @@ class Again:
         object.__setattr__(self, "reason", clean(self.reason))
 
 
-Result = Done | Failure | Stopped | Again
+Result = Done | Failure | Stopped | Retry
 """How an attempt at a node ended."""
 
 

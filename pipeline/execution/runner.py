@@ -23,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 
 from pipeline.execution.events import (
-    Again,
     CellScored,
     Done,
     Elsewhere,
@@ -33,6 +32,7 @@ from pipeline.execution.events import (
     NodeRetried,
     NodeStarted,
     Observers,
+    Retry,
     RunFinished,
     RunStarted,
     SetAside,
@@ -217,7 +217,7 @@ class Run:
                     time.sleep(LOOK_S)
                 local.submit(node, replace=digest in plan.replaced)
                 result = local.next()
-                while result is None or isinstance(result, Again):
+                while result is None or isinstance(result, Retry):
                     result = local.next()
                 self._leases.release(digest)
                 if isinstance(result, Failure):
@@ -256,7 +256,7 @@ class Run:
             elif round_.running:
                 executor = next(iter(round_.running.values()))
                 result = executor.next(LOOK_S if round_.elsewhere else None)
-                if isinstance(result, Again):
+                if isinstance(result, Retry):
                     self.observers.notify(NodeRetried(self.graph[result.digest], result.reason))
                 elif result is not None:
                     self._leases.release(result.digest)

@@ -14,14 +14,14 @@ import torch
 from tiny import Recorder, Tiny, write_configs
 
 from pipeline.catalogue.code.own import pack
-from pipeline.execution.events import Again, Done, Failure, NodeRetried, Observers
+from pipeline.execution.events import Done, Failure, NodeRetried, Observers, Retry
 from pipeline.execution.executors import ray as ray_executor
 from pipeline.execution.executors.base import Smaller
 from pipeline.execution.executors.ray import RayExecutor
 from pipeline.execution.executors.worker import look, perform_remotely
 from pipeline.execution.settings import KindSettings, Settings
 from pipeline.execution.work import kinds as node_work
-from pipeline.execution.work.inputs import Desk
+from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
@@ -86,13 +86,13 @@ def test_how_a_grid_was_made_names_the_instructions_that_decide_how_sums_are_rou
 def test_the_cost_of_a_prediction_is_of_asking_and_not_of_reading_weights_and_images(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Desk.context
+    real = NodeInputs.context
 
     def slow(self: Any, precision: Any) -> Any:
         time.sleep(0.5)
         return real(self, precision)
 
-    monkeypatch.setattr(Desk, "context", slow)
+    monkeypatch.setattr(NodeInputs, "context", slow)
     recorder, _ = run(tiny, "mixed/clean/none")
     (defended,), (scored,) = recorder.done("defend"), recorder.done("score")
     how, facts = defended.done.how, scored.done.facts
@@ -114,7 +114,7 @@ def test_what_fits_not_even_in_small_batches_fails_and_says_so(
 
 def test_a_training_that_runs_out_of_memory_fails_at_once() -> None:
     node = Node("train", Shard(start=0, stop=5))
-    result = Smaller(Settings()).after(node, Again(node.digest, "out of memory", smaller=True))
+    result = Smaller(Settings()).after(node, Retry(node.digest, "out of memory", smaller=True))
     assert isinstance(result, Failure)
     assert result.reason == "out of memory"
 
@@ -192,7 +192,7 @@ def test_a_lost_worker_s_node_is_tried_again_after_pauses_that_double(
     ray.submit(NODE, replace=True)
     waits = []
     for _ in range(2):
-        assert ray.next() == Again(NODE.digest, "its worker was lost (Lost)")
+        assert ray.next() == Retry(NODE.digest, "its worker was lost (Lost)")
         waits.append(sum(pauses))
     assert ray.next() == done
     waits.append(sum(pauses))
@@ -204,7 +204,7 @@ def test_a_lost_worker_s_node_is_tried_again_after_pauses_that_double(
 def test_after_so_many_lost_workers_the_node_failed(tmp_path: Path, pauses: list[float]) -> None:
     ray = executor(Cluster([Lost("gone")] * 3), tmp_path)
     ray.submit(NODE)
-    assert [type(ray.next()) for _ in range(2)] == [Again, Again]
+    assert [type(ray.next()) for _ in range(2)] == [Retry, Retry]
     last = ray.next()
     assert isinstance(last, Failure)
     assert last.reason == "its worker was lost (Lost), 3 times"
@@ -219,7 +219,7 @@ def test_a_machine_that_runs_out_of_memory_gets_a_smaller_node_at_once(
     ray = executor(cluster, tmp_path, kinds={"craft": KindSettings(batch_size=100)})
     ray.submit(NODE)
     again = ray.next()
-    assert isinstance(again, Again)
+    assert isinstance(again, Retry)
     assert again.reason == "its machine ran out of memory; now with half the memory"
     assert ray.next() == done
     assert [entry["batch_size"] for entry in cluster.submitted] == [100, 50]
@@ -235,7 +235,7 @@ def test_a_node_that_came_to_a_worker_which_was_given_up_is_not_to_blame(
     ray.submit(NODE)
     assert ray.next() == done
     ray.submit(NODE)
-    assert ray.next() == Again(NODE.digest, "its worker was given up: spoilt")
+    assert ray.next() == Retry(NODE.digest, "its worker was given up: spoilt")
     assert ray.next() == done
     assert ray._lost == {}
 

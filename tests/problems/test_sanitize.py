@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from tiny import Tiny, write_configs
 
 from pipeline.commands.cli import main
-from pipeline.execution.events import Again, Failure
+from pipeline.execution.events import Failure, Retry
 from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import (
     LONGEST,
@@ -101,7 +101,7 @@ def test_a_message_of_megabytes_is_cut_and_says_so_in_no_time() -> None:
         assert len(line) < LONGEST + 60
         assert line.endswith("more characters)")
         assert time.monotonic() - began < 0.5
-        for result in (Failure("0", long, long), Again("0", long)):
+        for result in (Failure("0", long, long), Retry("0", long)):
             assert len(result.reason) < LONGEST + 60
     assert len(Failure("0", "", "y" * 5_000_000).detail) < 30_000
     assert bounded("a\nb", 10) == "a\nb"

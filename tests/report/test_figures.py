@@ -20,7 +20,7 @@ from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.entries import FigureEntry
 from pipeline.catalogue.paper import Published
 from pipeline.execution.settings import KindSettings
-from pipeline.execution.work.inputs import Desk
+from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.builder import load_grid
 from pipeline.grid.cells import Grid
 from pipeline.problems import BadInput
@@ -280,8 +280,10 @@ def test_the_picture_is_the_first_image_that_the_attack_turns(done: Tiny):
 
     def outcomes(name: str) -> Outcomes:
         node = session.scores[name].parent("shard0")
-        desk = Desk(node, session.store, KindSettings(), torch.device("cpu"), lambda _: None)
-        return desk.outcomes(node)
+        inputs = NodeInputs(
+            node, session.store, KindSettings(), torch.device("cpu"), lambda _: None
+        )
+        return inputs.outcomes(node)
 
     clean, attacked = outcomes("mixed/clean/none"), outcomes("mixed/pgd/none")
     turned = clean.correct[:, 0] & ~attacked.correct[:, 0]

@@ -12,7 +12,7 @@ import torch
 from tiny import Tiny, write_configs
 
 from pipeline.execution.settings import KindSettings
-from pipeline.execution.work.inputs import Desk
+from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.nodes import CellNodes
 from pipeline.report.formats.frames import exhibits_frame, exhibits_of
 from pipeline.report.scores import Scores
@@ -49,10 +49,10 @@ def artifacts_of(tiny: Tiny) -> Artifacts:
     return Artifacts(session.store, session.scores)
 
 
-def desk_of(tiny: Tiny, cell: str) -> Desk:
+def inputs_of(tiny: Tiny, cell: str) -> NodeInputs:
     session = tiny.session()
     node = session.scores[cell].parent("shard0")
-    return Desk(node, session.store, KindSettings(), torch.device("cpu"), lambda _: None)
+    return NodeInputs(node, session.store, KindSettings(), torch.device("cpu"), lambda _: None)
 
 
 def shown(tiny: Tiny) -> Gallery:
@@ -66,10 +66,10 @@ def test_the_counter_perturbation_alone_is_shown_before_other_defenses(done: Tin
 
 
 def test_of_each_class_the_first_image_is_shown_that_the_attack_turned(done: Tiny) -> None:
-    desk = desk_of(done, "mixed/pgd/none")
-    outcomes = desk.outcomes(desk.node)
-    test = desk.splits(desk.node.parent("examples").parent("dataset")).test[:120]
-    clean = desk.frozen("float32").probabilities(as_float(test.pixels)).argmax(dim=1)
+    inputs = inputs_of(done, "mixed/pgd/none")
+    outcomes = inputs.outcomes(inputs.node)
+    test = inputs.splits(inputs.node.parent("examples").parent("dataset")).test[:120]
+    clean = inputs.frozen("float32").probabilities(as_float(test.pixels)).argmax(dim=1)
     turned = (clean == test.labels) & ~outcomes.correct[:, 0]
     expected = {
         int(label): int((turned & (test.labels == label)).nonzero()[0])
@@ -82,7 +82,7 @@ def test_of_each_class_the_first_image_is_shown_that_the_attack_turned(done: Tin
 
 
 def test_the_bare_model_says_of_what_comes_after_what_the_store_holds(done: Tiny) -> None:
-    frozen = desk_of(done, "mixed/pgd/counter").frozen("float32")
+    frozen = inputs_of(done, "mixed/pgd/counter").frozen("float32")
     for exhibit in shown(done).exhibits:
         after = torch.from_numpy(exhibit.after).permute(2, 0, 1)[None].contiguous()
         answer = frozen.probabilities(after)[0].numpy()

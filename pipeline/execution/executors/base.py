@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from pipeline.execution.events import Again, Failure, Result
+from pipeline.execution.events import Failure, Result, Retry
 from pipeline.execution.settings import Settings
 from pipeline.grid.graph import Node
 from tasks.progress import Progress
@@ -35,7 +35,7 @@ class Executor(Protocol):
     def next(self, patience_s: float | None = None) -> Result | None:
         """Wait for an attempt at a submitted node to end, in whatever order they do.
 
-        After Again the node is still submitted. patience_s: None comes back where nothing ended
+        After `Retry` the node is still submitted. patience_s: None comes back where nothing ended
         for so long; an executor that works while it is asked may take longer.
         """
 
@@ -63,7 +63,7 @@ class Smaller:
         """The settings for a node's next attempt."""
         return self._own.get(node.digest, self._settings)
 
-    def after(self, node: Node, again: Again) -> Again | Failure:
+    def after(self, node: Node, again: Retry) -> Retry | Failure:
         """What follows from having run out of memory: a smaller attempt, or none."""
         size = self.of(node).of(node.kind).batch_size
         smaller = self.of(node).smaller(node.kind)
@@ -71,4 +71,4 @@ class Smaller:
             tried = f" with {size} images at once" if node.info.batched else ""
             return Failure(node.digest, f"{again.reason}{tried}", again.reason)
         self._own[node.digest] = smaller
-        return Again(node.digest, f"{again.reason}; now with half the memory", smaller=True)
+        return Retry(node.digest, f"{again.reason}; now with half the memory", smaller=True)

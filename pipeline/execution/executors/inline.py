@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from contextlib import redirect_stdout
 
-from pipeline.execution.events import Again, Failure, Result
+from pipeline.execution.events import Failure, Result, Retry
 from pipeline.execution.executors.base import BEGUN, Report, Smaller, silent_for
 from pipeline.execution.settings import Settings
 from pipeline.execution.signals import Silent, ended_when_silent
@@ -55,9 +55,9 @@ class InlineExecutor:
                 )
         except Silent:
             result = Failure(node.digest, silent_for(settings))
-        if isinstance(result, Again):
+        if isinstance(result, Retry):
             result = self._settings.after(node, result)
-        if isinstance(result, Again):
+        if isinstance(result, Retry):
             self._waiting.appendleft((node, replace))
         return result
 

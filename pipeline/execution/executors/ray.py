@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue.code.own import pack
-from pipeline.execution.events import Again, Failure, Result
+from pipeline.execution.events import Failure, Result, Retry
 from pipeline.execution.executors.base import Report, Smaller, silent_for
 from pipeline.execution.executors.worker import Machine, Mailbox, look, perform_remotely
 from pipeline.execution.settings import Settings
@@ -162,9 +162,9 @@ class RayExecutor:
             if ready:
                 node, replace = self._running.pop(ready[0])
                 result = self._result(ready[0], node)
-                if isinstance(result, Again) and result.smaller:
+                if isinstance(result, Retry) and result.smaller:
                     result = self._settings.after(node, result)
-                if isinstance(result, Again):
+                if isinstance(result, Retry):
                     pause = 0.0 if result.smaller else self._pause(node)
                     self._later.append((time.monotonic() + pause, node, replace))
                 return result
@@ -180,7 +180,7 @@ class RayExecutor:
             result: Result
             result, given_up = self._ray.get(reference)
         except errors.OutOfMemoryError:
-            return Again(node.digest, "its machine ran out of memory", smaller=True)
+            return Retry(node.digest, "its machine ran out of memory", smaller=True)
         except errors.RayTaskError as error:
             return Failure(node.digest, _one_line(error), str(error))
         except errors.RayError as error:
@@ -189,16 +189,16 @@ class RayExecutor:
             self._given_up.append(given_up)
         return result
 
-    def _after_loss(self, node: Node, error: Exception) -> Again | Failure:
+    def _after_loss(self, node: Node, error: Exception) -> Retry | Failure:
         """What follows for a node whose worker was lost."""
         if self._given_up:
             # what came to a worker that was about to end is not to blame
-            return Again(node.digest, f"its worker was given up: {self._given_up.pop()}")
+            return Retry(node.digest, f"its worker was given up: {self._given_up.pop()}")
         self._lost[node.digest] = lost = self._lost.get(node.digest, 0) + 1
         reason = f"its worker was lost ({type(error).__name__})"
         if lost >= self._attempts:
             return Failure(node.digest, f"{reason}, {lost} times", str(error))
-        return Again(node.digest, reason)
+        return Retry(node.digest, reason)
 
     def _end_silent(self) -> None:
         """End the workers of nodes that told nothing for longer than the settings allow."""

@@ -13,13 +13,13 @@ import torch
 from pipeline import __version__
 from pipeline.catalogue.code.own import line_of, module_of, placed
 from pipeline.catalogue.devices import cpu_name
-from pipeline.execution.events import Again, Done, Failure, Result, Stopped
+from pipeline.execution.events import Done, Failure, Result, Retry, Stopped
 from pipeline.execution.executors.base import silent_for
 from pipeline.execution.settings import Settings
 from pipeline.execution.signals import Interrupted, Silent
 from pipeline.execution.work import memory, process
 from pipeline.execution.work import unfinished as partial_state
-from pipeline.execution.work.inputs import Desk, forget
+from pipeline.execution.work.inputs import NodeInputs, forget
 from pipeline.execution.work.kinds import PERFORM, Unfinished
 from pipeline.execution.work.memory import keep_freed_memory
 from pipeline.grid.digests import own_digests, parts_of
@@ -102,7 +102,7 @@ def _attempted(
         return _failure(node, settings, error)
 
 
-def _failure(node: Node, settings: Settings, error: BaseException) -> Failure | Again:
+def _failure(node: Node, settings: Settings, error: BaseException) -> Failure | Retry:
     """What became of a node whose code raised an error."""
     if isinstance(error, Silent):
         return Failure(node.digest, _own_parts(node) + silent_for(settings), traceback.format_exc())
@@ -110,7 +110,7 @@ def _failure(node: Node, settings: Settings, error: BaseException) -> Failure | 
         forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return Again(node.digest, f"out of memory{memory.grown_by_others()}", smaller=True)
+        return Retry(node.digest, f"out of memory{memory.grown_by_others()}", smaller=True)
     line = clean(error) or "no message"
     reason = placed(error, line) if isinstance(error, EXPECTED) else line_of(error)
     return Failure(node.digest, _named(node.spec, error) + reason, traceback.format_exc())
@@ -182,18 +182,18 @@ def perform(
     if deterministic != torch.are_deterministic_algorithms_enabled():
         # not called in vain, since it imports torch's compiler, which takes seconds
         torch.use_deterministic_algorithms(deterministic)
-    desk = Desk(node, store, kind, device, tell, until, settings.beside)
+    inputs = NodeInputs(node, store, kind, device, tell, until, settings.beside)
     began = time.monotonic()
-    lineage = desk.lineage()
-    result = PERFORM[node.kind](desk)
+    lineage = inputs.lineage()
+    result = PERFORM[node.kind](inputs)
     how = {
         "seconds": time.monotonic() - began,
         "device": _device_name(device),
         "threads": kind.threads,
-        "batch_size": desk.rows_at_once,
+        "batch_size": inputs.rows_at_once,
         "deterministic": settings.deterministic or device.type == "cpu",
-        "forwards": desk.passes.forwards,
-        "backwards": desk.passes.backwards,
+        "forwards": inputs.passes.forwards,
+        "backwards": inputs.passes.backwards,
         "host": platform.node(),
         "versions": {"python": platform.python_version(), PROGRAM: __version__}
         | {name: version(name) for name in VERSIONS},
@@ -201,15 +201,15 @@ def perform(
     if device.type == "cpu":
         # what decides how sums are rounded, beside the versions
         how["instructions"] = torch.backends.cpu.get_cpu_capability()
-    if desk.asked is not None:
+    if inputs.asked is not None:
         # that what was asked is the model of this node; `verify --suspect` looks for it
-        how["model"] = desk.asked
-    if desk.said:
-        how["said"] = desk.said
+        how["model"] = inputs.asked
+    if inputs.said:
+        how["said"] = inputs.said
     if result.asking_s is not None:
         how["asking_seconds"] = result.asking_s
     if kind.compiled:
-        how["compiled"] = desk.classifier is not None and desk.classifier.compiled
+        how["compiled"] = inputs.classifier is not None and inputs.classifier.compiled
     if own := own_digests(node.spec):
         how["own_code"] = own
     before = store.state(node.kind, node.digest).record if replace else None

@@ -62,8 +62,10 @@ def forget() -> None:
 
 
 @dataclass
-class Desk:
-    """A node at work. Reading a parent raises Damaged if it is not what its record says.
+class NodeInputs:
+    """What a node at work is given: its parents' artifacts, settings and a device.
+
+    Reading a parent raises Damaged if it is not what its record says.
 
     until: Unix time, s, at which the run is to stop. workers: how many nodes may be at work on this
     machine at once. asked: the digest of the model node whose network was asked; rows: how many

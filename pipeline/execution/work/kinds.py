@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.catalogue.sources import locate as sources
 from pipeline.execution.work import unfinished as partial_state
-from pipeline.execution.work.inputs import Desk, candidates_of, naming, untrained
+from pipeline.execution.work.inputs import NodeInputs, candidates_of, naming, untrained
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput, shown
@@ -63,13 +63,13 @@ class Unfinished(Exception):
     """The time of the run is up, and the state of this node's work is kept."""
 
 
-def _dataset(desk: Desk) -> NodeOutput:
-    spec = desk.node.spec
+def _dataset(inputs: NodeInputs) -> NodeOutput:
+    spec = inputs.node.spec
     assert isinstance(spec, DatasetSpec)
-    content = sources.read(spec, dict(desk.node.files))
+    content = sources.read(spec, dict(inputs.node.files))
     splits = content.splits
-    places = {str(Path(path).parent) for path in dict(desk.node.files).values()}
-    desk.note(f"data set in {shown(Path(min(places)))}", *content.notes)
+    places = {str(Path(path).parent) for path in dict(inputs.node.files).values()}
+    inputs.note(f"data set in {shown(Path(min(places)))}", *content.notes)
     about = {"spec": spec.model_dump(mode="json")}
     files = {
         f"{name}.arrow": partial(
@@ -87,18 +87,18 @@ def _dataset(desk: Desk) -> NodeOutput:
     return NodeOutput(files, facts)
 
 
-def _train(desk: Desk) -> NodeOutput:
-    spec = desk.node.spec
+def _train(inputs: NodeInputs) -> NodeOutput:
+    spec = inputs.node.spec
     assert isinstance(spec, TrainSpec)
-    images = desk.splits(desk.node.parent("dataset")).train
-    manner = _trainable(desk)
-    backend, digest = desk.store.backend, desk.node.digest
+    images = inputs.splits(inputs.node.parent("dataset")).train
+    manner = _trainable(inputs)
+    backend, digest = inputs.store.backend, inputs.node.digest
     state = begun = partial_state.load(backend, digest)
     for state in train(
-        images, spec, device=desk.device, tell=desk.tell, state=begun, manner=manner
+        images, spec, device=inputs.device, tell=inputs.tell, state=begun, manner=manner
     ):
         partial_state.save(backend, digest, state)
-        late = desk.until is not None and time.time() >= desk.until
+        late = inputs.until is not None and time.time() >= inputs.until
         if late and state.facts["epoch"] < spec.recipe.epochs:
             raise Unfinished
     assert state is not None
@@ -112,40 +112,40 @@ def _train(desk: Desk) -> NodeOutput:
     }
     facts: dict[str, object] = {**history[-1], "epochs": len(history), "timings": timings}
     if isinstance(spec.network, ForeignNetwork):
-        facts |= _counted(untrained(desk.node), desk.node)
+        facts |= _counted(untrained(inputs.node), inputs.node)
     return NodeOutput(files, facts)
 
 
-def _trainable(desk: Desk) -> Manner:
+def _trainable(inputs: NodeInputs) -> Manner:
     """The manner to train a node's network in; BadNetwork where training would be in vain."""
-    spec = desk.node.spec
+    spec = inputs.node.spec
     assert isinstance(spec, TrainSpec)
-    _fits(desk, untrained(desk.node))
+    _fits(inputs, untrained(inputs.node))
     # each is handed a network of its own, which it may have to change
-    desk.freeze(desk.node, untrained(desk.node), "float32")
+    inputs.freeze(inputs.node, untrained(inputs.node), "float32")
     with naming(spec.network):
-        manner = training_manner(untrained(desk.node), desk.probe(desk.node))
-    desk.say(spec.network, *manner.left_out)
+        manner = training_manner(untrained(inputs.node), inputs.probe(inputs.node))
+    inputs.say(spec.network, *manner.left_out)
     return manner
 
 
-def _fits(desk: Desk, module: nn.Module) -> None:
+def _fits(inputs: NodeInputs, module: nn.Module) -> None:
     """BadNetwork where somebody else's network is no classifier of the data set's images."""
-    spec, shape = desk.node.spec, desk.node.parent("dataset").spec
+    spec, shape = inputs.node.spec, inputs.node.parent("dataset").spec
     assert isinstance(spec, TrainSpec | CheckpointSpec)
     assert isinstance(shape, DatasetSpec)
     if isinstance(spec.network, ForeignNetwork):
         spec.network.check(module, shape.channels, shape.side, shape.classes)
 
 
-def _checkpoint(desk: Desk) -> NodeOutput:
-    spec = desk.node.spec
+def _checkpoint(inputs: NodeInputs) -> NodeOutput:
+    spec = inputs.node.spec
     assert isinstance(spec, CheckpointSpec)
-    files = dict(desk.node.files)
+    files = dict(inputs.node.files)
     path = Path(files["weights"])
     if "url" in files and not path.exists():
         _download(files["url"], path, spec.sha256)
-    shape = desk.node.parent("dataset").spec
+    shape = inputs.node.parent("dataset").spec
     assert isinstance(shape, DatasetSpec)
     writers: dict[str, Writer] = {}
     data = read_whole(path, spec.sha256)
@@ -159,17 +159,17 @@ def _checkpoint(desk: Desk) -> NodeOutput:
         writers["program.json"] = partial(_write_json, program)
     else:
         read = read_checkpoint(data, weights_key=spec.weights_key, key_prefix=spec.key_prefix)
-        module = untrained(desk.node)
+        module = untrained(inputs.node)
         checkpoint = fitted(read, module)
         weights, notes = checkpoint.weights, checkpoint.notes
         load_weights(module, weights)
-    _fits(desk, module)
-    frozen = desk.freeze(desk.node, module, "float32")
-    desk.say(spec.network, *frozen.left_out)
-    desk.note(shown(path), *notes)
+    _fits(inputs, module)
+    frozen = inputs.freeze(inputs.node, module, "float32")
+    inputs.say(spec.network, *frozen.left_out)
+    inputs.note(shown(path), *notes)
     facts = {"weights": sum(weight.numel() for weight in weights.values())}
     if isinstance(spec.network, ForeignNetwork):
-        facts |= _counted(module, desk.node)
+        facts |= _counted(module, inputs.node)
     writers["weights.safetensors"] = partial(_write_weights, weights)
     return NodeOutput(writers, facts)
 
@@ -197,54 +197,54 @@ def _download(url: str, path: Path, sha256: str) -> None:
         ) from None
 
 
-def _craft(desk: Desk) -> NodeOutput:
-    spec = desk.node.spec
+def _craft(inputs: NodeInputs) -> NodeOutput:
+    spec = inputs.node.spec
     assert isinstance(spec, CraftSpec)
-    images = desk.images_of(desk.node)
-    roles = dict(desk.node.parents)
+    images = inputs.images_of(inputs.node)
+    roles = dict(inputs.node.parents)
     start = None
     if "start" in roles:
-        start = desk.examples(roles["start"], spec.shard)
+        start = inputs.examples(roles["start"], spec.shard)
         start = start[torch.isin(start.ids, images.ids)]
-    context = desk.context(spec.precision)
+    context = inputs.context(spec.precision)
     seen = Seen()
     crafted = craft(
         images,
         context,
         spec,
-        batch_size=desk.rows_at_once,
+        batch_size=inputs.rows_at_once,
         start=start,
-        tell=desk.tell,
+        tell=inputs.tell,
         seen=seen,
     )
     check_crafted(crafted, images, spec)
     change = (crafted.pixels - as_float(images.pixels)).abs()
     largest = 255 * change.max().item() if len(crafted) else 0.0
     return NodeOutput(
-        {"examples.arrow": _tensors(desk, vars(crafted))},
+        {"examples.arrow": _tensors(inputs, vars(crafted))},
         {"images": len(crafted), "largest_change": largest, "seen": seen.facts()},
     )
 
 
-def _select(desk: Desk) -> NodeOutput:
-    spec = desk.node.spec
+def _select(inputs: NodeInputs) -> NodeOutput:
+    spec = inputs.node.spec
     assert isinstance(spec, SelectSpec)
-    roles = dict(desk.node.parents)
-    nodes = candidates_of(desk.node)
+    roles = dict(inputs.node.parents)
+    nodes = candidates_of(inputs.node)
     before = roles.get("before")
-    context = desk.context(spec.precision)
+    context = inputs.context(spec.precision)
     chosen = select(
-        {name: desk.examples(node, spec.shard) for name, node in nodes.items()},
-        desk.images_of(desk.node),
+        {name: inputs.examples(node, spec.shard) for name, node in nodes.items()},
+        inputs.images_of(inputs.node),
         context,
         spec,
-        batch_size=desk.rows_at_once,
-        before=desk.chosen(before) if before is not None else None,
-        tell=desk.tell,
+        batch_size=inputs.rows_at_once,
+        before=inputs.chosen(before) if before is not None else None,
+        tell=inputs.tell,
     )
-    tried = candidates_in(desk.record(before).facts) if before is not None else []
+    tried = candidates_in(inputs.record(before).facts) if before is not None else []
     for name, node in nodes.items():
-        how: Mapping[str, Any] = desk.record(node).how
+        how: Mapping[str, Any] = inputs.record(node).how
         passes = {key: how[key] for key in ("forwards", "backwards")}
         tried.append(Candidate(candidate=name, **passes))
     asked = ~chosen.failures.isnan()
@@ -268,35 +268,35 @@ def _select(desk: Desk) -> NodeOutput:
         "standing": chosen.standing.to(torch.uint8),
     }
     files: dict[str, Writer] = {
-        "examples.arrow": _tensors(desk, vars(chosen.crafted)),
-        "choice.arrow": _tensors(desk, columns),
+        "examples.arrow": _tensors(inputs, vars(chosen.crafted)),
+        "choice.arrow": _tensors(inputs, columns),
     }
     facts = {"images": len(chosen.crafted), "standing": int(chosen.standing.sum())}
     return NodeOutput(files, facts | {"candidates": facts_of(told)})
 
 
-def _defend(desk: Desk) -> NodeOutput:
-    spec = desk.node.spec
+def _defend(inputs: NodeInputs) -> NodeOutput:
+    spec = inputs.node.spec
     assert isinstance(spec, DefendSpec)
-    crafted = desk.examples(desk.node.parent("examples"), spec.shard)
-    context = desk.context(spec.precision)
+    crafted = inputs.examples(inputs.node.parent("examples"), spec.shard)
+    context = inputs.context(spec.precision)
     began = time.monotonic()
-    seen, size = Seen(), desk.rows_at_once
-    outcomes = defend(crafted, context, spec, batch_size=size, tell=desk.tell, seen=seen)
+    seen, size = Seen(), inputs.rows_at_once
+    outcomes = defend(crafted, context, spec, batch_size=size, tell=inputs.tell, seen=seen)
     return NodeOutput(
-        {"outcomes.arrow": _tensors(desk, vars(outcomes))},
+        {"outcomes.arrow": _tensors(inputs, vars(outcomes))},
         {"images": len(crafted), "redraws": spec.redraws, "seen": seen.facts()},
         asking_s=time.monotonic() - began,
     )
 
 
-def _card(desk: Desk) -> NodeOutput:
-    spec = desk.node.spec
+def _card(inputs: NodeInputs) -> NodeOutput:
+    spec = inputs.node.spec
     assert isinstance(spec, CardSpec)
-    images = desk.splits(desk.node.parent("dataset")).test[: spec.images]
-    context = desk.context(spec.precision)
-    size = desk.rows_at_once
-    findings = card(images, context, spec, batch_size=size, tell=desk.tell)
+    images = inputs.splits(inputs.node.parent("dataset")).test[: spec.images]
+    context = inputs.context(spec.precision)
+    size = inputs.rows_at_once
+    findings = card(images, context, spec, batch_size=size, tell=inputs.tell)
     facts = [finding.model_dump(mode="json") for finding in findings]
     files: dict[str, Writer] = {"card.json": partial(_write_json, facts)}
     return NodeOutput(
@@ -304,14 +304,14 @@ def _card(desk: Desk) -> NodeOutput:
     )
 
 
-def _score(desk: Desk) -> NodeOutput:
-    assert isinstance(desk.node.spec, ScoreSpec)
-    parents = [parent for _, parent in desk.node.parents]
-    outcomes = joined([desk.outcomes(parent) for parent in parents])
+def _score(inputs: NodeInputs) -> NodeOutput:
+    assert isinstance(inputs.node.spec, ScoreSpec)
+    parents = [parent for _, parent in inputs.node.parents]
+    outcomes = joined([inputs.outcomes(parent) for parent in parents])
     facts = score(outcomes).model_dump(mode="json")
     predictions = outcomes.correct.numel()
     cost: dict[str, float] = {}
-    hows = [desk.record(parent).how for parent in parents]
+    hows = [inputs.record(parent).how for parent in parents]
     for name, key in COSTS.items():
         # a record of an older version has no time of its own for asking
         total = sum(float(str(how.get(key, how[name]))) for how in hows)
@@ -323,32 +323,32 @@ def _score(desk: Desk) -> NodeOutput:
         "correct": outcomes.correct.to(torch.uint8),
     }
     files: dict[str, Writer] = {
-        "per_image.arrow": _tensors(desk, columns),
+        "per_image.arrow": _tensors(inputs, columns),
         "score.json": partial(_write_json, facts),
     }
-    return NodeOutput(files, facts | cost | _candidates(desk, parents) | _seen(desk, parents))
+    return NodeOutput(files, facts | cost | _candidates(inputs, parents) | _seen(inputs, parents))
 
 
-def _candidates(desk: Desk, shards: Sequence[Node]) -> dict[str, object]:
+def _candidates(inputs: NodeInputs, shards: Sequence[Node]) -> dict[str, object]:
     """What the candidates of an adaptive cell were asked for, over all its shards."""
     examples = [shard.parent("examples") for shard in shards]
-    selected = [desk.record(node) for node in examples if isinstance(node.spec, SelectSpec)]
+    selected = [inputs.record(node) for node in examples if isinstance(node.spec, SelectSpec)]
     found = added_up(candidates_in(record.facts) for record in selected)
     return {"candidates": facts_of(found)} if found else {}
 
 
-def _seen(desk: Desk, shards: Sequence[Node]) -> dict[str, object]:
+def _seen(inputs: NodeInputs, shards: Sequence[Node]) -> dict[str, object]:
     """What answers and attacks showed of a cell's model, over all its shards; see `Seen`."""
     total: dict[str, int] = {}
     for shard in shards:
         for node in (shard, shard.parent("examples")):
-            record = desk.store.known(node.kind, node.digest)
+            record = inputs.store.known(node.kind, node.digest)
             for name, count in counted(record.facts if record is not None else {}).items():
                 total[name] = total.get(name, 0) + count
     return {"seen": total} if total else {}
 
 
-PERFORM: dict[NodeKind, Callable[[Desk], NodeOutput]] = {
+PERFORM: dict[NodeKind, Callable[[NodeInputs], NodeOutput]] = {
     "dataset": _dataset,
     "train": _train,
     "checkpoint": _checkpoint,
@@ -360,8 +360,8 @@ PERFORM: dict[NodeKind, Callable[[Desk], NodeOutput]] = {
 }
 
 
-def _tensors(desk: Desk, columns: Mapping[str, Tensor]) -> Writer:
-    about = {"spec": desk.node.spec.model_dump(mode="json")}
+def _tensors(inputs: NodeInputs, columns: Mapping[str, Tensor]) -> Writer:
+    about = {"spec": inputs.node.spec.model_dump(mode="json")}
     return partial(arrow.write_tensors, columns=columns, about=about)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from pipeline.execution.settings import KindSettings
-from pipeline.execution.work.inputs import Desk
+from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.graph import Node
 from pipeline.report.views.exhibits import Exhibit
 from pipeline.store.store import Store
@@ -37,14 +37,15 @@ def _of_a_shard(bare: Node, shown: Node, store: Store, wanted: set[int]) -> Iter
     assert isinstance(spec, DefendSpec)
     # a few images: how many go at a time is of no consequence
     settings = KindSettings()
-    desks = [
-        Desk(node, store, settings, torch.device("cpu"), lambda _: None) for node in (bare, shown)
+    both = [
+        NodeInputs(node, store, settings, torch.device("cpu"), lambda _: None)
+        for node in (bare, shown)
     ]
-    attacked, defended = (desk.outcomes(desk.node) for desk in desks)
-    desk = desks[1]
-    examples = desk.examples(shown.parent("examples"), spec.shard)
-    splits = desk.splits(shown.parent("examples").parent("dataset"))
-    frozen = desk.frozen(spec.precision)
+    attacked, defended = (inputs.outcomes(inputs.node) for inputs in both)
+    inputs = both[1]
+    examples = inputs.examples(shown.parent("examples"), spec.shard)
+    splits = inputs.splits(shown.parent("examples").parent("dataset"))
+    frozen = inputs.frozen(spec.precision)
     pool = splits.test if spec.defense.pool_split() == "test" else splits.train
     context = Context(frozen, pool if spec.defense.needs_pool() else None)
     taken: set[int] = set()
