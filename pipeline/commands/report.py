@@ -96,7 +96,7 @@ def _links(session: Session, uri: str) -> dict[str, str]:
         session.store,
         session.ledger,
         name_in_ledger(uri, session.ledger),
-        look=session.look,
+        snapshot=session.snapshot,
     )
     return known.links(uri)
 
@@ -109,7 +109,7 @@ def _kept(
     again: Sequence[str],
 ) -> KeptReport | None:
     """What is kept of the report that would become the same; None where that cannot be known."""
-    if finished is None or session.seen is None:
+    if finished is None or session.last_snapshot is None:
         return None
     parts = _made_from(session, finished, links, again)
     return KeptReport(reports / session.grid.name, parts)
@@ -231,10 +231,10 @@ def _made_from(
     What each artifact holds, seconds that scores took, and the names under which all is shown;
     published numbers and the like are told by the config files that they come from.
     """
-    look, graph = session.look(), session.graph
+    snapshot, graph = session.snapshot(), session.graph
     for node in graph:
-        glimpse = look.glimpse(node.kind, node.digest)
-        yield node.digest, glimpse and glimpse.content
+        summary = snapshot.summary(node.kind, node.digest)
+        yield node.digest, summary and summary.content
     yield session.facts()
     yield session.made()
     yield session.grid.title, session.grid.tables

@@ -140,7 +140,7 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
         version=__version__,
         system_metrics=system_metrics,
         cards=session.known_cards if session.cards else dict,
-        look=session.look,
+        snapshot=session.snapshot,
     )
 
 

@@ -89,7 +89,7 @@ class Session(StoredGrid):
         until: float | None = None,
     ) -> RunFinished:
         """Compute what is missing, to the end or to a Unix time, and write it into the ledger."""
-        self.seen = self.details = None
+        self.last_snapshot = self.details = None
         if address is None:
             self.check_libraries()
         watch = Watch(observers.notify, limit_s=self.settings.node_timeout_s)
@@ -122,7 +122,7 @@ class Session(StoredGrid):
         try:
             with interruptible():
                 finished = run.execute()
-            self.seen = run.seen
+            self.last_snapshot = run.last_snapshot
             return finished
         finally:
             watch.close()

@@ -17,7 +17,7 @@ from pipeline import __version__
 from pipeline.commands.session import Session
 from pipeline.grid.graph import Graph
 from pipeline.grid.kinds import NODE_KINDS
-from pipeline.plan.look import Look
+from pipeline.plan.snapshot import Snapshot
 from pipeline.problems import BadInput, reason_of, shown
 from pipeline.store.bundle import Bundle, open_bundle, write_bundle
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
@@ -124,9 +124,9 @@ def _check_facts(bundle: Bundle, path: Path) -> None:
 
 def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool]]:
     """What is known of the chosen cells' artifacts, parents first, and whether it goes whole."""
-    look = Look(session.store)
+    snapshot = Snapshot(session.store)
     for node in Graph(session.leaves):
-        state = look.state(node, session.graph)
+        state = snapshot.state(node, session.graph)
         if state.standing is not None:
             yield state.standing, tensors or node.info.exported_whole
         elif state.status == "absent":
@@ -170,11 +170,11 @@ def _take_in_whole(
 def _outdated(store: Store, records: Sequence[Record]) -> int:
     """How many scores were made from other content than the store holds now."""
     kinds = {record.digest: record.kind for record in records}
-    look = Look(store)
+    snapshot = Snapshot(store)
 
     def contradicted(record: Record) -> bool:
         for digest, content in record.lineage.items():
-            ancestor = look.stored(kinds[digest], digest).record if digest in kinds else None
+            ancestor = snapshot.stored(kinds[digest], digest).record if digest in kinds else None
             if ancestor is not None and ancestor.content != content:
                 return True
         return False

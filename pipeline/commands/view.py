@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.grid.graph import Node
 from pipeline.grid.opened import OpenedGrid
-from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
+from pipeline.plan.snapshot import Snapshot
 from pipeline.problems.sanitize import clean
 from pipeline.store.ledger import Ledger
 from pipeline.store.records import Provenance, provenance_of
@@ -30,8 +30,8 @@ class StoredGrid(OpenedGrid):
 
     store: Store
     ledger: Ledger = field(init=False)
-    seen: Look | None = None
-    """What a run saw of the store at its end, where it had done all; see `look`."""
+    last_snapshot: Snapshot | None = None
+    """What a run saw of the store at its end, where it had done all; see `snapshot`."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store.backend)
@@ -49,10 +49,10 @@ class StoredGrid(OpenedGrid):
         """What is known anyway of whether the grid's models and attacks make sense."""
         from pipeline.report.sanity import Sanity
 
-        look = self.look()
+        snapshot = self.snapshot()
 
         def facts_of(node: Node) -> Facts:
-            record = look.standing(node, self.graph)
+            record = snapshot.standing(node, self.graph)
             return {} if record is None else record.facts
 
         return Sanity(self.grid.cells, facts, self.scores, facts_of, answers)
@@ -62,9 +62,9 @@ class StoredGrid(OpenedGrid):
         found = self.examined().all()
         return {name: card for name, card in found.items() if card.verdict != "skipped"}
 
-    def look(self) -> Look:
+    def snapshot(self) -> Snapshot:
         """Into the store: what this session's last run saw at its end, if it had done all."""
-        return self.seen or Look(self.store)
+        return self.last_snapshot or Snapshot(self.store)
 
     def plan(self, forced: set[str] | None = None) -> Plan:
         """What the meant cells and their cards lack."""
@@ -72,12 +72,12 @@ class StoredGrid(OpenedGrid):
 
     def record(self, node: Node) -> Record | None:
         """A node's record if it counts as there."""
-        return self.look().standing(node, self.graph)
+        return self.snapshot().standing(node, self.graph)
 
     def facts(self) -> dict[str, Mapping[str, object]]:
         """The scores that the store holds, of any cell of the grid."""
-        look = self.look()
-        records = {name: look.standing(node, self.graph) for name, node in self.scores.items()}
+        snapshot = self.snapshot()
+        records = {name: snapshot.standing(node, self.graph) for name, node in self.scores.items()}
         return {name: record.facts for name, record in records.items() if record is not None}
 
     def test_images_by_class(self) -> dict[str, list[int]]:
@@ -93,14 +93,14 @@ class StoredGrid(OpenedGrid):
 
     def made(self) -> dict[str, object]:
         """How what the store holds of this grid was computed: devices and library versions."""
-        look = self.look()
+        snapshot = self.snapshot()
         made: set[Provenance] = set()
         for node in self.graph:
             if not node.info.uses_network:
                 continue
-            glimpse = look.glimpse(node.kind, node.digest)
-            if glimpse is not None:
-                made.add(glimpse.made)
+            summary = snapshot.summary(node.kind, node.digest)
+            if summary is not None:
+                made.add(summary.made)
             elif (record := self.store.known(node.kind, node.digest)) is not None:
                 made.add(provenance_of(record))
         found: dict[str, set[str]] = {}

@@ -42,8 +42,8 @@ from pipeline.execution.executors.base import Executor
 from pipeline.grid.cells import Grid
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.names import node_name
-from pipeline.plan.look import Look
 from pipeline.plan.planning import Plan, make_plan
+from pipeline.plan.snapshot import Snapshot
 from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import clean, shown_lines
 from pipeline.store.leases import Leases
@@ -136,7 +136,7 @@ class Run:
     computed: Counter[str] = field(default_factory=Counter)
     unchanged: set[str] = field(default_factory=set)
     failures: dict[str, Failure] = field(default_factory=dict)
-    seen: Look | None = None
+    last_snapshot: Snapshot | None = None
     """What the last round saw of the store, where nothing was to be done any more."""
     _executor: Executor | None = None
     _local: Executor | None = None
@@ -173,9 +173,9 @@ class Run:
         while True:
             blocked = self._blocked()
             leaves = [*self.scores.values(), *self.cards]
-            look = Look(self.store)
+            snapshot = Snapshot(self.store)
             plan = make_plan(
-                self.graph, leaves, self.store, forced=left, without=blocked, look=look
+                self.graph, leaves, self.store, forced=left, without=blocked, snapshot=snapshot
             )
             for damaged in plan.damaged:
                 self._put_aside(damaged.kind, damaged.digest, damaged.reason)
@@ -183,7 +183,7 @@ class Run:
                 self._undone = set(plan.todo)
                 return
             if not plan.todo:
-                self.seen = look
+                self.last_snapshot = snapshot
                 return
             if not first and self._time_is_up():
                 raise TimeLimitReached
@@ -411,9 +411,9 @@ class Run:
     def _finished(self, seconds: float, *, interrupted: bool) -> RunFinished:
         scored: dict[str, Mapping[str, object]] = {}
         missing: dict[str, str] = {}
-        look = self.seen or Look(self.store)
+        snapshot = self.last_snapshot or Snapshot(self.store)
         for name, node in self.scores.items():
-            state = look.state(node, self.graph)
+            state = snapshot.state(node, self.graph)
             reason = self._why_missing(node)
             if state.standing is not None and reason is None:
                 scored[name] = state.standing.facts
@@ -454,9 +454,9 @@ class Run:
     def entries(self) -> dict[str, CellEntry]:
         """The cells as the ledger keeps them."""
         entries = {}
-        look = self.seen or Look(self.store)
+        snapshot = self.last_snapshot or Snapshot(self.store)
         for name, node in self.scores.items():
-            record = look.standing(node, self.graph)
+            record = snapshot.standing(node, self.graph)
             fresh = node.digest in self._fresh
             if record is not None:
                 entries[name] = CellEntry(node.digest, record.content, record.facts, fresh)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.grid.graph import Graph, Node
-from pipeline.plan.look import Look
+from pipeline.plan.snapshot import Snapshot
 from pipeline.store.store import Damaged, Store
 
 
@@ -42,14 +42,14 @@ def make_plan(
     *,
     forced: Collection[str] = (),
     without: Collection[str] = (),
-    look: Look | None = None,
+    snapshot: Snapshot | None = None,
 ) -> Plan:
     """What is missing for the leaves. `forced` digests are computed again; `without` are left out.
 
-    look: into this store; a new one by default. Work goes upwards from the leaves: what only
+    snapshot: of this store; a new one by default. Work goes upwards from the leaves: what only
     absent nodes would read is not looked at.
     """
-    look = look or Look(store)
+    snapshot = snapshot or Snapshot(store)
     reasons: dict[str, str] = {}
     replaced: set[str] = set()
     damaged: list[Damaged] = []
@@ -61,7 +61,7 @@ def make_plan(
         if node.digest in seen or node.digest in without:
             continue
         seen.add(node.digest)
-        state = look.state(node, graph)
+        state = snapshot.state(node, graph)
         if state.status == "there" and node.digest not in forced:
             stored += 1
             continue

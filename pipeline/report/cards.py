@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
-from pipeline.plan.look import Look
+from pipeline.plan.snapshot import Snapshot
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.report.sanity import Sanity
 from pipeline.store.store import Store
@@ -214,7 +214,7 @@ def _but_for_steps(cell: Cell) -> Hashable:
 
 def findings_of(node: Node, store: Store) -> list[Finding]:
     """What a card node found; nothing where its artifact does not count as there."""
-    record = Look(store).standing(node, Graph([node]))
+    record = Snapshot(store).standing(node, Graph([node]))
     found = record.facts.get("findings") if record is not None else None
     if not isinstance(found, Sequence):
         return []

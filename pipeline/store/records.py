@@ -110,8 +110,8 @@ class ArtifactState:
     """What the store holds of an artifact.
 
     status: `outdated` where it was made from other content of an ancestor than the store holds
-    now, which `pipeline.plan.look` finds out. record: where it is there or outdated. reason: why
-    it is not there, in one line.
+    now, which `pipeline.plan.snapshot` finds out. record: where it is there or outdated. reason:
+    why it is not there, in one line.
     """
 
     status: Literal["there", "absent", "outdated", "damaged"]

@@ -121,7 +121,7 @@ class Store:
     def state(self, kind: str, digest: str) -> ArtifactState:
         """An artifact's record, or why there is none: it is absent, or damaged.
 
-        Whether it is outdated, `pipeline.plan.look` knows. BadInput as by `record`.
+        Whether it is outdated, `pipeline.plan.snapshot` knows. BadInput as by `record`.
         """
         try:
             record = self.record(kind, digest)

@@ -82,7 +82,7 @@ class _Watch:
         return logits
 
 
-def _once(look: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+def _once(snapshot: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
     """A hook for the first of several backward passes."""
     looked = False
 
@@ -90,6 +90,6 @@ def _once(look: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
         nonlocal looked
         if not looked:
             looked = True
-            look(gradient)
+            snapshot(gradient)
 
     return hook

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import NodeKind
-from pipeline.plan.look import Look
 from pipeline.plan.planning import make_plan
+from pipeline.plan.snapshot import Snapshot
 from pipeline.plan.why import why
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.store import META, Record, Store, folder_of
@@ -196,12 +196,12 @@ def test_a_record_is_read_once_in_a_look(store: Store, monkeypatch: pytest.Monke
         return original(kind, digest)
 
     monkeypatch.setattr(store, "record", counted)
-    look = Look(store)
+    snapshot = Snapshot(store)
     for _ in range(2):
         for node in line.graph:
-            look.state(node, line.graph)
+            snapshot.state(node, line.graph)
     assert sorted(read) == sorted(node.digest for node in line.graph)
-    assert look.stored("craft", line.craft.digest).status == "damaged"
+    assert snapshot.stored("craft", line.craft.digest).status == "damaged"
 
 
 def test_a_record_that_changed_on_the_disk_is_seen_by_the_next_look_and_not_by_this_one(
@@ -209,9 +209,9 @@ def test_a_record_that_changed_on_the_disk_is_seen_by_the_next_look_and_not_by_t
 ) -> None:
     line = Line()
     compute_all(store, line.graph)
-    look = Look(store)
+    snapshot = Snapshot(store)
     for _ in range(2):
-        plan = make_plan(line.graph, [line.score], store, look=look)
+        plan = make_plan(line.graph, [line.score], store, snapshot=snapshot)
         assert plan.todo == {}
         again(store, line.train, "other weights")
     assert kinds(make_plan(line.graph, [line.score], store).todo, line.graph) == [
@@ -220,17 +220,17 @@ def test_a_record_that_changed_on_the_disk_is_seen_by_the_next_look_and_not_by_t
         "score",
     ]
     (store.root / folder_of("score", line.score.digest) / META).write_text("")
-    assert look.standing(line.score, line.graph) is not None
-    assert Look(store).standing(line.score, line.graph) is None
+    assert snapshot.standing(line.score, line.graph) is not None
+    assert Snapshot(store).standing(line.score, line.graph) is None
 
 
 def test_an_artifact_is_there_absent_outdated_or_damaged(store: Store) -> None:
     line = Line()
-    before = Look(store).state(line.score, line.graph)
+    before = Snapshot(store).state(line.score, line.graph)
     assert (before.status, before.record, before.reason) == ("absent", None, "not computed yet")
     compute_all(store, line.graph)
     record = store.record("score", line.score.digest)
-    there = Look(store).state(line.score, line.graph)
+    there = Snapshot(store).state(line.score, line.graph)
     assert (there.status, there.record, there.standing, there.reason) == (
         "there",
         record,
@@ -238,11 +238,11 @@ def test_an_artifact_is_there_absent_outdated_or_damaged(store: Store) -> None:
         "",
     )
     again(store, line.train, "other weights")
-    outdated = Look(store).state(line.score, line.graph)
+    outdated = Snapshot(store).state(line.score, line.graph)
     assert (outdated.status, outdated.record, outdated.standing) == ("outdated", record, None)
     assert outdated.reason.startswith("was made from other train content: ")
     (store.root / folder_of("score", line.score.digest) / META).write_text("{")
-    damaged = Look(store).state(line.score, line.graph)
+    damaged = Snapshot(store).state(line.score, line.graph)
     assert (damaged.status, damaged.record) == ("damaged", None)
     assert damaged.reason.startswith("meta.json cannot be read: ")
 
@@ -250,13 +250,13 @@ def test_an_artifact_is_there_absent_outdated_or_damaged(store: Store) -> None:
 def test_of_an_ancestor_the_content_and_how_it_was_made_are_kept(store: Store) -> None:
     line = Line()
     compute_all(store, line.graph)
-    look = Look(store)
-    assert look.state(line.score, line.graph).status == "there"
+    snapshot = Snapshot(store)
+    assert snapshot.state(line.score, line.graph).status == "there"
     record = store.record("train", line.train.digest)
     assert record is not None
-    assert look.glimpse("train", line.train.digest) == (record.content, (("device", "None"),))
-    assert look.stored("train", line.train.digest).record == record
-    assert look.glimpse("card", "0" * 64) is None
+    assert snapshot.summary("train", line.train.digest) == (record.content, (("device", "None"),))
+    assert snapshot.stored("train", line.train.digest).record == record
+    assert snapshot.summary("card", "0" * 64) is None
 
 
 def test_why_a_cell_that_was_never_computed(store: Store, ledger: Ledger) -> None:

@@ -157,12 +157,12 @@ def test_what_is_replaced_by_the_same_content_is_there_at_every_moment(
     over = threading.Event()
     seen: list[Record | None] = []
 
-    def look() -> None:
+    def snapshot() -> None:
         reader = elsewhere(address, tmp_path)
         while not over.is_set():
             seen.append(reader.record(NODE.kind, NODE.digest))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=snapshot)
     thread.start()
     for _ in range(50):
         latest = put(store, replace=True)
@@ -404,13 +404,13 @@ def test_what_is_replaced_by_shorter_or_longer_data_is_read_whole_at_every_momen
     seen: set[bytes] = set()
     store.backend.write("ledger/changing", b"A")
 
-    def look() -> None:
+    def snapshot() -> None:
         reader = elsewhere(address, tmp_path).backend
         while not over.is_set():
             seen.add(reader.read("ledger/changing"))
             seen.add(reader.path("ledger/changing", fresh=True).read_bytes())
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=snapshot)
     thread.start()
     for _ in range(10):
         for data in versions:

@@ -80,14 +80,14 @@ def test_what_is_replaced_by_the_same_content_is_there_at_every_moment(store: St
     over = threading.Event()
     seen: list[str] = []
 
-    def look() -> None:
+    def snapshot() -> None:
         reader = Store(store.root)
         while not over.is_set():
             found = reader.record(NODE.kind, NODE.digest)
             fresh = found and reader.path(found, "b.txt", fresh=True).read_text()
             seen.append(fresh or "nothing")
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=snapshot)
     thread.start()
     for _ in range(100):
         latest = put(store, a="A", b="B", replace=True)

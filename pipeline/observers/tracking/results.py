@@ -18,7 +18,7 @@ from pipeline.observers.tracking.runs import (
     train_run,
 )
 from pipeline.observers.tracking.server import is_web
-from pipeline.plan.look import Look
+from pipeline.plan.snapshot import Snapshot
 from pipeline.problems.sanitize import page
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Record, Store
@@ -58,7 +58,7 @@ class Results:
 
     server: the address that the ledger knows it by. scores: the score node of every cell;
     cards: gives the integrity cards of cells whose models were examined, by the cells' names;
-    look: gives a look into the store, a new one by default.
+    snapshot: gives one of the store, a new one by default.
     """
 
     grid: Grid
@@ -67,7 +67,7 @@ class Results:
     ledger: Ledger
     server: str
     cards: Callable[[], Mapping[str, Card]] = dict
-    look: Callable[[], Look] | None = None
+    snapshot: Callable[[], Snapshot] | None = None
 
     @cached_property
     def _graph(self) -> Graph:
@@ -94,8 +94,8 @@ class Results:
 
     def standing(self) -> dict[str, Record]:
         """Cell's name → the record of its score, where that counts as there."""
-        look = self.look() if self.look is not None else Look(self.store)
-        records = {name: look.standing(node, self._graph) for name, node in self.scores.items()}
+        snapshot = self.snapshot() if self.snapshot is not None else Snapshot(self.store)
+        records = {name: snapshot.standing(node, self._graph) for name, node in self.scores.items()}
         return {name: record for name, record in records.items() if record is not None}
 
     def owed(self) -> list[Node | Cell]:

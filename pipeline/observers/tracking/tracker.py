@@ -29,7 +29,7 @@ from pipeline.observers.tracking.description import story
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import Metric, metric_names
 from pipeline.observers.tracking.server import DATABASE, name_in_ledger, named, wrong_with
-from pipeline.plan.look import Look
+from pipeline.plan.snapshot import Snapshot
 from pipeline.problems import BadInput
 from pipeline.problems.sanitize import clean, scrubbed, without_secrets
 from pipeline.problems.sanitize import command as fit_to_show
@@ -44,7 +44,7 @@ class Tracker:
     """An observer that logs to one server.
 
     scores: the score node of every cell of the grid, whether it is computed now or not;
-    system_metrics: whether this machine is watched while it logs; cards, look: see
+    system_metrics: whether this machine is watched while it logs; cards, snapshot: see
     `Results`.
     `problem`, after `finish`: None, or one line that says what was not logged.
     """
@@ -61,13 +61,13 @@ class Tracker:
         version: str,
         system_metrics: bool = False,
         cards: Callable[[], Mapping[str, Card]] = dict,
-        look: Callable[[], Look] | None = None,
+        snapshot: Callable[[], Snapshot] | None = None,
     ) -> None:
         self.problem: str | None = None
         self._uri = uri
         self._address = without_secrets(uri)
         known = name_in_ledger(uri, ledger)
-        self._results = Results(grid, scores, store, ledger, known, cards, look)
+        self._results = Results(grid, scores, store, ledger, known, cards, snapshot)
         self._tags = {
             "command": shlex.join(fit_to_show(command)),
             "version": version,

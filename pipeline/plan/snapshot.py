@@ -1,4 +1,4 @@
-"""A look at the store: which nodes of a graph it holds."""
+"""A snapshot of the store: which nodes of a graph it holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.store.records import ArtifactState, Provenance, provenance_of
 from pipeline.store.store import Record, Store
 
 
-class Glimpse(NamedTuple):
+class AncestorSummary(NamedTuple):
     """What is kept of an artifact that others were made from."""
 
     content: str
@@ -18,8 +18,8 @@ class Glimpse(NamedTuple):
 
 
 @dataclass
-class Look:
-    """A look into the store, and what was seen in it: what is written later is not.
+class Snapshot:
+    """What the store held when it was asked; what is written later is not seen.
 
     A record is read once, or twice where it was seen first as an ancestor: of an ancestor no
     more is kept than what planning and reports ask of it, since a grid may have 100,000.
@@ -27,7 +27,7 @@ class Look:
 
     store: Store
     _stored: dict[str, ArtifactState] = field(default_factory=dict)
-    _glimpses: dict[str, Glimpse | None] = field(default_factory=dict)
+    _summaries: dict[str, AncestorSummary | None] = field(default_factory=dict)
     _made: dict[Provenance, Provenance] = field(default_factory=dict)
 
     def state(self, node: Node, graph: Graph) -> ArtifactState:
@@ -39,8 +39,8 @@ class Look:
         for digest, content in state.record.lineage.items() if state.record is not None else ():
             if digest not in graph:
                 continue
-            seen = self._glimpses.get(digest)
-            ancestor = seen or self.glimpse(graph[digest].kind, digest)
+            seen = self._summaries.get(digest)
+            ancestor = seen or self.summary(graph[digest].kind, digest)
             if ancestor is not None and ancestor.content != content:
                 reason = (
                     f"was made from other {graph[digest].kind} content: "
@@ -55,18 +55,18 @@ class Look:
             self._stored[digest] = self.store.state(kind, digest)
         return self._stored[digest]
 
-    def glimpse(self, kind: str, digest: str) -> Glimpse | None:
+    def summary(self, kind: str, digest: str) -> AncestorSummary | None:
         """What is asked of an ancestor; None where its record is absent or damaged."""
-        if digest not in self._glimpses:
+        if digest not in self._summaries:
             # of an ancestor that is not asked for itself, the record is not kept
             state = self._stored.get(digest) or self.store.state(kind, digest)
             record = state.record
-            glimpse = None
+            summary = None
             if record is not None:
                 made = provenance_of(record)
-                glimpse = Glimpse(record.content, self._made.setdefault(made, made))
-            self._glimpses[digest] = glimpse
-        return self._glimpses[digest]
+                summary = AncestorSummary(record.content, self._made.setdefault(made, made))
+            self._summaries[digest] = summary
+        return self._summaries[digest]
 
     def standing(self, node: Node, graph: Graph) -> Record | None:
         """A node's record if it counts as there."""
