@@ -18,7 +18,7 @@ from tasks.training.recipe import CheckpointSpec, TrainSpec
 
 
 @dataclass(frozen=True)
-class Sort:
+class SpeedClass:
     """What makes the speeds of two nodes comparable. method: such as `iat` or `counter+guo`."""
 
     kind: NodeKind
@@ -29,14 +29,14 @@ class Sort:
 
 @dataclass(frozen=True)
 class Workload:
-    """Work of a sort; amount: multiplications in all where the kind uses the network, else
+    """Work of a speed class; amount: multiplications in all where the kind uses the network, else
     images or nodes.
 
     spared: how much of the amount may turn out not to be needed, since a candidate of a cascade
     is made only for those images that still stand.
     """
 
-    sort: Sort
+    speed_class: SpeedClass
     amount: float
     spared: float = 0.0
 
@@ -64,12 +64,12 @@ def workload(
     try:
         amount = _amount(node, train_images, costs)
     except NotImplementedError:
-        return Workload(sort(node), 0.0)
+        return Workload(speed_class(node), 0.0)
     asked = _asked(node, standing)
     if asked is None:
-        return Workload(sort(node), amount)
+        return Workload(speed_class(node), amount)
     least, most = asked
-    return Workload(sort(node), amount * most, spared=amount * (most - least))
+    return Workload(speed_class(node), amount * most, spared=amount * (most - least))
 
 
 def _asked(node: Node, standing: Callable[[Node], int | None]) -> tuple[float, float] | None:
@@ -145,28 +145,28 @@ def _amount(
     return amount
 
 
-def sort(node: Node) -> Sort:
+def speed_class(node: Node) -> SpeedClass:
     """What a node's speed is comparable by."""
     match node.spec:
         case DatasetSpec(kind=source):
-            return Sort(node.kind, method=source)
+            return SpeedClass(node.kind, method=source)
         case TrainSpec(network=network, recipe=recipe):
-            return Sort(node.kind, network.kind, recipe.precision, recipe.method)
+            return SpeedClass(node.kind, network.kind, recipe.precision, recipe.method)
         case CheckpointSpec(network=network):
-            return Sort(node.kind, network.kind)
+            return SpeedClass(node.kind, network.kind)
         case CraftSpec(attack=attack, precision=precision, against=against):
             network = _network(node.parent("model"))
             method = attack.kind if against is None else f"{attack.kind} on {_method(against)}"
-            return Sort(node.kind, network.kind, precision, method)
+            return SpeedClass(node.kind, network.kind, precision, method)
         case (
             CardSpec(against=defense, precision=precision)
             | SelectSpec(against=defense, precision=precision)
             | DefendSpec(defense=defense, precision=precision)
         ):
             network = _network(node.parent("model"))
-            return Sort(node.kind, network.kind, precision, _method(defense))
+            return SpeedClass(node.kind, network.kind, precision, _method(defense))
         case _:
-            return Sort(node.kind)
+            return SpeedClass(node.kind)
 
 
 def _method(defense: Defense) -> str:

@@ -10,7 +10,7 @@ from statistics import median
 from pipeline.catalogue.devices import Device, Speed, cpu_name, device_named
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import KINDS, NODE_KINDS, NodeKind
-from pipeline.grid.workloads import CountMultiplications, Sort, Workload, stated, workload
+from pipeline.grid.workloads import CountMultiplications, SpeedClass, Workload, stated, workload
 from pipeline.plan.timings import Timing, recorded_multiplications, recorded_timings
 from pipeline.plan.words import counted, duration
 from pipeline.problems import BadInput
@@ -129,8 +129,8 @@ def estimate(
     costs, left = _costs(store), cache(standing)
     works = {node.digest: workload(node, train_images, costs, left) for node in nodes}
     name = device or cpu_name()
-    sorts = {work.sort for work in works.values()}
-    timings = recorded_timings(graph, sorts, store, name) if nodes else []
+    speed_classes = {work.speed_class for work in works.values()}
+    timings = recorded_timings(graph, speed_classes, store, name) if nodes else []
     stated = device_named(name, devices)
     if device is not None and nodes and stated is None and not timings:
         known = ", ".join(devices)
@@ -195,17 +195,17 @@ class _Paces:
     unknown: set[NodeKind] = field(default_factory=set)
     _used: dict[NodeKind, dict[int, Timing]] = field(default_factory=dict)
     _flop: dict[tuple[NodeKind, Precision], float] = field(default_factory=dict)
-    _found: dict[Sort, tuple[float, list[Timing]] | None] = field(default_factory=dict)
+    _found: dict[SpeedClass, tuple[float, list[Timing]] | None] = field(default_factory=dict)
 
     def seconds(self, work: Workload) -> float:
         """How long work takes; 0 where nothing tells."""
-        kind = work.sort.kind
+        kind = work.speed_class.kind
         if not work.amount:
             self.unknown.add(kind)
             return 0.0
-        if work.sort not in self._found:
-            self._found[work.sort] = self._recorded(work.sort)
-        recorded = self._found[work.sort]
+        if work.speed_class not in self._found:
+            self._found[work.speed_class] = self._recorded(work.speed_class)
+        recorded = self._found[work.speed_class]
         if recorded is not None:
             pace, timings = recorded
             self._used.setdefault(kind, {}).update({id(timing): timing for timing in timings})
@@ -214,13 +214,13 @@ class _Paces:
             self.unknown.add(kind)
             return 0.0
         flop = FLOP * work.amount
-        key = (kind, work.sort.precision)
+        key = (kind, work.speed_class.precision)
         self._flop[key] = self._flop.get(key, 0.0) + flop
-        return flop / self._speed(work.sort.precision).flop_per_s
+        return flop / self._speed(work.speed_class.precision).flop_per_s
 
-    def _recorded(self, sort: Sort) -> tuple[float, list[Timing]] | None:
-        near = [each for each in self.timings if _alike(each.workload.sort, sort)]
-        same = [each for each in near if each.workload.sort.method == sort.method]
+    def _recorded(self, speed_class: SpeedClass) -> tuple[float, list[Timing]] | None:
+        near = [each for each in self.timings if _alike(each.workload.speed_class, speed_class)]
+        same = [each for each in near if each.workload.speed_class.method == speed_class.method]
         chosen = same or near
         return (median(each.pace for each in chosen), chosen) if chosen else None
 
@@ -254,7 +254,7 @@ class _Paces:
         return self.devices[self.stated].speed(precision)
 
 
-def _alike(one: Sort, other: Sort) -> bool:
+def _alike(one: SpeedClass, other: SpeedClass) -> bool:
     same = (one.kind, one.network, one.precision) == (other.kind, other.network, other.precision)
     return same and (one.method == other.method or KINDS[one.kind].uses_network)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import KINDS, NODE_KINDS
-from pipeline.grid.workloads import Sort, Workload, multiplications, sort
+from pipeline.grid.workloads import SpeedClass, Workload, multiplications, speed_class
 from pipeline.store.records import Record
 from pipeline.store.store import Store
 from tasks import registry
@@ -39,7 +39,7 @@ class Timing:
 
 
 def recorded_timings(
-    nodes: Iterable[Node], sorts: Collection[Sort], store: Store, device: str
+    nodes: Iterable[Node], speed_classes: Collection[SpeedClass], store: Store, device: str
 ) -> list[Timing]:
     """Timings of work of these sorts on a device, or of others of the same kind and network.
 
@@ -47,23 +47,23 @@ def recorded_timings(
     for a sort that has none there, of the other artifacts in the store.
     """
     reader = _Reader(store, device.casefold())
-    alike = {(wanted.kind, wanted.network, wanted.precision) for wanted in sorts}
-    found: dict[Sort, list[Timing]] = {}
-    for each, members in _by_sort(nodes).items():
+    alike = {(wanted.kind, wanted.network, wanted.precision) for wanted in speed_classes}
+    found: dict[SpeedClass, list[Timing]] = {}
+    for each, members in _by_speed_class(nodes).items():
         if (each.kind, each.network, each.precision) in alike:
             timings = reader.timings((node.kind, node.digest) for node in members[:TRIES])
             found[each] = _first(timings, ENOUGH)
-    for kind in sorted({wanted.kind for wanted in sorts if not found.get(wanted)}):
+    for kind in sorted({wanted.kind for wanted in speed_classes if not found.get(wanted)}):
         for timing in reader.timings((kind, digest) for digest in store.some(kind, SCANNED)):
-            found.setdefault(timing.workload.sort, []).append(timing)
+            found.setdefault(timing.workload.speed_class, []).append(timing)
     return [timing for timings in found.values() for timing in timings]
 
 
-def _by_sort(nodes: Iterable[Node]) -> dict[Sort, list[Node]]:
+def _by_speed_class(nodes: Iterable[Node]) -> dict[SpeedClass, list[Node]]:
     """Nodes by their sort, in the order of their digests, which is that of no grid."""
-    found: dict[Sort, list[Node]] = {}
+    found: dict[SpeedClass, list[Node]] = {}
     for node in sorted(nodes, key=lambda node: node.digest):
-        found.setdefault(sort(node), []).append(node)
+        found.setdefault(speed_class(node), []).append(node)
     return found
 
 
@@ -124,7 +124,7 @@ class _Reader:
                 if spec.get(key) is not None
             )
             amount = float((how["forwards"] + how["backwards"]) * each)
-            return Workload(Sort(kind, network, spec["precision"], method), amount), seconds
+            return Workload(SpeedClass(kind, network, spec["precision"], method), amount), seconds
         match kind:
             case "train":
                 # training that was taken up again has its seconds in each epoch's facts only
@@ -133,15 +133,15 @@ class _Reader:
                 recipe = Recipe.model_validate(spec["recipe"])
                 network, each = self._cost(record)
                 amount = images * recipe.forwards_and_backwards().equivalents * each
-                found = Sort("train", network, recipe.precision, recipe.method)
+                found = SpeedClass("train", network, recipe.precision, recipe.method)
                 return Workload(found, amount), float(sum(times))
             case "score":
                 amount = float(facts["images"] * facts["redraws"])
-                return Workload(Sort("score"), amount), seconds
+                return Workload(SpeedClass("score"), amount), seconds
             case "checkpoint":
-                return Workload(Sort("checkpoint", spec["network"]["kind"]), 1.0), seconds
+                return Workload(SpeedClass("checkpoint", spec["network"]["kind"]), 1.0), seconds
             case "dataset":
-                return Workload(Sort("dataset", method=spec["kind"]), 1.0), seconds
+                return Workload(SpeedClass("dataset", method=spec["kind"]), 1.0), seconds
         raise ValueError(f"nothing tells the speed of a {kind}")
 
     def _cost(self, model: Record) -> tuple[str, int]:

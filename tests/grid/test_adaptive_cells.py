@@ -122,7 +122,11 @@ def test_the_plan_knows_what_an_adaptive_cell_costs_before_it_starts(tmp_path: P
     graph, _ = graph_of(grid.cells)
     works = [workload(n, {}) for n in graph if isinstance(n.spec, CraftSpec | SelectSpec)]
     assert all(work.amount > 0 for work in works)
-    assert {work.sort.method for work in works} >= {"pgd", "apgd on guo", "square on counter"}
+    assert {work.speed_class.method for work in works} >= {
+        "pgd",
+        "apgd on guo",
+        "square on counter",
+    }
 
 
 def test_nodes_of_an_adaptive_cell_have_names_in_the_grids_words(tmp_path: Path):

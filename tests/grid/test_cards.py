@@ -16,7 +16,7 @@ from pipeline.grid.cells import Grid
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.names import node_name
 from pipeline.grid.nodes import CellNodes
-from pipeline.grid.workloads import sort, workload
+from pipeline.grid.workloads import speed_class, workload
 from tasks.defenses.none import NoDefense
 from tasks.evaluation.specs import CardSpec
 
@@ -132,4 +132,4 @@ def test_a_card_is_named_by_its_model_and_its_speed_is_known_by_its_defense(tmp_
     own = cards["mixed/adaptive-mini/counter+guo"]
     assert node_name(own, grid) == "card mixed/counter+guo"
     assert node_name(cards["mixed/pgd/counter+guo"], grid) == "card mixed/none"
-    assert sort(own).method == "counter+guo"
+    assert speed_class(own).method == "counter+guo"
