@@ -41,10 +41,10 @@ class Timing:
 def recorded_timings(
     nodes: Iterable[Node], speed_classes: Collection[SpeedClass], store: Store, device: str
 ) -> list[Timing]:
-    """Timings of work of these sorts on a device, or of others of the same kind and network.
+    """Timings of work of these speed classes on a device, or others of the same kind and network.
 
     device: its name or a part of it. A bounded number of the records of `nodes` are read and,
-    for a sort that has none there, of the other artifacts in the store.
+    for a class that has none there, of the other artifacts in the store.
     """
     reader = _Reader(store, device.casefold())
     alike = {(wanted.kind, wanted.network, wanted.precision) for wanted in speed_classes}

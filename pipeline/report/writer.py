@@ -70,7 +70,7 @@ def write_report(
 
     Returns the path of the page, `index.html`. made: what to say of how it was computed, such
     as device and library versions; artifacts: where figures that show images find them; again,
-    links: see `report_page_parts.cells_told`, they are all in the page that does not follow
+    links: see `page.parts.cell_summaries`, they are all in the page that does not follow
     from the scores. Each file is replaced whole. BadInput where the folder cannot be written,
     Unwritable where there is no room for it.
     """

@@ -83,7 +83,7 @@ def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> D
 
 
 def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
-    """The figure of a table's costs, see `report_costs`; None where there is nothing to draw."""
+    """The figure of a table's costs, see `views.costs`; None where there is nothing to draw."""
     found = costs(view, grid, scores)
     if found is None:
         return None
@@ -96,7 +96,7 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
 
 
 def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
-    """Accuracy against epsilon, see `report_epsilon`; None where no card of the table tells."""
+    """Accuracy against epsilon, see `views.epsilons`; None where no card of the table tells."""
     found = epsilons(view, grid, scores)
     if found is None:
         return None

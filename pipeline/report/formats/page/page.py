@@ -15,11 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.grid.cells import Grid
 from pipeline.report.formats.page.parts import (
     anchors,
-    cells_told,
+    cell_summaries,
     inline,
+    model_gallery,
     number_words,
     themed,
-    wall,
 )
 from pipeline.report.formats.page.tables import robustness_html, table_html
 from pipeline.report.scores import Scores
@@ -76,7 +76,7 @@ def page_html(
     again: Sequence[str] = (),
     links: Mapping[str, str] | None = None,
 ) -> str:
-    """The whole page; see `report_page_parts.cells_told` for `again` and `links`."""
+    """The whole page; see `page.parts.cell_summaries` for `again` and `links`."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -95,7 +95,7 @@ def page_html(
     meaning = [OBLIVIOUS, *adaptive, INTERVALS, *GAINS.split("\n\n")]
     if scores.published:
         meaning.append(BESIDE)
-    cells = cells_told(grid, scores, again, links or {})
+    cells = cell_summaries(grid, scores, again, links or {})
     template = environment.get_template("page.html")
     return template.render(
         title=grid.title or grid.name,
@@ -107,7 +107,9 @@ def page_html(
             _section(number, section, grid, places, environment)
             for number, section in enumerate(sections, 1)
         ],
-        walls=[wall(gallery, places[gallery.cell.name]) for gallery in galleries],
+        model_galleries=[
+            model_gallery(gallery, places[gallery.cell.name]) for gallery in galleries
+        ],
         cards=card_rows(scores.cards),
         card_names=CARD_NAMES,
         cards_said=CARDS_LEGEND,

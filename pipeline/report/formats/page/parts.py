@@ -27,7 +27,7 @@ SHOWN_CLASSES = 3
 
 
 @dataclass(frozen=True)
-class CellTold:
+class CellSummary:
     """A cell as the page tells of it. numbers: what and how much, for a list."""
 
     name: str
@@ -73,7 +73,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Wall:
+class ModelGallery:
     """The gallery of one model."""
 
     model: str
@@ -103,9 +103,9 @@ def anchors(grid: Grid) -> dict[str, str]:
     return found
 
 
-def cells_told(
+def cell_summaries(
     grid: Grid, scores: Scores, again: Sequence[str], links: Mapping[str, str]
-) -> list[CellTold]:
+) -> list[CellSummary]:
     """Every cell, in the grid's order.
 
     again: words of a command line that a run of this grid needs besides its name; links: the
@@ -118,7 +118,7 @@ def cells_told(
         seconds = number(facts, "seconds_per_prediction")
         words = ["pipeline", "run", "--grid", grid.name, "--only", f"cell={cell.name}"]
         told.append(
-            CellTold(
+            CellSummary(
                 name=cell.name,
                 anchor=places[cell.name],
                 accuracy=scores.accuracy(cell.name),
@@ -137,10 +137,10 @@ def cells_told(
     return told
 
 
-def wall(gallery: Gallery, anchor: str) -> Wall:
+def model_gallery(gallery: Gallery, anchor: str) -> ModelGallery:
     """A gallery with its pictures as data."""
     cell = gallery.cell
-    return Wall(
+    return ModelGallery(
         model=cell.model,
         attack=cell.attack,
         defense=cell.defense,
