@@ -159,7 +159,7 @@ def _files(
             session.grid,
             scores,
             reports,
-            session.made(),
+            session.provenance(),
             Artifacts(session.store, session.scores),
             again=[word for word in again if word != "--force"],
             links=links,
@@ -236,7 +236,7 @@ def _made_from(
         summary = snapshot.summary(node.kind, node.digest)
         yield node.digest, summary and summary.content
     yield session.facts()
-    yield session.made()
+    yield session.provenance()
     yield session.grid.title, session.grid.tables
     for cell in session.grid.cells:
         card = session.cards.get(cell.name)

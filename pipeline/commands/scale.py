@@ -72,18 +72,20 @@ class Scaling:
 def scaling(session: Session, *, device: str | None, workers: Sequence[int]) -> Scaling:
     """Replay a session's chosen cells; BadInput where no node's time is known."""
     plan = session.plan(forced={node.digest for node in session.graph})
-    made = session.estimate(plan, device=device)
-    if not made.work_s:
-        raise BadInput(f"nothing tells how long grid '{session.grid.name}' takes on {made.device}")
+    estimate = session.estimate(plan, device=device)
+    if not estimate.work_s:
+        raise BadInput(
+            f"nothing tells how long grid '{session.grid.name}' takes on {estimate.device}"
+        )
     asked = tuple(sorted(set(workers)))
-    tasks = {shards: tasks_of(session.graph, made.by_node, shards=shards) for shards in SHARDS}
+    tasks = {shards: tasks_of(session.graph, estimate.by_node, shards=shards) for shards in SHARDS}
     runs = {(1, count): replay(tasks[1], count, COSTS) for count in {*DOUBLED, *asked}}
     for shards in SHARDS:
         runs |= {(shards, count): replay(tasks[shards], count, COSTS) for count in asked}
     costly = {(costs, count): replay(tasks[1], count, costs) for costs in WORSE for count in asked}
     rest = {
         digest: 0.0 if session.graph[digest].info.trains else taken
-        for digest, taken in made.by_node.items()
+        for digest, taken in estimate.by_node.items()
     }
     untrained = tasks_of(session.graph, rest, shards=1)
     trained = {count: replay(untrained, count, COSTS) for count in asked}
@@ -93,19 +95,19 @@ def scaling(session: Session, *, device: str | None, workers: Sequence[int]) -> 
         (scores.get(task.nodes[0].digest) or tally.name(task.nodes[0]), task)
         for task in longest_chain(tasks[1], COSTS)
     ]
-    return Scaling(session.grid.name, made, asked, runs, costly, trained, chain)
+    return Scaling(session.grid.name, estimate, asked, runs, costly, trained, chain)
 
 
-def write_scaling(found: Scaling, reports: Path) -> Path:
+def write_scaling(scaling: Scaling, reports: Path) -> Path:
     """Write the page, the numbers and the figure into `reports`/scale; the page's path."""
     folder = reports / "scale"
     files: dict[str, Callable[[Path], object]] = {
-        "README.md": partial(_write, markdown("\n".join(_page(found)) + "\n")),
-        "scale.csv": partial(_write, _table(found)),
+        "README.md": partial(_write, markdown("\n".join(_page(scaling)) + "\n")),
+        "scale.csv": partial(_write, _table(scaling)),
     }
-    curve = [(count, found.runs[1, count].wall_s / 3600) for count in DOUBLED]
-    title = f"Grid '{found.grid}' on {found.estimate.device}, simulated"
-    files["scale.svg"] = partial(draw_scale, curve, found.chain_s / 3600, title)
+    curve = [(count, scaling.runs[1, count].wall_s / 3600) for count in DOUBLED]
+    title = f"Grid '{scaling.grid}' on {scaling.estimate.device}, simulated"
+    files["scale.svg"] = partial(draw_scale, curve, scaling.chain_s / 3600, title)
     with writing_to(f"reports {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, write in files.items():
@@ -117,62 +119,62 @@ def _write(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _table(found: Scaling) -> str:
+def _table(scaling: Scaling) -> str:
     sink = io.StringIO()
     rows = csv.writer(sink, lineterminator="\n")
     rows.writerow(["shards_per_task", "workers", "hours", "speed_up", "use_of_workers"])
-    for (shards, workers), run in sorted(found.runs.items()):
-        speed = found.runs[1, 1].wall_s / run.wall_s
+    for (shards, workers), run in sorted(scaling.runs.items()):
+        speed = scaling.runs[1, 1].wall_s / run.wall_s
         rows.writerow(
             [shards, workers, f"{run.wall_s / 3600:.4f}", f"{speed:.3f}", f"{run.use:.4f}"]
         )
     return sink.getvalue()
 
 
-def _page(found: Scaling) -> Iterator[str]:
-    made = found.estimate
-    yield f"# How grid `{found.grid}` scales on {made.device}"
+def _page(scaling: Scaling) -> Iterator[str]:
+    estimate = scaling.estimate
+    yield f"# How grid `{scaling.grid}` scales on {estimate.device}"
     yield ""
     yield (
-        f"Simulated, not measured: {counted(len(made.by_node), 'node')} replayed in the order of "
-        f"the real runner, as if nothing were stored. A worker is one device. Written by "
-        f"`pipeline scale --grid {found.grid}`; numbers in [scale.csv](scale.csv)."
+        f"Simulated, not measured: {counted(len(estimate.by_node), 'node')} replayed in the order "
+        f"of the real runner, as if nothing were stored. A worker is one device. Written by "
+        f"`pipeline scale --grid {scaling.grid}`; numbers in [scale.csv](scale.csv)."
     )
     yield ""
-    yield from (f"- {found.said(workers)}" for workers in found.asked)
+    yield from (f"- {scaling.said(workers)}" for workers in scaling.asked)
     yield ""
     yield "![time against workers](scale.svg)"
     yield ""
     yield "## Where it stops, and why"
     yield ""
-    yield from _why(found)
+    yield from _why(scaling)
     yield ""
     yield "The longest chain, each part of which waits for the one before it:"
     yield ""
     yield from _rows(["node", "time"])
-    for name, task in found.chain:
+    for name, task in scaling.chain:
         yield "| {} | {} |".format(name.replace("|", "\\|"), duration(task.seconds))
     yield ""
     yield "## How many shards make a task"
     yield ""
-    yield from _by_shards(found)
+    yield from _by_shards(scaling)
     yield ""
     yield "## What it assumes"
     yield ""
-    yield from _assumptions(found)
+    yield from _assumptions(scaling)
 
 
-def _why(found: Scaling) -> Iterator[str]:
-    stop = found.stop()
-    chain = found.chain_s
-    train = sum(task.seconds for _, task in found.chain if KINDS[task.kind].trains)
-    last = found.runs[1, found.asked[-1]]
+def _why(scaling: Scaling) -> Iterator[str]:
+    stop = scaling.stop()
+    chain = scaling.chain_s
+    train = sum(task.seconds for _, task in scaling.chain if KINDS[task.kind].trains)
+    last = scaling.runs[1, scaling.asked[-1]]
     yield (
         f"Beyond {counted(stop, 'worker')} twice as many are less than {100 * STOPS - 100:.0f} % "
         f"faster. The longest chain takes {duration(chain)}, {100 * train / chain:.0f} % of it one "
         f"training, and no number of workers shortens that: with {last.workers} workers the whole "
-        f"grid takes {duration(last.wall_s)}. All work is {duration(found.estimate.work_s)}, so "
-        f"the chain alone allows at most {found.estimate.work_s / chain:.1f} times the speed of "
+        f"grid takes {duration(last.wall_s)}. All work is {duration(scaling.estimate.work_s)}, so "
+        f"the chain alone allows at most {scaling.estimate.work_s / chain:.1f} times the speed of "
         "one worker."
     )
     yield ""
@@ -184,25 +186,26 @@ def _why(found: Scaling) -> Iterator[str]:
             "share out until the one driver, which hands out the tasks, is the limit:"
         )
         yield ""
-        for workers, run in found.trained.items():
-            speed = found.trained[found.asked[0]].wall_s / run.wall_s
+        for workers, run in scaling.trained.items():
+            speed = scaling.trained[scaling.asked[0]].wall_s / run.wall_s
             yield (
                 f"- {counted(workers, 'worker')}: {duration(run.wall_s)}, {speed:.1f} times as "
-                f"fast as {found.asked[0]}, {100 * run.use:.0f} % at work"
+                f"fast as {scaling.asked[0]}, {100 * run.use:.0f} % at work"
             )
 
 
-def _by_shards(found: Scaling) -> Iterator[str]:
-    yield from _rows(["shards in a task", *(counted(count, "worker") for count in found.asked)])
+def _by_shards(scaling: Scaling) -> Iterator[str]:
+    yield from _rows(["shards in a task", *(counted(count, "worker") for count in scaling.asked)])
     for shards in SHARDS:
-        times = [duration(found.runs[shards, count].wall_s) for count in found.asked]
+        times = [duration(scaling.runs[shards, count].wall_s) for count in scaling.asked]
         yield f"| {shards} | {' | '.join(times)} |"
     yield ""
-    most = found.asked[-1]
+    most = scaling.asked[-1]
     gains = {
         count: 1
-        - min(found.runs[shards, count].wall_s for shards in SHARDS) / found.runs[1, count].wall_s
-        for count in found.asked
+        - min(scaling.runs[shards, count].wall_s for shards in SHARDS)
+        / scaling.runs[1, count].wall_s
+        for count in scaling.asked
     }
     best = max(gains, key=lambda count: gains[count])
     yield (
@@ -212,8 +215,8 @@ def _by_shards(found: Scaling) -> Iterator[str]:
     )
 
 
-def _assumptions(found: Scaling) -> Iterator[str]:
-    for words in found.estimate.basis:
+def _assumptions(scaling: Scaling) -> Iterator[str]:
+    for words in scaling.estimate.basis:
         yield f"- Node times: {words}."
     yield (
         f"- A task costs {COSTS.task_s:g} s on its worker beside its nodes (start, reading, "
@@ -224,10 +227,10 @@ def _assumptions(found: Scaling) -> Iterator[str]:
     yield "- Sharing a device among several nodes neither gains nor loses."
     yield ""
     yield from _rows(
-        ["cost of a task, of the driver", *(counted(count, "worker") for count in found.asked)]
+        ["cost of a task, of the driver", *(counted(count, "worker") for count in scaling.asked)]
     )
     for costs in WORSE:
-        times = [duration(found.costly[costs, count].wall_s) for count in found.asked]
+        times = [duration(scaling.costly[costs, count].wall_s) for count in scaling.asked]
         yield f"| {costs.task_s:g} s, {costs.driver_s:g} s | {' | '.join(times)} |"
 
 

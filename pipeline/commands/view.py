@@ -91,20 +91,20 @@ class StoredGrid(OpenedGrid):
                 counts[name] = [int(count) for count in found]
         return counts
 
-    def made(self) -> dict[str, object]:
+    def provenance(self) -> dict[str, object]:
         """How what the store holds of this grid was computed: devices and library versions."""
         snapshot = self.snapshot()
-        made: set[Provenance] = set()
+        found: set[Provenance] = set()
         for node in self.graph:
             if not node.info.uses_network:
                 continue
             summary = snapshot.summary(node.kind, node.digest)
             if summary is not None:
-                made.add(summary.made)
+                found.add(summary.provenance)
             elif (record := self.store.known(node.kind, node.digest)) is not None:
-                made.add(provenance_of(record))
-        found: dict[str, set[str]] = {}
-        for key, value in itertools.chain.from_iterable(made):
-            found.setdefault(key, set()).add(value)
+                found.add(provenance_of(record))
+        values: dict[str, set[str]] = {}
+        for key, value in itertools.chain.from_iterable(found):
+            values.setdefault(key, set()).add(value)
         # records may have been imported: their words are not this machine's
-        return {clean(key): clean(", ".join(sorted(values))) for key, values in found.items()}
+        return {clean(key): clean(", ".join(sorted(each))) for key, each in values.items()}

@@ -14,7 +14,7 @@ class AncestorSummary(NamedTuple):
     """What is kept of an artifact that others were made from."""
 
     content: str
-    made: Provenance
+    provenance: Provenance
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Snapshot:
     store: Store
     _stored: dict[str, ArtifactState] = field(default_factory=dict)
     _summaries: dict[str, AncestorSummary | None] = field(default_factory=dict)
-    _made: dict[Provenance, Provenance] = field(default_factory=dict)
+    _provenances: dict[Provenance, Provenance] = field(default_factory=dict)
 
     def state(self, node: Node, graph: Graph) -> ArtifactState:
         """Whether a node's artifact is there, absent, outdated or damaged; see `ArtifactState`.
@@ -63,8 +63,10 @@ class Snapshot:
             record = state.record
             summary = None
             if record is not None:
-                made = provenance_of(record)
-                summary = AncestorSummary(record.content, self._made.setdefault(made, made))
+                provenance = provenance_of(record)
+                summary = AncestorSummary(
+                    record.content, self._provenances.setdefault(provenance, provenance)
+                )
             self._summaries[digest] = summary
         return self._summaries[digest]
 

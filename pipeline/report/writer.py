@@ -60,7 +60,7 @@ def write_report(
     grid: Grid,
     scores: Scores,
     reports: Path,
-    made: Mapping[str, object] | None = None,
+    provenance: Mapping[str, object] | None = None,
     artifacts: Artifacts | None = None,
     *,
     again: Sequence[str] = (),
@@ -68,7 +68,7 @@ def write_report(
 ) -> Path:
     """Write `<reports>/<grid name>/`: all cells, every table, README.md, and the page.
 
-    Returns the path of the page, `index.html`. made: what to say of how it was computed, such
+    Returns the path of the page, `index.html`. provenance: what to say of how it was computed, such
     as device and library versions; artifacts: where figures that show images find them; again,
     links: see `page.parts.cell_summaries`, they are all in the page that does not follow
     from the scores. Each file is replaced whole. BadInput where the folder cannot be written,
@@ -77,10 +77,10 @@ def write_report(
     folder = reports / grid.name
     try:
         with writing_to(f"reports {folder}", NO_ROOM):
-            sections = _write_files(grid, scores, folder, made or {}, artifacts)
+            sections = _write_files(grid, scores, folder, provenance or {}, artifacts)
             found = _galleries(grid, artifacts, folder / "gallery.parquet")
             text = page_html(
-                grid, scores, sections, found, made=made or {}, again=again, links=links
+                grid, scores, sections, found, provenance=provenance or {}, again=again, links=links
             )
             _write_text(text, folder / PAGE)
     except OSError as error:
@@ -93,7 +93,7 @@ def _write_files(
     grid: Grid,
     scores: Scores,
     folder: Path,
-    made: Mapping[str, object],
+    provenance: Mapping[str, object],
     artifacts: Artifacts | None,
 ) -> list[Section]:
     """All but the page; returns what the page has of the tables."""
@@ -133,7 +133,7 @@ def _write_files(
         _write_text(parts[-1][0], folder / f"{stem}.md")
     if scores.cards:
         _write_frame(card_values(scores.cards), folder / "cards")
-    readme = page(grid, scores, parts, made, cards_markdown(scores.cards))
+    readme = page(grid, scores, parts, provenance, cards_markdown(scores.cards))
     _write_text(markdown(readme), folder / "README.md")
     return sections
 

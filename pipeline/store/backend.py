@@ -83,9 +83,9 @@ class Backend(Protocol):
 @contextlib.contextmanager
 def draft_folder(parent: Path) -> Iterator[Path]:
     """A new folder below another, gone afterwards."""
-    place = parent / uuid.uuid4().hex
-    place.mkdir(parents=True)
+    draft = parent / uuid.uuid4().hex
+    draft.mkdir(parents=True)
     try:
-        yield place
+        yield draft
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)

@@ -114,8 +114,8 @@ class Folder:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """See `Backend.scratch`: on the same disk, so that drafts are moved and not copied."""
-        with self.writing(), draft_folder(self.root / "scratch") as place:
-            yield place
+        with self.writing(), draft_folder(self.root / "scratch") as draft:
+            yield draft
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
         """See `Backend.writing`."""

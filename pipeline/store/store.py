@@ -50,17 +50,19 @@ Writer = Callable[[Path], None]
 
 
 class Store:
-    """Artifacts in a folder, local or of a network, or in a bucket; `place` says which.
+    """Artifacts in a folder, local or of a network, or in a bucket; `location` says which.
 
     BadInput where a bucket cannot be reached.
     """
 
-    def __init__(self, place: Path | str | Backend) -> None:
-        if isinstance(place, str) and place.startswith(SCHEMES):
-            place = Bucket(place)
-        if isinstance(place, str | Path):
-            _check_folder_name(str(place))
-        self.backend: Backend = Folder(Path(place)) if isinstance(place, str | Path) else place
+    def __init__(self, location: Path | str | Backend) -> None:
+        if isinstance(location, str) and location.startswith(SCHEMES):
+            location = Bucket(location)
+        if isinstance(location, str | Path):
+            _check_folder_name(str(location))
+        self.backend: Backend = (
+            Folder(Path(location)) if isinstance(location, str | Path) else location
+        )
         self._checked: set[tuple[str, str, str]] = set()
 
     @property
@@ -342,13 +344,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _check_folder_name(place: str) -> None:
+def _check_folder_name(location: str) -> None:
     """BadInput for what is an address, of a sort that no store has, and no folder's name."""
-    address = without_secrets(place)
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", place)
-    known = re.match(rf"({'|'.join(ADDRESSES)}):", place, re.IGNORECASE)
-    if not place or not place.isprintable():
-        raise BadInput(f"--store {place!r}: expected a folder or {BUCKETS}")
+    address = without_secrets(location)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", location)
+    known = re.match(rf"({'|'.join(ADDRESSES)}):", location, re.IGNORECASE)
+    if not location or not location.isprintable():
+        raise BadInput(f"--store {location!r}: expected a folder or {BUCKETS}")
     if found := scheme or known:
         raise BadInput(
             f"--store {address}: no store has an address that begins with '{found[1]}:'; expected "

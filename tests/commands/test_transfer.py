@@ -82,7 +82,7 @@ def test_a_run_in_pieces_ends_with_the_artifacts_of_a_run_in_one(
 def written_report(tiny: Tiny, folder: Path) -> dict[str, bytes]:
     session = tiny.session()
     digests = {name: node.digest for name, node in session.scores.items()}
-    write_report(session.grid, Scores(session.facts(), {}, digests), folder, session.made())
+    write_report(session.grid, Scores(session.facts(), {}, digests), folder, session.provenance())
     return {path.name: path.read_bytes() for path in (folder / "tiny").iterdir()}
 
 

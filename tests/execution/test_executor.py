@@ -79,7 +79,7 @@ def test_how_a_grid_was_made_names_the_instructions_that_decide_how_sums_are_rou
     tiny: Tiny,
 ) -> None:
     run(tiny, "mixed/clean/none")
-    made = tiny.session().made()
+    made = tiny.session().provenance()
     assert made["instructions"] == torch.backends.cpu.get_cpu_capability()
 
 

@@ -172,7 +172,7 @@ def test_only_a_significant_gain_is_bold(tmp_path: Path):
         for place, row in enumerate(view.rows)
     )
     section = Section(dataclasses.replace(view, rows=rows), "table1")
-    text = page_html(grid, make_scores(grid), [section], [], made={})
+    text = page_html(grid, make_scores(grid), [section], [], provenance={})
     assert text.count('class="gain up significant"') == 1
     assert text.count('class="gain up"') == 1
 
@@ -278,7 +278,7 @@ def test_the_robustness_of_a_defense_stands_below_its_table_by_adaptive_attack(t
     drawing.files["svg"](tmp_path / "robustness.svg")
     plot = Plot((tmp_path / "robustness.svg").read_text("utf-8"), drawing.alt, drawing.said)
     section = Section(view, "table1", [plot], rows)
-    text = page_html(grid, make_scores(grid), [section], [], made={})
+    text = page_html(grid, make_scores(grid), [section], [], provenance={})
     page = Elements(text)
     assert "Robustness of each defense under adaptive-quick" in page.words
     assert text.count("over the same 100 images</caption>") == 2
@@ -300,7 +300,7 @@ def test_a_failed_card_takes_the_bold_away_and_says_why_where_it_stands(tmp_path
     row = dataclasses.replace(view.rows[1], entries=(entry,))
     shown = dataclasses.replace(view, rows=(view.rows[0], row), notes=(card.complaint(),))
     scores = dataclasses.replace(make_scores(grid), cards={grid.cells[1].name: card})
-    text = page_html(grid, scores, [Section(shown, "table1")], [], made={})
+    text = page_html(grid, scores, [Section(shown, "table1")], [], provenance={})
     page = Elements(text)
     assert "significant" not in [one.get("class") for one in page.all("span")]
     assert 'href="#table-1-note-1"' in text

@@ -42,7 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     digests = {name: node.digest for name, node in session.scores.items()}
     scores = Scores(session.facts(), {}, digests)
     artifacts = Artifacts(session.store, session.scores)
-    return write_report(session.grid, scores, folder / "reports", session.made(), artifacts)
+    return write_report(session.grid, scores, folder / "reports", session.provenance(), artifacts)
 
 
 @pytest.fixture(scope="module")

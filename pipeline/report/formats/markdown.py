@@ -85,12 +85,12 @@ def page(
     grid: Grid,
     scores: Scores,
     parts: Sequence[tuple[str, str]],
-    made: Facts,
+    provenance: Facts,
     cards: str = "",
 ) -> str:
     """The report's front page: what is measured and how, and every table.
 
-    parts: the tables in Markdown with the stems of their files; made: by what it was computed
+    parts: the tables in Markdown with the stems of their files; provenance: by what it was computed
     (device, versions), as the caller knows it; cards: what is said of integrity cards.
     """
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
@@ -105,7 +105,7 @@ def page(
         lines += [f"The same with intervals: [{stem}.csv]({stem}.csv).", ""]
     lines += [cards, ""] if cards else []
     lines += ["## How it was made", ""]
-    lines += [f"- {what}: {value}" for what, value in made.items()]
+    lines += [f"- {what}: {value}" for what, value in provenance.items()]
     lines += [f"- redraws: {joined(sorted({cell.redraws for cell in grid.cells}))}"]
     lines += [f"- precision: {joined(sorted({cell.precision for cell in grid.cells}))}", ""]
     lines += ["Epsilon, step sizes and limits are in 1/255 of the pixel range.", ""]

@@ -72,7 +72,7 @@ def page_html(
     sections: Sequence[Section],
     galleries: Sequence[Gallery],
     *,
-    made: Mapping[str, object],
+    provenance: Mapping[str, object],
     again: Sequence[str] = (),
     links: Mapping[str, str] | None = None,
 ) -> str:
@@ -117,7 +117,7 @@ def page_html(
         cells=cells,
         cells_folded=len(cells) > LONG,
         any_published=any(cell.published for cell in cells),
-        made=made,
+        provenance=provenance,
         settings=settings_said(grid.cells),
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         behaviour=(TEMPLATES / "behaviour.js").read_text(encoding="utf-8"),
