@@ -24,7 +24,7 @@ class BrokenContract(AssertionError):
 
 
 def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
-    """Shape, type and range; each image for itself; the input left alone; a gradient."""
+    """Shape, type and range; each image for itself; the input left alone; a gradient; `combine`."""
     spec = spec.resolved(_problem(side))
     images, rows = _images(channels, side), _rows()
     frozen = Frozen(_network(channels, side), classes=CLASSES)
@@ -33,8 +33,8 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     before = pixels.clone()
     leaf = pixels.clone().requires_grad_()
     result: object = spec.transform(leaf, rows, context)
-    name = f"defense {spec.kind}"
-    found = _checked(name, result, pixels)
+    name, views = f"defense {spec.kind}", spec.views(CLASSES)
+    found = _checked(name, result, pixels, copies=views, anywhere=spec.leaves_range())
     _require(torch.equal(pixels, before), f"{name}: changes the pixels that it is given")
     _require(
         found.requires_grad,
@@ -44,9 +44,46 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
         one = slice(place, place + 1)
         alone = spec.transform(pixels[one], rows[one], context)
         _require(
-            torch.allclose(alone, found[one], atol=1e-6),
+            torch.allclose(alone, found[place * views : (place + 1) * views], atol=1e-6),
             f"{name}: an image alone gives something else than in a batch; draw from `rows`",
         )
+    if spec.combines():
+        _check_combine(name, spec, frozen.logits(found).view(COUNT, views, CLASSES))
+
+
+def _check_combine(name: str, spec: Defense, logits: Tensor) -> None:
+    """Finite log-probabilities, each row for itself, and a gradient by the first rule declared.
+
+    logits: float32 [COUNT, views, CLASSES].
+    """
+    surrogate = spec.gradients()[0] == "surrogate"
+    for word, combine in (("combine", spec.combine), ("surrogate", spec.surrogate)):
+        found: object = combine(logits)
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        _require(
+            isinstance(found, Tensor) and found.shape == (COUNT, CLASSES),
+            f"{name}: its {word} gives {shape}, not {(COUNT, CLASSES)}",
+        )
+        assert isinstance(found, Tensor)
+        _require(
+            bool(found.isfinite().all()), f"{name}: its {word} gives values that are not finite"
+        )
+        alone = torch.cat([combine(logits[place : place + 1]) for place in range(COUNT)])
+        _require(
+            torch.allclose(alone, found, atol=1e-5),
+            f"{name}: its {word} gives an image alone something else than in a batch",
+        )
+        if surrogate == (word == "surrogate"):
+            _require(
+                found.requires_grad,
+                f"{name}: no gradient comes back through its {word}"
+                + ("" if surrogate else "; declare `surrogate` in gradients()"),
+            )
+    mask = spec.abstains(spec.combine(logits).softmax(dim=1), spec.draws)
+    _require(
+        mask is None or (mask.dtype == torch.bool and mask.shape == (COUNT,)),
+        f"{name}: its abstains gives no bool ({COUNT},)",
+    )
 
 
 def check_attack(spec: Attack, *, channels: int = 1, side: int = 8) -> None:
@@ -89,15 +126,20 @@ def check_network(spec: Network, *, channels: int = 1, side: int = 8) -> None:
         _require(bool(gradient.isfinite().all()), f"{name}: gives a gradient that is not finite")
 
 
-def _checked(name: str, result: object, pixels: Tensor) -> Tensor:
+def _checked(
+    name: str, result: object, pixels: Tensor, *, copies: int = 1, anywhere: bool = False
+) -> Tensor:
     if not isinstance(result, Tensor):
         raise BrokenContract(f"{name}: gives {type(result).__name__}, not a tensor")
     shape, dtype = tuple(result.shape), result.dtype
-    _require(shape == tuple(pixels.shape), f"{name}: gives {shape} for {tuple(pixels.shape)}")
+    given, views = tuple(pixels.shape), f" and {copies} views" if copies > 1 else ""
+    _require(
+        shape == (copies * len(pixels), *given[1:]), f"{name}: gives {shape} for {given}{views}"
+    )
     _require(dtype == torch.float32, f"{name}: gives {dtype}, not torch.float32")
     low, high = result.detach().aminmax()
     _require(
-        bool(result.isfinite().all()) and low.item() >= 0 and high.item() <= 1,
+        bool(result.isfinite().all()) and (anywhere or (low.item() >= 0 and high.item() <= 1)),
         f"{name}: gives values from {low.item():g} to {high.item():g}, not in [0, 1]",
     )
     return result

@@ -13,7 +13,11 @@ from pipeline.store.reading import Malformed, checked
 
 @with_config(ConfigDict(extra="allow"))
 class ScoreFacts(TypedDict, total=False):
-    """See `tasks.evaluation.score.Score`, and what a prediction costs."""
+    """See `tasks.evaluation.score.Score`, and what a prediction costs.
+
+    acts_on: of the answers, in percent, those that the bare model would not have given, of models
+    that draw nothing; abstained: those that are none, of defenses that may abstain.
+    """
 
     images: int
     redraws: int
@@ -25,6 +29,8 @@ class ScoreFacts(TypedDict, total=False):
     forwards_per_prediction: float
     backwards_per_prediction: float
     seconds_per_prediction: float
+    acts_on: float
+    abstained: float
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -78,6 +84,7 @@ class ExampleFacts(TypedDict, total=False):
     images: int
     redraws: int
     largest_change: float
+    acted_on_answers: int
 
 
 FACTS: Mapping[str, type[Any]] = {

@@ -73,7 +73,10 @@ def _answers(path: Path, _: Mapping[str, object]) -> dict[str, object]:
     predicted, correct = columns["predicted"], columns["correct"] != 0
     if predicted.ndim != 2 or predicted.shape != correct.shape or not predicted.numel():
         raise Malformed(f"{path.name} has no answers")
-    if not (correct == (predicted == columns["labels"][:, None])).all():
+    right = predicted == columns["labels"][:, None]
+    if (abstained := columns.get("abstained")) is not None:
+        right = right & (abstained == 0)
+    if not (correct == right).all():
         raise Malformed(f"{path.name} calls answers right that are not the label, or the reverse")
     return rates(correct)
 

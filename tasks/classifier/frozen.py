@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -88,6 +89,15 @@ class Frozen:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(rows.batch_seed("network"))
             return self._asked(self.network, pixels)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is asked inside is not counted: it is no part of what is measured."""
+        before = self.forwards, self.backwards
+        try:
+            yield
+        finally:
+            self.forwards, self.backwards = before
 
     def answers(self, pixels: Tensor) -> Tensor:
         """As `logits`, never compiled: for a few images, for which compiling would take longer."""

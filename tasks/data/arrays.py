@@ -6,6 +6,7 @@ Images are [N, C, H, W]; labels and ids are int64 [N].
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -134,12 +135,14 @@ class Outcomes:
     """What a defended classifier answered.
 
     probabilities: float32 [N, R, classes], mean softmax over the K draws inside each of
-    the R redraws of the whole predictor; labels: int64 [N]; ids: int64 [N].
+    the R redraws of the whole predictor; labels: int64 [N]; ids: int64 [N]; abstained: bool [N, R],
+    where it gave no answer, None of a defense that always gives one.
     """
 
     probabilities: Tensor
     labels: Tensor
     ids: Tensor
+    abstained: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.probabilities.shape)
@@ -151,6 +154,25 @@ class Outcomes:
                 ((total - 1).abs() < 1e-3).all(),
                 f"probabilities: rows sum to {total.min().item():g}..{total.max().item():g}, not 1",
             )
+        if self.abstained is not None:
+            found = f"{self.abstained.dtype} {tuple(self.abstained.shape)}"
+            require(
+                self.abstained.dtype == torch.bool and self.abstained.shape == shape[:2],
+                f"abstained: expected bool {tuple(shape[:2])}, got {found}",
+            )
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Tensor]) -> Outcomes:
+        """Those that `columns` gave."""
+        mask = columns.get("abstained")
+        found = {**columns, "abstained": None if mask is None else mask != 0}
+        return cls(**found)  # type: ignore[arg-type]
+
+    def columns(self) -> dict[str, Tensor]:
+        """By name, as numbers: the mask as uint8, and absent where there is none."""
+        found = {"probabilities": self.probabilities, "labels": self.labels, "ids": self.ids}
+        mask = {} if self.abstained is None else {"abstained": self.abstained.to(torch.uint8)}
+        return found | mask
 
     @property
     def predicted(self) -> Tensor:
@@ -159,5 +181,6 @@ class Outcomes:
 
     @property
     def correct(self) -> Tensor:
-        """bool [N, R]: whether the prediction is the true label."""
-        return self.predicted == self.labels[:, None]
+        """bool [N, R]: whether the prediction is the true label; an abstention is not."""
+        right = self.predicted == self.labels[:, None]
+        return right if self.abstained is None else right & ~self.abstained

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.specs import Count, Kind, Passes
 
-GradientRule = Literal["straight-through", "iterates", "unrolled"]
+GradientRule = Literal["straight-through", "surrogate", "approximation", "iterates", "unrolled"]
 """How an attacker's gradient passes a defense, where a defense declares more than one way.
 
-straight-through: as the transform is written, what has no useful gradient held constant. Of a
-defense with an inner optimiser, `iterates`: the mean probability over all the images that the
-optimiser went through, from the first to the last, each with its offset held constant; and
-`unrolled`: through every step of it, with the second derivatives of the classifier.
+straight-through: as `transform` and `combine` are written, what has no useful gradient held
+constant or passed straight through. surrogate: through `surrogate` in the place of a `combine`
+that is not smooth. approximation: through a differentiable form of the transform, which the
+transform gives where `context.rule` asks for it. Of a defense with an inner optimiser, `iterates`:
+the mean probability over all the images that it goes through, from the first to the last, each
+with its offset held constant; and `unrolled`: through every step of it, with the second derivatives
+of the classifier.
 """
 
 if TYPE_CHECKING:
@@ -86,6 +89,42 @@ class Defense(Kind):
         """The rules by which a gradient may pass, from cheap to dear; see `GradientRule`."""
         return ("straight-through",)
 
+    def views(self, classes: int) -> int:  # noqa: ARG002
+        """How many copies of a row `transform` makes: a prediction is asked all of them, always.
+
+        An attacker takes a sample of the draws of a defense, and in each of them all its views.
+        """
+        return 1
+
+    def combine(self, logits: Tensor) -> Tensor:
+        """Log-probabilities [..., classes] of the logits of a draw's views, [..., V, classes].
+
+        By default the log of the mean probability, and one view's logits as they are; a constant
+        added to all classes makes no difference. Draws are averaged afterwards, over their
+        probabilities. One that is not smooth declares a
+        `surrogate` in `gradients`, before or without `straight-through`.
+        """
+        from tasks.defenses.transforms.combining import log_mean
+
+        return log_mean(logits)
+
+    def surrogate(self, logits: Tensor) -> Tensor:
+        """What an attacker climbs in the place of `combine`, of the same shapes."""
+        from tasks.defenses.transforms.combining import log_mean
+
+        return log_mean(logits)
+
+    def combines(self) -> bool:
+        """Whether a draw is more than one answer of the classifier as it is."""
+        return self.views(2) > 1 or type(self).combine is not Defense.combine
+
+    def abstains(self, probabilities: Tensor, draws: int) -> Tensor | None:  # noqa: ARG002
+        """bool [...]: where a prediction is none, of mean probabilities [..., classes] of draws.
+
+        None of a defense that always answers. An abstention counts as a wrong answer.
+        """
+        return None
+
     def inner_steps(self) -> int:
         """How many steps an optimiser inside the transform takes; 0 without one."""
         return 0
@@ -121,8 +160,9 @@ class Defense(Kind):
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Transform each row by the random numbers of its image and draw.
 
-        pixels: float32 [M, C, H, W] in [0, 1]; returns the same shape and range, the range
-        unless `leaves_range`.
+        pixels: float32 [M, C, H, W] in [0, 1]; returns the same shape and range, or, of a defense
+        with views, [M * views, C, H, W], the views of a row side by side. The range may be another
+        where `leaves_range` says so.
         """
         raise TypeError(f"{type(self).__name__} does not define transform")
 

@@ -46,8 +46,13 @@ class Chain(Defense):
         return self
 
     @model_validator(mode="after")
-    def _in_range_between_parts(self) -> Self:
+    def _only_the_last_may(self) -> Self:
         for _, part in self.stages()[:-1]:
+            if part.combines():
+                raise ValueError(
+                    f"{part.kind} combines several answers, which only the last part of a chain "
+                    "can: put it last"
+                )
             if part.leaves_range():
                 raise ValueError(
                     f"{part.kind} may leave the range of pixels, which the part after it takes: "
@@ -70,9 +75,31 @@ class Chain(Defense):
         return any(part.smooths() for part in self.parts)
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """Every rule of any part."""
+        """Every rule of any part; straight through only where all of them pass one so."""
         declared = {rule for part in self.parts for rule in part.gradients()}
+        if not all("straight-through" in part.gradients() for part in self.parts):
+            declared.discard("straight-through")
         return tuple(rule for rule in get_args(GradientRule) if rule in declared)
+
+    def views(self, classes: int) -> int:
+        """Those of the last part."""
+        return self.parts[-1].views(classes)
+
+    def combine(self, logits: Tensor) -> Tensor:
+        """As the last part does."""
+        return self.parts[-1].combine(logits)
+
+    def surrogate(self, logits: Tensor) -> Tensor:
+        """As the last part does."""
+        return self.parts[-1].surrogate(logits)
+
+    def combines(self) -> bool:
+        """Whether the last part does."""
+        return self.parts[-1].combines()
+
+    def abstains(self, probabilities: Tensor, draws: int) -> Tensor | None:
+        """As the last part does."""
+        return self.parts[-1].abstains(probabilities, draws)
 
     def inner_steps(self) -> int:
         """Those of the part that takes most."""

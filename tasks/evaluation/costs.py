@@ -15,7 +15,7 @@ from tasks.specs import Passes
 
 
 def prediction_passes(defense: Defense, classes: int, *, draws: int | None = None) -> Passes:
-    """The passes of one prediction for one image: those of every stage, and K answers.
+    """The passes of one prediction for one image: those of every stage, and K answers a view.
 
     draws: how many answers instead of the defense's own K.
 
@@ -27,7 +27,7 @@ def prediction_passes(defense: Defense, classes: int, *, draws: int | None = Non
 
 def _passes(defense: Defense, classes: int, draws: int) -> Passes:
     once, each = split_stages(defense)
-    total = Passes(forwards=draws)
+    total = Passes(forwards=draws * defense.views(classes))
     for _, stage in once:
         total += stage.forwards_and_backwards(rows=1, distinct=1, classes=classes)
     distinct = 1
@@ -55,9 +55,13 @@ def craft_passes(spec: CraftSpec, classes: int) -> Passes:
     if spec.against is None or spec.draws is None:
         return asked
     query = query_passes(spec.against, classes, spec.draws)
-    judged = not spec.against.deterministic(classes) or spec.smoothing is not None
+    judged = (
+        not spec.against.deterministic(classes)
+        or spec.smoothing is not None
+        or spec.against.gradients()[0] != "straight-through"
+    )
     total = query * (asked.forwards + (spec.attack.judgements() if judged else 0))
-    back = attacker_draws(spec.against, classes, spec.draws)
+    back = attacker_draws(spec.against, classes, spec.draws) * spec.against.views(classes)
     if spec.smoothing is not None:
         # back through every gradient of the defense as well, a pass each way
         back += 2 * query.backwards
@@ -74,10 +78,10 @@ def select_passes(spec: SelectSpec, classes: int) -> Passes:
 
 def single_passes(defense: Defense, classes: int, draws: int) -> Passes:
     """So many draws of everything for an image, what has nothing to draw first applied once."""
-    total = Passes(forwards=draws)
+    total = Passes(forwards=draws * defense.views(classes))
     rows = distinct = 1
     for _, stage in defense.stages():
-        if not stage.deterministic(classes):
+        if not stage.deterministic(classes) or stage.combines():
             rows = draws
         total += stage.forwards_and_backwards(rows=rows, distinct=distinct, classes=classes)
         if not stage.deterministic(classes):

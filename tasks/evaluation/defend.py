@@ -1,5 +1,7 @@
 """Ask a defended classifier: the mean over K draws of softmax f(T_k(C(x))).
 
+Of a defense with views a draw's answer is what its `combine` makes of all of them.
+
 `draw_logits` is differentiable and is what an adaptive attack attacks; `predict` gives the same
 answers in bounded memory. Neither a batch's make-up nor its size changes an answer beyond the
 rounding of floats, because random numbers belong to the image and the draw.
@@ -7,6 +9,7 @@ rounding of floats, because random numbers belong to the image and the draw.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import takewhile
@@ -57,7 +60,9 @@ def single_draw_logits(
     """
     classes = context.classifier.classes
     stages = defense.stages()
-    first = tuple(takewhile(lambda stage: stage[1].deterministic(classes), stages))
+    first = tuple(
+        takewhile(lambda stage: stage[1].deterministic(classes) and not stage[1].combines(), stages)
+    )
     return _draw_logits((first, stages[len(first) :]), context, pixels, rows, draws)
 
 
@@ -84,7 +89,7 @@ def predict(
 ) -> Tensor:
     """The defended classifier's probabilities, float32 [N, classes].
 
-    At most `batch_size` rows, of images or of draws, go through a transform and the network at
+    At most `batch_size` rows, of images, draws or views, go through a transform and the network at
     a time. `advance` is told how many images' worth of draws each batch was; `seen` looks at the
     network's answers.
     """
@@ -100,7 +105,8 @@ def predict(
             ]
         )
         answers = []
-        for batch in _batches(len(image), batch_size):
+        views = defense.views(context.classifier.classes)
+        for batch in _batches(len(image), max(1, batch_size // views)):
             logits = _drawn_logits(each, prepared[image[batch]], repeated[batch], context)
             answers.append(logits.softmax(dim=1))
             if seen is not None:
@@ -144,8 +150,35 @@ def defend(
 
         rows = Rows(spec.seed, ids, torch.full_like(ids, redraw)).within("defend")
         answered = predict(spec.defense, context, pixels, rows, batch_size, advance, seen)
-        redraws.append(answered.cpu())
-    return Outcomes(torch.stack(redraws, dim=1), crafted.labels.cpu(), crafted.ids.cpu())
+        redraws.append(answered)
+    probabilities = torch.stack(redraws, dim=1)
+    abstained = spec.defense.abstains(probabilities, draw_count(spec.defense))
+    return Outcomes(
+        probabilities.cpu(),
+        crafted.labels.cpu(),
+        crafted.ids.cpu(),
+        None if abstained is None else abstained.cpu(),
+    )
+
+
+def acted(crafted: Crafted, context: Context, outcomes: Outcomes, *, batch_size: int) -> int | None:
+    """How many of the answers are others than the bare classifier's: of each image, each redraw.
+
+    An abstention is another answer. What is asked for this is not counted among the passes. None
+    where the classifier draws, and so gives others itself.
+    """
+    classifier = context.classifier
+    if classifier.randomised:
+        return None
+    with torch.no_grad(), classifier.aside():
+        parts = [crafted.pixels[part] for part in _batches(len(crafted), batch_size)]
+        bare = torch.cat(
+            [classifier.logits(part.to(classifier.device)).argmax(dim=1).cpu() for part in parts]
+        )
+    differs = outcomes.predicted != bare[:, None]
+    if outcomes.abstained is not None:
+        differs |= outcomes.abstained
+    return int(differs.sum())
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
@@ -154,7 +187,9 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
     """float32 [M, classes], of no more rows at once than the context allows."""
-    size = context.rows_at_once or len(pixels)
+    size = len(pixels)
+    if context.rows_at_once is not None:
+        size = max(1, context.rows_at_once // _copies(each, context))
     if len(pixels) <= size:
         return _asked(each, pixels, rows, context)
 
@@ -166,11 +201,44 @@ def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) ->
     return torch.cat(answers)
 
 
+def _copies(stages: Stages, context: Context) -> int:
+    """How many images the stages make of one: views, and what an inner optimiser goes through."""
+    classes = context.classifier.classes
+    counts = (
+        stage.inner_steps() + 1 if _by_iterates(stage, context) else stage.views(classes)
+        for _, stage in stages
+    )
+    return math.prod(counts)
+
+
+def _by_iterates(defense: Defense, context: Context) -> bool:
+    return context.rule == "iterates" and "iterates" in defense.gradients()
+
+
 def _asked(each: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+    classifier = context.classifier
     applied = _applied(each, pixels, rows, context)
-    copies = len(applied) // len(pixels)
-    logits = context.classifier.logits(applied, _copied(rows, copies))
-    return log_mean(logits.view(len(pixels), copies, -1))
+    logits = classifier.logits(applied, _copied(rows, len(applied) // len(pixels)))
+    last = each[-1][1] if each else None
+    views = 1 if last is None else last.views(classifier.classes)
+    logits = logits.view(len(pixels), -1, views, classifier.classes)
+    combined = logits[:, :, 0] if last is None else _combined(last, logits, context)
+    return log_mean(combined)  # over the iterates of an inner optimiser
+
+
+def _combined(defense: Defense, logits: Tensor, context: Context) -> Tensor:
+    """One answer of the views of each draw, float32 [M, copies, views, classes] without views."""
+    rules = defense.gradients()
+    instead = context.rule == "surrogate" and "surrogate" in rules
+    instead |= context.rule != "straight-through" and "straight-through" not in rules
+    found: object = defense.surrogate(logits) if instead else defense.combine(logits)
+    expected = (*logits.shape[:2], logits.shape[3])
+    if not isinstance(found, Tensor) or found.shape != expected:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise BadDefense(f"{defense.kind}: combined {tuple(logits.shape)} to {shape}")
+    if defense.combines() and not found.isfinite().all():
+        raise BadDefense(f"{defense.kind}: combined logits to values that are not finite")
+    return found
 
 
 def _copied(rows: Rows, copies: int) -> Rows:
@@ -202,12 +270,13 @@ class _Part(torch.autograd.Function):
 
 
 def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+    classes = context.classifier.classes
     for scope, defense in stages:
         own = _copied(rows, len(pixels) // len(rows)).within(scope)
-        if context.rule == "iterates" and "iterates" in defense.gradients():
+        if _by_iterates(defense, context):
             result, copies = defense.iterates(pixels, own, context), defense.inner_steps() + 1
         else:
-            result, copies = defense.transform(pixels, own, context), 1
+            result, copies = defense.transform(pixels, own, context), defense.views(classes)
         pixels = _checked(defense, result, pixels, copies)
     return pixels
 
@@ -217,8 +286,9 @@ def _checked(defense: Defense, result: object, pixels: Tensor, copies: int) -> T
     if not isinstance(result, Tensor):
         raise BadDefense(f"{defense.kind}: gave {type(result).__name__}, not a tensor")
     if result.shape != (copies * len(pixels), *pixels.shape[1:]):
+        views = f" in {copies} copies" if copies > 1 else ""
         raise BadDefense(
-            f"{defense.kind}: gave shape {tuple(result.shape)} for {tuple(pixels.shape)}"
+            f"{defense.kind}: gave shape {tuple(result.shape)} for {tuple(pixels.shape)}{views}"
         )
     try:
         if defense.leaves_range():
@@ -233,12 +303,13 @@ def _checked(defense: Defense, result: object, pixels: Tensor, copies: int) -> T
 def first_draw(
     defense: Defense, context: Context, pixels: Tensor, ids: Tensor, *, seed: int
 ) -> Tensor:
-    """The images as the first draw of the first redraw of `defend` transforms them.
+    """The images as the first draw of the first redraw of `defend` transforms them: the first view.
 
     pixels: float32 [N, C, H, W] in [0, 1]; ids: int64 [N]. Returns the shape and range of pixels.
     """
     rows = Rows(seed, ids, torch.zeros_like(ids)).within("defend")
     with torch.no_grad():
         for scope, stage in defense.stages():
-            pixels = stage.transform(pixels, rows.within(scope), context)
+            made = stage.transform(pixels, rows.within(scope), context)
+            pixels = made[:: len(made) // len(pixels)].clamp(0, 1)
     return pixels

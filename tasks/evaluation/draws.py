@@ -10,9 +10,13 @@ Stages = tuple[tuple[str, Defense], ...]
 
 
 def split_stages(defense: Defense) -> tuple[Stages, Stages]:
-    """The stages that are applied once a prediction, and those applied in each draw."""
+    """The stages that are applied once a prediction, and those applied in each draw.
+
+    A stage that combines is of the latter: its views are made in each draw, of which there may be
+    one.
+    """
     stages = defense.stages()
-    once = tuple(takewhile(lambda stage: stage[1].once, stages))
+    once = tuple(takewhile(lambda stage: stage[1].once and not stage[1].combines(), stages))
     return once, stages[len(once) :]
 
 

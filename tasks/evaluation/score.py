@@ -41,7 +41,14 @@ def joined(shards: Sequence[Outcomes]) -> Outcomes:
         torch.cat([shard.probabilities for shard in shards]),
         torch.cat([shard.labels for shard in shards]),
         ids,
+        _joined_masks(shards),
     )
+
+
+def _joined_masks(shards: Sequence[Outcomes]) -> Tensor | None:
+    masks = [shard.abstained for shard in shards if shard.abstained is not None]
+    require(len(masks) in {0, len(shards)}, "outcomes: some shards abstain, and some never do")
+    return torch.cat(masks) if masks else None
 
 
 def share_right(outcomes: Outcomes) -> Tensor:

@@ -16,7 +16,7 @@ from tasks.data.arrays import Crafted, Images, require
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context
 from tasks.evaluation.defend import predict, single_draw_logits
-from tasks.evaluation.draws import attacker_draws, whole_predictions
+from tasks.evaluation.draws import attacker_draws, draw_count, whole_predictions
 from tasks.evaluation.specs import SelectSpec
 from tasks.progress import Progress, Tell, silent
 
@@ -175,6 +175,10 @@ def _asked(
         target = labels[part].to(frozen.device)[:, None]
         chance = answers.gather(2, target[:, :, None].expand(-1, answers.shape[1], 1))[:, :, 0]
         wrong = answers.argmax(dim=2) != target
+        for place, whole_answer in enumerate(predicted, start=draws):
+            abstained = spec.against.abstains(whole_answer, draw_count(spec.against))
+            if abstained is not None:
+                wrong[:, place] |= abstained
         failed.append(wrong.float().mean(dim=1).cpu())
         true.append(chance.mean(dim=1).cpu())
         margin.append((answers.amax(dim=2) - chance).amin(dim=1).cpu())

@@ -25,15 +25,17 @@ def defended(
 ) -> Victim:
     """The victim that a defended model is: `draws` fresh draws for each image at each step.
 
-    rows: the identities of the images; smoothing: see `Context`, for gradients alone. Of a model
-    that draws, or is smoothed, points are judged by draws that stay the same for a window.
+    rows: the identities of the images; smoothing: see `Context`, for gradients alone, which pass
+    by the first rule that the defense declares. Of a model that draws, or is smoothed, or has a
+    surrogate there, points are judged by draws that stay the same for a window.
     The logits are the log of the mean probability. Raises BadDefense where the defense leaves
     no path for a gradient.
     """
     classes, randomised = context.classifier.classes, context.classifier.randomised
     count = attacker_draws(defense, classes, draws, randomised=randomised)
     ask = draw_logits if shares_a_draw(defense, classes) else single_draw_logits
-    smooth = replace(context, smoothing=smoothing)
+    rule = defense.gradients()[0]
+    smooth = replace(context, smoothing=smoothing, rule=rule)
 
     def logits(pixels: Tensor, step: int) -> Tensor:
         found = ask(defense, smooth, pixels, rows.within("eot").at(step), draws=count)
@@ -47,4 +49,5 @@ def defended(
         return log_mean(found)
 
     random = not defense.deterministic(classes) or randomised or smoothing is not None
+    random |= rule != "straight-through"
     return Victim(logits, classes, judged=judged if random else None)

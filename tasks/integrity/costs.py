@@ -83,7 +83,7 @@ def _known(spec: CardSpec, attack: Attack, classes: int, *, draws: int | None = 
 
 def _gradient(spec: CardSpec, classes: int) -> Passes:
     """One question, with two gradients back through it."""
-    back = attacker_draws(spec.against, classes, spec.draws)
+    back = attacker_draws(spec.against, classes, spec.draws) * spec.against.views(classes)
     return query_passes(spec.against, classes, spec.draws) + Passes(backwards=2 * back)
 
 
@@ -92,4 +92,4 @@ def _still(spec: CardSpec, classes: int) -> Passes:
     asked = climb(spec, spec.epsilon).forwards_and_backwards()
     one = single_passes(spec.against, classes, 1)
     both = (one + Passes(forwards=1)) * (asked.forwards + 1)
-    return both + Passes(backwards=2) * asked.backwards
+    return both + Passes(backwards=1 + spec.against.views(classes)) * asked.backwards

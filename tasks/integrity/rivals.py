@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,10 +42,11 @@ def corners(subject: Subject, descents: Descents) -> Finding:
 def frozen_draw(subject: Subject) -> Finding:
     """One draw that stays the same is fooled as the bare model is, so its gradient is good."""
     spec, context = subject.spec, subject.context
+    climbed = replace(context, rule=spec.against.gradients()[0])
 
     def one_draw(points: Tensor, rows: Rows) -> Tensor:
         still = rows.within("frozen")
-        return single_draw_logits(spec.against, context, points, still, draws=1)[:, 0]
+        return single_draw_logits(spec.against, climbed, points, still, draws=1)[:, 0]
 
     def bare(points: Tensor, rows: Rows) -> Tensor:  # noqa: ARG001
         return context.classifier.logits(points)

@@ -114,8 +114,9 @@ class Subject:
         return defended(self.spec.against, self.context, rows, draws=draws)
 
     def batches(self, draws: int) -> Iterator[slice]:
-        """Parts of the images, so many that their draws make one batch."""
-        size = max(1, self.batch_size // draws)
+        """Parts of the images, so many that the views of their draws make one batch."""
+        views = self.spec.against.views(self.context.classifier.classes)
+        size = max(1, self.batch_size // (draws * views))
         return (slice(start, start + size) for start in range(0, len(self), size))
 
     def _look_at(self, points: Tensor, attack: BoundedAttack) -> None:

@@ -100,6 +100,20 @@ def test_the_cost_of_a_prediction_is_of_asking_and_not_of_reading_weights_and_im
     assert facts["seconds_per_prediction"] == pytest.approx(how["asking_seconds"] / 300)
 
 
+def test_a_score_tells_on_how_many_answers_a_defense_acts(tiny: Tiny) -> None:
+    alone, _ = run(tiny, "mixed/pgd/none")
+    recorder, _ = run(tiny, "mixed/pgd/guo")
+    (bare,), (cropped,) = alone.done("score"), recorder.done("score")
+    assert bare.done.facts["acts_on"] == 0
+    (defended,) = recorder.done("defend")
+    facts, answers = defended.done.facts, 300 * 2
+    assert 0 < facts["acted_on_answers"] < answers
+    assert cropped.done.facts["acts_on"] == 100 * facts["acted_on_answers"] / answers
+    # what was asked for this is no cost of the defense
+    assert cropped.done.facts["forwards_per_prediction"] == 2
+    assert "abstained" not in cropped.done.facts
+
+
 def test_what_fits_not_even_in_small_batches_fails_and_says_so(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

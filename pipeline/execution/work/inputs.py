@@ -208,7 +208,7 @@ class NodeInputs:
     def outcomes(self, node: Node) -> Outcomes:
         """A defended model's answers about a shard."""
         try:
-            return Outcomes(**self._columns(node, "outcomes.arrow"))
+            return Outcomes.of_columns(self._columns(node, "outcomes.arrow"))
         except (BadTensor, TypeError) as error:
             raise Damaged(node.kind, node.digest, str(error)) from None
 

@@ -32,7 +32,7 @@ from tasks.classifier.prepared import Manner, training_manner
 from tasks.data.arrays import as_float
 from tasks.data.spec import DatasetSpec
 from tasks.evaluation.craft import check_crafted, craft
-from tasks.evaluation.defend import defend
+from tasks.evaluation.defend import acted, defend
 from tasks.evaluation.score import joined, score
 from tasks.evaluation.seen import Seen
 from tasks.evaluation.select import select
@@ -46,6 +46,9 @@ from tasks.training.recipe import CheckpointSpec, TrainSpec
 from tasks.training.train import train
 
 TIMINGS = ("seconds", "images_per_second")
+ACTED = "acted_on_answers"
+"""In a defend's record: of its answers, over images and redraws, those that the bare model would
+not have given."""
 COSTS = {"forwards": "forwards", "backwards": "backwards", "seconds": "asking_seconds"}
 """What is told of one prediction, and where a defend's record has it."""
 
@@ -283,11 +286,17 @@ def _defend(inputs: NodeInputs) -> NodeOutput:
     began = time.monotonic()
     seen, size = Seen(), inputs.rows_at_once
     outcomes = defend(crafted, context, spec, batch_size=size, tell=inputs.tell, seen=seen)
-    return NodeOutput(
-        {"outcomes.arrow": _tensors(inputs, vars(outcomes))},
-        {"images": len(crafted), "redraws": spec.redraws, "seen": seen.facts()},
-        asking_s=time.monotonic() - began,
-    )
+    asking_s = time.monotonic() - began
+    facts: dict[str, object] = {
+        "images": len(crafted),
+        "redraws": spec.redraws,
+        "seen": seen.facts(),
+    }
+    answers = acted(crafted, context, outcomes, batch_size=size)
+    if answers is not None:
+        facts[ACTED] = answers
+    files: dict[str, Writer] = {"outcomes.arrow": _tensors(inputs, outcomes.columns())}
+    return NodeOutput(files, facts, asking_s)
 
 
 def _card(inputs: NodeInputs) -> NodeOutput:
@@ -322,11 +331,29 @@ def _score(inputs: NodeInputs) -> NodeOutput:
         "predicted": outcomes.predicted,
         "correct": outcomes.correct.to(torch.uint8),
     }
+    if outcomes.abstained is not None:
+        columns["abstained"] = outcomes.abstained.to(torch.uint8)
+        facts["abstained"] = 100 * outcomes.abstained.to(torch.float64).mean().item()
     files: dict[str, Writer] = {
         "per_image.arrow": _tensors(inputs, columns),
         "score.json": partial(_write_json, facts),
     }
-    return NodeOutput(files, facts | cost | _candidates(inputs, parents) | _seen(inputs, parents))
+    more = (
+        _acts_on(inputs, parents, predictions)
+        | _candidates(inputs, parents)
+        | _seen(inputs, parents)
+    )
+    return NodeOutput(files, facts | cost | more)
+
+
+def _acts_on(inputs: NodeInputs, shards: Sequence[Node], answers: int) -> dict[str, float]:
+    """The share of answers that the bare model would not have given, in percent.
+
+    Nothing where a shard's record is of a version that did not look.
+    """
+    found = [inputs.record(shard).facts.get(ACTED) for shard in shards]
+    counts = [count for count in found if isinstance(count, int)]
+    return {"acts_on": 100 * sum(counts) / answers} if len(counts) == len(shards) else {}
 
 
 def _candidates(inputs: NodeInputs, shards: Sequence[Node]) -> dict[str, object]:
