@@ -33,7 +33,9 @@ from tasks.registry import Family
 from tasks.specs import Kind
 from tasks.training.recipe import Recipe
 
-Section = Literal["datasets", "models", "recipes", "attacks", "defenses", "grids", "paper"]
+Section = Literal[
+    "datasets", "models", "recipes", "attacks", "defenses", "grids", "paper", "claims"
+]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 CODED: Mapping[Section, Family] = {"attacks": "attacks", "defenses": "defenses"}

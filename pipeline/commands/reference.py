@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from pipeline.catalogue import devices, entries, paper
+from pipeline.catalogue import claims, devices, entries, paper
 from pipeline.execution import settings
 from tasks import registry
 from tasks.attacks.adaptive import Climbs
@@ -125,6 +125,15 @@ def _sections() -> Iterator[tuple[str, str, list[tuple[str, type[BaseModel]]]]]:
         "paper/",
         "Published numbers, beside which measured ones are put.",
         [("", paper.PaperEntry)],
+    )
+    yield (
+        "claims/",
+        "What has been published of defenses, shown beside their verdicts: one file a source.",
+        [
+            ("", claims.ClaimsEntry),
+            ("one of `claims`", claims.ClaimEntry),
+            ("`paper`", claims.PaperPlace),
+        ],
     )
 
 

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.catalogue.catalogue import SECTIONS
+from pipeline.catalogue.claims import claims
 from pipeline.commands.session import Session
 from pipeline.execution.events import RunFinished
+from pipeline.grid.cells import Grid
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.server import name_in_ledger
 from pipeline.problems import BadInput, Unwritable
 from pipeline.report.kept import KeptReport
 from pipeline.report.scores import PAGE, Scores
+from pipeline.report.views.verdicts import verdict_rows
 from pipeline.store.files import stamps
 
 if TYPE_CHECKING:
@@ -129,6 +132,7 @@ def _scores(session: Session, finished: RunFinished | None) -> Scores:
         per_image=cards.per_image,
         cards=cards.all(),
         doubts=cards.sanity.doubts() if cards.sanity is not None else (),
+        claims=claims(session.catalogue),
     )
 
 
@@ -179,7 +183,7 @@ class _Printer:
     def show(self, scores: Scores, doubts: Sequence[str]) -> str:
         """Print the report; the text that a person saw."""
         if self._as_json:
-            self._answer(scores.facts, doubts)
+            self._answer(scores, doubts)
             return ""
         from pipeline.report.formats.terminal import render_terminal
 
@@ -193,20 +197,22 @@ class _Printer:
         """Print what is known to be the report's text."""
         self._console.file.write(text)
         if self._as_json:
-            self._answer(self._session.facts(), doubts)
+            self._answer(_scores(self._session, self._finished), doubts)
 
-    def _answer(self, cells: Mapping[str, Mapping[str, object]], doubts: Sequence[str]) -> None:
-        _answer(self._session.grid.name, cells, self._finished, doubts)
+    def _answer(self, scores: Scores, doubts: Sequence[str]) -> None:
+        _answer(self._session.grid, scores, self._finished, doubts)
 
 
 def _answer(
-    grid: str,
-    cells: Mapping[str, Mapping[str, object]],
-    finished: RunFinished | None,
-    doubts: Sequence[str],
+    grid: Grid, scores: Scores, finished: RunFinished | None, doubts: Sequence[str]
 ) -> None:
-    """The scores, and how the run went, for a program."""
-    answer: dict[str, object] = {"grid": grid, "cells": cells, "doubts": list(doubts)}
+    """The scores, the verdicts, and how the run went, for a program."""
+    answer: dict[str, object] = {
+        "grid": grid.name,
+        "verdicts": [row.facts() for row in verdict_rows(grid, scores)],
+        "cells": scores.facts,
+        "doubts": list(doubts),
+    }
     if finished is not None:
         answer |= {
             "missing": finished.missing,

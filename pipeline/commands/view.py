@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.grid.graph import Node
@@ -92,7 +96,10 @@ class StoredGrid(OpenedGrid):
         return counts
 
     def provenance(self) -> dict[str, object]:
-        """How what the store holds of this grid was computed: devices and library versions."""
+        """How what the store holds of this grid was computed: days, devices, library versions.
+
+        And from which commit the program that says so was made, where that is known.
+        """
         snapshot = self.snapshot()
         found: set[Provenance] = set()
         for node in self.graph:
@@ -107,4 +114,30 @@ class StoredGrid(OpenedGrid):
         for key, value in itertools.chain.from_iterable(found):
             values.setdefault(key, set()).add(value)
         # records may have been imported: their words are not this machine's
-        return {clean(key): clean(", ".join(sorted(each))) for key, each in values.items()}
+        told = {clean(key): clean(", ".join(sorted(each))) for key, each in values.items()}
+        days = sorted(self._days())
+        if days:
+            told = {"computed": " to ".join(dict.fromkeys((days[0], days[-1]))), **told}
+        return {**told, **({"commit": commit} if (commit := program_commit()) else {})}
+
+    def _days(self) -> Iterator[str]:
+        """The days on which the grid's scores were written."""
+        for node in self.scores.values():
+            record = self.store.known(node.kind, node.digest)
+            written = record.how.get("written") if record is not None else None
+            if isinstance(written, int | float):
+                yield time.strftime("%Y-%m-%d", time.gmtime(written))
+
+
+@cache
+def program_commit() -> str | None:
+    """The commit that this program was made from, where it lies in a checkout of its own."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

@@ -14,6 +14,7 @@ from pipeline.problems.sanitize import clean
 from pipeline.report.paper import Reference
 
 if TYPE_CHECKING:
+    from pipeline.catalogue.claims import Claim
     from pipeline.report.answers import PerImage
     from pipeline.report.cards import Card
     from pipeline.report.sanity import Doubt
@@ -32,7 +33,8 @@ class Scores:
     the score nodes; published: what the paper says of those it says something of; by_class: how
     many test images a data set, by its name, has of each class; per_image: where gains are
     tested, None where they are not; cards: the integrity cards of those that have one; doubts:
-    what makes no sense about the models and the attacks.
+    what makes no sense about the models and the attacks; claims: what has been published of a
+    defense, by its name.
     """
 
     facts: Mapping[str, Facts]
@@ -43,6 +45,7 @@ class Scores:
     per_image: PerImage | None = None
     cards: Mapping[str, Card] = field(default_factory=dict)
     doubts: Sequence[Doubt] = ()
+    claims: Mapping[str, Sequence[Claim]] = field(default_factory=dict)
 
     def reason(self, name: str) -> str:
         """Why a cell has no score, in one line; empty where it has one."""

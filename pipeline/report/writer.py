@@ -31,15 +31,18 @@ from pipeline.report.formats.frames import (
     results,
     robustness_values,
     table_values,
+    verdict_values,
 )
 from pipeline.report.formats.latex import table_latex
 from pipeline.report.formats.markdown import (
+    answer_markdown,
     beside_markdown,
     candidates_markdown,
     cards_markdown,
     page,
     robustness_markdown,
     table_markdown,
+    verdicts_markdown,
 )
 from pipeline.report.formats.page.page import Plot, Section, page_html
 from pipeline.report.scores import PAGE, Scores
@@ -47,6 +50,7 @@ from pipeline.report.views.adaptive import robustness_rows
 from pipeline.report.views.gallery import Gallery, galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
+from pipeline.report.views.verdicts import VerdictRow, verdict_rows
 from pipeline.store.files import replace_bytes, replace_text, replacing
 
 if TYPE_CHECKING:
@@ -77,10 +81,17 @@ def write_report(
     folder = reports / grid.name
     try:
         with writing_to(f"reports {folder}", NO_ROOM):
-            sections = _write_files(grid, scores, folder, provenance or {}, artifacts)
+            sections, verdicts = _write_files(grid, scores, folder, provenance or {}, artifacts)
             found = _galleries(grid, artifacts, folder / "gallery.parquet")
             text = page_html(
-                grid, scores, sections, found, provenance=provenance or {}, again=again, links=links
+                grid,
+                scores,
+                sections,
+                found,
+                verdicts,
+                provenance=provenance or {},
+                again=again,
+                links=links,
             )
             _write_text(text, folder / PAGE)
     except OSError as error:
@@ -95,8 +106,8 @@ def _write_files(
     folder: Path,
     provenance: Mapping[str, object],
     artifacts: Artifacts | None,
-) -> list[Section]:
-    """All but the page; returns what the page has of the tables."""
+) -> tuple[list[Section], list[VerdictRow]]:
+    """All but the page; returns what the page has of the tables, and the verdicts."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_frame(results(grid, scores), folder / "results")
     parts, sections = [], []
@@ -131,11 +142,22 @@ def _write_files(
         ]
         parts.append((markdown("\n".join(filter(None, said))), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
+    verdicts = verdict_rows(grid, scores)
+    if verdicts:
+        _write_frame(verdict_values(verdicts), folder / "verdicts")
     if scores.cards:
         _write_frame(card_values(scores.cards), folder / "cards")
-    readme = page(grid, scores, parts, provenance, cards_markdown(scores.cards))
+    readme = page(
+        grid,
+        scores,
+        parts,
+        provenance,
+        cards_markdown(scores.cards),
+        answer_markdown(verdicts, grid),
+        verdicts_markdown(verdicts, "verdicts.csv"),
+    )
     _write_text(markdown(readme), folder / "README.md")
-    return sections
+    return sections, verdicts
 
 
 def _galleries(grid: Grid, artifacts: Artifacts | None, path: Path) -> list[Gallery]:
@@ -152,7 +174,7 @@ def _galleries(grid: Grid, artifacts: Artifacts | None, path: Path) -> list[Gall
 
 def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
     """Tables with names for their files: plain, and none twice where case does not count."""
-    taken = {"results", "readme", "index", "cards"}
+    taken = {"results", "readme", "index", "cards", "verdicts"}
     parts = []
     for view in found:
         plain = re.sub(r"[^\w.-]+", "-", view.table.name, flags=re.ASCII).strip(".-") or "table"

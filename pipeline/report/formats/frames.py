@@ -19,6 +19,7 @@ from pipeline.report.views.exhibits import Exhibit
 from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.pictures import Picture, class_probabilities
 from pipeline.report.views.table import Entry, Row, View
+from pipeline.report.views.verdicts import VerdictRow
 from tasks.integrity.findings import Finding
 
 CELL_COLUMNS: dict[str, type[pl.DataType]] = {
@@ -139,6 +140,11 @@ def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:
 def texts(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
     """Columns of words."""
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+
+
+def verdict_values(rows: Sequence[VerdictRow]) -> pl.DataFrame:
+    """One row for each defense on each network, with unrounded numbers."""
+    return pl.DataFrame([row.facts() for row in rows], infer_schema_length=None)
 
 
 def robustness_values(rows: Sequence[Robustness]) -> pl.DataFrame:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.report.views.table import Entry, View, spans
 from pipeline.report.words.numbers import NOTHING, accuracy, gain
 from pipeline.report.words.paper import published_words
-from pipeline.report.words.table import caption
+from pipeline.report.words.table import caption, heading
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -34,7 +34,7 @@ def table_latex(view: View) -> str:
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escaped(view.table.title or view.table.name)}}}",
+        rf"\caption{{{escaped(heading(view))}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]', '-', view.table.name)}}}",
         rf"\begin{{tabular}}{{ll{'r' * columns}}}",
         r"\toprule",

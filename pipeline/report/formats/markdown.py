@@ -10,13 +10,16 @@ from pipeline.report.cards import Card
 from pipeline.report.scores import Facts, Scores
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.table import Entry, Row, View, beside
+from pipeline.report.views.verdicts import VerdictRow
 from pipeline.report.words import adaptive as adaptive_words
 from pipeline.report.words import cards as card_words
+from pipeline.report.words import verdicts as verdict_words
+from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OBLIVIOUS
 from pipeline.report.words.numbers import NOTHING, accuracy, entry_words, gain
 from pipeline.report.words.paper import differing, judged, published_words
 from pipeline.report.words.settings import datasets_said, joined, settings_said
-from pipeline.report.words.table import caption
+from pipeline.report.words.table import caption, heading
 
 LEGEND = "Entries: measured (published, difference in points), and the verdict."
 
@@ -64,7 +67,7 @@ def _gain_words(entry: Entry) -> str:
 
 def table_markdown(view: View) -> str:
     """A table with its title, and what is to be said below it."""
-    lines = [f"## {view.table.title or view.table.name}", ""]
+    lines = [f"## {heading(view)}", ""]
     lines += markdown_table(["model", "defense", "redraws"], view.attacks, map(_row, view.rows))
     lines.extend(["", *caption(view)])
     if view.notes:
@@ -87,15 +90,22 @@ def page(
     parts: Sequence[tuple[str, str]],
     provenance: Facts,
     cards: str = "",
+    answer: str = "",
+    verdicts: str = "",
 ) -> str:
     """The report's front page: what is measured and how, and every table.
 
     parts: the tables in Markdown with the stems of their files; provenance: by what it was computed
-    (device, versions), as the caller knows it; cards: what is said of integrity cards.
+    (device, versions), as the caller knows it; cards: what is said of integrity cards; answer,
+    verdicts: whether defenses hold, in sentences and as tables.
     """
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
     lines = [f"# {grid.title or grid.name}", ""]
-    lines += [f"Grid `{grid.name}`: {len(grid.cells)} cells, {len(missing)} of them missing.", ""]
+    lines += [answer, ""] if answer else []
+    lines += [f"- {term}: {what}" for term, what in identity(grid, scores, provenance)]
+    lines += ["", f"{len(grid.cells)} cells, {len(missing)} of them missing.", ""]
+    lines += [verdicts, ""] if verdicts else []
+    lines += ["## What the numbers mean", ""]
     lines += [*datasets_said(grid.cells, scores.by_class), "", OBLIVIOUS, ""]
     lines += [ADAPTIVE, ""] if any(cell.attack_spec.compound for cell in grid.cells) else []
     lines += [INTERVALS, "", GAINS, ""]
@@ -109,8 +119,8 @@ def page(
     lines += [f"- redraws: {joined(sorted({cell.redraws for cell in grid.cells}))}"]
     lines += [f"- precision: {joined(sorted({cell.precision for cell in grid.cells}))}", ""]
     lines += ["Epsilon, step sizes and limits are in 1/255 of the pixel range.", ""]
-    for heading, described in settings_said(grid.cells):
-        lines += [f"### {heading}", "", *described, ""]
+    for title, described in settings_said(grid.cells):
+        lines += [f"### {title}", "", *described, ""]
     lines += ["Every cell, with all its numbers: [results.csv](results.csv)."]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -141,6 +151,37 @@ def candidates_markdown(rows: Sequence[Robustness], file: str) -> str:
         lines += [*markdown_table(["candidate"], defenses, adaptive_words.candidate_rows(own)), ""]
     if lines:
         lines += [adaptive_words.CANDIDATES_LEGEND.format(f"[{file}]({file})"), ""]
+    return "\n".join(lines)
+
+
+def answer_markdown(rows: Sequence[VerdictRow], grid: Grid) -> str:
+    """Whether each defense holds, in sentences; what to do where nothing tells."""
+    lines = [f"## {verdict_words.HEADING}", ""]
+    lines += [f"- {line}" for line in verdict_words.sentences(rows)]
+    lines += [verdict_words.without_verdict(grid)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
+    """The verdicts of each network's defenses as tables, and what is claimed of them.
+
+    file: where the same is told with all its numbers.
+    """
+    if not rows:
+        return ""
+    lines = ["## Verdicts"]
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        lines += ["", f"### {verdict_words.about(own)}", ""]
+        words = ([row.defense, *verdict_words.row_words(row)] for row in own)
+        numbers = verdict_words.COLUMNS
+        lines += markdown_table(("defense",), numbers, words)
+    lines += ["", verdict_words.LEGEND, "", verdict_words.THREAT, ""]
+    lines += [f"- {line}" for line in (*verdict_words.notes(rows),)]
+    claims = verdict_words.claim_lines(rows)
+    if claims:
+        lines += ["", verdict_words.CLAIMS, "", *(f"- {line}" for line in claims)]
+    lines += ["", f"The same with all its numbers: [{file}]({file})."]
     return "\n".join(lines)
 
 

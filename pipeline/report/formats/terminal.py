@@ -15,14 +15,18 @@ from pipeline.grid.cells import Grid
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness, robustness_rows
 from pipeline.report.views.table import Entry, Row, View, beside, views
+from pipeline.report.views.verdicts import verdict_rows
+from pipeline.report.words import verdicts
 from pipeline.report.words.adaptive import HEADING, LEGEND, SHORT, short_robustness_words
 from pipeline.report.words.numbers import entry_words
 from pipeline.report.words.paper import compact_words, differing, judged
-from pipeline.report.words.table import caption
+from pipeline.report.words.table import caption, heading
 
 LETTERS = 6
 """What is left of a long word of a heading, before its full stop."""
 NARROWEST = 8
+SENTENCES = 24
+"""Defended models above which a line for each network takes the place of one for each."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,26 @@ def render_terminal(grid: Grid, scores: Scores, *, width: int) -> Group:
     What is too wide in every layout is continued in another block of columns below.
     """
     return Group(
-        *(part for view in views(grid, scores) for part in _rendered(view, grid, scores, width))
+        *(part for view in views(grid, scores) for part in _rendered(view, grid, scores, width)),
+        *_verdicts(grid, scores),
     )
 
 
+def _verdicts(grid: Grid, scores: Scores) -> Iterator[RenderableType]:
+    """Whether defenses hold, last, where a person looks first."""
+    rows = verdict_rows(grid, scores)
+    lines = [verdicts.plain(line) for line in verdicts.sentences(rows)]
+    if len(lines) > SENTENCES:
+        lines = [verdicts.plain(line) for line in verdicts.summary(rows)]
+    if absent := verdicts.without_verdict(grid):
+        lines.append(verdicts.plain(absent))
+    if lines:
+        yield Text(verdicts.HEADING, style="bold")
+        yield Text("\n".join(lines))
+
+
 def _rendered(view: View, grid: Grid, scores: Scores, width: int) -> Iterator[RenderableType]:
-    yield Text(view.table.title or view.table.name, style="bold")
+    yield Text(heading(view), style="bold")
     yield from _tables(Sheet(view, entry_words), width)
     lines = list(caption(view))
     if any(row.redraws == "deterministic" for row in view.rows):
@@ -143,7 +161,8 @@ def _table(sheet: Sheet, wrapping: Wrapping, block: range, width: int) -> Table:
             if row.model == model:
                 entries = (row.entries[place] for place in block)
                 shown = (
-                    _shown(entry, wrapping.separator.join(sheet.words(entry))) for entry in entries
+                    _shown(view, entry, wrapping.separator.join(sheet.words(entry)))
+                    for entry in entries
                 )
                 table.add_row(Text(_label(row)), *shown)
         table.add_section()
@@ -182,13 +201,15 @@ def _label(row: Row) -> str:
     return f"  {row.defense}{' *' if row.redraws == 'deterministic' else ''}"
 
 
-def _shown(entry: Entry, words: str) -> Text:
+def _shown(view: View, entry: Entry, words: str) -> Text:
     text = Text(words, justify="right")
     if entry.accuracy is None:
         text.stylize("dim")
     else:
         if entry.bold:
             text.highlight_regex(r"\([-+].*?\)", "bold")
-        text.highlight_regex(r"\(\+.*?\)|\bin$", "green")
-        text.highlight_regex(r"\(-.*?\)|\bout$", "red")
+        text.highlight_regex(r"\bin$", "green")
+        text.highlight_regex(r"\bout$", "red")
+        if shows := view.gain_shows(entry):
+            text.highlight_regex(r"\([-+].*?\)", {"up": "green", "down": "red"}[shows])
     return text

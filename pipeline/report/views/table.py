@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.grid.cells import Cell, Table
 from pipeline.report.paper import Reference, Verdict
@@ -66,7 +66,13 @@ class _Reader:
             for doubt in self._scores.doubts
             if doubt.model in models and doubt.attack in {None, *attacks}
         )
-        return View(table, attacks, _corrected(rows), tuple(self._notes), doubts)
+        replayed = frozenset(
+            cell.attack
+            for cells in self._cells.values()
+            for cell in cells
+            if cell.attack in attacks and cell.attack_spec.crafts and not cell.attack_spec.compound
+        )
+        return View(table, attacks, _corrected(rows), tuple(self._notes), doubts, replayed)
 
     def _row(self, model: str, defense: str, attacks: Sequence[str]) -> Row:
         cells = [
@@ -270,7 +276,8 @@ class Row:
 class View:
     """A table as it is shown; a note's number is its place, from 1.
 
-    doubts: what makes no sense about its models and attacks, a line each.
+    doubts: what makes no sense about its models and attacks, a line each. replayed: those of its
+    attacks whose examples were made on the bare model, so that they bound a defense from above.
     """
 
     table: Table
@@ -278,6 +285,18 @@ class View:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     doubts: tuple[str, ...] = ()
+    replayed: frozenset[str] = frozenset()
+
+    def gain_shows(self, entry: Entry) -> Literal["up", "down", ""]:
+        """Which way a gain goes, as far as that may be shown by a colour.
+
+        Not up under replayed examples, which only bound it, and neither where it is none when
+        rounded.
+        """
+        rounded = 0.0 if entry.gain is None else round(entry.gain, 1)
+        if rounded > 0 and entry.attack not in self.replayed:
+            return "up"
+        return "down" if rounded < 0 else ""
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -10,6 +10,16 @@ DISCORDANT = 0.1
 """The share of images on which two answers are taken to differ, for what could be seen."""
 
 
+def heading(view: View) -> str:
+    """A table's heading, which says where its numbers are upper bounds."""
+    title = view.table.title or view.table.name
+    if not view.replayed:
+        return title
+    if len(view.replayed) == len(view.attacks):
+        return f"{title}: replayed examples, upper bounds"
+    return f"{title} (replayed columns: upper bounds)"
+
+
 def gain_lines(view: View) -> list[str]:
     """How many gains were tested and the smallest visible one; why others were not tested."""
     entries = [entry for row in view.rows for entry in row.entries]

@@ -21,24 +21,29 @@ from pipeline.report.formats.page.parts import (
     number_words,
     themed,
 )
-from pipeline.report.formats.page.tables import robustness_html, table_html
+from pipeline.report.formats.page.tables import robustness_html, table_html, verdicts_html
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.table import Entry, Row, View
+from pipeline.report.views.verdicts import VerdictRow
+from pipeline.report.words import verdicts as verdict_words
 from pipeline.report.words.adaptive import HEADING
 from pipeline.report.words.adaptive import LEGEND as ROBUSTNESS_LEGEND
 from pipeline.report.words.cards import LEGEND as CARDS_LEGEND
 from pipeline.report.words.cards import NAMES as CARD_NAMES
 from pipeline.report.words.cards import card_rows, stored_lines
+from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OBLIVIOUS
 from pipeline.report.words.numbers import gain, interval_words
 from pipeline.report.words.paper import differing, judged, published_words
 from pipeline.report.words.settings import datasets_said, settings_said
-from pipeline.report.words.table import caption
+from pipeline.report.words.table import caption, heading
 
 LONG = 2000
 """Places of a table, or cells of a grid, above which the page shows them folded and in brief."""
+SENTENCES = 5
+"""Defended models up to which the page's first screen has a sentence for each."""
 TEMPLATES = Path(__file__).with_name("templates")
 FILES = ("csv", "parquet", "md", "tex")
 """Endings of the files that a table has beside the page."""
@@ -71,6 +76,7 @@ def page_html(
     scores: Scores,
     sections: Sequence[Section],
     galleries: Sequence[Gallery],
+    verdicts: Sequence[VerdictRow] = (),
     *,
     provenance: Mapping[str, object],
     again: Sequence[str] = (),
@@ -102,6 +108,8 @@ def page_html(
         grid=grid,
         missing=sum(scores.accuracy(cell.name) is None for cell in grid.cells),
         datasets=datasets_said(grid.cells, scores.by_class),
+        identity=identity(grid, scores, provenance),
+        verdicts=_verdicts(verdicts, grid),
         meaning=meaning,
         sections=[
             _section(number, section, grid, places, environment)
@@ -124,6 +132,32 @@ def page_html(
     )
 
 
+def _verdicts(rows: Sequence[VerdictRow], grid: Grid) -> dict[str, object]:
+    """Whether defenses hold: sentences for the first screen, a table for each network."""
+    sentences = verdict_words.sentences(rows)
+    networks = dict.fromkeys(row.model for row in rows)
+    return {
+        "title": verdict_words.HEADING,
+        "absent": verdict_words.without_verdict(grid),
+        "summary": verdict_words.summary(rows) if len(sentences) > SENTENCES else [],
+        "sentences": sentences,
+        "tables": [
+            {
+                "id": f"verdicts-{place}",
+                "title": verdict_words.about([row for row in rows if row.model == model]),
+                "table": verdicts_html(
+                    [row for row in rows if row.model == model], f"verdicts-{place}-table"
+                ),
+            }
+            for place, model in enumerate(networks, 1)
+        ],
+        "said": [verdict_words.LEGEND, verdict_words.THREAT] if rows else [],
+        "notes": [*verdict_words.notes(rows)],
+        "claims_said": verdict_words.CLAIMS,
+        "claims": verdict_words.claim_lines(rows),
+    }
+
+
 def _section(
     number: int, section: Section, grid: Grid, places: Mapping[str, str], environment: Environment
 ) -> dict[str, object]:
@@ -133,11 +167,12 @@ def _section(
 
     def words(row: Row, entry: Entry) -> str:
         anchor = of.get((row.model, entry.attack, row.defense))
-        return str(macros.entry(entry, anchor, identity)).strip()  # type: ignore[attr-defined]
+        shows = view.gain_shows(entry)
+        return str(macros.entry(entry, anchor, identity, shows)).strip()  # type: ignore[attr-defined]
 
     return {
         "id": identity,
-        "title": view.table.title or view.table.name,
+        "title": heading(view),
         "table": table_html(view, identity, words),
         "folded": _folded(view),
         "said": caption(view),

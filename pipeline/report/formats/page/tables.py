@@ -10,7 +10,10 @@ from great_tables import GT, html
 from pipeline.report.formats.frames import laid_out, texts
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.table import Entry, Row, View, spans
+from pipeline.report.views.verdicts import VerdictRow
 from pipeline.report.words.adaptive import NUMBERS, robustness_words
+from pipeline.report.words.verdicts import COLUMNS as VERDICT_COLUMNS
+from pipeline.report.words.verdicts import IN_WORDS, row_words
 
 
 def table_html(view: View, identity: str, words: Callable[[Row, Entry], str]) -> str:
@@ -56,6 +59,25 @@ def robustness_html(rows: Sequence[Robustness], identity: str) -> str:
     images = rows[0].images
     return _bare(
         table, f"Accuracy in percent, with the 95 % interval, over the same {images} images"
+    )
+
+
+def verdicts_html(rows: Sequence[VerdictRow], identity: str) -> str:
+    """The verdicts of one network's defenses, a row each, in the order given."""
+    words = {
+        name: [row_words(row)[place] for row in rows] for place, name in enumerate(VERDICT_COLUMNS)
+    }
+    frame = texts({"defense": [row.defense for row in rows], **words})
+    numbers = [name for name in VERDICT_COLUMNS if name not in IN_WORDS]
+    table = (
+        GT(frame, id=identity, rowname_col="defense", auto_align=False)
+        .tab_stubhead("defense")
+        .cols_align("right", numbers)
+        .cols_align("left", list(IN_WORDS))
+    )
+    return _bare(
+        table,
+        "Percent of the same images with 95 % intervals, gains in points with 99 % intervals",
     )
 
 

@@ -1,0 +1,221 @@
+"""Does it hold? Verdicts in words: a sentence for each defense, and the rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.catalogue.claims import Claim
+from pipeline.grid.cells import Grid
+from pipeline.report.views.adaptive import Rate
+from pipeline.report.views.verdicts import BARE, VerdictRow
+from pipeline.report.words.numbers import NOTHING, accuracy, gain
+from tasks.evaluation.verdicts import FALLEN, NEGLIGIBLE, Change, Word
+
+HEADING = "Does it hold?"
+COLUMNS = (
+    "verdict",
+    "clean",
+    "replayed",
+    "worst case",
+    "gain over bare",
+    "over flips and crops",
+    "passes",
+    "claimed",
+)
+IN_WORDS = ("verdict", "claimed")
+"""Columns that are no numbers."""
+ORDER: tuple[Word, ...] = ("holds", "no gain", "harms", "undecided", "cannot tell")
+
+LEGEND = f"""\
+Worst case: an attacker who knows the defense and not its draws gives each image the candidate
+that fails most often on draws of its own; what is left is counted on other redraws, with a Wilson
+95 % interval. The bare network gets the same budget. The gain has the 99 % interval that inverts
+the sign-flip test over images: a defense **holds** where it lies above zero and **harms** where it
+lies below; **no gain** is one that holds zero and ends by {NEGLIGIBLE:g} points; **undecided** is
+any other. **Cannot tell** stands for an attack of a single candidate, a failed integrity card, and
+a bare network that is left with {FALLEN:g} % or less. No verdict depends on which other defenses
+are listed. Replayed: under the examples made on the bare network that leave the defense the least,
+an upper bound. Flips and crops: plain test-time augmentation with as many passes."""
+
+THREAT = """\
+Threat model: white box. The attacker has the network, the defense, its parameters and the
+distribution of its random numbers, but not the numbers drawn; the true label; no limit on queries
+beyond the named budget. What a stronger attack would leave may be less, so "holds" is about this
+attack, these images and these weights, and no guarantee; "harms" and "no gain" are found."""
+
+
+CLAIMS = """\
+What has been published, each on a network of its source's. A claim of a network whose examples
+were made on it alone, `bare attacked`, compares with the column replayed."""
+
+
+def subjects(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
+    """The rows about defenses: neither the bare network nor a control."""
+    return [row for row in rows if row.defense != BARE and not row.is_control]
+
+
+def about(rows: Sequence[VerdictRow]) -> str:
+    """The heading of one network's rows: which network, attack and ball, on how many images."""
+    first = rows[0]
+    images = max(row.images for row in rows)
+    attacks = ", ".join(dict.fromkeys(row.attack for row in rows))
+    sizes = ", ".join(f"{size:g}/255" for size in dict.fromkeys(row.epsilon for row in rows))
+    return f"{first.model}: {first.norm} {sizes}, {attacks}, {images} images"
+
+
+def verdict_words(row: VerdictRow) -> str:
+    """`holds, at a price of 12.0 clean points, no more than flips and crops do`."""
+    words: list[str] = [row.verdict.word]
+    if row.costs_accuracy and row.clean_change is not None:
+        words.append(f"at a price of {-row.clean_change.points:.1f} clean points")
+    if row.verdict.word == "holds" and row.beats_control is False:
+        words.append("no more than flips and crops do")
+    if row.hides_gradients:
+        words.append("hides gradients")
+    return ", ".join(words)
+
+
+def sentence(row: VerdictRow) -> str:
+    """The answer about one defense on one network, in Markdown."""
+    name = f"`{row.defense}` on {row.model}: "
+    if row.verdict.word == "cannot tell":
+        return f"{name}**cannot tell**. {_capital(row.verdict.why)}."
+    assert row.gain is not None
+    assert row.worst is not None
+    assert row.without is not None
+    stand = accuracy(row.worst.accuracy)
+    if row.worst.interval is not None:
+        stand += " % [{:.0f}, {:.0f}]".format(*row.worst.interval)
+    else:
+        stand += " %"
+    left = f"{stand} of images stand, {accuracy(row.without.accuracy)} % without it"
+    words = verdict_words(row)
+    found = f"{name}**{row.verdict.word}**{words[len(row.verdict.word) :]}. {left}: "
+    found += f"{_change(row.gain)} points"
+    if row.verdict.needed is not None:
+        return f"{found}. About {row.verdict.needed:,} images would decide."
+    return f"{found}."
+
+
+def plain(text: str) -> str:
+    """A line of Markdown without its signs, for a terminal."""
+    return text.replace("**", "").replace("`", "")
+
+
+def sentences(rows: Sequence[VerdictRow]) -> list[str]:
+    """The answer about each defense on each network; of the bare network where it is alone."""
+    return [sentence(row) for row in subjects(rows) or rows]
+
+
+def summary(rows: Sequence[VerdictRow]) -> list[str]:
+    """A line for each network: which defenses hold, gain nothing, harm."""
+    lines = []
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in subjects(rows) if row.model == model]
+        words = []
+        for word in ORDER:
+            names = [f"`{row.defense}`" for row in own if row.verdict.word == word]
+            if names:
+                words.append(f"**{word}**: {', '.join(names)}")
+            elif word == "holds":
+                words.append("**holds**: none")
+        if own:
+            lines.append(f"On {model}, {'; '.join(words)}.")
+    return lines
+
+
+def without_verdict(grid: Grid) -> str:
+    """What stands in the verdicts' place where nothing was attacked adaptively; else empty."""
+    if any(cell.attack_spec.compound for cell in grid.cells):
+        return ""
+    return (
+        "No verdict: no attack of this grid knows the defense, so every number below is an upper "
+        f"bound. `pipeline run --grid {grid.name} --adaptive quick` adds one that does."
+    )
+
+
+def row_words(row: VerdictRow) -> list[str]:
+    """A row's words, in the order of `COLUMNS`."""
+    clean = _rate(row.clean)
+    if row.clean_change is not None and row.defense != BARE:
+        clean += f" ({gain(row.clean_change.points)})"
+    passes = NOTHING
+    if row.cost is not None:
+        passes = f"{row.cost.forwards:.3g}+{row.cost.backwards:.3g}"
+    return [
+        verdict_words(row),
+        clean,
+        _rate(row.replayed),
+        _rate(row.worst),
+        _change(row.gain),
+        _change(row.over_control),
+        passes,
+        claimed_words(row),
+    ]
+
+
+def claimed_words(row: VerdictRow) -> str:
+    """`42.5 → 60.9, bare attacked`: the first claim, of this network where there is one."""
+    for claim in row.claims:
+        return _claim(claim)
+    return NOTHING
+
+
+def claim_lines(rows: Sequence[VerdictRow]) -> list[str]:
+    """Every claim about the defenses of some rows, a line of Markdown for each source."""
+    found = dict.fromkeys(claim for row in rows for claim in row.claims)
+    lines = []
+    for source, by in dict.fromkeys((claim.source, claim.by) for claim in found):
+        own = [_claim_told(claim) for claim in found if claim.source == source]
+        who = "" if by == "authors" else " (not by its authors)"
+        lines.append(f"{source}{who}: {'; '.join(own)}.")
+    return lines
+
+
+def _claim_told(claim: Claim) -> str:
+    size = f" at {claim.epsilon:g}/255" if claim.epsilon is not None else ""
+    images = f", {claim.images:,} images" if claim.images is not None else ""
+    where = f"{claim.attack}{size}, {claim.network}, {claim.dataset}{images}"
+    return f"`{claim.defense}` {_claim(claim)} ({where})"
+
+
+def _claim(claim: Claim) -> str:
+    before = NOTHING if claim.before is None else accuracy(claim.before)
+    return f"{before} → {accuracy(claim.after)}, {claim.attacked} attacked"
+
+
+def _rate(rate: Rate | None) -> str:
+    if rate is None:
+        return NOTHING
+    if rate.interval is None:
+        return accuracy(rate.accuracy)
+    low, high = rate.interval
+    return f"{accuracy(rate.accuracy)} [{low:.0f}, {high:.0f}]"
+
+
+def _change(change: Change | None) -> str:
+    if change is None:
+        return NOTHING
+    return f"{_signed(change.points)} [{_signed(change.low)}, {_signed(change.high)}]"
+
+
+def _signed(points: float) -> str:
+    """Points with their sign; what rounds to zero has none."""
+    return gain(points) if round(points, 1) else "0.0"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
+    """What some rows need said below their table."""
+    controls = {row.control for row in rows if row.control is not None}
+    if not controls and subjects(rows):
+        yield "No flips and crops of equal cost are among the cells (`equal_cost: flip-crop`)."
+    for row in rows:
+        if row.hidden is not None and row.hides_gradients:
+            yield (
+                f"`{row.defense}` on {row.model} hides gradients: an attack straight from the "
+                f"image leaves a gain {_change(row.hidden)} points higher than the worst case's."
+            )

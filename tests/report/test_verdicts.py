@@ -1,0 +1,239 @@
+"""Does it hold? The verdict of each defense, first in a report and last on a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up import DEFENSES, PROBLEM, make_cell, printed
+
+from pipeline.catalogue.claims import Claim
+from pipeline.grid.cells import Cell, Grid, Table
+from pipeline.report.answers import Answers, PerImage
+from pipeline.report.cards import Card
+from pipeline.report.scores import Scores
+from pipeline.report.views.table import views
+from pipeline.report.views.verdicts import VerdictRow, verdict_rows
+from pipeline.report.words.identity import identity
+from pipeline.report.words.verdicts import claim_lines, row_words, sentence, summary
+from pipeline.report.writer import write_report
+from tasks.attacks.adaptive import Adaptive
+from tasks.defenses.flip_crop import FlipCrop
+from tasks.integrity.findings import Finding
+
+IMAGES = 300
+QUICK = Adaptive().resolved(PROBLEM)
+DIRECT = Adaptive(transferred=()).resolved(PROBLEM)
+ATTACKS = ("clean", "untargeted-pgd50", "adaptive-quick", "direct")
+CONTROL = "flip-crop[draws=11]"  # as many passes as the counter-perturbation takes
+MODELS = ("demo-iat",)
+ROWS = ("none", "counter", "guo", CONTROL)
+SHARES = {
+    ("clean", "none"): 0.9,
+    ("clean", "counter"): 0.7,
+    ("untargeted-pgd50", "counter"): 0.8,
+    ("adaptive-quick", "none"): 0.4,
+    ("adaptive-quick", "counter"): 0.2,
+    ("adaptive-quick", "guo"): 0.4,
+    ("adaptive-quick", CONTROL): 0.45,
+    ("direct", "counter"): 0.9,
+}
+
+
+def cell(model: str, attack: str, defense: str) -> Cell:
+    known = attack if attack in {"clean", "untargeted-pgd50"} else "untargeted-pgd10"
+    made = make_cell(model, known, defense if defense in DEFENSES else "none")
+    spec = {"adaptive-quick": QUICK, "direct": DIRECT}.get(attack, made.attack_spec)
+    if defense == CONTROL:
+        made = dataclasses.replace(made, defense=defense, defense_spec=FlipCrop(draws=11))
+    return dataclasses.replace(made, attack=attack, attack_spec=spec, images=IMAGES)
+
+
+def grid_of(attacks=ATTACKS, defenses=ROWS, models=MODELS) -> Grid:
+    cells = tuple(cell(m, a, d) for m in models for a in attacks for d in defenses)
+    table = Table("stress", "Stress", models, tuple(attacks), tuple(defenses), None, "none")
+    return Grid("demo", "The demo", cells, (table,))
+
+
+def scores_of(grid: Grid, shares=SHARES, missing=(), **more) -> Scores:
+    """Of the images in their order the first `share` is right, so answers of a model are nested."""
+
+    def read(name: str) -> Answers:
+        _, attack, defense = name.split("/")
+        share = shares.get((attack, defense), 0.5)
+        ids = np.arange(IMAGES)
+        return Answers(ids, ids % 10, (ids < share * IMAGES)[:, None])
+
+    names = [each.name for each in grid.cells if each.name not in missing]
+    facts = {name: {"accuracy": 50.0, "images": IMAGES} for name in names}
+    digests = {each.name: f"{place:064x}" for place, each in enumerate(grid.cells)}
+    return Scores(facts, digests=digests, per_image=PerImage(read), **more)
+
+
+def rows_of(shares=SHARES, grid: Grid | None = None, **more) -> dict[str, VerdictRow]:
+    grid = grid or grid_of()
+    return {row.defense: row for row in verdict_rows(grid, scores_of(grid, shares, **more))}
+
+
+def test_a_row_is_the_adaptive_attack_of_most_candidates_with_the_defense_and_without():
+    row = rows_of()["counter"]
+    assert (row.attack, row.candidates, row.images) == ("adaptive-quick", 6, IMAGES)
+    assert row.verdict.word == "harms"
+    assert row.worst.accuracy == pytest.approx(20.0)
+    assert row.without.accuracy == pytest.approx(40.0)
+    assert row.gain.points == pytest.approx(-20.0)
+    assert -30 < row.gain.low < -20 < row.gain.high < -10
+    assert row.replayed.accuracy == pytest.approx(80.0)
+    assert (row.replayed_attack, row.control) == ("untargeted-pgd50", CONTROL)
+
+
+def test_the_bare_network_gains_nothing_and_rows_come_by_their_worst_case():
+    rows = rows_of()
+    assert rows["none"].verdict.word == "no gain"
+    assert row_words(rows["none"])[4] == "0.0 [0.0, 0.0]"
+    assert list(rows) == [CONTROL, "none", "guo", "counter"]
+
+
+def test_a_verdict_does_not_depend_on_which_other_defenses_are_listed():
+    alone = rows_of(grid=grid_of(defenses=("none", "counter")))
+    assert alone["counter"].verdict == rows_of()["counter"].verdict
+    assert alone["counter"].gain == rows_of()["counter"].gain
+
+
+def test_what_it_costs_and_what_flips_and_crops_do_stand_beside_it():
+    shares = SHARES | {("adaptive-quick", "counter"): 0.5, ("adaptive-quick", CONTROL): 0.5}
+    row = rows_of(shares)["counter"]
+    assert row.verdict.word == "holds"
+    assert row_words(row)[0] == (
+        "holds, at a price of 20.0 clean points, no more than flips and crops do, hides gradients"
+    )
+    better = rows_of(shares | {("adaptive-quick", CONTROL): 0.3, ("clean", "counter"): 0.9})
+    assert row_words(better["counter"])[0] == "holds, hides gradients"
+
+
+def test_gradients_are_hidden_where_an_attack_straight_from_the_image_leaves_more_gain():
+    assert rows_of()["counter"].hides_gradients
+    # the same gain directly as in the worst case, and replayed examples say nothing of it
+    shares = SHARES | {("direct", "counter"): 0.3, ("direct", "none"): 0.5}
+    row = rows_of(shares)["counter"]
+    assert not row.hides_gradients
+    assert row.hidden.points == pytest.approx(0.0)
+    assert rows_of(grid=grid_of(attacks=ATTACKS[:3]))["counter"].hidden is None
+
+
+def test_one_candidate_a_failed_card_a_fallen_network_and_an_absent_cell_tell_nothing():
+    direct = rows_of(grid=grid_of(attacks=("clean", "direct")))["counter"]
+    assert sentence(direct).startswith(
+        "`counter` on demo-iat: **cannot tell**. The attack chooses from 1 candidate"
+    )
+    found = Finding(check="steps", verdict="fail", words="more steps leave more")
+    card = Card("demo-iat/counter", 100, attack="adaptive-quick", model=(found,))
+    failed = rows_of(cards={"demo-iat/adaptive-quick/counter": card})
+    assert "more steps leave more" in failed["counter"].verdict.why
+    assert failed["guo"].verdict.word != "cannot tell"
+    fallen = rows_of(SHARES | {("adaptive-quick", "none"): 0.01})
+    assert {row.verdict.word for row in fallen.values()} == {"cannot tell"}
+    absent = rows_of(missing={"demo-iat/adaptive-quick/counter"})
+    assert absent["counter"].verdict.why == "demo-iat/adaptive-quick/counter: not computed"
+
+
+def test_the_sentence_names_network_verdict_and_what_stands_with_and_without():
+    row = rows_of()["counter"]
+    low, high = row.worst.interval
+    assert sentence(row) == (
+        "`counter` on demo-iat: **harms**, at a price of 20.0 clean points, hides gradients. "
+        f"20.0 % [{low:.0f}, {high:.0f}] of images stand, 40.0 % without it: "
+        f"-20.0 [{row.gain.low:.1f}, {row.gain.high:.1f}] points."
+    )
+    undecided = rows_of(SHARES | {("adaptive-quick", "guo"): 0.42})["guo"]
+    assert sentence(undecided).endswith(
+        f"points. About {undecided.verdict.needed:,} images would decide."
+    )
+    assert summary([row, undecided]) == [
+        "On demo-iat, **holds**: none; **harms**: `counter`; **undecided**: `guo`."
+    ]
+
+
+def test_a_report_begins_with_the_verdict_and_the_terminal_ends_with_it(tmp_path: Path):
+    grid = grid_of()
+    scores = scores_of(grid)
+    write_report(grid, scores, tmp_path, {"computed": "2026-11-27"})
+    folder = tmp_path / "demo"
+    for name in ("README.md", "index.html"):
+        text = (folder / name).read_text(encoding="utf-8")
+        answer = text.index("of images stand, 40.0 % without it")
+        assert answer < text.index("2026-11-27") < text.index("upper bound")
+    frame = pl.read_csv(folder / "verdicts.csv")
+    assert frame["verdict"].to_list() == [row.verdict.word for row in verdict_rows(grid, scores)]
+    assert json.loads(json.dumps(verdict_rows(grid, scores)[0].facts()))["candidates"] == 6
+    lines = printed(grid, scores, 200).rstrip().splitlines()
+    assert lines[-3].strip() == "Does it hold?"
+    assert lines[-1].startswith("counter on demo-iat: harms")
+
+
+def test_a_grid_without_an_attack_that_knows_the_defense_says_which_option_adds_one(tmp_path):
+    grid = grid_of(attacks=ATTACKS[:2])
+    scores = scores_of(grid)
+    write_report(grid, scores, tmp_path)
+    said = "pipeline run --grid demo --adaptive quick"
+    for name in ("README.md", "index.html"):
+        assert said in (tmp_path / "demo" / name).read_text(encoding="utf-8")
+    assert said in printed(grid, scores, 200).rstrip().splitlines()[-1]
+    assert not (tmp_path / "demo" / "verdicts.csv").exists()
+
+
+def test_replayed_columns_are_called_upper_bounds_and_their_gains_are_not_green(tmp_path: Path):
+    grid = grid_of()
+    scores = scores_of(grid)
+    (view,) = views(grid, scores)
+    row = next(row for row in view.rows if row.defense == "counter")
+    gains = dict(zip(view.attacks, row.entries, strict=True))
+    up = {name: dataclasses.replace(entry, gain=5.0) for name, entry in gains.items()}
+    shown = {name: view.gain_shows(entry) for name, entry in up.items()}
+    assert shown == {"clean": "up", "untargeted-pgd50": "", "adaptive-quick": "up", "direct": "up"}
+    flat = dataclasses.replace(gains["clean"], gain=0.04)
+    assert view.gain_shows(flat) == ""
+    assert view.gain_shows(dataclasses.replace(gains["untargeted-pgd50"], gain=-2.0)) == "down"
+    assert "(replayed columns: upper bounds)" in printed(grid, scores, 200)
+
+
+def test_what_identifies_a_result_is_told():
+    grid = grid_of()
+    found = dict(identity(grid, scores_of(grid), {"computed": "2026-11-27", "commit": "447fe0e"}))
+    assert found["data"] == "`digits`, the first 300 test images"
+    assert "linf, ε = 8/255" in found["attacks"]
+    assert "not the draws" in found["who knows what"]
+    assert found["models"] == "demo-iat (50.0 % clean)"
+    assert found["computed"] == "2026-11-27, commit 447fe0e"
+    other = dataclasses.replace(scores_of(grid), digests={"a": "b"})
+    assert dict(identity(grid, other, {}))["grid"] != found["grid"]
+
+
+def test_a_claim_stands_in_the_row_of_its_defense_and_in_full_below():
+    claim = Claim(
+        file="a",
+        source="A paper",
+        by="others",
+        defense="counter",
+        network="a large network",
+        dataset="cifar10",
+        attack="PGD",
+        attacked="bare",
+        epsilon=8,
+        before=59.2,
+        after=65.5,
+        images=1000,
+    )
+    rows = rows_of(claims={"counter": (claim,)})
+    assert row_words(rows["counter"])[-1] == "59.2 → 65.5, bare attacked"
+    assert row_words(rows["guo"])[-1] == "–"
+    assert claim_lines(list(rows.values())) == [
+        (
+            "A paper (not by its authors): `counter` 59.2 → 65.5, bare attacked "
+            "(PGD at 8/255, a large network, cifar10, 1,000 images)."
+        )
+    ]
