@@ -5,6 +5,12 @@ For the tests of those who write one: each function raises BrokenContract, in on
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +30,10 @@ class BrokenContract(AssertionError):
 
 
 def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
-    """Shape, type and range; each image for itself; the input left alone; a gradient; `combine`."""
+    """Shape, type and range; each image for itself; the input left alone; a gradient; `combine`.
+
+    And no random numbers but those of `rows`.
+    """
     spec = spec.resolved(_problem(side))
     images, rows = _images(channels, side), _rows()
     frozen = Frozen(_network(channels, side), classes=CLASSES)
@@ -32,23 +41,92 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     pixels = as_float(images.pixels)
     before = pixels.clone()
     leaf = pixels.clone().requires_grad_()
+    state = _generators()
     result: object = spec.transform(leaf, rows, context)
     name, views = f"defense {spec.kind}", spec.views(CLASSES)
+    drawn = [module for module, now in _generators().items() if now != state[module]]
+    _require(
+        not drawn,
+        f"{name}: draws random numbers of {' and '.join(drawn)}, which are no image's own; "
+        'draw from `rows`, such as rows.uniform("noise", 64)',
+    )
     found = _checked(name, result, pixels, copies=views, anywhere=spec.leaves_range())
     _require(torch.equal(pixels, before), f"{name}: changes the pixels that it is given")
     _require(
         found.requires_grad,
         f"{name}: no gradient comes back; return tasks.straight.through(pixels, result)",
     )
-    for place in range(COUNT):
-        one = slice(place, place + 1)
-        alone = spec.transform(pixels[one], rows[one], context)
+    asked = partial(_transformed, spec, context, views)
+    _check_each_alone(name, asked, pixels, rows, found.detach().view(COUNT, views, -1))
+    if spec.deterministic(CLASSES):
         _require(
-            torch.allclose(alone, found[place * views : (place + 1) * views], atol=1e-6),
-            f"{name}: an image alone gives something else than in a batch; draw from `rows`",
+            _same(asked(pixels, _rows(draw=1)), asked(pixels, rows)),
+            f"{name}: says that it is deterministic, and draws differ",
         )
+    _check_gradient(name, leaf, found)
     if spec.combines():
         _check_combine(name, spec, frozen.logits(found).view(COUNT, views, CLASSES))
+
+
+def _transformed(spec: Defense, context: Context, views: int, pixels: Tensor, rows: Rows) -> Tensor:
+    """float32 [N, views, C x H x W], what a defense makes of some images."""
+    return spec.transform(pixels, rows, context).detach().view(len(pixels), views, -1)
+
+
+def _check_each_alone(
+    name: str,
+    asked: Callable[[Tensor, Rows], Tensor],
+    pixels: Tensor,
+    rows: Rows,
+    found: Tensor,
+) -> None:
+    """What an image becomes is its own and its draw's, whatever stands beside it.
+
+    found: what all of them became.
+    """
+    _require(
+        _same(asked(pixels, rows), found),
+        f"{name}: the same images and draws give something else a second time; draw from `rows`",
+    )
+    for place in range(COUNT):
+        one = slice(place, place + 1)
+        if _same(asked(pixels[one], rows[one]), found[one]):
+            continue
+        others = torch.arange(COUNT) != place
+        beside, drawn = pixels.clone(), rows.images.clone()
+        beside[others] = 1 - pixels[others]
+        drawn[others] += COUNT
+        why = "its result follows from its place among them; draw from `rows`"
+        if not _same(asked(beside, rows)[one], found[one]):
+            why = "its result follows from the other images; compute it from that image"
+        elif not _same(asked(pixels, replace(rows, images=drawn))[one], found[one]):
+            why = "it has the draws of another image; draw once for each of `rows`"
+        raise BrokenContract(f"{name}: an image alone gives something else than in a batch: {why}")
+
+
+def _check_gradient(name: str, leaf: Tensor, found: Tensor) -> None:
+    """A gradient comes back that is finite, and not zero for every image."""
+    weights = torch.linspace(-1, 1, found.numel()).view_as(found)
+    (gradient,) = torch.autograd.grad((weights * found).sum(), leaf)
+    _require(bool(gradient.isfinite().all()), f"{name}: gives a gradient that is not finite")
+    _require(
+        bool((gradient != 0).any()),
+        f"{name}: the gradient that comes back is zero for every image; "
+        "return tasks.straight.through(pixels, result)",
+    )
+
+
+def _generators() -> dict[str, bytes]:
+    """The state of each global generator, by whose it is."""
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": repr(np.random.get_state()).encode(),  # noqa: NPY002  whether it was used
+        "random": repr(random.getstate()).encode(),
+    }
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return torch.allclose(first, second, atol=1e-6)
 
 
 def _check_combine(name: str, spec: Defense, logits: Tensor) -> None:
@@ -161,9 +239,9 @@ def _images(channels: int, side: int) -> Images:
     return Images(pixels, torch.arange(COUNT) % CLASSES, torch.arange(COUNT), CLASSES)
 
 
-def _rows() -> Rows:
+def _rows(draw: int = 0) -> Rows:
     places = torch.arange(COUNT)
-    return Rows(0, images=places, draws=torch.zeros_like(places))
+    return Rows(0, images=places, draws=torch.full_like(places, draw))
 
 
 def _network(channels: int, side: int) -> nn.Module:

@@ -1,0 +1,121 @@
+"""Defenses that cheat are told what is wrong, in one line."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from tasks import straight
+from tasks.contract import BrokenContract, check_defense
+from tasks.defenses.base import Defense
+
+NOISE = 0.01
+
+
+def _plus(pixels, noise):
+    return straight.clip(pixels + NOISE * (noise - 0.5))
+
+
+def detached(pixels, rows, context):
+    return pixels.detach() * 0.9
+
+
+def rounded(pixels, rows, context):
+    return (pixels * 15).round() / 15
+
+
+def torchs(pixels, rows, context):
+    return _plus(pixels, torch.rand_like(pixels))
+
+
+def numpys(pixels, rows, context):
+    return _plus(pixels, torch.as_tensor(np.random.rand(*pixels.shape), dtype=torch.float32))
+
+
+def pythons(pixels, rows, context):
+    return _plus(pixels, random.random())
+
+
+def seeded_globally(pixels, rows, context):
+    torch.manual_seed(0)
+    return _plus(pixels, torch.rand_like(pixels))
+
+
+def own_generator(pixels, rows, context):
+    return _plus(pixels, torch.rand(pixels.shape, generator=own_generator.generator))
+
+
+own_generator.generator = torch.Generator().manual_seed(0)
+
+
+def by_place(pixels, rows, context):
+    generator = torch.Generator().manual_seed(0)
+    return _plus(pixels, torch.rand(pixels.shape, generator=generator))
+
+
+def batch_wide_draw(pixels, rows, context):
+    return _plus(pixels, rows[:1].uniform("noise", 1)[0, 0])
+
+
+def batch_wide_seed(pixels, rows, context):
+    generator = torch.Generator().manual_seed(int(rows.images.sum()))
+    return _plus(pixels, torch.rand(pixels[:1].shape, generator=generator))
+
+
+def of_the_batch(pixels, rows, context):
+    return (pixels * (1 - 0.1 * pixels.mean())).clamp(0, 1)
+
+
+def not_deterministic(pixels, rows, context):
+    return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
+
+
+def endless(pixels, rows, context):
+    return (pixels - pixels.mean(dim=(1, 2, 3), keepdim=True) * 0).clamp(0, 1) ** 0.5 + (
+        0 * (pixels - pixels).sqrt()
+    )
+
+
+@pytest.mark.parametrize(
+    ("transform", "line"),
+    [
+        (detached, "no gradient comes back; return tasks.straight.through"),
+        (rounded, "the gradient that comes back is zero for every image"),
+        (torchs, "draws random numbers of torch, which are no image's own"),
+        (numpys, "draws random numbers of numpy, which are no image's own"),
+        (pythons, "draws random numbers of random, which are no image's own"),
+        (seeded_globally, "draws random numbers of torch"),
+        (own_generator, "the same images and draws give something else a second time"),
+        (by_place, "in a batch: its result follows from its place among them"),
+        (batch_wide_draw, "in a batch: it has the draws of another image"),
+        (batch_wide_seed, "in a batch: it has the draws of another image"),
+        (of_the_batch, "in a batch: its result follows from the other images"),
+        (not_deterministic, "says that it is deterministic, and draws differ"),
+        (endless, "gives a gradient that is not finite"),
+    ],
+)
+def test_a_defense_that_cheats_is_told_what_is_wrong_in_one_line(transform, line):
+    class Cheat(Defense):
+        kind: str = "cheat"
+
+        def deterministic(self, classes):
+            return transform is not_deterministic or transform is endless
+
+        def transform(self, pixels, rows, context):
+            return transform(pixels, rows, context)
+
+    with pytest.raises(BrokenContract, match=line) as caught:
+        check_defense(Cheat())
+    assert str(caught.value).startswith("defense cheat: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_defense_that_keeps_the_contract_is_told_nothing():
+    class Fair(Defense):
+        kind: str = "fair"
+
+        def transform(self, pixels, rows, context):
+            return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
+
+    check_defense(Fair())
