@@ -41,6 +41,7 @@ def plan_lines(
     # first, so that an unknown device is refused before anything is said
     estimated = _estimated(session, made, device, workers, measures=measures)
     yield from _absent(session)
+    yield from session.notes()
     todo = [name for name, node in session.chosen.items() if node.digest in made.todo]
     yield from _named(todo, every=every)
     if made.todo:

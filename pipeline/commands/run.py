@@ -70,7 +70,7 @@ def _run_grid(
     progress = make_progress(
         errors, quiet=options.quiet, plain=options.as_json, verbose=options.verbose
     )
-    for line in (*decided, *filter(None, [adopted])):
+    for line in (*decided, *session.notes(), *filter(None, [adopted])):
         errors.print(line, markup=False, highlight=False)
     try:
         finished = session.run(

@@ -65,6 +65,11 @@ class Session(StoredGrid):
                 if cls in spec_classes(node.spec) and self.record(node) is None:
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
+    def notes(self) -> list[str]:
+        """What the attacks of the chosen cells leave out on this machine, in lines."""
+        notes = (note for cell in self.cells for note in cell.attack_spec.notes())
+        return list(dict.fromkeys(notes))
+
     def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:
         """How long a plan's work takes on a named device; see `estimate`."""
         return estimate(

@@ -21,7 +21,7 @@ from pipeline.grid.lookup import Ingredients
 from pipeline.grid.parameters import Matching, Rules, check_owners, resolved, with_variant
 from pipeline.problems import BadInput, suggestion
 from tasks.attacks.adaptive import Adaptive
-from tasks.attacks.base import Attack
+from tasks.attacks.base import Attack, CompoundAttack
 from tasks.defenses.base import Defense
 from tasks.defenses.chain import Chain
 from tasks.evaluation.costs import prediction_passes
@@ -214,8 +214,9 @@ class _Builder:
         images = self._images(entry, parts.dataset, source.test, document)
         redraws = self._overrides.redraws or entry.redraws
         attack_spec = resolved(attack_spec, problem, document, attack_place)
-        if isinstance(attack_spec, Adaptive):
+        if isinstance(attack_spec, CompoundAttack):
             images = min(images, attack_spec.images or images)
+        if isinstance(attack_spec, Adaptive):
             redraws = self._overrides.redraws or attack_spec.redraws or redraws
         cell = Cell(
             **names,
@@ -233,6 +234,13 @@ class _Builder:
             published_accuracy=parts.published_accuracy,
             train_images=source.train,
         )
+        if attack_spec.draws_nothing and not cell.deterministic:
+            message = (
+                f"attack '{cell.attack}' is for models that always give the same answer, and "
+                f"{cell.model} with defense '{cell.defense}' draws at random; "
+                "an adaptive attack is for those"
+            )
+            raise document.problem(attack_place, message)
         return dataclasses.replace(cell, redraws=1) if cell.deterministic else cell
 
     def _images(self, entry: GridEntry, dataset: str, available: int, document: Document) -> int:

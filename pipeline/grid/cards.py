@@ -16,7 +16,7 @@ from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.nodes import CellNodes
 from pipeline.grid.workloads import stated, workload
-from tasks.attacks.adaptive import Adaptive
+from tasks.attacks.base import CompoundAttack
 from tasks.defenses.none import NoDefense
 from tasks.evaluation.specs import CardSpec, CraftSpec
 from tasks.networks.factory import Factory
@@ -49,7 +49,7 @@ def card_nodes(nodes: CellNodes, cells: Sequence[Cell], size: CardSize) -> dict[
     cards: dict[str, Node] = {}
     bare: dict[tuple[str, int], Node] = {}
     for cell in cells:
-        if not isinstance(cell.attack_spec, Adaptive):
+        if not isinstance(cell.attack_spec, CompoundAttack):
             continue
         own = _card(nodes, cell, size)
         if own is not None:
@@ -70,15 +70,16 @@ def card_nodes(nodes: CellNodes, cells: Sequence[Cell], size: CardSize) -> dict[
 def _card(nodes: CellNodes, cell: Cell, size: CardSize) -> Node | None:
     """The largest card of an adaptive cell that is not too large."""
     attack = cell.attack_spec
-    assert isinstance(attack, Adaptive)
+    assert isinstance(attack, CompoundAttack)
     assert attack.epsilon is not None
+    steps, draws = attack.longest()
     full = CardSpec(
         against=cell.defense_spec,
         images=min(100, cell.images),
         norm=attack.norm,
         epsilon=attack.epsilon,
-        draws=attack.draws,
-        climb_steps=attack.steps,
+        draws=draws,
+        climb_steps=steps,
         seed=cell.seed,
         precision=cell.precision,
     )
@@ -88,8 +89,8 @@ def _card(nodes: CellNodes, cell: Cell, size: CardSize) -> Node | None:
     most = SHARE * sum(workload(node, {}, _cost).amount for node in own)
     for changes in ({}, *SMALLER):
         images = min(full.images, int(str(changes.get("images", full.images))))
-        steps = min(full.climb_steps, int(str(changes.get("climb_steps", full.climb_steps))))
-        smaller = full.model_copy(update={**changes, "images": images, "climb_steps": steps})
+        climb = min(full.climb_steps, int(str(changes.get("climb_steps", full.climb_steps))))
+        smaller = full.model_copy(update={**changes, "images": images, "climb_steps": climb})
         made = nodes.card(cell, smaller)
         if workload(made, {}, _cost).amount <= most:
             return made
@@ -106,8 +107,8 @@ def _cost(model: Node) -> int:
 def _sure(score: Node, cell: Cell) -> Iterator[Node]:
     """Those of a cell's own nodes that are there for the first climbs of its cascade, or before."""
     attack = cell.attack_spec
-    assert isinstance(attack, Adaptive)
-    last = attack.first_climbs(cell.defense_spec) - (0 if attack.transferred else 1)
+    assert isinstance(attack, CompoundAttack)
+    last = attack.first_tries(cell.defense_spec) - (0 if attack.transfers() else 1)
     return (node for node in _own(score, cell) if _selections_before(node) <= last)
 
 

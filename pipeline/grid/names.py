@@ -6,8 +6,7 @@ from collections.abc import Collection
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
-from tasks.attacks.adaptive import Adaptive
-from tasks.attacks.base import Attack
+from tasks.attacks.base import Attack, CompoundAttack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.none import NoDefense
 from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, SelectSpec
@@ -66,6 +65,7 @@ def _behind(cell: Cell, node: Node) -> bool:
 def _attacks(cell: Cell) -> tuple[Collection[Attack], Collection[Attack]]:
     """The attacks that a cell makes on the bare model, and those on the defended one."""
     spec = cell.attack_spec
-    if not isinstance(spec, Adaptive):
+    if not isinstance(spec, CompoundAttack):
         return (spec,), ()
-    return spec.transferred, [attempt.attack for attempt in spec.tries(cell.defense_spec)]
+    tries = spec.tries(cell.defense_spec)
+    return list(spec.transfers().values()), [attempt.attack for attempt in tries]

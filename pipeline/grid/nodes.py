@@ -1,7 +1,7 @@
 """From cells to nodes: dataset → train or checkpoint → craft → select → defend → score.
 
 An oblivious craft knows nothing of the defense, so all defenses of a model share its tensors.
-An adaptive attack is a cascade in each of its shards, and nothing of it depends on what else a
+A compound attack is a cascade in each of its shards, and nothing of it depends on what else a
 grid holds:
 
     craft (bare model) ... → select → craft → select → craft → select → defend
@@ -30,8 +30,7 @@ from pipeline.grid.cells import Cell
 from pipeline.grid.digests import canonical
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
-from tasks.attacks.adaptive import Adaptive
-from tasks.attacks.base import Attack
+from tasks.attacks.base import Attack, CompoundAttack
 from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
 from tasks.specs import ADAPTIVE_SHARD, SHARD, Shard, Spec
 from tasks.training.recipe import CheckpointSpec
@@ -77,7 +76,7 @@ class CellNodes:
     def score(self, cell: Cell) -> Node:
         """The node that scores a cell over all its shards."""
         dataset, model = self._read(cell)
-        size = ADAPTIVE_SHARD if isinstance(cell.attack_spec, Adaptive) else SHARD
+        size = ADAPTIVE_SHARD if isinstance(cell.attack_spec, CompoundAttack) else SHARD
         parents = {
             f"shard{index}": self._defend(cell, shard, dataset, model)
             for index, shard in enumerate(shards(cell.images, size))
@@ -100,7 +99,7 @@ class CellNodes:
         attack = cell.attack_spec
         if not attack.crafts:
             return dataset
-        if isinstance(attack, Adaptive):
+        if isinstance(attack, CompoundAttack):
             return self._selected(cell, attack, shard, dataset, model)
         return self._transferred(cell, attack, shard, dataset, model)
 
@@ -115,18 +114,19 @@ class CellNodes:
         return self._attacked[key]
 
     def _selected(
-        self, cell: Cell, attack: Adaptive, shard: Shard, dataset: Node, model: Node
+        self, cell: Cell, attack: CompoundAttack, shard: Shard, dataset: Node, model: Node
     ) -> Node:
-        """The last node of the cascade of an adaptive attack's candidates."""
+        """The last node of the cascade of a compound attack's candidates."""
         defense = cell.defense_spec
         made = {"dataset": dataset, "model": model, **_pool(cell, dataset)}
+        choice = attack.choice(deterministic=cell.deterministic)
         select = SelectSpec(
             against=defense,
             shard=shard,
             seed=cell.seed,
-            draws=attack.select_draws,
-            predictions=attack.select_predictions,
-            margin=attack.margin_of(deterministic=cell.deterministic),
+            draws=choice.draws,
+            predictions=choice.predictions,
+            margin=choice.margin,
             precision=cell.precision,
         )
         bare = {

@@ -8,13 +8,13 @@ it, so a cascade leaves the same images standing as trying every candidate on ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from tasks.attacks.apgd import APGD
-from tasks.attacks.base import Attack, BoundedAttack
+from tasks.attacks.apgd_t import APGDT
+from tasks.attacks.base import Attack, BallAttack, Choice, CompoundAttack, Try
 from tasks.attacks.pgd import PGD
 from tasks.attacks.square import Square
 from tasks.defenses.base import Defense
@@ -29,25 +29,11 @@ TRANSFERRED: tuple[Attack, ...] = (
 """Stage 0 of the protocol: attacks on the bare model, whose examples are tried on the defended."""
 
 
+COMPOUND = ("adaptive", "autoattack")
+"""Attacks that are made of others, and so are none of the others."""
+
 ROUNDING = 1e-4
 """The margin, in probability, beyond which a deterministic model repeats its answer."""
-
-
-@dataclass(frozen=True)
-class Try:
-    """One candidate: an attack on the defended model.
-
-    draws: at each step; warm: it begins at the best of what was transferred; images: of the
-    first so many, or of all; smoothing: see `tasks.defenses.base.Context`. The name says all
-    that sets candidates of one attack apart, so two budgets call the same candidate the same.
-    """
-
-    name: str
-    attack: Attack
-    draws: int
-    warm: bool = False
-    images: int | None = None
-    smoothing: float | None = None
 
 
 Losses = Annotated[
@@ -55,11 +41,15 @@ Losses = Annotated[
 ]
 
 
+Targets = Annotated[int, Field(ge=0, le=10**5)]
+
+
 class Climbs(Spec):
     """Climbs of APGD on the defended model: a candidate for each loss and each start.
 
     They begin at the image, at the best that was transferred and, as one candidate more, at
-    `random_starts` random points.
+    `random_starts` random points. After them one leads to each of the `target_classes` wrong
+    classes that are most probable; see `tasks.attacks.apgd_t.APGDT`.
     """
 
     losses: Losses = ("margin",)
@@ -72,15 +62,18 @@ class Climbs(Spec):
     """Of the defense, at each step."""
     smoothing: Positive | None = None
     """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
+    target_classes: Targets = 0
+    """How many of the wrong classes are aimed at, the most probable ones, a candidate for each."""
 
 
-class Adaptive(BoundedAttack):
+class Adaptive(CompoundAttack):
     """An untargeted attack with a budget, made of candidates from cheap to dear; see `tries`.
 
     First those of `transferred`. Then, on the defended model, APGD: the climbs of `cheaper` in
     their order, then those of each of `losses` from the image, from the best that was
     transferred and from `random_starts` points, with `draws` draws and so many `steps`; where
-    the defense has a sign, again with that smoothed. Last Square, about the first
+    the defense has a sign, again with that smoothed; then those to the `target_classes` wrong
+    classes that the defended model finds most probable. Last Square, about the first
     `square_images`. An image that fails on all of the attacker's draws, `select_draws` single
     ones and `select_predictions` whole predictions, and by `sure_margin` on each, is done: no
     later candidate is made for it. Any other gets the candidate that fails most often.
@@ -88,9 +81,11 @@ class Adaptive(BoundedAttack):
     images: how many are attacked at most; redraws: how often the defended model is then asked.
     """
 
-    version: ClassVar[int] = 2
-    changes: ClassVar[Mapping[int, str]] = {2: "candidates for the images that still stand alone"}
-    compound: ClassVar[bool] = True
+    version: ClassVar[int] = 3
+    changes: ClassVar[Mapping[int, str]] = {
+        2: "candidates for the images that still stand alone",
+        3: "climbs to the most probable wrong classes",
+    }
     kind: Literal["adaptive"] = "adaptive"
     transferred: Annotated[tuple[SerializeAsAny[Attack], ...], Field(strict=False)] = TRANSFERRED
     """Attacks on the bare model: a list of its own, so that no other attack of a grid counts."""
@@ -106,6 +101,8 @@ class Adaptive(BoundedAttack):
     """Of the defense, at each step."""
     smoothing: Positive | None = None
     """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
+    target_classes: Targets = 0
+    """How many of the wrong classes are aimed at, the most probable ones, a candidate for each."""
     square_queries: Count | None = None
     """Of the Square attack; none leaves it out."""
     square_draws: Count = 20
@@ -124,8 +121,6 @@ class Adaptive(BoundedAttack):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.targeted:
-            raise ValueError("targeted: an adaptive attack is untargeted; leave it out")
         if len(set(self.losses)) < len(self.losses):
             raise ValueError(f"losses {list(self.losses)} has one twice")
         return self
@@ -139,7 +134,7 @@ class Adaptive(BoundedAttack):
         def attack(each: Any) -> Any:
             if not isinstance(each, dict):
                 return each
-            known = [kind for kind in registry.kinds("attacks") if kind != "adaptive"]
+            known = [kind for kind in registry.kinds("attacks") if kind not in COMPOUND]
             if each.get("kind") not in known:
                 raise ValueError(f"kind {each.get('kind')!r}; known: {', '.join(known)}")
             found = registry.kind_class("attacks", each["kind"])
@@ -157,16 +152,27 @@ class Adaptive(BoundedAttack):
         assert filled.epsilon is not None
         inner = Problem(filled.epsilon, problem.classes, problem.side, problem.pool)
         transferred = tuple(_inside(filled, attack).resolved(inner) for attack in self.transferred)
-        return filled.model_copy(update={"transferred": transferred})
+        # the loss that leads to a target needs four classes, and of two there is one other
+        most = problem.classes - 1 if problem.classes >= 4 else 0
+        update = {
+            "transferred": transferred,
+            "target_classes": min(self.target_classes, most),
+            "cheaper": tuple(
+                each.model_copy(update={"target_classes": min(each.target_classes, most)})
+                for each in self.cheaper
+            ),
+        }
+        return filled.model_copy(update=update)
 
-    def margin_of(self, *, deterministic: bool) -> float | None:
-        """`sure_margin`, no more than rounding for a model that always answers the same."""
-        if self.sure_margin is None or not deterministic:
-            return self.sure_margin
-        return min(self.sure_margin, ROUNDING)
+    def choice(self, *, deterministic: bool) -> Choice:
+        """The margin is no more than rounding for a model that always answers the same."""
+        margin = self.sure_margin
+        if margin is not None and deterministic:
+            margin = min(margin, ROUNDING)
+        return Choice(self.select_draws, self.select_predictions, margin)
 
     def transfers(self) -> dict[str, Attack]:
-        """The attacks on the bare model by their names as candidates."""
+        """See `CompoundAttack.transfers`."""
         found: dict[str, Attack] = {}
         for attack in self.transferred:
             words = ["transferred", attack.kind]
@@ -180,7 +186,7 @@ class Adaptive(BoundedAttack):
         return found
 
     def tries(self, defense: Defense) -> tuple[Try, ...]:
-        """The candidates that are made on the defended model, from cheap to dear, each once."""
+        """See `CompoundAttack.tries`."""
         found = {
             attempt.name: attempt
             for climbs in self._sets()
@@ -192,9 +198,13 @@ class Adaptive(BoundedAttack):
             found[name] = Try(name, square, self.square_draws, images=self.square_images)
         return tuple(found.values())
 
-    def first_climbs(self, defense: Defense) -> int:
+    def first_tries(self, defense: Defense) -> int:
         """How many of `tries` are of the cheapest climbs."""
         return sum(1 for _ in self._climbs(self._sets()[0], defense))
+
+    def longest(self) -> tuple[int, int]:
+        """See `CompoundAttack.longest`."""
+        return self.steps, self.draws
 
     def _sets(self) -> tuple[Climbs, ...]:
         own = {key: getattr(self, key) for key in Climbs.model_fields}
@@ -223,11 +233,15 @@ class Adaptive(BoundedAttack):
                         warm=start == "transferred",
                         smoothing=smoothing,
                     )
+        for rank in range(1, climbs.target_classes + 1):
+            attack = APGDT(norm=self.norm, epsilon=self.epsilon, steps=climbs.steps, ranks=(rank,))
+            name = f"{attack.loss}-target{rank}-{climbs.steps}x{climbs.draws}"
+            yield Try(name, attack, climbs.draws)
 
 
 def _inside(whole: Adaptive, attack: Attack) -> Attack:
     """A transferred attack in the ball of the whole one, whose epsilon is set."""
-    if not isinstance(attack, BoundedAttack):
+    if not isinstance(attack, BallAttack):
         return attack
     fields = {name: getattr(attack, name) for name in attack.model_fields_set}
     if attack.epsilon is None:

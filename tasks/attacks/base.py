@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import model_validator
 
-from tasks.specs import LARGEST_LINF, Epsilon, Kind, Norm, Passes, Problem
+from tasks.specs import LARGEST_LINF, Count, Epsilon, Kind, Norm, Passes, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.attacks.search.geometry import Ball
     from tasks.data.seeding import Rows
+    from tasks.defenses.base import Defense
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Victim:
     logits: Callable[[Tensor, int], Tensor]
     classes: int
     judged: Callable[[Tensor, int], Tensor] | None = None
+    part: Callable[[Tensor], Victim] | None = None
+    """Of places of the batch, int64 [n]: the victim of those images, where they differ."""
+
+    def of(self, places: Tensor) -> Victim:
+        """The victim of the images at some places of the batch, int64 [n]."""
+        return self if self.part is None else self.part(places)
 
 
 class Attack(Kind):
@@ -40,6 +47,8 @@ class Attack(Kind):
 
     crafts: ClassVar[bool] = True
     compound: ClassVar[bool] = False
+    draws_nothing: ClassVar[bool] = False
+    """Whether it is only for models that always give an image the same answer."""
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
         """Adversarial examples for one batch.
@@ -70,6 +79,10 @@ class Attack(Kind):
         """int64 [N]: the classes aimed at, -1 where the attack is untargeted."""
         return labels.new_full(labels.shape, -1)
 
+    def notes(self) -> tuple[str, ...]:
+        """What a person is to know of what the attack leaves out on this machine, in lines."""
+        return ()
+
     def ball(self) -> Ball:
         """What every example stays in, around its original; of radius 0 by default."""
         from tasks.attacks.search.geometry import Ball
@@ -77,18 +90,16 @@ class Attack(Kind):
         return Ball("linf", 0.0)
 
 
-class BoundedAttack(Attack):
+class BallAttack(Attack):
     """An attack inside a ball of radius `epsilon` around each image.
 
     epsilon: in 1/255 of the pixel range, for l2 the length of the whole perturbation; the
-    problem's by default, in linf alone. targeted: lead towards a random wrong class, not away
-    from a label.
+    problem's by default, in linf alone.
     """
 
     norm: Norm = "linf"
     """Of the ball around an image."""
     epsilon: Epsilon | None = None
-    targeted: bool = False
 
     @model_validator(mode="after")
     def _epsilon_of_its_norm(self) -> Self:
@@ -120,6 +131,15 @@ class BoundedAttack(Attack):
             raise ValueError("epsilon: not set; call resolved(problem) first")
         return Ball(self.norm, self.epsilon / 255)
 
+
+class BoundedAttack(BallAttack):
+    """An attack inside a ball that may be targeted.
+
+    targeted: lead towards a random wrong class, not away from a label.
+    """
+
+    targeted: bool = False
+
     def targets(self, labels: Tensor, rows: Rows, classes: int) -> Tensor:
         """int64 [N]: one class each, uniform over all but the true one; -1 if untargeted.
 
@@ -129,3 +149,61 @@ class BoundedAttack(Attack):
             return super().targets(labels, rows, classes)
         drawn = rows.integers("target", 0, classes - 2)[:, 0]
         return drawn + (drawn >= labels)
+
+
+@dataclass(frozen=True)
+class Try:
+    """One candidate: an attack on the defended model.
+
+    draws: at each step; warm: it begins at the best of what was transferred; images: of the
+    first so many, or of all; smoothing: see `tasks.defenses.base.Context`. The name says all
+    that sets candidates of one attack apart, so two budgets call the same candidate the same.
+    """
+
+    name: str
+    attack: Attack
+    draws: int
+    warm: bool = False
+    images: int | None = None
+    smoothing: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the candidate of an image is chosen; see `tasks.evaluation.specs.SelectSpec`."""
+
+    draws: int
+    predictions: int
+    margin: float | None
+
+
+class CompoundAttack(BallAttack):
+    """An untargeted attack made of candidates, of which each image gets the strongest.
+
+    Candidates are made from cheap to dear, each for those images alone that the model does not
+    surely fail on yet. images: how many are attacked at most.
+    """
+
+    compound: ClassVar[bool] = True
+    images: Count | None = None
+    """How many are attacked at most."""
+
+    def transfers(self) -> Mapping[str, Attack]:
+        """The attacks on the bare model by their names as candidates; none by default."""
+        return {}
+
+    def tries(self, defense: Defense) -> tuple[Try, ...]:
+        """The candidates that are made on the defended model, from cheap to dear, each once."""
+        raise NotImplementedError(f"{type(self).__name__} does not define tries")
+
+    def first_tries(self, defense: Defense) -> int:
+        """How many of `tries` are cheap enough for the size of a card to count on."""
+        raise NotImplementedError(f"{type(self).__name__} does not define first_tries")
+
+    def longest(self) -> tuple[int, int]:
+        """Steps, and draws at each, of the climbs that a card examines."""
+        raise NotImplementedError(f"{type(self).__name__} does not define longest")
+
+    def choice(self, *, deterministic: bool) -> Choice:
+        """By what the candidate of an image is chosen."""
+        raise NotImplementedError(f"{type(self).__name__} does not define choice")

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.attacks.libraries.base import LibraryAttack, Measure
+from tasks.specs import Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.attacks.libraries.asked import Asked
+
+FAB = "FAB"
+"""The Fast Adaptive Boundary attack (Croce and Hein, ICML 2020), whose cost is known."""
 
 
 class TorchattacksAttack(LibraryAttack):
@@ -48,6 +52,16 @@ class TorchattacksAttack(LibraryAttack):
         "VNIFGSM": "linf",
     }
     kind: Literal["torchattacks"] = "torchattacks"
+
+    def forwards_and_backwards(self) -> Passes:
+        """Of FAB towards several classes, at most; of no other is it known."""
+        steps, classes = self.parameters.get("steps", 10), self.parameters.get("n_classes", 10)
+        towards = self.parameters.get("multi_targeted") is True and self.attack == FAB
+        if not (towards and isinstance(steps, int) and isinstance(classes, int)):
+            return super().forwards_and_backwards()
+        # a step: the gradient, and the class of where it leads; a class: the order of classes
+        each = Passes(2, 1) * steps + Passes(forwards=3)
+        return each * (classes - 1) + Passes(forwards=1)
 
     def examples(self, module: Asked, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:
         """See `LibraryAttack.examples`."""

@@ -81,6 +81,7 @@ def _victim(context: Context, spec: CraftSpec, rows: Rows) -> Victim:
         return Victim(
             lambda pixels, step: frozen.logits(pixels, rows.within("eot").at(step)),
             frozen.classes,
+            part=lambda places: _victim(context, spec, rows[places]),
         )
     return defended(spec.against, context, rows, draws=spec.draws, smoothing=spec.smoothing)
 

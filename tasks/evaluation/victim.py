@@ -36,9 +36,15 @@ def defended(
     ask = draw_logits if shares_a_draw(defense, classes) else single_draw_logits
     rule = defense.gradients()[0]
     smooth = replace(context, smoothing=smoothing, rule=rule)
+    fixed = defense.deterministic(classes) and not randomised
 
     def logits(pixels: Tensor, step: int) -> Tensor:
-        found = ask(defense, smooth, pixels, rows.within("eot").at(step), draws=count)
+        own = rows
+        if fixed and len(pixels) != len(rows):
+            # libraries ask about some of the images alone, of which it does not matter here
+            # which they are
+            own = rows[torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)]
+        found = ask(defense, smooth, pixels, own.within("eot").at(step), draws=count)
         if torch.is_grad_enabled() and pixels.requires_grad and not found.requires_grad:
             raise BadDefense(f"{defense.kind}: {NO_PATH}")
         return log_mean(found)
@@ -48,6 +54,9 @@ def defended(
             found = ask(defense, context, pixels, rows.within("judge").at(window), draws=count)
         return log_mean(found)
 
-    random = not defense.deterministic(classes) or randomised or smoothing is not None
-    random |= rule != "straight-through"
-    return Victim(logits, classes, judged=judged if random else None)
+    random = not fixed or smoothing is not None or rule != "straight-through"
+
+    def part(places: Tensor) -> Victim:
+        return defended(defense, context, rows[places], draws=draws, smoothing=smoothing)
+
+    return Victim(logits, classes, judged=judged if random else None, part=part)

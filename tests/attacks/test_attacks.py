@@ -34,7 +34,9 @@ def variants() -> list[Attack]:
         attack = kind_class("attacks", kind)
         if attack.compound:
             continue  # made of the others
-        choices: list[dict[str, object]] = [{}]
+        steps = attack.model_fields.get("steps")
+        # a long attack keeps the contract no better than a short one
+        choices: list[dict[str, object]] = [{"steps": 5} if steps and steps.default > 20 else {}]
         if "targeted" in attack.model_fields:
             choices.append({"targeted": True})
         if "norm" in attack.model_fields:

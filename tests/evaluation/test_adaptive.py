@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.attacks.adaptive import Adaptive
+from tasks.attacks.adaptive import Adaptive, Climbs
 from tasks.attacks.apgd import APGD
+from tasks.attacks.apgd_t import APGDT
 from tasks.attacks.pgd import PGD
 from tasks.attacks.square import Square
 from tasks.classifier.frozen import Frozen
@@ -130,6 +131,24 @@ def test_draws_of_a_defense_that_only_draws_once_a_prediction_differ_in_all_they
     assert not torch.allclose(single.softmax(1), many.softmax(1), atol=1e-3)
 
 
+def test_of_a_model_that_draws_nothing_some_of_its_images_may_be_asked_about(images, context):
+    """Libraries ask about those alone that still stand."""
+    counter = Counter().resolved(PROBLEM)
+    victim = defended(counter, context, rows_of(images), draws=1)
+    pixels = as_float(images.pixels)
+    whole = victim.logits(pixels, 0)
+    torch.testing.assert_close(victim.logits(pixels[7:20], 3), whole[7:20])
+
+
+def test_the_victim_of_some_images_draws_for_those_images(images, context):
+    victim = defended(Guo(draws=4), context, rows_of(images), draws=3)
+    pixels, places = as_float(images.pixels), torch.tensor([4, 30, 31])
+    part = victim.of(places)
+    assert part.judged is not None
+    torch.testing.assert_close(part.logits(pixels[places], 2), victim.logits(pixels, 2)[places])
+    torch.testing.assert_close(part.judged(pixels[places], 1), victim.judged(pixels, 1)[places])
+
+
 class Detached(Defense):
     """A defense that lets no gradient through."""
 
@@ -227,6 +246,17 @@ def test_the_declared_passes_are_those_that_are_taken(defense, smoothing, images
         assert classifier.backwards / len(images) == pytest.approx(declared.backwards, rel=0.02)
 
 
+@pytest.mark.parametrize("defense", [NoDefense(), Guo(draws=4)], ids=lambda each: each.kind)
+def test_a_climb_to_one_target_takes_the_passes_that_it_declares(defense, images, context):
+    spec = spec_of(defense, attack=APGDT(ranks=(2,), steps=6))
+    classifier = context.classifier
+    classifier.forwards = classifier.backwards = 0
+    craft(images, context, spec, batch_size=10_000)
+    declared = craft_passes(spec, 10)
+    assert classifier.forwards / len(images) == pytest.approx(declared.forwards, rel=0.15)
+    assert classifier.backwards == declared.backwards * len(images)
+
+
 # Selection
 
 
@@ -298,6 +328,24 @@ def test_a_budget_tries_every_loss_from_every_start_and_smooths_where_there_is_a
     assert len(both) == 13
     assert all(inner.epsilon == 20 for inner in attack.transferred)
     assert [attempt.attack.restarts for attempt in attack.tries(Guo())[:3]] == [1, 1, 2]
+
+
+def test_targets_are_candidates_each_and_no_more_than_there_are_wrong_classes():
+    attack = Adaptive(target_classes=9, cheaper=(Climbs(target_classes=2, steps=5),))
+    found = [attempt.name for attempt in attack.resolved(PROBLEM).tries(Guo())]
+    assert found == [
+        "margin-image-5x5",
+        "margin-transferred-5x5",
+        "dlr-target1-5x5",
+        "dlr-target2-5x5",
+        "margin-image-20x5",
+        "margin-transferred-20x5",
+        *(f"dlr-target{rank}-20x5" for rank in range(1, 10)),
+    ]
+    for classes, targets in ((5, 4), (3, 0)):
+        few = Problem(epsilon=20, classes=classes, side=8, pool=100)
+        names = [attempt.name for attempt in attack.resolved(few).tries(Guo())]
+        assert sum("-20x5" in name and "target" in name for name in names) == targets
 
 
 def test_margins_beyond_the_confidence_are_not_pursued(network, images):

@@ -48,7 +48,7 @@ DETERMINISTIC = ("none", "counter")
 RANDOMISED = ("guo", "counter+guo", "gaussian")
 
 
-def tiny(folder: Path, attacks: str, defenses: str, epsilon: int = 24) -> Tiny:
+def tiny(folder: Path, attacks: str, defenses: str, epsilon: int = 20) -> Tiny:
     grid = (
         f"epsilon: {epsilon}\nimages: 60\nredraws: 3\ntables:\n"
         f"  - name: main\n    models: [mixed]\n    attacks: {attacks}\n    defenses: {defenses}\n"

@@ -23,6 +23,7 @@ from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.timings import SCANNED, TRIES
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
+from tasks.attacks.apgd_t import APGDT
 from tasks.attacks.base import Attack
 from tasks.attacks.pgd import PGD
 from tasks.classifier.frozen import Frozen
@@ -95,8 +96,9 @@ def test_multiplications_are_those_that_torch_counts(
 
 @pytest.mark.parametrize(
     "attack",
-    [*(kind_class("attacks", kind)() for kind in our_kinds("attacks") if kind != "adaptive"),
-     PGD(steps=3, label="predicted"), PGD(steps=3, targeted=True)],
+    [*(kind_class("attacks", kind)() for kind in our_kinds("attacks")
+       if not kind_class("attacks", kind).compound and kind != "apgd-t"),
+     PGD(steps=3, label="predicted"), PGD(steps=3, targeted=True), APGDT(ranks=(2,), steps=3)],
     ids=repr,
 )  # fmt: skip
 def test_attacks_declare_the_passes_that_they_take(
@@ -108,6 +110,17 @@ def test_attacks_declare_the_passes_that_they_take(
     craft(images[:COUNT], Context(frozen), spec, batch_size=4)
     passes = attack.forwards_and_backwards() * COUNT
     assert (passes.forwards, passes.backwards) == (frozen.forwards, frozen.backwards)
+
+
+def test_an_attack_on_those_that_still_stand_takes_no_more_than_it_declares(
+    images: Images, frozen: Frozen
+) -> None:
+    attack = APGDT(steps=3).resolved(PROBLEM)
+    spec = CraftSpec(attack=attack, shard=Shard(start=0, stop=COUNT), seed=0, precision="float32")
+    craft(images[:COUNT], Context(frozen), spec, batch_size=COUNT)
+    passes = attack.forwards_and_backwards() * COUNT
+    assert frozen.forwards <= passes.forwards
+    assert frozen.backwards <= passes.backwards
 
 
 DEFENSES = (

@@ -42,6 +42,20 @@ class Candidates:
             _where(better, other.reached, self.reached),
         )
 
+    def first(self, count: int) -> Candidates:
+        """Those of the first `count` images."""
+        return Candidates(self.pixels[:count], self.values[:count], self.reached[:count])
+
+    def improved(self, places: Tensor, other: Candidates) -> Candidates:
+        """With `or_better` for the images at some places, int64 [n], which `other` is of."""
+        own = Candidates(self.pixels[places], self.values[places], self.reached[places])
+        better = own.or_better(other)
+        return Candidates(
+            self.pixels.index_copy(0, places, better.pixels),
+            self.values.index_copy(0, places, better.values),
+            self.reached.index_copy(0, places, better.reached),
+        )
+
 
 class Ask(Protocol):
     """What a search asks at a step: the candidates that the pixels are, and their gradient."""

@@ -18,16 +18,18 @@ _TINY = 1e-12
 class Goal:
     """Away from the true classes, or towards the targets where there are some.
 
-    labels: int64 [N]; targets: int64 [N], or None for an untargeted attack.
+    labels: int64 [N]; targets: int64 [N], or None for an untargeted attack. any_wrong: it is
+    reached at any wrong class, though it leads towards the targets.
     """
 
     labels: Tensor
     targets: Tensor | None = None
+    any_wrong: bool = False
 
     def reached(self, logits: Tensor) -> Tensor:
         """bool [N]: whose highest logit, of float [N, classes], is where it should be."""
         predicted = logits.argmax(dim=1)
-        if self.targets is None:
+        if self.targets is None or self.any_wrong:
             return predicted != self.labels
         return predicted == self.targets
 
