@@ -94,6 +94,18 @@ def read_yaml(path: Path) -> Document:
     return document
 
 
+def read_value(text: str, document: Document) -> object:
+    """A value as a line of a YAML file would hold it: `10`, `true`, `[0, 1]`.
+
+    document: that which a problem is told of.
+    """
+    try:
+        node = _composed(text)
+    except (yaml.YAMLError, RecursionError):
+        raise document.problem((), "not a value of YAML, such as 10, true or [0, 1]") from None
+    return None if node is None else _construct(node, (), document)
+
+
 def _composed(text: str) -> yaml.Node | None:
     if len(text) <= SHORT:
         # what is wrong is told below, in the same words whichever loader there is

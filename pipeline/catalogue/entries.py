@@ -165,14 +165,15 @@ Heading = Annotated[str, AfterValidator(_one_line)]
 
 
 class VariantEntry(ConfigEntry):
-    """A named attack or defense with some of its parameters changed, under a label."""
+    """A named model, attack or defense with some of its parameters changed, under a label."""
 
     label: Label
     """What the table calls it."""
     use: str
-    """The name of an attack or a defense."""
+    """The name of a model, an attack or a defense."""
     set: dict[str, object]
-    """Parameters and their values; of a part of a chain as `guo.draws`."""
+    """Parameters and their values; of a part of a chain as `guo.draws`, of a model as
+    `recipe.epochs` or `network.width`."""
 
 
 def _choice(value: object) -> str:
@@ -182,13 +183,15 @@ def _choice(value: object) -> str:
 Choice = Annotated[
     Annotated[str, Tag("name")] | Annotated[VariantEntry, Tag("variant")], Discriminator(_choice)
 ]
-"""An attack or a defense of a table; by its type, so that a mistake in a variant is told as one."""
+"""A model, an attack or a defense of a table; by its type, so that a mistake in a variant is told
+as one."""
 
 
 class FigureEntry(ConfigEntry):
     """What is drawn of a table: accuracy against a parameter, or the probabilities of one image.
 
-    x: a parameter of the defense kind `of`, in whose value the table's defenses differ.
+    x: what the table sweeps, such as `counter.step_size` or `attack.epsilon`; or a parameter of
+    the defense kind `of`, in whose value the table's variants differ.
     """
 
     x: str | None = None
@@ -201,6 +204,10 @@ class FigureEntry(ConfigEntry):
     def _known(self) -> Self:
         if (self.x is not None) == self.probabilities:
             raise ValueError("give either x, a parameter to draw against, or probabilities: true")
+        if self.x is not None and "." in self.x:
+            if "of" in self.model_fields_set:
+                raise ValueError(f"of: x says already of what, {self.x}; leave it out")
+            return self
         kinds = registry.kinds("defenses")
         if self.of not in kinds:
             raise ValueError(f"of: no kind of defense '{self.of}'{suggestion(self.of, kinds)}")
@@ -210,9 +217,17 @@ class FigureEntry(ConfigEntry):
         return self
 
 
+SweptValues = Annotated[tuple[object, ...], Field(strict=False, min_length=1)]
+"""What a parameter takes in turn; lists where one key has several parameters."""
+
+
 class TableEntry(ConfigEntry):
     """One table: every model with every attack and every defense.
 
+    sweep: parameters and the values that they take, each with each: `guo.draws: [1, 5, 30]` makes
+    three of each defense that `guo` is a part of. Before the dot stands the name of a defense, an
+    attack or a model, or `attack` or `model` for all that have the parameter. Parameters with one
+    key, such as `xie.smallest, xie.largest: [[0.6, 0.8], [0.7, 0.9]]`, take their values together.
     gains_of: the defense whose rows are compared with those that lack it. gains_over: the
     defense, model or attack of this table that all others are compared with. equal_cost: a
     defense that is added with as many draws as each of the others costs forward passes, such as
@@ -223,12 +238,13 @@ class TableEntry(ConfigEntry):
     """Of its files, and for rules."""
     title: Heading = ""
     """Its heading."""
-    models: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-    """Names of models."""
+    models: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
+    """Names of models, or variants."""
     attacks: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
     """Names of attacks, or variants."""
     defenses: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
     """Names of defenses, such as `counter+guo` for one after the other, or variants."""
+    sweep: dict[str, SweptValues] = Field(default_factory=dict)
     gains_of: str | None = None
     gains_over: str | None = None
     equal_cost: str | None = None

@@ -27,15 +27,16 @@ def load_grid(
     seeds: int = 1,
     redraws: int | None = None,
     adaptive: str | None = None,
+    parameters: Mapping[str, object] | None = None,
     data: Mapping[str, str | Path] | None = None,
     weights: Mapping[str, str | Path] | None = None,
     device: str | None = None,
 ) -> Session:
     """A grid opened on a store, as the options of `pipeline run` open it; nothing is computed.
 
-    only: such as `["attack=targeted-*"]`; add: such as `["defense=jpeg.py"]`; data and weights:
-    places by the names of data sets and models. BadInput, in one line, where something does
-    not fit.
+    only: such as `["attack=targeted-*"]`; add: such as `["defense=jpeg.py"]`; parameters: changed
+    in all cells, such as `{"guo.draws": 10}`; data and weights: places by the names of data sets
+    and models. BadInput, in one line, where something does not fit.
     """
     return open_session(
         name,
@@ -48,6 +49,7 @@ def load_grid(
             seeds=seeds,
             redraws=redraws,
             adaptive=adaptive,
+            parameters=parameters or {},
             data={key: Path(path) for key, path in (data or {}).items()},
             weights={key: Path(path) for key, path in (weights or {}).items()},
         ),

@@ -130,6 +130,14 @@ _GRID = (
         metavar="KEY=NAME",
         help="Also judge this; KEY is model, attack or defense, NAME one of a config or a file.",
     ),
+    click.option(
+        "--set",
+        "parameters",
+        multiple=True,
+        metavar="NAME.PARAMETER=VALUE",
+        help="Change a parameter in all cells: guo.draws=10, attack.epsilon=4, "
+        "model.recipe.epochs=5.",
+    ),
     click.option("--images", type=click.IntRange(1, 10**8), help="Use the first N test images."),
     click.option(
         "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Train N times."
@@ -170,6 +178,7 @@ class GridOptions:
     configs: tuple[Path, ...]
     only: tuple[str, ...]
     add: tuple[str, ...]
+    parameters: tuple[str, ...]
     images: int | None
     seeds: int
     redraws: int | None
@@ -215,6 +224,7 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def session_from(chosen: GridOptions) -> Session:
     """The session that the grid options ask for."""
     from pipeline.commands.session import open_session
+    from pipeline.grid.assigned import assignments
     from pipeline.grid.builder import Overrides
 
     data = _places("--data", chosen.data, "NAME=FOLDER, such as cifar10=/data/cifar10")
@@ -234,6 +244,7 @@ def session_from(chosen: GridOptions) -> Session:
                 seeds=chosen.seeds,
                 redraws=chosen.redraws,
                 adaptive=chosen.adaptive,
+                parameters=assignments(chosen.parameters),
                 data=data,
                 weights=weights,
             ),

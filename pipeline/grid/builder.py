@@ -13,12 +13,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.catalogue.catalogue import Catalogue, Section
+from pipeline.catalogue.catalogue import Catalogue
+from pipeline.catalogue.catalogue import Section as CatalogueSection
 from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import GridEntry, TableEntry, VariantEntry, plain_label
-from pipeline.grid.cells import Cell, Grid, Table
-from pipeline.grid.lookup import Ingredients
+from pipeline.grid.assigned import Assigned
+from pipeline.grid.cells import Cell, Grid, Section, SweptChoice, Table, plain
+from pipeline.grid.lookup import Ingredients, ModelParts
 from pipeline.grid.parameters import Matching, Rules, check_owners, resolved, with_variant
+from pipeline.grid.sweeps import Ingredient, Sweep
 from pipeline.problems import BadInput, suggestion
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import Attack, CompoundAttack
@@ -34,14 +37,16 @@ class Overrides:
     """What the command line changes of a grid.
 
     add: (section, name or file) of models, attacks and defenses that every table gets as well;
-    adaptive: the budget of an adaptive attack that every table gets, for all its defenses.
+    adaptive: the budget of an adaptive attack that every table gets, for all its defenses;
+    parameters: values by `guo.draws`, `attack.epsilon` and their like, in all cells.
     """
 
-    add: Sequence[tuple[Section, str]] = ()
+    add: Sequence[tuple[CatalogueSection, str]] = ()
     images: int | None = None
     seeds: int = 1
     redraws: int | None = None
     adaptive: str | None = None
+    parameters: Mapping[str, object] = dataclasses.field(default_factory=dict)
     data: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
@@ -49,8 +54,10 @@ class Overrides:
 def load_grid(catalogue: Catalogue, name: str, overrides: Overrides | None = None) -> Grid:
     """The cells of a grid; BadInput, located, for anything that does not fit."""
     overrides = overrides or Overrides()
-    grid = _Builder(catalogue, overrides).grid(name, frozenset())
-    datasets, models = {cell.dataset for cell in grid.cells}, {cell.model for cell in grid.cells}
+    builder = _Builder(catalogue, overrides)
+    grid = builder.grid(name, frozenset())
+    builder.assigned.check()
+    datasets, models = {cell.dataset for cell in grid.cells}, builder.models
     for option, what, given, used in (
         ("--data", "data set", overrides.data, datasets),
         ("--weights", "model", overrides.weights, models),
@@ -59,6 +66,18 @@ def load_grid(catalogue: Catalogue, name: str, overrides: Overrides | None = Non
             hint = suggestion(unknown, used)
             raise BadInput(f"{option} {unknown}: no such {what} in grid '{name}'{hint}")
     return grid
+
+
+CHOSEN: tuple[Section, ...] = ("models", "attacks", "defenses")
+"""What a cell has one each of."""
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A choice of a table, and where the document says so."""
+
+    choice: str | VariantEntry
+    place: Place
 
 
 class _Builder:
@@ -75,6 +94,9 @@ class _Builder:
             for part in name.split("+") if section == "defenses" else [name]:
                 catalogue.document(section, part)
         self._ingredients = Ingredients(catalogue, overrides.data, overrides.weights)
+        self.assigned = Assigned(overrides.parameters)
+        self.models: set[str] = set()
+        """The names that models of the grid, and variants of them, have in the configs."""
         self._added += [("attacks", name) for name in _budget(catalogue, overrides.adaptive)]
 
     def grid(self, name: str, above: frozenset[str]) -> Grid:
@@ -98,16 +120,20 @@ class _Builder:
         rules = Rules(entry.rules, document)
         for position, given in enumerate(entry.tables):
             place = ("tables", position)
-            table = self._completed(self._grown(given), document, place)
-            tables.append(_table(table, document, place))
-            for cell in self._table_cells(entry, table, rules, document, place):
+            sweep, swept = self._swept(entry, self._grown(given), document, place)
+            table = self._completed(swept, document, place)
+            tables.append(_table(table, sweep.swept, document, place))
+            for cell in self._table_cells(entry, table, sweep, rules, document):
                 _admit(cells, cell, document, place)
         rules.check()
         return Grid(name, entry.title, tuple(cells.values()), tuple(tables))
 
     def _grown(self, table: TableEntry) -> TableEntry:
-        """A table with what the command line adds; a figure's keeps what it draws."""
-        if table.figure is not None:
+        """A table with what the command line adds; a figure's keeps what it draws.
+
+        Of accuracy against a parameter, other models and attacks are further curves.
+        """
+        if table.figure is not None and table.figure.probabilities:
             return table
         choices: dict[str, tuple[str | VariantEntry, ...]] = {
             "models": table.models,
@@ -115,6 +141,8 @@ class _Builder:
             "defenses": table.defenses,
         }
         for section, name in self._added:
+            if table.figure is not None and section == "defenses":
+                continue
             own = {_label(choice): choice for choice in choices[section]}
             if name in own and own[name] != name:
                 raise BadInput(
@@ -125,13 +153,53 @@ class _Builder:
                 choices[section] = (*choices[section], name)
         return table.model_copy(update=choices)
 
+    def _swept(
+        self, entry: GridEntry, table: TableEntry, document: Document, place: Place
+    ) -> tuple[Sweep, TableEntry]:
+        """The sweep of a table, and the table with what it makes in the place of its choices."""
+        sweep = Sweep(table, document, (*place, "sweep"))
+        if not table.sweep:
+            return sweep, table
+        no_rules = Rules((), document).matching({})
+        models = [
+            self._model(choice, document, (*place, "models", number))
+            for number, choice in enumerate(table.models)
+        ]
+        problems = [self._problem(entry, parts) for parts in models]
+        found = [
+            Ingredient("models", choice, [(_used(choice), parts.spec)], [problem])
+            for choice, parts, problem in zip(table.models, models, problems, strict=True)
+        ]
+        for number, choice in enumerate(table.attacks):
+            attack = self._attack(choice, no_rules, document, (*place, "attacks", number))
+            found.append(Ingredient("attacks", choice, [(_used(choice), attack)], problems))
+        for number, choice in enumerate(table.defenses):
+            defense = self._defense(choice, no_rules, document, (*place, "defenses", number))
+            names = _used(choice).split("+")
+            parts = defense.parts if isinstance(defense, Chain) and len(names) > 1 else (defense,)
+            pairs = list(zip(names, parts, strict=True))
+            found.append(Ingredient("defenses", choice, pairs, problems))
+        made: dict[str, list[str | VariantEntry]] = {"models": [], "attacks": [], "defenses": []}
+        for ingredient in found:
+            made[ingredient.section] += sweep.made_of(ingredient)
+        swept = table.model_copy(update={key: tuple(choices) for key, choices in made.items()})
+        sweep.check(swept)
+        return sweep, swept
+
+    def _problem(self, entry: GridEntry, parts: ModelParts) -> Problem:
+        """What the defaults of a model's attacks and defenses depend on."""
+        spec, source = self._ingredients.dataset(parts.dataset)
+        return Problem(
+            epsilon=entry.epsilon, classes=spec.classes, side=spec.side, pool=source.train
+        )
+
     def _completed(self, table: TableEntry, document: Document, place: Place) -> TableEntry:
         """A table with a baseline of equal cost for each of its defenses, where it asks for one."""
         if table.equal_cost is None:
             return table
         at: Place = (*place, "equal_cost")
         self._ingredients.defense(table.equal_cost, document, at)
-        models = [self._ingredients.model(name, document, at) for name in table.models]
+        models = [self._model(choice, document, at) for choice in table.models]
         classes = {self._ingredients.dataset(model.dataset)[0].classes for model in models}
         no_rules = Rules((), document).matching({})
         specs = [
@@ -150,15 +218,22 @@ class _Builder:
         return table.model_copy(update={"defenses": (*table.defenses, *baselines)})
 
     def _table_cells(
-        self, entry: GridEntry, table: TableEntry, rules: Rules, document: Document, place: Place
+        self,
+        entry: GridEntry,
+        table: TableEntry,
+        sweep: Sweep,
+        rules: Rules,
+        document: Document,
     ) -> list[Cell]:
+        models, attacks, defenses = (
+            [_Placed(choice, sweep.place_of(section, choice)) for choice in getattr(table, section)]
+            for section in CHOSEN
+        )
         cells = [
-            self._cell(
-                entry, table, model, attack, defense, rules=rules, document=document, place=place
-            )
-            for model in range(len(table.models))
-            for attack in range(len(table.attacks))
-            for defense in range(len(table.defenses))
+            self._cell(entry, table, model, attack, defense, rules=rules, document=document)
+            for model in models
+            for attack in attacks
+            for defense in defenses
         ]
         # seeds are the outer dimension, so that a first seed's table is whole early
         return [
@@ -171,49 +246,39 @@ class _Builder:
         self,
         entry: GridEntry,
         table: TableEntry,
-        model: int,
-        attack: int,
-        defense: int,
+        model: _Placed,
+        attack: _Placed,
+        defense: _Placed,
         *,
         rules: Rules,
         document: Document,
-        place: Place,
     ) -> Cell:
-        """The cell of a table's model, attack and defense, each given by its position."""
-        model_name = table.models[model]
-        parts = self._ingredients.model(model_name, document, (*place, "models", model))
+        """The cell of a table's model, attack and defense."""
+        parts = self._model(model.choice, document, model.place)
         dataset_spec, source = self._ingredients.dataset(parts.dataset)
-        problem = Problem(
-            epsilon=entry.epsilon,
-            classes=dataset_spec.classes,
-            side=dataset_spec.side,
-            pool=source.train,
-        )
+        problem = self._problem(entry, parts)
         names = {
             "dataset": parts.dataset,
-            "model": model_name,
-            "attack": _label(table.attacks[attack]),
-            "defense": _label(table.defenses[defense]),
+            "model": _label(model.choice),
+            "attack": _label(attack.choice),
+            "defense": _label(defense.choice),
         }
         matching = rules.matching({**names, "table": table.name})
-        attack_place: Place = (*place, "attacks", attack)
-        attack_spec = self._attack(table.attacks[attack], matching, document, attack_place)
-        defense_place: Place = (*place, "defenses", defense)
+        attack_spec = self._attack(attack.choice, matching, document, attack.place)
         defense_spec = resolved(
-            self._defense(table.defenses[defense], matching, document, defense_place),
+            self._defense(defense.choice, matching, document, defense.place),
             problem,
             document,
-            defense_place,
+            defense.place,
         )
         if not source.train:
             trained = isinstance(parts.spec, TrainSpec)
             if trained or (defense_spec.needs_pool() and defense_spec.pool_split() == "train"):
-                what, at = ("models", model) if trained else ("defenses", defense)
                 message = f"data set '{parts.dataset}' has no images to train on or to draw from"
-                raise document.problem((*place, what, at), message)
+                raise document.problem((model if trained else defense).place, message)
         images = self._images(entry, parts.dataset, source.test, document)
         redraws = self._overrides.redraws or entry.redraws
-        attack_spec = resolved(attack_spec, problem, document, attack_place)
+        attack_spec = resolved(attack_spec, problem, document, attack.place)
         if isinstance(attack_spec, CompoundAttack):
             images = min(images, attack_spec.images or images)
         if isinstance(attack_spec, Adaptive):
@@ -225,7 +290,7 @@ class _Builder:
             redraws=redraws,
             precision=entry.precision,
             dataset_spec=dataset_spec,
-            model_spec=resolved(parts.spec, problem, document, (*place, "models", model)),
+            model_spec=resolved(parts.spec, problem, document, model.place),
             attack_spec=attack_spec,
             defense_spec=defense_spec,
             files=source.files,
@@ -240,7 +305,7 @@ class _Builder:
                 f"{cell.model} with defense '{cell.defense}' draws at random; "
                 "an adaptive attack is for those"
             )
-            raise document.problem(attack_place, message)
+            raise document.problem(attack.place, message)
         return dataclasses.replace(cell, redraws=1) if cell.deterministic else cell
 
     def _images(self, entry: GridEntry, dataset: str, available: int, document: Document) -> int:
@@ -252,12 +317,23 @@ class _Builder:
             raise BadInput(f"--images {wanted}: {message}")
         raise document.problem(("images",), f"{message}, not {wanted}")
 
+    def _model(self, choice: str | VariantEntry, document: Document, place: Place) -> ModelParts:
+        """A model; a variant of one stands for no other, and nobody published its accuracy."""
+        name = _used(choice)
+        self.models.add(name)
+        parts = self._ingredients.model(name, document, place)
+        spec = with_variant(parts.spec, choice, document, place)
+        spec = self.assigned.applied(spec, name, "model")
+        if spec == parts.spec:
+            return parts
+        return dataclasses.replace(parts, spec=spec, stands_for=None, published_accuracy=None)
+
     def _attack(
         self, choice: str | VariantEntry, rules: Matching, document: Document, place: Place
     ) -> Attack:
         spec = self._ingredients.attack(_used(choice), document, place)
         spec = with_variant(spec, choice, document, place)
-        return rules.applied(spec, "attack")
+        return self.assigned.applied(rules.applied(spec, "attack"), _used(choice), "attack")
 
     def _defense(
         self, choice: str | VariantEntry, rules: Matching, document: Document, place: Place
@@ -268,7 +344,7 @@ class _Builder:
         for name in names:
             spec = self._ingredients.defense(name, document, place)
             spec = with_variant(spec, choice, document, place, owner=name, alone=alone)
-            parts.append(rules.applied(spec, name))
+            parts.append(self.assigned.applied(rules.applied(spec, name), name))
         check_owners(choice, names, document, place)
         if alone:
             return parts[0]
@@ -305,7 +381,7 @@ def _label(choice: str | VariantEntry) -> str:
     return choice if isinstance(choice, str) else choice.label
 
 
-def _check_label(section: Section, name: str) -> None:
+def _check_label(section: CatalogueSection, name: str) -> None:
     try:
         plain_label(name)
     except ValueError as error:
@@ -316,14 +392,16 @@ def _used(choice: str | VariantEntry) -> str:
     return choice if isinstance(choice, str) else choice.use
 
 
-def _table(entry: TableEntry, document: Document, place: Place) -> Table:
-    labels = tuple(map(_label, entry.defenses))
+def _table(
+    entry: TableEntry, swept: Sequence[SweptChoice], document: Document, place: Place
+) -> Table:
+    labels, models = tuple(map(_label, entry.defenses)), tuple(map(_label, entry.models))
     if entry.gains_of is not None and entry.gains_over is not None:
         raise document.problem((*place, "gains_over"), "stands beside gains_of; give one of them")
     attacks = tuple(map(_label, entry.attacks))
     bases = {
-        "gains_of": ("defense", {label.partition("+")[0] for label in labels}),
-        "gains_over": ("defense, model or attack", {*labels, *entry.models, *attacks}),
+        "gains_of": ("defense", {plain(label.partition("+")[0]) for label in labels}),
+        "gains_over": ("defense, model or attack", {*labels, *models, *attacks}),
     }
     for key, (what, known) in bases.items():
         base = getattr(entry, key)
@@ -333,10 +411,11 @@ def _table(entry: TableEntry, document: Document, place: Place) -> Table:
     return Table(
         name=entry.name,
         title=entry.title,
-        models=entry.models,
+        models=models,
         attacks=attacks,
         defenses=labels,
         gains_of=entry.gains_of,
         gains_over=entry.gains_over,
         figure=entry.figure,
+        swept=tuple(swept),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from pipeline.catalogue.entries import FigureEntry
 from pipeline.problems import BadInput, suggestion
@@ -51,9 +52,30 @@ class Cell:
         return f"{self.model}/{self.attack}/{self.defense}{seed}"
 
 
+Section = Literal["models", "attacks", "defenses"]
+"""What a cell has one each of."""
+
+
+@dataclass(frozen=True)
+class SweptChoice:
+    """A model, an attack or a defense that a table's sweep made, by the label that it goes by.
+
+    values: the swept parameters, such as `guo.draws`, and what they are; without: by each of
+    these, the label without it, which is the same for all that differ in nothing else.
+    """
+
+    section: Section
+    label: str
+    values: tuple[tuple[str, object], ...]
+    without: tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True)
 class Table:
-    """How some cells are laid out: rows are defenses by model, columns are attacks."""
+    """How some cells are laid out: rows are defenses by model, columns are attacks.
+
+    swept: those of them that a sweep made.
+    """
 
     name: str
     title: str
@@ -63,13 +85,14 @@ class Table:
     gains_of: str | None
     gains_over: str | None
     figure: FigureEntry | None = None
+    swept: tuple[SweptChoice, ...] = ()
 
     def baseline(self, model: str, attack: str, defense: str) -> tuple[str, str, str] | None:
         """The model, attack and defense that a place's gain is counted from, if it has one."""
         base = self.gains_over
         if self.gains_of is not None:
             first, _, rest = defense.partition("+")
-            base = (rest or "none") if first == self.gains_of else None
+            base = (rest or "none") if plain(first) == self.gains_of else None
         if base in self.defenses and base != defense:
             return model, attack, base
         if base in self.models and base != model:
@@ -100,3 +123,8 @@ class Grid:
             near = near if near.startswith("; did") else "; `pipeline list cells` has them"
             raise BadInput(f"no cell '{name}' in grid '{self.name}'{near}")
         return known[name]
+
+
+def plain(label: str) -> str:
+    """A label without the parameters in brackets that a sweep or a variant adds."""
+    return label.partition("[")[0]

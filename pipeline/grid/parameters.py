@@ -52,7 +52,7 @@ class Rules:
             for key in rule.set:
                 if (position, key) not in self._used:
                     place = ("rules", position, "set", key)
-                    raise self._document.problem(place, _no_owner(key, self._owners[position]))
+                    raise self._document.problem(place, no_owner(key, self._owners[position]))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def check_owners(
     for key in choice.set:
         plain = "." not in key and len(owners) == 1
         if not plain and not any(key.startswith(f"{owner}.") for owner in owners):
-            raise document.problem((*place, "set", key), _no_owner(key, owners))
+            raise document.problem((*place, "set", key), no_owner(key, owners))
 
 
 def changed(
@@ -110,17 +110,33 @@ def changed(
 ) -> AnySpec:
     """A spec with some parameters changed; BadInput, located, where they do not fit.
 
-    prefix: what the document writes before the parameters' names.
+    prefix: what the document writes before the parameters' names. `recipe.epochs` is a parameter
+    of the spec that the parameter `recipe` holds.
     """
     if not changes:
         return spec
     known = type(spec).model_fields.keys() - {"kind"}
-    for key in changes:
-        if key not in known:
+    values = {name: getattr(spec, name) for name in type(spec).model_fields}
+    for key, value in changes.items():
+        outer, dot, inner = key.partition(".")
+        held = values.get(outer)
+        if dot and outer in known and isinstance(held, Spec):
+            values[outer] = changed(held, {inner: value}, document, place, f"{prefix}{outer}.")
+        elif key in known:
+            values[key] = value
+        else:
             message = f"no such parameter{suggestion(key, known)}"
             raise document.problem((*place, prefix + key), message)
-    values = {name: getattr(spec, name) for name in type(spec).model_fields}
-    return validated(type(spec), document, place, {**values, **changes}, prefix)
+    return validated(type(spec), document, place, values, prefix)
+
+
+def has_parameter(spec: Spec, key: str) -> bool:
+    """Whether a spec has a parameter, such as `draws`, or `recipe.epochs`."""
+    outer, dot, inner = key.partition(".")
+    if outer not in type(spec).model_fields or outer == "kind":
+        return False
+    held = getattr(spec, outer)
+    return not dot or (isinstance(held, Spec) and has_parameter(held, inner))
 
 
 def resolved(spec: AnySpec, problem: Problem, document: Document, place: Place) -> AnySpec:
@@ -137,7 +153,8 @@ def owned(values: Mapping[str, object], owner: str) -> dict[str, object]:
     return {key[len(prefix) :]: value for key, value in values.items() if key.startswith(prefix)}
 
 
-def _no_owner(key: str, owners: Collection[str]) -> str:
+def no_owner(key: str, owners: Collection[str]) -> str:
+    """What is said of `owner.parameter` where there is no such owner."""
     owner, dot, _ = key.partition(".")
     if not dot:
         return f"say of what, such as '{min(owners)}.{key}'"

@@ -155,6 +155,8 @@ def _embedded(what: str, stem: str) -> str:
 
 def _curves_said(curves: Sweep) -> str:
     words = ["Shaded: Wilson 95 % intervals over images."]
+    if any(curve.level for curve in curves.curves):
+        words.append("Thin lines without marks: what has no such parameter.")
     if curves.published:
         names = dict.fromkeys(table for one in curves.published for table in one.printed_in)
         words.append(

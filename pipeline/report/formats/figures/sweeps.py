@@ -36,7 +36,8 @@ SPACE = 0.045
 def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
     """Accuracy against a parameter, a panel a data set, with bands of intervals.
 
-    Large hollow marks are published accuracies.
+    Large hollow marks are published accuracies, thin lines without marks are of what has no such
+    parameter.
     """
     panels = sweep.datasets
     attacks = list(dict.fromkeys(curve.attack for curve in sweep.curves))
@@ -58,11 +59,11 @@ def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], attacks: Sequence[str]) -> None:
-    models = list(dict.fromkeys(curve.model for curve in curves))
+    models = list(dict.fromkeys((curve.model, curve.defense) for curve in curves))
     handles: list[Line2D] = []
     published: list[str] = []
     for curve in curves:
-        colour = COLOURS[models.index(curve.model) % len(COLOURS)]
+        colour = COLOURS[models.index((curve.model, curve.defense)) % len(COLOURS)]
         mark, line = MANNERS[attacks.index(curve.attack) % len(MANNERS)]
         points = curve.points
         _intervals(axes, points, colour)
@@ -70,11 +71,11 @@ def _panel(axes: Axes, curves: Sequence[Curve], attacks: Sequence[str]) -> None:
             [point.x for point in points],
             [point.accuracy for point in points],
             color=colour,
-            marker=mark,
+            marker="" if curve.level else mark,
             linestyle=line,
-            linewidth=1.6,
+            linewidth=0.9 if curve.level else 1.6,
             markersize=4.5,
-            label=f"{curve.model}, {curve.attack}",
+            label=curve.label,
         )
         handles.append(drawn)
         published += _published(axes, points, colour, mark)
