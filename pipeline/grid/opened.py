@@ -54,7 +54,7 @@ class OpenedGrid:
         """The score node of every cell of the grid."""
         return self._nodes.scores
 
-    @property
+    @cached_property
     def chosen(self) -> dict[str, Node]:
         """The score nodes of the cells that are meant."""
         return {cell.name: self.scores[cell.name] for cell in self.cells}
@@ -64,7 +64,7 @@ class OpenedGrid:
         """The integrity card of each cell that has one; see `card_nodes`."""
         return self._nodes.cards
 
-    @property
+    @cached_property
     def chosen_cards(self) -> list[Node]:
         """The cards of the models that a cell that is meant attacks adaptively."""
         adaptive = {(cell.model, cell.seed) for cell in self.cells if cell.attack_spec.compound}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from click.testing import CliRunner
+from tiny import write_configs
 
+from pipeline.commands.cli import main
+from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import NodeKind
 from pipeline.plan.planning import make_plan
@@ -358,3 +362,29 @@ def test_why_a_cell_of_the_same_recipe_is_stale_or_gone(store: Store, ledger: Le
     told = why("cell", "g", line.score, line.graph, store, ledger)
     assert told[0] == "cell: 1 craft, 1 defend, 1 score to do"
     assert all("was made from other train content" in reason for reason in told[1:])
+
+
+def names_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: int) -> float:
+    """How often a plan of the tiny grid asks for the name of each of its cells."""
+    asked = 0
+    name: Callable[[Cell], str] = Cell.__dict__["name"].fget
+
+    def counted(cell: Cell) -> str:
+        nonlocal asked
+        asked += 1
+        return name(cell)
+
+    words = ["plan", "--grid", "tiny", "--seeds", str(seeds), "--store", str(tmp_path / "store")]
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "name", property(counted))
+        result = CliRunner().invoke(main, [*words, "--configs", str(tmp_path / "configs")])
+    assert result.exit_code == 0, result.output
+    return asked / seeds
+
+
+def test_the_work_of_a_plan_grows_no_faster_than_its_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_configs(tmp_path / "configs")
+    few, many = (names_asked(tmp_path, monkeypatch, seeds) for seeds in (2, 20))
+    assert many < 1.2 * few
