@@ -239,6 +239,62 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions) 
 
 
 @main.command()
+@click.argument("before", default="last~1")
+@click.argument("after", default="last")
+@grid_options
+@click.option("--all", "every", is_flag=True, help="Name every cell, those that are the same too.")
+@click.option("--markdown", is_flag=True, help="Answer as Markdown, for a pull request.")
+@json_option
+@click.pass_context
+def compare(
+    ctx: click.Context,
+    /,
+    before: str,
+    after: str,
+    every: bool,
+    markdown: bool,
+    as_json: bool,
+    chosen: GridOptions,
+) -> None:
+    """Say which cells moved between two runs, stores or variants, and what made them move.
+
+    BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
+    stores, STORE@RUN, or two defenses, attacks or models of the grid. Exit code 1 where a cell
+    got significantly worse.
+
+    \b
+    pipeline compare                          the last run beside the one before
+    pipeline compare guo 'guo[draws=30]' --grid mine
+    pipeline compare s3://lab/store store
+    """
+    from click.core import ParameterSource
+
+    from pipeline.commands.compare import comparison
+
+    named = ctx.get_parameter_source("grid") is not ParameterSource.DEFAULT
+    found = comparison(
+        lambda: session_from(chosen),
+        chosen.store,
+        before,
+        after,
+        grid=chosen.grid if named else None,
+    )
+    if as_json:
+        print_json(found.facts())
+    elif markdown:
+        from pipeline.report.formats.comparison import comparison_markdown
+
+        click.echo(comparison_markdown(found, every=every), nl=False)
+    else:
+        from rich.console import Console
+
+        from pipeline.report.formats.comparison import comparison_terminal
+
+        Console().print(comparison_terminal(found, every=every), highlight=False)
+    ctx.exit(1 if found.having("worse") else 0)
+
+
+@main.command()
 @grid_options
 @mlflow_option
 @reports_option
@@ -306,11 +362,11 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
 
 
 @main.command("list")
-@click.argument("section", type=click.Choice([*LIST_SECTIONS, "cells"]), default="grids")
+@click.argument("section", type=click.Choice([*LIST_SECTIONS, "cells", "runs"]), default="grids")
 @grid_options
 @json_option
 def list_names(section: str, as_json: bool, chosen: GridOptions) -> None:
-    """List the names of a section, or the cells of a grid.
+    """List the names of a section, the cells of a grid, or the runs on a store.
 
     \b
     pipeline list defenses
@@ -319,6 +375,9 @@ def list_names(section: str, as_json: bool, chosen: GridOptions) -> None:
     from pipeline.catalogue.catalogue import SECTIONS, Catalogue, config_folders
     from pipeline.problems import shown
 
+    if section == "runs":
+        _list_runs(chosen.store, as_json=as_json)
+        return
     if section == "cells":
         names = {cell.name: "" for cell in session_from(chosen).cells}
     else:
@@ -330,6 +389,20 @@ def list_names(section: str, as_json: bool, chosen: GridOptions) -> None:
         return
     for name, place in names.items():
         say(f"{name:28} {place}".rstrip())
+
+
+def _list_runs(store: str, *, as_json: bool) -> None:
+    from pipeline.commands.compare import runs_of
+    from pipeline.store.ledger import Ledger
+    from pipeline.store.store import Store
+
+    runs = [run.facts() for run in runs_of(Ledger(Store(store).backend))]
+    if as_json:
+        print_json(runs)
+        return
+    for run in runs:
+        cells = f"{run['cells']} cells, {run['computed']} computed"
+        say(f"{run['run']}  {run['time']}  {run['grid']:16} {cells:24} {run['command']}")
 
 
 @main.command()

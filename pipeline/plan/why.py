@@ -1,9 +1,9 @@
-"""Why a cell would be computed: which parameter changed, from what to what."""
+"""Why a cell would be computed, or has another score: what changed, from what to what."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -11,6 +11,7 @@ from pipeline.grid.digests import own_digests, spec_classes, versions_of
 from pipeline.grid.graph import Graph, Node
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.store.ledger import Ledger
+from pipeline.store.records import provenance_of
 from pipeline.store.store import Record, Store
 
 
@@ -24,7 +25,7 @@ def why(cell: str, grid: str, node: Node, graph: Graph, store: Store, ledger: Le
         return [f"{cell}: never computed here; {_counted(plan, graph)} to do"]
     lines = [f"{cell}: {_counted(plan, graph)} to do"]
     if last.score != node.digest:
-        lines += Comparison(store).changes(node, "score", last.score)
+        lines += Comparison(store).changes(of_node(node), "score", last.score)
     else:
         reasons = dict.fromkeys(
             f"{graph[digest].kind} {digest[:12]}: {reason}" for digest, reason in plan.todo.items()
@@ -37,54 +38,185 @@ def _counted(plan: Plan, graph: Graph) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in plan.by_kind(graph).items())
 
 
+@dataclass(frozen=True)
+class Described:
+    """What an artifact is of: that of a node, or that of a record in a store.
+
+    own_code: digests of a user's own classes, by name; said: what versions changed in results, by
+    class and version, where that is known; parents: role → the kind and the parent, which is None
+    where its store does not know it.
+    """
+
+    kind: str
+    digest: str
+    spec: Mapping[str, object]
+    versions: Mapping[str, int]
+    own_code: Mapping[str, str]
+    said: Mapping[str, Mapping[int, str]]
+    parents: Mapping[str, tuple[str, str]]
+    parent: Callable[[str], Described | None]
+
+
+def of_node(node: Node) -> Described:
+    """What a node is of."""
+    return Described(
+        node.kind,
+        node.digest,
+        node.spec.model_dump(mode="json"),
+        versions_of(node.spec),
+        own_digests(node.spec),
+        {found.__name__: found.changes for found in spec_classes(node.spec)},
+        {role: (parent.kind, parent.digest) for role, parent in node.parents},
+        lambda role: of_node(node.parent(role)),
+    )
+
+
+def stored(store: Store, kind: str, digest: str) -> Described | None:
+    """What an artifact of a store is of; None where the store does not know it."""
+    record = store.known(kind, digest)
+    if record is None:
+        return None
+    own = record.how.get("own_code")
+    return Described(
+        kind,
+        digest,
+        record.spec,
+        record.versions,
+        {str(key): str(value) for key, value in own.items()} if isinstance(own, Mapping) else {},
+        {},
+        record.parents,
+        lambda role: stored(store, *record.parents[role]),
+    )
+
+
 @dataclass
 class Comparison:
-    """Nodes beside artifacts of a store; what was compared once is remembered."""
+    """Artifacts beside older ones of a store; what was compared once is remembered."""
 
     store: Store
     _known: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
-    def changes(self, node: Node, kind: str, old_digest: str) -> tuple[str, ...]:
-        """What differs between a node and an old artifact, itself first, then its ancestors."""
-        if node.digest == old_digest:
+    def changes(self, new: Described, kind: str, old_digest: str) -> tuple[str, ...]:
+        """What differs between an artifact and an old one, itself first, then its ancestors."""
+        if new.digest == old_digest:
             return ()
-        found = tuple(dict.fromkeys(self._changes(node, kind, old_digest)))
+        found = tuple(dict.fromkeys(self._changes(new, kind, old_digest)))
         return found or ("its recipe changed in a way that the store's records do not show",)
 
-    def _changes(self, node: Node, kind: str, old_digest: str) -> tuple[str, ...]:
-        key = (node.digest, old_digest)
+    def _changes(self, new: Described, kind: str, old_digest: str) -> tuple[str, ...]:
+        key = (new.digest, old_digest)
         if key not in self._known:
-            self._known[key] = tuple(self._compared(node, kind, old_digest))
+            self._known[key] = tuple(self._compared(new, kind, old_digest))
         return self._known[key]
 
-    def _compared(self, node: Node, kind: str, old_digest: str) -> Iterator[str]:
-        if node.digest == old_digest:
+    def _compared(self, new: Described, kind: str, old_digest: str) -> Iterator[str]:
+        if new.digest == old_digest:
             return
-        old = self.store.known(kind, old_digest)
+        old = stored(self.store, kind, old_digest)
         if old is None:
             yield f"{kind}: the store no longer holds the old one"
             return
-        yield from _differences(node.kind, old.spec, node.spec.model_dump(mode="json"))
-        yield from _version_changes(node, old)
-        known = old.how.get("own_code")
-        for name, now in own_digests(node.spec).items():
-            if isinstance(known, Mapping) and known.get(name, now) != now:
-                yield f"{node.kind}: the code of {name} changed"
-        yield from self._parents(node, old)
+        yield from _differences(new.kind, old.spec, new.spec)
+        yield from _version_changes(new, old)
+        for name, now in new.own_code.items():
+            if old.own_code.get(name, now) != now:
+                yield f"{new.kind}: the code of {name} changed"
+        yield from self._parents(new, old)
 
-    def _parents(self, node: Node, old: Record) -> Iterator[str]:
-        for role, parent in node.parents:
+    def _parents(self, new: Described, old: Described) -> Iterator[str]:
+        for role, (kind, digest) in new.parents.items():
             if role not in old.parents:
-                yield f"{node.kind}: now also reads {role}"
+                yield f"{new.kind}: now also reads {role}"
                 continue
             old_kind, old_parent = old.parents[role]
-            if old_kind != parent.kind:
-                yield f"{role}: {old_kind} → {parent.kind}"
+            if old_kind != kind:
+                yield f"{role}: {old_kind} → {kind}"
                 continue
-            yield from self._changes(parent, old_kind, old_parent)
+            parent = new.parent(role) if digest != old_parent else None
+            if parent is not None:
+                yield from self._changes(parent, old_kind, old_parent)
         for role in old.parents:
-            if role not in dict(node.parents):
-                yield f"{node.kind}: no longer reads {role}"
+            if role not in new.parents:
+                yield f"{new.kind}: no longer reads {role}"
+
+
+@dataclass
+class Moves:
+    """Why scores of one store differ from older ones of another, or of the same."""
+
+    old: Store
+    new: Store
+    _comparison: Comparison = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._comparison = Comparison(self.old)
+
+    def reasons(self, new_digest: str, old_digest: str) -> tuple[str, ...]:
+        """Parameters, code and versions that changed; weights and data that came out otherwise;
+        and the machine, where it is another."""
+        new = stored(self.new, "score", new_digest)
+        if new is None or self.old.known("score", old_digest) is None:
+            which = "newer" if new is None else "older"
+            return (f"the store no longer holds the record of the {which} score",)
+        told = [*self._comparison.changes(new, "score", old_digest)]
+        told += _other_content(self.old, self.new, old_digest, new_digest)
+        told += _other_machine(self.old, self.new, old_digest, new_digest)
+        return tuple(told) or ("nothing that the records show",)
+
+
+OUTCOMES: Mapping[str, str] = {
+    "dataset": "data: other images under the same description",
+    "train": "weights: the same training gave others",
+    "checkpoint": "weights: others from the same file",
+    "craft": "examples: the same attack made others",
+    "select": "examples: the same attack chose others",
+    "defend": "answers: the same defense gave others",
+}
+"""By kinds of artifact, from the first to the last, what is said where two of one digest differ."""
+
+
+def _other_content(old: Store, new: Store, old_digest: str, new_digest: str) -> Iterator[str]:
+    """The first kind of ancestor that has other content under the same digest."""
+    before, after = _ancestors(old, old_digest), _ancestors(new, new_digest)
+    for kind, words in OUTCOMES.items():
+        for digest, record in after.items():
+            known = before.get(digest)
+            if record.kind == kind and known is not None and known.content != record.content:
+                yield words
+                return
+
+
+def _other_machine(old: Store, new: Store, old_digest: str, new_digest: str) -> Iterator[str]:
+    """Where what used the network was computed on another device, or with other libraries."""
+    before, after = (
+        _machines(_ancestors(store, digest).values())
+        for store, digest in ((old, old_digest), (new, new_digest))
+    )
+    for name in dict.fromkeys([*before, *after]):
+        if name in before and name in after and before[name] != after[name]:
+            yield f"machine: {name}: {before[name]} → {after[name]}"
+
+
+def _ancestors(store: Store, digest: str) -> dict[str, Record]:
+    """The records of a score and of all that it was made from, as far as the store knows them."""
+    found: dict[str, Record] = {}
+    waiting = [("score", digest)]
+    while waiting:
+        kind, each = waiting.pop()
+        record = None if each in found else store.known(kind, each)
+        if record is not None:
+            found[each] = record
+            waiting += record.parents.values()
+    return found
+
+
+def _machines(records: Iterable[Record]) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for record in records:
+        if record.kind in {"craft", "select", "defend"}:
+            for name, value in provenance_of(record):
+                found.setdefault(name, set()).add(value)
+    return {name: ", ".join(sorted(values)) for name, values in found.items()}
 
 
 def changed_cells(
@@ -102,18 +234,18 @@ def changed_cells(
     comparison, found = Comparison(store), Counter[str]()
     again = ((node, last[name]) for name, node in scores.items() if name in last)
     for node, old in islice(again, most):
-        found.update(comparison.changes(node, "score", old))
+        found.update(comparison.changes(of_node(node), "score", old))
     return dict(found)
 
 
-def _version_changes(node: Node, old: Record) -> Iterator[str]:
-    changes = {found.__name__: found.changes for found in spec_classes(node.spec)}
-    for name, version in sorted(versions_of(node.spec).items()):
+def _version_changes(new: Described, old: Described) -> Iterator[str]:
+    for name, version in sorted(new.versions.items()):
         before = old.versions.get(name, version)
         if before != version:
-            said = [changes[name][number] for number in sorted(changes[name]) if number > before]
+            changes = new.said.get(name, {})
+            said = [changes[number] for number in sorted(changes) if number > before]
             what = f": {', '.join(said)}" if said and version > before else ""
-            yield f"{node.kind}: {name}: version {before} → {version}{what}"
+            yield f"{new.kind}: {name}: version {before} → {version}{what}"
 
 
 def _differences(place: str, old: object, new: object) -> Iterator[str]:

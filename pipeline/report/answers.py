@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.graph import Node
 from pipeline.store import arrow
-from pipeline.store.store import Damaged, Store
+from pipeline.store.store import Damaged, Record, Store
 from tasks.evaluation.statistics import paired_differences, sign_flip_test
 
 
@@ -91,6 +91,11 @@ def _stored(store: Store, node: Node) -> Answers:
     record = store.known(node.kind, node.digest)
     if record is None:
         raise NotTested(f"{node.kind} {node.digest[:12]}: is not in this store")
+    return answers_of(store, record)
+
+
+def answers_of(store: Store, record: Record) -> Answers:
+    """The answers that a score was made of; NotTested where the store does not hold them."""
     try:
         columns = arrow.read_arrays(
             store.path(record, "per_image.arrow"), {"ids": 1, "labels": 1, "correct": 2}
@@ -98,6 +103,6 @@ def _stored(store: Store, node: Node) -> Answers:
     except Damaged as damaged:
         raise NotTested(str(damaged)) from None
     except arrow.BadArrow as error:
-        raise NotTested(f"{node.kind} {node.digest[:12]}: {error}") from None
+        raise NotTested(f"{record.kind} {record.digest[:12]}: {error}") from None
     order = np.argsort(columns["ids"])
     return Answers(columns["ids"][order], columns["labels"][order], columns["correct"][order] != 0)

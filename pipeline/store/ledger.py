@@ -80,14 +80,20 @@ class Ledger:
         self._backend = backend
 
     @cached_property
-    def invocations(self) -> list[Invocation]:
-        """What can be read of the ledger when it is first asked."""
-        found = []
+    def runs(self) -> dict[str, Invocation]:
+        """What can be read of the ledger when it is first asked, by identifiers of 8 digits."""
+        found: dict[str, Invocation] = {}
         for key in sorted(entry.key for entry in self._backend.find("ledger/*.json")):
             # what is spoilt says nothing, and `pipeline verify` says so; the rest still counts
             with contextlib.suppress(OSError, Malformed):
-                found.append(read_invocation(self._backend.read(key)))
+                name = PurePosixPath(key).stem.rpartition("-")[2]
+                found[name] = read_invocation(self._backend.read(key))
         return found
+
+    @property
+    def invocations(self) -> list[Invocation]:
+        """The same, oldest first."""
+        return list(self.runs.values())
 
     def last(self, grid: str, cell: str) -> CellEntry | None:
         """The latest entry of a cell of a grid that has a score."""
@@ -102,7 +108,7 @@ class Ledger:
         name = f"{int(invocation.time * 1000):015d}-{uuid.uuid4().hex[:8]}"
         key = f"ledger/{name}.json"
         self._create(key, json.dumps(asdict(invocation), indent=1))
-        self.__dict__.pop("invocations", None)
+        self.__dict__.pop("runs", None)
         return key
 
     def keep_details(self, key: str, details: Mapping[str, str]) -> str:

@@ -1,0 +1,182 @@
+"""`pipeline compare A B`: two runs, two stores, or two variants of a defense, attack or model."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.commands.session import Session
+from pipeline.problems import BadInput, suggestion
+from pipeline.report.views.comparison import Comparison, Place, Side, compare
+from pipeline.store.layout import MARKER
+from pipeline.store.ledger import CellEntry, Invocation, Ledger
+from pipeline.store.store import Store
+
+RUN = re.compile(r"last(?:~([0-9]{1,6}))?|[0-9a-f]{4,8}")
+"""A run: the last, the second before it, or the identifier that `list runs` prints."""
+
+
+@dataclass(frozen=True)
+class RunListed:
+    """A run as `pipeline list runs` names it. time: Unix time in s."""
+
+    identifier: str
+    invocation: Invocation
+
+    def facts(self) -> dict[str, object]:
+        """As plain values."""
+        found = self.invocation
+        scored = [cell for cell in found.cells.values() if cell.facts is not None]
+        return {
+            "run": self.identifier,
+            "time": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.time)),
+            "grid": found.grid,
+            "cells": len(scored),
+            "computed": sum(cell.computed for cell in scored),
+            "command": " ".join(found.command),
+            "user": found.user,
+            "host": found.host,
+            "version": found.version,
+        }
+
+
+def runs_of(ledger: Ledger) -> list[RunListed]:
+    """The runs on a store that scored anything, the latest first."""
+    found = (RunListed(name, run) for name, run in ledger.runs.items() if _scored(run.cells))
+    return list(found)[::-1]
+
+
+def comparison(
+    open_grid: Callable[[], Session], store: str, before: str, after: str, *, grid: str | None
+) -> Comparison:
+    """Two sides compared; each is a store, a run, `STORE@RUN`, or a name of the grid's.
+
+    grid: the only one whose cells are looked at, if it was named. BadInput where a side is
+    nothing that is known, or the two have no cell in common.
+    """
+    sides = [_source(text, store) for text in (before, after)]
+    if sides[0] is None and sides[1] is None:
+        return compare(*_variants(open_grid(), before, after))
+    for text, source in zip((before, after), sides, strict=True):
+        if source is None:
+            raise BadInput(
+                f"compare {text}: no store and no run; `pipeline list runs` has those of {store}"
+            )
+    first, second = (source for source in sides if source is not None)
+    grids = {grid} if grid is not None else first.grids() & second.grids()
+    found = first.side(before, grids), second.side(after, grids)
+    if not found[0].cells.keys() & found[1].cells.keys():
+        raise BadInput(f"compare {before} {after}: they have no scored cell in common")
+    return compare(*found)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Runs of a store whose latest scores count."""
+
+    store: Store
+    runs: Sequence[Invocation]
+
+    def grids(self) -> set[str]:
+        return {run.grid for run in self.runs if _scored(run.cells)}
+
+    def side(self, name: str, grids: set[str]) -> Side:
+        several = len(grids) > 1
+        cells = {
+            _place(cell, run.grid if several else ""): entry
+            for run in self.runs
+            if run.grid in grids
+            for cell, entry in _scored(run.cells).items()
+        }
+        return Side(name, self.store, cells)
+
+
+def _scored(cells: Mapping[str, CellEntry]) -> dict[str, CellEntry]:
+    return {name: entry for name, entry in cells.items() if entry.facts is not None}
+
+
+def _place(cell: str, grid: str) -> Place:
+    """A cell of a ledger, whose name is all that is known of it."""
+    name, sign, seed = cell.rpartition("/seed")
+    known = sign and seed.isdigit()
+    parts = (name if known else cell).split("/", 2)
+    model, attack, defense = (*parts, "", "")[:3]
+    return Place(model, attack, defense, int(seed) if known else 0, grid)
+
+
+def _source(text: str, store: str) -> _Source | None:
+    """The store or the runs that a side names; None where it names neither."""
+    address, sign, run = text.rpartition("@")
+    if sign and RUN.fullmatch(run) and _is_store(address):
+        return _one_run(Store(address), run)
+    if _is_store(text):
+        found = Store(text)
+        return _Source(found, Ledger(found.backend).invocations)
+    if RUN.fullmatch(text):
+        return _one_run(Store(store), text)
+    return None
+
+
+def _is_store(text: str) -> bool:
+    return "://" in text or (Path(text) / MARKER).is_file()
+
+
+def _one_run(store: Store, name: str) -> _Source:
+    runs = runs_of(Ledger(store.backend))
+    if not runs:
+        raise BadInput(f"compare {name}: store {store.address} has no run that scored a cell")
+    place = RUN.fullmatch(name)
+    if name.startswith("last"):
+        back = int((place and place[1]) or 0)
+        if back >= len(runs):
+            raise BadInput(f"compare {name}: store {store.address} has {len(runs)} runs")
+        return _Source(store, [runs[back].invocation])
+    found = [run for run in runs if run.identifier.startswith(name)]
+    if len(found) != 1:
+        known = suggestion(name, [run.identifier for run in runs])
+        what = "several runs begin like this" if found else f"no such run{known}"
+        raise BadInput(f"compare {name}: {what}")
+    return _Source(store, [found[0].invocation])
+
+
+def _variants(session: Session, before: str, after: str) -> tuple[Side, Side]:
+    """Two defenses, attacks or models of a grid, in all else that they were scored with."""
+    names = {
+        "defense": {cell.defense for cell in session.grid.cells},
+        "attack": {cell.attack for cell in session.grid.cells},
+        "model": {cell.model for cell in session.grid.cells},
+    }
+    what = next((key for key, known in names.items() if {before, after} <= known), None)
+    if what is None:
+        everything = set().union(*names.values())
+        unknown = next((name for name in (before, after) if name not in everything), None)
+        if unknown is None:
+            raise BadInput(f"compare {before} {after}: one is no variant of the other")
+        raise BadInput(
+            f"compare {unknown}: no store, no run, and no defense, attack or model of grid "
+            f"'{session.grid.name}'{suggestion(unknown, everything)}"
+        )
+    sides = [
+        Side(name, session.store, dict(_cells(session, what, name))) for name in (before, after)
+    ]
+    for side in sides:
+        if not side.cells:
+            raise BadInput(
+                f"compare {side.name}: the store has no score of it; "
+                f"pipeline run --grid {session.grid.name} --only '{what}={side.name}'"
+            )
+    return sides[0], sides[1]
+
+
+def _cells(session: Session, what: str, name: str) -> Iterator[tuple[Place, CellEntry]]:
+    """The scored cells of a variant, without its name, which they are not paired by."""
+    for cell in session.cells:
+        node = session.scores[cell.name]
+        if getattr(cell, what) != name or (record := session.record(node)) is None:
+            continue
+        names = {"model": cell.model, "attack": cell.attack, "defense": cell.defense, what: ""}
+        place = Place(**names, seed=cell.seed)
+        yield place, CellEntry(node.digest, record.content, record.facts)

@@ -1,0 +1,115 @@
+"""A comparison of two sets of scores on a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Group
+from rich.table import Column, Table
+from rich.text import Text
+
+from pipeline.report.formats.markdown import markdown_table
+from pipeline.report.views.comparison import Compared, Comparison
+from pipeline.report.views.table import LEVEL
+from pipeline.report.words.numbers import NOTHING, accuracy, gain
+
+COLUMNS = ("before", "after", "change", "lost", "won", "p")
+REASONS = 12
+"""Reasons that are told; there may be one for each swept value."""
+STYLES = {"worse": "bold red", "better": "bold green"}
+LEGEND = (
+    "lost, won: images on which it is right less often than before, and more often. "
+    "p: exact sign-flip test over images, corrected by Holm's method for all cells."
+)
+
+
+def comparison_terminal(found: Comparison, *, every: bool) -> Group:
+    """The cells that moved, or every one, then what made them move."""
+    table = Table(
+        Column("cell", overflow="fold"),
+        *(Column(name, justify="right", no_wrap=True) for name in COLUMNS),
+        Column("", no_wrap=True),
+        box=box.SIMPLE_HEAD,
+        title=Text(f"{found.before} → {found.after}"),
+        title_justify="left",
+        pad_edge=False,
+    )
+    rows = _shown(found, every=every)
+    for row in rows:
+        style = STYLES.get(row.outcome, "")
+        table.add_row(row.place.words, *_numbers(row), Text(_outcome(row), style=style))
+    lines = list(_lines(found))
+    return Group(*([table] if rows else []), *(Text(line) for line in lines))
+
+
+def comparison_markdown(found: Comparison, *, every: bool) -> str:
+    """The same as Markdown."""
+    rows = [
+        [f"`{row.place.words}`", *_numbers(row), _outcome(row)]
+        for row in _shown(found, every=every)
+    ]
+    parts = [f"## {found.before} → {found.after}", ""]
+    if rows:
+        parts += [*markdown_table(["cell"], [*COLUMNS, "outcome"], rows), ""]
+    parts += [f"- {line.strip()}" for line in _lines(found) if line.strip()]
+    return "\n".join(parts) + "\n"
+
+
+def _shown(found: Comparison, *, every: bool) -> list[Compared]:
+    """Worst first, then by how far they moved."""
+    rank = {"worse": 0, "better": 1, "moved": 2}
+    rows = [row for row in found.rows if every or row.outcome in rank]
+    return sorted(rows, key=lambda row: (rank.get(row.outcome, 3), -abs(row.change or 0.0)))
+
+
+def _numbers(row: Compared) -> list[str]:
+    tested = row.p_holm is not None
+    return [
+        accuracy(row.before),
+        accuracy(row.after),
+        NOTHING if row.change is None else gain(row.change),
+        str(row.lost) if tested else NOTHING,
+        str(row.won) if tested else NOTHING,
+        _probability(row.p_holm),
+    ]
+
+
+def _probability(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.2g}" if value >= 0.001 else "<0.001"
+
+
+def _outcome(row: Compared) -> str:
+    return {"moved": "not significant", "same": "same"}.get(row.outcome, row.outcome)
+
+
+def _lines(found: Comparison) -> Iterator[str]:
+    total = len(found.rows)
+    counts = [
+        f"{len(rows)} {words}"
+        for words, rows in (
+            ("significantly worse", found.having("worse")),
+            ("significantly better", found.having("better")),
+            ("moved, not significantly", found.having("moved")),
+            ("the same", found.having("same")),
+            (f"only in {found.before}", found.having("only before")),
+            (f"only in {found.after}", found.having("only after")),
+        )
+        if rows
+    ]
+    yield f"{total} {'cell' if total == 1 else 'cells'}: {', '.join(counts)} (at {LEVEL:.0%})"
+    for reason, count in list(found.reasons.items())[:REASONS]:
+        yield f"  why   {reason}" + (f"  ({count} cells)" if count > 1 else "")
+    if len(found.reasons) > REASONS:
+        yield f"  and {len(found.reasons) - REASONS} more; --json has them all"
+    untested: dict[str, int] = {}
+    for row in found.rows:
+        if row.untested:
+            said = row.untested.partition(": ")[2] or row.untested
+            untested[said] = untested.get(said, 0) + 1
+    for said, count in untested.items():
+        yield f"  not tested   {said}" + (f"  ({count} cells)" if count > 1 else "")
+    if any(row.p_holm is not None for row in found.rows):
+        yield f"  {LEGEND}"

@@ -1,0 +1,170 @@
+"""`pipeline compare`: which cells moved between runs, stores and variants, and what moved them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from tiny import Tiny, write_configs
+
+from pipeline.commands.cli import main
+from pipeline.report.answers import answers_of
+from pipeline.store.ledger import Ledger
+from tasks.evaluation.statistics import sign_flip_test
+
+OWN = """
+import torch
+from tasks.defenses.base import Defense
+
+
+class Shift(Defense):
+    by: float = 0.0
+
+    def deterministic(self, classes):
+        return True
+
+    def transform(self, pixels, rows, context):
+        return {code}
+"""
+GRID = (
+    "epsilon: 40\nimages: 80\nredraws: 1\ntables:\n  - name: main\n    models: [mixed]\n"
+    "    attacks: [clean]\n    defenses: [none, shift, guo]\n"
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Computed once, with a defense of one's own that does nothing."""
+    folder = tmp_path_factory.mktemp("compare")
+    changes = {
+        "grids/tiny.yaml": GRID,
+        "defenses/shift.py": OWN.replace("{code}", "pixels"),
+        # trained enough for an accuracy that there is something to lose of
+        "recipes/short.yaml": (
+            "method: mixup\nepochs: 8\nlearning_rate: 0.1\nschedule: one-cycle\n"
+            "crop_padding_px: 1\nflip: false\n"
+        ),
+    }
+    tiny = Tiny(write_configs(folder / "configs", changes), folder / "store")
+    _, finished = tiny.run()
+    assert not finished.missing
+    return tiny
+
+
+@pytest.fixture
+def tiny(made: Tiny, tmp_path: Path) -> Tiny:
+    """A copy that a test may change."""
+    shutil.copytree(made.folder, tmp_path / "configs")
+    shutil.copytree(made.store, tmp_path / "store")
+    return Tiny(tmp_path / "configs", tmp_path / "store")
+
+
+def compared(tiny: Tiny, *words: str) -> Result:
+    common = ["--store", str(tiny.store), "--configs", str(tiny.folder)]
+    return CliRunner().invoke(main, ["compare", *words, *common], catch_exceptions=False)
+
+
+def as_json(tiny: Tiny, *words: str) -> dict[str, dict[str, object]]:
+    done = compared(tiny, *words, "--json")
+    return {cell["defense"]: cell for cell in json.loads(done.stdout)["cells"]}
+
+
+def test_a_defense_that_got_worse_is_told_with_its_code_as_the_reason_and_exit_code_1(
+    tiny: Tiny,
+) -> None:
+    (tiny.folder / "defenses/shift.py").write_text(
+        OWN.replace("{code}", "torch.zeros_like(pixels) + 0 * pixels")
+    )
+    tiny.run()
+    done = compared(tiny)
+    assert done.exit_code == 1
+    assert "significantly worse" in done.stdout
+    assert "the code of Shift changed" in done.stdout
+    cells = as_json(tiny)
+    assert cells["none"]["outcome"] == cells["guo"]["outcome"] == "same"
+    shift = cells["shift"]
+    assert shift["outcome"] == "worse"
+    assert (shift["model"], shift["attack"]) == ("mixed", "clean")
+    # the images are those whose answers differ, and the test that of the differences
+    runs = list(Ledger(tiny.session().store.backend).runs.values())
+    store = tiny.session().store
+    before, after = (
+        answers_of(store, store.required("score", run.cells["mixed/clean/shift"].score))
+        for run in runs
+    )
+    differences = after.right[:, 0].astype(np.int64) - before.right[:, 0]
+    assert shift["images"] == 80
+    assert shift["images_lost"] == int((differences < 0).sum()) > 0
+    assert shift["images_won"] == int((differences > 0).sum())
+    assert shift["p_value"] == sign_flip_test(differences) == shift["p_holm"]
+    assert shift["reasons"] == ["defend: the code of Shift changed"]
+    # the other way round it is better
+    assert compared(tiny, "last", "last~1").exit_code == 0
+    assert as_json(tiny, "last", "last~1")["shift"]["outcome"] == "better"
+
+
+def test_a_changed_parameter_is_told_from_what_to_what(tiny: Tiny) -> None:
+    (tiny.folder / "defenses/guo.yaml").write_text("kind: guo\ndraws: 5\n")
+    tiny.run()
+    assert as_json(tiny)["guo"]["reasons"] == ["defend.defense.draws: 2 → 5"]
+
+
+def test_two_stores_are_compared_and_weights_that_came_out_otherwise_are_told(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    other = Tiny(tiny.folder, tmp_path / "other")
+    shutil.copytree(tiny.store, other.store)
+    done = compared(tiny, str(tiny.store), str(other.store))
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == ["3 cells: 3 the same (at 5%)"]
+    # a store that does the work again, by a recipe of other epochs
+    recipe = tiny.folder / "recipes/short.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 8", "epochs: 1"))
+    other.run()
+    cells = as_json(tiny, str(tiny.store), f"{other.store}@last")
+    assert cells["none"]["reasons"] == ["train.recipe.epochs: 8 → 1"]
+
+
+def test_two_defenses_of_a_grid_are_compared_on_the_same_images(tiny: Tiny) -> None:
+    done = compared(tiny, "none", "guo", "--grid", "tiny", "--json")
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert (cell["model"], cell["attack"], cell["defense"]) == ("mixed", "clean", "")
+    facts = tiny.session().facts()
+    assert cell["before"] == facts["mixed/clean/none"]["accuracy"]
+    assert cell["after"] == facts["mixed/clean/guo"]["accuracy"]
+    markdown = compared(tiny, "none", "guo", "--grid", "tiny", "--markdown", "--all").stdout
+    assert markdown.startswith("## none → guo\n\n| cell | before | after | change |")
+
+
+def test_runs_are_listed_by_what_compare_takes(tiny: Tiny) -> None:
+    tiny.run(only=["defense=none"])
+    common = ["--store", str(tiny.store)]
+    done = CliRunner().invoke(main, ["list", "runs", *common, "--json"])
+    latest, first = json.loads(done.stdout)
+    assert (first["cells"], first["computed"], latest["cells"]) == (3, 3, 1)
+    done = CliRunner().invoke(main, ["compare", first["run"], latest["run"], *common, "--json"])
+    outcomes = [cell["outcome"] for cell in json.loads(done.stdout)["cells"]]
+    assert sorted(outcomes) == ["only before", "only before", "same"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["last~9", "last"], "compare last~9: store"),
+        (["guo", "gou", "--grid", "tiny"], "compare gou: no store, no run, and no defense, attack"),
+        (["guo", "mixed", "--grid", "tiny"], "compare guo mixed: one is no variant of the other"),
+        (["last", "nowhere"], "compare nowhere: no store and no run; `pipeline list runs` has"),
+        (["ffff", "last"], "compare ffff: no such run"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_in_one_line(
+    tiny: Tiny, words: list[str], said: str
+) -> None:
+    done = compared(tiny, *words)
+    assert done.exit_code == 2
+    assert done.output.startswith(f"error: {said}")
+    assert len(done.output.splitlines()) == 1
