@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.classifier.compiled import Compiled
+from tasks.classifier.features import features_and_logits
 from tasks.classifier.precision import run, set_float32
 from tasks.classifier.prepared import prepare
 from tasks.specs import Passes, Precision
@@ -102,6 +103,24 @@ class Frozen:
     def answers(self, pixels: Tensor) -> Tensor:
         """As `logits`, never compiled: for a few images, for which compiling would take longer."""
         return self._asked(self.module, pixels)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """float32 [N, C, H, W] in [0, 1] to float32 [N, D], differentiable in the pixels, twice.
+
+        What the last linear layer takes; BadNetwork, with the network's name, without one.
+        """
+        return self.features_and_logits(pixels)[0]
+
+    def features_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `features`, with the logits, float32 [N, classes], of the same forward pass."""
+        features, logits = features_and_logits(
+            self.module, pixels, self.precision, self.layout, self.classes
+        )
+        self.forwards += len(pixels)
+        if features.requires_grad:
+            # not on the logits: their gradient passes here as well
+            features.register_hook(self._going_back)  # type: ignore[no-untyped-call]
+        return features, logits
 
     def probabilities(self, pixels: Tensor) -> Tensor:
         """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], without a graph."""

@@ -156,7 +156,7 @@ def ask(
     BadNetwork where it raises, or gives no [N, classes].
     """
     devices = [pixels.device] if pixels.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.enable_grad(), _uncompiled():
+    with torch.random.fork_rng(devices=devices), torch.enable_grad(), uncompiled():
         torch.manual_seed(0)
         # or a GPU's convolutions round to ten bits
         set_float32("float32")
@@ -260,7 +260,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _uncompiled() -> Iterator[None]:
+def uncompiled() -> Iterator[None]:
     """What was compiled runs as it was written, which takes no minute and no compiler."""
     if "torch._dynamo.eval_frame" not in sys.modules:
         yield

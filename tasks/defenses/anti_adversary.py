@@ -27,6 +27,7 @@ class AntiAdversary(Optimised):
     steps: Count = 2
     """Of the optimiser inside."""
     step_size: Pixel255 = 38.25
+    """Of each step, in 1/255."""
     box: bool = True
     """Keep the moved image in [0, 1]."""
 

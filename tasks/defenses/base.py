@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tasks.specs import Count, Kind, Passes
 
-GradientRule = Literal["straight-through", "surrogate", "approximation", "iterates", "unrolled"]
+GradientRule = Literal["straight-through", "surrogate", "differentiable", "iterates", "unrolled"]
 """How an attacker's gradient passes a defense, where a defense declares more than one way.
 
 straight-through: as `transform` and `combine` are written, what has no useful gradient held
 constant or passed straight through. surrogate: through `surrogate` in the place of a `combine`
-that is not smooth. approximation: through a differentiable form of the transform, which the
-transform gives where `context.rule` asks for it. Of a defense with an inner optimiser, `iterates`:
+that is not smooth. differentiable: with the gradient of a differentiable form of the transform,
+which it takes where `context.rule` asks for it. Of a defense with an inner optimiser, `iterates`:
 the mean probability over all the images that it goes through, from the first to the last, each
 with its offset held constant; and `unrolled`: through every step of it, with the second derivatives
 of the classifier.
@@ -65,6 +65,10 @@ class Context:
         Differentiable in the pixels (float32 [M, C, H, W] in [0, 1]), twice where that is needed.
         """
         return self.classifier.answers(pixels) if self.twice else self.classifier.logits(pixels)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the bare classifier's last linear layer takes, float32 [M, D]; as `logits`."""
+        return self.classifier.features(pixels)
 
 
 class Defense(Kind):

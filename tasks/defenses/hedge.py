@@ -28,6 +28,7 @@ class Hedge(Optimised):
     steps: Count = 20
     """Of the optimiser inside."""
     step_size: Pixel255 = 4.0
+    """Of each step, in 1/255."""
     limit: Pixel255 = 8.0
     """The largest change of a pixel, in 1/255."""
     random_start: bool = False

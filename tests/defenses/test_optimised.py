@@ -13,6 +13,7 @@ from tasks.defenses.anti_adversary import AntiAdversary
 from tasks.defenses.base import Context, Defense
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
+from tasks.defenses.energy import Energy
 from tasks.defenses.flip_crop import FlipCrop
 from tasks.defenses.guo import Guo
 from tasks.defenses.hedge import Hedge
@@ -129,6 +130,40 @@ def test_anti_adversary_goes_down_the_cross_entropy_to_the_predicted_class(
     assert bool(((found < 0) | (found > 1)).any()) is not box
     answers = predict(defense, context, pixels, rows, 100)  # out of range, and not refused
     assert answers.shape == (COUNT, 10)
+
+
+@pytest.mark.parametrize(("steps", "temperature"), [(1, 1.0), (4, 0.5)])
+def test_energy_goes_down_the_energy_by_steps_of_one_length(
+    context: Context, pixels: Tensor, rows: Rows, steps: int, temperature: float
+) -> None:
+    defense = Energy(steps=steps, temperature=temperature).resolved(PROBLEM)
+    assert defense.step_size == pytest.approx(255 * 5 * 8 / 224)
+    assert defense.limit == pytest.approx(255 * 10 * 8 / 224)
+    found = defense.transform(pixels, rows, context)
+    exact, origin = network().double(), pixels.double()
+    offset = torch.zeros_like(origin)
+    for _ in range(steps):
+        leaf = (origin + offset).requires_grad_()
+        energy = -temperature * (exact(leaf) / temperature).logsumexp(dim=1)
+        (gradient,) = torch.autograd.grad(energy.sum(), leaf)
+        length = gradient.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        offset = offset - 5 * 8 / 224 * gradient / (length + 1e-12)
+        offset = (origin + offset).clamp(0, 1) - origin
+        length = offset.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        offset = offset * (10 * 8 / 224 / length).clamp(max=1)
+    torch.testing.assert_close(found.double(), (origin + offset).clamp(0, 1), atol=1e-6, rtol=0)
+
+
+def test_energy_is_scaled_by_the_side_and_costs_two_forwards_and_a_backward() -> None:
+    small = Energy().resolved(Problem(8, 10, 32, 0)).descent()
+    assert small.step_size == pytest.approx(0.714, abs=1e-3)
+    assert small.limit == pytest.approx(1.43, abs=2e-3)
+    large = Energy().resolved(Problem(8, 1000, 224, 0)).descent()
+    assert (large.step_size, large.limit) == pytest.approx((5, 10))
+    assert prediction_passes(Energy(), 10) == Passes(2, 1)
+    assert Energy().resolved(PROBLEM).gradients() == ("straight-through", "iterates", "unrolled")
+    with pytest.raises(ValueError, match="energy: step_size and limit are unset"):
+        Energy().descent()
 
 
 def test_what_leaves_the_range_must_come_last_in_a_chain() -> None:

@@ -1,0 +1,77 @@
+"""The features of a network: what its last linear layer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tasks.classifier.precision import run
+from tasks.classifier.prepared import uncompiled
+from tasks.classifier.problems import BadNetwork
+from tasks.specs import Precision
+
+LINEAR: Mapping[Any, tuple[int, str]] = {
+    nn.functional.linear: (0, "input"),
+    torch.ops.aten.linear.default: (0, "input"),
+    torch.addmm: (1, "mat1"),
+    torch.ops.aten.addmm.default: (1, "mat1"),
+}
+"""What a linear layer comes to, however the network calls it, and which argument it multiplies."""
+
+
+class _LastLinear(TorchFunctionMode):
+    """Remembers what the last linear layer took and gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: Tensor | None = None
+        self.given: Tensor | None = None
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        result = func(*args, **named)
+        if func in LINEAR:
+            place, name = LINEAR[func]
+            self.taken = args[place] if place < len(args) else named[name]
+            self.given = result
+        return result
+
+
+def features_and_logits(
+    network: nn.Module,
+    pixels: Tensor,
+    precision: Precision,
+    layout: torch.memory_format,
+    classes: int,
+) -> tuple[Tensor, Tensor]:
+    """What the last linear layer takes, float32 [N, D], and the logits, float32 [N, classes].
+
+    Both are of one forward pass and differentiable in the pixels. Whatever was compiled runs as it
+    was written. BadNetwork where no linear layer gives [N, classes] at the end.
+    """
+    found = _LastLinear()
+
+    def watched(given: Tensor) -> Tensor:
+        with uncompiled(), found:
+            answer: Tensor = network(given)
+        return answer
+
+    logits = run(watched, pixels, precision, layout)
+    taken, given = found.taken, found.given
+    shape = (len(pixels), classes)
+    if taken is None or given is None or given.shape != shape or taken.ndim != 2:
+        raise BadNetwork(
+            f"network {type(network).__name__} has no features: no linear layer is its last, with "
+            f"one output for each of {classes} classes"
+        )
+    return taken.to(torch.float32), logits

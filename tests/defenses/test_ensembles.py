@@ -1,0 +1,160 @@
+"""Defenses that combine answers about several views, held against their formulas in float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tasks.classifier.frozen import Frozen
+from tasks.data.seeding import Rows
+from tasks.defenses.base import Context, Defense
+from tasks.defenses.chain import Chain
+from tasks.defenses.counter import Counter
+from tasks.defenses.pnml import PNML
+from tasks.defenses.tte import TTE
+from tasks.defenses.xie import Xie
+from tasks.evaluation.costs import prediction_passes
+from tasks.evaluation.defend import draw_logits, predict
+from tasks.specs import Passes, Problem
+
+COUNT, CLASSES, SIDE = 5, 10, 16
+PROBLEM = Problem(epsilon=8, classes=CLASSES, side=SIDE, pool=0)
+
+
+def network() -> nn.Module:
+    generator = torch.Generator().manual_seed(3)
+    made = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(4 * SIDE**2, CLASSES)
+    )
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    return Context(Frozen(network(), classes=CLASSES))
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    return torch.rand(COUNT, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    images = torch.arange(COUNT)
+    return Rows(0, images, torch.zeros_like(images)).within("defend")
+
+
+def exactly(pixels: Tensor) -> Tensor:
+    """The network's logits in float64."""
+    with torch.no_grad():
+        return network().double()(pixels.double())
+
+
+def predicted(defense: Defense, context: Context, pixels: Tensor, rows: Rows) -> Tensor:
+    return predict(defense, context, pixels, rows, 1000).double()
+
+
+@pytest.mark.parametrize("crops", ["four", "one"])
+def test_tte_averages_the_logits_of_the_image_four_crops_and_their_mirror_images(
+    crops: str, context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    defense = TTE(crops=crops)
+    places = defense.places(SIDE)
+    padded = np.pad(pixels.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    views = [pixels.numpy()]
+    views += [padded[:, :, top : top + SIDE, left : left + SIDE] for top, left in places]
+    views += [view[:, :, :, ::-1].copy() for view in views]
+    assert len(views) == 10
+    expected = torch.stack([exactly(torch.from_numpy(view)) for view in views]).mean(dim=0)
+    found = predicted(defense, context, pixels, rows)
+    torch.testing.assert_close(found, expected.softmax(dim=1), atol=1e-6, rtol=0)
+    assert len(set(places)) == (4 if crops == "four" else 1)
+    assert all(0 <= place <= 3 for pair in places for place in pair)  # of 0 to 4
+    assert prediction_passes(defense, CLASSES) == Passes(forwards=10)
+
+
+def test_the_crops_of_tte_are_drawn_by_its_seed_from_one_less_than_twice_the_padding() -> None:
+    assert TTE().places(32) == TTE().places(32)
+    drawn = [place for seed in range(40) for pair in TTE(seed=seed).places(32) for place in pair]
+    assert set(drawn) == set(range(8))
+
+
+def test_the_gradient_of_tte_is_exact(context: Context, pixels: Tensor, rows: Rows) -> None:
+    leaf = pixels.clone().requires_grad_()
+    found = draw_logits(TTE(), context, leaf, rows)[:, 0, 3]
+    (gradient,) = torch.autograd.grad(found.sum(), leaf)
+    other = pixels.double().requires_grad_()
+    views = TTE().transform(other, rows, context)
+    logits = network().double()(views).view(COUNT, 10, CLASSES)
+    (exact,) = torch.autograd.grad(logits.mean(dim=1).log_softmax(dim=1)[:, 3].sum(), other)
+    torch.testing.assert_close(gradient.double(), exact, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.11, 0.02])
+def test_pnml_asks_for_the_probability_of_each_class_after_a_step_to_it(
+    share: float, context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    exact, own = network().double(), []
+    for label in range(CLASSES):
+        leaf = pixels.double().requires_grad_()
+        loss = nn.functional.cross_entropy(
+            exact(leaf), torch.full((COUNT,), label), reduction="sum"
+        )
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        view = (leaf.detach() - share * gradient.sign()).clamp(0, 1)
+        own.append(exactly(view).softmax(dim=1)[:, label])
+    q = torch.stack(own, dim=1)
+    found = predicted(PNML(step_size=255 * share), context, pixels, rows)
+    torch.testing.assert_close(found, q / q.sum(dim=1, keepdim=True), atol=1e-5, rtol=0)
+
+
+def test_pnml_asks_for_all_gradients_at_once(context: Context, pixels: Tensor, rows: Rows) -> None:
+    before = context.classifier.passes
+    predict(PNML(), context, pixels, rows, 1000)
+    assert context.classifier.passes - before == Passes(1 + CLASSES, CLASSES) * COUNT
+    assert prediction_passes(PNML(), CLASSES) == Passes(1 + CLASSES, CLASSES)
+
+
+def test_pnml_holds_its_signs_constant_unless_they_are_smoothed(
+    context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    found = []
+    for smoothing in (None, 1.0):
+        leaf = pixels.clone().requires_grad_()
+        knowing = Context(context.classifier, smoothing=smoothing)
+        logits = draw_logits(PNML(), knowing, leaf, rows)[:, 0, 0]
+        found.append(torch.autograd.grad(logits.sum(), leaf)[0])
+    assert not torch.allclose(*found)
+    assert PNML().smooths()
+
+
+def test_a_confident_view_of_pnml_keeps_its_distance_from_certainty() -> None:
+    logits = torch.zeros(1, 3, 3)
+    for label, height in enumerate((18.0, 20.0, 17.0)):
+        logits[0, label, label] = height
+    exact = logits.double().softmax(dim=2).diagonal(dim1=1, dim2=2).log()
+    found = PNML().combine(logits)
+    torch.testing.assert_close(found.double(), exact, atol=1e-12, rtol=1e-5)
+    assert int(found.argmax()) == 1
+
+
+def test_a_chain_with_the_counter_before_asks_about_the_countered_image(
+    context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    counter = Counter().resolved(PROBLEM)
+    moved = counter.transform(pixels, rows.within("counter#0"), context)
+    for last in (TTE(), PNML()):
+        chain = Chain(parts=(counter, last))
+        torch.testing.assert_close(
+            predicted(chain, context, pixels, rows), predicted(last, context, moved, rows)
+        )
+        assert chain.deterministic(CLASSES)
+
+
+def test_what_makes_views_cannot_be_followed() -> None:
+    with pytest.raises(ValueError, match="tte combines several answers, .* put it last"):  # noqa: RUF043
+        Chain(parts=(TTE(), Xie()))
