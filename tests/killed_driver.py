@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,10 @@ def forked(configs: Path, store: Path, how: Callable[[Path, Path], None] = run) 
         try:
             how(configs, store)
             code = 0
+        except Exception:  # noqa: BLE001  it is told, and the exit code says so
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     return process
 
