@@ -20,6 +20,7 @@ from pipeline.report.formats.figures.drawings import (
     drawing,
     epsilon_drawing,
     robustness_drawing,
+    training_drawing,
 )
 from pipeline.report.formats.frames import (
     as_csv,
@@ -31,6 +32,7 @@ from pipeline.report.formats.frames import (
     results,
     robustness_values,
     table_values,
+    training_values,
     verdict_values,
 )
 from pipeline.report.formats.latex import table_latex
@@ -42,6 +44,7 @@ from pipeline.report.formats.markdown import (
     page,
     robustness_markdown,
     table_markdown,
+    trainings_markdown,
     verdicts_markdown,
 )
 from pipeline.report.formats.page.page import Plot, Section, page_html
@@ -50,6 +53,7 @@ from pipeline.report.views.adaptive import robustness_rows
 from pipeline.report.views.gallery import Gallery, galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
+from pipeline.report.views.training import Training, trainings
 from pipeline.report.views.verdicts import VerdictRow, verdict_rows
 from pipeline.store.files import replace_bytes, replace_text, replacing
 
@@ -81,7 +85,11 @@ def write_report(
     folder = reports / grid.name
     try:
         with writing_to(f"reports {folder}", NO_ROOM):
-            sections, verdicts = _write_files(grid, scores, folder, provenance or {}, artifacts)
+            trained = trainings(grid, artifacts)
+            curves = training_drawing(trained, "training")
+            sections, verdicts = _write_files(
+                grid, scores, folder, provenance or {}, artifacts, trained, curves
+            )
             found = _galleries(grid, artifacts, folder / "gallery.parquet")
             text = page_html(
                 grid,
@@ -89,6 +97,10 @@ def write_report(
                 sections,
                 found,
                 verdicts,
+                trainings=[training.words for training in trained],
+                curves=None
+                if curves is None
+                else Plot(_written(folder / "training.svg"), curves.alt, curves.said),
                 provenance=provenance or {},
                 again=again,
                 links=links,
@@ -106,6 +118,8 @@ def _write_files(
     folder: Path,
     provenance: Mapping[str, object],
     artifacts: Artifacts | None,
+    trained: Sequence[Training],
+    curves: Drawing | None,
 ) -> tuple[list[Section], list[VerdictRow]]:
     """All but the page; returns what the page has of the tables, and the verdicts."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,6 +161,9 @@ def _write_files(
         _write_frame(verdict_values(verdicts), folder / "verdicts")
     if scores.cards:
         _write_frame(card_values(scores.cards), folder / "cards")
+    if curves is not None:
+        _write_figure(curves, folder, "training")
+        _write_frame(training_values(trained), folder / "training")
     readme = page(
         grid,
         scores,
@@ -155,6 +172,7 @@ def _write_files(
         cards_markdown(scores.cards),
         answer_markdown(verdicts, grid),
         verdicts_markdown(verdicts, "verdicts.csv"),
+        "" if curves is None else trainings_markdown(trained, curves.markdown, "training.csv"),
     )
     _write_text(markdown(readme), folder / "README.md")
     return sections, verdicts
@@ -174,7 +192,7 @@ def _galleries(grid: Grid, artifacts: Artifacts | None, path: Path) -> list[Gall
 
 def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
     """Tables with names for their files: plain, and none twice where case does not count."""
-    taken = {"results", "readme", "index", "cards", "verdicts"}
+    taken = {"results", "readme", "index", "cards", "verdicts", "training"}
     parts = []
     for view in found:
         plain = re.sub(r"[^\w.-]+", "-", view.table.name, flags=re.ASCII).strip(".-") or "table"
@@ -202,7 +220,11 @@ def _write_figure(figure: Drawing, folder: Path, stem: str) -> str:
             draw(draft)
     if figure.pictures:
         _write_frame(probabilities(figure.pictures), folder / f"{stem}-probabilities")
-    return (folder / f"{stem}.svg").read_text(encoding="utf-8") if "svg" in figure.files else ""
+    return _written(folder / f"{stem}.svg") if "svg" in figure.files else ""
+
+
+def _written(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def _write_text(text: str, path: Path) -> None:

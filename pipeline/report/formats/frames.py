@@ -19,6 +19,7 @@ from pipeline.report.views.exhibits import Exhibit
 from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.pictures import Picture, class_probabilities
 from pipeline.report.views.table import Entry, Row, View
+from pipeline.report.views.training import Training
 from pipeline.report.views.verdicts import VerdictRow
 from tasks.integrity.findings import Finding
 
@@ -123,6 +124,23 @@ def table_values(view: View) -> pl.DataFrame:
     """One row for each place of a table, with unrounded numbers."""
     rows = [_entry_row(view, row, entry) for row in view.rows for entry in row.entries]
     return pl.DataFrame(rows, schema=ENTRY_COLUMNS)
+
+
+def training_values(trainings: Sequence[Training]) -> pl.DataFrame:
+    """One row an epoch of each training; accuracy in percent."""
+    rows = [
+        {
+            "model": training.model,
+            "epoch": place,
+            "loss": epoch.loss,
+            "accuracy": epoch.accuracy,
+            "learning_rate": epoch.learning_rate,
+            "seconds": epoch.seconds,
+        }
+        for training in trainings
+        for place, epoch in enumerate(training.epochs, 1)
+    ]
+    return pl.DataFrame(rows, schema_overrides={"seconds": pl.Float64})
 
 
 def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:

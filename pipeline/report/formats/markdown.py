@@ -10,6 +10,7 @@ from pipeline.report.cards import Card
 from pipeline.report.scores import Facts, Scores
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.table import Entry, Row, View, beside
+from pipeline.report.views.training import Training
 from pipeline.report.views.verdicts import VerdictRow
 from pipeline.report.words import adaptive as adaptive_words
 from pipeline.report.words import cards as card_words
@@ -92,12 +93,13 @@ def page(
     cards: str = "",
     answer: str = "",
     verdicts: str = "",
+    trainings: str = "",
 ) -> str:
     """The report's front page: what is measured and how, and every table.
 
     parts: the tables in Markdown with the stems of their files; provenance: by what it was computed
     (device, versions), as the caller knows it; cards: what is said of integrity cards; answer,
-    verdicts: whether defenses hold, in sentences and as tables.
+    verdicts: whether defenses hold, in sentences and as tables; trainings: of models, with curves.
     """
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
     lines = [f"# {grid.title or grid.name}", ""]
@@ -114,6 +116,7 @@ def page(
         lines += [markdown]
         lines += [f"The same with intervals: [{stem}.csv]({stem}.csv).", ""]
     lines += [cards, ""] if cards else []
+    lines += [trainings, ""] if trainings else []
     lines += ["## How it was made", ""]
     lines += [f"- {what}: {value}" for what, value in provenance.items()]
     lines += [f"- redraws: {joined(sorted({cell.redraws for cell in grid.cells}))}"]
@@ -123,6 +126,12 @@ def page(
         lines += [f"### {title}", "", *described, ""]
     lines += ["Every cell, with all its numbers: [results.csv](results.csv)."]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def trainings_markdown(trainings: Sequence[Training], curves: str, file: str) -> str:
+    """How models were trained. curves: the figure; file: where each epoch's numbers are."""
+    lines = ["## Training", "", *(f"- {training.words}" for training in trainings), "", curves]
+    return "\n".join([*lines, f"Every epoch, with its learning rate: [{file}]({file})."])
 
 
 def _row(row: Row) -> list[str]:

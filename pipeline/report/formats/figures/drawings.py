@@ -23,6 +23,7 @@ from pipeline.report.views.pictures import (
 )
 from pipeline.report.views.sweeps import Sweep, sweep
 from pipeline.report.views.table import View
+from pipeline.report.views.training import Training
 
 if TYPE_CHECKING:
     from pipeline.report.formats.figures.style import FileKind
@@ -42,6 +43,9 @@ What an APGD that knows the defense leaves at each epsilon, as the integrity car
 {images} images, with Wilson 95 % intervals. A larger ball must not leave more, and the largest no
 more than chance."""
 
+TRAININGS_SAID = """\
+Loss and accuracy are means over an epoch while its weights still moved, of training images as the
+recipe shows them: mixed, or attacked. Accuracies on test images are in the tables."""
 
 FEW_DRAWS_SAID = """
 These are few-draw accuracies, other than those of the table: to save time an answer of a card is
@@ -122,6 +126,18 @@ def robustness_drawing(rows: Sequence[Robustness], stem: str) -> Drawing | None:
     files: dict[str, Draw] = {"svg": partial(draw_robustness, rows, kind="svg")}
     alt = "Accuracy of each defense under an oblivious and under an adaptive attack"
     return Drawing(f"![{alt}]({stem}.svg)\n\n{ROBUSTNESS_SAID}\n", alt, ROBUSTNESS_SAID, files)
+
+
+def training_drawing(trainings: Sequence[Training], stem: str) -> Drawing | None:
+    """Training curves; None where nothing was trained."""
+    if not trainings:
+        return None
+    from pipeline.report.formats.figures.training import draw_trainings
+
+    files: dict[str, Draw] = {"svg": partial(draw_trainings, trainings, kind="svg")}
+    alt = "Loss and accuracy of each training against its epochs"
+    markdown = f"![{alt}]({stem}.svg)\n\n{TRAININGS_SAID}\n"
+    return Drawing(markdown, alt, TRAININGS_SAID, files)
 
 
 def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> Drawing | None:

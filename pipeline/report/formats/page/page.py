@@ -78,6 +78,8 @@ def page_html(
     galleries: Sequence[Gallery],
     verdicts: Sequence[VerdictRow] = (),
     *,
+    trainings: Sequence[str] = (),
+    curves: Plot | None = None,
     provenance: Mapping[str, object],
     again: Sequence[str] = (),
     links: Mapping[str, str] | None = None,
@@ -122,6 +124,8 @@ def page_html(
         card_names=CARD_NAMES,
         cards_said=CARDS_LEGEND,
         stored_said=stored_lines(scores.cards),
+        trainings=trainings,
+        curves=[] if curves is None else [_plot(curves, "training")],
         cells=cells,
         cells_folded=len(cells) > LONG,
         any_published=any(cell.published for cell in cells),
@@ -192,16 +196,14 @@ def _section(
         "robustness_said": ROBUSTNESS_LEGEND,
         "notes": view.notes,
         "beside": [*judged(view), *differing(view)],
-        "plots": [
-            {
-                "svg": themed(plot.svg, f"{identity}-{place}") if plot.svg else "",
-                "alt": plot.alt,
-                "said": plot.said,
-            }
-            for place, plot in enumerate(section.plots)
-        ],
+        "plots": [_plot(plot, f"{identity}-{n}") for n, plot in enumerate(section.plots)],
         "files": [f"{section.stem}.{ending}" for ending in FILES],
     }
+
+
+def _plot(plot: Plot, prefix: str) -> dict[str, str]:
+    svg = themed(plot.svg, prefix) if plot.svg else ""
+    return {"svg": svg, "alt": plot.alt, "said": plot.said}
 
 
 def _folded(view: View) -> str:

@@ -1,0 +1,117 @@
+"""How a grid's models were trained, epoch by epoch, as the store tells it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.report.scores import number
+from pipeline.report.views.pictures import Artifacts
+from pipeline.store.reading import Malformed, parsed
+from pipeline.store.records import Record, hardware
+from pipeline.store.store import Damaged
+from tasks.training.recipe import TrainSpec
+
+MEASURED_ON = {
+    "adversarial": "adversarial training images",
+    "iat": "mixed training images",
+    "mixup": "mixed training images",
+}
+"""What a recipe's accuracies are of."""
+
+
+@dataclass(frozen=True)
+class TrainingEpoch:
+    """loss: the mean over batches; accuracy: percent of training images as the recipe shows them,
+    see `tasks.training.train.State`; seconds: None where they were not kept."""
+
+    loss: float
+    accuracy: float
+    learning_rate: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model's training: its recipe in a few words, its epochs, and on what the last one ran."""
+
+    model: str
+    recipe: str
+    of: str
+    epochs: tuple[TrainingEpoch, ...]
+    hardware: str
+
+    @property
+    def hours(self) -> float | None:
+        """Of all epochs together; None where one is not known."""
+        seconds = [epoch.seconds for epoch in self.epochs]
+        return None if None in seconds else sum(filter(None, seconds)) / 3600
+
+    @property
+    def words(self) -> str:
+        """All but the numbers of each epoch, in a line."""
+        last, hours = self.epochs[-1], self.hours
+        took = "" if hours is None else f" in {hours:.2g} h"
+        return (
+            f"`{self.model}`: {self.recipe}; {len(self.epochs)} epochs{took} on {self.hardware}; "
+            f"last epoch: loss {last.loss:.3f}, {last.accuracy:.1f} % of {self.of} right"
+        )
+
+
+def trainings(grid: Grid, artifacts: Artifacts | None) -> list[Training]:
+    """Of each model that the grid trains, in its order; those that the store has lost are left out.
+
+    A model of several seeds has one for each.
+    """
+    found: dict[str, Training] = {}
+    for cell in grid.cells if artifacts is not None else ():
+        if not isinstance(cell.model_spec, TrainSpec):
+            continue
+        assert artifacts is not None
+        name = f"{cell.model}, seed {cell.seed}" if cell.seed else cell.model
+        if name in found:
+            continue
+        node = artifacts.scores[cell.name].parents[0][1].parent("model")
+        record = artifacts.store.record(node.kind, node.digest)
+        if record is not None and (epochs := _epochs(artifacts, record)):
+            found[name] = _training(name, cell, record, epochs)
+    return list(found.values())
+
+
+def _training(name: str, cell: Cell, record: Record, epochs: Sequence[TrainingEpoch]) -> Training:
+    spec = cell.model_spec
+    assert isinstance(spec, TrainSpec)
+    recipe = spec.recipe
+    words = f"{recipe.method}, batches of {recipe.batch_size}, {recipe.precision}"
+    where = ", ".join(hardware(record).values()) or "unknown hardware"
+    return Training(name, words, MEASURED_ON[recipe.method], tuple(epochs), where)
+
+
+def _epochs(artifacts: Artifacts, record: Record) -> list[TrainingEpoch]:
+    """Those of a record; empty where its file is lost or holds something else."""
+    try:
+        text = artifacts.store.path(record, "history.json").read_bytes()
+        history = parsed(text, list[dict[str, Any]])
+    except (Damaged, OSError, Malformed):
+        return []
+    timings = record.facts.get("timings")
+    seconds = timings.get("seconds") if isinstance(timings, Mapping) else None
+    times: Sequence[object] = seconds if isinstance(seconds, list) else []
+    epochs = []
+    for place, facts in enumerate(history):
+        loss, accuracy = number(facts, "loss"), number(facts, "accuracy")
+        if loss is None or accuracy is None:
+            return []
+        took = times[place] if place < len(times) else None
+        epochs.append(
+            TrainingEpoch(
+                loss,
+                100 * accuracy,
+                number(facts, "learning_rate") or math.nan,
+                float(took) if isinstance(took, int | float) else None,
+            )
+        )
+    return epochs
