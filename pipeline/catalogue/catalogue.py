@@ -49,6 +49,7 @@ class Catalogue:
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = list(folders)
         self._files: dict[Section, dict[str, Path]] = {}
+        self._grids: dict[str, GridEntry] = {}
 
     def add(self, section: Section, choice: str) -> str:
         """The name of a choice; the stem of a path becomes a name of its own.
@@ -137,8 +138,14 @@ class Catalogue:
         assert isinstance(spec, Defense)
         return spec
 
+    def add_grid(self, name: str, entry: GridEntry) -> None:
+        """A grid that is in no file, before all others of its name."""
+        self._grids[name] = entry
+
     def grid(self, name: str) -> tuple[GridEntry, Document]:
         """The grid of a name, and its document for locating what is wrong in it."""
+        if name in self._grids:
+            return self._grids[name], Document(Path(name), {})
         document = self.document("grids", name)
         return validated(GridEntry, document, (), document.value), document
 

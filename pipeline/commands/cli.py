@@ -18,15 +18,23 @@ from pipeline.commands.options import (
     GridOptions,
     RunOptions,
     cell_argument,
+    configs_option,
+    data_option,
+    data_places,
+    device_option,
     grid_options,
     json_option,
     mlflow_option,
     print_json,
     repeated,
     reports_option,
+    running_options,
     say,
     session_from,
+    settings_option,
     store_option,
+    weights_option,
+    weights_places,
 )
 from pipeline.execution.signals import STOPPED
 from pipeline.grid.kinds import FORCE_STARTS, ForceStart
@@ -93,17 +101,13 @@ def main() -> None:
     show_default=True,
     help="What --force begins with.",
 )
-@click.option("--inline", is_flag=True, help="Run in this process, without Ray.")
-@click.option("--address", help="A running Ray cluster; a local Ray is started without it.")
-@click.option("--workers", type=click.IntRange(1, 100_000), help="CPUs of the local Ray.")
+@running_options
 @click.option(
     "--stop-after",
     type=FiniteRange(0, 525_600, min_open=True),
     metavar="MINUTES",
     help="Stop in order after so long; the same command goes on from there.",
 )
-@click.option("--quiet", is_flag=True, help="Say only what goes wrong, and how it ended.")
-@click.option("--verbose", is_flag=True, help="Say a line for each finished node as well.")
 @click.option(
     "--system-metrics", is_flag=True, help="Let MLflow watch this machine while the run goes on."
 )
@@ -120,6 +124,82 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     ctx.exit(
         run_grid(session_from(chosen), RunOptions(**options), only=chosen.only, again=repeated(ctx))
     )
+
+
+@main.command()
+@click.argument("defense")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="A network to judge on, by name or YAML file; may be given several times.  "
+    "[default: the demo's]",
+)
+@click.option(
+    "--minutes",
+    type=FiniteRange(0, 525_600, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="The largest budget that fits is taken; what is not finished then cannot be told.",
+)
+@click.option(
+    "--epsilon",
+    type=FiniteRange(0, 255, min_open=True),
+    help="Of the attacks, in 1/255.  [default: 8, on digits 40]",
+)
+@store_option
+@configs_option
+@data_option
+@weights_option
+@settings_option
+@device_option
+@mlflow_option
+@reports_option
+@running_options
+@json_option
+@click.pass_context
+def judge(
+    ctx: click.Context,
+    /,
+    defense: str,
+    models: tuple[str, ...],
+    minutes: float,
+    epsilon: float | None,
+    store: str,
+    configs: tuple[Path, ...],
+    data: tuple[str, ...],
+    weights: tuple[str, ...],
+    settings: Path | None,
+    device: str | None,
+    **running: Any,
+) -> None:
+    """Judge a defense: a name, or a Python or YAML file. Does it hold?
+
+    Checks the contract, then attacks it on the demo's networks, beside no defense and beside flips
+    and crops of equal cost. Exit codes: 0 it holds, 1 it does not, 2 bad input, 3 cannot tell.
+
+    \b
+    pipeline judge jpeg.py
+    pipeline judge jpeg.py --model mine.yaml --minutes 60
+    """
+    from pipeline.commands.judge import JudgeOptions
+    from pipeline.commands.judge import judge as judged
+
+    asked = JudgeOptions(
+        defense=defense,
+        models=models,
+        minutes=minutes,
+        epsilon=epsilon,
+        store=store,
+        configs=configs,
+        data=data_places(data),
+        weights=weights_places(weights),
+        settings=settings,
+        device=device,
+    )
+    how = RunOptions(force=False, start="defend", stop_after=None, system_metrics=False, **running)
+    ctx.exit(judged(asked, how, ["pipeline", "judge", defense, *repeated(ctx)]))
 
 
 @main.command()

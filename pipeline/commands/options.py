@@ -74,6 +74,19 @@ reports_option = click.option(
     show_default=True,
     help="Folder that tables are written to.",
 )
+configs_option = click.option(
+    "--configs", type=_PATH, multiple=True, help="A folder of configs to look into first."
+)
+data_option = click.option(
+    "--data", multiple=True, metavar="NAME=FOLDER", help="Where a data set's files are."
+)
+weights_option = click.option(
+    "--weights", multiple=True, metavar="NAME=FILE", help="Where a model's weights are."
+)
+settings_option = click.option("--settings", type=_PATH, help="A YAML file that says how to run.")
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."
+)
 ADDABLE: dict[str, Section] = {"model": "models", "attack": "attacks", "defense": "defenses"}
 ONCE = frozenset({"grid", "only", "stop_after", "quiet", "verbose", "as_json"})
 """Options of a run that a command to go on with does not take over as they were."""
@@ -115,9 +128,7 @@ _GRID = (
         shell_complete=_grids,
     ),
     store_option,
-    click.option(
-        "--configs", type=_PATH, multiple=True, help="A folder of configs to look into first."
-    ),
+    configs_option,
     click.option(
         "--only",
         multiple=True,
@@ -158,14 +169,10 @@ _GRID = (
         help="How much of an integrity card adaptive cells get: all, as much as a quarter of "
         "their own work buys, or nothing.",
     ),
-    click.option(
-        "--data", multiple=True, metavar="NAME=FOLDER", help="Where a data set's files are."
-    ),
-    click.option(
-        "--weights", multiple=True, metavar="NAME=FILE", help="Where a model's weights are."
-    ),
-    click.option("--settings", type=_PATH, help="A YAML file that says how to run."),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."),
+    data_option,
+    weights_option,
+    settings_option,
+    device_option,
 )
 
 
@@ -208,6 +215,22 @@ class RunOptions:
     as_json: bool
 
 
+_RUNNING = (
+    click.option("--inline", is_flag=True, help="Run in this process, without Ray."),
+    click.option("--address", help="A running Ray cluster; a local Ray is started without it."),
+    click.option("--workers", type=click.IntRange(1, 100_000), help="CPUs of the local Ray."),
+    click.option("--quiet", is_flag=True, help="Say only what goes wrong, and how it ended."),
+    click.option("--verbose", is_flag=True, help="Say a line for each finished node as well."),
+)
+
+
+def running_options(command: Command) -> Command:
+    """The options of a command that computes: where, and what it says meanwhile."""
+    for option in reversed(_RUNNING):
+        command = option(command)
+    return command
+
+
 def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that choose a grid; the command is called with them as `chosen`."""
 
@@ -227,10 +250,7 @@ def session_from(chosen: GridOptions) -> Session:
     from pipeline.grid.assigned import assignments
     from pipeline.grid.builder import Overrides
 
-    data = _places("--data", chosen.data, "NAME=FOLDER, such as cifar10=/data/cifar10")
-    weights = _places(
-        "--weights", chosen.weights, "NAME=FILE, such as cifar10-resnet20=resnet20.th"
-    )
+    data, weights = data_places(chosen.data), weights_places(chosen.weights)
     # a user's own module may print where it is imported: stdout is the answer's
     with contextlib.redirect_stdout(sys.stderr):
         return open_session(
@@ -289,7 +309,8 @@ def repeated(context: click.Context) -> list[str]:
     for option in context.command.params:
         name = str(option.name)
         source = context.get_parameter_source(name)
-        if name in ONCE or source is not ParameterSource.COMMANDLINE:
+        given = isinstance(option, click.Option) and source is ParameterSource.COMMANDLINE
+        if name in ONCE or not given:
             continue
         value, flag = context.params[name], max(option.opts, key=len)
         if isinstance(option, click.Option) and option.is_flag:
@@ -298,6 +319,16 @@ def repeated(context: click.Context) -> list[str]:
         for part in value if isinstance(value, tuple) else (value,):
             words += [flag, *fit_to_show([str(part)])]
     return words
+
+
+def data_places(given: Sequence[str]) -> dict[str, Path]:
+    """What `--data` says: folders by the names of data sets."""
+    return _places("--data", given, "NAME=FOLDER, such as cifar10=/data/cifar10")
+
+
+def weights_places(given: Sequence[str]) -> dict[str, Path]:
+    """What `--weights` says: files by the names of models."""
+    return _places("--weights", given, "NAME=FILE, such as cifar10-resnet20=resnet20.th")
 
 
 def _places(option: str, items: Sequence[str], expected: str) -> dict[str, Path]:

@@ -71,7 +71,7 @@ def report_grid(
             doubts = (kept.shown(DOUBTS) or "").splitlines()
             printer.repeat(text, doubts)
             return Reported(reports / session.grid.name / PAGE, doubts)
-    scores = _scores(session, finished)
+    scores = known_scores(session, finished)
     doubts = [doubt.line for doubt in scores.doubts]
     page, trouble = None, None
     try:
@@ -118,8 +118,8 @@ def _kept(
     return KeptReport(reports / session.grid.name, parts)
 
 
-def _scores(session: Session, finished: RunFinished | None) -> Scores:
-    """All that is reported of the grid's cells."""
+def known_scores(session: Session, finished: RunFinished | None = None) -> Scores:
+    """All that is reported of the grid's cells as the store holds them."""
     from pipeline.report.paper import references_of
 
     cards = session.examined()
@@ -197,7 +197,7 @@ class _Printer:
         """Print what is known to be the report's text."""
         self._console.file.write(text)
         if self._as_json:
-            self._answer(_scores(self._session, self._finished), doubts)
+            self._answer(known_scores(self._session, self._finished), doubts)
 
     def _answer(self, scores: Scores, doubts: Sequence[str]) -> None:
         _answer(self._session.grid, scores, self._finished, doubts)

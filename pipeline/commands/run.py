@@ -163,14 +163,12 @@ def _closing_words(
         line(f"doubt   {more} more stand below the tables")
     for name, reason in finished.without_card.items():
         line(f"failed  {name}: {reason}")
-        words = ["pipeline", "run", "--grid", session.grid.name]
-        words += [word for choice in only for word in ("--only", choice)]
+        words = session.grid.run_words(only)
         line(f"again   {shlex.join([*words, *again])}")
     for reason, names in _by_reason(finished).items():
         # the run's own choice where they are many: only what is missing is computed again
         chosen = only if len(names) > RETRIES else [f"cell={name}" for name in names]
-        words = ["pipeline", "run", "--grid", session.grid.name]
-        words += [word for choice in chosen for word in ("--only", choice)]
+        words = session.grid.run_words(chosen)
         line(f"failed  {reason}")
         line(f"again   {shlex.join([*words, *again])}")
     if session.details is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -161,11 +161,17 @@ def open_session(
     settings: Path | None = None,
     device: str | None = None,
     card: CardSize = "quarter",
+    catalogue: Catalogue | None = None,
+    command: Sequence[str] = (),
 ) -> Session:
-    """Read a grid's configs and the settings; BadInput, located, where they do not fit."""
+    """Read a grid's configs and the settings; BadInput, located, where they do not fit.
+
+    catalogue: what names mean, where more is known than the folders of configs hold; command: see
+    `Grid`.
+    """
     folders = config_folders(configs)
-    catalogue = Catalogue(folders)
-    loaded = load_grid(catalogue, grid, overrides)
+    catalogue = catalogue or Catalogue(folders)
+    loaded = replace(load_grid(catalogue, grid, overrides), command=tuple(command))
     how = read_settings(settings or _first_file(folders, "settings.yaml"))
     if device is not None:
         how = how.model_copy(update={"device": device})

@@ -80,8 +80,7 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
             entry["state"] = "not in the store"
         artifacts.append(entry)
     told["artifacts"] = artifacts
-    only = shlex.quote(f"cell={cell.name}")
-    told["again"] = f"pipeline run --grid {session.grid.name} --only {only} --force"
+    told["again"] = shlex.join(session.grid.run_words([f"cell={cell.name}"], force=True))
     return told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -104,12 +105,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Grid:
-    """A named grid: its cells, each once, and its tables."""
+    """A named grid: its cells, each once, and its tables.
+
+    command: the words of the command that computes it, where its name is that of no file.
+    """
 
     name: str
     title: str
     cells: tuple[Cell, ...]
     tables: tuple[Table, ...]
+    command: tuple[str, ...] = ()
+
+    def run_words(self, only: Iterable[str] = (), *, force: bool = False) -> list[str]:
+        """The command that computes it, or the cells that `only` chooses, or these again.
+
+        One of a grid that is in no file computes all that is missing.
+        """
+        if self.command:
+            return list(self.command)
+        chosen = [word for choice in only for word in ("--only", choice)]
+        return ["pipeline", "run", "--grid", self.name, *chosen, *["--force"] * force]
 
     @cached_property
     def _by_name(self) -> dict[str, Cell]:

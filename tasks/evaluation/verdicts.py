@@ -54,12 +54,14 @@ class DefenseVerdict:
     """What a defense on a network is worth.
 
     why: of `cannot tell`, the reason; needed: of `undecided`, about how many images would decide
-    if the gain stayed what it is, None where no number would.
+    if the gain stayed what it is, None where no number would; fallen: whether the only reason is
+    that the bare network is left with too little for anything to be told on it.
     """
 
     word: Word
     why: str = ""
     needed: int | None = None
+    fallen: bool = False
 
 
 def change(more: Sequence[Right], less: Sequence[Right]) -> Change:
@@ -87,8 +89,15 @@ def judged(
     bare: accuracy without the defense under the same budget, in percent; candidates: how many the
     attack on the defended model chooses from; failed: what a failed integrity card found.
     """
-    if why := _silent(bare, candidates, failed):
+    if why := _silent(candidates, failed):
         return DefenseVerdict("cannot tell", why)
+    if bare <= FALLEN:
+        why = f"without it {bare:.1f} % of the images stand, and more than {FALLEN:g} % have to"
+        return DefenseVerdict("cannot tell", why, fallen=True)
+    return _told(gain)
+
+
+def _told(gain: Change) -> DefenseVerdict:
     if gain.rises:
         return DefenseVerdict("holds")
     if gain.falls:
@@ -98,15 +107,11 @@ def judged(
     return DefenseVerdict("undecided", needed=deciding_images(gain))
 
 
-def _silent(bare: float, candidates: int, failed: str | None) -> str:
-    """Why a gain says nothing of a defense; empty where it does."""
+def _silent(candidates: int, failed: str | None) -> str:
+    """Why an attack says nothing of a defense; empty where it does."""
     if candidates < FEWEST_CANDIDATES:
         return f"the attack chooses from {candidates} candidate, and two are the fewest"
-    if failed is not None:
-        return failed
-    if bare <= FALLEN:
-        return f"without it {bare:.1f} % of the images stand, and more than {FALLEN:g} % have to"
-    return ""
+    return failed or ""
 
 
 def deciding_images(gain: Change) -> int | None:

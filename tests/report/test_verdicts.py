@@ -128,7 +128,7 @@ def test_gradients_are_hidden_where_an_attack_straight_from_the_image_leaves_mor
 def test_one_candidate_a_failed_card_a_fallen_network_and_an_absent_cell_tell_nothing():
     direct = rows_of(grid=grid_of(attacks=("clean", "direct")))["counter"]
     assert sentence(direct).startswith(
-        "`counter` on demo-iat: **cannot tell**. The attack chooses from 1 candidate"
+        "`counter` on demo-iat: **cannot tell**: the attack chooses from 1 candidate"
     )
     found = Finding(check="steps", verdict="fail", words="more steps leave more")
     card = Card("demo-iat/counter", 100, attack="adaptive-quick", model=(found,))

@@ -209,11 +209,11 @@ def _told(cell: Cell, record: Record, grid: Grid) -> str:
     ends = interval(record.facts)
     within = f" (95 % interval {ends[0]:.1f} to {ends[1]:.1f})" if ends else ""
     words = "not scored" if accuracy is None else f"**{accuracy:.1f} %**{within}"
-    only = shlex.quote(f"cell={cell.name}")
+    again = grid.run_words([f"cell={cell.name}"], force=True)
     return (
         f"{words}: {cell.defense} on {cell.model} under {cell.attack}, "
         f"{cell.images} images of {cell.dataset}.\n\n"
-        f"    pipeline run --grid {grid.name} --only {only} --force"
+        f"    {shlex.join(again)}"
     )
 
 

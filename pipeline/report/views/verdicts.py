@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Cell, Grid
-from pipeline.report.scores import Scores
+from pipeline.report.scores import Scores, number
 from pipeline.report.views.adaptive import Cost, Rate, RobustnessReader
 from pipeline.report.views.paired import Images, Paired, Right
-from tasks.attacks.adaptive import Adaptive
+from tasks.attacks.base import CompoundAttack
 from tasks.defenses.flip_crop import FlipCrop
 from tasks.evaluation.costs import prediction_passes
 from tasks.evaluation.verdicts import Change, DefenseVerdict, change, judged
 
 BARE = "none"
+Conclusion = Literal["holds", "does not hold", "cannot tell"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,9 @@ class VerdictRow:
     replayed: under the oblivious attack `replayed_attack` that leaves the defense the least.
     control: the flips and crops that cost as much, over_control: how much more the defense is
     left with than they are. hidden: how far the gain under an attack straight from the image, with
-    nothing else to choose from, exceeds the worst case's. is_control: whether the row is one of
+    nothing else to choose from, exceeds the worst case's. acts_on, acts_on_clean: of the answers in
+    the worst case, and about clean images, those that the bare network would not have given, of the
+    first seed. is_control: whether the row is one of
     flips and crops itself.
     """
 
@@ -58,6 +62,8 @@ class VerdictRow:
     control: str | None = None
     over_control: Change | None = None
     hidden: Change | None = None
+    acts_on: float | None = None
+    acts_on_clean: float | None = None
     cost: Cost | None = None
     claims: Sequence[Claim] = ()
     is_control: bool = False
@@ -96,6 +102,8 @@ class VerdictRow:
             "forwards": self.cost and self.cost.forwards,
             "backwards": self.cost and self.cost.backwards,
             "milliseconds": self.cost and self.cost.milliseconds,
+            "acts_on": self.acts_on,
+            "acts_on_clean": self.acts_on_clean,
             "claimed_before": claim and claim.before,
             "claimed_after": claim and claim.after,
             "claimed_attacked": claim and claim.attacked,
@@ -133,6 +141,18 @@ def verdict_rows(grid: Grid, scores: Scores) -> list[VerdictRow]:
     return sorted(rows, key=key)
 
 
+def conclusion(rows: Sequence[VerdictRow]) -> Conclusion:
+    """The answer about one defense from its verdicts on several networks.
+
+    It does not hold where it harms or gains nothing on any of them, and holds where it does on
+    all that tell anything: a bare network that has fallen does not. All else cannot be told.
+    """
+    words = {row.verdict.word for row in rows if not row.verdict.fallen}
+    if words & {"harms", "no gain"}:
+        return "does not hold"
+    return "holds" if words == {"holds"} else "cannot tell"
+
+
 @dataclass(frozen=True)
 class _Reader:
     paired: Paired
@@ -143,7 +163,7 @@ class _Reader:
         found: dict[tuple[str, str, float], list[str]] = {}
         for cell in self.paired.grid.cells:
             spec = cell.attack_spec
-            if isinstance(spec, Adaptive):
+            if isinstance(spec, CompoundAttack):
                 names = found.setdefault((cell.model, spec.norm, spec.epsilon or 0.0), [])
                 if cell.attack not in names:
                     names.append(cell.attack)
@@ -222,6 +242,8 @@ class _Reader:
                 ),
                 replayed=left.oblivious,
                 replayed_attack=left.replayed,
+                acts_on=self._acts_on(model, defense, attack),
+                acts_on_clean=self._acts_on(model, defense, left.clean_attack),
                 cost=left.cost,
             )
         gain = self._change((model, defense, attack), (model, BARE, attack), images)
@@ -245,6 +267,11 @@ class _Reader:
             else self._change((model, defense, attack), (model, control, attack), images),
             hidden=None if direct is None else self._hidden(model, defense, attack, direct),
         )
+
+    def _acts_on(self, model: str, defense: str, attack: str | None) -> float | None:
+        for cell in self.paired.cells(model, defense, attack or "")[:1]:
+            return number(self.paired.scores.facts.get(cell.name, {}), "acts_on")
+        return None
 
     def _absent(self, model: str, defense: str, attack: str) -> str:
         """Why there is nothing to judge, in one line."""
@@ -323,7 +350,7 @@ class _Reader:
 def candidates(cell: Cell) -> int:
     """From how many candidates a cell's attack chooses for an image."""
     spec = cell.attack_spec
-    if not isinstance(spec, Adaptive):
+    if not isinstance(spec, CompoundAttack):
         return 1
     return len(spec.transfers()) + len(spec.tries(cell.defense_spec))
 

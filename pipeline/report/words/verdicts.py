@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Grid
 from pipeline.report.views.adaptive import Rate
-from pipeline.report.views.verdicts import BARE, VerdictRow
+from pipeline.report.views.verdicts import BARE, Conclusion, VerdictRow
 from pipeline.report.words.numbers import NOTHING, accuracy, gain
 from tasks.evaluation.verdicts import FALLEN, NEGLIGIBLE, Change, Word
 
@@ -19,6 +19,7 @@ COLUMNS = (
     "worst case",
     "gain over bare",
     "over flips and crops",
+    "acts on",
     "passes",
     "claimed",
 )
@@ -35,7 +36,9 @@ lies below; **no gain** is one that holds zero and ends by {NEGLIGIBLE:g} points
 any other. **Cannot tell** stands for an attack of a single candidate, a failed integrity card, and
 a bare network that is left with {FALLEN:g} % or less. No verdict depends on which other defenses
 are listed. Replayed: under the examples made on the bare network that leave the defense the least,
-an upper bound. Flips and crops: plain test-time augmentation with as many passes."""
+an upper bound. Flips and crops: plain test-time augmentation with as many passes. Acts on: the
+percentage of answers that the bare network would not have given, about clean images and in the
+worst case. Passes: forward + backward through the network for one prediction."""
 
 THREAT = """\
 Threat model: white box. The attacker has the network, the defense, its parameters and the
@@ -79,7 +82,7 @@ def sentence(row: VerdictRow) -> str:
     """The answer about one defense on one network, in Markdown."""
     name = f"`{row.defense}` on {row.model}: "
     if row.verdict.word == "cannot tell":
-        return f"{name}**cannot tell**. {_capital(row.verdict.why)}."
+        return f"{name}**cannot tell**: {row.verdict.why}."
     assert row.gain is not None
     assert row.worst is not None
     assert row.without is not None
@@ -95,6 +98,22 @@ def sentence(row: VerdictRow) -> str:
     if row.verdict.needed is not None:
         return f"{found}. About {row.verdict.needed:,} images would decide."
     return f"{found}."
+
+
+def judged_sentence(rows: Sequence[VerdictRow], answer: Conclusion) -> str:
+    """The answer about one defense on some networks, which names them and their data."""
+    first = rows[0]
+    attacks = ", ".join(dict.fromkeys(row.attack for row in rows))
+    models = " and ".join(dict.fromkeys(row.model for row in rows))
+    said = {
+        "holds": f"`{first.defense}` **holds** on {first.dataset}",
+        "does not hold": f"`{first.defense}` **does not hold** on {first.dataset}",
+        "cannot tell": f"whether `{first.defense}` holds on {first.dataset} **cannot be told**",
+    }[answer]
+    return (
+        f"{_capital(said)}: {models}, {max(row.images for row in rows)} images, {attacks}, "
+        f"{first.norm} {first.epsilon:g}/255."
+    )
 
 
 def plain(text: str) -> str:
@@ -149,6 +168,7 @@ def row_words(row: VerdictRow) -> list[str]:
         _rate(row.worst),
         _change(row.gain),
         _change(row.over_control),
+        _acts_on(row),
         passes,
         claimed_words(row),
     ]
@@ -182,6 +202,13 @@ def _claim_told(claim: Claim) -> str:
 def _claim(claim: Claim) -> str:
     before = NOTHING if claim.before is None else accuracy(claim.before)
     return f"{before} → {accuracy(claim.after)}, {claim.attacked} attacked"
+
+
+def _acts_on(row: VerdictRow) -> str:
+    """`2.0, 15.3`: of clean images, then in the worst case."""
+    if row.acts_on is None and row.acts_on_clean is None:
+        return NOTHING
+    return f"{accuracy(row.acts_on_clean)}, {accuracy(row.acts_on)}"
 
 
 def _rate(rate: Rate | None) -> str:

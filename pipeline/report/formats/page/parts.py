@@ -116,7 +116,8 @@ def cell_summaries(
     for cell in grid.cells:
         facts = scores.facts.get(cell.name, {})
         seconds = number(facts, "seconds_per_prediction")
-        words = ["pipeline", "run", "--grid", grid.name, "--only", f"cell={cell.name}"]
+        words = grid.run_words([f"cell={cell.name}"])
+        words += [*again, *["--force"] * (not grid.command)]
         told.append(
             CellSummary(
                 name=cell.name,
@@ -129,7 +130,7 @@ def cell_summaries(
                 missing=scores.reason(cell.name),
                 card=_card(cell, scores),
                 digest=scores.digests.get(cell.name, ""),
-                command=shlex.join([*words, *again, "--force"]),
+                command=shlex.join(words),
                 link=links.get(cell.name),
                 numbers=tuple(_numbers(facts)),
             )

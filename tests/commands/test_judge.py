@@ -1,0 +1,135 @@
+"""`pipeline judge`: from a file with a defense to a verdict, and an exit code for a machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny import write_configs
+
+from pipeline.commands.cli import main
+
+CLIMB = "kind: adaptive\nlosses: [margin]\nsteps: {}\ndraws: 2\nselect_draws: 3\nimages: 60\n"
+CONFIGS = {
+    "recipes/short.yaml": (
+        "method: mixup\nepochs: 6\nlearning_rate: 0.1\nschedule: one-cycle\n"
+        "crop_padding_px: 1\nflip: false\n"
+    ),
+    "attacks/untargeted-pgd50.yaml": "kind: pgd\nsteps: 3\n",
+    "attacks/direct.yaml": CLIMB.format(2) + "transferred: []\n",
+    "attacks/adaptive-quick.yaml": CLIMB.format(2) + "transferred: [{kind: pgd, steps: 2}]\n",
+    "attacks/adaptive-standard.yaml": CLIMB.format(4000) + "random_starts: 500\n",
+    "attacks/adaptive-full.yaml": CLIMB.format(8000) + "random_starts: 500\n",
+}
+FILE = """from tasks import straight
+from tasks.defenses.base import Defense
+
+
+class Mine(Defense):
+    draws: int = 2
+
+    def transform(self, pixels, rows, context):
+        {}
+"""
+GREY = "return 0.4 + 0.02 * pixels"
+NOISE = 'return straight.clip(pixels + 0.05 * rows.uniform("n", pixels[0].numel()).view_as(pixels))'
+
+Judge = Callable[..., Result]
+
+
+@pytest.fixture
+def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path) -> Judge:
+    """Types `judge` in a folder with a defense in `mine.py` and a network that is small."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
+    write_configs(tmp_path / "configs", CONFIGS)
+
+    def typed(body: str, *words: str) -> Result:
+        Path("mine.py").write_text(FILE.format(body), encoding="utf-8")
+        given = ["judge", "mine.py", "--model", "mixed", "--inline", *words]
+        return CliRunner().invoke(main, given, catch_exceptions=False)
+
+    return typed
+
+
+def test_a_defense_that_leaves_nothing_does_not_hold_and_exits_with_1(judge: Judge) -> None:
+    result = judge(GREY, "--minutes", "3", "--epsilon", "4")
+    assert result.exit_code == 1, result.output
+    assert "budget quick, at most about" in result.stderr
+    said = " ".join(result.stdout.split())
+    assert "Does it hold? mine on mixed: harms, at a price of" in said
+    last = result.stdout.strip().splitlines()[-1]
+    assert last == "mine does not hold on digits: mixed, 60 images, adaptive-quick, linf 4/255."
+    page = Path("reports/judge-mine/index.html").read_text(encoding="utf-8")
+    assert "Does mine hold on digits?" in page
+    assert "pipeline judge mine.py --model mixed --inline" in page
+    assert "flip-crop[draws=2]" in page
+    # once more: nothing is computed, and the answer is the same
+    again = judge(GREY, "--minutes", "3", "--epsilon", "4", "--json")
+    assert again.exit_code == 1
+    told = json.loads(again.stdout)
+    assert told["computed"] == {}
+    assert {row["defense"]: row["verdict"] for row in told["verdicts"]}["mine"] == "harms"
+
+
+def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Judge) -> None:
+    result = judge(NOISE, "--minutes", "0.001")
+    assert result.exit_code == 3, result.output
+    last = result.stdout.strip().splitlines()[-1]
+    assert "mine on mixed: cannot tell: mixed/adaptive-quick/mine: " in " ".join(
+        result.stdout.split()
+    )
+    assert "cannot be told" in last
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("return pixels.detach() * 0.9", "no gradient comes back"),
+        ("return pixels * (0.5 + 0.5 * pixels.mean())", "follows from the other images"),
+        (
+            "import torch; return straight.clip(pixels + torch.rand_like(pixels))",
+            "numbers of torch",
+        ),
+        ('return straight.clip(pixels + 0.1 * rows[:1].uniform("n", 1))', "another image"),
+    ],
+)
+def test_a_defense_that_cheats_is_told_so_with_file_and_line_before_anything_is_computed(
+    judge: Judge, body: str, line: str
+) -> None:
+    result = judge(body)
+    assert result.exit_code == 2
+    (told,) = result.stderr.strip().splitlines()
+    assert told.startswith("error: mine.py:8: defense mine: ")
+    assert line in told
+    assert not Path("store").exists()
+
+
+def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None:
+    result = judge("return pixels.nothing")
+    assert result.exit_code == 2
+    (told,) = result.stderr.strip().splitlines()
+    assert "AttributeError" in told
+    assert told.endswith("(mine.py:9)")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["nothing.py"], "there is no file nothing.py"),
+        (["xi"], "no defense named 'xi'; did you mean 'xie'?"),
+        (["xie", "--model", "demo-iat", "--model", "cifar10-iat"], "of cifar10 and digits"),
+        (["xie", "--model", "demo-iot"], "no model named 'demo-iot'"),
+        (["xie", "--minutes", "0"], "0.0 is not in the range"),
+    ],
+)
+def test_bad_input_is_told_in_a_line_and_exits_with_2(
+    judge: Judge, words: list[str], line: str
+) -> None:
+    result = CliRunner().invoke(main, ["judge", *words])
+    assert result.exit_code == 2
+    assert line in " ".join(result.stderr.split())
