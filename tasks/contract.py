@@ -29,6 +29,10 @@ class BrokenContract(AssertionError):
     """What is not as it must be."""
 
 
+class NotRepeatable(BrokenContract):
+    """The same images and draws give something else a second time."""
+
+
 def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     """Shape, type and range; each image for itself; the input left alone; a gradient; `combine`.
 
@@ -45,7 +49,7 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     result: object = spec.transform(leaf, rows, context)
     name, views = f"defense {spec.kind}", spec.views(CLASSES)
     drawn = [module for module, now in _generators().items() if now != state[module]]
-    _require(
+    _repeatable(
         not drawn,
         f"{name}: draws random numbers of {' and '.join(drawn)}, which are no image's own; "
         'draw from `rows`, such as rows.uniform("noise", 64)',
@@ -84,7 +88,7 @@ def _check_each_alone(
 
     found: what all of them became.
     """
-    _require(
+    _repeatable(
         _same(asked(pixels, rows), found),
         f"{name}: the same images and draws give something else a second time; draw from `rows`",
     )
@@ -165,15 +169,26 @@ def _check_combine(name: str, spec: Defense, logits: Tensor) -> None:
 
 
 def check_attack(spec: Attack, *, channels: int = 1, side: int = 8) -> None:
-    """Shape, type, range and ball; each image for itself; the input left alone."""
+    """Shape, type, range and ball; each image for itself; the input left alone.
+
+    And no random numbers but those of `rows`.
+    """
     spec = spec.resolved(_problem(side))
     images, rows = _images(channels, side), _rows()
     network = _network(channels, side)
     victim = Victim(lambda pixels, _: network(pixels), CLASSES)
     pixels = as_float(images.pixels)
     before = pixels.clone()
+    state = _generators()
     result: object = spec.perturb(victim, pixels, images.labels, rows)
     name = f"attack {spec.kind}"
+    if not spec.library:
+        drawn = [module for module, now in _generators().items() if now != state[module]]
+        _repeatable(
+            not drawn,
+            f"{name}: draws random numbers of {' and '.join(drawn)}, which are no image's own; "
+            'draw from `rows`, such as rows.uniform("start", 64)',
+        )
     found = _checked(name, result, pixels)
     _require(torch.equal(pixels, before), f"{name}: changes the pixels that it is given")
     ball = spec.ball()
@@ -226,6 +241,11 @@ def _checked(
 def _require(condition: bool, line: str) -> None:
     if not condition:
         raise BrokenContract(line)
+
+
+def _repeatable(condition: bool, line: str) -> None:
+    if not condition:
+        raise NotRepeatable(line)
 
 
 def _problem(side: int) -> Problem:

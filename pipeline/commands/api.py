@@ -76,9 +76,10 @@ def run(
     from pipeline.observers.progress import make_progress
 
     session.check_code()
-    adopted = session.store.prepare()
-    if adopted is not None:
-        Console(stderr=True).print(adopted, markup=False, highlight=False)
+    told = session.check_contracts()
+    told += filter(None, [session.store.prepare()])
+    for line in told:
+        Console(stderr=True).print(line, markup=False, highlight=False)
     observers: list[Observer] = [make_progress(Console(stderr=True), quiet=False)] * progress
     try:
         return session.run(

@@ -70,7 +70,8 @@ def _run_grid(
     progress = make_progress(
         errors, quiet=options.quiet, plain=options.as_json, verbose=options.verbose
     )
-    for line in (*decided, *session.notes(), *filter(None, [adopted])):
+    contracts = session.check_contracts()
+    for line in (*decided, *contracts, *session.notes(), *filter(None, [adopted])):
         errors.print(line, markup=False, highlight=False)
     try:
         finished = session.run(

@@ -19,6 +19,7 @@ from pipeline.execution.runner import Run
 from pipeline.execution.settings import Settings, read_settings
 from pipeline.execution.signals import interruptible
 from pipeline.execution.watch import Watch
+from pipeline.execution.work.contract import contract_verdict, own_parts
 from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.digests import spec_classes
@@ -31,6 +32,7 @@ from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.store.ledger import Invocation
 from pipeline.store.store import Store
+from tasks.defenses.base import Defense
 from tasks.registry import absent
 from tasks.specs import Kind, Spec
 
@@ -65,9 +67,33 @@ class Session(StoredGrid):
                 if cls in spec_classes(node.spec) and self.record(node) is None:
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
+    def check_contracts(self) -> list[str]:
+        """Try the user's own defenses and attacks on six images, once for each state of their code.
+
+        BadInput, with file and line, for one that gives something else a second time, since its
+        results could not be found again; returns what else they do not keep to, a line each.
+        """
+        found: dict[str, None] = {}
+        for cell in self.cells:
+            data = cell.dataset_spec
+            for part in own_parts((cell.defense_spec, cell.attack_spec)):
+                verdict = contract_verdict(part, channels=data.channels, side=data.side)
+                if not verdict.repeatable:
+                    raise BadInput(verdict.line)
+                if verdict.line:
+                    found[f"contract: {verdict.line}"] = None
+        return list(found)
+
     def notes(self) -> list[str]:
-        """What the attacks of the chosen cells leave out on this machine, in lines."""
-        notes = (note for cell in self.cells for note in cell.attack_spec.notes())
+        """What the attacks of the chosen cells leave out on this machine, in lines.
+
+        And which of the user's own defenses are asked once, since they draw nothing.
+        """
+        notes = [note for cell in self.cells for note in cell.attack_spec.notes()]
+        for part in own_parts(cell.defense_spec for cell in self.cells):
+            if isinstance(part, Defense) and type(part).without_chance:
+                name = f"defense {part.kind}"
+                notes.append(f"{name}: draws nothing from `rows`, so it is asked once")
         return list(dict.fromkeys(notes))
 
     def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:

@@ -78,12 +78,15 @@ class Defense(Kind):
     """
 
     once: ClassVar[bool] = False
+    without_chance: ClassVar[bool] = False
+    """Of a class of a user's own, whether its `transform` leaves `rows` alone, and so draws
+    nothing."""
     draws: Count = 1
     """Transformed copies of an image that a prediction averages over."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
         """Whether the draw space has one element, so that redraws repeat each other."""
-        return False
+        return type(self).without_chance
 
     def smooths(self) -> bool:
         """Whether the transform has a sign that `context.smoothing` makes differentiable."""

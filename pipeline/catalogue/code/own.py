@@ -25,6 +25,7 @@ from pipeline.catalogue.code.digests import source_digest
 from pipeline.catalogue.code.syntax import parse, parse_text
 from pipeline.problems import BadInput, regular, shown, suggestion
 from pipeline.problems.sanitize import clean
+from tasks.defenses.base import Defense
 from tasks.networks.factory import Factory, own_module_name
 from tasks.specs import Kind, Spec
 
@@ -220,7 +221,7 @@ class _OwnFiles(MetaPathFinder, Loader):
         code = _known[module.__name__]
         module.__file__ = code.place
         exec(compile(code.text or "", code.place, "exec"), module.__dict__)  # noqa: S102  the user's own
-        _mark(module, code.digest)
+        _mark(module, code.digest, code.text or "")
 
 
 sys.meta_path.append(_OwnFiles())
@@ -255,7 +256,7 @@ def _from_package(name: str) -> ModuleType:
     if name not in _known:
         code = OwnCode(name, name, digest, None)
         _known[name] = code
-        _mark(module, code.digest)
+        _mark(module, code.digest, _source_file(name).read_bytes())
     return module
 
 
@@ -290,10 +291,28 @@ def _source_file(name: str) -> Path:
     return path
 
 
-def _mark(module: ModuleType, digest: str) -> None:
+def _mark(module: ModuleType, digest: str, text: str | bytes) -> None:
+    uses_rows = _transforms(text)
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, Spec) and _is_of(value, module):
             value.source_digest = digest
+            if issubclass(value, Defense) and value.__qualname__ in uses_rows:
+                value.without_chance = not uses_rows[value.__qualname__]
+
+
+def _transforms(text: str | bytes) -> dict[str, bool]:
+    """The classes of a module with a `transform` of their own, and whether that reads `rows`."""
+    found = {}
+    for cls in (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)):
+        for method in cls.body:
+            if isinstance(method, ast.FunctionDef) and method.name == "transform":
+                arguments = [*method.args.posonlyargs, *method.args.args]
+                name = arguments[2].arg if len(arguments) > 2 else None
+                found[cls.name] = name is None or any(
+                    isinstance(node, ast.Name) and node.id in {name, "locals", "super"}
+                    for node in ast.walk(method)
+                )
+    return found
 
 
 def _classes(module: ModuleType, base: type[AnyKind]) -> dict[str, type[AnyKind]]:

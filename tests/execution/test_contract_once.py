@@ -1,0 +1,87 @@
+"""A user's own code is tried once, when it is first met, and remembered by its digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import write_configs
+
+from pipeline.commands.session import Session, open_session
+from pipeline.execution.work import contract
+from pipeline.grid.builder import Overrides
+from pipeline.problems import BadInput
+
+HEAD = (
+    "import torch\nfrom tasks import straight\nfrom tasks.defenses.base import Defense\n\n\n"
+    "class Mine(Defense):\n    by: float = 0.0\n\n"
+)
+FAIR = f"""{HEAD}    def transform(self, pixels, rows, context):
+        noise = rows.uniform("noise", pixels[0].numel()).view_as(pixels)
+        return straight.clip(pixels + 0.02 * (noise - 0.5))
+"""
+RANDOM = FAIR.replace(
+    'rows.uniform("noise", pixels[0].numel()).view_as(pixels)', "torch.rand_like(pixels)"
+)
+DARKER = f"{HEAD}    def transform(self, pixels, rows, context):\n        return 0.9 * pixels\n"
+FLAT = DARKER.replace("0.9 * pixels", "(15 * pixels).round() / 15")
+
+
+@pytest.fixture(autouse=True)
+def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is remembered from other tests, and files are named as a user would."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(contract, "_known", {})
+    monkeypatch.chdir(tmp_path)
+
+
+def opened(text: str) -> Session:
+    Path("mine.py").write_text(text)
+    return open_session(
+        "tiny",
+        store="store",
+        configs=[write_configs(Path("configs"))],
+        only=["defense=mine"],
+        overrides=Overrides(add=[("defenses", "mine.py")]),
+    )
+
+
+def test_what_gives_something_else_a_second_time_is_refused_with_its_line() -> None:
+    with pytest.raises(BadInput) as caught:
+        opened(RANDOM).check_contracts()
+    assert str(caught.value).startswith(
+        "mine.py:9: defense mine: draws random numbers of torch, which are no image's own"
+    )
+
+
+def test_what_else_is_broken_is_told_and_what_keeps_the_contract_is_not() -> None:
+    (line,) = opened(FLAT).check_contracts()
+    assert line.startswith("contract: mine.py:9: defense mine: the gradient that comes back is zer")
+    assert opened(FAIR).check_contracts() == []
+
+
+def test_a_verdict_is_remembered_until_the_code_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = opened(FLAT).check_contracts()
+    tried = []
+    monkeypatch.setattr(contract, "_known", {})  # as a new process
+    monkeypatch.setattr(
+        contract, "_tried", lambda *_, **__: tried.append(1) or contract.Verdict("anew")
+    )
+    assert opened(FLAT).check_contracts() == told
+    assert opened(f"{FLAT}\n# a comment changes nothing\n").check_contracts() == told
+    assert not tried
+    assert opened(FLAT.replace("15", "7")).check_contracts() == ["contract: anew"]
+    assert tried == [1]
+
+
+def test_what_raises_by_itself_is_left_to_the_nodes_that_meet_it() -> None:
+    assert opened(DARKER.replace("0.9 * pixels", "1 / 0")).check_contracts() == []
+
+
+def test_a_defense_that_leaves_rows_alone_is_deterministic_and_asked_once() -> None:
+    session = opened(DARKER)
+    assert {cell.redraws for cell in session.cells} == {1}
+    assert session.notes() == ["defense mine: draws nothing from `rows`, so it is asked once"]
+    session = opened(FAIR)
+    assert {cell.redraws for cell in session.cells} == {2}
+    assert session.notes() == []
