@@ -220,6 +220,8 @@ def _default(field: Any) -> str:
         value = field.default_factory()
     if value is None or value in ((), {}, ""):
         return "none"
+    if isinstance(value, Kind):
+        return f"`{_kind_text(value)}`"
     if isinstance(value, BaseModel):
         return "all"
     if isinstance(value, tuple):

@@ -65,6 +65,8 @@ class Frozen:
         self.network = Compiled(self.module, randomised=randomised) if compiled else self.module
         self.forwards = 0
         self.backwards = 0
+        self.remembered: dict[object, float] = {}
+        """What a defense has worked out of it once, by a key of the defense's own."""
         self._digest = _weights_digest(self.module)
 
     @property

@@ -10,7 +10,10 @@ from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
+from tasks.defenses.crossmax import CrossMax
+from tasks.defenses.flip_crop import FlipCrop
 from tasks.defenses.pnml import PNML
+from tasks.defenses.ttc import TTC
 from tasks.defenses.tte import TTE
 from tasks.defenses.xie import Xie
 from tasks.evaluation.costs import prediction_passes
@@ -158,3 +161,68 @@ def test_a_chain_with_the_counter_before_asks_about_the_countered_image(
 def test_what_makes_views_cannot_be_followed() -> None:
     with pytest.raises(ValueError, match="tte combines several answers, .* put it last"):  # noqa: RUF043
         Chain(parts=(TTE(), Xie()))
+
+
+def scores_by_hand(members: list[Tensor]) -> Tensor:
+    """CrossMax of float64 [N, classes] a member, one image and class at a time."""
+    logits = torch.stack(members, dim=1).numpy()
+    count = logits.shape[1]
+    result = np.empty((len(logits), CLASSES))
+    for image, table in enumerate(logits):
+        first = table - table.max(axis=1, keepdims=True)
+        second = first - first.max(axis=0, keepdims=True)
+        for label in range(CLASSES):
+            result[image, label] = sorted(second[:, label])[(count - 1) // 2]
+    return torch.from_numpy(result)
+
+
+@pytest.mark.parametrize("members", [4, 5])
+def test_crossmax_is_the_median_of_members_brought_to_one_level_twice(
+    members: int, context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    inner = FlipCrop()
+    defense = CrossMax(inner=inner, members=members)
+    own = rows.within("crossmax#0").repeated(torch.arange(members)).within("flip-crop")
+    drawn = inner.transform(pixels.repeat_interleave(members, dim=0), own, context)
+    each = exactly(drawn).view(COUNT, members, CLASSES)
+    expected = scores_by_hand([each[:, member] for member in range(members)])
+    found = predicted(defense, context, pixels, rows)
+    torch.testing.assert_close(found, expected.softmax(dim=1), atol=1e-5, rtol=0)
+    assert not torch.equal(drawn[0], drawn[1])
+    assert prediction_passes(defense, CLASSES) == Passes(forwards=members)
+
+
+def test_crossmax_is_climbed_through_one_member_or_the_mean_of_all(
+    context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    defense = CrossMax()
+    assert defense.gradients() == ("straight-through", "surrogate")
+    logits = torch.randn(3, 10, CLASSES, generator=torch.Generator().manual_seed(0))
+    mean = logits.softmax(dim=2).mean(dim=1).log()
+    torch.testing.assert_close(defense.surrogate(logits), mean)
+    found = []
+    for rule in defense.gradients():
+        leaf = pixels.clone().requires_grad_()
+        knowing = Context(context.classifier, rule=rule)
+        answer = draw_logits(defense, knowing, leaf, rows)[:, 0, 0]
+        found.append(torch.autograd.grad(answer.sum(), leaf)[0])
+    assert not torch.allclose(*found)
+
+
+def test_crossmax_takes_a_named_defense_with_its_parameters(
+    context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    named = CrossMax.model_validate({"inner": {"kind": "ttc", "steps": 3}, "members": 2})
+    resolved = named.resolved(PROBLEM)
+    inner = resolved.inner
+    assert isinstance(inner, TTC)
+    assert (inner.steps, inner.limit) == (3, 8)
+    assert named.needs_pool()
+    assert prediction_passes(resolved, CLASSES) == Passes(2 + 2 * 4, 2 * 3)
+    shorter = resolved.shorter(1)
+    assert (resolved.inner_steps(), shorter.inner_steps()) == (3, 1)
+    assert CrossMax().deterministic(CLASSES) is False
+    with pytest.raises(ValueError, match="tte combines several answers itself"):
+        CrossMax(inner=TTE())
+    with pytest.raises(ValueError, match="kind 'nonesuch'; known: anti-adversary, bits"):
+        CrossMax.model_validate({"inner": {"kind": "nonesuch"}})
