@@ -62,10 +62,9 @@ class Smooth(Defense):
         import torch
 
         votes = (probabilities * draws).round().topk(2, dim=-1).values.to(torch.int64)
-        pairs, places = votes.reshape(-1, 2).unique(dim=0, return_inverse=True)
-        p_values = [fair_coin(first, second) for first, second in pairs.tolist()]
-        above = torch.tensor([p > self.level for p in p_values], device=votes.device)
-        return above[places].reshape(votes.shape[:-1])
+        pairs = votes.reshape(-1, 2).tolist()
+        above = [fair_coin(first, second) > self.level for first, second in pairs]
+        return torch.tensor(above, device=votes.device).reshape(votes.shape[:-1])
 
 
 @cache
@@ -73,4 +72,4 @@ def fair_coin(first: int, second: int) -> float:
     """The two-sided p-value of so many heads, of at least as many as tails, in [0, 1]."""
     count = first + second
     tail = sum(math.comb(count, heads) for heads in range(first, count + 1))
-    return min(1.0, 2 * tail / 2**count)
+    return min(1.0, float(2 * tail / 2**count))

@@ -154,4 +154,5 @@ class TTC(Optimised):
 
 
 def _share(features: Tensor, moved: Tensor) -> Tensor:
-    return (moved - features).norm(dim=1) / features.norm(dim=1).clamp_min(_TINY)
+    share: Tensor = (moved - features).norm(dim=1) / features.norm(dim=1).clamp_min(_TINY)
+    return share

@@ -1,4 +1,4 @@
-"""Minimal total variation under a mask, by the primal-dual algorithm of Chambolle and Pock, 2011."""
+"""Minimal total variation under a mask: the primal-dual algorithm of Chambolle and Pock (2011)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def objective(z: Tensor, pixels: Tensor, mask: Tensor, weight: float) -> Tensor:
 
 
 def _length(values: Tensor) -> Tensor:
-    return values.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    lengths: Tensor = values.flatten(1).norm(dim=1)
+    return lengths.reshape(-1, 1, 1, 1)
 
 
 def _differences(z: Tensor) -> Tensor:
