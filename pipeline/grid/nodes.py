@@ -147,10 +147,13 @@ class CellNodes:
                 against=defense,
                 draws=attempt.draws,
                 smoothing=attempt.smoothing,
+                rule=attempt.rule,
+                inner_steps=attempt.inner_steps,
             )
             standing = {"standing": last} if last is not None else {}
-            warm = {"start": transferred} if attempt.warm and transferred is not None else {}
-            candidate = self._node("craft", spec, (), **made, **standing, **warm)
+            begins = {"transferred": transferred, "best": last, "own": None}[attempt.start]
+            start = {"start": begins} if begins is not None else {}
+            candidate = self._node("craft", spec, (), **made, **standing, **start)
             before = {"before": last} if last is not None else {}
             named = {attempt.name: candidate}
             last = self._node("select", select, (), **made, **before, **named)

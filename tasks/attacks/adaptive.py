@@ -14,8 +14,9 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 
 from tasks.attacks.apgd import APGD
 from tasks.attacks.apgd_t import APGDT
-from tasks.attacks.base import Attack, BallAttack, Choice, CompoundAttack, Try
+from tasks.attacks.base import Attack, BallAttack, Choice, CompoundAttack, Start, Try
 from tasks.attacks.pgd import PGD
+from tasks.attacks.search.ways import ways
 from tasks.attacks.square import Square
 from tasks.defenses.base import Defense
 from tasks.specs import Count, NonNegative, Positive, Problem, Spec
@@ -84,7 +85,7 @@ class Adaptive(CompoundAttack):
     version: ClassVar[int] = 3
     changes: ClassVar[Mapping[int, str]] = {
         2: "candidates for the images that still stand alone",
-        3: "climbs to the most probable wrong classes",
+        3: "climbs to the most probable wrong classes, and several ways through an optimiser inside",
     }
     kind: Literal["adaptive"] = "adaptive"
     transferred: Annotated[tuple[SerializeAsAny[Attack], ...], Field(strict=False)] = TRANSFERRED
@@ -211,32 +212,36 @@ class Adaptive(CompoundAttack):
         return (*self.cheaper, Climbs.model_validate(own))
 
     def _climbs(self, climbs: Climbs, defense: Defense) -> Iterator[Try]:
-        smooths = climbs.smoothing is not None and defense.smooths()
-        warm = {"transferred": 0} if self.transferred else {}
-        random = {f"random{climbs.random_starts}": climbs.random_starts}
-        starts = {"image": 0, **warm, **(random if climbs.random_starts else {})}
-        for smoothing in [None, climbs.smoothing] if smooths else [None]:
+        starts: dict[str, tuple[Start, int]] = {"image": ("own", 0)}
+        if self.transferred:
+            starts["transferred"] = ("transferred", 0)
+        if climbs.random_starts:
+            starts[f"random{climbs.random_starts}"] = ("own", climbs.random_starts)
+        best: dict[str, tuple[Start, int]] = {"best": ("best", 0)}
+        for way in ways(defense, climbs.smoothing):
             for loss in climbs.losses:
-                for start, count in starts.items():
-                    name = f"{loss}-{start}-{climbs.steps}x{climbs.draws}"
+                for name, (start, count) in (best if way.extra else starts).items():
+                    attack = APGD(
+                        norm=self.norm,
+                        epsilon=self.epsilon,
+                        loss=loss,
+                        steps=climbs.steps,
+                        restarts=max(1, count),
+                        random_start=count > 0,
+                    )
                     yield Try(
-                        name if smoothing is None else f"{name}-smoothed{smoothing:g}",
-                        APGD(
-                            norm=self.norm,
-                            epsilon=self.epsilon,
-                            loss=loss,
-                            steps=climbs.steps,
-                            restarts=max(1, count),
-                            random_start=count > 0,
-                        ),
+                        f"{loss}-{name}-{climbs.steps}x{climbs.draws}{way.suffix}",
+                        attack,
                         climbs.draws,
-                        warm=start == "transferred",
-                        smoothing=smoothing,
+                        start=start,
+                        smoothing=way.smoothing,
+                        rule=way.rule,
+                        inner_steps=way.inner_steps,
                     )
         for rank in range(1, climbs.target_classes + 1):
-            attack = APGDT(norm=self.norm, epsilon=self.epsilon, steps=climbs.steps, ranks=(rank,))
-            name = f"{attack.loss}-target{rank}-{climbs.steps}x{climbs.draws}"
-            yield Try(name, attack, climbs.draws)
+            aimed = APGDT(norm=self.norm, epsilon=self.epsilon, steps=climbs.steps, ranks=(rank,))
+            name = f"{aimed.loss}-target{rank}-{climbs.steps}x{climbs.draws}"
+            yield Try(name, aimed, climbs.draws)
 
 
 def _inside(whole: Adaptive, attack: Attack) -> Attack:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tasks.attacks.search.geometry import Ball
     from tasks.data.seeding import Rows
-    from tasks.defenses.base import Defense
+    from tasks.defenses.base import Defense, GradientRule
 
 
 @dataclass(frozen=True)
@@ -151,21 +151,27 @@ class BoundedAttack(BallAttack):
         return drawn + (drawn >= labels)
 
 
+Start = Literal["own", "transferred", "best"]
+
+
 @dataclass(frozen=True)
 class Try:
     """One candidate: an attack on the defended model.
 
-    draws: at each step; warm: it begins at the best of what was transferred; images: of the
-    first so many, or of all; smoothing: see `tasks.defenses.base.Context`. The name says all
-    that sets candidates of one attack apart, so two budgets call the same candidate the same.
+    draws: at each step; start: where the attack itself says, at the best of what was transferred,
+    or at the best of all candidates before; images: of the first so many, or of all; smoothing,
+    rule, inner_steps: see `tasks.evaluation.specs.CraftSpec`. The name says all that sets
+    candidates of one attack apart, so two budgets call the same candidate the same.
     """
 
     name: str
     attack: Attack
     draws: int
-    warm: bool = False
+    start: Start = "own"
     images: int | None = None
     smoothing: float | None = None
+    rule: GradientRule | None = None
+    inner_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -54,15 +54,22 @@ def craft_passes(spec: CraftSpec, classes: int) -> Passes:
     asked = spec.attack.forwards_and_backwards()
     if spec.against is None or spec.draws is None:
         return asked
-    query = query_passes(spec.against, classes, spec.draws)
-    judged = (
-        not spec.against.deterministic(classes)
-        or spec.smoothing is not None
-        or spec.against.gradients()[0] != "straight-through"
-    )
-    total = query * (asked.forwards + (spec.attack.judgements() if judged else 0))
-    back = attacker_draws(spec.against, classes, spec.draws) * spec.against.views(classes)
-    if spec.smoothing is not None:
+    whole = query_passes(spec.against, classes, spec.draws)
+    climbed = spec.against
+    if spec.inner_steps is not None:
+        climbed = climbed.shorter(spec.inner_steps)
+    rule = spec.rule or climbed.gradients()[0]
+    draws = attacker_draws(climbed, classes, spec.draws)
+    back = draws * climbed.views(classes)
+    query = query_passes(climbed, classes, spec.draws)
+    if rule == "iterates":
+        query += Passes(forwards=back * climbed.inner_steps())
+        back *= 1 + climbed.inner_steps()
+    as_it_is = spec.smoothing is None and rule == "straight-through" and climbed == spec.against
+    total = query * asked.forwards
+    if not as_it_is or not spec.against.deterministic(classes):
+        total += whole * spec.attack.judgements()
+    if spec.smoothing is not None or rule == "unrolled":
         # back through every gradient of the defense as well, a pass each way
         back += 2 * query.backwards
     return total + Passes(backwards=back) * asked.backwards

@@ -44,7 +44,7 @@ def craft(
     )
     if start is not None:
         require(torch.equal(start.ids, images.ids), "craft: the start is not of the shard's images")
-    size = max(1, batch_size // (spec.draws or 1))
+    size = max(1, batch_size // ((spec.draws or 1) * _graphs(spec)))
     parts = []
     for first in range(0, len(images), size):
         batch = images[first : first + size]
@@ -75,6 +75,14 @@ def craft(
     )
 
 
+def _graphs(spec: CraftSpec) -> int:
+    """How many of the network's graphs a row of a question keeps: those of an inner optimiser."""
+    if spec.against is None or not (spec.smoothing or spec.rule == "unrolled"):
+        return 1
+    steps = spec.against.inner_steps()
+    return 1 + min(steps, spec.inner_steps or steps)
+
+
 def _victim(context: Context, spec: CraftSpec, rows: Rows) -> Victim:
     frozen = context.classifier
     if spec.against is None or spec.draws is None:
@@ -83,7 +91,15 @@ def _victim(context: Context, spec: CraftSpec, rows: Rows) -> Victim:
             frozen.classes,
             part=lambda places: _victim(context, spec, rows[places]),
         )
-    return defended(spec.against, context, rows, draws=spec.draws, smoothing=spec.smoothing)
+    return defended(
+        spec.against,
+        context,
+        rows,
+        draws=spec.draws,
+        smoothing=spec.smoothing,
+        rule=spec.rule,
+        inner_steps=spec.inner_steps,
+    )
 
 
 def check_crafted(crafted: Crafted, images: Images, spec: CraftSpec) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from tasks.attacks.base import Attack
-from tasks.defenses.base import Defense
+from tasks.defenses.base import Defense, GradientRule
 from tasks.specs import Count, NonNegative, Norm, Positive, Precision, Shard, Spec
 
 
@@ -26,13 +26,17 @@ class CraftSpec(ModelSpec):
 
     seed: of the attack's random starts, targets and draws; precision: of the classifier's
     arithmetic. against: the defense that the attack knows; None for an oblivious one, made on
-    the bare model. Of such a model it asks for `draws` draws at each step; smoothing: see
-    `tasks.defenses.base.Context`. A candidate of a cascade has the selection before it for its
-    parent `standing`, and is of those images of the shard that still stand there.
+    the bare model. Of such a model it asks for `draws` draws at each step. For its gradients alone:
+    smoothing, rule: see `tasks.defenses.base.Context`, where the rule is the first that the
+    defense declares unless another is named; inner_steps: of the defense's inner optimiser, at
+    most. Points are compared by the whole defense. A candidate of a cascade has the selection
+    before it for its parent `standing`, and is of those images of the shard that still stand there.
     """
 
     version: ClassVar[int] = 1
-    unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"against", "draws", "smoothing"})
+    unset_is_left_out: ClassVar[frozenset[str]] = frozenset(
+        {"against", "draws", "smoothing", "rule", "inner_steps"}
+    )
     attack: SerializeAsAny[Attack]
     shard: Shard
     seed: int
@@ -40,6 +44,8 @@ class CraftSpec(ModelSpec):
     against: SerializeAsAny[Defense] | None = None
     draws: Count | None = None
     smoothing: Positive | None = None
+    rule: GradientRule | None = None
+    inner_steps: Count | None = None
 
     @property
     def known_defense(self) -> Defense | None:
@@ -49,8 +55,11 @@ class CraftSpec(ModelSpec):
     @model_validator(mode="after")
     def _draws_of_a_defense(self) -> Self:
         known = self.draws is not None
-        if known != (self.against is not None) or (self.smoothing and not known):
-            raise ValueError("draws, and smoothing, belong to the defense that is attacked")
+        passing = self.smoothing or self.rule or self.inner_steps
+        if known != (self.against is not None) or (passing and not known):
+            raise ValueError(
+                "draws, and how gradients pass, belong to the defense that is attacked"
+            )
         return self
 
 

@@ -14,28 +14,37 @@ from torch import Tensor
 
 from tasks.attacks.base import Victim
 from tasks.data.seeding import Rows
-from tasks.defenses.base import Context, Defense
+from tasks.defenses.base import Context, Defense, GradientRule
 from tasks.defenses.transforms.combining import log_mean
 from tasks.evaluation.defend import NO_PATH, BadDefense, draw_logits, single_draw_logits
 from tasks.evaluation.draws import attacker_draws, shares_a_draw
 
 
 def defended(
-    defense: Defense, context: Context, rows: Rows, *, draws: int, smoothing: float | None = None
+    defense: Defense,
+    context: Context,
+    rows: Rows,
+    *,
+    draws: int,
+    smoothing: float | None = None,
+    rule: GradientRule | None = None,
+    inner_steps: int | None = None,
 ) -> Victim:
     """The victim that a defended model is: `draws` fresh draws for each image at each step.
 
-    rows: the identities of the images; smoothing: see `Context`, for gradients alone, which pass
-    by the first rule that the defense declares. Of a model that draws, or is smoothed, or has a
-    surrogate there, points are judged by draws that stay the same for a window.
+    rows: the identities of the images. For gradients alone: smoothing, rule: see `Context`, the
+    first rule that the defense declares by default; inner_steps: the defense with an inner
+    optimiser of at most so many steps is climbed in its place. Of a model that draws, or is not
+    climbed as it is, points are judged by draws that stay the same for a window.
     The logits are the log of the mean probability. Raises BadDefense where the defense leaves
     no path for a gradient.
     """
     classes, randomised = context.classifier.classes, context.classifier.randomised
     count = attacker_draws(defense, classes, draws, randomised=randomised)
     ask = draw_logits if shares_a_draw(defense, classes) else single_draw_logits
-    rule = defense.gradients()[0]
-    smooth = replace(context, smoothing=smoothing, rule=rule)
+    passing = rule or defense.gradients()[0]
+    climbed = defense if inner_steps is None else defense.shorter(inner_steps)
+    attacked = replace(context, smoothing=smoothing, rule=passing)
     fixed = defense.deterministic(classes) and not randomised
 
     def logits(pixels: Tensor, step: int) -> Tensor:
@@ -44,7 +53,7 @@ def defended(
             # libraries ask about some of the images alone, of which it does not matter here
             # which they are
             own = rows[torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)]
-        found = ask(defense, smooth, pixels, own.within("eot").at(step), draws=count)
+        found = ask(climbed, attacked, pixels, own.within("eot").at(step), draws=count)
         if torch.is_grad_enabled() and pixels.requires_grad and not found.requires_grad:
             raise BadDefense(f"{defense.kind}: {NO_PATH}")
         return log_mean(found)
@@ -54,9 +63,17 @@ def defended(
             found = ask(defense, context, pixels, rows.within("judge").at(window), draws=count)
         return log_mean(found)
 
-    random = not fixed or smoothing is not None or rule != "straight-through"
+    as_it_is = smoothing is None and passing == "straight-through" and climbed == defense
 
     def part(places: Tensor) -> Victim:
-        return defended(defense, context, rows[places], draws=draws, smoothing=smoothing)
+        return defended(
+            defense,
+            context,
+            rows[places],
+            draws=draws,
+            smoothing=smoothing,
+            rule=rule,
+            inner_steps=inner_steps,
+        )
 
-    return Victim(logits, classes, judged=judged if random else None, part=part)
+    return Victim(logits, classes, judged=None if fixed and as_it_is else judged, part=part)

@@ -24,6 +24,7 @@ from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
 from tasks.defenses.gaussian import Gaussian
 from tasks.defenses.guo import Guo
+from tasks.defenses.hedge import Hedge
 from tasks.defenses.mi_ol import MixupInference
 from tasks.defenses.none import NoDefense
 from tasks.defenses.transforms.combining import log_mean
@@ -255,6 +256,54 @@ def test_a_climb_to_one_target_takes_the_passes_that_it_declares(defense, images
     declared = craft_passes(spec, 10)
     assert classifier.forwards / len(images) == pytest.approx(declared.forwards, rel=0.15)
     assert classifier.backwards == declared.backwards * len(images)
+
+
+WAYS = [
+    {},
+    {"inner_steps": 2},
+    {"rule": "iterates"},
+    {"rule": "iterates", "inner_steps": 2},
+    {"smoothing": 1.0, "inner_steps": 2},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=repr)
+def test_each_way_through_an_inner_optimiser_takes_the_passes_that_it_declares(
+    way, images, context
+):
+    attack = APGD(loss="margin", steps=6, random_start=False)
+    hedge = Hedge(steps=6).resolved(PROBLEM)
+    spec = spec_of(hedge, attack=attack, **way)
+    classifier = context.classifier
+    classifier.forwards = classifier.backwards = 0
+    craft(images[:20], context, spec, batch_size=10_000)
+    declared = craft_passes(spec, 10)
+    assert classifier.forwards / 20 == pytest.approx(declared.forwards, rel=0.15)
+    if "smoothing" not in way:
+        assert classifier.backwards / 20 == pytest.approx(declared.backwards, rel=0.15)
+
+
+@pytest.mark.parametrize("way", WAYS[1:], ids=repr)
+def test_each_way_gives_a_gradient_of_its_own_and_is_judged_by_the_whole(way, images, context):
+    pixels, hedge = as_float(images.pixels[:8]), Hedge(steps=6).resolved(PROBLEM)
+    rows = rows_of(images[:8])
+    whole = defended(hedge, context, rows, draws=1)
+    other = defended(hedge, context, rows, draws=1, **way)
+    assert whole.judged is None
+    assert other.judged is not None
+    torch.testing.assert_close(other.judged(pixels, 0), whole.logits(pixels, 0))
+    gradients = []
+    for victim in (whole, other):
+        leaf = pixels.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(victim.logits(leaf, 0)[:, 0].sum(), leaf)[0])
+    assert not torch.allclose(gradients[0], gradients[1])
+
+
+def test_how_a_gradient_passes_belongs_to_a_defense():
+    with pytest.raises(ValueError, match="how gradients pass, belong to the defense"):
+        spec_of(None, rule="iterates")
+    with pytest.raises(ValueError, match="how gradients pass, belong to the defense"):
+        spec_of(None, inner_steps=5)
 
 
 # Selection

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.apgd import APGD
-from tasks.attacks.base import Attack
+from tasks.attacks.base import Attack, Try
 from tasks.attacks.pgd import PGD
 from tasks.classifier.checkpoint import load_weights, weights_from_bytes
 from tasks.classifier.frozen import Frozen
@@ -32,7 +32,7 @@ from tasks.defenses.none import NoDefense
 from tasks.evaluation.craft import craft
 from tasks.evaluation.defend import defend
 from tasks.evaluation.score import share_right
-from tasks.evaluation.select import select
+from tasks.evaluation.select import Chosen, select
 from tasks.evaluation.specs import CraftSpec, DefendSpec, SelectSpec
 from tasks.networks.resnet20 import ResNet20
 from tasks.progress import silent
@@ -74,34 +74,59 @@ class Ladder:
         problem = Problem(epsilon=attack.epsilon, classes=10, side=8, pool=1)
         self.attack = attack.resolved(problem)
 
-    def craft(self, attack: Attack, start: Crafted | None = None, **known: object) -> Crafted:
+    def craft(
+        self, attack: Attack, images: Images, start: Crafted | None = None, **known: object
+    ) -> Crafted:
         spec = CraftSpec(attack=attack, shard=self.shard, seed=0, precision="float32", **known)
-        return craft(self.images, self.context, spec, batch_size=10_000, start=start)
+        return craft(images, self.context, spec, batch_size=10_000, start=start)
+
+    def tried(self, attempt: Try, defense: Defense, transferred: Chosen, chosen: Chosen) -> Crafted:
+        """A candidate of the images that still stand."""
+        standing = self.images[chosen.standing]
+        starts = {"own": None, "transferred": transferred, "best": chosen}
+        begin = starts[attempt.start]
+        return self.craft(
+            attempt.attack,
+            standing,
+            None if begin is None else begin.crafted[chosen.standing],
+            against=defense,
+            draws=attempt.draws,
+            smoothing=attempt.smoothing,
+            rule=attempt.rule,
+            inner_steps=attempt.inner_steps,
+        )
 
     def left_bare(self, network: nn.Module) -> float:
         """The accuracy, in %, that a long APGD leaves of a bare network."""
         spec = APGD(epsilon=self.attack.epsilon, loss="margin", steps=60, random_start=False)
         other = replace(self.context, classifier=Frozen(network, classes=10))
-        crafted = Ladder(network, self.images, self.attack).craft(spec)
-        return accuracy(crafted, NoDefense(), other)
+        ladder = Ladder(network, self.images, self.attack)
+        return accuracy(ladder.craft(spec, self.images), NoDefense(), other)
 
     def left(self, defense: Defense) -> float:
         """The accuracy, in %, that the adaptive attack leaves of a defense."""
         transferred = {
-            f"transferred{place}": self.craft(attack)
-            for place, attack in enumerate(self.attack.transferred)
+            name: self.craft(attack, self.images)
+            for name, attack in self.attack.transfers().items()
         }
-        candidates = {"transferred": self.best(transferred, defense)}
+        stage0 = chosen = self.select(transferred, defense)
         for attempt in self.attack.tries(defense):
-            start = candidates["transferred"] if attempt.warm else None
-            candidates[attempt.name] = self.craft(
-                attempt.attack, start, against=defense, draws=attempt.draws
-            )
-        return accuracy(self.best(candidates, defense), defense, self.context)
+            candidate = {attempt.name: self.tried(attempt, defense, stage0, chosen)}
+            chosen = self.select(candidate, defense, chosen)
+        return accuracy(chosen.crafted, defense, self.context)
 
-    def best(self, candidates: dict[str, Crafted], defense: Defense) -> Crafted:
-        spec = SelectSpec(against=defense, shard=self.shard, seed=0, draws=5)
-        return select(candidates, self.images, self.context, spec, batch_size=10_000).crafted
+    def left_directly(self, defense: Defense) -> float:
+        """What the climb from the image leaves, its gradient passed straight through."""
+        climb = self.attack.tries(defense)[0]
+        made = self.craft(climb.attack, self.images, against=defense, draws=climb.draws)
+        return accuracy(made, defense, self.context)
+
+    def select(
+        self, candidates: dict[str, Crafted], defense: Defense, before: Chosen | None = None
+    ) -> Chosen:
+        choice = self.attack.choice(deterministic=defense.deterministic(10))
+        spec = SelectSpec(against=defense, shard=self.shard, seed=0, draws=5, margin=choice.margin)
+        return select(candidates, self.images, self.context, spec, batch_size=10_000, before=before)
 
 
 def accuracy(crafted: Crafted, defense: Defense, context: Context) -> float:
