@@ -85,7 +85,7 @@ class Adaptive(CompoundAttack):
     version: ClassVar[int] = 3
     changes: ClassVar[Mapping[int, str]] = {
         2: "candidates for the images that still stand alone",
-        3: "climbs to the most probable wrong classes, and several ways through an optimiser inside",
+        3: "climbs to the most probable wrong classes, and more ways through inner optimisers",
     }
     kind: Literal["adaptive"] = "adaptive"
     transferred: Annotated[tuple[SerializeAsAny[Attack], ...], Field(strict=False)] = TRANSFERRED

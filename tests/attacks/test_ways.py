@@ -1,4 +1,4 @@
-"""Which ways a gradient is passed by follows from what a defense declares, and from nothing else."""
+"""Which ways a gradient is passed by follows from what a defense declares, and that alone."""
 
 from __future__ import annotations
 

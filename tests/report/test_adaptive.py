@@ -12,12 +12,15 @@ from made_up import DEFENSES, PROBLEM, make_cell, printed
 
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.report.answers import Answers, NotTested, PerImage
+from pipeline.report.cards import Card
+from pipeline.report.formats.frames import robustness_values
 from pipeline.report.formats.markdown import robustness_markdown
 from pipeline.report.scores import Scores
-from pipeline.report.views.adaptive import Robustness, robustness_rows
+from pipeline.report.views.adaptive import Doubling, Robustness, robustness_rows
 from pipeline.report.views.table import views
 from pipeline.report.writer import write_report
 from tasks.attacks.adaptive import Adaptive
+from tasks.integrity.findings import Finding
 
 ATTACKS = ("clean", "untargeted-pgd10", "untargeted-pgd50")
 MODEL = "demo-mixup"
@@ -110,6 +113,36 @@ def test_bare_is_the_same_in_every_row_of_a_model_whatever_breaks_the_defended_o
     assert rows["guo"].oblivious.accuracy == 25.0
     text = robustness_markdown(list(rows.values()))
     assert "Bare is under untargeted-pgd50, oblivious under untargeted-pgd10, " in text
+
+
+def test_what_twice_the_steps_and_draws_are_worth_is_told_beside_the_adaptive_number(tmp_path):
+    grid = grid_of()
+    words = "40 steps of 10 draws lower the accuracy of 20 steps of 5 by 1.5 points"
+    measured = {"20 steps of 5": 40.0, "40 steps of 10 draws": 38.5}
+    finding = Finding(check="convergence", verdict="warn", measured=measured, words=words)
+    skipped = Finding(check="convergence", verdict="skipped", words="there is no budget")
+    cards = {
+        f"{MODEL}/adaptive-quick/{defense}": Card(
+            f"{MODEL}/{defense}", 80, attack="adaptive-quick", model=(found,)
+        )
+        for defense, found in (("guo", finding), ("counter", skipped))
+    }
+    scores = dataclasses.replace(scores_of(grid), cards=cards)
+    rows = {row.defense: row for row in robustness_rows(views(grid, scores)[0], grid, scores)}
+    assert rows["guo"].doubling == Doubling(1.5, 80, "20 steps of 5", "40 steps of 10 draws")
+    assert rows["counter"].doubling is None
+    text = robustness_markdown(list(rows.values()))
+    header, guo, counter = (
+        [cell.strip() for cell in line.split("|")]
+        for line in text.splitlines()
+        if line.startswith(("| model", f"| {MODEL} | guo |", f"| {MODEL} | counter |"))
+    )
+    place = header.index("doubled")
+    assert header[place - 1] == "adaptive"
+    assert {guo[place], counter[place]} == {"-1.5 (80)", "–"}
+    values = robustness_values(list(rows.values())).filter(pl.col("defense") == "guo")
+    assert values["doubling_points"].to_list() == [1.5]
+    assert values["doubling_to"].to_list() == ["40 steps of 10 draws"]
 
 
 def test_the_worst_case_takes_for_each_image_whichever_attack_breaks_it():

@@ -183,8 +183,12 @@ def _robustness_row(row: Robustness) -> dict[str, object]:
         rate = getattr(row, name)
         low, high = (rate.interval if rate else None) or (None, None)
         values |= {name: rate and rate.accuracy, f"{name}_low": low, f"{name}_high": high}
-    cost = row.cost
+    cost, doubling = row.cost, row.doubling
     return values | {
+        "doubling_points": doubling and doubling.points,
+        "doubling_images": doubling and doubling.images,
+        "doubling_from": doubling and doubling.budget,
+        "doubling_to": doubling and doubling.larger,
         "forwards": cost and cost.forwards,
         "backwards": cost and cost.backwards,
         "milliseconds": cost and cost.milliseconds,

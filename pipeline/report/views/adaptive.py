@@ -46,6 +46,20 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Doubling:
+    """What twice the steps and draws of a climb are worth, as the integrity card tried it.
+
+    points: how much lower the accuracy is then; images: how many it was tried on; budget, larger:
+    of the climb, in words.
+    """
+
+    points: float
+    images: int
+    budget: str
+    larger: str
+
+
+@dataclass(frozen=True)
 class Robustness:
     """Robustness of one defended model under one adaptive attack.
 
@@ -55,6 +69,7 @@ class Robustness:
     defended one the least; worst: every image under whichever attack of the table breaks it most.
     Of a randomised defense that is chosen by the same redraws that are counted, so chance alone
     lowers it. candidates: what the adaptive attack tried, from cheap to dear, of the first seed.
+    doubling: of the first seed; None where the card had no budget for it.
     """
 
     model: str
@@ -71,6 +86,7 @@ class Robustness:
     bare_attack: str | None = None
     cost: Cost | None = None
     candidates: Sequence[Candidate] = ()
+    doubling: Doubling | None = None
 
 
 def robustness_rows(view: View, grid: Grid, scores: Scores) -> list[Robustness]:
@@ -117,11 +133,23 @@ class RobustnessReader:
             bare_attack=bare,
             cost=self._cost(model, defense, attack),
             candidates=self._candidates(model, defense, attack),
+            doubling=self._doubling(model, defense, attack),
         )
 
     def _candidates(self, model: str, defense: str, attack: str) -> list[Candidate]:
         first = self.paired.cells(model, defense, attack)[0]
         return candidates_in(self.paired.scores.facts.get(first.name, {}))
+
+    def _doubling(self, model: str, defense: str, attack: str) -> Doubling | None:
+        first = self.paired.cells(model, defense, attack)[0]
+        card = self.paired.scores.cards.get(first.name)
+        if card is None or card.attack is None:
+            return None
+        for finding in card.model:
+            if finding.check == "convergence" and len(finding.measured) == 2:
+                (budget, before), (larger, after) = finding.measured.items()
+                return Doubling(before - after, card.images, budget, larger)
+        return None
 
     def _replayed(
         self, model: str, defense: str, shares: Mapping[str, Mapping[int, Shares]]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.report.views.adaptive import Cost, Rate, Robustness
+from pipeline.report.views.adaptive import Cost, Doubling, Rate, Robustness
 from pipeline.report.words.numbers import NOTHING, accuracy
 from pipeline.store.candidates import Candidate
 
 HEADING = "Robustness of each defense"
 NAMES = ("model", "defense")
-NUMBERS = ("clean", "bare", "oblivious", "adaptive", "worst", "passes", "ms")
+NUMBERS = ("clean", "bare", "oblivious", "adaptive", "doubled", "worst", "passes", "ms")
 SHORT = (*NUMBERS[:-1], "time")
 
 LEGEND = """\
 All columns are about the same images. Bare: the undefended model under the replayed attack that
 leaves it the least. Oblivious: the defended one under the replayed attack that leaves the
 defended one the least. Adaptive: under an attack that knows the defense and not its draws.
+Doubled: the points by which a climb of that attack leaves less with twice its steps and draws, on
+so many images of the integrity card; a dash where the card's budget did not reach for it.
 Worst: every image under whichever attack of the table breaks it most; of a defense that draws at
 random it is somewhat too low, since the attack is chosen by the same redraws that are counted.
 Passes: forward + backward through the network for one prediction of one image; its time
@@ -43,15 +45,17 @@ def _asked(candidate: Candidate | None) -> str:
 def robustness_words(row: Robustness) -> list[str]:
     """A row's words, in the order of `NUMBERS`, with intervals."""
     passes, time = _cost(row.cost)
-    return [*(_rate(rate, intervals=True) for rate in _rates(row)), passes, time]
+    *before, worst = (_rate(rate, intervals=True) for rate in _rates(row))
+    return [*before, _doubling(row.doubling), worst, passes, time]
 
 
 def short_robustness_words(row: Robustness) -> list[str]:
     """The same in as little room as a terminal has."""
     passes, _ = _cost(row.cost)
     times = row.cost.times_bare if row.cost else None
-    rates = (_rate(rate, intervals=False) for rate in _rates(row))
-    return [*rates, passes, NOTHING if times is None else f"{times:.2g}×"]
+    *before, worst = (_rate(rate, intervals=False) for rate in _rates(row))
+    time = NOTHING if times is None else f"{times:.2g}×"
+    return [*before, _doubling(row.doubling), worst, passes, time]
 
 
 def attacks_words(rows: Sequence[Robustness]) -> str:
@@ -75,6 +79,12 @@ def _rate(rate: Rate | None, *, intervals: bool) -> str:
         return accuracy(rate.accuracy)
     low, high = rate.interval
     return f"{accuracy(rate.accuracy)} [{low:.0f}, {high:.0f}]"
+
+
+def _doubling(doubling: Doubling | None) -> str:
+    if doubling is None:
+        return NOTHING
+    return f"{round(-doubling.points, 1) + 0.0:+.1f} ({doubling.images})"
 
 
 def _cost(cost: Cost | None) -> tuple[str, str]:
