@@ -7,7 +7,7 @@ Ctrl-C or --stop-after.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -521,18 +521,29 @@ def doctor(
     show_default=True,
     help="Folder of configs to write into.",
 )
-def new(kind: str, name: str, folder: Path) -> None:
+@click.option(
+    "--form",
+    type=click.Choice(["draws", "views", "votes", "optimiser"]),
+    default="draws",
+    show_default=True,
+    help="What a defense begins as: random copies of an image, views that are always all asked, "
+    "votes that may abstain, or an optimiser before the classifier.",
+)
+def new(
+    kind: str, name: str, folder: Path, form: Literal["draws", "views", "votes", "optimiser"]
+) -> None:
     """Write a defense, an attack or a model to begin with, its YAML file and its test.
 
     \b
     pipeline new defense my-idea
+    pipeline new defense my-views --form views
     pytest configs/defenses/test_my_idea.py
     pipeline run --grid demo --add defense=my-idea
     """
     from pipeline.commands.new import write_skeleton
     from pipeline.problems import shown
 
-    written = write_skeleton(kind, name, folder)
+    written = write_skeleton(kind, name, folder, form)
     for path in written:
         say(f"wrote {shown(path)}")
     configs = "" if folder == Path("configs") else f" --configs {folder}"

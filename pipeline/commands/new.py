@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pipeline.catalogue.catalogue import Catalogue, Section, config_folders
 from pipeline.catalogue.code.own import packaged
@@ -31,6 +32,113 @@ class {cls}(Defense):
         """Float32 [N, C, H, W] in [0, 1] to the same; random numbers come from `rows` alone."""
         noise = 2 * rows.uniform("noise", pixels[0].numel()).view_as(pixels) - 1
         return straight.clip(pixels + self.limit_255ths / 255 * noise)
+'''
+VIEWS = '''"""What {name} does, in a sentence."""
+
+import torch
+
+from tasks.defenses.base import Defense
+
+
+class {cls}(Defense):
+    """The image and `shifts` copies of it, each moved by one pixel more: a beginning.
+
+    Fields are parameters, which the YAML file beside this one may set. A prediction asks all
+    views, always; an attacker does too. In a chain such a defense comes last.
+    """
+
+    shifts: int = 3
+
+    def views(self, classes):
+        """How many copies of an image `transform` makes."""
+        return 1 + self.shifts
+
+    def transform(self, pixels, rows, context):
+        """Float32 [N, C, H, W] in [0, 1] to [N * views, C, H, W], an image's views side by side."""
+        views = [pixels.roll(shift, dims=3) for shift in range(1 + self.shifts)]
+        return torch.stack(views, dim=1).flatten(0, 1)
+
+    def combine(self, logits):
+        """Logits [..., views, classes] to log-probabilities [..., classes]: here of their mean."""
+        return logits.mean(dim=-2).log_softmax(dim=-1)
+'''
+VOTES = '''"""What {name} does, in a sentence."""
+
+import torch
+from torch.nn.functional import one_hot
+
+from tasks.defenses.base import Defense
+
+
+class {cls}(Defense):
+    """The votes of `draws` draws of Gaussian noise, or no answer: a beginning.
+
+    Fields are parameters, which the YAML file beside this one may set.
+    """
+
+    draws: int = 20
+    deviation_255ths: float = 16.0
+    least_share: float = 0.5
+
+    def leaves_range(self):
+        """The noise is not clipped, so that pixels leave [0, 1]. In a chain this comes last."""
+        return True
+
+    def transform(self, pixels, rows, context):
+        """Float32 [N, C, H, W] in [0, 1] to the same shape; chance comes from `rows` alone."""
+        noise = rows.normal("noise", pixels[0].numel()).view_as(pixels)
+        return pixels + self.deviation_255ths / 255 * noise
+
+    def combine(self, logits):
+        """Logits [..., views, classes] to log-probabilities [..., classes]: one view, one vote."""
+        votes = one_hot(logits[..., 0, :].argmax(dim=-1), logits.shape[-1])
+        return torch.where(votes == 1, 0.0, -87.0)  # finite, or it is refused
+
+    def gradients(self):
+        """A vote has no gradient: an attacker climbs `surrogate`, the probabilities of the draws.
+
+        Of a `combine` that has one almost everywhere, such as a median, both are climbed:
+        ("straight-through", "surrogate").
+        """
+        return ("surrogate",)
+
+    def abstains(self, probabilities, draws):
+        """Bool [...]: where there is no answer, of the shares of votes [..., classes]."""
+        return probabilities.amax(dim=-1) < self.least_share
+'''
+OPTIMISER = '''"""What {name} does, in a sentence."""
+
+from tasks.defenses.transforms.descent import Descent
+from tasks.defenses.transforms.optimised import Optimised
+
+
+class {cls}(Optimised):
+    """Steps that bring the image's features nearer to their mean over classes: a beginning.
+
+    Fields are parameters, which the YAML file beside this one may set. An attacker reads from the
+    base class that there is an optimiser inside, and by which rules a gradient may pass it.
+    """
+
+    steps: int = 5
+    step_255ths: float = 1.0
+    limit_255ths: float = 4.0
+
+    def descent(self):
+        """In [0, 1] units: linf takes signs of gradients, l2 gradients of length 1."""
+        return Descent(self.steps, self.step_255ths / 255, self.limit_255ths / 255, norm="linf")
+
+    def value(self, pixels, context):
+        """What the steps lower: a function of moved images to [N], of each row its own.
+
+        It asks the bare classifier once: `context.logits`, or `context.features`, what its last
+        linear layer takes. More questions are told in `forwards_and_backwards`.
+        """
+
+        def value(moved):
+            features = context.features(moved)
+            return (features - features.mean(dim=1, keepdim=True)).square().sum(dim=1)
+
+        return value
 '''
 ATTACK = '''"""What {name} does, in a sentence."""
 
@@ -104,6 +212,14 @@ def test_{word}_keeps_the_contract_of_{article}_{check}():
     name = catalogue.add("{section}", str(Path(__file__).with_name("{name}.yaml")))
     check_{check}({load})
 '''
+Form = Literal["draws", "views", "votes", "optimiser"]
+FORMS: dict[Form, tuple[str, str]] = {
+    "draws": (DEFENSE, "kind: {name}.py\ndraws: 10\n"),
+    "views": (VIEWS, "kind: {name}.py\nshifts: 3\n"),
+    "votes": (VOTES, "kind: {name}.py\ndraws: 20\n"),
+    "optimiser": (OPTIMISER, "kind: {name}.py\nsteps: 5\n"),
+}
+"""Python file and YAML file of each form of a defense."""
 KINDS: dict[str, tuple[Section, str, str]] = {
     "defense": ("defenses", DEFENSE, "kind: {name}.py\ndraws: 10\n"),
     "attack": ("attacks", ATTACK, "kind: {name}.py\nsteps: 10\n"),
@@ -112,9 +228,10 @@ KINDS: dict[str, tuple[Section, str, str]] = {
 """Section, Python file and YAML file of what can be begun."""
 
 
-def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:
+def write_skeleton(kind: str, name: str, folder: Path, form: Form = "draws") -> list[Path]:
     """Write the three files into a folder of configs; returns them.
 
+    form: of a defense, see `FORMS`.
     BadInput for a name that is none, or where a file is there already; Unwritable.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,63}", name):
@@ -122,6 +239,10 @@ def write_skeleton(kind: str, name: str, folder: Path) -> list[Path]:
             f"new {kind} {name}: a name is lower-case letters, digits and hyphens, at most 64"
         )
     section, code, yaml = KINDS[kind]
+    if kind == "defense":
+        code, yaml = FORMS[form]
+    elif form != "draws":
+        raise BadInput(f"new {kind} {name}: --form is of a defense; leave it out")
     _check_unknown(kind, name, section)
     word = name.replace("-", "_")
     check = "network" if kind == "model" else kind

@@ -8,13 +8,21 @@ from runpy import run_path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from tiny import write_configs
+from torch import nn
 
 from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.commands.cli import main
+from pipeline.commands.new import FORMS
+from tasks.classifier.frozen import Frozen
 from tasks.classifier.problems import BadNetwork
 from tasks.contract import BrokenContract, check_attack, check_defense, check_network
+from tasks.data.seeding import Rows
+from tasks.defenses.base import Context
+from tasks.evaluation.defend import predict
+from tasks.evaluation.victim import defended
 from tasks.networks.factory import Factory
 
 KINDS = {"defense": "defenses", "attack": "attacks", "model": "models"}
@@ -54,6 +62,36 @@ def test_the_test_of_a_skeleton_passes_and_sees_a_fault(kind: str, tmp_path: Pat
     code.write_text(code.read_text().replace("return ", "return 0 and "))
     with pytest.raises((BrokenContract, BadNetwork)):
         test()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_defense_keeps_the_contract_and_is_attacked(
+    form: str, tmp_path: Path
+) -> None:
+    words = ["new", "defense", "my-idea", "--form", form]
+    assert CliRunner().invoke(main, words, catch_exceptions=False).exit_code == 0
+    path = tmp_path / "configs/defenses/test_my_idea.py"
+    [test] = [value for name, value in run_path(str(path)).items() if name.startswith("test_")]
+    test()
+    spec = Catalogue([tmp_path / "configs"]).defense("my-idea")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    images = torch.arange(4)
+    rows = Rows(0, images, torch.zeros_like(images))
+    context = Context(Frozen(network, classes=10))
+    pixels = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert predict(spec, context, pixels, rows, 100).shape == (4, 10)
+    victim = defended(spec, context, rows, draws=5)
+    leaf = pixels.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(victim.logits(leaf, 0)[:, 1].sum(), leaf)
+    assert (gradient.flatten(1).abs().amax(dim=1) > 0).all()
+
+
+def test_a_form_is_of_a_defense() -> None:
+    done = CliRunner().invoke(main, ["new", "model", "mine", "--form", "votes"])
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "error: new model mine: --form is of a defense; leave it out\n",
+    )
 
 
 def test_nothing_is_written_over_and_a_name_is_a_name(tmp_path: Path) -> None:
