@@ -16,8 +16,14 @@ import pytest
 from test_tracking import GRID, Bench, run
 
 from pipeline.observers.tracking import database
-from pipeline.observers.tracking.database import identity_of, make, wrong_with_database
-from pipeline.observers.tracking.server import default_uri, name_in_ledger, wrong_with
+from pipeline.observers.tracking.database import (
+    follow_artifacts,
+    identity_of,
+    last_run,
+    make,
+    wrong_with_database,
+)
+from pipeline.observers.tracking.server import default_uri, last_page, name_in_ledger, wrong_with
 
 
 @pytest.fixture
@@ -260,3 +266,56 @@ def test_two_drivers_that_start_on_one_absent_database_both_succeed(tmp_path: Pa
     assert [process.returncode for process in both] == [0, 0], said
     assert said[0][0] == said[1][0]
     assert wrong_with_database(tmp_path / "mlflow.db") is None
+
+
+def test_a_folder_that_was_moved_finds_its_artifacts_and_its_runs_go_on(
+    bench: Bench, tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "table.md").write_text("| a |", encoding="utf-8")
+    run(bench, *GRID.cells[:1], report=report)
+    moved = tmp_path / "elsewhere with a space"
+    moved.mkdir()
+    for name in ("mlflow.db", "mlartifacts", "store"):
+        (tmp_path / name).rename(moved / name)
+    after = Bench(moved)
+    run(after, *GRID.cells[1:2])
+    first, second = after.parents()
+    (folder,) = after.client.list_artifacts(first.info.run_id, "report")
+    assert folder.path == "report/table.md"
+    assert second.info.artifact_uri.startswith((moved / "mlartifacts").as_uri())
+    assert after.client.get_experiment_by_name("small").artifact_location == (
+        (moved / "mlartifacts").as_uri()
+    )
+
+
+def test_a_copy_leaves_the_addresses_of_what_is_still_there(bench: Bench, tmp_path: Path) -> None:
+    run(bench, *GRID.cells[:1])
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", copy)
+    for folder in (copy, tmp_path):
+        (folder / "mlartifacts").mkdir(exist_ok=True)
+    assert not follow_artifacts(copy / "mlflow.db", copy / "mlartifacts")
+
+
+def test_the_last_invocations_run_is_known_without_mlflow(bench: Bench) -> None:
+    database = bench.folder / "mlflow.db"
+    assert last_run(database) is None
+    run(bench, *GRID.cells[:1])
+    run(bench, *GRID.cells[1:2])
+    newest = bench.parents()[-1]
+    assert last_run(database) == (newest.info.experiment_id, newest.info.run_id)
+    assert last_page(bench.uri, 5001) == (
+        f"http://127.0.0.1:5001/#/experiments/{newest.info.experiment_id}/runs/{newest.info.run_id}"
+    )
+
+
+def test_an_experiment_of_an_earlier_version_opens_as_trainings_too(bench: Bench) -> None:
+    run(bench, *GRID.cells[:1])
+    experiment = bench.client.get_experiment_by_name("small")
+    bench.client.delete_experiment_tag(experiment.experiment_id, "mlflow.experimentKind")
+    run(bench, *GRID.cells[1:2])
+    tags = bench.client.get_experiment_by_name("small").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"

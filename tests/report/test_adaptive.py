@@ -16,7 +16,12 @@ from pipeline.report.cards import Card
 from pipeline.report.formats.frames import robustness_values
 from pipeline.report.formats.markdown import robustness_markdown
 from pipeline.report.scores import Scores
-from pipeline.report.views.adaptive import Doubling, Robustness, robustness_rows
+from pipeline.report.views.adaptive import (
+    Doubling,
+    Robustness,
+    robustness_rows,
+    worst_cases,
+)
 from pipeline.report.views.table import views
 from pipeline.report.writer import write_report
 from tasks.attacks.adaptive import Adaptive
@@ -82,6 +87,20 @@ def test_every_column_is_about_the_images_of_the_adaptive_attack():
     assert row.adaptive.accuracy == 25.0
     assert row.clean is not None
     assert row.clean.accuracy == 100.0
+
+
+def test_the_worst_case_of_a_grid_is_image_by_image_over_the_images_of_all_its_attacks():
+    grid = grid_of()
+    # the adaptive attack, on four images, and pgd50 leave none of them
+    assert worst_cases(grid, scores_of(grid))[MODEL, "guo"].accuracy == 0.0
+    assert rows_of()["guo"].worst.accuracy == 0.0
+    # without it the six images: pgd10 breaks one, pgd50 two others
+    oblivious = worst_cases(grid, scores_of(grid, frozenset({"adaptive-quick"})))
+    assert oblivious[MODEL, "guo"].accuracy == 50.0
+    unattacked = dataclasses.replace(
+        grid, cells=tuple(cell for cell in grid.cells if cell.attack == "clean")
+    )
+    assert worst_cases(unattacked, scores_of(unattacked)) == {}
 
 
 def test_the_replayed_attack_is_the_one_that_leaves_least_on_those_images():

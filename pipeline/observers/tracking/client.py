@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.observers.tracking.database import IDENTITY, alone, database_path, is_empty, make
 from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Metric
-from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder
+from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder, follow
 from pipeline.problems.sanitize import markdown
 
 NOTE = "mlflow.note.content"
@@ -50,6 +50,7 @@ class Server:
         if self._database is not None:
             _make_database(self._database, uri)
         with alone(self._database):
+            follow(uri)
             # the server registers models too, whatever the environment says of another registry
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self.identity = self._identified()
@@ -90,6 +91,9 @@ class Server:
                     raise
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
+        if KIND not in found.tags:
+            # of an earlier version, which MLflow would open as the conversations of an agent
+            self._client.set_experiment_tag(found.experiment_id, KIND, tags[KIND])
         return str(found.experiment_id)
 
     def begin(self, name: str, tags: Mapping[str, str], began: float) -> None:

@@ -94,6 +94,64 @@ def identity_of(path: Path) -> str | None:
     return None
 
 
+ARTIFACTS = {
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "model_versions": ("source", "storage_location"),
+    "logged_models": ("artifact_location",),
+}
+"""Tables and columns in which MLflow writes down where artifacts lie, as absolute addresses."""
+
+
+def follow_artifacts(path: Path, folder: Path) -> bool:
+    """Make a database that was moved with its artifacts find them; whether it was.
+
+    folder: where the artifacts lie now. Those of a program's own experiments that were in another
+    folder of this name, which is no longer there, are sought here.
+    """
+    if not path.is_file() or not folder.is_dir():
+        return False
+    now = folder.as_uri()
+    with contextlib.suppress(sqlite3.DatabaseError), _opened(path) as database:
+        rows = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        moved = [str(old) for (old,) in rows if old and _is_gone(str(old), folder)]
+        tables = {str(name) for (name,) in database.execute("SELECT name FROM sqlite_master")}
+        for old in moved:
+            for table, columns in ARTIFACTS.items():
+                for column in columns if table in tables else ():
+                    database.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
+                        f"WHERE substr({column}, 1, ?) = ?",
+                        (now, len(old) + 1, len(old), old),
+                    )
+        database.commit()
+        return bool(moved)
+    return False
+
+
+def _is_gone(place: str, folder: Path) -> bool:
+    """Whether an address is that of another folder of the same name which is not there."""
+    if not place.startswith("file://") or place == folder.as_uri():
+        return False
+    path = Path(unquote(place.removeprefix("file://")))
+    return path.name == folder.name and not path.exists()
+
+
+def last_run(path: Path) -> tuple[str, str] | None:
+    """The experiment and the run of the last invocation that a database was told of."""
+    query = (
+        "SELECT r.experiment_id, r.run_uuid FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
+        "WHERE t.key = 'command' AND r.lifecycle_stage = 'active' "
+        "ORDER BY r.start_time DESC LIMIT 1"
+    )
+    with contextlib.suppress(sqlite3.DatabaseError, OSError):
+        if path.is_file():
+            with _opened(path) as database:
+                found = database.execute(query).fetchone()
+            return (str(found[0]), str(found[1])) if found else None
+    return None
+
+
 def make(path: Path, fill: Callable[[str], object]) -> bool:
     """Make a database at its place; False where another process was faster.
 

@@ -12,6 +12,7 @@ from pipeline.grid.graph import Graph, Node
 from pipeline.observers.tracking.runs import (
     ChildRun,
     Metric,
+    metric_names,
     score_key,
     score_run,
     train_key,
@@ -97,6 +98,23 @@ class Results:
         snapshot = self.snapshot() if self.snapshot is not None else Snapshot(self.store)
         records = {name: snapshot.standing(node, self._graph) for name, node in self.scores.items()}
         return {name: record for name, record in records.items() if record is not None}
+
+    def worst_cases(self, scored: Mapping[str, Record]) -> list[Metric]:
+        """The worst case of each model and defense over the grid's attacks, in percent."""
+        from pipeline.report.answers import stored_answers
+        from pipeline.report.scores import Scores
+        from pipeline.report.views.adaptive import worst_cases
+
+        scores = Scores(
+            {name: record.facts for name, record in scored.items()},
+            per_image=stored_answers(self.store, self.scores),
+        )
+        found = worst_cases(self.grid, scores)
+        names = metric_names("worst", (f"{model}/{defense}" for model, defense in found))
+        return [
+            Metric(names[f"{model}/{defense}"], rate.accuracy)
+            for (model, defense), rate in found.items()
+        ]
 
     def owed(self) -> list[Node | Cell]:
         """Trainings, then cells, that stand and that the server was not told of."""

@@ -20,7 +20,9 @@ from urllib.parse import unquote, urlsplit
 from pipeline.observers.tracking.database import (
     PATIENCE_S,
     database_path,
+    follow_artifacts,
     identity_of,
+    last_run,
     uri_of,
     wrong_with_database,
 )
@@ -66,6 +68,23 @@ def artifact_folder(uri: str) -> Path | None:
     """The folder of artifacts beside an SQLite database; None for a server of another sort."""
     database = database_path(uri)
     return None if database is None else database.resolve().with_name("mlartifacts")
+
+
+def follow(uri: str) -> None:
+    """Where an SQLite database was moved with its artifacts, make it find them."""
+    database, folder = database_path(uri), artifact_folder(uri)
+    if database is not None and folder is not None:
+        follow_artifacts(database, folder)
+
+
+def last_page(uri: str, port: int) -> str | None:
+    """The address of the last invocation's run among the pages of a database, if it has one."""
+    database = database_path(uri)
+    found = None if database is None else last_run(database)
+    if found is None:
+        return None
+    experiment, run = found
+    return f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs/{run}"
 
 
 def is_web(uri: str) -> bool:
@@ -173,6 +192,7 @@ def ui(uri: str, port: int) -> int:
         except (OSError, OverflowError) as error:
             reason = reason_of(error)
             raise BadInput(f"--port {port}: {reason}; choose another") from None
+    follow(uri)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     # at Ctrl-C its web server would print a traceback of its own
     command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level critical"]

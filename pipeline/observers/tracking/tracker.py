@@ -223,11 +223,13 @@ class Tracker:
             server.add(tagged.run_id, tagged.points)
             self._results.mark_tagged(tagged)
         self._register(server)
-        scored = {name: record.facts for name, record in self._results.standing().items()}
+        standing = self._results.standing()
+        scored = {name: record.facts for name, record in standing.items()}
         names = metric_names("accuracy", self._results.scores)
         points = [Metric(names[name], float(str(f["accuracy"]))) for name, f in scored.items()]
         points += [Metric(f"computed/{kind}", count) for kind, count in self._computed.items()]
         points += [Metric("cells", len(names)), Metric("cells_scored", len(scored))]
+        points += self._results.worst_cases(standing)
         note = story(
             self._results.grid,
             self._tags["command"],

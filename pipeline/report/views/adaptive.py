@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from statistics import fmean
 
 import numpy as np
@@ -98,6 +99,19 @@ def robustness_rows(view: View, grid: Grid, scores: Scores) -> list[Robustness]:
     return [row for row in rows if row is not None]
 
 
+def worst_cases(grid: Grid, scores: Scores) -> dict[tuple[str, str], Rate]:
+    """By model and defense, what is left where each image is under whichever attack of the grid
+    breaks it most, of the images that all of these attacks were made on.
+
+    Of those alone that were attacked. See `Robustness` for what that says of a randomised one.
+    """
+    attacks = tuple(dict.fromkeys(cell.attack for cell in grid.cells))
+    reader = RobustnessReader(attacks, Paired(grid, scores))
+    crafted = {(cell.model, cell.defense) for cell in grid.cells if cell.attack_spec.crafts}
+    found = ((place, reader.worst(*place)) for place in sorted(crafted))
+    return {place: rate for place, rate in found if rate is not None}
+
+
 @dataclass(frozen=True)
 class RobustnessReader:
     """Reads the robustness of defended models under some attacks."""
@@ -135,6 +149,21 @@ class RobustnessReader:
             candidates=self._candidates(model, defense, attack),
             doubling=self._doubling(model, defense, attack),
         )
+
+    def worst(self, model: str, defense: str) -> Rate | None:
+        """See `worst_cases`; None where no attack on it is scored."""
+        asked = {attack: self.paired.images(model, defense, attack) for attack in self.attacks}
+        asked = {attack: images for attack, images in asked.items() if images}
+        if all(self._is_clean(model, defense, attack) for attack in asked):
+            return None
+        seeds = set.intersection(*(set(images) for images in asked.values()))
+        common = {
+            seed: reduce(np.intersect1d, [images[seed] for images in asked.values()])
+            for seed in sorted(seeds)
+        }
+        shares = [self._shares(model, defense, attack, common) for attack in asked]
+        lowest = _lowest(shares)
+        return rate(lowest) if lowest and all(map(len, lowest.values())) else None
 
     def _candidates(self, model: str, defense: str, attack: str) -> list[Candidate]:
         first = self.paired.cells(model, defense, attack)[0]
