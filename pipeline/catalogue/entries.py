@@ -309,6 +309,8 @@ class GridEntry(ConfigEntry):
     """Of the classifier's arithmetic when it is attacked and asked."""
     tables: Annotated[tuple[TableEntry, ...], Field(strict=False)] = ()
     """What is laid out together; a cell in several tables is computed once."""
+    gallery: bool = True
+    """Whether the report shows images of each model before and after an attack and a defense."""
     rules: Annotated[tuple[RuleEntry, ...], Field(strict=False)] = ()
     """Parameters changed in some cells."""
     grids: Annotated[tuple[str, ...], Field(strict=False)] = ()

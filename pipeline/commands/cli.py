@@ -33,6 +33,7 @@ from pipeline.commands.options import (
     session_from,
     settings_option,
     store_option,
+    stored_grid_from,
     weights_option,
     weights_places,
 )
@@ -396,7 +397,11 @@ def report(
     from pipeline.commands.report import report_grid
 
     reported = report_grid(
-        session_from(chosen), reports, as_json=as_json, uri=mlflow_uri or "", again=repeated(ctx)
+        stored_grid_from(chosen),
+        reports,
+        as_json=as_json,
+        uri=mlflow_uri or "",
+        again=repeated(ctx),
     )
     for doubt in reported.doubts:
         say(f"doubt   {doubt}", err=True)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     # what reads grids takes its time to import, and help does without
     from pipeline.catalogue.catalogue import Section
     from pipeline.commands.session import Session
+    from pipeline.commands.view import StoredGrid
+    from pipeline.grid.builder import Overrides
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -247,31 +249,54 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def session_from(chosen: GridOptions) -> Session:
     """The session that the grid options ask for."""
     from pipeline.commands.session import open_session
-    from pipeline.grid.assigned import assignments
-    from pipeline.grid.builder import Overrides
 
-    data, weights = data_places(chosen.data), weights_places(chosen.weights)
-    # a user's own module may print where it is imported: stdout is the answer's
-    with contextlib.redirect_stdout(sys.stderr):
+    with _quiet():
         return open_session(
             chosen.grid,
             store=chosen.store,
             configs=chosen.configs,
             only=chosen.only,
-            overrides=Overrides(
-                add=additions(chosen.add),
-                images=chosen.images,
-                seeds=chosen.seeds,
-                redraws=chosen.redraws,
-                adaptive=chosen.adaptive,
-                parameters=assignments(chosen.parameters),
-                data=data,
-                weights=weights,
-            ),
+            overrides=_overrides(chosen),
             settings=chosen.settings,
             device=chosen.device,
             card=chosen.card,
         )
+
+
+def stored_grid_from(chosen: GridOptions) -> StoredGrid:
+    """The grid that the options ask for beside its store, where nothing is to be computed."""
+    from pipeline.commands.view import open_stored_grid
+
+    with _quiet():
+        return open_stored_grid(
+            chosen.grid,
+            store=chosen.store,
+            configs=chosen.configs,
+            only=chosen.only,
+            overrides=_overrides(chosen),
+            card=chosen.card,
+        )
+
+
+def _quiet() -> contextlib.AbstractContextManager[object]:
+    """A user's own module may print where it is imported: stdout is the answer's."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def _overrides(chosen: GridOptions) -> Overrides:
+    from pipeline.grid.assigned import assignments
+    from pipeline.grid.builder import Overrides
+
+    return Overrides(
+        add=additions(chosen.add),
+        images=chosen.images,
+        seeds=chosen.seeds,
+        redraws=chosen.redraws,
+        adaptive=chosen.adaptive,
+        parameters=assignments(chosen.parameters),
+        data=data_places(chosen.data),
+        weights=weights_places(chosen.weights),
+    )
 
 
 def additions(items: Sequence[str]) -> list[tuple[Section, str]]:

@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.catalogue.catalogue import SECTIONS
 from pipeline.catalogue.claims import claims
-from pipeline.commands.session import Session
-from pipeline.execution.events import RunFinished
+from pipeline.commands.view import StoredGrid
 from pipeline.grid.cells import Grid
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.server import name_in_ledger
 from pipeline.problems import BadInput, Unwritable
-from pipeline.report.kept import KeptReport
-from pipeline.report.scores import PAGE, Scores
+from pipeline.report.scores import Scores
 from pipeline.report.views.verdicts import verdict_rows
-from pipeline.store.files import stamps
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from pipeline.execution.events import RunFinished
 
 FOR_FILES = ("polars", "matplotlib", "great_tables")
 """What writing a report's files needs, and computing does not."""
-
-
-DOUBTS = "doubts"
-"""Under what a kept report has what makes no sense, beside what was printed on terminals."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Reported:
 
 
 def report_grid(
-    session: Session,
+    view: StoredGrid,
     reports: Path,
     *,
     as_json: bool,
@@ -56,88 +47,62 @@ def report_grid(
 ) -> Reported:
     """Write the tables of what the store holds and print them; returns what came of it.
 
-    uri: the tracking server that the page links to, if it has pages; again: words that a
-    command which computes a cell anew needs besides the grid and the cell. Where a library that
-    files need is not installed, that is said, and there is no page. BadInput or Unwritable, once
-    all is printed, where the files cannot be written. A run that computed nothing leaves a
-    report alone that would become the same.
+    finished: how the run ended that this is the report of. uri: the tracking server that the page
+    links to, if it has pages; again: words that a command which computes a cell anew needs
+    besides the grid and the cell. Where a library that files need is not installed, that is
+    said, and there is no page. BadInput or Unwritable, once all is printed, where the files
+    cannot be written. Nothing is computed for a report: it asks no network.
     """
-    links = _links(session, uri)
-    printer = _Printer(session, finished, as_json=as_json)
-    kept = _kept(session, finished, reports, links, again)
-    if kept is not None and not _computed(finished):
-        text = kept.shown(printer.terminal)
-        if text is not None:
-            doubts = (kept.shown(DOUBTS) or "").splitlines()
-            printer.repeat(text, doubts)
-            return Reported(reports / session.grid.name / PAGE, doubts)
-    scores = known_scores(session, finished)
+    links = _links(view, uri)
+    scores = known_scores(view, finished)
     doubts = [doubt.line for doubt in scores.doubts]
     page, trouble = None, None
     try:
-        page = _files(session, scores, reports, links, again)
+        page = _files(view, scores, reports, links, again)
     except (BadInput, Unwritable) as error:
         trouble = error
-    text = printer.show(scores, doubts)
+    if as_json:
+        _answer(view.grid, scores, finished, doubts)
+    else:
+        _print(view.grid, scores)
     if trouble is not None:
         raise trouble
-    if page is not None and kept is not None:
-        kept.keep(printer.terminal, text)
-        kept.keep(DOUBTS, "\n".join(doubts))
     return Reported(page, doubts)
 
 
-def _computed(finished: RunFinished | None) -> bool:
-    return finished is not None and bool(finished.computed)
-
-
-def _links(session: Session, uri: str) -> dict[str, str]:
+def _links(view: StoredGrid, uri: str) -> dict[str, str]:
     """Cell's name → its page on the tracking server, if that has pages."""
     known = Results(
-        session.grid,
-        session.scores,
-        session.store,
-        session.ledger,
-        name_in_ledger(uri, session.ledger),
-        snapshot=session.snapshot,
+        view.grid,
+        view.scores,
+        view.store,
+        view.ledger,
+        name_in_ledger(uri, view.ledger),
+        snapshot=view.snapshot,
     )
     return known.links(uri)
 
 
-def _kept(
-    session: Session,
-    finished: RunFinished | None,
-    reports: Path,
-    links: Mapping[str, str],
-    again: Sequence[str],
-) -> KeptReport | None:
-    """What is kept of the report that would become the same; None where that cannot be known."""
-    if finished is None or session.last_snapshot is None:
-        return None
-    parts = _made_from(session, finished, links, again)
-    return KeptReport(reports / session.grid.name, parts)
-
-
-def known_scores(session: Session, finished: RunFinished | None = None) -> Scores:
+def known_scores(view: StoredGrid, finished: RunFinished | None = None) -> Scores:
     """All that is reported of the grid's cells as the store holds them."""
     from pipeline.report.paper import references_of
 
-    cards = session.examined()
+    cards = view.examined()
     return Scores(
         facts=cards.facts,
         missing=finished.missing if finished is not None else {},
-        digests={name: node.digest for name, node in session.scores.items()},
-        published=references_of(session.grid, session.catalogue),
-        by_class=session.test_images_by_class(),
+        digests={name: node.digest for name, node in view.scores.items()},
+        published=references_of(view.grid, view.catalogue),
+        by_class=view.test_images_by_class(),
         per_image=cards.per_image,
         cards=cards.all(),
         doubts=cards.sanity.doubts() if cards.sanity is not None else (),
-        claims=claims(session.catalogue),
+        claims=claims(view.catalogue),
     )
 
 
 def _files(
-    session: Session,
+    view: StoredGrid,
     scores: Scores,
     reports: Path,
     links: Mapping[str, str],
@@ -157,50 +122,27 @@ def _files(
     from pipeline.report.views.pictures import Artifacts
     from pipeline.report.writer import write_report
 
-    # the gallery asks networks, and one of a user's own may print: stdout is the answer's
+    # code of a user's own may print: stdout is the answer's
     with contextlib.redirect_stdout(sys.stderr):
         return write_report(
-            session.grid,
+            view.grid,
             scores,
             reports,
-            session.provenance(),
-            Artifacts(session.store, session.scores),
+            view.provenance(),
+            Artifacts(view.store, view.scores, view.exhibits),
             again=[word for word in again if word != "--force"],
             links=links,
         )
 
 
-class _Printer:
-    """Prints a report on stdout: tables for a person, or an answer for a program."""
+def _print(grid: Grid, scores: Scores) -> None:
+    """The tables, as wide as the terminal."""
+    from rich.console import Console
 
-    def __init__(self, session: Session, finished: RunFinished | None, *, as_json: bool) -> None:
-        from rich.console import Console
+    from pipeline.report.formats.terminal import render_terminal
 
-        self._session, self._finished, self._as_json = session, finished, as_json
-        self._console = Console()
-        self.terminal = "none" if as_json else _sort_of(self._console)
-
-    def show(self, scores: Scores, doubts: Sequence[str]) -> str:
-        """Print the report; the text that a person saw."""
-        if self._as_json:
-            self._answer(scores, doubts)
-            return ""
-        from pipeline.report.formats.terminal import render_terminal
-
-        console = self._console
-        with console.capture() as printed:
-            console.print(render_terminal(self._session.grid, scores, width=console.width))
-        console.file.write(printed.get())
-        return printed.get()
-
-    def repeat(self, text: str, doubts: Sequence[str]) -> None:
-        """Print what is known to be the report's text."""
-        self._console.file.write(text)
-        if self._as_json:
-            self._answer(known_scores(self._session, self._finished), doubts)
-
-    def _answer(self, scores: Scores, doubts: Sequence[str]) -> None:
-        _answer(self._session.grid, scores, self._finished, doubts)
+    console = Console()
+    console.print(render_terminal(grid, scores, width=console.width))
 
 
 def _answer(
@@ -222,31 +164,3 @@ def _answer(
         }
     json.dump(answer, sys.stdout, indent=1)
     sys.stdout.write("\n")
-
-
-def _sort_of(console: Console) -> str:
-    """What decides how tables look on a terminal."""
-    return f"{console.width} {console.color_system} {console.no_color} {console.encoding}"
-
-
-def _made_from(
-    session: Session, finished: RunFinished, links: Mapping[str, str], again: Sequence[str]
-) -> Iterator[object]:
-    """All that a report of a grid follows from, the code aside.
-
-    What each artifact holds, seconds that scores took, and the names under which all is shown;
-    published numbers and the like are told by the config files that they come from.
-    """
-    snapshot, graph = session.snapshot(), session.graph
-    for node in graph:
-        summary = snapshot.summary(node.kind, node.digest)
-        yield node.digest, summary and summary.content
-    yield session.facts()
-    yield session.provenance()
-    yield session.grid.title, session.grid.tables
-    for cell in session.grid.cells:
-        card = session.cards.get(cell.name)
-        yield cell.name, cell.dataset, session.scores[cell.name].digest, card and card.digest
-    yield finished.missing, links, again
-    files = (session.catalogue.names(section).values() for section in SECTIONS)
-    yield stamps(itertools.chain.from_iterable(files))

@@ -162,7 +162,7 @@ def _closing_words(
         line(f"doubt   {doubt}")
     if (more := len(reported.doubts) - DOUBTS_SHOWN) > 0:
         line(f"doubt   {more} more stand below the tables")
-    for name, reason in finished.without_card.items():
+    for name, reason in finished.failed_leaves.items():
         line(f"failed  {name}: {reason}")
         words = session.grid.run_words(only)
         line(f"again   {shlex.join([*words, *again])}")
@@ -192,6 +192,6 @@ def _by_reason(finished: RunFinished) -> dict[str, list[str]]:
 def _exit_code(finished: RunFinished, problems: Iterable[int]) -> int:
     if finished.interrupted:
         return STOPPED
-    if finished.missing or finished.without_card:
+    if finished.missing or finished.failed_leaves:
         return 1
     return min(problems, default=0)

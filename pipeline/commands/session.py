@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline import __version__
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.fingerprint import KindCode, check
 from pipeline.catalogue.devices import read_devices
-from pipeline.commands.view import StoredGrid
+from pipeline.commands.view import StoredGrid, open_stored_grid
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.execution.executors.starter import Starter
 from pipeline.execution.runner import Run
@@ -20,18 +20,16 @@ from pipeline.execution.settings import Settings, read_settings
 from pipeline.execution.signals import interruptible
 from pipeline.execution.watch import Watch
 from pipeline.execution.work.contract import contract_verdict, own_parts
-from pipeline.grid.builder import Overrides, load_grid
+from pipeline.grid.builder import Overrides
 from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.digests import spec_classes
 from pipeline.grid.kinds import KINDS
-from pipeline.grid.selection import selected
 from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.planning import Plan
 from pipeline.plan.speeds import known_speeds
 from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.store.ledger import Invocation
-from pipeline.store.store import Store
 from tasks.defenses.base import Defense
 from tasks.registry import absent
 from tasks.specs import Kind, Spec
@@ -140,6 +138,7 @@ class Session(StoredGrid):
             graph=self.graph,
             scores=self.chosen,
             cards=self.chosen_cards,
+            exhibits=self.chosen_exhibits,
             store=self.store,
             ledger=self.ledger,
             observers=observers,
@@ -190,23 +189,27 @@ def open_session(
     catalogue: Catalogue | None = None,
     command: Sequence[str] = (),
 ) -> Session:
-    """Read a grid's configs and the settings; BadInput, located, where they do not fit.
-
-    catalogue: what names mean, where more is known than the folders of configs hold; command: see
-    `Grid`.
-    """
+    """Read a grid's configs and the settings; see `open_stored_grid`."""
+    view = open_stored_grid(
+        grid,
+        store=store,
+        configs=configs,
+        only=only,
+        overrides=overrides,
+        card=card,
+        catalogue=catalogue,
+        command=command,
+    )
     folders = config_folders(configs)
-    catalogue = catalogue or Catalogue(folders)
-    loaded = replace(load_grid(catalogue, grid, overrides), command=tuple(command))
     how = read_settings(settings or _first_file(folders, "settings.yaml"))
     if device is not None:
         how = how.model_copy(update={"device": device})
     return Session(
-        catalogue=catalogue,
-        grid=loaded,
-        cells=selected(loaded, only),
-        card=card,
-        store=Store(store),
+        catalogue=view.catalogue,
+        grid=view.grid,
+        cells=view.cells,
+        card=view.card,
+        store=view.store,
         settings=how,
         devices=_first_file(folders, "devices.yaml"),
     )

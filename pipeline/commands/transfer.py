@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 
 from pipeline import __version__
 from pipeline.commands.session import Session
-from pipeline.grid.graph import Graph
 from pipeline.grid.kinds import NODE_KINDS
 from pipeline.plan.snapshot import Snapshot
 from pipeline.problems import BadInput, reason_of, shown
@@ -125,7 +124,7 @@ def _check_facts(bundle: Bundle, path: Path) -> None:
 def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool]]:
     """What is known of the chosen cells' artifacts, parents first, and whether it goes whole."""
     snapshot = Snapshot(session.store)
-    for node in Graph(session.leaves):
+    for node in session.meant:
         state = snapshot.state(node, session.graph)
         if state.standing is not None:
             yield state.standing, tensors or node.info.exported_whole

@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.catalogue.catalogue import Catalogue, config_folders
+from pipeline.grid.builder import Overrides, load_grid
+from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.graph import Node
 from pipeline.grid.opened import OpenedGrid
+from pipeline.grid.selection import selected
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.plan.snapshot import Snapshot
 from pipeline.problems.sanitize import clean
@@ -71,8 +75,14 @@ class StoredGrid(OpenedGrid):
         return self.last_snapshot or Snapshot(self.store)
 
     def plan(self, forced: set[str] | None = None) -> Plan:
-        """What the meant cells and their cards lack."""
-        return make_plan(self.graph, self.leaves, self.store, forced=forced or ())
+        """What the meant cells, their cards and their exhibits lack."""
+        return make_plan(
+            self.graph,
+            self.leaves,
+            self.store,
+            exhibits=self.chosen_exhibits,
+            forced=forced or (),
+        )
 
     def record(self, node: Node) -> Record | None:
         """A node's record if it counts as there."""
@@ -141,3 +151,30 @@ def program_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None
+
+
+def open_stored_grid(
+    grid: str,
+    *,
+    store: Path | str,
+    configs: Sequence[Path] = (),
+    only: Sequence[str] = (),
+    overrides: Overrides | None = None,
+    card: CardSize = "quarter",
+    catalogue: Catalogue | None = None,
+    command: Sequence[str] = (),
+) -> StoredGrid:
+    """Read a grid's configs; BadInput, located, where they do not fit.
+
+    catalogue: what names mean, where more is known than the folders of configs hold; command: see
+    `Grid`.
+    """
+    catalogue = catalogue or Catalogue(config_folders(configs))
+    loaded = replace(load_grid(catalogue, grid, overrides), command=tuple(command))
+    return StoredGrid(
+        catalogue=catalogue,
+        grid=loaded,
+        cells=selected(loaded, only),
+        card=card,
+        store=Store(store),
+    )

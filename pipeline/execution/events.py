@@ -173,7 +173,7 @@ class CellScored:
 class RunFinished:
     """A run is over. Cells without a score are in `missing`, with the reason.
 
-    without_card: why an integrity card could not be made, by its name.
+    failed_leaves: why an integrity card or exhibits could not be made, by their name.
     """
 
     grid: Grid
@@ -183,7 +183,7 @@ class RunFinished:
     seconds: float
     interrupted: bool = False
     set_aside: int = 0
-    without_card: Mapping[str, str] = field(default_factory=dict)
+    failed_leaves: Mapping[str, str] = field(default_factory=dict)
 
 
 Event = (

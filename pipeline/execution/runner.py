@@ -116,9 +116,9 @@ class Run:
 
     start_executor is called when there is work for it; start_local when files of the user's
     have to be read first. cluster_first: start it before even these are read, since it may turn
-    out to be of no use. `scores` maps a cell's name to its score node; `cards` are computed
-    after them. until: Unix time, s,
-    to stop at in order; each run begins one node at least, so that runs in pieces end.
+    out to be of no use. `scores` maps a cell's name to its score node; `cards` and `exhibits` are
+    computed after them, see `make_plan`. until: Unix time, s, to stop at in order; each run begins
+    one node at least, so that runs in pieces end.
     """
 
     grid: Grid
@@ -130,6 +130,7 @@ class Run:
     start_executor: Callable[[], Executor]
     start_local: Callable[[], Executor]
     cards: Collection[Node] = ()
+    exhibits: Collection[Node] = ()
     forced: Collection[str] = ()
     cluster_first: bool = False
     until: float | None = None
@@ -175,7 +176,13 @@ class Run:
             leaves = [*self.scores.values(), *self.cards]
             snapshot = Snapshot(self.store)
             plan = make_plan(
-                self.graph, leaves, self.store, forced=left, without=blocked, snapshot=snapshot
+                self.graph,
+                leaves,
+                self.store,
+                exhibits=self.exhibits,
+                forced=left,
+                without=blocked,
+                snapshot=snapshot,
             )
             for damaged in plan.damaged:
                 self._put_aside(damaged.kind, damaged.digest, damaged.reason)
@@ -423,9 +430,9 @@ class Run:
             grid=self.grid,
             scored=scored,
             missing=missing,
-            without_card={
+            failed_leaves={
                 node_name(node, self.grid): self.failures[node.digest].reason
-                for node in self.cards
+                for node in (*self.cards, *self.exhibits)
                 if node.digest in self.failures
             },
             computed=dict(self.computed),

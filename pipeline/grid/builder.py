@@ -126,7 +126,7 @@ class _Builder:
             for cell in self._table_cells(entry, table, sweep, rules, document):
                 _admit(cells, cell, document, place)
         rules.check()
-        return Grid(name, entry.title, tuple(cells.values()), tuple(tables))
+        return Grid(name, entry.title, tuple(cells.values()), tuple(tables), gallery=entry.gallery)
 
     def _grown(self, table: TableEntry) -> TableEntry:
         """A table with what the command line adds; a figure's keeps what it draws.

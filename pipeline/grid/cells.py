@@ -105,7 +105,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Grid:
-    """A named grid: its cells, each once, and its tables.
+    """A named grid: its cells, each once, its tables, and whether its report shows images.
 
     command: the words of the command that computes it, where its name is that of no file.
     """
@@ -115,6 +115,7 @@ class Grid:
     cells: tuple[Cell, ...]
     tables: tuple[Table, ...]
     command: tuple[str, ...] = ()
+    gallery: bool = True
 
     def run_words(self, only: Iterable[str] = (), *, force: bool = False) -> list[str]:
         """The command that computes it, or the cells that `only` chooses, or these again.

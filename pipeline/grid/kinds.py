@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-NodeKind = Literal["dataset", "train", "checkpoint", "craft", "select", "defend", "score", "card"]
+NodeKind = Literal[
+    "dataset", "train", "checkpoint", "craft", "select", "defend", "score", "card", "exhibit"
+]
 ForceStart = Literal["defend", "craft"]
 """What `--force` may begin with; the later ones include those before them."""
 FORCE_STARTS: tuple[ForceStart, ...] = get_args(ForceStart)
@@ -80,6 +82,13 @@ KINDS: Mapping[NodeKind, KindInfo] = {
         network="evaluates",
         rank=2,
         forced_from="craft",
+        exported_whole=True,
+    ),
+    "exhibit": KindInfo(
+        ("tasks.evaluation.exhibit", *_FROZEN),
+        network="evaluates",
+        rank=2,
+        forced_from="defend",
         exported_whole=True,
     ),
 }

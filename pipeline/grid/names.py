@@ -9,7 +9,7 @@ from pipeline.grid.graph import Node
 from tasks.attacks.base import Attack, CompoundAttack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.none import NoDefense
-from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, SelectSpec
+from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ExhibitSpec, SelectSpec
 from tasks.training.recipe import CheckpointSpec, TrainSpec
 
 
@@ -30,6 +30,8 @@ def node_name(node: Node, grid: Grid | None) -> str:
         case CardSpec(against=against):
             bare = isinstance(against, NoDefense)
             words = f"{cell.model}/{'none' if bare else cell.defense}"
+        case ExhibitSpec():
+            words = f"{cell.model}/{cell.attack}/{cell.defense}"
         case _:
             words = cell.model
     return f"{node.kind} {words}" + (f", seed {cell.seed}" if cell.seed else "")
@@ -54,6 +56,8 @@ def _behind(cell: Cell, node: Node) -> bool:
         case DefendSpec(defense=defense):
             made = not isinstance(node.parent("examples").spec, DatasetSpec)
             same = cell.defense_spec == defense and made == cell.attack_spec.crafts
+        case ExhibitSpec():
+            return _behind(cell, node.parent("defended0"))
         case _:
             same = False
     if same and isinstance(node.spec, CardSpec | CraftSpec | SelectSpec | DefendSpec):

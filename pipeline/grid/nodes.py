@@ -31,7 +31,14 @@ from pipeline.grid.digests import canonical
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
 from tasks.attacks.base import Attack, CompoundAttack
-from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
+from tasks.evaluation.specs import (
+    CardSpec,
+    CraftSpec,
+    DefendSpec,
+    ExhibitSpec,
+    ScoreSpec,
+    SelectSpec,
+)
 from tasks.specs import ADAPTIVE_SHARD, SHARD, Shard, Spec
 from tasks.training.recipe import CheckpointSpec
 
@@ -82,6 +89,20 @@ class CellNodes:
             for index, shard in enumerate(shards(cell.images, size))
         }
         return self._node("score", ScoreSpec(), (), **parents)
+
+    def exhibit(self, cell: Cell, spec: ExhibitSpec, bare: Node, defended: Node) -> Node:
+        """A node of images before and after a cell's attack and defense.
+
+        bare, defended: scores about the same examples, without the defense and with it.
+        """
+        dataset, model = self._read(cell)
+        parents: dict[str, Node] = {}
+        pairs = zip(bare.parents, defended.parents, strict=True)
+        for index, ((_, one), (_, other)) in enumerate(pairs):
+            parents[f"examples{index}"] = other.parent("examples")
+            parents[f"bare{index}"], parents[f"defended{index}"] = one, other
+        pool = _pool(cell, dataset)
+        return self._node("exhibit", spec, (), dataset=dataset, model=model, **pool, **parents)
 
     def _defend(self, cell: Cell, shard: Shard, dataset: Node, model: Node) -> Node:
         spec = DefendSpec(

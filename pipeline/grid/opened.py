@@ -10,6 +10,7 @@ from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.cards import card_nodes
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.digests import spec_classes
+from pipeline.grid.exhibits import ExhibitNode, exhibit_nodes
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import ForceStart, NodeKind, forced_kinds
 from pipeline.grid.nodes import CellNodes
@@ -20,12 +21,14 @@ from tasks.specs import Spec
 class GridNodes:
     """The nodes of a whole grid.
 
-    scores: of each cell, by its name; cards: of each cell that has one, see `card_nodes`.
+    scores: of each cell, by its name; cards: of each cell that has one, see `card_nodes`;
+    exhibits: see `exhibit_nodes`.
     """
 
     graph: Graph
     scores: dict[str, Node]
     cards: dict[str, Node]
+    exhibits: list[ExhibitNode]
 
 
 @dataclass(kw_only=True)
@@ -42,11 +45,13 @@ class OpenedGrid:
         nodes = CellNodes()
         scores = {cell.name: nodes.score(cell) for cell in self.grid.cells}
         cards = card_nodes(nodes, self.grid.cells, self.card)
-        return GridNodes(Graph([*scores.values(), *cards.values()]), scores, cards)
+        exhibits = exhibit_nodes(nodes, self.grid, scores)
+        leaves = [*scores.values(), *cards.values(), *(exhibit.node for exhibit in exhibits)]
+        return GridNodes(Graph(leaves), scores, cards, exhibits)
 
     @property
     def graph(self) -> Graph:
-        """The graph of all the grid's cells and of their integrity cards."""
+        """The graph of all the grid's cells, of their integrity cards and exhibits."""
         return self._nodes.graph
 
     @property
@@ -73,14 +78,33 @@ class OpenedGrid:
         return list(dict.fromkeys(node for node in found if node is not None))
 
     @property
+    def exhibits(self) -> list[ExhibitNode]:
+        """The images before and after an attack and a defense; see `exhibit_nodes`."""
+        return self._nodes.exhibits
+
+    @property
+    def chosen_exhibits(self) -> list[Node]:
+        """The exhibits of cells that are both meant."""
+        chosen = self.chosen
+        return [
+            exhibit.node
+            for exhibit in self.exhibits
+            if exhibit.bare.name in chosen and exhibit.defended.name in chosen
+        ]
+
+    @property
     def leaves(self) -> list[Node]:
         """What is meant to be in the store after a run: scores, then cards."""
         return [*self.chosen.values(), *self.chosen_cards]
 
     @cached_property
     def meant(self) -> Graph:
-        """The graph of the leaves: all that a run may have to compute."""
-        return self.graph if self.cells == self.grid.cells else Graph(self.leaves)
+        """The graph of the leaves and exhibits: all that a run may have to compute."""
+        return (
+            self.graph
+            if self.cells == self.grid.cells
+            else Graph([*self.leaves, *self.chosen_exhibits])
+        )
 
     @cached_property
     def meant_classes(self) -> frozenset[tuple[NodeKind, frozenset[type[Spec]]]]:

@@ -10,7 +10,14 @@ from pipeline.grid.kinds import NodeKind
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Defense
 from tasks.evaluation.costs import craft_passes, prediction_passes, select_passes
-from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
+from tasks.evaluation.specs import (
+    CardSpec,
+    CraftSpec,
+    DefendSpec,
+    ExhibitSpec,
+    ScoreSpec,
+    SelectSpec,
+)
 from tasks.integrity.costs import card_passes
 from tasks.networks.base import Network
 from tasks.specs import Precision
@@ -140,6 +147,10 @@ def _amount(
         dataset = _spec(model.parent("dataset"))
         passes = card_passes(spec, dataset.classes)
         amount = passes.equivalents * costs(model)
+    elif isinstance(spec, ExhibitSpec):
+        model = node.parent("model")
+        passes = prediction_passes(spec.defense, _spec(model.parent("dataset")).classes, draws=1)
+        amount = (passes * spec.classes).equivalents * costs(model)
     elif isinstance(spec, ScoreSpec):
         amount = float(sum(map(_answers, (parent for _, parent in node.parents))))
     return amount
@@ -162,6 +173,7 @@ def speed_class(node: Node) -> SpeedClass:
             CardSpec(against=defense, precision=precision)
             | SelectSpec(against=defense, precision=precision)
             | DefendSpec(defense=defense, precision=precision)
+            | ExhibitSpec(defense=defense, precision=precision)
         ):
             network = _network(node.parent("model"))
             return SpeedClass(node.kind, network.kind, precision, _method(defense))

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grid.graph import Node
+from pipeline.report.cache import kept_numbers
 from pipeline.store import arrow
 from pipeline.store.store import Damaged, Record, Store
+from tasks.evaluation import statistics
 from tasks.evaluation.statistics import paired_differences, sign_flip_test
+
+STATISTICS = (Path(statistics.__file__),)
+"""The code that p-values follow from."""
 
 
 class NotTested(Exception):
@@ -62,12 +68,14 @@ class PerImage:
         return self._p_values[key]
 
     def _tested(self, pairs: Sequence[tuple[str, str]]) -> float:
-        found = [(self._read(name), self._read(base)) for name, base in pairs]
-        first = found[0][0]
-        if not all(first.same_images(answers) for pair in found for answers in pair):
+        read = [(self._read(name), self._read(base)) for name, base in pairs]
+        first = read[0][0]
+        if not all(first.same_images(answers) for pair in read for answers in pair):
             raise NotTested(f"{pairs[0][0]} and its baseline were not asked about the same images")
-        right, base = (np.hstack([pair[side].right for pair in found]) for side in (0, 1))
-        return sign_flip_test(paired_differences(right, base))
+        right, base = (np.hstack([pair[side].right for pair in read]) for side in (0, 1))
+        differences = paired_differences(right, base)
+        (found,) = kept_numbers(STATISTICS, [differences], lambda: [sign_flip_test(differences)])
+        return found
 
 
 def stored_answers(store: Store, scores: Mapping[str, Node]) -> PerImage:

@@ -26,8 +26,6 @@ from pipeline.report.formats.frames import (
     as_csv,
     candidate_values,
     card_values,
-    exhibits_frame,
-    exhibits_of,
     probabilities,
     results,
     robustness_values,
@@ -50,12 +48,12 @@ from pipeline.report.formats.markdown import (
 from pipeline.report.formats.page.page import Plot, Section, page_html
 from pipeline.report.scores import PAGE, Scores
 from pipeline.report.views.adaptive import robustness_rows
-from pipeline.report.views.gallery import Gallery, galleries
+from pipeline.report.views.gallery import galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
 from pipeline.report.views.training import Training, trainings
 from pipeline.report.views.verdicts import VerdictRow, verdict_rows
-from pipeline.store.files import replace_bytes, replace_text, replacing
+from pipeline.store.files import replace_bytes, replace_text
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -90,7 +88,7 @@ def write_report(
             sections, verdicts = _write_files(
                 grid, scores, folder, provenance or {}, artifacts, trained, curves
             )
-            found = _galleries(grid, artifacts, folder / "gallery.parquet")
+            found = galleries(artifacts) if artifacts is not None else []
             text = page_html(
                 grid,
                 scores,
@@ -178,18 +176,6 @@ def _write_files(
     return sections, verdicts
 
 
-def _galleries(grid: Grid, artifacts: Artifacts | None, path: Path) -> list[Gallery]:
-    """The galleries, and their file, which knows them the next time."""
-    if artifacts is None:
-        return []
-    found = galleries(grid, artifacts, exhibits_of(path))
-    if any(gallery.exhibits for gallery in found):
-        buffer = io.BytesIO()
-        exhibits_frame(found).write_parquet(buffer)
-        replace_bytes(path, buffer.getvalue())
-    return found
-
-
 def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
     """Tables with names for their files: plain, and none twice where case does not count."""
     taken = {"results", "readme", "index", "cards", "verdicts", "training"}
@@ -215,9 +201,8 @@ def _write_frame(frame: DataFrame, path: Path) -> None:
 
 def _write_figure(figure: Drawing, folder: Path, stem: str) -> str:
     """Write a figure's files; returns the text of the SVG one, empty where it has none."""
-    for ending, draw in figure.files.items():
-        with replacing(folder / f"{stem}.{ending}") as draft:
-            draw(draft)
+    for ending, file in figure.files.items():
+        replace_bytes(folder / f"{stem}.{ending}", file.content())
     if figure.pictures:
         _write_frame(probabilities(figure.pictures), folder / f"{stem}-probabilities")
     return _written(folder / f"{stem}.svg") if "svg" in figure.files else ""

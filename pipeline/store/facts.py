@@ -79,7 +79,7 @@ class CardFacts(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class ExampleFacts(TypedDict, total=False):
-    """Of what was crafted, selected or asked about."""
+    """Of what was crafted, selected, asked about or is shown."""
 
     images: int
     redraws: int
@@ -96,6 +96,7 @@ FACTS: Mapping[str, type[Any]] = {
     "defend": ExampleFacts,
     "score": ScoreFacts,
     "card": CardFacts,
+    "exhibit": ExampleFacts,
 }
 """By the kind of artifact."""
 

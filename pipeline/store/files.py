@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.problems import BadInput, reason_of, regular, shown
@@ -167,12 +167,3 @@ def replace_bytes(target: Path, data: bytes) -> None:
 def replace_text(target: Path, text: str) -> None:
     """The same of text."""
     replace_bytes(target, text.encode())
-
-
-def stamps(files: Iterable[Path]) -> list[list[object]]:
-    """Path, size, times and inode of files that are there, sorted by path."""
-    found: list[list[object]] = []
-    for path in sorted(files):
-        with contextlib.suppress(OSError):
-            found.append([str(path), *stamp_of(path.stat())])
-    return found

@@ -147,5 +147,6 @@ READERS: Mapping[str, Mapping[str, Callable[[Path, Mapping[str, object]], dict[s
     "defend": {"outcomes.arrow": _outcomes},
     "score": {"score.json": _score, "per_image.arrow": _answers},
     "card": {"card.json": _card},
+    "exhibit": {"exhibits.arrow": _rows},
 }
 """Kind → a file of such an artifact → what it says of the facts."""

@@ -109,6 +109,26 @@ class DefendSpec(ModelSpec):
         return self.defense
 
 
+class ExhibitSpec(ModelSpec):
+    """Images before and after an attack and a defense; see `tasks.evaluation.exhibit`.
+
+    classes: how many of the data set's classes are shown, from the first. seed: of the defense's
+    draws. Its parents are the examples of each shard and the answers about them of the bare and
+    of the defended model.
+    """
+
+    version: ClassVar[int] = 1
+    defense: SerializeAsAny[Defense]
+    classes: Count = 10
+    seed: int
+    precision: Precision = "float32"
+
+    @property
+    def known_defense(self) -> Defense | None:
+        """See `ModelSpec`."""
+        return self.defense
+
+
 class ScoreSpec(Spec):
     """A cell's score, from the answers about all its shards: its parents."""
 

@@ -125,7 +125,7 @@ def test_it_can_be_attacked_adaptively(zoo: Zoo) -> None:
     )
     finished = zoo.run(session)
     assert not finished.missing
-    assert not finished.without_card
+    assert not finished.failed_leaves
     assert finished.scored["mixed/adaptive-quick/none"]["redraws"] > 1
 
 

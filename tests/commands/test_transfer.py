@@ -90,7 +90,7 @@ def test_imported_results_are_reported_like_ones_computed_here(
     done: Tiny, elsewhere: Tiny, bundle: Path, tmp_path: Path
 ) -> None:
     arrivals = import_results(Store(elsewhere.store), bundle, replace=False)
-    assert arrivals.added == {"train": 1, "score": 10}
+    assert arrivals.added == {"train": 1, "score": 10, "exhibit": 1}
     assert arrivals.told == {"dataset": 1, "craft": 2, "defend": 20}
     assert arrivals.problems == []
     assert "CPU" in arrivals.made_on
@@ -137,7 +137,7 @@ def test_records_alone_are_not_taken_for_artifacts(elsewhere: Tiny, bundle: Path
     session = elsewhere.session(images=600)
     kinds = session.plan().by_kind(session.graph)
     # the model came along; its tensors did not
-    assert kinds == {"dataset": 1, "craft": 2, "defend": 20, "score": 10}
+    assert kinds == {"dataset": 1, "craft": 2, "defend": 20, "score": 10, "exhibit": 1}
     recorder, finished = elsewhere.run(only=["cell=mixed/pgd/guo"], force=True)
     assert finished.computed == {"dataset": 1, "craft": 2, "defend": 2, "score": 1}
     assert [event.done.unchanged for event in recorder.done("score")] == [True]
@@ -166,7 +166,7 @@ def test_a_second_import_adds_nothing(elsewhere: Tiny, bundle: Path) -> None:
     arrivals = import_results(Store(elsewhere.store), bundle, replace=False)
     assert not arrivals.added
     assert not arrivals.told
-    assert arrivals.there == {"train": 1, "score": 10}
+    assert arrivals.there == {"train": 1, "score": 10, "exhibit": 1}
 
 
 def test_other_content_stays_unless_it_is_to_be_replaced(elsewhere: Tiny, bundle: Path) -> None:

@@ -26,8 +26,8 @@ def test_the_modules_that_perform_a_kind_exist(kind: NodeKind) -> None:
 
 
 def test_a_later_start_of_force_takes_the_earlier_ones_along_and_never_a_training() -> None:
-    assert forced_kinds("defend") == {"defend", "score"}
-    assert forced_kinds("craft") == {"craft", "select", "defend", "score", "card"}
+    assert forced_kinds("defend") == {"defend", "score", "exhibit"}
+    assert forced_kinds("craft") == forced_kinds("defend") | {"craft", "select", "card"}
     assert FORCE_STARTS == ("defend", "craft")
 
 

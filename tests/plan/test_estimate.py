@@ -428,7 +428,7 @@ def test_a_first_run_foretells_what_doing_it_again_takes(tmp_path: Path) -> None
     tiny = Tiny(write_configs(tmp_path / "configs"), tmp_path / "store")
     fresh = tiny.session(images=20)
     guess = fresh.estimate(fresh.plan())
-    assert set(guess.seconds) == {"train", "craft", "defend"}
+    assert set(guess.seconds) == {"train", "craft", "defend", "exhibit"}
     recorder, _ = tiny.run(images=20)
 
     session = tiny.session(images=20)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from tiny import Tiny, write_configs
 
+from pipeline.commands.plan import plan_lines
 from pipeline.execution.settings import KindSettings
 from pipeline.execution.work.inputs import NodeInputs
+from pipeline.grid.exhibits import exhibit_nodes
+from pipeline.grid.graph import Graph
 from pipeline.grid.nodes import CellNodes
-from pipeline.report.formats.frames import exhibits_frame, exhibits_of
 from pipeline.report.scores import Scores
 from pipeline.report.views.exhibits import change_between
-from pipeline.report.views.gallery import Gallery, galleries
+from pipeline.report.views.gallery import NOT_COMPUTED, Gallery, galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.writer import write_report
 from tasks.data.arrays import as_float
@@ -46,7 +48,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 def artifacts_of(tiny: Tiny) -> Artifacts:
     session = tiny.session()
-    return Artifacts(session.store, session.scores)
+    return Artifacts(session.store, session.scores, session.exhibits)
 
 
 def inputs_of(tiny: Tiny, cell: str) -> NodeInputs:
@@ -56,7 +58,7 @@ def inputs_of(tiny: Tiny, cell: str) -> NodeInputs:
 
 
 def shown(tiny: Tiny) -> Gallery:
-    (gallery,) = galleries(tiny.session().grid, artifacts_of(tiny), {})
+    (gallery,) = galleries(artifacts_of(tiny))
     assert not gallery.problem
     return gallery
 
@@ -102,79 +104,120 @@ def test_a_change_is_magnified_to_half_the_range_around_grey(done: Tiny) -> None
     assert (nothing.countered.pixels == 0.5).all()
 
 
-def test_a_second_report_takes_the_images_from_the_first_and_has_the_same_bytes(
-    done: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exhibits_are_a_node_of_what_was_computed_anyway(done: Tiny) -> None:
     session = done.session()
+    (exhibited,) = session.exhibits
+    record = session.record(exhibited.node)
+    assert record is not None
+    assert record.facts["images"] == len(shown(done).exhibits)
+    asked = {
+        node.digest
+        for cell in ("mixed/pgd/none", "mixed/pgd/counter")
+        for _, node in session.scores[cell].parents
+    }
+    assert asked < {parent.digest for _, parent in exhibited.node.parents}
+    assert {node.kind for node in Graph([exhibited.node])} == {
+        "dataset",
+        "train",
+        "craft",
+        "defend",
+        "exhibit",
+    }
 
-    def write() -> bytes:
-        scores = Scores(session.facts())
-        page = write_report(session.grid, scores, tmp_path, {}, artifacts_of(done))
-        return page.read_bytes()
 
-    first = write()
-    assert first.count(b"<img ") == 5 * len(shown(done).exhibits) > 0
-
-    def computed(*_: object) -> None:
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr("pipeline.report.views.recomputed.exhibits", computed)
-    assert write() == first
-
-
-def test_a_gallerys_file_holds_its_images_and_a_torn_one_holds_nothing(
+def test_a_store_made_before_has_nothing_but_exhibits_to_compute(
     done: Tiny, tmp_path: Path
 ) -> None:
-    gallery = shown(done)
-    path = tmp_path / "gallery.parquet"
-    assert exhibits_of(path) == {}
-    exhibits_frame([gallery]).write_parquet(path)
-    ((key, exhibits),) = exhibits_of(path).items()
-    assert key == gallery.key
-    for one, other in zip(exhibits, gallery.exhibits, strict=True):
-        for field in dataclasses.fields(one):
-            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
-    assert pl.read_parquet(path)["cell"].unique().to_list() == ["mixed/pgd/counter"]
-    path.write_bytes(path.read_bytes()[:100])
-    assert exhibits_of(path) == {}
+    old = Tiny(done.folder, tmp_path / "store")
+    shutil.copytree(done.store, old.store)
+    session = old.session()
+    (exhibited,) = session.exhibits
+    session.store.set_aside("exhibit", exhibited.node.digest)
+    assert session.plan().by_kind(session.graph) == {"exhibit": 1}
+    lines = list(plan_lines(session, forced=set(), every=False, device=None, workers=1))
+    assert lines[0] == "0 of 3 cells to compute: 1 exhibit"
+    page = write_report(session.grid, Scores(session.facts()), tmp_path, {}, artifacts_of(old))
+    assert f"Not shown: {NOT_COMPUTED}." in page.read_text("utf-8")
+    recorder, finished = old.run()
+    assert [event.node.kind for event in recorder.done()] == ["exhibit"]
+    assert not finished.missing
+    assert (len(shown(old).exhibits), shown(old).problem) == (len(shown(done).exhibits), "")
+
+
+def test_nothing_is_computed_for_exhibits_alone(done: Tiny, tmp_path: Path) -> None:
+    scores = Tiny(done.folder, tmp_path / "store")
+    shutil.copytree(done.store, scores.store)
+    for kind in ("exhibit", "craft", "defend"):
+        shutil.rmtree(scores.store / kind)
+    assert not scores.session().plan().todo
+    recorder, _ = scores.run()
+    assert not recorder.done()
+
+
+def test_force_makes_exhibits_again_with_the_answers_that_they_show(done: Tiny) -> None:
+    session = done.session()
+    todo = session.plan(session.forced("defend")).by_kind(session.graph)
+    assert todo == {"defend": 3, "score": 3, "exhibit": 1}
+
+
+def test_a_choice_of_cells_has_exhibits_where_both_cells_are_chosen(done: Tiny) -> None:
+    assert done.session(only=["defense=counter"]).chosen_exhibits == []
+    assert len(done.session().chosen_exhibits) == 1
+
+
+def test_a_grid_without_a_gallery_has_no_exhibits(tmp_path: Path) -> None:
+    configs = write_configs(tmp_path / "configs", {"grids/tiny.yaml": f"gallery: false\n{GRID}"})
+    session = Tiny(configs, tmp_path / "store").session()
+    assert session.exhibits == []
+    assert all(node.kind != "exhibit" for node in session.graph)
 
 
 def test_cells_that_are_not_computed_have_a_gallery_that_says_so(tmp_path: Path) -> None:
     configs = write_configs(tmp_path / "configs", {"grids/tiny.yaml": GRID})
     tiny = Tiny(configs, tmp_path / "store")
-    (gallery,) = galleries(tiny.session().grid, artifacts_of(tiny), {})
-    assert (gallery.problem, gallery.exhibits, gallery.absent) == ("not computed", (), [])
+    (gallery,) = galleries(artifacts_of(tiny))
+    assert (gallery.problem, gallery.exhibits, gallery.absent) == (NOT_COMPUTED, (), [])
 
 
-def test_examples_that_were_damaged_are_named_and_the_report_is_written(
+def test_exhibits_that_were_damaged_are_named_and_the_report_is_written(
     done: Tiny, tmp_path: Path
 ) -> None:
     session = done.session()
-    node = session.scores["mixed/pgd/counter"].parent("shard0").parent("examples")
-    record = session.store.record(node.kind, node.digest)
+    (exhibited,) = session.exhibits
+    record = session.store.record("exhibit", exhibited.node.digest)
     assert record is not None
-    path = session.store.path(record, "examples.arrow")
+    path = session.store.path(record, "exhibits.arrow")
     whole = path.read_bytes()
     try:
         path.write_bytes(whole[:-50])
         page = write_report(session.grid, Scores(session.facts()), tmp_path, {}, artifacts_of(done))
     finally:
         path.write_bytes(whole)
-    assert "Not shown: craft" in page.read_text("utf-8")
+    assert "Not shown: exhibit" in page.read_text("utf-8")
+
+
+def test_two_reports_have_the_same_bytes(done: Tiny, tmp_path: Path) -> None:
+    session = done.session()
+    pages = [
+        write_report(session.grid, Scores(session.facts()), folder, {}, artifacts_of(done))
+        for folder in (tmp_path / "one", tmp_path / "other")
+    ]
+    first, second = (page.read_bytes() for page in pages)
+    assert first == second
+    assert first.count(b"<img ") == 5 * len(shown(done).exhibits) > 0
 
 
 def test_a_cell_whose_examples_are_its_own_is_not_shown_beside_the_bare_one(
     done: Tiny,
 ) -> None:
-    grid = done.session().grid
-    artifacts = artifacts_of(done)
-    cell = grid.cell("mixed/pgd/counter")
+    session = done.session()
+    cell = session.grid.cell("mixed/pgd/counter")
     # as of an adaptive attack: the same name, other examples
     attack = cell.attack_spec.model_copy(update={"steps": 1})
     other = CellNodes().score(dataclasses.replace(cell, attack_spec=attack))
-    moved = {**artifacts.scores, cell.name: other}
-    (gallery,) = galleries(grid, Artifacts(artifacts.store, moved), {})
-    assert gallery.cell.name == "mixed/pgd/guo"
+    moved = {**session.scores, cell.name: other}
+    (exhibited,) = exhibit_nodes(CellNodes(), session.grid, moved)
+    assert exhibited.defended.name == "mixed/pgd/guo"
 
 
 @pytest.mark.parametrize(

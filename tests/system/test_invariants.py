@@ -68,7 +68,7 @@ def test_a_changed_attack_leaves_the_model_and_clean_cells_alone(copy: Tiny) -> 
     session = copy.session()
     kinds = session.plan().by_kind(session.graph)
     # two shards, five defenses of one attack; neither data set nor training
-    assert kinds == {"craft": 2, "defend": 10, "score": 5}
+    assert kinds == {"craft": 2, "defend": 10, "score": 5, "exhibit": 1}
 
 
 def test_how_it_runs_never_enters_a_digest(copy: Tiny) -> None:
@@ -81,7 +81,7 @@ def test_how_it_runs_never_enters_a_digest(copy: Tiny) -> None:
 def test_what_changes_numbers_enters_the_digest(copy: Tiny) -> None:
     grid = FILES["grids/tiny.yaml"]
     write_configs(copy.folder, {"grids/tiny.yaml": f"precision: bfloat16\n{grid}"})
-    assert len(copy.session().plan().by_kind(copy.session().graph)) == 3
+    assert len(copy.session().plan().by_kind(copy.session().graph)) == 4
     recipe = FILES["recipes/short.yaml"]
     write_configs(copy.folder, {"recipes/short.yaml": f"{recipe}batch_size: 32\n"})
     assert "train" in copy.session().plan().by_kind(copy.session().graph)
@@ -209,7 +209,7 @@ def test_growing_the_images_computes_only_new_shards(copy: Tiny) -> None:
     todo = session.plan().todo
     kinds = session.plan().by_kind(session.graph)
     # the first shard of 500 is there; the second was 500..520 and is now 500..600
-    assert kinds == {"craft": 1, "defend": 10, "score": 10}
+    assert kinds == {"craft": 1, "defend": 10, "score": 10, "exhibit": 1}
     assert all(session.graph[digest].kind != "train" for digest in todo)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,14 +30,22 @@ from pipeline.store.store import Writer
 from tasks.classifier import exported
 from tasks.classifier.checkpoint import fitted, load_weights, read_checkpoint
 from tasks.classifier.prepared import Manner, training_manner
-from tasks.data.arrays import as_float
+from tasks.data.arrays import Crafted, Outcomes, as_float
 from tasks.data.spec import DatasetSpec
 from tasks.evaluation.craft import check_crafted, craft
 from tasks.evaluation.defend import acted, defend
+from tasks.evaluation.exhibit import exhibits
 from tasks.evaluation.score import joined, score
 from tasks.evaluation.seen import Seen
 from tasks.evaluation.select import select
-from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ScoreSpec, SelectSpec
+from tasks.evaluation.specs import (
+    CardSpec,
+    CraftSpec,
+    DefendSpec,
+    ExhibitSpec,
+    ScoreSpec,
+    SelectSpec,
+)
 from tasks.integrity.card import card
 from tasks.integrity.findings import overall
 from tasks.integrity.sanity import counted
@@ -313,6 +322,27 @@ def _card(inputs: NodeInputs) -> NodeOutput:
     )
 
 
+def _exhibit(inputs: NodeInputs) -> NodeOutput:
+    spec = inputs.node.spec
+    assert isinstance(spec, ExhibitSpec)
+    context = inputs.context(spec.precision)
+    test = inputs.splits(inputs.node.parent("dataset")).test
+    made = exhibits(_shown_shards(inputs), test, context, spec, tell=inputs.tell)
+    return NodeOutput({"exhibits.arrow": _tensors(inputs, vars(made))}, {"images": len(made)})
+
+
+def _shown_shards(inputs: NodeInputs) -> Iterator[tuple[Crafted, Outcomes, Outcomes]]:
+    """The examples of each shard, and the bare and the defended model's answers about them."""
+    roles = dict(inputs.node.parents)
+    for index in itertools.count():
+        if f"examples{index}" not in roles:
+            return
+        defended = roles[f"defended{index}"]
+        assert isinstance(defended.spec, DefendSpec)
+        examples = inputs.examples(roles[f"examples{index}"], defended.spec.shard)
+        yield examples, inputs.outcomes(roles[f"bare{index}"]), inputs.outcomes(defended)
+
+
 def _score(inputs: NodeInputs) -> NodeOutput:
     assert isinstance(inputs.node.spec, ScoreSpec)
     parents = [parent for _, parent in inputs.node.parents]
@@ -384,6 +414,7 @@ PERFORM: dict[NodeKind, Callable[[NodeInputs], NodeOutput]] = {
     "defend": _defend,
     "score": _score,
     "card": _card,
+    "exhibit": _exhibit,
 }
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from pipeline.grid.cells import Cell, Grid
@@ -15,8 +13,6 @@ from pipeline.report.cards import Card
 from pipeline.report.paper import Reference
 from pipeline.report.scores import Facts, Scores, deterministic, interval, number
 from pipeline.report.views.adaptive import Robustness
-from pipeline.report.views.exhibits import Exhibit
-from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.pictures import Picture, class_probabilities
 from pipeline.report.views.table import Entry, Row, View
 from pipeline.report.views.training import Training
@@ -45,16 +41,6 @@ CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "verdict": pl.String,
 }
 """Of `results`; other facts follow in alphabetical order, then `digest` and `missing`."""
-
-EXHIBITED = (
-    "clean",
-    "adversarial",
-    "after",
-    "clean_answer",
-    "attacked_answer",
-    "defended_answer",
-)
-"""Arrays of an exhibit: three images, then answers."""
 
 ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "model": pl.String,
@@ -256,39 +242,6 @@ def probabilities(found: Sequence[Picture]) -> pl.DataFrame:
         for place, value in enumerate(values)
     ]
     return pl.DataFrame(rows)
-
-
-def exhibits_frame(galleries: Sequence[Gallery]) -> pl.DataFrame:
-    """The images of galleries as they came to be: a row an exhibit, numbers flat by row."""
-    rows = [
-        {
-            "key": gallery.key,
-            "cell": gallery.cell.name,
-            "place": exhibit.place,
-            "label": exhibit.label,
-            "shape": list(exhibit.clean.shape),
-            **{name: getattr(exhibit, name).ravel() for name in EXHIBITED},
-        }
-        for gallery in galleries
-        for exhibit in gallery.exhibits
-    ]
-    numbers = dict.fromkeys(EXHIBITED, pl.List(pl.Float32))
-    return pl.DataFrame(rows, schema_overrides=numbers)
-
-
-def exhibits_of(path: Path) -> dict[str, tuple[Exhibit, ...]]:
-    """What `exhibits_frame` wrote to a file, by key; nothing where it cannot be read."""
-    try:
-        frame = pl.read_parquet(path)
-        found: dict[str, list[Exhibit]] = {}
-        for row in frame.iter_rows(named=True):
-            numbers = {name: np.array(row[name], dtype=np.float32) for name in EXHIBITED}
-            pictures = {name: numbers[name].reshape(row["shape"]) for name in EXHIBITED[:3]}
-            exhibit = Exhibit(row["place"], row["label"], **numbers | pictures)
-            found.setdefault(row["key"], []).append(exhibit)
-    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
-        return {}
-    return {key: tuple(exhibits) for key, exhibits in found.items()}
 
 
 def _cell_row(cell: Cell, scores: Scores) -> dict[str, object]:

@@ -1,33 +1,48 @@
 """Images through an attack and a defense, as the report's page shows them.
 
-Which images is a rule, not a choice: of each class the first one, in the data set's fixed
-order, that the bare model gets right when clean and wrong under the attack, whatever the
-defense then makes of it. What the defense added is computed anew, from the stored weights.
+Which images is a rule, see `tasks.evaluation.exhibit`; a run computed them, and the store has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.grid.cells import Cell, Grid
+import numpy as np
+
+from pipeline.grid.cells import Cell
+from pipeline.grid.exhibits import ExhibitNode
+from pipeline.grid.graph import Graph
+from pipeline.plan.snapshot import Snapshot
 from pipeline.report.views.exhibits import Exhibit
 from pipeline.report.views.pictures import Artifacts
-from pipeline.store.store import Damaged
+from pipeline.store import arrow
+from pipeline.store.store import Damaged, Record, Store
 
-CLASSES = 10
-"""Classes that are shown of a data set with more."""
+COLUMNS = {
+    "ids": 1,
+    "labels": 1,
+    "clean": 4,
+    "adversarial": 4,
+    "defended": 4,
+    "clean_answer": 2,
+    "attacked_answer": 2,
+    "defended_answer": 2,
+}
+"""Of `exhibits.arrow`, and their dimensions; see `tasks.evaluation.exhibit.Exhibits`."""
+
+NOT_COMPUTED = "not computed; a run makes it where the store has the examples and answers"
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The images of one model. key: of the contents that they follow from.
+    """The images of one model, of its first `classes` classes.
 
     problem: why there are none, in one line.
     """
 
     cell: Cell
-    key: str
+    classes: int
     exhibits: tuple[Exhibit, ...] = ()
     problem: str = ""
 
@@ -35,77 +50,35 @@ class Gallery:
     def absent(self) -> list[int]:
         """Classes of which no image fits the rule."""
         found = {exhibit.label for exhibit in self.exhibits}
-        return [] if self.problem else sorted(set(_classes(self.cell)) - found)
+        return [] if self.problem else sorted(set(range(self.classes)) - found)
 
 
-def galleries(
-    grid: Grid, artifacts: Artifacts, known: Mapping[str, tuple[Exhibit, ...]]
-) -> list[Gallery]:
-    """A gallery for each model with a defended cell.
-
-    Of the model's cells the first is shown whose defense is the counter-perturbation alone,
-    else the first defended one; a bare cell of the same examples must be in the grid. known:
-    exhibits by the keys of their galleries, which are not made again.
-    """
-    found = []
-    for model in dict.fromkeys(cell.model for cell in grid.cells):
-        pair = _pair([cell for cell in grid.cells if cell.model == model], artifacts)
-        if pair is not None:
-            found.append(_gallery(*pair, artifacts, known))
-    return found
+def galleries(artifacts: Artifacts) -> list[Gallery]:
+    """A gallery for each model that has exhibits; one that is not in the store says so."""
+    snapshot = Snapshot(artifacts.store)
+    return [_gallery(each, artifacts.store, snapshot) for each in artifacts.exhibits]
 
 
-def _gallery(
-    bare: Cell, shown: Cell, artifacts: Artifacts, known: Mapping[str, tuple[Exhibit, ...]]
-) -> Gallery:
-    nodes = [artifacts.scores[cell.name] for cell in (bare, shown)]
-    records = [artifacts.store.known(node.kind, node.digest) for node in nodes]
-    if None in records:
-        return Gallery(shown, "", problem="not computed")
-    key = "-".join(f"{record.digest}.{record.content}" for record in records if record)
-    if key in known:
-        return Gallery(shown, key, known[key])
+def _gallery(exhibited: ExhibitNode, store: Store, snapshot: Snapshot) -> Gallery:
+    cell, classes, node = exhibited.defended, exhibited.classes, exhibited.node
+    state = snapshot.state(node, Graph([node]))
+    if state.standing is None:
+        why = NOT_COMPUTED if state.status == "absent" else f"{state.status}: {state.reason}"
+        return Gallery(cell, classes, problem=why)
     try:
-        for node in nodes:
-            for _, parent in node.parents:
-                artifacts.store.required(parent.kind, parent.digest)
-    except Damaged as problem:
-        return Gallery(shown, key, problem=str(problem))
-    # only here: a report of what is known, or cannot be, imports no torch
-    from pipeline.report.views.recomputed import exhibits
-    from tasks.evaluation.defend import BadDefense
-
-    try:
-        found = exhibits(nodes[0], nodes[1], artifacts.store, _classes(shown))
-        return Gallery(shown, key, tuple(found))
-    except (Damaged, BadDefense) as problem:
-        return Gallery(shown, key, problem=str(problem))
+        return Gallery(cell, classes, tuple(_read(store, state.standing)))
+    except (Damaged, arrow.BadArrow) as problem:
+        return Gallery(cell, classes, problem=str(problem))
 
 
-def _pair(cells: Sequence[Cell], artifacts: Artifacts) -> tuple[Cell, Cell] | None:
-    """A bare cell, and the defended one that is shown of those with the very same examples."""
-    bare = {
-        _examples(cell, artifacts): cell
-        for cell in reversed(cells)
-        if cell.defense_spec.kind == "none" and cell.attack_spec.crafts
-    }
-    defended = [
-        cell
-        for cell in cells
-        if cell.defense_spec.kind != "none" and _examples(cell, artifacts) in bare
-    ]
-    if not defended:
-        return None
-    counters = (cell for cell in defended if cell.defense_spec.kind == "counter")
-    shown = next(counters, defended[0])
-    return bare[_examples(shown, artifacts)], shown
-
-
-def _examples(cell: Cell, artifacts: Artifacts) -> tuple[str, ...]:
-    """Digests of the examples of each shard; those of an adaptive attack are its defense's own."""
-    shards = artifacts.scores[cell.name].parents
-    return tuple(node.parent("examples").digest for _, node in shards)
-
-
-def _classes(cell: Cell) -> range:
-    return range(min(CLASSES, cell.dataset_spec.classes))
+def _read(store: Store, record: Record) -> Iterator[Exhibit]:
+    columns = arrow.read_arrays(store.path(record, "exhibits.arrow"), COLUMNS)
+    for row in range(len(columns["ids"])):
+        pixels = (columns[name][row] for name in ("clean", "adversarial", "defended"))
+        answers = (columns[name][row] for name in COLUMNS if name.endswith("_answer"))
+        yield Exhibit(
+            int(columns["ids"][row]),
+            int(columns["labels"][row]),
+            *(np.ascontiguousarray(image.transpose(1, 2, 0)) for image in pixels),
+            *answers,
+        )

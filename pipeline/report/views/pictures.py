@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.exhibits import ExhibitNode
 from pipeline.grid.graph import Node
 from pipeline.report.views.exhibits import Change, change_between
 from pipeline.report.views.table import View
@@ -28,10 +29,11 @@ class NoPicture(Exception):
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Where results lie: a store, and the score node of each cell by the cell's name."""
+    """Where results lie: a store, the score node of each cell by the cell's name, and exhibits."""
 
     store: Store
     scores: Mapping[str, Node]
+    exhibits: Sequence[ExhibitNode] = ()
 
 
 @dataclass(frozen=True)

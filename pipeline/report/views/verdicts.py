@@ -7,19 +7,23 @@ Rates are in percent, changes in points.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Cell, Grid
+from pipeline.report.answers import STATISTICS
+from pipeline.report.cache import kept_numbers
 from pipeline.report.scores import Scores, number
 from pipeline.report.views.adaptive import Cost, Rate, RobustnessReader
 from pipeline.report.views.paired import Images, Paired, Right
 from tasks.attacks.base import CompoundAttack
 from tasks.defenses.flip_crop import FlipCrop
+from tasks.evaluation import verdicts
 from tasks.evaluation.costs import prediction_passes
 from tasks.evaluation.verdicts import Change, DefenseVerdict, change, judged
 
@@ -303,7 +307,7 @@ class _Reader:
         first = self.paired.right(model, defense, attack, images)
         second = self.paired.right(model, other, against, images)
         both = _joined(first, second)
-        return None if both is None else change([both[0]], [both[1]])
+        return None if both is None else _change([both[0]], [both[1]])
 
     def _control(self, cell: Cell) -> str | None:
         """The flips and crops that cost as many passes as a prediction of the cell's defense."""
@@ -344,7 +348,15 @@ class _Reader:
             )
         ]
         both = _joined(*parts)
-        return None if both is None else change(both[:2], both[2:])
+        return None if both is None else _change(both[:2], both[2:])
+
+
+def _change(more: Sequence[Right], less: Sequence[Right]) -> Change:
+    """See `tasks.evaluation.verdicts.change`; its interval takes half a second."""
+    code = [*STATISTICS, Path(verdicts.__file__)]
+    numbers = kept_numbers(code, [more, less], lambda: astuple(change(more, less)))
+    points, low, high, images = numbers
+    return Change(points, low, high, int(images))
 
 
 def candidates(cell: Cell) -> int:

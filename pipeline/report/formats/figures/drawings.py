@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.grid.cells import Grid
+from pipeline.report.cache import kept
 from pipeline.report.formats.markdown import markdown_table
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness
@@ -28,7 +30,29 @@ from pipeline.report.views.training import Training
 if TYPE_CHECKING:
     from pipeline.report.formats.figures.style import FileKind
 
-Draw = Callable[[Path], None]
+FIGURES = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class DrawnFile:
+    """A file of a figure: what it shows, and what draws that into a file, with matplotlib."""
+
+    shown: Any
+    kind: FileKind
+    draw: Callable[[Any, Path, FileKind], None]
+
+    def content(self) -> bytes:
+        """The file's bytes, drawn once for what they show; see `pipeline.report.cache`."""
+        code = sorted(FIGURES.glob("*.py"))
+        parts = [self.draw.__name__, self.shown, self.kind, version("matplotlib")]
+        return kept(code, parts, self._drawn)
+
+    def _drawn(self) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"figure.{self.kind}"
+            self.draw(self.shown, path, self.kind)
+            return path.read_bytes()
+
 
 ROBUSTNESS_SAID = """\
 From the oblivious attack that leaves a defense the least to the adaptive one on the same images,
@@ -54,7 +78,7 @@ the mean over fewer draws than the defense makes ({draws})."""
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: Markdown that embeds it, what draws its files by their ending, and its pictures.
+    """A figure: Markdown that embeds it, its files by their ending, and its pictures.
 
     alt: what it shows, for who cannot see it; said: what stands below it, in Markdown.
     """
@@ -62,7 +86,7 @@ class Drawing:
     markdown: str
     alt: str = ""
     said: str = ""
-    files: Mapping[str, Draw] = field(default_factory=dict)
+    files: Mapping[str, DrawnFile] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
 
 
@@ -78,9 +102,7 @@ def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> D
     curves = sweep(view, grid)
     if curves is None:
         return None
-    from pipeline.report.formats.figures.sweeps import draw_sweep
-
-    files = _files(lambda kind: partial(draw_sweep, curves, kind=kind))
+    files = _files(curves, _sweep)
     said = _curves_said(curves)
     markdown = f"{_embedded(curves.quantity, stem)}\n\n{said}\n"
     return Drawing(markdown, f"Accuracy against {curves.quantity}", said, files)
@@ -91,9 +113,7 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
     found = costs(view, grid, scores)
     if found is None:
         return None
-    from pipeline.report.formats.figures.points import draw_costs
-
-    files: dict[str, Draw] = {"svg": partial(draw_costs, found, kind="svg")}
+    files = {"svg": DrawnFile(found, "svg", _costs)}
     alt = "Least accuracy of each defense against the passes that it takes"
     markdown = f"![{alt}]({stem}.svg)\n\n{COSTS_SAID}\n"
     return Drawing(markdown, alt, COSTS_SAID, files)
@@ -104,9 +124,7 @@ def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawin
     found = epsilons(view, grid, scores)
     if found is None:
         return None
-    from pipeline.report.formats.figures.points import draw_epsilons
-
-    files: dict[str, Draw] = {"svg": partial(draw_epsilons, found, kind="svg")}
+    files = {"svg": DrawnFile(found, "svg", _epsilons)}
     images = sorted({curve.images for panel in found.panels for curve in panel.curves})
     counts = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,}"
     said = EPSILONS_SAID.format(images=counts)
@@ -121,9 +139,7 @@ def robustness_drawing(rows: Sequence[Robustness], stem: str) -> Drawing | None:
     """Adaptive against oblivious accuracy; None where no adaptive attack was made."""
     if not rows:
         return None
-    from pipeline.report.formats.figures.points import draw_robustness
-
-    files: dict[str, Draw] = {"svg": partial(draw_robustness, rows, kind="svg")}
+    files = {"svg": DrawnFile(rows, "svg", _robustness)}
     alt = "Accuracy of each defense under an oblivious and under an adaptive attack"
     return Drawing(f"![{alt}]({stem}.svg)\n\n{ROBUSTNESS_SAID}\n", alt, ROBUSTNESS_SAID, files)
 
@@ -132,9 +148,7 @@ def training_drawing(trainings: Sequence[Training], stem: str) -> Drawing | None
     """Training curves; None where nothing was trained."""
     if not trainings:
         return None
-    from pipeline.report.formats.figures.training import draw_trainings
-
-    files: dict[str, Draw] = {"svg": partial(draw_trainings, trainings, kind="svg")}
+    files = {"svg": DrawnFile(trainings, "svg", _trainings)}
     alt = "Loss and accuracy of each training against its epochs"
     markdown = f"![{alt}]({stem}.svg)\n\n{TRAININGS_SAID}\n"
     return Drawing(markdown, alt, TRAININGS_SAID, files)
@@ -150,9 +164,7 @@ def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) ->
     except NoPicture as reason:
         said = f"The figure is not drawn: {reason}."
         return Drawing(f"{said}\n", said=said)
-    from pipeline.report.formats.figures.pictures import draw_pictures
-
-    files = _files(lambda kind: partial(draw_pictures, found, kind=kind))
+    files = _files(found, _shown_pictures)
     lines = [_embedded("an image before and after the attack", stem), ""]
     for picture in found:
         lines += [_rule(picture, picture.perturbation.times), "", *_probabilities(picture), ""]
@@ -160,9 +172,48 @@ def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) ->
     return Drawing("\n".join(lines), "An image before and after the attack", rules, files, found)
 
 
-def _files(draw: Callable[[FileKind], Draw]) -> dict[str, Draw]:
+def _files(shown: Any, draw: Callable[[Any, Path, FileKind], None]) -> dict[str, DrawnFile]:
     kinds: tuple[FileKind, ...] = ("svg", "png")
-    return {kind: draw(kind) for kind in kinds}
+    return {kind: DrawnFile(shown, kind, draw) for kind in kinds}
+
+
+# matplotlib is imported where something is drawn, and not for what is known
+
+
+def _sweep(shown: Any, path: Path, kind: FileKind) -> None:
+    from pipeline.report.formats.figures.sweeps import draw_sweep
+
+    draw_sweep(shown, path, kind)
+
+
+def _costs(shown: Any, path: Path, kind: FileKind) -> None:
+    from pipeline.report.formats.figures.points import draw_costs
+
+    draw_costs(shown, path, kind)
+
+
+def _epsilons(shown: Any, path: Path, kind: FileKind) -> None:
+    from pipeline.report.formats.figures.points import draw_epsilons
+
+    draw_epsilons(shown, path, kind)
+
+
+def _robustness(shown: Any, path: Path, kind: FileKind) -> None:
+    from pipeline.report.formats.figures.points import draw_robustness
+
+    draw_robustness(shown, path, kind)
+
+
+def _trainings(shown: Any, path: Path, kind: FileKind) -> None:
+    from pipeline.report.formats.figures.training import draw_trainings
+
+    draw_trainings(shown, path, kind)
+
+
+def _shown_pictures(shown: Any, path: Path, kind: FileKind) -> None:
+    from pipeline.report.formats.figures.pictures import draw_pictures
+
+    draw_pictures(shown, path, kind)
 
 
 def _embedded(what: str, stem: str) -> str:
