@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from shared_files import shared_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -16,6 +18,20 @@ from torch.nn.functional import cross_entropy
 def _one_thread() -> None:
     """Two torch threads beside another process are far slower than one."""
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for `shared`, itself or by way of another fixture, bears its marker."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker("shared")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Real data and models by their place; see `shared_files`."""
+    return shared_file
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from shared_files import RESNET20, TEST_IMAGES
 from torch import Tensor, nn
 
 from tasks.attacks.apgd import APGD
@@ -28,8 +29,6 @@ from tasks.data.seeding import Rows
 from tasks.data.splits import digits
 from tasks.networks.resnet20 import ResNet20
 
-SHARED = Path(__file__).parents[2] / "../shared"
-
 
 def rows(count: int) -> Rows:
     places = torch.arange(count)
@@ -45,11 +44,8 @@ def images(network) -> tuple[Tensor, Tensor]:
     return pixels[right], test.labels[right]
 
 
-def cifar10_images(count: int) -> tuple[Tensor, Tensor]:
-    """The first test images of CIFAR-10; skips the test where they are not there."""
-    path = SHARED / "data/cifar10/test-00000-of-00001.parquet"
-    if not path.is_file():
-        pytest.skip("the CIFAR-10 Parquet files are not in ../shared/data/cifar10")
+def cifar10_images(path: Path, count: int) -> tuple[Tensor, Tensor]:
+    """The first test images of CIFAR-10, of their Parquet file."""
     table = pq.read_table(path).slice(0, count).to_pylist()
     pictures = [np.asarray(Image.open(io.BytesIO(row["img"]["bytes"]))) for row in table]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
@@ -280,11 +276,9 @@ def test_without_a_random_start_the_first_question_is_about_the_image(network, i
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [0.5, 1.0])
-def test_it_agrees_with_the_toolbox_on_a_public_resnet(epsilon, monkeypatch):
-    weights = SHARED / "models/cifar10-resnet20-12fca82f.th"
-    if not weights.is_file():
-        pytest.skip("the public ResNet-20 is not in ../shared/models")
-    pixels, labels = cifar10_images(500)
+def test_it_agrees_with_the_toolbox_on_a_public_resnet(epsilon, monkeypatch, shared):
+    weights = shared(RESNET20)
+    pixels, labels = cifar10_images(shared(TEST_IMAGES), 500)
     module = ResNet20().build(3, 32, 10)
     load_weights(module, weights_from_bytes(weights.read_bytes(), "module."))
     network = Frozen(module, classes=10).module

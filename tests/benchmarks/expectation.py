@@ -2,8 +2,9 @@
 
 All make the same steps in the linf ball of 8/255 from a random start, with the same number of
 draws of random resizing and padding (Xie et al. 2018) at each. The peers get the defended
-network as a module that draws anew each time it is called, and call it once a draw; where
-`../shared` is there the images are real, and how many each contender leaves right is told.
+network as a module that draws anew each time it is called, and call it once a draw; where the
+folder of `PIPELINE_TEST_SHARED` is there the images are real, and how many each contender leaves
+right is told.
 """
 
 from __future__ import annotations

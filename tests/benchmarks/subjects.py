@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from tasks.networks.resnet20 import ResNet20
 from tasks.networks.resnet50_mi import ResNet50MI
 from tasks.specs import Precision
 
-SHARED = Path(__file__).parents[2] / "../shared"
+SHARED = Path(os.environ.get("PIPELINE_TEST_SHARED") or Path(__file__).parents[2].parent / "shared")
 SIDE, CHANNELS, CLASSES = 32, 3, 10
 POOL = 1000
 """Images that may be mixed in."""
@@ -70,7 +71,7 @@ def subject(network: Network, device: str, images: int | None = None) -> Subject
 
 
 def real(count: int, device: str) -> Subject:
-    """A public ResNet-20 and CIFAR-10's first test images, both of `../shared`.
+    """A public ResNet-20 and CIFAR-10's first test images, both of `SHARED`.
 
     Later test images are there to be mixed in. FileNotFoundError where they are not.
     """

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paper_numbers import EVERY_CELL, NUMBERS
+from shared_files import TABLES
 
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.paper import Key, Published, published
 from pipeline.problems import BadInput
 
 ROOT = Path(__file__).parents[2]
-PAPER = ROOT.parent / "shared" / "paper" / "tables.csv"
 SHIPPED = ROOT / "configs"
 FILES = {
     "models/one.yaml": "dataset: digits\n",
@@ -56,11 +57,11 @@ def test_as_many_numbers_as_the_tables_print_belong_to_as_many_cells(
     assert Counter(len(number.tables) for number in numbers.values()) == {1: 228, 2: 12}
 
 
-def test_every_number_is_the_published_one(numbers: dict[Key, Published]) -> None:
-    if not PAPER.is_file():
-        pytest.skip("the paper's tables are not beside this repository")
+def test_every_number_is_the_published_one(
+    numbers: dict[Key, Published], shared: Callable[[str], Path]
+) -> None:
     expected: dict[Key, Published] = {}
-    with PAPER.open(encoding="utf-8") as file:
+    with shared(TABLES).open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             # Table IV's two rows of the paper's method name the direction of its steps.
             defense = {"counter-targeted": "counter"}.get(row["defense"], row["defense"])

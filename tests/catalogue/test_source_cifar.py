@@ -234,10 +234,10 @@ def test_cifar_with_another_number_of_classes_is_told() -> None:
 
 
 @pytest.mark.parametrize(("name", "column"), [("cifar10", "label"), ("cifar100", "fine_label")])
-def test_the_shipped_data_sets_take_the_public_parquet_exports(name: str, column: str) -> None:
-    folder = Path(__file__).parents[3] / "shared" / "data" / name
-    if not folder.is_dir():
-        pytest.skip(f"the Parquet files are not in ../shared/data/{name}")
+def test_the_shipped_data_sets_take_the_public_parquet_exports(
+    name: str, column: str, shared: Callable[[str], Path]
+) -> None:
+    folder = shared(f"data/{name}")
     entry = Catalogue([SHIPPED]).dataset(name)
     assert (entry.kind, entry.label_column) == ("cifar", column)
     assert locate(name, entry, folder).kind == "parquet"

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from shared_files import CIFAR10
 
 from pipeline.catalogue.entries import DatasetEntry
 from pipeline.catalogue.sources.locate import DatasetSource, described, locate, read
@@ -25,7 +26,6 @@ from pipeline.store.files import MEMORY, cache_folder, sha256_of
 from tasks.data.arrays import BadTensor
 from tasks.data.spec import DatasetSpec
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 PARQUET = DatasetEntry(kind="parquet", classes=3, channels=3, side_px=4)
 DIGITS = DatasetEntry(kind="digits", classes=10, channels=1, side_px=8)
 
@@ -227,11 +227,9 @@ def test_digits_declared_as_something_else_are_told() -> None:
             read(spec_of(source, entry), dict(source.files))
 
 
-def test_a_real_data_set_is_found() -> None:
-    if not SHARED.is_dir():
-        pytest.skip("the CIFAR-10 Parquet files are not in ../shared/data/cifar10")
+def test_a_real_data_set_is_found(shared: Callable[[str], Path]) -> None:
     entry = DatasetEntry(kind="parquet", classes=10)
-    source = locate("cifar10", entry, SHARED)
+    source = locate("cifar10", entry, shared(CIFAR10))
     path = Path(dict(source.files)["test-00000"])
     images, labels = read_parquet_images(path, path.read_bytes(), "label", None)
     assert len(images) == len(labels) == source.test

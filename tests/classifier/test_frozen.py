@@ -1,10 +1,10 @@
 import shutil
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from our_kinds import our_kinds
+from shared_files import RESNET20
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,8 +14,6 @@ from tasks.classifier.frozen import Frozen, NotFrozen
 from tasks.networks.resnet20 import ResNet20
 from tasks.networks.small import Small
 from tasks.registry import kind_class
-
-MODELS = Path(__file__).parents[2] / "../shared/models"
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +70,8 @@ def test_folding_removes_every_batch_norm_and_changes_no_logit(kind):
     assert error <= 1e-5 * expected.abs().max().clamp_min(1.0)
 
 
-def test_folding_keeps_the_logits_of_a_public_checkpoint():
-    path = MODELS / "cifar10-resnet20-12fca82f.th"
-    if not path.exists():
-        pytest.skip(f"no {path}")
+def test_folding_keeps_the_logits_of_a_public_checkpoint(shared):
+    path = shared(RESNET20)
     module = ResNet20().build(3, 32, 10).eval()
     load_weights(module, weights_from_bytes(path.read_bytes(), "module."))
     pixels = torch.rand(8, 3, 32, 32)

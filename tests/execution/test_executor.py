@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.execution.events import Done, Failure, NodeRetried, Observers, Ret
 from pipeline.execution.executors import ray as ray_executor
 from pipeline.execution.executors.base import Smaller
 from pipeline.execution.executors.ray import RayExecutor
-from pipeline.execution.executors.worker import look, perform_remotely
+from pipeline.execution.executors.worker import Mailbox, look, perform_remotely
 from pipeline.execution.settings import KindSettings, Settings
 from pipeline.execution.work import kinds as node_work
 from pipeline.execution.work.inputs import NodeInputs
@@ -151,6 +152,22 @@ class Cluster:
             RayTaskError=type("RayTaskError", (Lost,), {}),
         )
 
+    def init(self, **_: object) -> None:
+        pass
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return []
+
+    def remote(self, what: object) -> Any:
+        """The task that nodes are handed to, or the actor that hears of them."""
+        if what is not Mailbox:
+            return self
+        mailbox = SimpleNamespace(drain=SimpleNamespace(remote=dict))
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: mailbox))
+
     def wait(self, references: list[int], **_: object) -> tuple[list[int], list[int]]:
         return references[:1], references[1:]
 
@@ -184,17 +201,12 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def executor(cluster: Cluster, tmp_path: Path, **settings: Any) -> RayExecutor:
-    made = RayExecutor.__new__(RayExecutor)
-    made._ray, made._task = cluster, cluster
-    made._store = Store(tmp_path / "store")
-    made._settings, made._attempts = Smaller(Settings(**settings)), 3
-    made._cpus, made._gpus, made._on_gpu, made._until = 2, 0.0, True, None
-    made._machine_cpus = 2
-    made._running, made._later, made._lost = {}, [], {}
-    made._heard, made._ended, made._given_up = {}, set(), []
-    made._mailbox = SimpleNamespace(drain=SimpleNamespace(remote=dict))
-    made._report = print
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_executor, "_ray", lambda: cluster)
+        patch.setattr(ray_executor, "_copy_code", lambda folder: None)
+        patch.setattr(ray_executor, "_prepare_environment", lambda address: None)
+        patch.setattr(tempfile, "tempdir", str(tmp_path))
+        return RayExecutor(Store(tmp_path / "store"), Settings(**settings), print)
 
 
 def test_a_lost_worker_s_node_is_tried_again_after_pauses_that_double(

@@ -6,12 +6,13 @@ import functools
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from cells import graph_of
 from paper_numbers import EVERY_CELL, NUMBERS
+from shared_files import RESNET20
 
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.paper import published
@@ -25,7 +26,6 @@ from tasks.training.recipe import TrainSpec
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = Catalogue([ROOT / "configs"])
-WEIGHTS = ROOT.parent / "shared" / "models" / "cifar10-resnet20-12fca82f.th"
 PARTS = ("table1", "table2", "table3", "table4", "figure1", "figure2", "figure3")
 
 
@@ -315,10 +315,10 @@ def different(one: object, other: object, place: str) -> list[str]:
     return [] if one == other else [place]
 
 
-def test_figure_3_on_the_checkpoint_uses_every_example_of_the_checkpoint_grid() -> None:
-    if not WEIGHTS.is_file():
-        pytest.skip("the checkpoint is not beside this repository")
-    overrides = Overrides(weights={"cifar10-resnet20": WEIGHTS})
+def test_figure_3_on_the_checkpoint_uses_every_example_of_the_checkpoint_grid(
+    shared: Callable[[str], Path],
+) -> None:
+    overrides = Overrides(weights={"cifar10-resnet20": shared(RESNET20)})
     crafted = []
     for name in ("checkpoint", "figure3-checkpoint"):
         cells = load_grid(SHIPPED, name, overrides).cells

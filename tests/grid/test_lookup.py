@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from shared_files import CIFAR10, RESNET20
 from tiny import write_configs
 
 from pipeline.commands.cli import main
 
 MODEL = "dataset: digits\nnetwork: {kind: resnet50-mi}\ncheckpoint: {key_prefix: ''}\n"
-SHARED = Path(__file__).parents[3] / "shared"
-RESNET20 = SHARED / "models" / "cifar10-resnet20-12fca82f.th"
 
 Weights = dict[str, torch.Tensor]
 
@@ -209,10 +208,8 @@ def test_a_data_set_that_is_not_as_declared_ends_a_run_with_one_line(
 
 @pytest.mark.slow
 def test_a_public_resnet20_has_its_published_accuracy_on_all_test_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: Callable[[str], Path]
 ) -> None:
-    if not RESNET20.is_file():
-        pytest.skip("the public ResNet-20 is not in ../shared/models")
     monkeypatch.chdir(tmp_path)
     from pipeline.commands.session import open_session
     from pipeline.execution.events import Observers
@@ -224,8 +221,8 @@ def test_a_public_resnet20_has_its_published_accuracy_on_all_test_images(
         only=["attack=clean", "defense=none"],
         overrides=Overrides(
             images=9975,
-            data={"cifar10": SHARED / "data" / "cifar10"},
-            weights={"cifar10-resnet20": RESNET20},
+            data={"cifar10": shared(CIFAR10)},
+            weights={"cifar10-resnet20": shared(RESNET20)},
         ),
         device="cpu",
     )

@@ -7,6 +7,7 @@ fixed part built in. The adaptive attack must leave no more than that, give or t
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from broken_defenses import FixedNoise, Rounding, ZeroGradient
 from PIL import Image
+from shared_files import RESNET20, TEST_IMAGES
 from torch import Tensor, nn
 
 from tasks.attacks.adaptive import Adaptive
@@ -38,7 +40,6 @@ from tasks.networks.resnet20 import ResNet20
 from tasks.progress import silent
 from tasks.specs import Problem, Shard
 
-SHARED = Path(__file__).parents[2] / "../shared"
 DRAWS = 3
 POINTS = 2.0
 
@@ -164,20 +165,16 @@ def test_without_transferred_examples_a_zero_gradient_would_pass_for_a_defense(n
 
 
 @pytest.fixture(scope="module")
-def resnet() -> nn.Module:
-    weights = SHARED / "models/cifar10-resnet20-12fca82f.th"
-    if not weights.is_file():
-        pytest.skip("the public ResNet-20 is not in ../shared/models")
+def resnet(shared: Callable[[str], Path]) -> nn.Module:
+    weights = shared(RESNET20)
     module = ResNet20().build(3, 32, 10)
     load_weights(module, weights_from_bytes(weights.read_bytes(), "module."))
     return module
 
 
 @pytest.fixture(scope="module")
-def photographs() -> Images:
-    path = SHARED / "data/cifar10/test-00000-of-00001.parquet"
-    if not path.is_file():
-        pytest.skip("the CIFAR-10 Parquet files are not in ../shared/data/cifar10")
+def photographs(shared: Callable[[str], Path]) -> Images:
+    path = shared(TEST_IMAGES)
     table = pq.read_table(path).slice(0, 40).to_pylist()
     pictures = [np.asarray(Image.open(io.BytesIO(row["img"]["bytes"]))) for row in table]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()

@@ -1,10 +1,10 @@
 import hashlib
-from pathlib import Path
 
 import pytest
 import torch
 from our_kinds import our_kinds
 from pydantic import ValidationError
+from shared_files import RESNET20, RESNET56
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,8 +17,6 @@ from tasks.networks.resnet50_mi import ResNet50MI
 from tasks.networks.resnet56 import ResNet56
 from tasks.networks.small import Small
 from tasks.registry import kind_class
-
-MODELS = Path(__file__).parents[2] / "../shared/models"
 
 
 @pytest.fixture(autouse=True)
@@ -166,14 +164,12 @@ def test_mean_and_std_may_come_as_lists_from_a_config():
 @pytest.mark.parametrize(
     ("spec", "file"),
     [
-        (ResNet20(), "cifar10-resnet20-12fca82f.th"),
-        (ResNet56(), "cifar10-resnet56-4bfd9763.th"),
+        (ResNet20(), RESNET20),
+        (ResNet56(), RESNET56),
     ],
 )
-def test_public_checkpoints_load_by_their_own_names(spec, file):
-    path = MODELS / file
-    if not path.exists():
-        pytest.skip(f"no {path}")
+def test_public_checkpoints_load_by_their_own_names(spec, file, shared):
+    path = shared(file)
     data = path.read_bytes()
     assert hashlib.sha256(data).hexdigest().startswith(path.stem.split("-")[-1])
     module = spec.build(3, 32, 10)
