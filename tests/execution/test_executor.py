@@ -18,7 +18,7 @@ from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import Done, Failure, NodeRetried, Observers, Retry
 from pipeline.execution.executors import ray as ray_executor
 from pipeline.execution.executors.base import Smaller
-from pipeline.execution.executors.ray import RayExecutor
+from pipeline.execution.executors.ray import RayExecutor, begin
 from pipeline.execution.executors.worker import Mailbox, look, perform_remotely
 from pipeline.execution.settings import KindSettings, Settings
 from pipeline.execution.work import kinds as node_work
@@ -325,3 +325,32 @@ def test_a_cluster_of_no_use_stops_the_run_before_the_user_s_files_are_read(
     with pytest.raises(BadInput, match="machine m does not see"):
         session.run(Observers([recorder]), inline=False, address="h:1", workers=None, forced=set())
     assert list(session.store.each()) == []
+
+
+class SlowRay:
+    """A Ray whose first starts fail."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.calls = list(errors), []
+
+    def init(self, **options: Any) -> None:
+        self.calls.append(options)
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+
+def test_a_ray_that_a_busy_machine_was_too_slow_for_is_started_once_more() -> None:
+    slow = Exception("The current node timed out during startup. This could happen because")
+    ray = SlowRay(slow)
+    begin(ray, address="local", num_cpus=2)
+    start = {"address": "local", "num_cpus": 2}
+    assert ray.calls == [start, "shutdown", start]
+    with pytest.raises(Exception, match="timed out"):
+        begin(SlowRay(slow, slow), address="local")
+    other = SlowRay(ConnectionError("refused"))
+    with pytest.raises(ConnectionError):
+        begin(other, address="local")
+    assert len(other.calls) == 1

@@ -33,6 +33,8 @@ PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 LOOK_S = 300.0
 """How long all machines together may take to start a worker and look at the store."""
+SLOW_START = "timed out during startup"
+"""What Ray says where its own processes took too long to find each other."""
 CONNECT_S = 5.0
 ANSWER_S = 10.0
 """How long a cluster's port may take to be reached, and then to say what it speaks."""
@@ -78,7 +80,8 @@ class RayExecutor:
             "object_store_memory": OBJECT_STORE_BYTES,
         }
         try:
-            self._ray.init(
+            begin(
+                self._ray,
                 # never the cluster that some leftover file or variable points to
                 address=address or "local",
                 runtime_env={"working_dir": str(self._code)},
@@ -301,6 +304,17 @@ def cluster_summary(address: str) -> str:
     ray.shutdown()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     return f"{address}: {nodes} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
+
+
+def begin(ray: Any, **options: Any) -> None:
+    """`ray.init`; once more where a busy machine was too slow for Ray, which allows itself 30 s."""
+    try:
+        ray.init(**options)
+    except Exception as error:
+        if SLOW_START not in str(error):
+            raise
+        ray.shutdown()
+        ray.init(**options)
 
 
 def ask_port(address: str) -> None:
