@@ -30,7 +30,7 @@ TRANSFERRED: tuple[Attack, ...] = (
 """Stage 0 of the protocol: attacks on the bare model, whose examples are tried on the defended."""
 
 
-COMPOUND = ("adaptive", "autoattack")
+COMPOUND = ("adaptive", "autoattack", "direct")
 """Attacks that are made of others, and so are none of the others."""
 
 ROUNDING = 1e-4

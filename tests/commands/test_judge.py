@@ -19,7 +19,7 @@ CONFIGS = {
         "crop_padding_px: 1\nflip: false\n"
     ),
     "attacks/untargeted-pgd50.yaml": "kind: pgd\nsteps: 3\n",
-    "attacks/direct.yaml": CLIMB.format(2) + "transferred: []\n",
+    "attacks/direct.yaml": "kind: direct\nsteps: 2\ndraws: 2\nimages: 60\n",
     "attacks/adaptive-quick.yaml": CLIMB.format(2) + "transferred: [{kind: pgd, steps: 2}]\n",
     "attacks/adaptive-standard.yaml": CLIMB.format(4000) + "random_starts: 500\n",
     "attacks/adaptive-full.yaml": CLIMB.format(8000) + "random_starts: 500\n",
@@ -66,7 +66,7 @@ def test_a_defense_that_leaves_nothing_does_not_hold_and_exits_with_1(judge: Jud
     assert last == "mine does not hold on digits: mixed, 60 images, adaptive-quick, linf 4/255."
     page = Path("reports/judge-mine/index.html").read_text(encoding="utf-8")
     assert "Does mine hold on digits?" in page
-    assert "pipeline judge mine.py --model mixed --inline" in page
+    assert "pipeline judge mine.py --model mixed --minutes 3.0" in page
     assert "flip-crop[draws=2]" in page
     # once more: nothing is computed, and the answer is the same
     again = judge(GREY, "--minutes", "3", "--epsilon", "4", "--json")

@@ -415,7 +415,7 @@ TEXTS = {
 USED = [
     path
     for path in TEXTS
-    if path.parts[0] not in {"grids", "paper"}
+    if path.parts[0] not in {"grids", "paper", "claims"}
     and not any(word in path.name for word in ("cifar", "cpu", "fgsm", "gpu", "paper"))
 ]
 PIECES = [

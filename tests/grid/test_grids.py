@@ -63,7 +63,9 @@ def stages(cells: Iterable[Cell], kind: type) -> Mapping[str, object]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in SHIPPED.names("grids") if "checkpoint" not in name]
+    "name",
+    # those others ask for somebody else's weights
+    [name for name in SHIPPED.names("grids") if "checkpoint" not in name and name != "ledger"],
 )
 def test_every_shipped_grid_loads_with_no_data_set_here_and_names_its_tables_apart(
     name: str,
@@ -326,6 +328,50 @@ def test_figure_3_on_the_checkpoint_uses_every_example_of_the_checkpoint_grid(
         crafted.append({node.digest for node in nodes if node.kind == "craft"})
     assert crafted[1] < crafted[0]
     assert len(crafted[1]) == 2
+
+
+@pytest.fixture(scope="module")
+def ledger_with(shared: Callable[[str], Path]) -> Callable[..., Grid]:
+    weights = {"cifar10-resnet20": shared(RESNET20)}
+
+    def loaded(*defenses: str) -> Grid:
+        added = [("defenses", name) for name in defenses]
+        return load_grid(SHIPPED, "ledger", Overrides(weights=weights, add=added))
+
+    return loaded
+
+
+def test_the_ledger_judges_every_defense_beside_none_with_its_budget(
+    ledger_with: Callable[..., Grid],
+) -> None:
+    cells = ledger_with().cells
+    judged = {cell.defense for cell in cells if "[" not in cell.defense} - {"none"}
+    assert {
+        "counter",
+        "xie",
+        "guo",
+        "mi-ol",
+        "counter+xie",
+        "counter+guo",
+        "counter+mi-ol",
+    } < judged
+    assert len(judged) >= 16
+    adaptive = {(cell.model, cell.attack) for cell in cells if cell.attack_spec.compound}
+    bare = {(cell.model, cell.attack) for cell in cells if cell.defense == "none"}
+    assert adaptive < bare
+    assert len({model for model, _ in adaptive}) == 3
+
+
+def test_one_more_defense_in_the_ledger_makes_no_other_cell_stale(
+    ledger_with: Callable[..., Grid],
+) -> None:
+    before, after = ledger_with(), ledger_with("gaussian")
+    known = {name: node.digest for name, node in graph_of(before.cells)[1].items()}
+    digests = {name: node.digest for name, node in graph_of(after.cells)[1].items()}
+    assert {name: digests[name] for name in known} == known
+    more = {after.cell(name).defense for name in digests.keys() - known.keys()}
+    assert "gaussian" in more
+    assert all(name == "gaussian" or name.startswith("flip-crop[") for name in more)
 
 
 def test_the_full_grid_is_planned_without_what_computes() -> None:

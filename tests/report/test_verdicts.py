@@ -22,12 +22,13 @@ from pipeline.report.words.identity import identity
 from pipeline.report.words.verdicts import claim_lines, row_words, sentence, summary
 from pipeline.report.writer import write_report
 from tasks.attacks.adaptive import Adaptive
+from tasks.attacks.direct import Direct
 from tasks.defenses.flip_crop import FlipCrop
 from tasks.integrity.findings import Finding
 
 IMAGES = 300
 QUICK = Adaptive().resolved(PROBLEM)
-DIRECT = Adaptive(transferred=()).resolved(PROBLEM)
+DIRECT = Direct().resolved(PROBLEM)
 ATTACKS = ("clean", "untargeted-pgd50", "adaptive-quick", "direct")
 CONTROL = "flip-crop[draws=11]"  # as many passes as the counter-perturbation takes
 MODELS = ("demo-iat",)
@@ -237,3 +238,15 @@ def test_a_claim_stands_in_the_row_of_its_defense_and_in_full_below():
             "(PGD at 8/255, a large network, cifar10, 1,000 images)."
         )
     ]
+
+
+def test_a_report_ends_with_how_to_cite_it(tmp_path: Path):
+    grid = grid_of()
+    made = {"computed": "2026-11-26 to 2026-11-27", "test-time-defense-bench": "0.1.0"}
+    write_report(grid, scores_of(grid), tmp_path, made)
+    for name in ("README.md", "index.html"):
+        text = (tmp_path / "demo" / name).read_text(encoding="utf-8")
+        entry = text[text.index("@software{test-time-defense-bench,") :]
+        assert "version = {0.1.0}," in entry
+        assert "year = {2026}," in entry
+        assert "note = {Grid demo, digest " in entry

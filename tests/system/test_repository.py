@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOP_LEVEL = {
-    "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "configs",
+    "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md",
+    "SECURITY.md", "configs",
     "constraints.txt", "docs", "pipeline", "pyproject.toml", "reports", "tasks", "tests",
 }  # fmt: skip
 # Written apart, so that this file does not hold what it looks for.

@@ -15,6 +15,8 @@ from pipeline.report.views.verdicts import VerdictRow
 from pipeline.report.words import adaptive as adaptive_words
 from pipeline.report.words import cards as card_words
 from pipeline.report.words import verdicts as verdict_words
+from pipeline.report.words.citation import HEADING as CITED
+from pipeline.report.words.citation import bibtex
 from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OBLIVIOUS
 from pipeline.report.words.numbers import NOTHING, accuracy, entry_words, gain
@@ -103,7 +105,7 @@ def page(
     """
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
     lines = [f"# {grid.title or grid.name}", ""]
-    lines += [answer, ""] if answer else []
+    lines += [answer] if answer else []
     lines += [f"- {term}: {what}" for term, what in identity(grid, scores, provenance)]
     lines += ["", f"{len(grid.cells)} cells, {len(missing)} of them missing.", ""]
     lines += [verdicts, ""] if verdicts else []
@@ -124,7 +126,8 @@ def page(
     lines += ["Epsilon, step sizes and limits are in 1/255 of the pixel range.", ""]
     for title, described in settings_said(grid.cells):
         lines += [f"### {title}", "", *described, ""]
-    lines += ["Every cell, with all its numbers: [results.csv](results.csv)."]
+    lines += ["Every cell, with all its numbers: [results.csv](results.csv).", ""]
+    lines += [f"## {CITED}", "", "```bibtex", bibtex(grid, scores, provenance), "```"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -183,10 +186,10 @@ def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
         own = [row for row in rows if row.model == model]
         lines += ["", f"### {verdict_words.about(own)}", ""]
         words = ([row.defense, *verdict_words.row_words(row)] for row in own)
-        numbers = verdict_words.COLUMNS
-        lines += markdown_table(("defense",), numbers, words)
-    lines += ["", verdict_words.LEGEND, "", verdict_words.THREAT, ""]
-    lines += [f"- {line}" for line in (*verdict_words.notes(rows),)]
+        verdict, *others = verdict_words.COLUMNS
+        lines += markdown_table(("defense", verdict), others, words)
+    lines += ["", verdict_words.LEGEND, "", verdict_words.THREAT]
+    lines += [line for note in verdict_words.notes(rows) for line in ("", f"- {note}")]
     claims = verdict_words.claim_lines(rows)
     if claims:
         lines += ["", verdict_words.CLAIMS, "", *(f"- {line}" for line in claims)]

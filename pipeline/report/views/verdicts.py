@@ -22,6 +22,7 @@ from pipeline.report.scores import Scores, number
 from pipeline.report.views.adaptive import Cost, Rate, RobustnessReader
 from pipeline.report.views.paired import Images, Paired, Right
 from tasks.attacks.base import CompoundAttack
+from tasks.attacks.direct import Direct
 from tasks.defenses.flip_crop import FlipCrop
 from tasks.evaluation import verdicts
 from tasks.evaluation.costs import prediction_passes
@@ -254,7 +255,7 @@ class _Reader:
         if bare is None or gain is None:
             return row
         control = self._control(cell)
-        direct = self._direct(model, defense, attack, attacks)
+        direct = self._direct(model, defense, attacks)
         return replace(
             row,
             without=bare.adaptive,
@@ -324,14 +325,11 @@ class _Reader:
                 return other.defense
         return None
 
-    def _direct(self, model: str, defense: str, attack: str, attacks: Sequence[str]) -> str | None:
-        """The attack of one candidate, straight from the image, beside one of several."""
+    def _direct(self, model: str, defense: str, attacks: Sequence[str]) -> str | None:
+        """The attack straight from the image, on the defense and on the bare network."""
         for name in attacks:
-            if name != attack and all(
-                candidates(cell) == 1
-                for of in (defense, BARE)
-                for cell in self.paired.cells(model, of, name)
-            ):
+            places = [self.paired.cells(model, of, name) for of in (defense, BARE)]
+            if all(cells and isinstance(cells[0].attack_spec, Direct) for cells in places):
                 return name
         return None
 

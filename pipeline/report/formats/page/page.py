@@ -33,6 +33,8 @@ from pipeline.report.words.adaptive import LEGEND as ROBUSTNESS_LEGEND
 from pipeline.report.words.cards import LEGEND as CARDS_LEGEND
 from pipeline.report.words.cards import NAMES as CARD_NAMES
 from pipeline.report.words.cards import card_rows, stored_lines
+from pipeline.report.words.citation import HEADING as CITED
+from pipeline.report.words.citation import bibtex
 from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OBLIVIOUS
 from pipeline.report.words.numbers import gain, interval_words
@@ -111,6 +113,8 @@ def page_html(
         missing=sum(scores.accuracy(cell.name) is None for cell in grid.cells),
         datasets=datasets_said(grid.cells, scores.by_class),
         identity=identity(grid, scores, provenance),
+        cited=CITED,
+        bibtex=bibtex(grid, scores, provenance),
         verdicts=_verdicts(verdicts, grid),
         meaning=meaning,
         sections=[
