@@ -6,6 +6,8 @@ Ctrl-C or --stop-after.
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ import click
 
 from pipeline import __version__
 from pipeline.commands.cli_store import store_commands
+from pipeline.commands.grouped import GroupedCommand
 from pipeline.commands.options import (
     FiniteRange,
     GridOptions,
@@ -22,6 +25,7 @@ from pipeline.commands.options import (
     data_option,
     data_places,
     device_option,
+    grid_argument,
     grid_options,
     json_option,
     mlflow_option,
@@ -46,6 +50,8 @@ LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes"
 
 class _Commands(click.Group):
     """A group that turns BadInput into one line and exit code 2."""
+
+    command_class = GroupedCommand
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -83,13 +89,15 @@ def main() -> None:
     """Judge test-time defenses against adversarial examples.
 
     \b
-    pipeline run --grid demo          compute what is missing and print the tables
-    pipeline plan --grid demo         say what a run would compute
+    pipeline run demo                 compute what is missing and print the tables
+    pipeline plan demo                say what a run would compute
     pipeline why CELL --grid demo     say why
+    pipeline compare                  say what moved since the run before
     """
 
 
 @main.command()
+@grid_argument
 @grid_options
 @mlflow_option
 @reports_option
@@ -204,6 +212,7 @@ def judge(
 
 
 @main.command()
+@grid_argument
 @grid_options
 @click.option("--force", is_flag=True, help="As if the chosen cells were to be forced.")
 @click.option("--from", "start", type=click.Choice(FORCE_STARTS), default=FORCE_STARTS[0])
@@ -248,6 +257,7 @@ def plan(
 
 
 @main.command()
+@grid_argument
 @grid_options
 @reports_option
 @click.option("--for-device", metavar="NAME", help="Whose speed is assumed.  [default: this CPU]")
@@ -280,7 +290,8 @@ def scale(
 @main.command()
 @cell_argument
 @grid_options
-def why(cell: str, chosen: GridOptions) -> None:
+@json_option
+def why(cell: str, as_json: bool, chosen: GridOptions) -> None:
     """Say why a cell would be computed: what changed, from what to what.
 
     \b
@@ -290,9 +301,13 @@ def why(cell: str, chosen: GridOptions) -> None:
 
     session = session_from(chosen)
     node = session.scores[session.grid.cell(cell).name]
-    for line in explain(
-        cell, session.grid.name, node, session.graph, session.store, session.ledger
-    ):
+    lines = explain(cell, session.grid.name, node, session.graph, session.store, session.ledger)
+    if as_json:
+        from pipeline.commands.records import cell_record
+
+        print_json({**cell_record(session.grid.cell(cell)), "reasons": lines})
+        return
+    for line in lines:
         say(line)
 
 
@@ -307,16 +322,15 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions) 
     \b
     pipeline show demo-iat/untargeted-pgd10/counter+guo
     """
-    from pipeline.commands.show import story
+    from pipeline.commands.show import story, story_lines
 
     session = session_from(chosen)
     found = story(session, session.grid.cell(cell), mlflow_uri)
     if as_json:
         print_json(found)
         return
-    import yaml
-
-    click.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
+    for line in story_lines(found):
+        say(line)
 
 
 @main.command()
@@ -376,6 +390,7 @@ def compare(
 
 
 @main.command()
+@grid_argument
 @grid_options
 @mlflow_option
 @reports_option
@@ -451,8 +466,9 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
 @main.command("list")
 @click.argument("section", type=click.Choice([*LIST_SECTIONS, "cells", "runs"]), default="grids")
 @grid_options
+@click.option("--paths", is_flag=True, help="Say where each is written down.")
 @json_option
-def list_names(section: str, as_json: bool, chosen: GridOptions) -> None:
+def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) -> None:
     """List the names of a section, the cells of a grid, or the runs on a store.
 
     \b
@@ -460,36 +476,44 @@ def list_names(section: str, as_json: bool, chosen: GridOptions) -> None:
     pipeline list cells --grid demo
     """
     from pipeline.catalogue.catalogue import SECTIONS, Catalogue, config_folders
-    from pipeline.problems import shown
+    from pipeline.commands.listing import listed
+    from pipeline.commands.records import cell_record
 
+    items: list[dict[str, object]]
     if section == "runs":
-        _list_runs(chosen.store, as_json=as_json)
-        return
-    if section == "cells":
-        names = {cell.name: "" for cell in session_from(chosen).cells}
+        items, lines = _runs(chosen.store)
+    elif section == "cells":
+        cells = session_from(chosen).cells
+        items, lines = [cell_record(cell) for cell in cells], [cell.name for cell in cells]
     else:
-        catalogue = Catalogue(config_folders(chosen.configs))
-        found = catalogue.names(next(known for known in SECTIONS if known == section))
-        names = {name: shown(path) for name, path in found.items()}
+        known = next(each for each in SECTIONS if each == section)
+        found = listed(Catalogue(config_folders(chosen.configs)), known)
+        items = [each.facts() for each in found]
+        width = max((len(each.name) for each in found), default=0)
+        room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        lines = [
+            f"{each.name:{width}}  {each.path if paths else each.meaning}".rstrip()[:room]
+            for each in found
+        ]
     if as_json:
-        print_json(names)
+        print_json({"section": section, "items": items})
         return
-    for name, place in names.items():
-        say(f"{name:28} {place}".rstrip())
+    for line in lines:
+        say(line)
 
 
-def _list_runs(store: str, *, as_json: bool) -> None:
+def _runs(store: str) -> tuple[list[dict[str, object]], list[str]]:
+    """The runs on a store as records and as lines."""
     from pipeline.commands.compare import runs_of
     from pipeline.store.ledger import Ledger
     from pipeline.store.store import Store
 
     runs = [run.facts() for run in runs_of(Ledger(Store(store).backend))]
-    if as_json:
-        print_json(runs)
-        return
+    lines = []
     for run in runs:
         cells = f"{run['cells']} cells, {run['computed']} computed"
-        say(f"{run['run']}  {run['time']}  {run['grid']:16} {cells:24} {run['command']}")
+        lines.append(f"{run['run']}  {run['time']}  {run['grid']:16} {cells:24} {run['command']}")
+    return runs, lines
 
 
 @main.command()
@@ -511,7 +535,7 @@ def doctor(
 
     findings = examine(store, mlflow_uri or default_uri(Path.cwd()), address)
     if as_json:
-        print_json([vars(finding) for finding in findings])
+        print_json({"findings": [vars(finding) for finding in findings]})
     else:
         for finding in findings:
             say(f"{'ok ' if finding.well else 'BAD'} {finding.subject:9} {finding.seen}")

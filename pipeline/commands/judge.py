@@ -21,6 +21,7 @@ from pipeline.commands.run import run_grid
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.signals import STOPPED
 from pipeline.execution.work.calibration import calibrate
+from pipeline.execution.work.contract import contract_verdict
 from pipeline.grid.builder import Overrides
 from pipeline.grid.lookup import Ingredients
 from pipeline.plan.speeds import remember_speed
@@ -102,17 +103,13 @@ class _Judged:
 
     def check(self) -> None:
         """BadInput, with file and line, where a part of the defense does not keep the contract."""
-        from tasks.contract import BrokenContract, check_defense
-
         dataset = self._dataset
         spec, _ = self._ingredients.dataset(dataset)
         for part in self.name.split("+"):
             defense = self.catalogue.defense(part)
-            code = type(defense).transform.__code__
-            try:
-                check_defense(defense, channels=spec.channels, side=spec.side)
-            except BrokenContract as broken:
-                raise BadInput(f"{code.co_filename}:{code.co_firstlineno}: {broken}") from None
+            found = contract_verdict(defense, channels=spec.channels, side=spec.side)
+            if found.line:
+                raise BadInput(found.line)
 
     def affordable(self) -> tuple[str, Session]:
         """The largest budget that is estimated to fit, in words, and its session."""

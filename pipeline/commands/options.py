@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from pipeline.commands.records import answer
 from pipeline.grid.card_sizes import CARD_SIZES, CardSize
 from pipeline.grid.kinds import ForceStart
 from pipeline.problems import BadInput
@@ -119,6 +120,10 @@ def _cells(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
     return [cell.name for cell in cells if cell.name.startswith(typed)]
 
 
+grid_argument = click.argument(
+    "grid_named", metavar="[GRID]", required=False, shell_complete=_grids
+)
+"""A grid's name, in the place of `--grid`."""
 cell_argument = click.argument("cell", shell_complete=_cells)
 
 _GRID = (
@@ -234,10 +239,19 @@ def running_options(command: Command) -> Command:
 
 
 def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that choose a grid; the command is called with them as `chosen`."""
+    """The options that choose a grid; the command is called with them as `chosen`.
+
+    Its name may also be the command's `grid_argument`.
+    """
 
     @functools.wraps(command)
     def typed(*args: Any, **given: Any) -> Any:
+        named = given.pop("grid_named", None)
+        if named is not None:
+            source = click.get_current_context().get_parameter_source("grid")
+            if source is not ParameterSource.DEFAULT and given["grid"] != named:
+                raise BadInput(f"{named} --grid {given['grid']}: name one grid")
+            given["grid"] = named
         chosen = {field.name: given.pop(field.name) for field in fields(GridOptions)}
         return command(*args, chosen=GridOptions(**chosen), **given)
 
@@ -313,9 +327,9 @@ def additions(items: Sequence[str]) -> list[tuple[Section, str]]:
     return found
 
 
-def print_json(value: object) -> None:
-    """An answer that a program reads, on stdout."""
-    json.dump(value, sys.stdout, indent=1)
+def print_json(value: Mapping[str, object]) -> None:
+    """An answer that a program reads, on stdout, with the version of its schema."""
+    json.dump(answer(value), sys.stdout, indent=1)
     sys.stdout.write("\n")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue.paper import published
+from pipeline.commands.records import cell_record
 from pipeline.commands.session import Session
 from pipeline.execution.work.budget import PROCESS_BYTES
 from pipeline.grid.coverage import Coverage
@@ -74,9 +75,12 @@ def plan_facts(
     made = session.plan(forced)
     covered = coverage(session)
     return {
-        "cells": {
-            name: node.digest for name, node in session.chosen.items() if node.digest in made.todo
-        },
+        "grid": session.grid.name,
+        "cells": [
+            {**cell_record(cell), "digest": session.chosen[cell.name].digest}
+            for cell in session.cells
+            if session.chosen[cell.name].digest in made.todo
+        ],
         "nodes": made.by_kind(session.graph),
         "reasons": dict(made.todo),
         "changed": _changed(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.catalogue.claims import claims
+from pipeline.commands.records import answer, cell_record, swept_values
 from pipeline.commands.view import StoredGrid
 from pipeline.grid.cells import Grid
 from pipeline.observers.tracking.results import Results
@@ -64,7 +65,7 @@ def report_grid(
     if as_json:
         _answer(view.grid, scores, finished, doubts)
     else:
-        _print(view.grid, scores)
+        _print(view, scores)
     if trouble is not None:
         raise trouble
     return Reported(page, doubts)
@@ -135,32 +136,40 @@ def _files(
         )
 
 
-def _print(grid: Grid, scores: Scores) -> None:
-    """The tables, as wide as the terminal."""
+def _print(view: StoredGrid, scores: Scores) -> None:
+    """The tables, as wide as the terminal, of the cells that are meant."""
     from rich.console import Console
 
     from pipeline.report.formats.terminal import render_terminal
 
     console = Console()
-    console.print(render_terminal(grid, scores, width=console.width))
+    console.print(render_terminal(view.grid, scores, width=console.width, asked=view.cells))
 
 
 def _answer(
     grid: Grid, scores: Scores, finished: RunFinished | None, doubts: Sequence[str]
 ) -> None:
     """The scores, the verdicts, and how the run went, for a program."""
-    answer: dict[str, object] = {
+    told: dict[str, object] = {
         "grid": grid.name,
         "verdicts": [row.facts() for row in verdict_rows(grid, scores)],
-        "cells": scores.facts,
+        "cells": [
+            {
+                **cell_record(cell),
+                "parameters": swept_values(cell, grid.tables),
+                **scores.facts[cell.name],
+            }
+            for cell in grid.cells
+            if cell.name in scores.facts
+        ],
         "doubts": list(doubts),
     }
     if finished is not None:
-        answer |= {
+        told |= {
             "missing": finished.missing,
             "computed": finished.computed,
             "seconds": finished.seconds,
             "interrupted": finished.interrupted,
         }
-    json.dump(answer, sys.stdout, indent=1)
+    json.dump(answer(told), sys.stdout, indent=1)
     sys.stdout.write("\n")

@@ -78,7 +78,8 @@ class Session(StoredGrid):
                 verdict = contract_verdict(part, channels=data.channels, side=data.side)
                 if not verdict.repeatable:
                     raise BadInput(verdict.line)
-                if verdict.line:
+                if verdict.line and not verdict.raised:
+                    # what the code raises is said by the nodes that meet it
                     found[f"contract: {verdict.line}"] = None
         return list(found)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import yaml
+
+from pipeline.commands.records import cell_record
 from pipeline.commands.session import Session
 from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Graph
@@ -13,8 +17,8 @@ from pipeline.observers.tracking.runs import score_key
 from pipeline.observers.tracking.server import default_uri, name_in_ledger
 from pipeline.plan.why import why
 from pipeline.report.paper import references_of
-from pipeline.report.scores import number
-from pipeline.report.words.numbers import accuracy
+from pipeline.report.scores import interval, number
+from pipeline.report.words.numbers import accuracy, interval_words
 
 REMEMBERED = 10
 """Earlier scores that are told."""
@@ -25,7 +29,7 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
     node = session.scores[cell.name]
     record = session.store.state(node.kind, node.digest).record
     told: dict[str, object] = {
-        "cell": cell.name,
+        **cell_record(cell),
         "grid": session.grid.name,
         "state": why(
             cell.name,
@@ -38,11 +42,12 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
         "images": cell.images,
         "redraws": cell.redraws,
         "precision": cell.precision,
-        "seed": cell.seed,
-        "attack": cell.attack_spec.model_dump(mode="json"),
-        "defense": cell.defense_spec.model_dump(mode="json"),
-        "model": cell.model_spec.model_dump(mode="json"),
-        "dataset": cell.dataset_spec.model_dump(mode="json"),
+        "specs": {
+            "attack": cell.attack_spec.model_dump(mode="json"),
+            "defense": cell.defense_spec.model_dump(mode="json"),
+            "model": cell.model_spec.model_dump(mode="json"),
+            "dataset": cell.dataset_spec.model_dump(mode="json"),
+        },
     }
     card = session.examined().of(cell.name)
     if card is not None:
@@ -82,6 +87,62 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
     told["artifacts"] = artifacts
     told["again"] = shlex.join(session.grid.run_words([f"cell={cell.name}"], force=True))
     return told
+
+
+def story_lines(told: Mapping[str, object]) -> Iterator[str]:
+    """The story for a person: the answer first, then what it rests on, as YAML."""
+    yield str(told["cell"])
+    yield from (f"  {line}" for line in _headline(told))
+    yield ""
+    below = {key: value for key, value in told.items() if key not in ANSWERED}
+    readable = _readable(below)
+    yield from yaml.safe_dump(readable, sort_keys=False, allow_unicode=True).splitlines()
+
+
+ANSWERED = frozenset({"cell", "model", "attack", "defense", "dataset", "seed", "state", "again"})
+"""What the first lines of a story have told."""
+
+
+def _headline(told: Mapping[str, object]) -> Iterator[str]:
+    score = told.get("score")
+    state = told["state"]
+    lines = state if isinstance(state, list) else [str(state)]
+    if isinstance(score, Mapping):
+        within = interval_words(interval(score))
+        words = f"{accuracy(number(score, 'accuracy'))} %"
+        yield words + (f", 95 % interval {within}" if within else "")
+    else:
+        yield "no score"
+    yield f"{told['defense']} on {told['model']} under {told['attack']}, seed {told['seed']}"
+    redraws = f", {told['redraws']} redraws" if told["redraws"] != 1 else ""
+    yield f"{told['images']} images of {told['dataset']}{redraws}"
+    card = told.get("card")
+    if isinstance(card, Mapping):
+        yield f"integrity card: {card['verdict']}"
+    for line in lines:
+        yield line.removeprefix(f"{told['cell']}: ")
+    yield f"again: {told['again']}"
+
+
+def _readable(value: object, key: str = "") -> object:
+    """Plain values with units and dates as people write them."""
+    if isinstance(value, Mapping):
+        return {name: _readable(inner, str(name)) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_readable(inner, key) for inner in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return _number(value, key)
+
+
+def _number(value: float, key: str) -> object:
+    if key == "written":
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    if "seconds" in key:
+        return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
+    if key.endswith("bytes"):
+        return f"{value / 1e6:,.1f} MB"
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else value
 
 
 def _history(session: Session, cell: Cell) -> list[str]:

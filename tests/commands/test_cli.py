@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.shell_completion import ShellComplete
@@ -108,7 +110,10 @@ def test_run_as_json_holds_every_cell(shell: Shell) -> None:
     result = shell("run", "--inline", "--json", "--only", "cell=mixed/clean/none")
     answer = json.loads(result.stdout)
     assert answer["computed"] == {"dataset": 1, "train": 1, "defend": 2, "score": 1}
-    assert answer["cells"]["mixed/clean/none"]["redraws"] == 1
+    (cell,) = answer["cells"]
+    assert answer["schema"] == 1
+    assert (cell["model"], cell["attack"], cell["defense"]) == ("mixed", "clean", "none")
+    assert cell["redraws"] == 1
 
 
 def test_report_and_lists(shell: Shell) -> None:
@@ -118,6 +123,67 @@ def test_report_and_lists(shell: Shell) -> None:
     cells = shell("list", "cells").stdout.split()
     assert len(cells) == 10
     assert "mixed/pgd/counter+guo" in cells
+    listed = json.loads(shell("list", "cells", "--json").stdout)["items"]
+    assert [item["cell"] for item in listed] == cells
+    assert {item["attack"] for item in listed} == {"clean", "pgd"}
+
+
+def test_a_list_says_what_each_name_means_and_on_request_where_it_is(shell: Shell) -> None:
+    (shell.configs / "defenses" / "own.py").write_text(
+        'print("run")\n\n\nclass Own:\n    """Darkens a little. And more."""\n'
+    )
+    (shell.configs / "defenses" / "broken.yaml").write_text("kind: gou\n")
+    told = shell("list", "defenses").stdout
+    lines = dict(line.split(maxsplit=1) for line in told.splitlines())
+    assert lines["guo"].endswith("(draws=2)")
+    assert lines["counter"].startswith("One signed gradient step for each of N class labels")
+    assert lines["own"] == "Darkens a little"  # read, not run
+    assert lines["broken"] == "unknown kind 'gou'"
+    paths = shell("list", "defenses", "--paths").stdout
+    assert "guo.yaml" in paths
+    (grid,) = json.loads(shell("list", "grids", "--json").stdout)["items"][-1:]
+    assert grid.keys() == {"name", "meaning", "path"}
+
+
+def test_a_grid_may_be_named_without_its_option(shell: Shell) -> None:
+    words = ["--configs", str(shell.configs), "--store", "s"]
+    planned = CliRunner().invoke(main, ["plan", "tiny", *words])
+    assert planned.exit_code == 0
+    assert "10 of 10 cells to compute" in planned.stdout
+    both = CliRunner().invoke(main, ["plan", "tiny", "--grid", "demo", *words])
+    assert both.stderr == "error: tiny --grid demo: name one grid\n"
+
+
+def test_help_stands_in_groups() -> None:
+    text = CliRunner().invoke(main, ["run", "--help"]).stdout
+    places = [text.index(f"\n{heading}:") for heading in ("Choosing", "Computing", "Output")]
+    assert places == sorted(places)
+    assert places[0] < text.index("  --only KEY") < places[1]
+    assert places[1] < text.index("  --workers INT") < places[2]
+    for name, command in main.commands.items():
+        text = CliRunner().invoke(main, [name, "--help"]).stdout
+        options = [each for each in command.params if isinstance(each, click.Option)]
+        for option in options:
+            lines = re.findall(rf"(?m)^  (?:-h, )?{option.opts[-1]}\b", text)
+            assert lines, (name, option.opts)
+
+
+def test_a_story_begins_with_the_answer(shell: Shell) -> None:
+    shell("run", "--inline", "--only", "cell=mixed/clean/none")
+    lines = shell("show", "mixed/clean/none").stdout.splitlines()
+    assert lines[0] == "mixed/clean/none"
+    assert re.fullmatch(r"  \d+\.\d %, 95 % interval \d+\.\d to \d+\.\d", lines[1])
+    assert lines[2] == "  none on mixed under clean, seed 0"
+    assert lines[3] == "  520 images of digits"
+    assert "  again: pipeline run --grid tiny --only cell=mixed/clean/none --force" in lines[:8]
+
+
+def test_a_run_of_some_cells_shows_their_rows_alone(shell: Shell) -> None:
+    told = shell("run", "--inline", "--only", "cell=mixed/clean/none").stdout
+    assert "none" in told
+    assert "guo" not in told
+    assert "pgd" not in told
+    assert "not computed" not in told
 
 
 def test_doctor_says_a_line_for_each_thing(shell: Shell) -> None:

@@ -144,7 +144,7 @@ def test_runs_are_listed_by_what_compare_takes(tiny: Tiny) -> None:
     tiny.run(only=["defense=none"])
     common = ["--store", str(tiny.store)]
     done = CliRunner().invoke(main, ["list", "runs", *common, "--json"])
-    latest, first = json.loads(done.stdout)
+    latest, first = json.loads(done.stdout)["items"]
     assert (first["cells"], first["computed"], latest["cells"]) == (3, 3, 1)
     done = CliRunner().invoke(main, ["compare", first["run"], latest["run"], *common, "--json"])
     outcomes = [cell["outcome"] for cell in json.loads(done.stdout)["cells"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 import shutil
 import signal
@@ -165,7 +166,7 @@ def test_what_was_made_from_weights_that_were_since_retrained_is_made_again_and_
 
 def _of(here: Callable[..., Result], choice: list[str], defense: str) -> set[str]:
     """The digests of all that a cell is made from."""
-    told = yaml.safe_load(here("show", f"mixed/pgd/{defense}", *choice).stdout)
+    told = json.loads(here("show", f"mixed/pgd/{defense}", *choice, "--json").stdout)
     return {artifact["digest"] for artifact in told["artifacts"]}
 
 

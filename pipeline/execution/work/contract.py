@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
+from pipeline.catalogue.code.own import line_of
 from pipeline.grid.digests import digest
 from pipeline.problems.sanitize import clean
 from pipeline.store.files import cache_folder, replace_text
@@ -26,11 +27,12 @@ class Verdict:
     """What was found, in one line with its place; "" where nothing was.
 
     repeatable: whether the same images and draws give the same a second time, without which no
-    result can be found again.
+    result can be found again; raised: whether the code raised something of its own.
     """
 
     line: str = ""
     repeatable: bool = True
+    raised: bool = False
 
 
 def own_parts(specs: Iterable[Spec]) -> Iterator[Defense | Attack]:
@@ -45,10 +47,7 @@ def own_parts(specs: Iterable[Spec]) -> Iterator[Defense | Attack]:
 
 
 def contract_verdict(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
-    """What `tasks.contract` says of a spec on six images of a size, from memory if it is known.
-
-    What the code raises by itself is no verdict: the nodes that meet it say it.
-    """
+    """What `tasks.contract` says of a spec on six images of a size, from memory if it is known."""
     key = digest({"spec": spec, "channels": channels, "side": side})
     if key not in _known:
         _known[key] = _remembered(key, spec, channels, side)
@@ -84,8 +83,8 @@ def _tried(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
             return Verdict(line, repeatable=not isinstance(broken, NotRepeatable))
         except KeyboardInterrupt:
             raise
-        except BaseException:  # noqa: BLE001  a user's own code may raise anything
-            return Verdict()
+        except BaseException as error:  # noqa: BLE001  a user's own code may raise anything
+            return Verdict(line_of(error), raised=True)
     return Verdict()
 
 

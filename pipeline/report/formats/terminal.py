@@ -11,10 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.grid.cells import Grid
+from pipeline.grid.cells import Cell, Grid
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness, robustness_rows
-from pipeline.report.views.table import Entry, Row, View, beside, views
+from pipeline.report.views.table import Entry, Row, View, beside, of_cells, views
 from pipeline.report.views.verdicts import verdict_rows
 from pipeline.report.words import verdicts
 from pipeline.report.words.adaptive import HEADING, LEGEND, SHORT, short_robustness_words
@@ -65,13 +65,19 @@ WRAPPINGS = (
 """From the roomiest to the tightest; the first that fits is taken."""
 
 
-def render_terminal(grid: Grid, scores: Scores, *, width: int) -> Group:
+def render_terminal(
+    grid: Grid, scores: Scores, *, width: int, asked: Sequence[Cell] | None = None
+) -> Group:
     """Every table of a grid, no line longer than `width`.
 
-    What is too wide in every layout is continued in another block of columns below.
+    What is too wide in every layout is continued in another block of columns below. asked: the
+    cells whose rows and columns are shown, all of the grid's by default.
     """
+    shown = views(grid, scores)
+    if asked is not None and len(asked) < len(grid.cells):
+        shown = [view for view in (of_cells(view, asked) for view in shown) if view is not None]
     return Group(
-        *(part for view in views(grid, scores) for part in _rendered(view, grid, scores, width)),
+        *(part for view in shown for part in _rendered(view, grid, scores, width)),
         *_verdicts(grid, scores),
     )
 

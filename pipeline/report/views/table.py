@@ -326,6 +326,41 @@ def spans(attacks: Sequence[str]) -> list[tuple[str, int]]:
     return [(first if count > 1 else "", count) for first, count in found]
 
 
+def of_cells(view: View, cells: Sequence[Cell]) -> View | None:
+    """The rows and columns of a table that hold any of some cells; None if there are none.
+
+    Gains stay those over rows that are left out.
+    """
+    rows_of = {(cell.model, cell.defense) for cell in cells}
+    columns = {cell.attack for cell in cells}
+    places = [place for place, attack in enumerate(view.attacks) if attack in columns]
+    rows = [row for row in view.rows if (row.model, row.defense) in rows_of]
+    if not rows or not places:
+        return None
+    kept = [[row.entries[place] for place in places] for row in rows]
+    numbers = [number for row in kept for entry in row for number in (entry.note, entry.card_note)]
+    notes = {old: new for new, old in enumerate(sorted({each for each in numbers if each}), 1)}
+    return replace(
+        view,
+        attacks=tuple(view.attacks[place] for place in places),
+        rows=tuple(
+            replace(
+                row,
+                entries=tuple(
+                    replace(
+                        entry,
+                        note=entry.note and notes[entry.note],
+                        card_note=entry.card_note and notes[entry.card_note],
+                    )
+                    for entry in entries
+                ),
+            )
+            for row, entries in zip(rows, kept, strict=True)
+        ),
+        notes=tuple(view.notes[old - 1] for old in notes),
+    )
+
+
 def beside(view: View) -> View | None:
     """The rows and columns of a table that hold a published number; None if there are none."""
     places = [

@@ -1,0 +1,120 @@
+"""What `pipeline list` tells: names, and what each means in a line."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline.catalogue.catalogue import Catalogue, Section
+from pipeline.catalogue.code.own import is_reference
+from pipeline.catalogue.documents import Document
+from pipeline.problems import BadInput, shown
+from pipeline.problems.sanitize import clean
+from tasks import registry
+from tasks.registry import Family
+
+SETTINGS = 3
+"""Parameters that are told of an attack or a defense."""
+CODED: Mapping[str, Family] = {"attacks": "attacks", "defenses": "defenses"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A name of a section, what it means, and the file that says so."""
+
+    name: str
+    meaning: str
+    path: str
+
+    def facts(self) -> dict[str, object]:
+        """As plain values."""
+        return {"name": self.name, "meaning": self.meaning, "path": self.path}
+
+
+def listed(catalogue: Catalogue, section: Section) -> list[Listed]:
+    """The names of a section. Nothing of a user's own is imported; a broken file says so."""
+    found = []
+    for name, path in catalogue.names(section).items():
+        try:
+            meaning = _meaning(catalogue, section, name)
+        except BadInput as problem:
+            meaning = str(problem)
+        found.append(Listed(name, clean(meaning), shown(path)))
+    return found
+
+
+def _meaning(catalogue: Catalogue, section: Section, name: str) -> str:
+    document = catalogue.document(section, name)
+    value = document.value
+    if section == "grids":
+        entry, _ = catalogue.grid(name)
+        return entry.title
+    if section == "models":
+        network = value.get("network")
+        kind = str(network.get("kind", "network")) if isinstance(network, dict) else "network"
+        how = "from a checkpoint"
+        if "checkpoint" not in value:
+            recipe = value.get("recipe")
+            how = f"by {recipe}" if isinstance(recipe, str) else "by a recipe of its own"
+        return f"{kind} on {value.get('dataset', '?')}, {how}"
+    if section == "datasets":
+        dataset = catalogue.dataset(name)
+        side = dataset.side_px
+        return f"{dataset.count} classes, {side}x{side} pixels, {dataset.kind}"
+    if section == "recipes":
+        return f"{value.get('method', '?')}, {value.get('epochs', '?')} epochs"
+    return _of_code(document, CODED[section])
+
+
+def _of_code(document: Document, family: Family) -> str:
+    """The first sentence of a class's docstring, and the parameters that a file sets."""
+    kind = str(document.value.get("kind", ""))
+    given = list(_settings(document.value))
+    settings = ", ".join(given[:SETTINGS]) + (", …" if len(given) > SETTINGS else "")
+    if is_reference(kind):
+        said = _docstring_in(document.path if document.path.suffix == ".py" else None, document)
+    elif kind in registry.kinds(family):
+        said = inspect.getdoc(registry.kind_class(family, kind)) or ""
+    else:
+        said = f"unknown kind '{kind}'"
+    return " ".join(filter(None, [_first_sentence(said), f"({settings})" if settings else ""]))
+
+
+def _settings(value: Mapping[str, object]) -> Iterator[str]:
+    for key, given in value.items():
+        if key != "kind" and not isinstance(given, dict) and not _long(given):
+            yield f"{key}={_plain(given)}"
+
+
+def _long(given: object) -> bool:
+    return isinstance(given, list) and any(isinstance(each, dict) for each in given)
+
+
+def _plain(given: object) -> str:
+    return yaml.safe_dump(given, default_flow_style=True, width=1000).partition("\n")[0]
+
+
+def _docstring_in(path: Path | None, document: Document) -> str:
+    """The docstring of the first class in a file of the user's, which is read and not run."""
+    if path is None:
+        reference = str(document.value.get("kind", "")).partition(":")[0]
+        if not reference.endswith(".py"):
+            return f"of the package {reference.partition('.')[0]}"
+        path = document.path.parent / reference
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return ""
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    docs = [ast.get_docstring(node) for node in classes]
+    return next(filter(None, [*docs, ast.get_docstring(tree)]), "")
+
+
+def _first_sentence(text: str) -> str:
+    paragraph = " ".join(text.partition("\n\n")[0].split()).replace("`", "")
+    return paragraph.partition(". ")[0].partition("; see ")[0].rstrip(".")

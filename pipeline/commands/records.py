@@ -1,0 +1,41 @@
+"""JSON for programs: what every answer has, and a cell's names as fields; see `docs/json.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # what reads grids takes its time to import, and help does without
+    from pipeline.grid.cells import Cell, Table
+
+SCHEMA = 1
+"""Raised when a field of an answer is renamed, removed or changes its meaning."""
+
+
+def answer(facts: Mapping[str, object]) -> dict[str, object]:
+    """An answer with the version of its schema."""
+    return {"schema": SCHEMA, **facts}
+
+
+def cell_record(cell: Cell) -> dict[str, object]:
+    """A cell's name, and what it is made of as fields."""
+    return {
+        "cell": cell.name,
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "attack": cell.attack,
+        "defense": cell.defense,
+        "seed": cell.seed,
+    }
+
+
+def swept_values(cell: Cell, tables: tuple[Table, ...]) -> dict[str, object]:
+    """The swept parameters of a cell and their values, such as `guo.draws: 10`."""
+    labels = {("models", cell.model), ("attacks", cell.attack), ("defenses", cell.defense)}
+    found: dict[str, object] = {}
+    for table in tables:
+        for each in table.swept:
+            if (each.section, each.label) in labels:
+                found.update(each.values)
+    return found
