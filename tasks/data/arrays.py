@@ -134,9 +134,10 @@ class Crafted:
 class Outcomes:
     """What a defended classifier answered.
 
-    probabilities: float32 [N, R, classes], mean softmax over the K draws inside each of
-    the R redraws of the whole predictor; labels: int64 [N]; ids: int64 [N]; abstained: bool [N, R],
-    where it gave no answer, None of a defense that always gives one.
+    probabilities: float32 [N, R, classes], float64 of a defense that combines several answers: mean
+    softmax over the K draws inside each of the R redraws of the whole predictor; labels: int64 [N];
+    ids: int64 [N]; abstained: bool [N, R], where it gave no answer, None of a defense that always
+    gives one.
     """
 
     probabilities: Tensor

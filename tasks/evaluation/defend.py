@@ -87,7 +87,7 @@ def predict(
     advance: Callable[[float], None] | None = None,
     seen: Seen | None = None,
 ) -> Tensor:
-    """The defended classifier's probabilities, float32 [N, classes].
+    """The defended classifier's probabilities, float32 [N, classes], float64 where it combines.
 
     At most `batch_size` rows, of images, draws or views, go through a transform and the network at
     a time. `advance` is told how many images' worth of draws each batch was; `seen` looks at the
@@ -108,12 +108,20 @@ def predict(
         views = defense.views(context.classifier.classes)
         for batch in _batches(len(image), max(1, batch_size // views)):
             logits = _drawn_logits(each, prepared[image[batch]], repeated[batch], context)
-            answers.append(logits.softmax(dim=1))
+            answers.append(precise(defense, logits).softmax(dim=1))
             if seen is not None:
                 seen.logits(logits)
             if advance is not None:
                 advance(len(logits) / draws)
     return torch.cat(answers).view(len(pixels), draws, -1).mean(dim=1)
+
+
+def precise(defense: Defense, logits: Tensor) -> Tensor:
+    """In float64 where a defense combines: classes may differ by less than float32 can tell.
+
+    So they do where several views are certain, each of a class of its own.
+    """
+    return logits.double() if defense.combines() else logits
 
 
 def defend(

@@ -15,7 +15,7 @@ from torch import Tensor
 from tasks.data.arrays import Crafted, Images, require
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context
-from tasks.evaluation.defend import predict, single_draw_logits
+from tasks.evaluation.defend import precise, predict, single_draw_logits
 from tasks.evaluation.draws import attacker_draws, draw_count, whole_predictions
 from tasks.evaluation.specs import SelectSpec
 from tasks.progress import Progress, Tell, silent
@@ -158,9 +158,10 @@ def _asked(
         shown = pixels[part].to(frozen.device)
         rows = Rows(spec.seed, own, torch.zeros_like(own))
         with torch.no_grad():
-            single = single_draw_logits(
+            logits = single_draw_logits(
                 spec.against, context, shown, rows.within("select"), draws=draws
-            ).softmax(dim=2)
+            )
+            single = precise(spec.against, logits).softmax(dim=2)
             predicted = [
                 predict(
                     spec.against,
@@ -180,6 +181,6 @@ def _asked(
             if abstained is not None:
                 wrong[:, place] |= abstained
         failed.append(wrong.float().mean(dim=1).cpu())
-        true.append(chance.mean(dim=1).cpu())
-        margin.append((answers.amax(dim=2) - chance).amin(dim=1).cpu())
+        true.append(chance.mean(dim=1).float().cpu())
+        margin.append((answers.amax(dim=2) - chance).amin(dim=1).float().cpu())
     return _Answers(torch.cat(failed), torch.cat(true), torch.cat(margin))

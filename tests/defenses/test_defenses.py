@@ -187,7 +187,8 @@ def test_what_is_asked_differentiably_is_what_is_predicted(
     pixels, rows = batch(shape, 4), rows_of(torch.arange(4))
     predicted = predict(defense, where, pixels, rows, 7)
     logits = draw_logits(defense, where, pixels, rows)
-    torch.testing.assert_close(logits.softmax(dim=2).mean(dim=1), predicted, atol=1e-5, rtol=0)
+    answers = logits.softmax(dim=2).mean(dim=1)
+    torch.testing.assert_close(answers, predicted.float(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

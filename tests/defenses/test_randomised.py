@@ -136,7 +136,7 @@ def test_smooth_predicts_the_shares_of_votes(context: Context, pixels: Tensor, r
         votes = network().double()(noisy).argmax(dim=1).view(COUNT, 100)
     expected = nn.functional.one_hot(votes, CLASSES).double().mean(dim=1)
     # a vote may go another way in float32 where two classes are equal to a rounding
-    assert (found.double() - expected).abs().max() <= 0.0100001
+    assert (found - expected).abs().max() <= 0.0100001
     assert prediction_passes(Smooth(), CLASSES) == Passes(forwards=100)
 
 
