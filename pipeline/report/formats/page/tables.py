@@ -65,7 +65,8 @@ def robustness_html(rows: Sequence[Robustness], identity: str) -> str:
 def verdicts_html(rows: Sequence[VerdictRow], identity: str) -> str:
     """The verdicts of one network's defenses, a row each, in the order given."""
     words = {
-        name: [row_words(row)[place] for row in rows] for place, name in enumerate(VERDICT_COLUMNS)
+        name: [_over_interval(row_words(row)[place]) for row in rows]
+        for place, name in enumerate(VERDICT_COLUMNS)
     }
     frame = texts({"defense": [row.defense for row in rows], **words})
     numbers = [name for name in VERDICT_COLUMNS if name not in IN_WORDS]
@@ -74,11 +75,21 @@ def verdicts_html(rows: Sequence[VerdictRow], identity: str) -> str:
         .tab_stubhead("defense")
         .cols_align("right", numbers)
         .cols_align("left", list(IN_WORDS))
+        .fmt_passthrough(list(VERDICT_COLUMNS), escape=False)
     )
     return _bare(
         table,
         "Percent of the same images with 95 % intervals, gains in points with 99 % intervals",
     )
+
+
+def _over_interval(words: str) -> str:
+    """HTML of a number with its interval beneath it, such as that of `37.7 [31, 45] (-0.7)`."""
+    number, bracket, rest = _escaped(words).partition(" [")
+    if not bracket:
+        return number
+    interval, _, more = rest.partition("]")
+    return f'{number}{more}<span class="beneath">{interval.replace(", ", " to ")}</span>'
 
 
 def _bare(table: GT, caption: str) -> str:
