@@ -1,6 +1,7 @@
 """Servers of object storage on the loopback address, for tests.
 
-Each begins with one bucket, `BUCKET`. A server whose program is not installed skips the test.
+Each but the plain `s3_server` begins with one bucket, `BUCKET`. A server whose program is not
+installed skips the test.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from s3_server import ENVIRONMENT, free_port, make_bucket, s3_server
 
 BUCKET = "tests-bucket"
 AZURE_ACCOUNT = "devstoreaccount1"
@@ -36,20 +36,21 @@ AZURE_KEY = (
 """Of Azurite, in its documentation: every Azurite has this one account and key."""
 
 
+KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
+ENVIRONMENT = {
+    **KEYS,
+    "AWS_REGION": "us-east-1",
+    # else the SDK looks for a cloud's machine around it, for seconds
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
 @dataclass(frozen=True)
-class ObjectServer:
-    """A server at work. scheme, query: of the addresses of its bucket."""
+class Server:
+    """A server at work."""
 
-    scheme: str
     endpoint: str
-    query: Mapping[str, str]
-    environment: Mapping[str, str]
     process: subprocess.Popen[bytes] = field(repr=False)
-
-    def address(self, prefix: str, **options: object) -> str:
-        """Of a place in the bucket; options go behind the question mark."""
-        query = urllib.parse.urlencode({**self.query, **options}, safe="/:")
-        return f"{self.scheme}://{BUCKET}/{prefix}?{query}"
 
     @contextmanager
     def halted(self) -> Iterator[None]:
@@ -61,13 +62,65 @@ class ObjectServer:
             self.process.send_signal(signal.SIGCONT)
 
 
+@dataclass(frozen=True)
+class ObjectServer(Server):
+    """A server that has `BUCKET`. scheme, query: of the addresses of its bucket."""
+
+    scheme: str
+    query: Mapping[str, str]
+    environment: Mapping[str, str]
+
+    def address(self, prefix: str, **options: object) -> str:
+        """Of a place in the bucket; options go behind the question mark."""
+        query = urllib.parse.urlencode({**self.query, **options}, safe="/:")
+        return f"{self.scheme}://{BUCKET}/{prefix}?{query}"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def s3_server(log: Path, *, checks_keys_after: int | None = None) -> Iterator[Server]:
+    """S3 without buckets, by moto in a process of its own.
+
+    checks_keys_after: so many requests; from then on it refuses unknown keys.
+    """
+    port = free_port()
+    environment = {}
+    if checks_keys_after is not None:
+        environment["INITIAL_NO_AUTH_ACTION_COUNT"] = str(checks_keys_after)
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _started(words, log, port, environment) as process:
+        yield Server(f"http://127.0.0.1:{port}", process)
+
+
+def make_bucket(endpoint: str, name: str) -> None:
+    """A new bucket on a server of S3."""
+    from pyarrow import fs
+
+    scheme, _, host = endpoint.partition("://")
+    server = fs.S3FileSystem(
+        endpoint_override=host,
+        scheme=scheme,
+        region="us-east-1",
+        access_key=KEYS["AWS_ACCESS_KEY_ID"],
+        secret_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+        allow_bucket_creation=True,
+    )
+    server.create_dir(name)
+
+
 @contextmanager
 def moto(folder: Path) -> Iterator[ObjectServer]:
     """S3, by a program that imitates it in memory."""
     with s3_server(folder / "moto.log") as server:
         make_bucket(server.endpoint, BUCKET)
         query = {"endpoint": server.endpoint}
-        yield ObjectServer("s3", server.endpoint, query, ENVIRONMENT, server.process)
+        yield ObjectServer(server.endpoint, server.process, "s3", query, ENVIRONMENT)
 
 
 @contextmanager
@@ -83,7 +136,7 @@ def seaweedfs(folder: Path) -> Iterator[ObjectServer]:
     endpoint = f"http://127.0.0.1:{ports['s3.port']}"
     with _started(words, folder / "weed.log", ports["s3.port"], ENVIRONMENT) as process:
         _until_it_does(lambda: make_bucket(endpoint, BUCKET))
-        yield ObjectServer("s3", endpoint, {"endpoint": endpoint}, ENVIRONMENT, process)
+        yield ObjectServer(endpoint, process, "s3", {"endpoint": endpoint}, ENVIRONMENT)
 
 
 @contextmanager
@@ -98,7 +151,7 @@ def azurite(folder: Path) -> Iterator[ObjectServer]:
         _until_it_does(lambda: _make_container(endpoint))
         query = {"endpoint": endpoint, "account": AZURE_ACCOUNT}
         environment = {"AZURE_STORAGE_ACCOUNT_KEY": AZURE_KEY}
-        yield ObjectServer("az", endpoint, query, environment, process)
+        yield ObjectServer(endpoint, process, "az", query, environment)
 
 
 @contextmanager
@@ -120,7 +173,7 @@ def fake_gcs(folder: Path) -> Iterator[ObjectServer]:
     with _started(words, folder / "gcs.log", port, {}) as process:
         _post(f"{endpoint}/storage/v1/b?project=tests", json.dumps({"name": BUCKET}).encode())
         environment = {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account)}
-        yield ObjectServer("gs", endpoint, {"endpoint": endpoint}, environment, process)
+        yield ObjectServer(endpoint, process, "gs", {"endpoint": endpoint}, environment)
 
 
 SERVERS: Mapping[str, Callable[[Path], AbstractContextManager[ObjectServer]]] = {

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from s3_server import free_port
+from bucket_servers import free_port
 
 START_S = 400
 TRIES = 6

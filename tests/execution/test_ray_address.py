@@ -11,7 +11,7 @@ from concurrent import futures
 from pathlib import Path
 
 import pytest
-from s3_server import free_port
+from bucket_servers import free_port
 from tiny import Recorder, Tiny, write_configs
 
 from pipeline.execution.events import Observers

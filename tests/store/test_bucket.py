@@ -16,9 +16,17 @@ import obstore
 import pytest
 import torch
 from artifacts import NODE, OTHER, put
-from bucket_servers import SERVERS, ObjectServer, fake_gcs, moto, upload_to_gcs
+from bucket_servers import (
+    ENVIRONMENT,
+    SERVERS,
+    ObjectServer,
+    fake_gcs,
+    make_bucket,
+    moto,
+    s3_server,
+    upload_to_gcs,
+)
 from obstore.store import S3Store
-from s3_server import ENVIRONMENT, make_bucket, s3_server
 
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.grid.graph import Node

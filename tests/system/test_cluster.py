@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from bucket_servers import ENVIRONMENT, make_bucket, s3_server
 from ray_cluster import Cluster, ray_cluster
-from s3_server import ENVIRONMENT, make_bucket, s3_server
 from tiny import Tiny, data_files, write_configs
 
 from pipeline.store.store import Store

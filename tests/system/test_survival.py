@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
+from bucket_servers import free_port
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from s3_server import free_port
 from tiny import FILES, data_files, write_configs
 
 from pipeline.commands.cli import main
