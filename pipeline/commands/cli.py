@@ -14,7 +14,6 @@ from typing import Any, Literal
 import click
 
 from pipeline import __version__
-from pipeline.commands.cli_store import store_commands
 from pipeline.commands.grouped import GroupedCommand
 from pipeline.commands.options import (
     FiniteRange,
@@ -41,6 +40,7 @@ from pipeline.commands.options import (
     weights_option,
     weights_places,
 )
+from pipeline.commands.store import store_commands
 from pipeline.execution.signals import STOPPED
 from pipeline.grid.kinds import FORCE_STARTS, ForceStart
 from pipeline.problems import BadInput, Unwritable, suggestion

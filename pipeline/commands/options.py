@@ -16,8 +16,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.commands.records import answer
-from pipeline.grid.card_sizes import CARD_SIZES, CardSize
-from pipeline.grid.kinds import ForceStart
+from pipeline.grid.kinds import CARD_SIZES, CardSize, ForceStart
 from pipeline.problems import BadInput
 from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.problems.sanitize import printable

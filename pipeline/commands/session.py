@@ -21,9 +21,8 @@ from pipeline.execution.signals import interruptible
 from pipeline.execution.watch import Watch
 from pipeline.execution.work.contract import contract_verdict, own_parts
 from pipeline.grid.builder import Overrides
-from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.digests import spec_classes
-from pipeline.grid.kinds import KINDS
+from pipeline.grid.kinds import KINDS, CardSize
 from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.planning import Plan
 from pipeline.plan.speeds import known_speeds

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.grid.builder import Overrides, load_grid
-from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.graph import Node
+from pipeline.grid.kinds import CardSize
 from pipeline.grid.opened import OpenedGrid
 from pipeline.grid.selection import selected
 from pipeline.plan.planning import Plan, make_plan

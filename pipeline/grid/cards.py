@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Graph, Node
+from pipeline.grid.kinds import CardSize
 from pipeline.grid.nodes import CellNodes
 from pipeline.grid.workloads import stated, workload
 from tasks.attacks.base import CompoundAttack

@@ -17,6 +17,9 @@ NodeKind = Literal[
 ForceStart = Literal["defend", "craft"]
 """What `--force` may begin with; the later ones include those before them."""
 FORCE_STARTS: tuple[ForceStart, ...] = get_args(ForceStart)
+CardSize = Literal["full", "quarter", "none"]
+"""How large the nodes of kind `card` may be; see `pipeline.grid.cards`."""
+CARD_SIZES: tuple[CardSize, ...] = get_args(CardSize)
 
 _FROZEN = ("tasks.classifier.frozen", "tasks.classifier.checkpoint")
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline.catalogue.catalogue import Catalogue
-from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.cards import card_nodes
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.digests import spec_classes
 from pipeline.grid.exhibits import ExhibitNode, exhibit_nodes
 from pipeline.grid.graph import Graph, Node
-from pipeline.grid.kinds import ForceStart, NodeKind, forced_kinds
+from pipeline.grid.kinds import CardSize, ForceStart, NodeKind, forced_kinds
 from pipeline.grid.nodes import CellNodes
 from tasks.specs import Spec
 

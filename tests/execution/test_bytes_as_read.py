@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_sources import write_parquet
+from test_locate import write_parquet
 from tiny import Recorder, write_configs
 
 from pipeline.catalogue.code.syntax import read_sources

@@ -10,10 +10,10 @@ from tiny import write_configs
 
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.grid.builder import load_grid
-from pipeline.grid.card_sizes import CardSize
 from pipeline.grid.cards import card_nodes
 from pipeline.grid.cells import Grid
 from pipeline.grid.graph import Graph, Node
+from pipeline.grid.kinds import CardSize
 from pipeline.grid.names import node_name
 from pipeline.grid.nodes import CellNodes
 from pipeline.grid.workloads import speed_class, workload

@@ -29,7 +29,7 @@ from pipeline.report.views.table import views
 from pipeline.report.writer import write_report
 from tasks.integrity.findings import Finding
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 
 class Elements(HTMLParser):

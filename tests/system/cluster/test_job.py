@@ -9,7 +9,7 @@ import pytest
 from test_cluster import PIPELINE, Bench, bench
 from tiny import data_files
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -192,7 +192,7 @@ assert tracker.problem is None
 assert not [name for name in sys.modules if name.partition(".")[0] == "mlflow"]
 assert not (root / "mlflow.db").exists()
 """
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3])
 
 
 def test_a_result_becomes_a_child_run_once_though_two_invocations_see_it(bench: Bench) -> None:

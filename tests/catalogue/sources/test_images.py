@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
-from test_source_files import coloured, refused, write_images
-from test_sources import png, write_parquet
+from test_files import coloured, refused, write_images
+from test_locate import png, write_parquet
 
 from pipeline.catalogue.entries import DatasetEntry
 from pipeline.catalogue.sources.classes import class_order

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_source_files import write_arrays, write_images
-from test_sources import write_parquet
+from test_files import write_arrays, write_images
+from test_locate import write_parquet
 from torchvision import datasets
 
 from pipeline.catalogue.catalogue import Catalogue
@@ -28,7 +28,7 @@ from pipeline.problems import BadInput
 from tasks.data.arrays import Splits
 from tasks.data.spec import DatasetSpec
 
-SHIPPED = Path(__file__).parents[2] / "configs"
+SHIPPED = Path(__file__).parents[3] / "configs"
 ENTRIES = {
     classes: DatasetEntry(kind="cifar", classes=classes, channels=3, side_px=32)
     for classes in (10, 100)

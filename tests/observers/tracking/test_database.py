@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tracking import GRID, Bench, run
+from test_tracker import GRID, Bench, run
 
 from pipeline.observers.tracking import database
 from pipeline.observers.tracking.database import (
