@@ -15,6 +15,10 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_grid", "results", "run"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'pipeline' has no attribute '{name}'")

@@ -10,7 +10,6 @@ from pipeline.commands.options import additions
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observer, Observers, RunFinished
 from pipeline.grid.builder import Overrides
-from pipeline.report.scores import Scores
 
 if TYPE_CHECKING:
     import polars as pl
@@ -98,14 +97,38 @@ def results(session: Session) -> pl.DataFrame:
     """One row for each cell of the grid, with all that its score says; percent where not named.
 
     A cell that is not in the store has nulls, and says why in `missing`. A grid loaded with
-    `only` has its other cells too.
+    `only` has its other cells too. `gain`: in points, over what the first table with gains
+    compares it with; `worst_case`: what is left of its model and defense where each image is
+    under the attack that breaks it most; `defense_verdict`: on them, where they were attacked
+    adaptively; and a column for each swept parameter, such as `guo.draws`.
     """
+    from pipeline.commands.records import swept_values
+    from pipeline.commands.report import known_scores
     from pipeline.report.formats import frames as report_frames
-    from pipeline.report.paper import references_of
+    from pipeline.report.views.adaptive import worst_cases
+    from pipeline.report.views.table import views
+    from pipeline.report.views.verdicts import verdict_rows
 
-    scores = Scores(
-        facts=session.facts(),
-        digests={name: node.digest for name, node in session.scores.items()},
-        published=references_of(session.grid, session.catalogue),
-    )
-    return report_frames.results(session.grid, scores)
+    grid, scores = session.grid, known_scores(session)
+    gains: dict[tuple[str, str, str], float] = {}
+    for view in views(grid, scores):
+        for row in view.rows:
+            for entry in row.entries:
+                if entry.gain is not None:
+                    gains.setdefault((row.model, entry.attack, row.defense), entry.gain)
+    worst = worst_cases(grid, scores)
+    verdicts = {(row.model, row.defense): row.verdict.word for row in verdict_rows(grid, scores)}
+    swept = [swept_values(cell, grid.tables) for cell in grid.cells]
+    columns: dict[str, list[object]] = {
+        "gain": [gains.get((cell.model, cell.attack, cell.defense)) for cell in grid.cells],
+        "worst_case": [
+            None if (rate := worst.get((cell.model, cell.defense))) is None else rate.accuracy
+            for cell in grid.cells
+        ],
+        "defense_verdict": [verdicts.get((cell.model, cell.defense)) for cell in grid.cells],
+        **{
+            name: [values.get(name) for values in swept]
+            for name in dict.fromkeys(name for values in swept for name in values)
+        },
+    }
+    return report_frames.with_more(report_frames.results(grid, scores), columns)

@@ -34,7 +34,7 @@ from tasks.registry import absent
 from tasks.specs import Kind, Spec
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Session(StoredGrid):
     """A grid that is opened on a store, and how what is missing is computed."""
 

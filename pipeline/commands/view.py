@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.report.scores import Facts
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class StoredGrid(OpenedGrid):
     """An opened grid beside a store; nothing here writes."""
 
@@ -43,6 +43,32 @@ class StoredGrid(OpenedGrid):
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store.backend)
+
+    def __repr__(self) -> str:
+        """Five lines for a notebook; the store is not asked."""
+
+        def counted(what: str, names: Iterable[str]) -> str:
+            count = len(set(names))
+            return f"{count} {what}{'' if count == 1 else 's'}"
+
+        grid, cells = self.grid, self.cells
+        datasets = ", ".join(dict.fromkeys(cell.dataset for cell in cells))
+        of = "" if len(cells) == len(grid.cells) else f" of {len(grid.cells)}"
+        parts = [
+            counted("model", (cell.model for cell in cells)),
+            counted("attack", (cell.attack for cell in cells)),
+            counted("defense", (cell.defense for cell in cells)),
+        ]
+        tables = ", ".join(table.name for table in grid.tables)
+        return "\n".join(
+            [
+                f"grid {grid.name}: {grid.title}".rstrip(": "),
+                f"{len(cells)}{of} cells: {', '.join(parts)} on {datasets}",
+                f"tables: {tables}",
+                f"store: {self.store.address}",
+                "pipeline.run(session) computes what is missing, pipeline.results(session) has it",
+            ]
+        )
 
     def examined(self) -> Cards:
         """The integrity cards of the grid's cells as the store holds them now."""

@@ -36,8 +36,55 @@ def test_a_notebook_loads_runs_and_reads_a_grid(
         ("clean", "dark", 40),
     ]
     assert known["accuracy"].is_between(5, 100).all()
+    gains = dict(known.select("defense", "gain").rows())
+    assert gains["none"] is None  # it is compared with nothing
+    assert known["worst_case"].to_list() == [None, None]  # nothing attacked it
     assert pipeline.run(session, inline=True, progress=False).computed == {}
     assert pipeline.run(session, inline=True, progress=False, force=True).computed["defend"] == 2
+
+
+def test_a_notebook_shows_its_functions_and_a_grid_in_five_lines(tmp_path: Path) -> None:
+    assert dir(pipeline) == ["__version__", "load_grid", "results", "run"]
+    write_configs(tmp_path)
+    session = pipeline.load_grid(
+        "tiny", configs=[tmp_path], store=tmp_path / "store", only=["defense=none"]
+    )
+    assert repr(session).splitlines() == [
+        "grid tiny",
+        "2 of 10 cells: 1 model, 2 attacks, 1 defense on digits",
+        "tables: main",
+        f"store: {tmp_path / 'store'}",
+        "pipeline.run(session) computes what is missing, pipeline.results(session) has it",
+    ]
+    for package in ("pipeline", "tasks"):
+        assert (Path(pipeline.__file__).parents[1] / package / "py.typed").is_file()
+
+
+def test_results_have_swept_parameters_gains_and_the_worst_case_as_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = (
+        "epsilon: 40\nimages: 40\nredraws: 1\ntables:\n  - name: main\n    models: [mixed]\n"
+        "    attacks: [clean, pgd]\n    defenses: [none, guo]\n    gains_over: none\n"
+        "    sweep: {guo.draws: [1, 3]}\n"
+    )
+    write_configs(tmp_path / "configs", {"grids/tiny.yaml": grid})
+    session = pipeline.load_grid("tiny")
+    pipeline.run(session, inline=True, progress=False)
+    frame = pipeline.results(session)
+    rows = {(row["attack"], row["defense"]): row for row in frame.to_dicts()}
+    swept = {key: row["guo.draws"] for key, row in rows.items() if key[0] == "pgd"}
+    assert swept == {
+        ("pgd", "none"): None, ("pgd", "guo[draws=1]"): 1, ("pgd", "guo[draws=3]"): 3
+    }  # fmt: skip
+    one = rows["pgd", "guo[draws=1]"]
+    assert one["gain"] == pytest.approx(one["accuracy"] - rows["pgd", "none"]["accuracy"])
+    # image by image, so no more than the least of both columns
+    for defense in ("none", "guo[draws=1]", "guo[draws=3]"):
+        both = [rows[attack, defense]["accuracy"] for attack in ("clean", "pgd")]
+        assert rows["clean", defense]["worst_case"] == rows["pgd", defense]["worst_case"]
+        assert rows["pgd", defense]["worst_case"] <= min(both) + 1e-9
 
 
 def test_what_does_not_fit_is_one_line_here_too(tmp_path: Path) -> None:

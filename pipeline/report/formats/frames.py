@@ -96,6 +96,15 @@ def results(grid: Grid, scores: Scores) -> pl.DataFrame:
     )
 
 
+def with_more(frame: pl.DataFrame, columns: Mapping[str, Sequence[object]]) -> pl.DataFrame:
+    """A frame of results with more columns, before the digest."""
+    more = [_guessed(list(values)).alias(name) for name, values in columns.items()]
+    place = frame.columns.index("digest")
+    for offset, series in enumerate(more):
+        frame.insert_column(place + offset, series)
+    return frame
+
+
 def as_csv(frame: pl.DataFrame) -> str:
     """A frame as CSV in which no text is a spreadsheet's formula; see `csv_cell`."""
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
