@@ -351,7 +351,8 @@ class _Builder:
         try:
             return Chain(parts=tuple(parts))
         except ValidationError as error:
-            raise document.problem(place, error.errors()[0]["msg"]) from None
+            said = str(error.errors()[0]["ctx"]["error"])
+            raise document.problem(place, f"'{_used(choice)}': {said}") from None
 
 
 def _admit(cells: dict[str, Cell], cell: Cell, document: Document, place: Place) -> None:

@@ -350,6 +350,20 @@ def test_two_mi_ol_pools_in_a_chain_are_told_where_the_chain_stands(load: Load) 
     assert "must take one pool" in message
 
 
+def test_what_cannot_be_followed_in_a_chain_is_told_in_one_line(load: Load) -> None:
+    views = "kind: tte\n"
+    message = told(load, table(defenses="[tte+none]"), defenses__tte=views)
+    assert message == (
+        "configs/grids/g.yaml:5: tables.0.defenses.0: 'tte+none': tte combines several answers, "
+        "which only the last part of a chain can: put it last"
+    )
+    noisy = "kind: anti-adversary\nbox: false\n"
+    message = told(load, table(defenses="[anti+none]"), defenses__anti=noisy)
+    assert "'anti+none': anti-adversary may leave the range of pixels" in message
+    [cell] = load(table(defenses="[none+tte]"), defenses__tte=views).cells
+    assert cell.deterministic
+
+
 def test_options_that_do_not_fit_are_told_by_their_own_name(load: Load, tmp_path: Path) -> None:
     assert told(load, table(), Overrides(images=601)) == (
         "--images 601: the test set of 'digits' has 600 images"
