@@ -33,7 +33,8 @@ def jpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_defense_is_six_lines_and_has_its_place_in_every_table(jpeg: str) -> None:
     body = jpeg[jpeg.index("class ") :]
     assert len([line for line in body.splitlines() if line.strip()]) == 6
-    [command] = blocks("bash")
+    judged, command = blocks("bash")
+    assert shlex.split(judged) == ["pipeline", "judge", "jpeg.py"]
     words = shlex.split(command)[2:]
     listed = CliRunner().invoke(main, ["list", "cells", *words], catch_exceptions=False)
     cells = set(listed.output.split())
@@ -54,7 +55,7 @@ def test_the_readmes_defense_is_judged_obliviously_and_adaptively(
     (tmp_path / "configs/recipes/demo-mixup.yaml").write_text(shorter, encoding="utf-8")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    words = shlex.split(blocks("bash")[0])[1:]
+    words = shlex.split(blocks("bash")[1])[1:]
     fewer = ["--inline", "--images", "20", "--only", "model=demo-mixup", "--only", "defense=jpeg"]
     only = ["--only", "attack=untargeted-pgd10", "--only", "attack=adaptive-quick"]
     done = CliRunner().invoke(main, [*words, *fewer, *only], catch_exceptions=False)

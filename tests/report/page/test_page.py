@@ -243,7 +243,7 @@ def test_words_stand_out_from_their_ground_in_light_and_dark(scheme: str):
         for part in style.split("prefers-color-scheme: dark")[:2]
     )
     colours = light if scheme == "light" else dark
-    assert len(colours) == 8
+    assert len(colours) == 9
     for ground in ("page", "raised"):
         for words in ("text", "muted", "link", "up", "down"):
             one, other = sorted((_luminance(colours[words]), _luminance(colours[ground])))
