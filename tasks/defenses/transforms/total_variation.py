@@ -20,17 +20,26 @@ def minimised(pixels: Tensor, mask: Tensor, weight: float, iterations: int) -> T
     Returns the pixels' shape, which may leave [0, 1] by the error that the steps leave.
     """
     dual_step = 1 / (NORM_SQUARED * PRIMAL_STEP)
-    found, ahead = pixels, pixels
-    fidelity = torch.zeros_like(pixels)
-    slopes = torch.zeros(2, *pixels.shape, dtype=pixels.dtype, device=pixels.device)
+    kept = dual_step * mask * pixels
+    found, ahead = pixels.clone(), pixels.clone()
+    fidelity, down, across = (torch.zeros_like(pixels) for _ in range(3))
+    # in place throughout: the work is that of reading and writing memory
     for _ in range(iterations):
-        fidelity = fidelity + dual_step * mask * (ahead - pixels)
-        fidelity = fidelity / _length(fidelity).clamp_min(1)
-        slopes = slopes + dual_step * _differences(ahead)
-        slopes = slopes / (slopes.square().sum(dim=0).sqrt() / weight).clamp_min(1)
-        before = found
-        found = found - PRIMAL_STEP * (mask * fidelity + _adjoint(slopes))
-        ahead = 2 * found - before
+        fidelity.addcmul_(mask, ahead, value=dual_step).sub_(kept)
+        fidelity.div_(_length(fidelity).clamp_min_(1))
+        down[..., :-1, :].add_(ahead[..., 1:, :] - ahead[..., :-1, :], alpha=dual_step)
+        across[..., :-1].add_(ahead[..., 1:] - ahead[..., :-1], alpha=dual_step)
+        lengths = torch.addcmul(down.square(), across, across).sqrt_()
+        lengths.div_(weight).clamp_min_(1)
+        down.div_(lengths)
+        across.div_(lengths)
+        move = mask * fidelity
+        move[..., :-1, :].sub_(down[..., :-1, :])
+        move[..., 1:, :].add_(down[..., :-1, :])
+        move[..., :-1].sub_(across[..., :-1])
+        move[..., 1:].add_(across[..., :-1])
+        found.sub_(move, alpha=PRIMAL_STEP)
+        torch.sub(found, move, alpha=PRIMAL_STEP, out=ahead)
     return found
 
 
@@ -52,14 +61,3 @@ def _differences(z: Tensor) -> Tensor:
     slopes[0, ..., :-1, :] = z[..., 1:, :] - z[..., :-1, :]
     slopes[1, ..., :-1] = z[..., 1:] - z[..., :-1]
     return slopes
-
-
-def _adjoint(slopes: Tensor) -> Tensor:
-    """The transpose of `_differences`."""
-    down, across = slopes
-    result = torch.zeros_like(down)
-    result[..., :-1, :] -= down[..., :-1, :]
-    result[..., 1:, :] += down[..., :-1, :]
-    result[..., :-1] -= across[..., :-1]
-    result[..., 1:] += across[..., :-1]
-    return result
