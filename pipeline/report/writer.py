@@ -155,8 +155,10 @@ def _write_files(
         parts.append((markdown("\n".join(filter(None, said))), stem))
         _write_text(parts[-1][0], folder / f"{stem}.md")
     verdicts = verdict_rows(grid, scores)
+    answer, told = answer_markdown(verdicts, grid), verdicts_markdown(verdicts, "verdicts.csv")
     if verdicts:
         _write_frame(verdict_values(verdicts), folder / "verdicts")
+        _write_text(markdown(f"{answer}\n{told}"), folder / "verdicts.md")
     if scores.cards:
         _write_frame(card_values(scores.cards), folder / "cards")
     if curves is not None:
@@ -168,8 +170,8 @@ def _write_files(
         parts,
         provenance,
         cards_markdown(scores.cards),
-        answer_markdown(verdicts, grid),
-        verdicts_markdown(verdicts, "verdicts.csv"),
+        answer,
+        told,
         "" if curves is None else trainings_markdown(trained, curves.markdown, "training.csv"),
     )
     _write_text(markdown(readme), folder / "README.md")

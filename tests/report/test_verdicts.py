@@ -13,17 +13,25 @@ from made_up import DEFENSES, PROBLEM, make_cell, printed
 
 from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Cell, Grid, Table
+from pipeline.observers.tracking.description import story
 from pipeline.report.answers import Answers, PerImage
 from pipeline.report.cards import Card
 from pipeline.report.scores import Scores
 from pipeline.report.views.table import views
-from pipeline.report.views.verdicts import VerdictRow, verdict_rows
+from pipeline.report.views.verdicts import VerdictRow, conclusion, verdict_rows
 from pipeline.report.words.identity import identity
-from pipeline.report.words.verdicts import claim_lines, row_words, sentence, summary
+from pipeline.report.words.verdicts import (
+    claim_lines,
+    judged_sentence,
+    row_words,
+    sentence,
+    summary,
+)
 from pipeline.report.writer import write_report
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.direct import Direct
 from tasks.defenses.flip_crop import FlipCrop
+from tasks.evaluation.verdicts import DefenseVerdict
 from tasks.integrity.findings import Finding
 
 IMAGES = 300
@@ -159,6 +167,32 @@ def test_the_sentence_names_network_verdict_and_what_stands_with_and_without():
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (("holds", "holds"), "holds"),
+        (("holds", "fallen"), "holds"),
+        (("holds", "no gain"), "does not hold"),
+        (("undecided", "harms"), "does not hold"),
+        (("holds", "undecided"), "cannot tell"),
+        (("holds", "cannot tell"), "cannot tell"),
+        (("fallen", "fallen"), "cannot tell"),
+        ((), "cannot tell"),
+    ],
+)
+def test_on_several_networks_a_defense_holds_where_it_does_on_all_that_tell(words, answer):
+    row = rows_of()["counter"]
+    verdicts = [
+        DefenseVerdict("cannot tell", fallen=True) if word == "fallen" else DefenseVerdict(word)
+        for word in words
+    ]
+    rows = [dataclasses.replace(row, verdict=verdict) for verdict in verdicts]
+    assert conclusion(rows) == answer
+    if rows:
+        told = judged_sentence(rows, answer)
+        assert "demo-iat, 300 images, adaptive-quick, linf 8/255." in told
+
+
 def test_a_report_begins_with_the_verdict_and_the_terminal_ends_with_it(tmp_path: Path):
     grid = grid_of()
     scores = scores_of(grid)
@@ -250,3 +284,11 @@ def test_a_report_ends_with_how_to_cite_it(tmp_path: Path):
         assert "version = {0.1.0}," in entry
         assert "year = {2026}," in entry
         assert "note = {Grid demo, digest " in entry
+
+
+def test_the_description_of_a_run_on_a_tracking_server_tells_the_verdicts_first(tmp_path: Path):
+    grid = grid_of()
+    page = write_report(grid, scores_of(grid), tmp_path)
+    told = story(grid, "pipeline run", {}, {}, {}, page.parent)
+    assert "`counter` on demo-iat: **harms**" in told
+    assert told.index("Does it hold?") < told.index("## Stress")

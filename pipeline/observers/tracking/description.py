@@ -11,6 +11,8 @@ from pipeline.report.words.numbers import changes
 
 LONGEST = 7_000
 """Characters, of 8,000 that MLflow takes."""
+VERDICTS = "verdicts.md"
+"""Of a report's files the first: whether defenses hold."""
 ELSEWHERE = "The rest is too long for a description: see `report/index.html` among the artifacts."
 
 
@@ -43,7 +45,8 @@ def story(
 def _tables(report: Path | None) -> list[str]:
     if report is None or not report.is_dir():
         return []
-    files = sorted(path for path in report.glob("*.md") if path.name != "README.md")
+    found = (path for path in report.glob("*.md") if path.name != "README.md")
+    files = sorted(found, key=lambda path: (path.name != VERDICTS, path.name))
     # of each what comes first: a description shows no pictures
     return [path.read_text(encoding="utf-8").partition("\n![")[0].strip() for path in files]
 
