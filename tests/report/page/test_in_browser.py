@@ -41,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     session = tiny.session()
     digests = {name: node.digest for name, node in session.scores.items()}
     scores = Scores(session.facts(), {}, digests)
-    artifacts = Artifacts(session.store, session.scores)
+    artifacts = Artifacts(session.store, session.scores, session.exhibits)
     return write_report(session.grid, scores, folder / "reports", session.provenance(), artifacts)
 
 
