@@ -11,7 +11,7 @@ from tasks.registry import imported
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.attacks.libraries.asked import Asked
+    from tasks.attacks.libraries.victim_module import VictimModule
 
 
 class ARTAttack(LibraryAttack):
@@ -35,7 +35,7 @@ class ARTAttack(LibraryAttack):
     }
     kind: Literal["art"] = "art"
 
-    def examples(self, module: Asked, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:  # noqa: ARG002
+    def examples(self, module: VictimModule, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:  # noqa: ARG002
         """See `LibraryAttack.examples`."""
         import torch
 

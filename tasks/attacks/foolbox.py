@@ -11,7 +11,7 @@ from tasks.registry import imported
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.attacks.libraries.asked import Asked
+    from tasks.attacks.libraries.victim_module import VictimModule
 
 
 class FoolboxAttack(LibraryAttack):
@@ -44,7 +44,7 @@ class FoolboxAttack(LibraryAttack):
             return "linf" if self.parameters.get("constraint") == "linf" else "l2"
         return super().measure()
 
-    def examples(self, module: Asked, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:  # noqa: ARG002
+    def examples(self, module: VictimModule, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:  # noqa: ARG002
         """See `LibraryAttack.examples`."""
         foolbox = imported("foolbox", "foolbox")
         attack = self.made("foolbox.attacks", fill={})

@@ -11,7 +11,7 @@ from tasks.specs import Passes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.attacks.libraries.asked import Asked
+    from tasks.attacks.libraries.victim_module import VictimModule
 
 FAB = "FAB"
 """The Fast Adaptive Boundary attack (Croce and Hein, ICML 2020), whose cost is known."""
@@ -63,7 +63,7 @@ class TorchattacksAttack(LibraryAttack):
         each = Passes(2, 1) * steps + Passes(forwards=3)
         return each * (classes - 1) + Passes(forwards=1)
 
-    def examples(self, module: Asked, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:
+    def examples(self, module: VictimModule, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:
         """See `LibraryAttack.examples`."""
         attack = self.made(
             "torchattacks",

@@ -54,7 +54,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Asked:
+class NetworkAnswer:
     """What a network says: logits [N, classes], and the gradient of a mixture of them.
 
     gradient: float32 [N, C, H, W]; None where no gradient reaches the pixels.
@@ -150,7 +150,7 @@ def ask(
     module: Callable[[Tensor], Tensor],
     pixels: Tensor,
     layout: torch.memory_format = torch.contiguous_format,
-) -> Asked:
+) -> NetworkAnswer:
     """A network's logits and input gradients, in float32, under one seed of torch's generator.
 
     BadNetwork where it raises, or gives no [N, classes].
@@ -169,17 +169,17 @@ def ask(
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise BadNetwork(f"gave {shape} for {_size(pixels)}, not logits [images, classes]")
         if not logits.requires_grad:
-            return Asked(logits.detach().float(), None)
+            return NetworkAnswer(logits.detach().float(), None)
         mixture = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(1))
         total = (logits.float() @ mixture.to(logits.device)).sum()
         try:
             (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
         except RuntimeError as error:
             raise BadNetwork(f"has no gradient of {_size(pixels)}: {_said(error)}") from error
-    return Asked(logits.detach().float(), gradient)
+    return NetworkAnswer(logits.detach().float(), gradient)
 
 
-def difference(expected: Asked, found: Asked) -> str:
+def difference(expected: NetworkAnswer, found: NetworkAnswer) -> str:
     """How two answers differ beyond rounding, in a few words; "" where they do not."""
     logits, others = (each.logits.cpu() for each in (expected, found))
     if logits.shape != others.shape:

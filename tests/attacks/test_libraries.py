@@ -23,8 +23,8 @@ from pipeline.grid.digests import digest
 from pipeline.problems import BadInput
 from tasks import registry
 from tasks.attacks.base import Victim
-from tasks.attacks.libraries.asked import Asked
 from tasks.attacks.libraries.base import LibraryAttack
+from tasks.attacks.libraries.victim_module import VictimModule
 from tasks.attacks.pgd import PGD
 from tasks.data.arrays import as_float
 from tasks.data.seeding import Rows
@@ -292,7 +292,7 @@ def test_a_library_gets_contiguous_gradients_of_a_network_in_channels_last(
     attack = made(tmp_path, OTHERS[name])
     pixels, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
     leaf = pixels.clone().requires_grad_()
-    module = Asked(victim_of(network), pixels.device)
+    module = VictimModule(victim_of(network), pixels.device)
     (gradient,) = torch.autograd.grad(module(leaf).sum(), leaf)
     assert gradient.is_contiguous()
     crafted = attack.perturb(victim_of(network), pixels, labels, rows(2))

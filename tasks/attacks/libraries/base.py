@@ -25,7 +25,7 @@ from tasks.specs import Count
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.attacks.libraries.asked import Asked
+    from tasks.attacks.libraries.victim_module import VictimModule
     from tasks.data.seeding import Rows
 
 
@@ -101,7 +101,7 @@ class LibraryAttack(BoundedAttack):
         """The library's examples, in the ball."""
         import torch
 
-        from tasks.attacks.libraries.asked import Asked
+        from tasks.attacks.libraries.victim_module import VictimModule
 
         ball = self.ball()
         if not ball.radius:
@@ -111,14 +111,14 @@ class LibraryAttack(BoundedAttack):
         parts = []
         for first in range(0, len(pixels), self.images_at_once):
             group = slice(first, first + self.images_at_once)
-            module = Asked(victim, pixels.device).eval()
+            module = VictimModule(victim, pixels.device).eval()
             with seeded(seed := int(seeds[first])):
                 given = pixels[group].clone(memory_format=torch.contiguous_format)
                 found = self.examples(module, given, aims[group], seed)
             parts.append(ball.project(found.detach().to(pixels), pixels[group]))
         return torch.cat(parts)
 
-    def examples(self, module: Asked, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:
+    def examples(self, module: VictimModule, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:
         """What the library makes of some images; aims: their labels, or the targets."""
         raise NotImplementedError(f"{type(self).__name__} does not define examples")
 

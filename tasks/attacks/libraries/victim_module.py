@@ -23,7 +23,7 @@ class _ContiguousGradient(torch.autograd.Function):
         return gradient.contiguous()
 
 
-class Asked(nn.Module):
+class VictimModule(nn.Module):
     """Gives a victim's logits; each call is a step. The gradients in its input are contiguous."""
 
     def __init__(self, victim: Victim, device: torch.device) -> None:
