@@ -98,7 +98,7 @@ def write_report(
                 trainings=[training.words for training in trained],
                 curves=None
                 if curves is None
-                else Plot(_written(folder / "training.svg"), curves.alt, curves.said),
+                else Plot(_written(folder / "training.svg"), curves.alt, curves.caption),
                 provenance=provenance or {},
                 again=again,
                 links=links,
@@ -134,7 +134,7 @@ def _write_files(
             f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
         }
         plots = [
-            Plot(_write_figure(figure, folder, name), figure.alt, figure.said)
+            Plot(_write_figure(figure, folder, name), figure.alt, figure.caption)
             for name, figure in figures.items()
             if figure is not None
         ]

@@ -95,7 +95,7 @@ def test_the_figure_tells_how_many_images_and_draws_every_curve(
     (view,) = views(grid, scores)
     drawing = epsilon_drawing(view, "table-epsilon", grid, scores)
     assert drawing is not None
-    assert "on\n20 to 40 images" in drawing.said
+    assert "on\n20 to 40 images" in drawing.caption
     assert "(table-epsilon.svg)" in drawing.markdown
     drawn = seen(grid, scores)
     assert drawn is not None
@@ -125,8 +125,8 @@ def test_a_curve_of_fewer_draws_than_the_tables_is_called_another_accuracy(
     (view,) = views(grid, scores)
     drawing = epsilon_drawing(view, "table-epsilon", grid, scores)
     assert drawing is not None
-    assert "These are few-draw accuracies" in drawing.said
-    assert "(guo 5 of 50)" in drawing.said
+    assert "These are few-draw accuracies" in drawing.caption
+    assert "(guo 5 of 50)" in drawing.caption
     plain = epsilon_drawing(view, "table-epsilon", grid, scored(grid, cards))
     assert plain is not None
-    assert "few-draw" not in plain.said
+    assert "few-draw" not in plain.caption

@@ -201,11 +201,11 @@ def perform(
     if device.type == "cpu":
         # what decides how sums are rounded, beside the versions
         how["instructions"] = torch.backends.cpu.get_cpu_capability()
-    if inputs.asked is not None:
+    if inputs.queried is not None:
         # that what was asked is the model of this node; `verify --suspect` looks for it
-        how["model"] = inputs.asked
-    if inputs.said:
-        how["said"] = inputs.said
+        how["model"] = inputs.queried
+    if inputs.notes:
+        how["said"] = inputs.notes
     if result.asking_s is not None:
         how["asking_seconds"] = result.asking_s
     if kind.compiled:

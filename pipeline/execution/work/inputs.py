@@ -68,8 +68,8 @@ class NodeInputs:
     Reading a parent raises Damaged if it is not what its record says.
 
     until: Unix time, s, at which the run is to stop. workers: how many nodes may be at work on this
-    machine at once. asked: the digest of the model node whose network was asked; rows: how many
-    go through it at once; said: what a person should know of how it was made ready.
+    machine at once. queried: the digest of the model node whose network was asked; rows: how many
+    go through it at once; notes: what a person should know of how it was made ready.
     """
 
     node: Node
@@ -80,9 +80,9 @@ class NodeInputs:
     until: float | None = None
     workers: int = 1
     classifier: Frozen | None = None
-    asked: str | None = None
+    queried: str | None = None
     rows: int | None = None
-    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     _asked_before: Passes = field(default_factory=Passes)
 
     def record(self, node: Node) -> Record:
@@ -199,7 +199,7 @@ class NodeInputs:
             return wanted
         rows = rows_that_fit(share, each, wanted)
         if rows < wanted:
-            self.said.append(
+            self.notes.append(
                 f"{rows} rows at once instead of {wanted}: {share / GB:.2g} GB of memory are free "
                 f"for each of {self.workers} workers; results may differ by rounding"
             )
@@ -226,8 +226,8 @@ class NodeInputs:
             _make_room(_classifiers)
             _classifiers[key] = self.freeze(node, module, precision)
         self.classifier = _classifiers[key]
-        self.asked = node.digest
-        self.say(_spec_of(node).network, *self.classifier.left_out)
+        self.queried = node.digest
+        self.note_network(_spec_of(node).network, *self.classifier.left_out)
         if self.classifier.randomised:
             # of what asks it without saying for which images
             torch.manual_seed(int(self.node.digest[:15], 16))
@@ -262,13 +262,13 @@ class NodeInputs:
             )
         return frozen
 
-    def say(self, network: Network, *lines: str) -> None:
+    def note_network(self, network: Network, *lines: str) -> None:
         """Put lines about a network into the record of what is computed, and before a person."""
         self.note(f"network {title_of(network)}", *lines)
 
     def note(self, what: str, *lines: str) -> None:
         """Put lines about something that was read there, such as a file of a user's."""
-        self.said += [f"{what}: {line}" for line in lines]
+        self.notes += [f"{what}: {line}" for line in lines]
 
     def probe(self, model: Node) -> Tensor:
         """The images that a model's network is compared and checked on, see `probe_images`."""

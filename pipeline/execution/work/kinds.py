@@ -137,7 +137,7 @@ def _trainable(inputs: NodeInputs) -> Manner:
     inputs.freeze(inputs.node, untrained(inputs.node), "float32")
     with naming(spec.network):
         manner = training_manner(untrained(inputs.node), inputs.probe(inputs.node))
-    inputs.say(spec.network, *manner.left_out)
+    inputs.note_network(spec.network, *manner.left_out)
     return manner
 
 
@@ -177,7 +177,7 @@ def _checkpoint(inputs: NodeInputs) -> NodeOutput:
         load_weights(module, weights)
     _fits(inputs, module)
     frozen = inputs.freeze(inputs.node, module, "float32")
-    inputs.say(spec.network, *frozen.left_out)
+    inputs.note_network(spec.network, *frozen.left_out)
     inputs.note(shown(path), *notes)
     facts = {"weights": sum(weight.numel() for weight in weights.values())}
     if isinstance(spec.network, ForeignNetwork):

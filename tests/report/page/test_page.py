@@ -275,7 +275,7 @@ def test_the_robustness_of_a_defense_stands_below_its_table_by_adaptive_attack(t
     ]
     drawing = robustness_drawing(rows, "table1-robustness")
     assert drawing is not None
-    plot = Plot(drawing.files["svg"].content().decode(), drawing.alt, drawing.said)
+    plot = Plot(drawing.files["svg"].content().decode(), drawing.alt, drawing.caption)
     section = Section(view, "table1", [plot], rows)
     text = page_html(grid, make_scores(grid), [section], [], provenance={})
     page = Elements(text)

@@ -1,4 +1,4 @@
-"""The figures of a report: which files a table's figure has, and what is said below it."""
+"""The figures of a report: which files a table's figure has, and what stands below it."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ class DrawnFile:
             return path.read_bytes()
 
 
-ROBUSTNESS_SAID = """\
+ROBUSTNESS_CAPTION = """\
 From the oblivious attack that leaves a defense the least to the adaptive one on the same images,
 with Wilson 95 % intervals; the cross is the worst case of each image over all attacks."""
-COSTS_SAID = """\
+COSTS_CAPTION = """\
 A point is a defense under the attack of this table that leaves it the least, with the Wilson 95 %
 interval over images. Passes are forward and backward passes of the network for one image, as
 counted while the defense ran."""
 
-EPSILONS_SAID = """\
+EPSILONS_CAPTION = """\
 What an APGD that knows the defense leaves at each epsilon, as the integrity cards measured it on
 {images} images, with Wilson 95 % intervals. A larger ball must not leave more, and the largest no
 more than chance."""
 
-TRAININGS_SAID = """\
+TRAININGS_CAPTION = """\
 Loss and accuracy are means over an epoch while its weights still moved, of training images as the
 recipe shows them: mixed, or attacked. Accuracies on test images are in the tables."""
 
-FEW_DRAWS_SAID = """
+FEW_DRAWS_CAPTION = """
 These are few-draw accuracies, other than those of the table: to save time an answer of a card is
 the mean over fewer draws than the defense makes ({draws})."""
 
@@ -80,12 +80,12 @@ the mean over fewer draws than the defense makes ({draws})."""
 class Drawing:
     """A figure: Markdown that embeds it, its files by their ending, and its pictures.
 
-    alt: what it shows, for who cannot see it; said: what stands below it, in Markdown.
+    alt: what it shows, for who cannot see it; caption: in Markdown.
     """
 
     markdown: str
     alt: str = ""
-    said: str = ""
+    caption: str = ""
     files: Mapping[str, DrawnFile] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
 
@@ -103,9 +103,9 @@ def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> D
     if curves is None:
         return None
     files = _files(curves, _sweep)
-    said = _curves_said(curves)
-    markdown = f"{_embedded(curves.quantity, stem)}\n\n{said}\n"
-    return Drawing(markdown, f"Accuracy against {curves.quantity}", said, files)
+    caption = _curves_caption(curves)
+    markdown = f"{_embedded(curves.quantity, stem)}\n\n{caption}\n"
+    return Drawing(markdown, f"Accuracy against {curves.quantity}", caption, files)
 
 
 def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
@@ -115,8 +115,8 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
         return None
     files = {"svg": DrawnFile(found, "svg", _costs)}
     alt = "Least accuracy of each defense against the passes that it takes"
-    markdown = f"![{alt}]({stem}.svg)\n\n{COSTS_SAID}\n"
-    return Drawing(markdown, alt, COSTS_SAID, files)
+    markdown = f"![{alt}]({stem}.svg)\n\n{COSTS_CAPTION}\n"
+    return Drawing(markdown, alt, COSTS_CAPTION, files)
 
 
 def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
@@ -127,12 +127,12 @@ def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawin
     files = {"svg": DrawnFile(found, "svg", _epsilons)}
     images = sorted({curve.images for panel in found.panels for curve in panel.curves})
     counts = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,}"
-    said = EPSILONS_SAID.format(images=counts)
+    caption = EPSILONS_CAPTION.format(images=counts)
     if few := found.few_draws:
         listed = ", ".join(f"{defense} {draws}" for defense, draws in few.items())
-        said += FEW_DRAWS_SAID.format(draws=listed)
+        caption += FEW_DRAWS_CAPTION.format(draws=listed)
     alt = "Accuracy of each defense against the epsilon of the attack"
-    return Drawing(f"![{alt}]({stem}.svg)\n\n{said}\n", alt, said, files)
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{caption}\n", alt, caption, files)
 
 
 def robustness_drawing(rows: Sequence[Robustness], stem: str) -> Drawing | None:
@@ -141,7 +141,9 @@ def robustness_drawing(rows: Sequence[Robustness], stem: str) -> Drawing | None:
         return None
     files = {"svg": DrawnFile(rows, "svg", _robustness)}
     alt = "Accuracy of each defense under an oblivious and under an adaptive attack"
-    return Drawing(f"![{alt}]({stem}.svg)\n\n{ROBUSTNESS_SAID}\n", alt, ROBUSTNESS_SAID, files)
+    return Drawing(
+        f"![{alt}]({stem}.svg)\n\n{ROBUSTNESS_CAPTION}\n", alt, ROBUSTNESS_CAPTION, files
+    )
 
 
 def training_drawing(trainings: Sequence[Training], stem: str) -> Drawing | None:
@@ -150,8 +152,8 @@ def training_drawing(trainings: Sequence[Training], stem: str) -> Drawing | None
         return None
     files = {"svg": DrawnFile(trainings, "svg", _trainings)}
     alt = "Loss and accuracy of each training against its epochs"
-    markdown = f"![{alt}]({stem}.svg)\n\n{TRAININGS_SAID}\n"
-    return Drawing(markdown, alt, TRAININGS_SAID, files)
+    markdown = f"![{alt}]({stem}.svg)\n\n{TRAININGS_CAPTION}\n"
+    return Drawing(markdown, alt, TRAININGS_CAPTION, files)
 
 
 def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> Drawing | None:
@@ -162,8 +164,8 @@ def _pictures(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) ->
     try:
         found = pictures(view, grid, artifacts)
     except NoPicture as reason:
-        said = f"The figure is not drawn: {reason}."
-        return Drawing(f"{said}\n", said=said)
+        caption = f"The figure is not drawn: {reason}."
+        return Drawing(f"{caption}\n", caption=caption)
     files = _files(found, _shown_pictures)
     lines = [_embedded("an image before and after the attack", stem), ""]
     for picture in found:
@@ -220,7 +222,7 @@ def _embedded(what: str, stem: str) -> str:
     return f"![{what}]({stem}.png)\n\nThe same without pixels: [{stem}.svg]({stem}.svg)."
 
 
-def _curves_said(curves: Sweep) -> str:
+def _curves_caption(curves: Sweep) -> str:
     words = ["Shaded: Wilson 95 % intervals over images."]
     if any(curve.level for curve in curves.curves):
         words.append("Thin lines without marks: what has no such parameter.")

@@ -55,12 +55,12 @@ FILES = ("csv", "parquet", "md", "tex")
 class Plot:
     """A figure that stands in the page: the text of its SVG file, empty where it has none.
 
-    alt: what it shows; said: Markdown to stand below it.
+    alt: what it shows; caption: Markdown to stand below it.
     """
 
     svg: str
     alt: str
-    said: str
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _section(
 
 def _plot(plot: Plot, prefix: str) -> dict[str, str]:
     svg = themed(plot.svg, prefix) if plot.svg else ""
-    return {"svg": svg, "alt": plot.alt, "said": plot.said}
+    return {"svg": svg, "alt": plot.alt, "said": plot.caption}
 
 
 def _folded(view: View) -> str:
