@@ -50,6 +50,8 @@ class Catalogue:
         self._folders = list(folders)
         self._files: dict[Section, dict[str, Path]] = {}
         self._grids: dict[str, GridEntry] = {}
+        self.read: dict[str, Path] = {}
+        """The files that were read so far, by `section/file`."""
 
     def add(self, section: Section, choice: str) -> str:
         """The name of a choice; the stem of a path becomes a name of its own.
@@ -103,6 +105,7 @@ class Catalogue:
         self, section: Section, names: Mapping[str, Path], name: str, above: frozenset[str]
     ) -> Document:
         path = names[name]
+        self.read[f"{section}/{path.name}"] = path
         if path.suffix == ".py":
             return Document(path, {"kind": path.name})
         document = read_yaml(path)
@@ -193,7 +196,9 @@ class Catalogue:
         if isinstance(kind, str) and kind in known:
             spec = validated(registry.kind_class(family, kind), document, place, dict(value))
             if isinstance(spec, Factory):
-                return with_source(spec, document.file_of((*place, "factory")).parent)
+                folder = document.file_of((*place, "factory")).parent
+                self._note(family, folder, spec.factory)
+                return with_source(spec, folder)
             return spec
         offered = packaged(family)
         reference = offered.get(kind, kind) if isinstance(kind, str) else ""
@@ -201,7 +206,15 @@ class Catalogue:
             what = "no kind" if kind is None else f"unknown kind {kind!r}"
             hint = suggestion(str(kind), {*known, *offered})
             raise document.problem((*place, "kind"), f"{what}{hint}")
+        self._note(family, document.file_of((*place, "kind")).parent, reference)
         return self._own(document, family, value, place, reference)
+
+    def _note(self, family: Family, folder: Path, reference: str) -> None:
+        """Remember a file of code that a config in a folder names."""
+        file = reference.partition(":")[0]
+        if file.endswith(".py"):
+            section = "models" if family == "networks" else family
+            self.read[f"{section}/{file}"] = folder / Path(file).expanduser()
 
     @staticmethod
     def _own(

@@ -312,6 +312,29 @@ def _overrides(chosen: GridOptions) -> Overrides:
     )
 
 
+def choice_words(chosen: GridOptions) -> list[str]:
+    """The options that made a grid what it is, without places on this machine."""
+    words: list[str] = []
+    for item in chosen.only:
+        words += ["--only", item]
+    for item in chosen.add:
+        key, _, name = item.partition("=")
+        path = Path(name)
+        words += ["--add", f"{key}={path.stem if path.suffix in {'.py', '.yaml'} else name}"]
+    for item in chosen.parameters:
+        words += ["--set", item]
+    for flag, value, default in (
+        ("--images", chosen.images, None),
+        ("--seeds", chosen.seeds, 1),
+        ("--redraws", chosen.redraws, None),
+        ("--adaptive", chosen.adaptive, None),
+        ("--card", chosen.card, "quarter"),
+    ):
+        if value != default:
+            words += [flag, str(value)]
+    return words
+
+
 def additions(items: Sequence[str]) -> list[tuple[Section, str]]:
     """What `--add KEY=NAME` says: sections and names; BadInput for another key."""
     found: list[tuple[Section, str]] = []

@@ -11,6 +11,7 @@ import click
 from pipeline.commands.options import (
     FiniteRange,
     GridOptions,
+    choice_words,
     grid_options,
     json_option,
     print_json,
@@ -41,7 +42,8 @@ def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> 
     from pipeline.commands.transfer import export_results
 
     session = session_from(chosen)
-    counts = export_results(session, file, tensors="tensors" in extras)
+    options = choice_words(chosen)
+    counts = export_results(session, file, tensors="tensors" in extras, options=options)
     say(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
     lacking = len(session.chosen) - counts["score"]
     if lacking:
@@ -52,8 +54,17 @@ def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> 
 @click.argument("file", type=click.Path(path_type=Path))
 @store_option
 @click.option("--replace", is_flag=True, help="Take the file's where the store's is another.")
-def import_command(file: Path, store: str, replace: bool) -> None:
+@click.option(
+    "--configs-to",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where its grid, configs and code are written to.  [default: imported/NAME of the file]",
+)
+def import_command(file: Path, store: str, replace: bool, configs_to: Path | None) -> None:
     """Put the results of a file of `pipeline export` into the store. What is there stays.
+
+    The grid, its configs and the sender's code are written down beside, and not run; the command
+    that shows the sender's report is printed.
 
     \b
     pipeline import results.zip
@@ -61,10 +72,13 @@ def import_command(file: Path, store: str, replace: bool) -> None:
     from pipeline.commands.transfer import import_results
     from pipeline.store.store import Store
 
-    arrivals = import_results(Store(store), file, replace=replace)
+    configs = configs_to or Path("imported") / file.stem
+    arrivals = import_results(Store(store), file, replace=replace, configs=configs)
     say(f"imported {_counted(arrivals.added)}; computed on {arrivals.made_on}")
     if arrivals.there:
         say(f"there already: {_counted(arrivals.there)}")
+    for line in arrivals.shared:
+        say(line)
     for line in arrivals.problems:
         say(line, err=True)
 

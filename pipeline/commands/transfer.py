@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline import __version__
 from pipeline.commands.session import Session
+from pipeline.commands.sharing import configs_of, unpack
 from pipeline.grid.kinds import NODE_KINDS
 from pipeline.plan.snapshot import Snapshot
 from pipeline.problems import BadInput, reason_of, shown
@@ -38,6 +39,8 @@ class Arrivals:
     devices: set[str] = field(default_factory=set)
     clashes: list[str] = field(default_factory=list)
     outdated: int = 0
+    shared: list[str] = field(default_factory=list)
+    """How the configs that came along are used, in lines."""
     adopted: str | None = None
     """What is to be said of a store of an older version; see `Store.prepare`."""
 
@@ -59,9 +62,12 @@ class Arrivals:
         return lines
 
 
-def export_results(session: Session, path: Path, *, tensors: bool) -> Counter[str]:
+def export_results(
+    session: Session, path: Path, *, tensors: bool, options: Sequence[str] = ()
+) -> Counter[str]:
     """Write what the store holds of the chosen cells into a file; whole artifacts by kind.
 
+    The grid's configs and one's own code go along as text. options: with which it was opened.
     BadInput where there is nothing, where an artifact is damaged, or the file cannot be written.
     """
     records = list(_standing(session, tensors=tensors))
@@ -80,20 +86,27 @@ def export_results(session: Session, path: Path, *, tensors: bool) -> Counter[st
             program=__version__,
             cells=cells,
             locate=session.store.path,
+            configs=configs_of(session)[0],
+            options=options,
         )
     except Damaged as damaged:
         raise BadInput(f"{damaged}; `pipeline verify --set-aside`, then run again") from None
     return whole
 
 
-def import_results(store: Store, path: Path, *, replace: bool) -> Arrivals:
+def import_results(
+    store: Store, path: Path, *, replace: bool, configs: Path | None = None
+) -> Arrivals:
     """Put what a file holds into the store; BadInput, and the store as it was, if it is bad.
 
-    Artifacts that are there stay, also with other content, unless `replace`.
+    Artifacts that are there stay, also with other content, unless `replace`. configs: the folder
+    that the configs in it are written to, which nothing looks into by itself.
     """
     arrivals = Arrivals()
     with open_bundle(path, NODE_KINDS) as bundle:
         _check_facts(bundle, path)
+        if configs is not None:
+            arrivals.shared = unpack(bundle, configs)
         arrivals.adopted = store.prepare()
         try:
             _take_in(store, bundle, arrivals, replace=replace)

@@ -3,6 +3,7 @@
     manifest.json                       format, program, grid, and every record's checksum
     records/<kind>/<digest>.json        what meta.json says of an artifact
     files/<kind>/<digest>/<file>        the data files of an artifact that goes whole
+    configs/<section>/<file>            the grid, what it names, and code of a user's own, as text
 
 Nothing that is read is trusted. A bundle is verified to the last byte before anything of it is
 used, and the names of its members are composed from checked parts, never taken from it.
@@ -54,14 +55,26 @@ class BundleItem(_Part):
     record: Checksum
 
 
-class Manifest(_Part):
-    """What a bundle holds. cells: a cell's name → the digest of its score."""
+CONFIG = (
+    r"(datasets|models|recipes|attacks|defenses|grids)/"
+    r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}\.(yaml|py)"
+)
+"""The name of a config in a bundle."""
 
-    format: Literal[1] = 1
+
+class Manifest(_Part):
+    """What a bundle holds. cells: a cell's name → the digest of its score.
+
+    configs: the SHA-256 of each; options: with which the grid was opened. Format 1 had neither.
+    """
+
+    format: Literal[1, 2] = 2
     program: str
     grid: str
     cells: dict[str, Checksum]
     artifacts: list[BundleItem]
+    configs: dict[Annotated[str, Field(pattern=f"^{CONFIG}$")], Checksum] = {}
+    options: list[Annotated[str, Field(max_length=1000)]] = []
 
 
 class Bundle:
@@ -80,6 +93,10 @@ class Bundle:
         for item, record in zip(self.manifest.artifacts, self.records, strict=True):
             if item.whole:
                 yield record
+
+    def configs(self) -> dict[str, bytes]:
+        """The configs by `section/file`."""
+        return {name: self._text(f"configs/{name}") for name in self.manifest.configs}
 
     def copy(self, record: Record, name: str, target: Path) -> None:
         """Write a data file of a whole artifact."""
@@ -131,6 +148,10 @@ class Bundle:
         expected = {MANIFEST} | {
             _record(item.kind, item.digest) for item in self.manifest.artifacts
         }
+        for name, checksum in self.manifest.configs.items():
+            expected.add(f"configs/{name}")
+            if hashlib.sha256(self._text(f"configs/{name}")).hexdigest() != checksum:
+                raise self._problem(f"configs/{name} does not match its checksum")
         for record in self.whole():
             for name, file in record.files.items():
                 member = _file(record, name)
@@ -177,10 +198,13 @@ def write_bundle(
     program: str,
     cells: Mapping[str, str],
     locate: Callable[[Record, str], Path],
+    configs: Mapping[str, bytes] | None = None,
+    options: Sequence[str] = (),
 ) -> None:
     """Write records, and the files of those that go whole, which `locate` finds.
 
-    The file appears when it is complete. BadInput where it cannot be written.
+    configs, options: see `Manifest`. The file appears when it is complete. BadInput where it
+    cannot be written.
     """
     items = [
         BundleItem(
@@ -191,10 +215,20 @@ def write_bundle(
         )
         for record, whole in records
     ]
-    manifest = Manifest(program=program, grid=grid, cells=dict(cells), artifacts=items)
+    configs = configs or {}
+    manifest = Manifest(
+        program=program,
+        grid=grid,
+        cells=dict(cells),
+        artifacts=items,
+        configs={name: hashlib.sha256(data).hexdigest() for name, data in configs.items()},
+        options=list(options),
+    )
     try:
         with replacing(path) as draft, zipfile.ZipFile(draft, "x") as archive:
             archive.writestr(_member(MANIFEST), manifest.model_dump_json(indent=1))
+            for name, data in configs.items():
+                archive.writestr(_member(f"configs/{name}"), data)
             for record, whole in records:
                 archive.writestr(_member(_record(record.kind, record.digest)), as_json(record))
                 for name in record.files if whole else ():

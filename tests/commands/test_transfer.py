@@ -257,7 +257,7 @@ BAD: dict[str, tuple[Callable[[Members], None], str]] = {
     "a stranger": (lambda members: members.update({"../evil": b""}), "'../evil'"),
     "a path outside": (lambda members: with_file_name(members, "../../../evil"), "does not fit"),
     "another format": (
-        lambda members: with_manifest(members, lambda manifest: manifest.update(format=2)),
+        lambda members: with_manifest(members, lambda manifest: manifest.update(format=3)),
         "another version's",
     ),
     "another kind": (
@@ -314,7 +314,10 @@ def test_every_byte_counts(bundle: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-def test_the_commands_say_what_went_and_what_came(done: Tiny, tmp_path: Path) -> None:
+def test_the_commands_say_what_went_and_what_came(
+    done: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     words = ["--grid", "tiny", "--configs", str(done.folder), "--store", str(done.store)]
     path = tmp_path / "results.zip"
     sent = CliRunner().invoke(main, ["export", str(path), *words])

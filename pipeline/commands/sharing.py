@@ -1,0 +1,99 @@
+"""What a bundle carries beside results: the grid's configs and one's own code, as text.
+
+Nothing of it is run, or looked into for names, until a command is given its folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from pipeline.catalogue.documents import Document
+from pipeline.commands.session import Session
+from pipeline.problems import BadInput, shown, writing_to
+from pipeline.store.bundle import CONFIG, Bundle
+from pipeline.store.files import replace_bytes
+from tasks.training.recipe import CheckpointSpec
+
+
+def configs_of(session: Session) -> tuple[dict[str, bytes], list[str]]:
+    """The files that a session's grid was read from, by `section/file`; and what cannot go along.
+
+    A checkpoint's YAML names its file by SHA-256 alone, since the file itself stays here.
+    """
+    found: dict[str, bytes] = {}
+    left: list[str] = []
+    for name, path in session.catalogue.read.items():
+        if not re.fullmatch(CONFIG, name):
+            left.append(shown(path))
+            continue
+        data = path.read_bytes()
+        if name.startswith("models/") and path.suffix == ".yaml":
+            data = _without_file(session, session.catalogue.document("models", path.stem)) or data
+        found[name] = data
+    return found, left
+
+
+def _without_file(session: Session, document: Document) -> bytes | None:
+    """The YAML of a model whose checkpoint is a file here; None for any other."""
+    checkpoint = document.value.get("checkpoint")
+    if not isinstance(checkpoint, dict) or "url" in checkpoint:
+        return None
+    name = document.path.stem
+    for cell in session.grid.cells:
+        spec = cell.model_spec
+        if cell.model.partition("[")[0] == name and isinstance(spec, CheckpointSpec):
+            rest = {key: value for key, value in checkpoint.items() if key != "file"}
+            known = {**rest, "url": f"file:///{name}", "sha256": spec.sha256}
+            text = yaml.safe_dump({**document.value, "checkpoint": known}, sort_keys=False)
+            return text.encode()
+    return None
+
+
+def command_words(
+    grid: str, folder: Path, options: Sequence[str], datasets: Sequence[str]
+) -> list[str]:
+    """The command that shows the report that the sender saw.
+
+    datasets: whose files it needs.
+    """
+    data = [word for name in datasets for word in ("--data", f"{name}=FOLDER")]
+    return ["pipeline", "report", grid, "--configs", str(folder), *options, *data]
+
+
+def unpack(bundle: Bundle, folder: Path) -> list[str]:
+    """Write the configs of a bundle into a folder; lines that say what came and how it is used.
+
+    BadInput where the folder holds another file of one of these names.
+    """
+    texts = bundle.configs()
+    if not texts:
+        return []
+    for name, data in texts.items():
+        place = folder / name
+        if place.exists() and place.read_bytes() != data:
+            raise BadInput(f"{shown(place)} is there already and is another; --configs-to FOLDER")
+    with writing_to(str(folder)):
+        for name, data in texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            replace_bytes(folder / name, data)
+    manifest = bundle.manifest
+    words = command_words(manifest.grid, folder, manifest.options, _datasets(texts))
+    lines = [f"grid    {manifest.grid}: {shlex.join(words)}"]
+    code = [str(folder / name) for name in texts if name.endswith(".py")]
+    if code:
+        lines.append(f"code    read it before you run that, it was not run: {', '.join(code)}")
+    return lines
+
+
+def _datasets(texts: Mapping[str, bytes]) -> list[str]:
+    """The data sets among some configs whose files lie in a folder of the sender's."""
+    found = []
+    for name, data in texts.items():
+        if name.startswith("datasets/") and re.search(rb"(?m)^folder:", data):
+            found.append(Path(name).stem)
+    return found

@@ -1,0 +1,149 @@
+"""A bundle carries the grid, its configs and one's own code; a second person sees the report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from click.testing import CliRunner, Result
+from tiny import write_configs
+
+import pipeline
+from pipeline.commands.cli import main
+from tasks.networks.small import Small
+
+DARK = (
+    "from pathlib import Path\nfrom tasks.defenses.base import Defense\n\n"
+    "Path('it-ran').touch()\n\n\nclass Dark(Defense):\n    share: float = 0.5\n\n"
+    "    def transform(self, pixels, rows, context):\n        return pixels * self.share\n"
+)
+OWN = {
+    "models/own.yaml": (
+        "dataset: digits\nnetwork: {kind: small, width: 2}\ncheckpoint: {file: own.safetensors}\n"
+    ),
+    "grids/tiny.yaml": (
+        "title: Mine\nepsilon: 40\nimages: 40\nredraws: 1\ntables:\n  - name: main\n"
+        "    models: [own]\n    attacks: [clean]\n    defenses: [none]\n"
+    ),
+}
+
+
+def typed(*words: str) -> Result:
+    done = CliRunner().invoke(main, list(words), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a first person exports: a checkpoint and a defense of their own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = tmp_path / "first"
+    write_configs(first / "configs", OWN)
+    weights = Small(width=2).build(1, 8, 10, seed=0).state_dict()
+    safetensors.torch.save_file(weights, first / "configs/models/own.safetensors")
+    (first / "dark.py").write_text(DARK)
+    monkeypatch.chdir(first)
+    session = pipeline.load_grid("tiny", add=["defense=dark.py"])
+    assert not pipeline.run(session, inline=True, progress=False).missing
+    typed("export", "results.zip", "--grid", "tiny", "--add", "defense=dark.py")
+    return first / "results.zip"
+
+
+def test_a_second_person_sees_the_same_report_once_they_say_so(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = json.loads(typed("report", "tiny", "--add", "defense=dark.py", "--json").stdout)
+    second = tmp_path / "second"
+    second.mkdir()
+    monkeypatch.chdir(second)
+    for name in [name for name in sys.modules if "dark" in name]:
+        monkeypatch.delitem(sys.modules, name)  # as in a process of theirs
+    came = typed("import", str(bundle)).stdout.splitlines()
+    assert not (second / "it-ran").exists()
+    offered = "pipeline report tiny --configs imported/results --add defense=dark"
+    assert f"grid    tiny: {offered}" in came
+    assert came[-1].endswith("it was not run: imported/results/defenses/dark.py")
+    # nothing is looked into by itself
+    assert "dark" not in typed("list", "defenses").stdout
+    again = json.loads(typed(*shlex.split(offered)[1:], "--json").stdout)
+    assert (second / "it-ran").exists()
+    assert [cell["accuracy"] for cell in again["cells"]] == [
+        cell["accuracy"] for cell in told["cells"]
+    ]
+    assert [cell["cell"] for cell in again["cells"]] == ["own/clean/none", "own/clean/dark"]
+    page = (second / "reports/tiny/index.html").read_text(encoding="utf-8")
+    assert "Mine" in page
+
+
+def test_a_bundle_has_no_place_of_the_senders_machine(bundle: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(bundle) as archive:
+        names = {name for name in archive.namelist() if name.startswith("configs/")}
+        texts = b"".join(archive.read(name) for name in (*names, "manifest.json"))
+    assert names == {
+        "configs/grids/tiny.yaml",
+        "configs/models/own.yaml",
+        "configs/datasets/digits.yaml",
+        "configs/attacks/clean.yaml",
+        "configs/defenses/none.yaml",
+        "configs/defenses/dark.py",
+    }
+    assert str(tmp_path).encode() not in texts
+
+
+def test_other_files_of_the_same_names_are_not_overwritten(bundle: Path, tmp_path: Path) -> None:
+    place = tmp_path / "there"
+    (place / "grids").mkdir(parents=True)
+    (place / "grids/tiny.yaml").write_text("tables: []\n")
+    words = ["import", str(bundle), "--store", str(tmp_path / "s"), "--configs-to", str(place)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert "grids/tiny.yaml is there already and is another; --configs-to FOLDER" in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.py", "defenses/../../evil.py", "evil.py", "defenses/.evil.py"]
+)
+def test_a_config_with_another_name_than_a_config_has_is_refused(
+    bundle: Path, tmp_path: Path, name: str
+) -> None:
+    bad = tmp_path / "bad.zip"
+    with zipfile.ZipFile(bundle) as archive, zipfile.ZipFile(bad, "w") as out:
+        for member in archive.namelist():
+            data = archive.read(member)
+            if member == "manifest.json":
+                manifest = json.loads(data)
+                manifest["configs"][name] = manifest["configs"].pop("defenses/dark.py")
+                data = json.dumps(manifest).encode()
+            out.writestr(member.replace("defenses/dark.py", name), data)
+    done = CliRunner().invoke(main, ["import", str(bad), "--store", str(tmp_path / "s")])
+    assert done.exit_code == 2
+    assert "its manifest.json is not readable here" in done.stderr
+    assert not list(tmp_path.rglob("*evil.py"))
+
+
+def test_a_bundle_of_the_format_before_is_imported_without_configs(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "old.zip"
+    with zipfile.ZipFile(bundle) as archive, zipfile.ZipFile(old, "w") as out:
+        for member in archive.namelist():
+            data = archive.read(member)
+            if member == "manifest.json":
+                manifest = json.loads(data)
+                manifest["format"] = 1
+                del manifest["configs"], manifest["options"]
+                data = json.dumps(manifest).encode()
+            if not member.startswith("configs/"):
+                out.writestr(member, data)
+    monkeypatch.chdir(tmp_path)
+    came = typed("import", str(old)).stdout
+    assert "2 score" in came
+    assert "grid    " not in came
+    assert not Path("imported").exists()
