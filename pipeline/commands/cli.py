@@ -333,6 +333,31 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions) 
         say(line)
 
 
+@main.command("failures")
+@cell_argument
+@grid_options
+@json_option
+def failures_command(cell: str, as_json: bool, chosen: GridOptions) -> None:
+    """Say where a defense fails: which classes, what they are taken for, and which images.
+
+    Beside the same model under the same attack without a defense; and which images every attack
+    on the model breaks, whatever the defense, and which ones none does.
+
+    \b
+    pipeline failures demo-iat/untargeted-pgd50/guo
+    """
+    from pipeline.commands.failures import failures_facts, failures_lines, failures_of
+
+    session = session_from(chosen)
+    asked = session.grid.cell(cell)
+    found = failures_of(session, asked)
+    if as_json:
+        print_json(failures_facts(asked, found))
+        return
+    for line in failures_lines(asked, found):
+        say(line)
+
+
 @main.command()
 @click.argument("before", default="last~1")
 @click.argument("after", default="last")

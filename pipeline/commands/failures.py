@@ -1,0 +1,99 @@
+"""`pipeline failures CELL`: where a defense fails, by class, by confusion and by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.commands.records import cell_record
+from pipeline.commands.session import Session
+from pipeline.grid.cells import Cell
+from pipeline.problems import BadInput
+from pipeline.report.answers import NotTested, stored_answers
+from pipeline.report.views.failures import Failures, Moved, failures
+from pipeline.report.words.numbers import accuracy, gain
+
+PAIRS = 10
+"""Confusions that are told, the most frequent ones."""
+IMAGES = 12
+"""Images of a list that are named."""
+
+
+def failures_of(session: Session, cell: Cell) -> Failures:
+    """Where a cell's defense fails; BadInput, with the command that computes it, if unknown."""
+    node = session.scores[cell.name]
+    if session.record(node) is None:
+        raise BadInput(
+            f"{cell.name}: not computed; pipeline run --grid {session.grid.name} "
+            f"--only 'cell={cell.name}'"
+        )
+    try:
+        per_image = stored_answers(session.store, session.scores)
+        return failures(cell, session.grid, per_image, session.store, session.scores)
+    except NotTested as reason:
+        raise BadInput(str(reason)) from None
+
+
+def failures_facts(cell: Cell, found: Failures) -> dict[str, object]:
+    """For a program."""
+
+    def moved(images: Sequence[Moved]) -> list[dict[str, object]]:
+        return [vars(each) for each in images]
+
+    return {
+        **cell_record(cell),
+        "classes": [vars(each) for each in found.classes],
+        "confusion_before": None if found.before is None else found.before.tolist(),
+        "confusion_after": None if found.after is None else found.after.tolist(),
+        "images_won": moved(found.won),
+        "images_lost": moved(found.lost),
+        "images_that_everything_breaks": list(found.always),
+        "images_that_nothing_breaks": list(found.never),
+        "of_images": found.common,
+        "of_cells": list(found.cells),
+    }
+
+
+def failures_lines(cell: Cell, found: Failures) -> Iterator[str]:
+    """For a person."""
+    width = max(5, *(len(each.name) for each in found.classes))
+    yield cell.name
+    yield f"  {'class':{width}}  images  none   {cell.defense}"
+    for each in sorted(found.classes, key=lambda one: one.after):
+        change = "" if each.before is None else f"  ({gain(each.after - each.before)})"
+        yield (
+            f"  {each.name:{width}}  {each.images:6}  {accuracy(each.before):5}  "
+            f"{accuracy(each.after):5}{change}"
+        )
+    names = {each.label: each.name for each in found.classes}
+    pairs = found.pairs()
+    if found.after is None:
+        yield "which class is taken for which: the store has scores without their answers"
+    elif pairs:
+        yield "taken for another class, of all answers about that class:"
+    for true, named, count in pairs[:PAIRS]:
+        assert found.after is not None
+        total = int(found.after[true].sum())
+        before = "" if found.before is None else f" (none: {_share(found.before, true, named)})"
+        pair = f"{names.get(true, true)} → {names.get(named, named)}"
+        yield f"  {pair:{2 * width + 3}}  {100 * count / total:.0f} %{before}"
+    if found.won or found.lost:
+        yield f"won beside none: {_listed([each.image for each in found.won])}"
+        yield f"lost beside none: {_listed([each.image for each in found.lost])}"
+    if found.cells:
+        of = f"of {found.common} images in {len(found.cells)} attacked cells of {cell.model}"
+        yield f"that everything breaks, {of}: {_listed(found.always)}"
+        yield f"that nothing breaks, {of}: {_listed(found.never)}"
+
+
+def _share(confusion: object, true: int, named: int) -> str:
+    import numpy as np
+
+    row = np.asarray(confusion)[true]
+    return f"{100 * row[named] / max(1, row.sum()):.0f} %"
+
+
+def _listed(images: Sequence[int]) -> str:
+    if not images:
+        return "no image"
+    shown = ", ".join(map(str, images[:IMAGES]))
+    return f"{len(images)} images: {shown}{', …' if len(images) > IMAGES else ''}"

@@ -1,0 +1,216 @@
+"""Where a defense fails: by class, which class is taken for which, and on which images.
+
+Everything is read from answers that the store holds. `before` is the same model under the same
+attack without a defense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.graph import Node
+from pipeline.report.answers import Answers, NotTested, PerImage
+from pipeline.store import arrow
+from pipeline.store.store import Damaged, Store
+
+Confusion = NDArray[np.int64]
+"""[classes, classes]: of images of a class, a row, how many answers named each class; all redraws
+count."""
+
+
+@dataclass(frozen=True)
+class ClassRate:
+    """One class. before, after: percent of right answers; before is None without such a cell."""
+
+    label: int
+    name: str
+    images: int
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predicted classes by ascending id. ids, labels: int64 [N]; classes: int64 [N, R]."""
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    classes: NDArray[np.int64]
+
+    def confusion(self, count: int) -> Confusion:
+        """See `Confusion`."""
+        found = np.zeros((count, count), dtype=np.int64)
+        for column in self.classes.T:
+            np.add.at(found, (self.labels, column), 1)
+        return found
+
+    def mostly(self) -> dict[int, int]:
+        """By image, the class that most redraws named, of several the lowest."""
+        winners = [int(np.bincount(row).argmax()) for row in self.classes]
+        return dict(zip(self.ids.tolist(), winners, strict=True))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An image on which the defended model is right more, or less, often than the bare one.
+
+    before, after: the class that most redraws named, None where the store has no predictions.
+    """
+
+    image: int
+    label: int
+    before: int | None
+    after: int | None
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Where a cell's defense fails.
+
+    always, never: images on which the model is wrong, or right, in every redraw of every attacked
+    cell of the grid, of `common` images that all `cells` of these have.
+    """
+
+    classes: Sequence[ClassRate]
+    before: Confusion | None = None
+    after: Confusion | None = None
+    won: Sequence[Moved] = ()
+    lost: Sequence[Moved] = ()
+    always: Sequence[int] = ()
+    never: Sequence[int] = ()
+    common: int = 0
+    cells: Sequence[str] = field(default_factory=tuple)
+
+    def pairs(self) -> list[tuple[int, int, int]]:
+        """True class, class named instead, and how often, the most frequent first."""
+        if self.after is None:
+            return []
+        wrong = self.after.copy()
+        np.fill_diagonal(wrong, 0)
+        found = [(int(t), int(p), int(wrong[t, p])) for t, p in np.argwhere(wrong)]
+        return sorted(found, key=lambda each: (-each[2], each[:2]))
+
+
+def failures(
+    cell: Cell, grid: Grid, per_image: PerImage, store: Store, scores: Mapping[str, Node]
+) -> Failures:
+    """Where a scored cell's defense fails; NotTested where the store has no answers of it."""
+    answers = per_image.answers(cell.name)
+    bare = _bare(cell, grid)
+    known = None if bare is None else _answers(bare, per_image)
+    predicted = _predicted(store, scores[cell.name])
+    before = None if bare is None else _predicted(store, scores[bare.name])
+    won, lost = _moved(known, answers, before, predicted) if known is not None else ([], [])
+    attacked = _attacked(cell, grid, per_image)
+    always, never, common = _extremes(attacked)
+    count = cell.dataset_spec.classes
+    return Failures(
+        classes=_by_class(cell, answers, known),
+        before=None if before is None else before.confusion(count),
+        after=None if predicted is None else predicted.confusion(count),
+        won=won,
+        lost=lost,
+        always=always,
+        never=never,
+        common=common,
+        cells=tuple(attacked),
+    )
+
+
+def _bare(cell: Cell, grid: Grid) -> Cell | None:
+    """The same without a defense."""
+    for other in grid.cells:
+        place = (other.model, other.attack, other.seed)
+        if place == (cell.model, cell.attack, cell.seed) and other.defense_spec.kind == "none":
+            return None if other is cell else other
+    return None
+
+
+def _answers(cell: Cell, per_image: PerImage) -> Answers | None:
+    try:
+        return per_image.answers(cell.name)
+    except NotTested:
+        return None
+
+
+def _by_class(cell: Cell, after: Answers, before: Answers | None) -> list[ClassRate]:
+    names = getattr(cell.dataset_spec, "class_names", None)
+    rates = []
+    for label in range(cell.dataset_spec.classes):
+        own = after.labels == label
+        if own.any():
+            known = None if before is None else before.right[before.labels == label]
+            rates.append(
+                ClassRate(
+                    label,
+                    str(names[label]) if names else str(label),
+                    int(own.sum()),
+                    None if known is None or not len(known) else 100 * float(known.mean()),
+                    100 * float(after.right[own].mean()),
+                )
+            )
+    return rates
+
+
+def _predicted(store: Store, score: Node) -> Predicted | None:
+    """The predicted classes behind a score; None where the store has not all of them."""
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+    for _, defend in score.parents:
+        record = store.known(defend.kind, defend.digest)
+        if record is None:
+            return None
+        try:
+            path = store.path(record, "outcomes.arrow")
+            found = arrow.read_arrays(path, {"labels": 1, "ids": 1, "probabilities": 3})
+        except (Damaged, arrow.BadArrow):
+            return None
+        parts.append((found["ids"], found["labels"], found["probabilities"].argmax(axis=2)))
+    ids, labels, classes = (np.concatenate(each) for each in zip(*parts, strict=True))
+    order = np.argsort(ids)
+    return Predicted(ids[order], labels[order], classes[order])
+
+
+def _moved(
+    before: Answers, after: Answers, old: Predicted | None, new: Predicted | None
+) -> tuple[list[Moved], list[Moved]]:
+    """The images that were won, and those that were lost."""
+    ids, first, second = np.intersect1d(before.ids, after.ids, return_indices=True)
+    change = after.right[second].mean(axis=1) - before.right[first].mean(axis=1)
+    labels = after.labels[second]
+    old_names, new_names = ({} if each is None else each.mostly() for each in (old, new))
+
+    def listed(rows: NDArray[np.bool_]) -> list[Moved]:
+        return [
+            Moved(image, label, old_names.get(image), new_names.get(image))
+            for image, label in zip(ids[rows].tolist(), labels[rows].tolist(), strict=True)
+        ]
+
+    return listed(change > 0), listed(change < 0)
+
+
+def _attacked(cell: Cell, grid: Grid, per_image: PerImage) -> dict[str, Answers]:
+    """The answers of the attacked cells of a cell's model and seed, by their names."""
+    cells = [
+        other
+        for other in grid.cells
+        if (other.model, other.seed) == (cell.model, cell.seed) and other.attack_spec.crafts
+    ]
+    found = {other.name: _answers(other, per_image) for other in cells}
+    return {name: answers for name, answers in found.items() if answers is not None}
+
+
+def _extremes(attacked: Mapping[str, Answers]) -> tuple[list[int], list[int], int]:
+    """Images that everything breaks, images that nothing breaks, and of how many they are."""
+    if not attacked:
+        return [], [], 0
+    ids = reduce(np.intersect1d, (answers.ids for answers in attacked.values()))
+    right = [answers.right[np.searchsorted(answers.ids, ids)] for answers in attacked.values()]
+    never_right = ~np.logical_or.reduce([each.any(axis=1) for each in right])
+    always_right = np.logical_and.reduce([each.all(axis=1) for each in right])
+    return ids[never_right].tolist(), ids[always_right].tolist(), len(ids)

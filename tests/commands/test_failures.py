@@ -1,0 +1,115 @@
+"""Where a defense fails, of the answers that the store holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from tiny import Tiny, write_configs
+
+from pipeline.commands.cli import main
+from pipeline.report.views.failures import Failures, Predicted
+from pipeline.store import arrow
+
+GRID = (
+    "epsilon: 40\nimages: 60\nredraws: 2\ntables:\n  - name: main\n    models: [mixed]\n"
+    "    attacks: [clean, pgd]\n    defenses: [none, guo]\n"
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("failures")
+    tiny = Tiny(write_configs(folder / "configs", {"grids/tiny.yaml": GRID}), folder / "store")
+    _, finished = tiny.run()
+    assert not finished.missing
+    return tiny
+
+
+def asked(tiny: Tiny, cell: str, *words: str, store: Path | None = None) -> Result:
+    where = ["--grid", "tiny", "--configs", str(tiny.folder), "--store", str(store or tiny.store)]
+    return CliRunner().invoke(main, ["failures", cell, *where, *words], catch_exceptions=False)
+
+
+def test_classes_and_confusions_add_up_to_the_scores(tiny: Tiny) -> None:
+    told = json.loads(asked(tiny, "mixed/pgd/guo", "--json").stdout)
+    facts = tiny.session().facts()
+    for side, cell, redraws in (("before", "none", 1), ("after", "guo", 2)):
+        matrix = np.array(told[f"confusion_{side}"])
+        assert matrix.sum() == 60 * redraws
+        accuracy = facts[f"mixed/pgd/{cell}"]["accuracy"]
+        assert 100 * np.trace(matrix) / matrix.sum() == pytest.approx(accuracy)
+        rates = [each[side] * each["images"] for each in told["classes"]]
+        assert sum(rates) / 60 == pytest.approx(accuracy)
+        # a row holds the answers about one class
+        for each in told["classes"]:
+            assert matrix[each["label"]].sum() == each["images"] * redraws
+    assert sum(each["images"] for each in told["classes"]) == 60
+
+
+def test_images_that_are_won_lost_always_and_never_broken_are_those_of_the_answers(
+    tiny: Tiny,
+) -> None:
+    told = json.loads(asked(tiny, "mixed/pgd/guo", "--json").stdout)
+    session = tiny.session()
+    right = {}
+    for defense in ("none", "guo"):
+        node = session.scores[f"mixed/pgd/{defense}"]
+        record = session.store.required("score", node.digest)
+        columns = arrow.read_arrays(session.store.path(record, "per_image.arrow"))
+        pairs = zip(columns["ids"].tolist(), columns["correct"], strict=True)
+        right[defense] = {image: row.mean() for image, row in pairs}
+    won = {image for image in right["guo"] if right["guo"][image] > right["none"][image]}
+    lost = {image for image in right["guo"] if right["guo"][image] < right["none"][image]}
+    assert {each["image"] for each in told["images_won"]} == won
+    assert {each["image"] for each in told["images_lost"]} == lost
+    for each in told["images_lost"]:
+        assert each["before"] == each["label"]  # the bare model, asked once, had been right
+    broken = {image for image in right["guo"] if right["guo"][image] == right["none"][image] == 0}
+    assert set(told["images_that_everything_breaks"]) == broken
+    safe = {image for image in right["guo"] if right["guo"][image] == right["none"][image] == 1}
+    assert set(told["images_that_nothing_breaks"]) == safe
+    assert told["of_images"] == 60
+    assert told["of_cells"] == ["mixed/pgd/none", "mixed/pgd/guo"]
+
+
+def test_a_person_reads_the_worst_class_first(tiny: Tiny) -> None:
+    lines = asked(tiny, "mixed/pgd/guo").stdout.splitlines()
+    assert lines[0] == "mixed/pgd/guo"
+    assert lines[1].split() == ["class", "images", "none", "guo"]
+    after = [float(line.split()[3]) for line in lines[2:12]]
+    assert after == sorted(after)
+    assert any(line.startswith("that nothing breaks, of 60 images in 2 attacked") for line in lines)
+
+
+def test_scores_without_their_answers_still_tell_classes_and_images(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(tiny.store, store)
+    shutil.rmtree(store / "defend")
+    told = json.loads(asked(tiny, "mixed/pgd/guo", "--json", store=store).stdout)
+    whole = json.loads(asked(tiny, "mixed/pgd/guo", "--json").stdout)
+    assert told["classes"] == whole["classes"]
+    assert told["confusion_after"] is None
+    lines = asked(tiny, "mixed/pgd/guo", store=store).stdout
+    assert "the store has scores without their answers" in lines
+
+
+def test_a_cell_that_is_not_computed_is_told_with_the_command(tiny: Tiny, tmp_path: Path) -> None:
+    done = asked(tiny, "mixed/pgd/guo", store=tmp_path / "empty")
+    assert done.exit_code == 2
+    assert "pipeline run --grid tiny --only 'cell=mixed/pgd/guo'" in done.stderr
+
+
+def test_confusions_count_every_redraw_and_the_most_frequent_come_first() -> None:
+    labels = np.array([0, 0, 1])
+    found = Predicted(np.arange(3), labels, np.array([[0, 1], [1, 1], [1, 2]]))
+    matrix = found.confusion(3)
+    assert matrix.tolist() == [[1, 3, 0], [0, 1, 1], [0, 0, 0]]
+    assert found.mostly() == {0: 0, 1: 1, 2: 1}
+    assert Failures((), after=matrix).pairs() == [(0, 1, 3), (1, 2, 1)]
