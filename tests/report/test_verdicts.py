@@ -17,12 +17,14 @@ from pipeline.observers.tracking.description import story
 from pipeline.report.answers import Answers, PerImage
 from pipeline.report.cards import Card
 from pipeline.report.scores import Scores
+from pipeline.report.views.adaptive import Cost
 from pipeline.report.views.table import views
 from pipeline.report.views.verdicts import VerdictRow, conclusion, verdict_rows
 from pipeline.report.words.identity import identity
 from pipeline.report.words.verdicts import (
     claim_lines,
     judged_sentence,
+    notes,
     row_words,
     sentence,
     summary,
@@ -292,3 +294,12 @@ def test_the_description_of_a_run_on_a_tracking_server_tells_the_verdicts_first(
     told = story(grid, "pipeline run", {}, {}, {}, page.parent)
     assert "`counter` on demo-iat: **harms**" in told
     assert told.index("Does it hold?") < told.index("## Stress")
+
+
+def test_a_defense_of_one_pass_needs_no_control_and_a_dearer_one_without_is_told_so():
+    row = rows_of()["counter"]
+    cheap = dataclasses.replace(row, control=None, cost=Cost(1.0, 0.0, 1.0))
+    dear = dataclasses.replace(row, control=None, cost=Cost(2.0, 9.0, 1.0))
+    hides = [line for line in notes([row]) if "hides gradients" in line]
+    assert list(notes([cheap])) == hides
+    assert next(notes([dear])).startswith("No flips and crops of equal cost are among")

@@ -237,8 +237,10 @@ def _capital(text: str) -> str:
 
 def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
     """What some rows need said below their table."""
-    controls = {row.control for row in rows if row.control is not None}
-    if not controls and subjects(rows):
+    dear = [
+        row for row in subjects(rows) if row.cost and row.cost.forwards + row.cost.backwards > 1
+    ]
+    if dear and all(row.control is None for row in dear):
         yield "No flips and crops of equal cost are among the cells (`equal_cost: flip-crop`)."
     for row in rows:
         if row.hidden is not None and row.hides_gradients:
