@@ -390,6 +390,6 @@ def test_the_full_grid_is_planned_without_what_computes() -> None:
     assert sum("is not here yet" in line for line in lines) == 2
     assert "... and 374 more (--all names them)" in lines
     assert (
-        "394 of 394 cells to compute: 2 dataset, 4 train, 480 craft, 7880 defend, 394 score"
-        in lines
-    )
+        "394 of 394 cells to compute: 2 dataset, 4 train, 480 craft, 7880 defend, 394 score, "
+        "4 exhibit"
+    ) in lines
