@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +16,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_grid", "results", "run"]
+
+
+def hidden_tasks() -> str | None:
+    """In one line, which other module called `tasks` stands before this program's; None if none.
+
+    Python looks in the current folder first, and the name is common.
+    """
+    loaded = sys.modules.get("tasks")
+    spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec("tasks")
+    found = spec.origin if spec is not None else getattr(loaded, "__file__", None)
+    own = Path(__file__).parents[1] / "tasks" / "__init__.py"
+    if found is not None and Path(found).resolve() == own.resolve():
+        return None
+    return (
+        f"the package 'tasks' of this program is hidden by another module of that name, {found}: "
+        "rename that one, or start from another folder with the command `pipeline`"
+    )
 
 
 def __dir__() -> list[str]:

@@ -60,6 +60,28 @@ def test_unrelated_modules_and_a_dead_cluster_change_nothing(
     assert stores["--inline"] == stores["--workers"]
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "before"),
+    [
+        (["-m", "pipeline", "list", "grids"], 2, "error: "),
+        (["-c", "import pipeline; pipeline.load_grid()"], 1, "ImportError: "),
+    ],
+)
+def test_a_foreign_module_that_hides_ours_is_named_in_one_line(
+    tmp_path: Path, words: list[str], code: int, before: str
+) -> None:
+    """The program's own command does not look into the current folder; Python itself does."""
+    (tmp_path / "tasks.py").write_text("raise SystemExit('the wrong module was imported')\n")
+    done = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    *trace, last = done.stderr.splitlines()
+    assert last.startswith(f"{before}the package 'tasks' of this program is hidden by another ")
+    assert str(tmp_path / "tasks.py") in last
+    assert not trace or words[0] == "-c"
+
+
 @pytest.mark.slow
 def test_the_mlflow_pages_answer_on_the_loopback_address_only(tmp_path: Path) -> None:
     """`pipeline ui` serves what a run logged, on 127.0.0.1."""
