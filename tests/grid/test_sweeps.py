@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from made_up import printed
 from tiny import Tiny, write_configs
 
 from pipeline.catalogue.catalogue import Catalogue
@@ -258,3 +260,20 @@ def test_a_setting_changes_what_is_computed_and_nothing_beside_it(tmp_path: Path
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {name for name in before if name.endswith("guo")}
     assert digests(draws=2) == before  # what it is anyway
+
+
+def test_a_table_of_swept_attacks_fits_80_columns_and_tells_its_columns_apart(
+    tmp_path: Path,
+) -> None:
+    configs = {"attacks/untargeted-pgd10.yaml": "kind: pgd\n"}
+    write_configs(tmp_path, configs)
+    grid = grid_of(
+        tmp_path,
+        "attacks: [untargeted-pgd10]\ndefenses: [none, counter+guo]\n"
+        "sweep: {attack.epsilon: [2, 4, 8, 16, 24, 32]}",
+    )
+    text = printed(grid, Scores({cell.name: _facts(cell.name) for cell in grid.cells}), 80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    (values,) = (line.split() for line in lines if re.fullmatch(r"[\d\] ]+", line) and line.strip())
+    assert values == ["2]", "4]", "8]", "16]", "24]", "32]"]

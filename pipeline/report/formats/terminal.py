@@ -46,14 +46,20 @@ class Sheet:
 
 
 def _stacked(label: str) -> str:
-    return re.sub(r"(?<=[-+_/ ])(?=.)", "\n", label)
+    """A line a word; what is swept, `[epsilon=20]`, has lines of its own."""
+    return re.sub(r"(?<=[-+_/ ,=])(?=.)|(?<=.)(?=\[)", "\n", label)
 
 
 def _abbreviated(label: str) -> str:
-    words = _stacked(label).split("\n")
-    return "\n".join(
-        f"{word[:LETTERS]}." if len(word.rstrip("-")) > LETTERS + 1 else word for word in words
-    )
+    return "\n".join(map(_short, _stacked(label).split("\n")))
+
+
+def _short(word: str) -> str:
+    """A long word cut off; what is swept and numbers, which tell columns apart, stay whole."""
+    swept = word.startswith("[") or any(letter.isdigit() for letter in word)
+    if swept or len(word.rstrip("-")) <= LETTERS + 1:
+        return word
+    return f"{word[:LETTERS]}."
 
 
 WRAPPINGS = (
