@@ -42,7 +42,9 @@ def corners(subject: Subject, descents: Descents) -> Finding:
 def frozen_draw(subject: Subject) -> Finding:
     """One draw that stays the same is fooled as the bare model is, so its gradient is good."""
     spec, context = subject.spec, subject.context
-    climbed = replace(context, rule=spec.against.gradients()[0])
+    rules = spec.against.gradients()
+    # where there is a surrogate the cascade climbs it as well
+    climbed = replace(context, rule="surrogate" if "surrogate" in rules else rules[0])
 
     def one_draw(points: Tensor, rows: Rows) -> Tensor:
         still = rows.within("frozen")

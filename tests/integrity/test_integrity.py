@@ -16,9 +16,11 @@ from tasks.data.splits import digits
 from tasks.defenses.base import Context, Defense
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
+from tasks.defenses.crossmax import CrossMax
 from tasks.defenses.gaussian import Gaussian
 from tasks.defenses.guo import Guo
 from tasks.defenses.none import NoDefense
+from tasks.defenses.smooth import Smooth
 from tasks.defenses.transforms.straight import through
 from tasks.evaluation.specs import CardSpec
 from tasks.integrity.card import BY_GRADIENT, card
@@ -80,8 +82,14 @@ def failed(found: dict[str, Finding]) -> set[str]:
 
 @pytest.mark.parametrize(
     "defense",
-    [NoDefense(), Gaussian(draws=5), Chain(parts=(Counter(), Gaussian(draws=5)))],
-    ids=["none", "gaussian", "counter+gaussian"],
+    [
+        NoDefense(),
+        Gaussian(draws=5),
+        Chain(parts=(Counter(), Gaussian(draws=5))),
+        CrossMax(inner=Gaussian(), members=4),
+        Smooth(draws=5, standard_deviation_255ths=8),
+    ],
+    ids=["none", "gaussian", "counter+gaussian", "crossmax", "smooth"],
 )
 def test_a_healthy_defense_passes_every_check(defense, frozen, images):
     found = asked(defense, frozen, images)
