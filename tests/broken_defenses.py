@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasks import straight
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
+from tasks.defenses.transforms.descent import Descent, Scalar
+from tasks.defenses.transforms.optimised import Optimised
 
 
 class Detaching(Defense):
@@ -80,3 +82,24 @@ class Rounding(Defense):
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
         return straight.round_to_8_bits(pixels)
+
+
+class TowardsItsOwnClass(Optimised):
+    """Large steps towards the class that an image is given anyway, where the loss is flat.
+
+    The prediction is the network's own, and its gradient next to nothing.
+    """
+
+    kind: Literal["towards-its-own-class"] = "towards-its-own-class"
+    steps: int = 2
+
+    def descent(self) -> Descent:
+        return Descent(self.steps, step_size=38 / 255)
+
+    def value(self, pixels: Tensor, context: Context) -> Scalar:
+        given = context.classifier.logits(pixels.detach()).argmax(dim=1)
+
+        def value(moved: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(context.logits(moved), given, reduction="none")
+
+        return value

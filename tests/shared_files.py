@@ -14,6 +14,7 @@ CIFAR10 = "data/cifar10"
 TEST_IMAGES = f"{CIFAR10}/test-00000-of-00001.parquet"
 RESNET20 = "models/cifar10-resnet20-12fca82f.th"
 RESNET56 = "models/cifar10-resnet56-4bfd9763.th"
+ROBUST_RESNET20 = "models/cifar10-resnet20-robust-9e3874b3.pt"
 TABLES = "paper/tables.csv"
 
 

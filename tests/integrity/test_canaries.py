@@ -15,9 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from broken_defenses import FixedNoise, Rounding, ZeroGradient
+from broken_defenses import (
+    FixedNoise,
+    Rounding,
+    TowardsItsOwnClass,
+    ZeroGradient,
+)
 from PIL import Image
-from shared_files import RESNET20, TEST_IMAGES
+from shared_files import RESNET20, ROBUST_RESNET20, TEST_IMAGES
 from torch import Tensor, nn
 
 from tasks.attacks.adaptive import Adaptive
@@ -172,14 +177,18 @@ def resnet(shared: Callable[[str], Path]) -> nn.Module:
     return module
 
 
-@pytest.fixture(scope="module")
-def photographs(shared: Callable[[str], Path]) -> Images:
-    path = shared(TEST_IMAGES)
-    table = pq.read_table(path).slice(0, 40).to_pylist()
+def cifar10_images(shared: Callable[[str], Path], count: int) -> Images:
+    """The first test images."""
+    table = pq.read_table(shared(TEST_IMAGES)).slice(0, count).to_pylist()
     pictures = [np.asarray(Image.open(io.BytesIO(row["img"]["bytes"]))) for row in table]
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor([row["label"] for row in table])
     return Images(pixels, labels, torch.arange(len(labels)), 10)
+
+
+@pytest.fixture(scope="module")
+def photographs(shared: Callable[[str], Path]) -> Images:
+    return cifar10_images(shared, 40)
 
 
 @pytest.mark.slow
@@ -192,3 +201,18 @@ def test_a_broken_defense_of_a_public_resnet_falls_to_nothing_too(name, resnet, 
         draws=DRAWS,
     )
     assert Ladder(resnet, photographs, short).left(CANARIES[name]) <= POINTS
+
+
+@pytest.mark.slow
+def test_an_optimiser_that_hides_the_gradient_adds_nothing_to_a_robust_network(shared):
+    """Attacked from the image, straight through, it would seem to add points."""
+    module = ResNet20(mean=(0.5,), std=(0.25,)).build(3, 32, 10)
+    load_weights(module, weights_from_bytes(shared(ROBUST_RESNET20).read_bytes()))
+    transferred = (APGD(steps=20, loss="margin", random_start=False),)
+    attack = Adaptive(epsilon=8.0, transferred=transferred, steps=10)
+    ladder = Ladder(module, cifar10_images(shared, 50), attack)
+    bare = ladder.left(NoDefense())
+    defense = TowardsItsOwnClass()
+    assert 20 < bare < 50
+    assert ladder.left(defense) <= bare + POINTS
+    assert ladder.left_directly(defense) > bare + 10
