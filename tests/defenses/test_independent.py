@@ -35,7 +35,7 @@ SHARED = Path(__file__).parents[2] / "../shared"
 WEIGHTS = SHARED / "models/cifar10-resnet20-12fca82f.th"
 IMAGES = SHARED / "data/cifar10"
 COUNT = 200
-FEWER = {"hedge": 40, "pnml": 40, "pnml-natural": 40}
+FEWER = {"counter": 40, "hedge": 40, "pnml": 40, "pnml-natural": 40}
 PROBLEM = Problem(epsilon=8, classes=10, side=32, pool=50_000)
 
 pytestmark = pytest.mark.slow
@@ -155,6 +155,14 @@ def pnml(f: Network, x: Tensor, step: float) -> Tensor:
     return torch.stack(own, dim=1)
 
 
+def counter(f: Network, x: Tensor) -> Tensor:
+    label, total = f(x).argmax(1), torch.zeros_like(x)
+    for c in range(10):
+        up = gradient(lambda y, c=c: f(y).log_softmax(1)[:, c], x).sign()  # type: ignore[misc]
+        total += up * (label != c)[:, None, None, None]
+    return f((x + (4 / 255 * total).clamp(-8 / 255, 8 / 255)).clamp(0, 1))
+
+
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "bits": bits,
     "median": partial(median, size=2, rank=1),
@@ -163,6 +171,7 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "tte": tte,
     "energy": energy,
     "anti-adversary": anti_adversary,
+    "counter": counter,
     "hedge": hedge,
     "pnml": partial(pnml, step=0.11),
     "pnml-natural": partial(pnml, step=0.02),
