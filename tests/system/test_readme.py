@@ -55,13 +55,13 @@ def test_the_readmes_defense_is_judged_obliviously_and_adaptively(
     (tmp_path / "configs/recipes/demo-mixup.yaml").write_text(shorter, encoding="utf-8")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    words = shlex.split(blocks("bash")[1])[1:]
+    words = ["run", "--grid", "demo", "--add", "defense=jpeg.py"]
     fewer = ["--inline", "--images", "20", "--only", "model=demo-mixup", "--only", "defense=jpeg"]
     only = ["--only", "attack=untargeted-pgd10", "--only", "attack=adaptive-quick"]
     done = CliRunner().invoke(main, [*words, *fewer, *only], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     example = blocks("python")[1].replace('["attack=untargeted-*"]', '["defense=jpeg"], images=20')
-    shown = example.replace("pipeline.run(grid)\n", "").replace(
+    shown = example.replace("pipeline.run(session)\n", "").replace(
         "frame.select", "shown = frame.select"
     )
     space: dict[str, object] = {}
