@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -193,6 +193,13 @@ class CompoundAttack(BallAttack):
     compound: ClassVar[bool] = True
     images: Count | None = None
     """How many are attacked at most."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _untargeted(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("targeted"):
+            raise ValueError(f"targeted: an attack of kind {given.get('kind')} is untargeted")
+        return given
 
     def transfers(self) -> Mapping[str, Attack]:
         """The attacks on the bare model by their names as candidates; none by default."""

@@ -329,18 +329,18 @@ def test_a_node_that_tells_nothing_is_told_of_after_a_while_and_ever_more_rarely
     watch = Watch(told.append, limit_s=500.0, clock=lambda: now, every_s=3600.0)
     watch.notify(NodeStarted(node))
     now = 1000.0
-    watch.snapshot()
+    watch.look()
     assert told == []  # it waits for its turn
     watch.notify(NodeProgress(node.digest, Progress(0, 1)))
     for now in range(1000, 1300, 10):  # noqa: B007  the clock reads it
-        watch.snapshot()
+        watch.look()
     assert told == [
         NodeSilent(node, 60.0, 500.0),
         NodeSilent(node, 120.0, 500.0),
         NodeSilent(node, 240.0, 500.0),
     ]
     watch.notify(NodeProgress(node.digest, Progress(1, 2)))
-    watch.snapshot()
+    watch.look()
     assert len(told) == 3
     watch.close()
 

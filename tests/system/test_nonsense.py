@@ -293,7 +293,7 @@ DIGITS = FILES["datasets/digits.yaml"]
     [
         (
             {"attacks__pgd": f"{ADAPTIVE}targeted: true\n"},
-            "pgd.yaml:3: targeted: an adaptive attack is untargeted",
+            "pgd.yaml:3: targeted: an attack of kind adaptive is untargeted",
         ),
         (
             {"attacks__pgd": f"{ADAPTIVE.replace('steps: 2', 'norm: l2, epsilon: 1')}"},

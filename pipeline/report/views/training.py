@@ -75,7 +75,7 @@ def trainings(grid: Grid, artifacts: Artifacts | None) -> list[Training]:
         if name in found:
             continue
         node = artifacts.scores[cell.name].parents[0][1].parent("model")
-        record = artifacts.store.record(node.kind, node.digest)
+        record = artifacts.store.known(node.kind, node.digest)
         if record is not None and (epochs := _epochs(artifacts, record)):
             found[name] = _training(name, cell, record, epochs)
     return list(found.values())
