@@ -24,7 +24,7 @@ test: lint ## linters, types, layers and the fast tests, with coverage
 	$(PYTEST) -m 'not slow' --cov --cov-report=term --cov-fail-under=90
 
 test-slow: $(VENV)/.dev ## the tests that kill processes or start clusters, servers and browsers
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## style, types and the contract of the layers
 	$(BIN)/ruff check

@@ -161,7 +161,7 @@ def test_no_mutated_config_or_option_gives_a_traceback_hangs_or_is_taken_beyond_
             taken.extend([cell.attack_spec, cell.defense_spec, cell.model_spec, cell.dataset_spec])
         return grid
 
-    monkeypatch.setattr("pipeline.commands.session.load_grid", noted)
+    monkeypatch.setattr("pipeline.commands.view.load_grid", noted)
     chance = random.Random(SEED)
     files = {**FILES, "attacks/adaptive.yaml": "kind: adaptive\nsteps: 5\ndraws: 2\n"}
     deadline = time.monotonic() + SECONDS
