@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import sqlite3
@@ -9,10 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stopped import stopped
 from test_tracker import GRID, Bench, run
 
 from pipeline.observers.tracking import database
@@ -32,11 +37,12 @@ def bench(tmp_path: Path, mlflow_template: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def whole(address: str) -> None:
-    """What `make` is given to fill a draft with."""
+def whole(address: str, tick: Callable[[str], object] | None = None) -> None:
+    """What `make` is given to fill a draft with. tick: called before each statement."""
     path = database.database_path(address)
     assert path is not None
     with sqlite3.connect(path) as made:
+        made.set_trace_callback(tick)
         made.execute("CREATE TABLE alembic_version (version_num TEXT)")
         made.execute("CREATE TABLE experiments (name TEXT)")
         made.execute("CREATE TABLE runs (name TEXT)")
@@ -77,6 +83,29 @@ def test_a_process_that_dies_while_it_makes_one_leaves_none(tmp_path: Path, dies
         os.utime(left, (0, 0))
     assert make(path, whole)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def make_counting(place: Path) -> None:
+    """Make a database, each of whose statements counts as an operation on files."""
+    ticks = place / "ticks"
+    make(place / "mlflow.db", partial(whole, tick=lambda _: ticks.write_text(".")))
+
+
+def test_wherever_its_making_is_stopped_there_is_none_or_a_whole_one(tmp_path: Path) -> None:
+    stops = 0
+    for number in itertools.count():
+        place = tmp_path / str(number)
+        place.mkdir()
+        if not stopped(make_counting, place, number):
+            break
+        stops += 1
+        path = place / "mlflow.db"
+        assert wrong_with_database(path) is None
+        assert make(path, whole) or path.exists()
+        assert wrong_with_database(path) is None
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert stops > 6
 
 
 @pytest.mark.parametrize("links", [True, False])
