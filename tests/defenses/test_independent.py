@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.ndimage import rank_filter
+from shared_files import RESNET20, TEST_IMAGES
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,9 +32,6 @@ from tasks.evaluation.defend import predict
 from tasks.networks.resnet20 import ResNet20
 from tasks.specs import Problem
 
-SHARED = Path(__file__).parents[2] / "../shared"
-WEIGHTS = SHARED / "models/cifar10-resnet20-12fca82f.th"
-IMAGES = SHARED / "data/cifar10"
 COUNT = 200
 FEWER = {"counter": 40, "hedge": 40, "pnml": 40, "pnml-natural": 40}
 PROBLEM = Problem(epsilon=8, classes=10, side=32, pool=50_000)
@@ -42,10 +40,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def state() -> dict[str, Tensor]:
-    if not WEIGHTS.exists():
-        pytest.skip("the public ResNet-20 is not in ../shared/models")
-    content: Any = torch.load(WEIGHTS, map_location="cpu", weights_only=True)
+def weights(shared: Callable[[str], Path]) -> Path:
+    return shared(RESNET20)
+
+
+@pytest.fixture(scope="module")
+def state(weights: Path) -> dict[str, Tensor]:
+    content: Any = torch.load(weights, map_location="cpu", weights_only=True)
     return {
         name.removeprefix("module."): value.double()
         for name, value in content["state_dict"].items()
@@ -53,11 +54,8 @@ def state() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def images() -> Tensor:
-    files = sorted(IMAGES.glob("**/test*.parquet"))
-    if not files:
-        pytest.skip("the CIFAR-10 Parquet files are not in ../shared/data/cifar10")
-    rows = pq.read_table(files[0]).slice(0, COUNT).to_pylist()
+def images(shared: Callable[[str], Path]) -> Tensor:
+    rows = pq.read_table(shared(TEST_IMAGES)).slice(0, COUNT).to_pylist()
     column = next(key for key, value in rows[0].items() if isinstance(value, dict))
     read = [np.asarray(Image.open(io.BytesIO(row[column]["bytes"]))) for row in rows]
     return torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2).float() / 255
@@ -183,12 +181,12 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_no_clean_prediction_differs_from_an_independent_script(
-    name: str, state: dict[str, Tensor], images: Tensor
+    name: str, weights: Path, state: dict[str, Tensor], images: Tensor
 ) -> None:
     spec = Catalogue(config_folders()).defense(name).resolved(PROBLEM)
     assert spec.deterministic(10)
     module = ResNet20().build(3, 32, 10)
-    load_weights(module, weights_from_bytes(WEIGHTS.read_bytes(), "module."))
+    load_weights(module, weights_from_bytes(weights.read_bytes(), "module."))
     frozen = Frozen(module, classes=10)
     images = images[: FEWER.get(name, COUNT)]
     ids = torch.arange(len(images))
