@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from tasks.defenses.base import Context
+from tasks.defenses.base import Context, GradientRule
 from tasks.defenses.transforms.optimised import Optimised
 from tasks.specs import Count, NonNegative, Passes, Pixel255, Positive, Problem
 
@@ -27,7 +27,8 @@ class TTC(Optimised):
     Noise within the limit moves the features of an image by a share tau of their length. Where tau
     is below the threshold the offset is the mean of those before and after each step, weighted by
     exp(`sharpness` i) after step i; elsewhere it is the noise alone. The threshold is the 5th
-    percentile of tau over `threshold_images` clean training images, unless it is given.
+    percentile of tau over `threshold_images` clean training images, unless it is given. To a
+    gradient the gate is a constant, except by the rule `differentiable`.
     """
 
     kind: Literal["ttc"] = "ttc"
@@ -73,6 +74,10 @@ class TTC(Optimised):
         drawn = rows.uniform("start", pixels[0].numel()).view_as(pixels)
         noise = limit * (2 * drawn - 1)
         return (pixels.detach() + noise).clamp(0, 1) - pixels.detach()
+
+    def gradients(self) -> tuple[GradientRule, ...]:
+        """As of its steps, and through the gate, for an attacker who wants it open."""
+        return (*super().gradients(), "differentiable")
 
     def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:  # noqa: ARG002
         """The features of the image, and a gradient for each step."""
@@ -120,7 +125,7 @@ class TTC(Optimised):
         return float(torch.cat(found).quantile(PERCENTILE))
 
     def _offsets(self, pixels: Tensor, rows: Rows, context: Context) -> list[Tensor]:
-        """The last is what the gate makes of all; weights and gate are held constant."""
+        """The last is what the gate makes of all; the weights are held constant."""
         import torch
 
         from tasks.defenses.transforms.descent import offsets
@@ -139,8 +144,26 @@ class TTC(Optimised):
         powers = torch.arange(len(found), dtype=pixels.dtype, device=pixels.device)
         weights = (self.sharpness * powers).softmax(dim=0)
         mean = torch.einsum("i,i...->...", weights, torch.stack(found))
-        acts = (first[0] < self.gate(context)).reshape(-1, 1, 1, 1)
-        return [*found[:-1], torch.where(acts, mean, found[0])]
+        threshold = self.gate(context)
+        acts = (first[0] < threshold).reshape(-1, 1, 1, 1)
+        given = torch.where(acts, mean, found[0])
+        if context.rule == "differentiable":
+            given = self._through_the_gate(given, mean - found[0], pixels, start, context)
+        return [*found[:-1], given]
+
+    def _through_the_gate(
+        self, given: Tensor, gain: Tensor, pixels: Tensor, start: Tensor, context: Context
+    ) -> Tensor:
+        """`given`, with the gradient of relu(threshold - tau) / threshold times `gain`.
+
+        It tells an attacker how to move the features so much that the defense does not act.
+        """
+        from tasks.defenses.transforms import straight
+
+        threshold = self.gate(context)
+        shares = _share(context.features(pixels), context.features(pixels + start))
+        closed = (threshold - shares).clamp_min(0) / max(threshold, _TINY)
+        return straight.through(given + closed.reshape(-1, 1, 1, 1) * gain.detach(), given)
 
     @staticmethod
     def _reference(pixels: Tensor, context: Context) -> Tensor:

@@ -270,4 +270,31 @@ def test_ttc_is_in_epsilons_of_the_problem_and_costs_what_is_asked(
     predict(TTC().resolved(PROBLEM), context, pixels, rows, 100)
     assert context.classifier.passes - before == Passes(4, 2) * COUNT
     assert not TTC().deterministic(CLASSES)
-    assert TTC().resolved(PROBLEM).gradients() == ("straight-through", "iterates")
+    rules = ("straight-through", "iterates", "differentiable")
+    assert TTC().resolved(PROBLEM).gradients() == rules
+
+
+def test_an_attacker_may_climb_through_the_gate_of_ttc(
+    context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    limit = 8 / 255
+    start = noise_of(pixels, rows, limit)
+    taus = shares(pixels, start)
+    threshold = float(taus.sort().values[2:4].mean())
+    defense = TTC(threshold=threshold).resolved(PROBLEM)
+    constant = defense.transform(pixels, rows, context)
+    leaf = pixels.clone().requires_grad_()
+    found = defense.transform(leaf, rows, replace(context, rule="differentiable"))
+    assert torch.equal(found, constant)  # a defender's answer is the same
+
+    weights = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), leaf)
+    always = TTC(threshold=1e6).resolved(PROBLEM).transform(pixels, rows, context).double()
+    gain = ((always - pixels.double() - start) * weights.double()).flatten(1).sum(dim=1)
+    exact = pixels.double().requires_grad_()
+    before, after = features(exact), features(exact + start)
+    open_by = (threshold - (after - before).norm(dim=1) / before.norm(dim=1)).clamp_min(0)
+    (through_the_gate,) = torch.autograd.grad((gain * open_by / threshold).sum(), exact)
+    assert (through_the_gate.flatten(1).abs().sum(dim=1) > 0).sum() == 3
+    expected = weights.double() + through_the_gate
+    assert torch.allclose(gradient.double(), expected, rtol=1e-3, atol=1e-5)
