@@ -200,6 +200,15 @@ def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_p
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_a_terminal_explains_the_columns_once_however_many_tables_there_are():
+    grid = grid_of()
+    (table,) = grid.tables
+    twice = dataclasses.replace(grid, tables=(table, dataclasses.replace(table, name="again")))
+    shown = printed(twice, scores_of(grid), 80)
+    assert shown.count("Robustness of each defense under adaptive-quick") == 2
+    assert shown.count("All columns are about the same images") == 1
+
+
 def test_a_table_without_an_adaptive_attack_has_no_summary():
     grid = grid_of()
     plain = dataclasses.replace(grid.tables[0], attacks=ATTACKS)

@@ -165,7 +165,7 @@ def test_the_sentence_names_network_verdict_and_what_stands_with_and_without():
         f"points. About {undecided.verdict.needed:,} images would decide."
     )
     assert summary([row, undecided]) == [
-        "On demo-iat, **holds**: none; **harms**: `counter`; **undecided**: `guo`."
+        "On demo-iat, no defense **holds**; **harms**: `counter`; **undecided**: `guo`."
     ]
 
 

@@ -84,6 +84,7 @@ def render_terminal(
         shown = [view for view in (of_cells(view, asked) for view in shown) if view is not None]
     return Group(
         *(part for view in shown for part in _rendered(view, grid, scores, width)),
+        *_legend(shown, grid, scores),
         *_verdicts(grid, scores),
     )
 
@@ -133,6 +134,11 @@ def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableTy
                 model = row.model
             table.add_row(Text(row.defense), *map(Text, short_robustness_words(row)))
         yield table
+
+
+def _legend(shown: Sequence[View], grid: Grid, scores: Scores) -> Iterator[RenderableType]:
+    """What the columns of the robustness tables mean: once, below all of them."""
+    if any(robustness_rows(view, grid, scores) for view in shown):
         yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
 
 

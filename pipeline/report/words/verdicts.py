@@ -137,7 +137,7 @@ def summary(rows: Sequence[VerdictRow]) -> list[str]:
             if names:
                 words.append(f"**{word}**: {', '.join(names)}")
             elif word == "holds":
-                words.append("**holds**: none")
+                words.append("no defense **holds**")
         if own:
             lines.append(f"On {model}, {'; '.join(words)}.")
     return lines
