@@ -115,6 +115,39 @@ def test_a_verdict_does_not_depend_on_which_other_defenses_are_listed():
     assert alone["counter"].gain == rows_of()["counter"].gain
 
 
+def test_a_verdict_over_several_seeds_is_about_the_mean_of_an_images_answers():
+    """Two trainings of one network: no more images, and no narrower an interval, than of one."""
+    once = grid_of()
+    again = tuple(dataclasses.replace(each, seed=1) for each in once.cells)
+    twice = dataclasses.replace(once, cells=(*once.cells, *again))
+    seed1 = {("adaptive-quick", "none"): 0.6, ("adaptive-quick", "counter"): 0.3}
+
+    def scores(of_seed1: dict[tuple[str, str], float], missing: tuple[str, ...] = ()) -> Scores:
+        def read(name: str) -> Answers:
+            _, attack, defense, *seed = name.split("/")
+            share = (SHARES | of_seed1 if seed else SHARES).get((attack, defense), 0.5)
+            ids = np.arange(IMAGES)
+            return Answers(ids, ids % 10, (ids < share * IMAGES)[:, None])
+
+        made = scores_of(twice, missing=missing)
+        return dataclasses.replace(made, per_image=PerImage(read))
+
+    alone = rows_of(grid=once)["counter"]
+    same, apart = (
+        next(row for row in verdict_rows(twice, scores(each)) if row.defense == "counter")
+        for each in ({}, seed1)
+    )
+    assert (same.gain, same.verdict) == (alone.gain, alone.verdict)
+    assert apart.images == IMAGES
+    assert apart.worst.accuracy == pytest.approx((20 + 30) / 2)
+    assert apart.without.accuracy == pytest.approx((40 + 60) / 2)
+    assert apart.gain.points == pytest.approx(-25.0)
+    assert apart.verdict.word == "harms"
+    absent = scores(seed1, missing=("demo-iat/adaptive-quick/counter/seed1",))
+    half = next(row for row in verdict_rows(twice, absent) if row.defense == "counter")
+    assert half.gain == alone.gain  # of the seed that has both
+
+
 def test_what_it_costs_and_what_flips_and_crops_do_stand_beside_it():
     shares = SHARES | {("adaptive-quick", "counter"): 0.5, ("adaptive-quick", CONTROL): 0.5}
     row = rows_of(shares)["counter"]
