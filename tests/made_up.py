@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from cells import PROBLEM, digits_cell
@@ -97,9 +98,9 @@ def scores_of(**accuracies: float) -> Scores:
     return Scores({name: make_facts(value) for name, value in accuracies.items()})
 
 
-def printed(grid: Grid, scores: Scores, width: int) -> str:
+def printed(grid: Grid, scores: Scores, width: int, asked: Sequence[Cell] | None = None) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(render_terminal(grid, scores, width=width))
+    console.print(render_terminal(grid, scores, width=width, asked=asked))
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue()

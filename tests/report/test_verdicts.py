@@ -243,6 +243,10 @@ def test_a_report_begins_with_the_verdict_and_the_terminal_ends_with_it(tmp_path
     lines = printed(grid, scores, 200).rstrip().splitlines()
     assert lines[-3].strip() == "Does it hold?"
     assert lines[-1].startswith("counter on demo-iat: harms")
+    asked = [each for each in grid.cells if each.defense == "guo"]
+    lines = printed(grid, scores, 200, asked).rstrip().splitlines()
+    assert lines[-2].strip() == "Does it hold?"
+    assert lines[-1].startswith("guo on demo-iat")
 
 
 def test_a_grid_without_an_attack_that_knows_the_defense_says_which_option_adds_one(tmp_path):

@@ -85,13 +85,14 @@ def render_terminal(
     return Group(
         *(part for view in shown for part in _rendered(view, grid, scores, width)),
         *_legend(shown, grid, scores),
-        *_verdicts(grid, scores),
+        *_verdicts(grid, scores, grid.cells if asked is None else asked),
     )
 
 
-def _verdicts(grid: Grid, scores: Scores) -> Iterator[RenderableType]:
-    """Whether defenses hold, last, where a person looks first."""
-    rows = verdict_rows(grid, scores)
+def _verdicts(grid: Grid, scores: Scores, asked: Sequence[Cell]) -> Iterator[RenderableType]:
+    """Whether the defenses of some cells hold, last, where a person looks first."""
+    about = {(cell.model, cell.defense) for cell in asked}
+    rows = [row for row in verdict_rows(grid, scores) if (row.model, row.defense) in about]
     lines = [verdicts.plain(line) for line in verdicts.sentences(rows)]
     if len(lines) > SENTENCES:
         lines = [verdicts.plain(line) for line in verdicts.summary(rows)]
