@@ -25,6 +25,10 @@ PAGE = "index.html"
 """In the folder of a grid's report, what a browser opens."""
 
 
+NOT_COMPUTED = "not computed"
+"""Why a cell has no score, where nothing went wrong."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """What is known of a grid's cells, by their names.
@@ -51,7 +55,7 @@ class Scores:
         """Why a cell has no score, in one line; empty where it has one."""
         if self.accuracy(name) is not None:
             return ""
-        return clean(self.missing.get(name) or "not computed")
+        return clean(self.missing.get(name) or NOT_COMPUTED)
 
     def accuracy(self, name: str) -> float | None:
         """A cell's accuracy in percent."""

@@ -27,6 +27,7 @@ from pipeline.report.words.verdicts import (
     notes,
     row_words,
     sentence,
+    sentences,
     summary,
 )
 from pipeline.report.writer import write_report
@@ -183,6 +184,34 @@ def test_one_candidate_a_failed_card_a_fallen_network_and_an_absent_cell_tell_no
     assert {row.verdict.word for row in fallen.values()} == {"cannot tell"}
     absent = rows_of(missing={"demo-iat/adaptive-quick/counter"})
     assert absent["counter"].verdict.why == "demo-iat/adaptive-quick/counter: not computed"
+
+
+def test_what_was_not_computed_is_named_in_a_line_and_is_no_row_of_a_table(tmp_path: Path):
+    grid = grid_of(models=("demo-iat", "demo-mixup"))
+    missing = {f"demo-iat/adaptive-quick/{name}" for name in ("guo", CONTROL)}
+    missing |= {each.name for each in grid.cells if each.model == "demo-mixup"}
+    scores = scores_of(grid, missing=missing)
+    rows = verdict_rows(grid, scores)
+    lines = sentences(rows)
+    assert len(lines) == 3
+    assert lines[0].startswith("`counter` on demo-iat: **harms**")
+    assert lines[1:] == [
+        "On demo-iat, not computed: `guo`.",
+        "On demo-mixup, nothing is computed.",
+    ]
+    assert summary(rows) == [
+        "On demo-iat, no defense **holds**; **harms**: `counter`.",
+        *lines[1:],
+    ]
+    write_report(grid, scores, tmp_path)
+    text = (tmp_path / "demo" / "verdicts.md").read_text(encoding="utf-8")
+    assert "| counter | harms" in text
+    assert "| guo |" not in text
+    assert "### demo-mixup" not in text
+    # what went wrong is a row, with its reason
+    wrong = {"demo-iat/adaptive-quick/guo": "out of memory"}
+    failed = dataclasses.replace(scores, missing=wrong)
+    assert "out of memory" in " ".join(sentences(verdict_rows(grid, failed)))
 
 
 def test_the_sentence_names_network_verdict_and_what_stands_with_and_without():

@@ -169,7 +169,7 @@ def candidates_markdown(rows: Sequence[Robustness], file: str) -> str:
 def answer_markdown(rows: Sequence[VerdictRow], grid: Grid) -> str:
     """Whether each defense holds, in sentences; what to do where nothing tells."""
     lines = [f"## {verdict_words.HEADING}", ""]
-    lines += [f"- {line}" for line in verdict_words.sentences(rows)]
+    lines += [f"- {line}" for line in verdict_words.answers(rows)]
     lines += [verdict_words.without_verdict(grid)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -179,11 +179,12 @@ def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
 
     file: where the same is told with all its numbers.
     """
-    if not rows:
+    if not verdict_words.known(rows):
         return ""
     lines = ["## Verdicts"]
-    for model in dict.fromkeys(row.model for row in rows):
-        own = [row for row in rows if row.model == model]
+    known = verdict_words.known(rows)
+    for model in dict.fromkeys(row.model for row in known):
+        own = [row for row in known if row.model == model]
         lines += ["", f"### {verdict_words.about(own)}", ""]
         words = ([row.defense, *verdict_words.row_words(row)] for row in own)
         verdict, *others = verdict_words.COLUMNS

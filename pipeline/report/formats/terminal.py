@@ -25,8 +25,6 @@ from pipeline.report.words.table import caption, heading
 LETTERS = 6
 """What is left of a long word of a heading, before its full stop."""
 NARROWEST = 8
-SENTENCES = 24
-"""Defended models above which a line for each network takes the place of one for each."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,7 @@ def _verdicts(grid: Grid, scores: Scores, asked: Sequence[Cell]) -> Iterator[Ren
     """Whether the defenses of some cells hold, last, where a person looks first."""
     about = {(cell.model, cell.defense) for cell in asked}
     rows = [row for row in verdict_rows(grid, scores) if (row.model, row.defense) in about]
-    lines = [verdicts.plain(line) for line in verdicts.sentences(rows)]
-    if len(lines) > SENTENCES:
-        lines = [verdicts.plain(line) for line in verdicts.summary(rows)]
+    lines = [verdicts.plain(line) for line in verdicts.answers(rows)]
     if absent := verdicts.without_verdict(grid):
         lines.append(verdicts.plain(absent))
     if lines:

@@ -18,7 +18,7 @@ from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.answers import STATISTICS
 from pipeline.report.cache import kept_numbers
-from pipeline.report.scores import Scores, number
+from pipeline.report.scores import NOT_COMPUTED, Scores, number
 from pipeline.report.views.adaptive import Cost, Rate, RobustnessReader
 from pipeline.report.views.paired import Images, Paired, Right
 from tasks.attacks.base import CompoundAttack
@@ -44,8 +44,8 @@ class VerdictRow:
     left with than they are. hidden: how far the gain under an attack straight from the image, with
     nothing else to choose from, exceeds the worst case's. acts_on, acts_on_clean: of the answers in
     the worst case, and about clean images, those that the bare network would not have given, of the
-    first seed. is_control: whether the row is one of
-    flips and crops itself.
+    first seed. is_control: whether the row is one of flips and crops itself. computed: False where
+    nothing of it was, or of the bare network, and nothing failed.
     """
 
     model: str
@@ -72,6 +72,7 @@ class VerdictRow:
     cost: Cost | None = None
     claims: Sequence[Claim] = ()
     is_control: bool = False
+    computed: bool = True
 
     def facts(self) -> dict[str, object]:
         """All of it as plain values, unrounded, each number in a column of its own."""
@@ -232,6 +233,7 @@ class _Reader:
             verdict=DefenseVerdict("cannot tell", self._absent(model, defense, attack)),
             claims=self.paired.scores.claims.get(defense, ()),
             is_control=isinstance(cell.defense_spec, FlipCrop),
+            computed=self._computed(model, defense, attack),
         )
         images = self.paired.images(model, defense, attack)
         read = RobustnessReader(self._others, self.paired)
@@ -288,6 +290,11 @@ class _Reader:
                 if reason := self.paired.scores.reason(cell.name):
                     return f"{cell.name}: {reason}"
         return "its answers image by image are not in the store"
+
+    def _computed(self, model: str, defense: str, attack: str) -> bool:
+        """Whether there is something to judge, or something went wrong."""
+        cells = [cell for of in (defense, BARE) for cell in self.paired.cells(model, of, attack)]
+        return all(self.paired.scores.reason(cell.name) != NOT_COMPUTED for cell in cells)
 
     def _failed(self, model: str, defense: str, attack: str) -> str | None:
         """What a failed card says, the defended model's or the bare one's."""

@@ -25,6 +25,8 @@ COLUMNS = (
 )
 IN_WORDS = ("verdict", "claimed")
 """Columns that are no numbers."""
+MANY = 24
+"""Sentences above which a line for each network takes the place of one for each defense."""
 ORDER: tuple[Word, ...] = ("holds", "no gain", "harms", "undecided", "cannot tell")
 
 LEGEND = f"""\
@@ -121,16 +123,34 @@ def plain(text: str) -> str:
     return text.replace("**", "").replace("`", "")
 
 
+def known(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
+    """The rows that have something to show."""
+    return [row for row in rows if row.computed]
+
+
 def sentences(rows: Sequence[VerdictRow]) -> list[str]:
-    """The answer about each defense on each network; of the bare network where it is alone."""
-    return [sentence(row) for row in subjects(rows) or rows]
+    """The answer about each defense on each network; of the bare network where it is alone.
+
+    What was not computed is named in a line for each network, at the end.
+    """
+    about = subjects(rows) or rows
+    return [*map(sentence, known(about)), *_not_computed(about)]
+
+
+def _not_computed(rows: Sequence[VerdictRow]) -> Iterator[str]:
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        if not known(own):
+            yield f"On {model}, nothing is computed."
+        elif names := [f"`{row.defense}`" for row in own if not row.computed]:
+            yield f"On {model}, not computed: {', '.join(names)}."
 
 
 def summary(rows: Sequence[VerdictRow]) -> list[str]:
     """A line for each network: which defenses hold, gain nothing, harm."""
     lines = []
     for model in dict.fromkeys(row.model for row in rows):
-        own = [row for row in subjects(rows) if row.model == model]
+        own = known([row for row in subjects(rows) if row.model == model])
         words = []
         for word in ORDER:
             names = [f"`{row.defense}`" for row in own if row.verdict.word == word]
@@ -140,7 +160,13 @@ def summary(rows: Sequence[VerdictRow]) -> list[str]:
                 words.append("no defense **holds**")
         if own:
             lines.append(f"On {model}, {'; '.join(words)}.")
-    return lines
+    return [*lines, *_not_computed(subjects(rows))]
+
+
+def answers(rows: Sequence[VerdictRow], most: int = MANY) -> list[str]:
+    """`sentences`, or the `summary` where there are more of them than `most`."""
+    told = sentences(rows)
+    return told if len(told) <= most else summary(rows)
 
 
 def without_verdict(grid: Grid) -> str:

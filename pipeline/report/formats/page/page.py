@@ -143,7 +143,8 @@ def page_html(
 def _verdicts(rows: Sequence[VerdictRow], grid: Grid) -> dict[str, object]:
     """Whether defenses hold: sentences for the first screen, a table for each network."""
     sentences = verdict_words.sentences(rows)
-    networks = dict.fromkeys(row.model for row in rows)
+    known = verdict_words.known(rows)
+    networks = dict.fromkeys(row.model for row in known)
     return {
         "title": verdict_words.HEADING,
         "absent": verdict_words.without_verdict(grid),
@@ -152,14 +153,14 @@ def _verdicts(rows: Sequence[VerdictRow], grid: Grid) -> dict[str, object]:
         "tables": [
             {
                 "id": f"verdicts-{place}",
-                "title": verdict_words.about([row for row in rows if row.model == model]),
+                "title": verdict_words.about([row for row in known if row.model == model]),
                 "table": verdicts_html(
-                    [row for row in rows if row.model == model], f"verdicts-{place}-table"
+                    [row for row in known if row.model == model], f"verdicts-{place}-table"
                 ),
             }
             for place, model in enumerate(networks, 1)
         ],
-        "said": [verdict_words.LEGEND, verdict_words.THREAT] if rows else [],
+        "said": [verdict_words.LEGEND, verdict_words.THREAT] if known else [],
         "notes": [*verdict_words.notes(rows)],
         "claims_said": verdict_words.CLAIMS,
         "claims": verdict_words.claim_lines(rows),
