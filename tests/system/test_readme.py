@@ -22,6 +22,32 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
+def test_the_first_table_has_the_numbers_of_the_report_that_it_links_to() -> None:
+    text = README.read_text(encoding="utf-8")
+    header = text.index("| defense | verdict |")
+    *_, report = re.findall(r"\]\((reports/[\w-]+)/README\.md\)", text[:header])
+    heading, _, *lines = text[header : text.index("\n\n", header)].splitlines()
+    columns = [word.strip() for word in heading.strip("|").split("|")]
+    verdicts = pl.read_csv(README.parent / report / "verdicts.csv")
+    shown = [
+        dict(zip(columns, map(str.strip, line[1:].split("|")), strict=False)) for line in lines
+    ]
+    assert len(shown) >= 5
+    for row in shown:
+        model = row.get("network", "cifar10-robust-resnet20")
+        found = verdicts.filter(
+            (pl.col("defense") == row["defense"].strip("`")) & (pl.col("model") == model)
+        ).row(0, named=True)
+        assert row["verdict"].replace("*", "").split(",")[0] == found["verdict"]
+        assert row["clean"].split()[0] == f"{found['clean']:.1f}"
+        assert row["replayed"].split()[0] == f"{found['replayed']:.1f}"
+        low, high = found["worst_low"], found["worst_high"]
+        assert row["worst case"] == f"{found['worst']:.1f} [{low:.0f}, {high:.0f}]"
+        gain = [found[name] for name in ("gain", "gain_low", "gain_high")]
+        said = [float(word) for word in re.findall(r"[-+]?\d+\.\d", row["gain over bare"])]
+        assert said == pytest.approx(gain, abs=0.0501)
+
+
 @pytest.fixture
 def jpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
