@@ -16,7 +16,7 @@ from tasks.attacks.apgd import APGD
 from tasks.attacks.apgd_t import APGDT
 from tasks.attacks.base import Attack, BallAttack, Choice, CompoundAttack, Start, Try
 from tasks.attacks.pgd import PGD
-from tasks.attacks.search.ways import ways
+from tasks.attacks.search.ways import aimed_ways, ways
 from tasks.attacks.square import Square
 from tasks.defenses.base import Defense
 from tasks.specs import Count, NonNegative, Positive, Problem, Spec
@@ -74,10 +74,11 @@ class Adaptive(CompoundAttack):
     their order, then those of each of `losses` from the image, from the best that was
     transferred and from `random_starts` points, with `draws` draws and so many `steps`; where
     the defense has a sign, again with that smoothed; then those to the `target_classes` wrong
-    classes that the defended model finds most probable. Last Square, about the first
-    `square_images`. An image that fails on all of the attacker's draws, `select_draws` single
-    ones and `select_predictions` whole predictions, and by `sure_margin` on each, is done: no
-    later candidate is made for it. Any other gets the candidate that fails most often.
+    classes that the defended model finds most probable, with the sign smoothed as well. Last
+    Square, about the first `square_images`. An image that fails on all of the attacker's draws,
+    `select_draws` single ones and `select_predictions` whole predictions, and by `sure_margin` on
+    each, is done: no later candidate is made for it. Any other gets the candidate that fails most
+    often.
 
     images: how many are attacked at most; redraws: how often the defended model is then asked.
     """
@@ -241,7 +242,14 @@ class Adaptive(CompoundAttack):
         for rank in range(1, climbs.target_classes + 1):
             aimed = APGDT(norm=self.norm, epsilon=self.epsilon, steps=climbs.steps, ranks=(rank,))
             name = f"{aimed.loss}-target{rank}-{climbs.steps}x{climbs.draws}"
-            yield Try(name, aimed, climbs.draws)
+            for way in aimed_ways(defense, climbs.smoothing):
+                yield Try(
+                    f"{name}{way.suffix}",
+                    aimed,
+                    climbs.draws,
+                    smoothing=way.smoothing,
+                    inner_steps=way.inner_steps,
+                )
 
 
 def _inside(whole: Adaptive, attack: Attack) -> Attack:

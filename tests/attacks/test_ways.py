@@ -67,6 +67,26 @@ def test_further_ways_begin_at_the_best_of_all_candidates_before():
     assert [attempt.rule for attempt in tries] == [None, None, None, "iterates", None]
 
 
+@pytest.mark.parametrize(
+    ("defense", "smoothed"),
+    [
+        (Guo(), None),
+        (Counter(), "-smoothed1"),
+        (Hedge(), "-inner5-smoothed1"),
+        (AntiAdversary(), "-smoothed1"),
+    ],
+)
+def test_a_wrong_class_is_aimed_at_with_the_sign_smoothed_too(defense, smoothed):
+    tries = Adaptive(smoothing=1.0, target_classes=2).resolved(PROBLEM).tries(defense)
+    aimed = {attempt.name: attempt for attempt in tries if "target" in attempt.name}
+    ranks = ("dlr-target1-20x5", "dlr-target2-20x5")
+    further = [] if smoothed is None else [smoothed]
+    assert list(aimed) == [f"{rank}{way}" for rank in ranks for way in ("", *further)]
+    for name, attempt in aimed.items():
+        assert attempt.smoothing == (1.0 if "smoothed" in name else None)
+        assert attempt.inner_steps == (5 if "inner5" in name else None)
+
+
 def test_a_defense_with_one_way_has_the_candidates_that_it_had():
     attack = Adaptive(losses=("cross-entropy", "margin"), smoothing=1.0).resolved(PROBLEM)
     assert [attempt.name for attempt in attack.tries(Counter())] == [

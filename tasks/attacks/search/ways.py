@@ -53,3 +53,10 @@ def ways(defense: Defense, smoothing: float | None) -> Iterator[Way]:
         yield Way(rule=rule, extra=True)
     if smooth is not None and long:
         yield Way(smoothing=smooth, inner_steps=SHORT, extra=True)
+
+
+def aimed_ways(defense: Defense, smoothing: float | None) -> Iterator[Way]:
+    """Those by which a climb leads to one wrong class: straight through, and smoothed."""
+    found = list(ways(defense, smoothing))
+    yield found[0]
+    yield from (way for way in found if way.smoothing is not None)
