@@ -170,6 +170,7 @@ class CellNodes:
                 smoothing=attempt.smoothing,
                 rule=attempt.rule,
                 inner_steps=attempt.inner_steps,
+                relu_width=attempt.relu_width,
             )
             standing = {"standing": last} if last is not None else {}
             begins = {"transferred": transferred, "best": last, "own": None}[attempt.start]

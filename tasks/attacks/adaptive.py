@@ -63,6 +63,9 @@ class Climbs(Spec):
     """Of the defense, at each step."""
     smoothing: Positive | None = None
     """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
+    relu_width: Positive | None = None
+    """Width of the second derivative that a ReLU gets where a climb goes back through a gradient,
+    in standard deviations of what it is asked about; none leaves it zero."""
     target_classes: Targets = 0
     """How many of the wrong classes are aimed at, the most probable ones, a candidate for each."""
 
@@ -103,6 +106,9 @@ class Adaptive(CompoundAttack):
     """Of the defense, at each step."""
     smoothing: Positive | None = None
     """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
+    relu_width: Positive | None = None
+    """Width of the second derivative that a ReLU gets where a climb goes back through a gradient,
+    in standard deviations of what it is asked about; none leaves it zero."""
     target_classes: Targets = 0
     """How many of the wrong classes are aimed at, the most probable ones, a candidate for each."""
     square_queries: Count | None = None
@@ -219,7 +225,7 @@ class Adaptive(CompoundAttack):
         if climbs.random_starts:
             starts[f"random{climbs.random_starts}"] = ("own", climbs.random_starts)
         best: dict[str, tuple[Start, int]] = {"best": ("best", 0)}
-        for way in ways(defense, climbs.smoothing):
+        for way in ways(defense, climbs.smoothing, climbs.relu_width):
             for loss in climbs.losses:
                 for name, (start, count) in (best if way.extra else starts).items():
                     attack = APGD(
@@ -238,17 +244,19 @@ class Adaptive(CompoundAttack):
                         smoothing=way.smoothing,
                         rule=way.rule,
                         inner_steps=way.inner_steps,
+                        relu_width=way.relu_width,
                     )
         for rank in range(1, climbs.target_classes + 1):
             aimed = APGDT(norm=self.norm, epsilon=self.epsilon, steps=climbs.steps, ranks=(rank,))
             name = f"{aimed.loss}-target{rank}-{climbs.steps}x{climbs.draws}"
-            for way in aimed_ways(defense, climbs.smoothing):
+            for way in aimed_ways(defense, climbs.smoothing, climbs.relu_width):
                 yield Try(
                     f"{name}{way.suffix}",
                     aimed,
                     climbs.draws,
                     smoothing=way.smoothing,
                     inner_steps=way.inner_steps,
+                    relu_width=way.relu_width,
                 )
 
 

@@ -160,8 +160,8 @@ class Try:
 
     draws: at each step; start: where the attack itself says, at the best of what was transferred,
     or at the best of all candidates before; images: of the first so many, or of all; smoothing,
-    rule, inner_steps: see `tasks.evaluation.specs.CraftSpec`. The name says all that sets
-    candidates of one attack apart, so two budgets call the same candidate the same.
+    rule, inner_steps, relu_width: see `tasks.evaluation.specs.CraftSpec`. The name says all that
+    sets candidates of one attack apart, so two budgets call the same candidate the same.
     """
 
     name: str
@@ -172,6 +172,7 @@ class Try:
     smoothing: float | None = None
     rule: GradientRule | None = None
     inner_steps: int | None = None
+    relu_width: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tasks.classifier.compiled import Compiled
 from tasks.classifier.features import features_and_logits
 from tasks.classifier.precision import run, set_float32
 from tasks.classifier.prepared import prepare
+from tasks.classifier.relu import bumps
 from tasks.specs import Passes, Precision
 
 
@@ -102,22 +103,30 @@ class Frozen:
         finally:
             self.forwards, self.backwards = before
 
-    def answers(self, pixels: Tensor) -> Tensor:
-        """As `logits`, never compiled: for a few images, for which compiling would take longer."""
-        return self._asked(self.module, pixels)
+    def answers(self, pixels: Tensor, *, relu_width: float | None = None) -> Tensor:
+        """As `logits`, never compiled: for a gradient that is differentiated once more.
 
-    def features(self, pixels: Tensor) -> Tensor:
+        relu_width: of the second derivative of a ReLU, see `tasks.classifier.relu.bumps`.
+        """
+        with bumps(relu_width):
+            return self._asked(self.module, pixels)
+
+    def features(self, pixels: Tensor, *, relu_width: float | None = None) -> Tensor:
         """float32 [N, C, H, W] in [0, 1] to float32 [N, D], differentiable in the pixels, twice.
 
         What the last linear layer takes; BadNetwork, with the network's name, without one.
+        relu_width: see `answers`.
         """
-        return self.features_and_logits(pixels)[0]
+        return self.features_and_logits(pixels, relu_width=relu_width)[0]
 
-    def features_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def features_and_logits(
+        self, pixels: Tensor, *, relu_width: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `features`, with the logits, float32 [N, classes], of the same forward pass."""
-        features, logits = features_and_logits(
-            self.module, pixels, self.precision, self.layout, self.classes
-        )
+        with bumps(relu_width):
+            features, logits = features_and_logits(
+                self.module, pixels, self.precision, self.layout, self.classes
+            )
         self.forwards += len(pixels)
         if features.requires_grad:
             # not on the logits: their gradient passes here as well
@@ -154,12 +163,13 @@ class Frozen:
         choose: Callable[[Tensor], Tensor],
         *,
         differentiable: bool = False,
+        relu_width: float | None = None,
     ) -> Tensor:
         """The gradients of cross-entropy to several labels, all from one forward pass.
 
         pixels: float32 [N, C, H, W] in [0, 1]; choose: float32 logits [N, classes] of that pass
         to the labels, int64 [N, L]; differentiable: the result can be differentiated in the
-        pixels once more. Returns float32 [N, L, C, H, W].
+        pixels once more; relu_width: see `answers`. Returns float32 [N, L, C, H, W].
         """
         with torch.enable_grad():
             if differentiable:
@@ -167,7 +177,9 @@ class Frozen:
             else:
                 leaf = pixels.detach().requires_grad_()
             # what is compiled has no second derivative
-            logits = self._asked(self.module, leaf) if differentiable else self.logits(leaf)
+            logits = (
+                self.answers(leaf, relu_width=relu_width) if differentiable else self.logits(leaf)
+            )
             labels = choose(logits.detach())
             known = logits if differentiable else logits.detach()
             # in float64, since p - 1 of a confident prediction is lost in float32

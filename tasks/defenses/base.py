@@ -40,12 +40,14 @@ if TYPE_CHECKING:
 class Context:
     """What a transform may ask: the bare classifier and, if it needs a pool, clean images.
 
-    smoothing, rule: set by an attacker, and never by a defender. Where `smoothing` is set a sign of
-    some u is replaced by tanh(u / tau) and is not held constant; tau is `smoothing` times the mean
-    of |u| of the image. `rule` is one of those that the defense declares; parts of a chain that do
-    not declare it are passed straight through. rows_at_once: of one question, with all its draws;
-    a larger one is asked in parts, which are asked once more for their gradient, so that no more
-    than these are in memory.
+    smoothing, rule, relu_width: set by an attacker, and never by a defender. Where `smoothing` is
+    set a sign of some u is replaced by tanh(u / tau) and is not held constant; tau is `smoothing`
+    times the mean of |u| of the image. `rule` is one of those that the defense declares; parts of
+    a chain that do not declare it are passed straight through. relu_width: where a gradient of the
+    classifier is differentiated, its ReLUs have a second derivative of this width; see
+    `tasks.classifier.relu`. rows_at_once: of one question, with all its draws; a larger one is
+    asked in parts, which are asked once more for their gradient, so that no more than these are in
+    memory.
     """
 
     classifier: Frozen
@@ -53,6 +55,7 @@ class Context:
     smoothing: float | None = None
     rows_at_once: int | None = None
     rule: GradientRule = "straight-through"
+    relu_width: float | None = None
 
     @property
     def twice(self) -> bool:
@@ -64,11 +67,13 @@ class Context:
 
         Differentiable in the pixels (float32 [M, C, H, W] in [0, 1]), twice where that is needed.
         """
-        return self.classifier.answers(pixels) if self.twice else self.classifier.logits(pixels)
+        if not self.twice:
+            return self.classifier.logits(pixels)
+        return self.classifier.answers(pixels, relu_width=self.relu_width)
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the bare classifier's last linear layer takes, float32 [M, D]; as `logits`."""
-        return self.classifier.features(pixels)
+        return self.classifier.features(pixels, relu_width=self.relu_width if self.twice else None)
 
 
 class Defense(Kind):

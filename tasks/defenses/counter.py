@@ -127,7 +127,9 @@ class Counter(Defense):
         if context.smoothing is None:
             gradients = context.classifier.label_gradients(pixels.detach(), choose)
             return (step * gradients.sign().sum(dim=1)).clamp(-bound, bound).detach()
-        gradients = context.classifier.label_gradients(pixels, choose, differentiable=True)
+        gradients = context.classifier.label_gradients(
+            pixels, choose, differentiable=True, relu_width=context.relu_width
+        )
         signs = straight.smooth_sign(gradients, context.smoothing)  # [M, N, C, H, W]
         return (step * signs.sum(dim=1)).clamp(-bound, bound)
 

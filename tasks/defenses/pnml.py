@@ -53,7 +53,9 @@ class PNML(Defense):
         if smoothing is None:
             signs = classifier.label_gradients(pixels.detach(), every_class).sign()
         else:
-            gradients = classifier.label_gradients(pixels, every_class, differentiable=True)
+            gradients = classifier.label_gradients(
+                pixels, every_class, differentiable=True, relu_width=context.relu_width
+            )
             signs = straight.smooth_sign(gradients.flatten(0, 1), smoothing).view_as(gradients)
         moved = pixels[:, None] - self.step_size / 255 * signs  # [M, classes, C, H, W]
         return straight.clip(moved).flatten(0, 1)

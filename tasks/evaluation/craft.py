@@ -99,6 +99,7 @@ def _victim(context: Context, spec: CraftSpec, rows: Rows) -> Victim:
         smoothing=spec.smoothing,
         rule=spec.rule,
         inner_steps=spec.inner_steps,
+        relu_width=spec.relu_width,
     )
 
 

@@ -27,15 +27,15 @@ class CraftSpec(ModelSpec):
     seed: of the attack's random starts, targets and draws; precision: of the classifier's
     arithmetic. against: the defense that the attack knows; None for an oblivious one, made on
     the bare model. Of such a model it asks for `draws` draws at each step. For its gradients alone:
-    smoothing, rule: see `tasks.defenses.base.Context`, where the rule is the first that the
-    defense declares unless another is named; inner_steps: of the defense's inner optimiser, at
+    smoothing, rule, relu_width: see `tasks.defenses.base.Context`, where the rule is the first that
+    the defense declares unless another is named; inner_steps: of the defense's inner optimiser, at
     most. Points are compared by the whole defense. A candidate of a cascade has the selection
     before it for its parent `standing`, and is of those images of the shard that still stand there.
     """
 
     version: ClassVar[int] = 1
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset(
-        {"against", "draws", "smoothing", "rule", "inner_steps"}
+        {"against", "draws", "smoothing", "rule", "inner_steps", "relu_width"}
     )
     attack: SerializeAsAny[Attack]
     shard: Shard
@@ -46,6 +46,7 @@ class CraftSpec(ModelSpec):
     smoothing: Positive | None = None
     rule: GradientRule | None = None
     inner_steps: Count | None = None
+    relu_width: Positive | None = None
 
     @property
     def known_defense(self) -> Defense | None:
@@ -55,7 +56,7 @@ class CraftSpec(ModelSpec):
     @model_validator(mode="after")
     def _draws_of_a_defense(self) -> Self:
         known = self.draws is not None
-        passing = self.smoothing or self.rule or self.inner_steps
+        passing = self.smoothing or self.rule or self.inner_steps or self.relu_width
         if known != (self.against is not None) or (passing and not known):
             raise ValueError(
                 "draws, and how gradients pass, belong to the defense that is attacked"

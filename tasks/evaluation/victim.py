@@ -29,13 +29,14 @@ def defended(
     smoothing: float | None = None,
     rule: GradientRule | None = None,
     inner_steps: int | None = None,
+    relu_width: float | None = None,
 ) -> Victim:
     """The victim that a defended model is: `draws` fresh draws for each image at each step.
 
-    rows: the identities of the images. For gradients alone: smoothing, rule: see `Context`, the
-    first rule that the defense declares by default; inner_steps: the defense with an inner
-    optimiser of at most so many steps is climbed in its place. Of a model that draws, or is not
-    climbed as it is, points are judged by draws that stay the same for a window.
+    rows: the identities of the images. For gradients alone: smoothing, rule, relu_width: see
+    `Context`, the first rule that the defense declares by default; inner_steps: the defense with
+    an inner optimiser of at most so many steps is climbed in its place. Of a model that draws, or
+    is not climbed as it is, points are judged by draws that stay the same for a window.
     The logits are the log of the mean probability. Raises BadDefense where the defense leaves
     no path for a gradient.
     """
@@ -44,7 +45,7 @@ def defended(
     ask = draw_logits if shares_a_draw(defense, classes) else single_draw_logits
     passing = rule or defense.gradients()[0]
     climbed = defense if inner_steps is None else defense.shorter(inner_steps)
-    attacked = replace(context, smoothing=smoothing, rule=passing)
+    attacked = replace(context, smoothing=smoothing, rule=passing, relu_width=relu_width)
     fixed = defense.deterministic(classes) and not randomised
 
     def logits(pixels: Tensor, step: int) -> Tensor:
@@ -74,6 +75,7 @@ def defended(
             smoothing=smoothing,
             rule=rule,
             inner_steps=inner_steps,
+            relu_width=relu_width,
         )
 
     return Victim(logits, classes, judged=None if fixed and as_it_is else judged, part=part)

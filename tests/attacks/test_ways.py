@@ -12,6 +12,7 @@ from tasks.defenses.anti_adversary import AntiAdversary
 from tasks.defenses.base import Context, Defense, GradientRule
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
+from tasks.defenses.energy import Energy
 from tasks.defenses.guo import Guo
 from tasks.defenses.hedge import Hedge
 from tasks.specs import Problem
@@ -65,6 +66,21 @@ def test_further_ways_begin_at_the_best_of_all_candidates_before():
     }
     assert [attempt.inner_steps for attempt in tries] == [None, None, 5, None, 5]
     assert [attempt.rule for attempt in tries] == [None, None, None, "iterates", None]
+
+
+def test_ways_back_through_a_gradient_give_relus_a_second_derivative():
+    attack = Adaptive(smoothing=1.0, relu_width=0.2, target_classes=1).resolved(PROBLEM)
+    for defense, name in (
+        (Counter(), "-smoothed1-relu0.2"),
+        (Hedge(), "-inner5-smoothed1-relu0.2"),
+        (Energy(), "-unrolled-relu0.2"),
+    ):
+        tries = attack.tries(defense)
+        curved = [attempt for attempt in tries if attempt.relu_width is not None]
+        assert {attempt.relu_width for attempt in curved} == {0.2}
+        assert any(attempt.name.endswith(name) for attempt in curved)
+        back = [each for each in tries if each.smoothing is not None or each.rule == "unrolled"]
+        assert curved == back
 
 
 @pytest.mark.parametrize(
