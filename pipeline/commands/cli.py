@@ -478,13 +478,13 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
     \b
     pipeline ui --port 5001
     """
-    from pipeline.observers.tracking.server import default_uri, last_page
+    from pipeline.observers.tracking.server import default_uri, pages
     from pipeline.observers.tracking.server import ui as serve
 
     uri = mlflow_uri or default_uri(Path.cwd())
     say(f"MLflow    http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
-    if (last := last_page(uri, port)) is not None:
-        say(f"last run  {last}", err=True)
+    for name, address in pages(uri, port).items():
+        say(f"{name:8}  {address}", err=True)
     ctx.exit(serve(uri, port))
 
 

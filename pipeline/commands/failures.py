@@ -10,12 +10,11 @@ from pipeline.grid.cells import Cell
 from pipeline.problems import BadInput
 from pipeline.report.answers import NotTested, stored_answers
 from pipeline.report.views.failures import Failures, Moved, failures
+from pipeline.report.words.failures import listed, share
 from pipeline.report.words.numbers import accuracy, gain
 
 PAIRS = 10
 """Confusions that are told, the most frequent ones."""
-IMAGES = 12
-"""Images of a list that are named."""
 
 
 def failures_of(session: Session, cell: Cell) -> Failures:
@@ -73,27 +72,13 @@ def failures_lines(cell: Cell, found: Failures) -> Iterator[str]:
     for true, named, count in pairs[:PAIRS]:
         assert found.after is not None
         total = int(found.after[true].sum())
-        before = "" if found.before is None else f" (none: {_share(found.before, true, named)})"
+        before = "" if found.before is None else f" (none: {share(found.before, true, named)})"
         pair = f"{names.get(true, true)} → {names.get(named, named)}"
         yield f"  {pair:{2 * width + 3}}  {100 * count / total:.0f} %{before}"
     if found.won or found.lost:
-        yield f"won beside none: {_listed([each.image for each in found.won])}"
-        yield f"lost beside none: {_listed([each.image for each in found.lost])}"
+        yield f"won beside none: {listed([each.image for each in found.won])}"
+        yield f"lost beside none: {listed([each.image for each in found.lost])}"
     if found.cells:
         of = f"of {found.common} images in {len(found.cells)} attacked cells of {cell.model}"
-        yield f"that everything breaks, {of}: {_listed(found.always)}"
-        yield f"that nothing breaks, {of}: {_listed(found.never)}"
-
-
-def _share(confusion: object, true: int, named: int) -> str:
-    import numpy as np
-
-    row = np.asarray(confusion)[true]
-    return f"{100 * row[named] / max(1, row.sum()):.0f} %"
-
-
-def _listed(images: Sequence[int]) -> str:
-    if not images:
-        return "no image"
-    shown = ", ".join(map(str, images[:IMAGES]))
-    return f"{len(images)} images: {shown}{', …' if len(images) > IMAGES else ''}"
+        yield f"that everything breaks, {of}: {listed(found.always)}"
+        yield f"that nothing breaks, {of}: {listed(found.never)}"

@@ -105,7 +105,7 @@ def _run_grid(
         problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1
     if tracker is not None:
         tracker.finish(reported.page.parent if reported.page else None)
-    server = f"{without_secrets(uri)}  (pipeline ui)" if tracker else NO_MLFLOW
+    server = NO_MLFLOW if tracker is None else _where_logged(tracker, uri)
     _closing_words(session, finished, reported, server, errors.print, only=only, again=again)
     if tracker is not None and tracker.problem is not None:
         problems[tracker.problem] = 2
@@ -143,6 +143,14 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
         cards=session.known_cards if session.cards else dict,
         snapshot=session.snapshot,
     )
+
+
+def _where_logged(tracker: Tracker, uri: str) -> str:
+    """Where a run's numbers are seen: a server's own page of them, or a database and how."""
+    from pipeline.observers.tracking.server import is_web
+
+    known = without_secrets(uri)
+    return (tracker.page or known) if is_web(uri) else f"{known}  (pipeline ui)"
 
 
 def _closing_words(

@@ -48,6 +48,7 @@ from pipeline.report.formats.markdown import (
 from pipeline.report.formats.page.page import Plot, Section, page_html
 from pipeline.report.scores import PAGE, Scores
 from pipeline.report.views.adaptive import robustness_rows
+from pipeline.report.views.failures import ModelFailures, failures_by_model
 from pipeline.report.views.gallery import galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
@@ -95,6 +96,7 @@ def write_report(
                 sections,
                 found,
                 verdicts,
+                failures=_failures(grid, scores, artifacts),
                 trainings=[training.words for training in trained],
                 curves=None
                 if curves is None
@@ -176,6 +178,13 @@ def _write_files(
     )
     _write_text(markdown(readme), folder / "README.md")
     return sections, verdicts
+
+
+def _failures(grid: Grid, scores: Scores, artifacts: Artifacts | None) -> list[ModelFailures]:
+    """Where defenses fail; nothing without the answers that tell it."""
+    if artifacts is None or scores.per_image is None:
+        return []
+    return failures_by_model(grid, scores.per_image, artifacts.store, artifacts.scores)
 
 
 def _stems(found: Sequence[View]) -> list[tuple[View, str]]:

@@ -12,7 +12,11 @@ from click.testing import CliRunner, Result
 from tiny import Tiny, write_configs
 
 from pipeline.commands.cli import main
-from pipeline.report.views.failures import Failures, Predicted
+from pipeline.report.answers import stored_answers
+from pipeline.report.scores import Scores
+from pipeline.report.views.failures import Failures, Predicted, failures_by_model
+from pipeline.report.views.pictures import Artifacts
+from pipeline.report.writer import write_report
 from pipeline.store import arrow
 
 GRID = (
@@ -104,6 +108,28 @@ def test_a_cell_that_is_not_computed_is_told_with_the_command(tiny: Tiny, tmp_pa
     done = asked(tiny, "mixed/pgd/guo", store=tmp_path / "empty")
     assert done.exit_code == 2
     assert "pipeline run --grid tiny --only 'cell=mixed/pgd/guo'" in done.stderr
+
+
+def test_the_page_has_the_same_failures_of_the_attack_that_most_defenses_were_given(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    session = tiny.session()
+    per_image = stored_answers(session.store, session.scores)
+    (found,) = failures_by_model(session.grid, per_image, session.store, session.scores)
+    assert (found.model, found.attack) == ("mixed", "pgd")
+    assert [cell.defense for cell, _ in found.cells] == ["none", "guo"]
+    told = json.loads(asked(tiny, "mixed/pgd/guo", "--json").stdout)
+    assert [vars(each) for each in found.cells[1][1].classes] == told["classes"]
+    assert found.any.always == told["images_that_everything_breaks"]
+    scores = Scores(session.facts(), per_image=per_image)
+    artifacts = Artifacts(session.store, session.scores)
+    page = write_report(session.grid, scores, tmp_path, artifacts=artifacts).read_text("utf-8")
+    section = page.partition('<section id="failures"')[2].partition("</section>")[0]
+    worst = min(each["after"] for each in told["classes"])
+    assert f'<td class="significant">{worst:.0f}</td>' in section
+    lines = asked(tiny, "mixed/pgd/guo").stdout
+    pair = lines.partition("about that class:\n")[2].split("\n")[0].split()
+    assert f"{' '.join(pair[:3])} in {pair[3]} %" in section
 
 
 def test_confusions_count_every_redraw_and_the_most_frequent_come_first() -> None:

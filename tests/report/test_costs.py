@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import pytest
 from made_up import make_grid, make_scores
 
 from pipeline.catalogue.entries import FigureEntry
 from pipeline.grid.cells import Grid
-from pipeline.report.formats.figures.points import draw_costs
+from pipeline.report.formats.figures.points import APART, draw_costs, side_by_side
 from pipeline.report.scores import Scores
 from pipeline.report.views.costs import Costs, costs, passes
 from pipeline.report.views.table import views
@@ -77,3 +79,20 @@ def test_equal_costs_give_equal_bytes_and_every_defense_is_in_the_legend(tmp_pat
     assert paths[0].read_bytes() == paths[1].read_bytes()
     names = {group.get("id") for group in ET.parse(paths[0]).iter() if group.get("id")}  # noqa: S314
     assert "legend_1" in names
+
+
+def test_marks_that_would_lie_on_one_another_stand_side_by_side_and_others_where_they_are() -> None:
+    gap = APART * 10
+    moved = side_by_side([50.0, 60.0, 50.0, 50.0, 55.0], logarithmic=False)
+    assert [round(place, 6) for place in moved] == [50 - gap, 60, 50, 50 + gap, 55]
+    # what moves onto a neighbour takes it along, and the order stays
+    crowd = side_by_side([0.0, 1.0, 1.0, 1.0 + gap, 10.0], logarithmic=False)
+    assert crowd[0] == 0.0
+    assert crowd[4] == 10.0
+    for one, other in itertools.pairwise(sorted(crowd)):
+        assert other - one >= gap - 1e-9
+    assert sorted(crowd) == crowd
+    wide = side_by_side([1.0, 50.0, 50.0], logarithmic=True)
+    assert wide[0] == pytest.approx(1.0)
+    assert wide[2] / wide[1] == pytest.approx(50**APART)
+    assert side_by_side([7.0, 7.0, 7.0], logarithmic=False) == [7.0, 7.0, 7.0]

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.observers.tracking.database import IDENTITY, alone, database_path, is_empty, make
 from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Metric
 from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder, follow
+from pipeline.observers.tracking.view import TAG, is_ours, saved_view
 from pipeline.problems.sanitize import markdown
 
 NOTE = "mlflow.note.content"
@@ -56,6 +57,7 @@ class Server:
             self.identity = self._identified()
             self._experiment = self._opened(grid, title)
             self._client.set_experiment_tag(self._experiment, "made_by", PROGRAM)
+            self._save_view()
         ours = self._client.search_experiments(filter_string=f"tags.made_by = '{PROGRAM}'")
         self._searched = [experiment.experiment_id for experiment in ours]
         self._parent = ""
@@ -95,6 +97,12 @@ class Server:
             # of an earlier version, which MLflow would open as the conversations of an agent
             self._client.set_experiment_tag(found.experiment_id, KIND, tags[KIND])
         return str(found.experiment_id)
+
+    def _save_view(self) -> None:
+        """Save the list of cells with the experiment, unless somebody has changed it."""
+        found = self._client.get_experiment(self._experiment).tags.get(TAG)
+        if found != saved_view() and (found is None or is_ours(found)):
+            self._client.set_experiment_tag(self._experiment, TAG, saved_view())
 
     def begin(self, name: str, tags: Mapping[str, str], began: float) -> None:
         """Open the parent run."""
@@ -174,6 +182,23 @@ class Server:
             self._client.log_artifacts(run_id, str(folder), "model")
         place = self._client.get_run(run_id).info.artifact_uri
         self._client.create_model_version(name, f"{place}/model", run_id, tags=dict(tags))
+
+    @property
+    def experiment(self) -> str:
+        """The id of the grid's experiment."""
+        return self._experiment
+
+    def experiment_of(self, run_id: str) -> str | None:
+        """The experiment of a run; None where the run is gone, or deleted and takes nothing."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            info = self._client.get_run(run_id).info
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return str(info.experiment_id) if info.lifecycle_stage == "active" else None
 
     def tag(self, run_id: str, name: str, value: str) -> None:
         """Tag a run."""

@@ -12,6 +12,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -137,18 +138,32 @@ def _is_gone(place: str, folder: Path) -> bool:
     return path.name == folder.name and not path.exists()
 
 
-def last_run(path: Path) -> tuple[str, str] | None:
-    """The experiment and the run of the last invocation that a database was told of."""
+@dataclass(frozen=True)
+class LastRun:
+    """The run of the last invocation that a database was told of.
+
+    has_tag: whether its experiment has the tag that was asked for.
+    """
+
+    experiment: str
+    run: str
+    has_tag: bool
+
+
+def last_run(path: Path, tag: str) -> LastRun | None:
+    """The run of the last invocation that a database was told of; None where there is none."""
     query = (
-        "SELECT r.experiment_id, r.run_uuid FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
+        "SELECT r.experiment_id, r.run_uuid, EXISTS (SELECT 1 FROM experiment_tags e "
+        "WHERE e.experiment_id = r.experiment_id AND e.key = ?) "
+        "FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
         "WHERE t.key = 'command' AND r.lifecycle_stage = 'active' "
         "ORDER BY r.start_time DESC LIMIT 1"
     )
     with contextlib.suppress(sqlite3.DatabaseError, OSError):
         if path.is_file():
             with _opened(path) as database:
-                found = database.execute(query).fetchone()
-            return (str(found[0]), str(found[1])) if found else None
+                found = database.execute(query, (tag,)).fetchone()
+            return LastRun(str(found[0]), str(found[1]), bool(found[2])) if found else None
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,6 @@ from pipeline.grid.graph import Graph, Node
 from pipeline.observers.tracking.runs import (
     ChildRun,
     Metric,
-    metric_names,
     score_key,
     score_run,
     train_key,
@@ -51,6 +51,15 @@ class Tagged:
     run_id: str
     verdict: str
     points: tuple[Metric, ...] = ()
+
+
+@dataclass(frozen=True)
+class Untold:
+    """The worst case of a cell's model and defense, in percent; `key` as in `Tagged`."""
+
+    key: str
+    run_id: str
+    worst: float
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,8 @@ class Results:
         records = {name: snapshot.standing(node, self._graph) for name, node in self.scores.items()}
         return {name: record for name, record in records.items() if record is not None}
 
-    def worst_cases(self, scored: Mapping[str, Record]) -> list[Metric]:
-        """The worst case of each model and defense over the grid's attacks, in percent."""
+    def worst_cases(self, scored: Mapping[str, Record]) -> dict[tuple[str, str], float]:
+        """The worst case by model and defense over the grid's attacks, in percent."""
         from pipeline.report.answers import stored_answers
         from pipeline.report.scores import Scores
         from pipeline.report.views.adaptive import worst_cases
@@ -109,12 +118,30 @@ class Results:
             {name: record.facts for name, record in scored.items()},
             per_image=stored_answers(self.store, self.scores),
         )
-        found = worst_cases(self.grid, scores)
-        names = metric_names("worst", (f"{model}/{defense}" for model, defense in found))
-        return [
-            Metric(names[f"{model}/{defense}"], rate.accuracy)
-            for (model, defense), rate in found.items()
-        ]
+        return {place: rate.accuracy for place, rate in worst_cases(self.grid, scores).items()}
+
+    def untold(
+        self, scored: Mapping[str, Record], worst: Mapping[tuple[str, str], float]
+    ) -> Iterator[Untold]:
+        """Worst cases that the runs of their cells were not told of, or of which they know others.
+
+        They change with the attacks of a grid, when a cell's own score does not.
+        """
+        label = hashlib.sha256(self.grid.name.encode()).hexdigest()[:8]
+        for name, record in scored.items():
+            cell = self._cells[name]
+            value = worst.get((cell.model, cell.defense))
+            key = score_key(cell, record)
+            run_id = self.ledger.logged_as(self.server, key)
+            if value is None or run_id is None:
+                continue
+            untold = Untold(f"{key}-worst-{label}", run_id, value)
+            if self.ledger.logged_as(self.server, untold.key) != repr(value):
+                yield untold
+
+    def mark_told(self, untold: Untold) -> None:
+        """Remember that the server was told of a worst case."""
+        self.ledger.mark_logged(self.server, untold.key, repr(untold.worst))
 
     def owed(self) -> list[Node | Cell]:
         """Trainings, then cells, that stand and that the server was not told of."""

@@ -26,6 +26,7 @@ from pipeline.observers.tracking.database import (
     uri_of,
     wrong_with_database,
 )
+from pipeline.observers.tracking.view import TAG, cells_page, run_page
 from pipeline.problems import BadInput, reason_of
 from pipeline.problems.sanitize import page, without_secrets
 
@@ -77,14 +78,17 @@ def follow(uri: str) -> None:
         follow_artifacts(database, folder)
 
 
-def last_page(uri: str, port: int) -> str | None:
-    """The address of the last invocation's run among the pages of a database, if it has one."""
+def pages(uri: str, port: int) -> dict[str, str]:
+    """What to open first of the pages of a database, by what it is; nothing if it has no run."""
     database = database_path(uri)
-    found = None if database is None else last_run(database)
+    found = None if database is None else last_run(database, TAG)
     if found is None:
-        return None
-    experiment, run = found
-    return f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs/{run}"
+        return {}
+    server = f"http://127.0.0.1:{port}"
+    return {
+        "cells": cells_page(server, found.experiment, saved=found.has_tag),
+        "last run": run_page(server, found.experiment, found.run),
+    }
 
 
 def is_web(uri: str) -> bool:

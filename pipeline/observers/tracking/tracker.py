@@ -28,16 +28,26 @@ from pipeline.observers.tracking.database import WAY_OUT, database_path
 from pipeline.observers.tracking.description import story
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import Metric, metric_names
-from pipeline.observers.tracking.server import DATABASE, name_in_ledger, named, wrong_with
+from pipeline.observers.tracking.server import (
+    DATABASE,
+    is_web,
+    name_in_ledger,
+    named,
+    wrong_with,
+)
+from pipeline.observers.tracking.view import cells_page
 from pipeline.plan.snapshot import Snapshot
 from pipeline.problems import BadInput
-from pipeline.problems.sanitize import clean, scrubbed, without_secrets
+from pipeline.problems.sanitize import clean, page, scrubbed, without_secrets
 from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
 
 if TYPE_CHECKING:
     from pipeline.report.cards import Card
+
+OUTDATED = "out-of-date database schema"
+"""What MLflow says of a database that it has to migrate first."""
 
 
 class Tracker:
@@ -46,7 +56,8 @@ class Tracker:
     scores: the score node of every cell of the grid, whether it is computed now or not;
     system_metrics: whether this machine is watched while it logs; cards, snapshot: see
     `Results`.
-    `problem`, after `finish`: None, or one line that says what was not logged.
+    `problem`, after `finish`: None, or one line that says what was not logged; `page`: where a
+    web server shows the grid's cells, None where nothing was logged to one.
     """
 
     def __init__(
@@ -64,6 +75,7 @@ class Tracker:
         snapshot: Callable[[], Snapshot] | None = None,
     ) -> None:
         self.problem: str | None = None
+        self.page: str | None = None
         self._uri = uri
         self._address = without_secrets(uri)
         known = name_in_ledger(uri, ledger)
@@ -172,12 +184,19 @@ class Tracker:
         except BadInput as problem:
             self._trouble = str(problem)
         except Exception as error:  # noqa: BLE001  no tracking server may fail a run
-            line = clean(scrubbed(str(error), self._uri), 160)
-            unopened = self._server is None and database_path(self._uri) is not None
-            way_out = f"; where it is not whole, {WAY_OUT}" if unopened else ""
-            self._trouble = wrong_with(self._uri) or (
-                f"{self._address} cannot be used: {line or type(error).__name__}{way_out}"
+            self._trouble = wrong_with(self._uri) or self._said_of(error)
+
+    def _said_of(self, error: Exception) -> str:
+        """What to say of a server that fails, with the way out where there is one."""
+        if OUTDATED in str(error):
+            return (
+                f"{self._address} is of another version of MLflow: "
+                f"`mlflow db upgrade {self._address}` migrates an earlier one; make a copy first"
             )
+        line = clean(scrubbed(str(error), self._uri), 160) or type(error).__name__
+        unopened = self._server is None and database_path(self._uri) is not None
+        way_out = f"; where it is not whole, {WAY_OUT}" if unopened else ""
+        return f"{self._address} cannot be used: {line}{way_out}"
 
     def _open(self) -> Server:
         if self._server is None:
@@ -187,6 +206,8 @@ class Tracker:
             server = Server(self._uri, grid, self._results.grid.title)
             self._note_database(server.identity)
             server.begin(f"{grid} {began}", {**self._tags, "grid": grid}, self._began)
+            if is_web(self._uri):
+                self.page = cells_page(page(self._uri), server.experiment, saved=True)
             if self._system_metrics:
                 server.watch_machine()
             self._server = server
@@ -219,17 +240,25 @@ class Tracker:
         server = self._open()
         self._log_owed()
         for tagged in self._results.untagged():
-            server.tag(tagged.run_id, "card", tagged.verdict)
-            server.add(tagged.run_id, tagged.points)
+            if server.experiment_of(tagged.run_id) is not None:
+                server.tag(tagged.run_id, "card", tagged.verdict)
+                server.add(tagged.run_id, tagged.points)
             self._results.mark_tagged(tagged)
         self._register(server)
         standing = self._results.standing()
         scored = {name: record.facts for name, record in standing.items()}
+        worst = self._results.worst_cases(standing)
+        for untold in self._results.untold(standing, worst):
+            # a cell that grids share is a run of one of them
+            if server.experiment_of(untold.run_id) == server.experiment:
+                server.add(untold.run_id, [Metric("worst_case", untold.worst)])
+            self._results.mark_told(untold)
+        places = metric_names("worst", (f"{model}/{defense}" for model, defense in worst))
+        points = list(map(Metric, places.values(), worst.values()))
         names = metric_names("accuracy", self._results.scores)
-        points = [Metric(names[name], float(str(f["accuracy"]))) for name, f in scored.items()]
+        points += [Metric(names[name], float(str(f["accuracy"]))) for name, f in scored.items()]
         points += [Metric(f"computed/{kind}", count) for kind, count in self._computed.items()]
         points += [Metric("cells", len(names)), Metric("cells_scored", len(scored))]
-        points += self._results.worst_cases(standing)
         note = story(
             self._results.grid,
             self._tags["command"],

@@ -189,7 +189,7 @@ def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
         words = ([row.defense, *verdict_words.row_words(row)] for row in own)
         verdict, *others = verdict_words.COLUMNS
         lines += markdown_table(("defense", verdict), others, words)
-    lines += ["", verdict_words.LEGEND, "", verdict_words.THREAT]
+    lines += ["", verdict_words.TERMS, "", verdict_words.LEGEND, "", verdict_words.THREAT]
     lines += [line for note in verdict_words.notes(rows) for line in ("", f"- {note}")]
     claims = verdict_words.claim_lines(rows)
     if claims:

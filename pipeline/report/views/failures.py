@@ -6,9 +6,9 @@ attack without a defense.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,18 +97,82 @@ class Failures:
         return sorted(found, key=lambda each: (-each[2], each[:2]))
 
 
+@dataclass(frozen=True)
+class ModelFailures:
+    """Where the defenses of one model fail under one attack: its cells, and what is known of each.
+
+    The bare model's cell is the first, where there is one.
+    """
+
+    model: str
+    attack: str
+    cells: Sequence[tuple[Cell, Failures]]
+
+    @property
+    def any(self) -> Failures:
+        """One of them, for what all say of their model."""
+        return self.cells[0][1]
+
+
 def failures(
     cell: Cell, grid: Grid, per_image: PerImage, store: Store, scores: Mapping[str, Node]
 ) -> Failures:
     """Where a scored cell's defense fails; NotTested where the store has no answers of it."""
+    attacked = _attacked(cell, grid, per_image)
+    read = _reader(store, scores)
+    return _failures(cell, grid, per_image, read, attacked, _extremes(attacked))
+
+
+def failures_by_model(
+    grid: Grid, per_image: PerImage, store: Store, scores: Mapping[str, Node]
+) -> list[ModelFailures]:
+    """Of each model the failures under the attack that most of its defenses were given.
+
+    Of several that is an adaptive one, of several such the last of the grid. Models without
+    answers are left out, and of several seeds all but the first.
+    """
+    first = {cell.model: cell.seed for cell in reversed(grid.cells)}
+    read = _reader(store, scores)
+    found = []
+    for model in dict.fromkeys(cell.model for cell in grid.cells):
+        by_attack: dict[str, list[Cell]] = {}
+        for cell in grid.cells:
+            own = (cell.model, cell.seed) == (model, first[model]) and cell.attack_spec.crafts
+            if own and _answers(cell, per_image) is not None:
+                by_attack.setdefault(cell.attack, []).append(cell)
+        if not by_attack:
+            continue
+        # the last of those that are equal comes first
+        cells = max(
+            reversed(by_attack.values()),
+            key=lambda each: (len({c.defense for c in each}), each[0].attack_spec.compound),
+        )
+        attacked = _attacked(cells[0], grid, per_image)
+        extremes = _extremes(attacked)
+        told = [
+            (cell, _failures(cell, grid, per_image, read, attacked, extremes))
+            for cell in sorted(cells, key=lambda each: each.defense_spec.kind != "none")
+        ]
+        found.append(ModelFailures(model, cells[0].attack, told))
+    return found
+
+
+def _failures(
+    cell: Cell,
+    grid: Grid,
+    per_image: PerImage,
+    read: Callable[[str], Predicted | None],
+    attacked: Mapping[str, Answers],
+    extremes: tuple[Sequence[int], Sequence[int], int],
+) -> Failures:
+    """See `failures`; read: a cell's predictions; attacked, extremes: of the cell's model."""
     answers = per_image.answers(cell.name)
     bare = _bare(cell, grid)
     known = None if bare is None else _answers(bare, per_image)
-    predicted = _predicted(store, scores[cell.name])
-    before = None if bare is None else _predicted(store, scores[bare.name])
+    predicted = read(cell.name)
+    before = None if bare is None else read(bare.name)
     won, lost = _moved(known, answers, before, predicted) if known is not None else ([], [])
-    attacked = _attacked(cell, grid, per_image)
-    always, never, common = _extremes(attacked)
+    always, never, common = extremes
     count = cell.dataset_spec.classes
     return Failures(
         classes=_by_class(cell, answers, known),
@@ -156,6 +220,11 @@ def _by_class(cell: Cell, after: Answers, before: Answers | None) -> list[ClassR
                 )
             )
     return rates
+
+
+def _reader(store: Store, scores: Mapping[str, Node]) -> Callable[[str], Predicted | None]:
+    """Reads the predictions of cells by their names, each once."""
+    return cache(lambda name: _predicted(store, scores[name]))
 
 
 def _predicted(store: Store, score: Node) -> Predicted | None:

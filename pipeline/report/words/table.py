@@ -10,6 +10,21 @@ DISCORDANT = 0.1
 """The share of images on which two answers are taken to differ, for what could be seen."""
 
 
+REPLAYED = """\
+Replayed: the examples were made on the network without the defense (*oblivious*), so an attacker
+who knows the defense may leave less."""
+
+REDRAWS = """\
+Redraws: how often a defense that draws at random is asked anew about each image; its accuracy is
+the mean. A deterministic one has nothing to draw and is asked once."""
+
+
+def terms(view: View) -> list[str]:
+    """What a stranger has to know of a table's words, a sentence or two a word."""
+    drawn = any(row.redraws != "deterministic" for row in view.rows)
+    return [*[REPLAYED] * bool(view.replayed), *[REDRAWS] * drawn]
+
+
 def heading(view: View) -> str:
     """A table's heading, which says where its numbers are upper bounds."""
     title = view.table.title or view.table.name

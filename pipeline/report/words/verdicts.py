@@ -29,6 +29,18 @@ MANY = 24
 """Sentences above which a line for each network takes the place of one for each defense."""
 ORDER: tuple[Word, ...] = ("holds", "no gain", "harms", "undecided", "cannot tell")
 
+READING = """\
+In the worst case each image is under the attack that breaks it most, by somebody who knows the
+defense and not the numbers it draws; *bare* is the same network without it. A defense **holds**
+where the 99 % interval of its gain over bare lies above zero, and **harms** where it lies below."""
+
+TERMS = """\
+Bare: the network without the defense. Replayed: under the examples made on the bare network that
+leave the defense the least, an upper bound. Flips and crops: plain test-time augmentation with as
+many passes. Acts on: the percentage of answers that the bare network would not have given, about
+clean images and in the worst case. Passes: forward + backward through the network for one
+prediction."""
+
 LEGEND = f"""\
 Worst case: an attacker who knows the defense and not its draws gives each image the candidate
 that fails most often on draws of its own; what is left is counted on other redraws, with a Wilson
@@ -37,10 +49,7 @@ the sign-flip test over images: a defense **holds** where it lies above zero and
 lies below; **no gain** is one that holds zero and ends by {NEGLIGIBLE:g} points; **undecided** is
 any other. **Cannot tell** stands for an attack of a single candidate, a failed integrity card, and
 a bare network that is left with {FALLEN:g} % or less. No verdict depends on which other defenses
-are listed. Replayed: under the examples made on the bare network that leave the defense the least,
-an upper bound. Flips and crops: plain test-time augmentation with as many passes. Acts on: the
-percentage of answers that the bare network would not have given, about clean images and in the
-worst case. Passes: forward + backward through the network for one prediction."""
+are listed."""
 
 THREAT = """\
 Threat model: white box. The attacker has the network, the defense, its parameters and the

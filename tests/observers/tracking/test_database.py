@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import sqlite3
@@ -24,11 +25,11 @@ from pipeline.observers.tracking import database
 from pipeline.observers.tracking.database import (
     follow_artifacts,
     identity_of,
-    last_run,
     make,
     wrong_with_database,
 )
-from pipeline.observers.tracking.server import default_uri, last_page, name_in_ledger, wrong_with
+from pipeline.observers.tracking.server import default_uri, name_in_ledger, pages, wrong_with
+from pipeline.observers.tracking.view import TAG, saved_view
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def _pipe(path: Path) -> None:
         (_truncated, "move it away, and the next run makes a new one"),
         (_interrupted, "is not whole: its making was interrupted; move it away"),
         (_unstamped, "is not whole: its making was interrupted; move it away"),
-        (_half_migrated, "where it is not whole, move it away, and the next run makes a new one"),
+        (_half_migrated, "is of another version of MLflow: `mlflow db upgrade sqlite:////"),
         (_of_another, "is a database of another program; name another file"),
         (_folder, "is a folder; name a file, such as"),
         (_pipe, "is a pipe or a device, not a file"),
@@ -329,16 +330,37 @@ def test_a_copy_leaves_the_addresses_of_what_is_still_there(bench: Bench, tmp_pa
     assert not follow_artifacts(copy / "mlflow.db", copy / "mlartifacts")
 
 
-def test_the_last_invocations_run_is_known_without_mlflow(bench: Bench) -> None:
-    database = bench.folder / "mlflow.db"
-    assert last_run(database) is None
+def test_the_pages_to_open_first_are_known_without_mlflow(bench: Bench) -> None:
+    assert pages(bench.uri, 5001) == {}
     run(bench, *GRID.cells[:1])
     run(bench, *GRID.cells[1:2])
-    newest = bench.parents()[-1]
-    assert last_run(database) == (newest.info.experiment_id, newest.info.run_id)
-    assert last_page(bench.uri, 5001) == (
-        f"http://127.0.0.1:5001/#/experiments/{newest.info.experiment_id}/runs/{newest.info.run_id}"
-    )
+    newest = bench.parents()[-1].info
+    experiment = f"http://127.0.0.1:5001/#/experiments/{newest.experiment_id}"
+    asked = "workflowType=machine_learning"
+    cells = f"{experiment}/runs?{asked}&viewStateShareKey=cells"
+    assert pages(bench.uri, 5001) == {
+        "cells": cells,
+        "last run": f"{experiment}/runs/{newest.run_id}?{asked}",
+    }
+    # of an earlier version, which saved no view: MLflow would say that there is none
+    bench.client.delete_experiment_tag(newest.experiment_id, TAG)
+    assert pages(bench.uri, 5001)["cells"] == f"{experiment}/runs?{asked}"
+
+
+def test_the_view_of_cells_is_renewed_until_somebody_changes_it(bench: Bench) -> None:
+    run(bench, GRID.cells[0])
+    experiment = bench.client.get_experiment_by_name("small")
+    assert experiment.tags[TAG] == saved_view()
+    assert len(saved_view()) < 5000  # MLflow takes no more
+    older = json.dumps({"name": "Cells", "createdAt": 1, "updatedAt": 1, "state": "{}"})
+    theirs = json.dumps({"name": "Cells", "createdAt": 1, "updatedAt": 2, "state": "{}"})
+    for cell, found, left in (
+        (GRID.cells[1], older, saved_view()),
+        (GRID.cells[2], theirs, theirs),
+    ):
+        bench.client.set_experiment_tag(experiment.experiment_id, TAG, found)
+        run(bench, cell)
+        assert bench.client.get_experiment_by_name("small").tags[TAG] == left
 
 
 def test_an_experiment_of_an_earlier_version_opens_as_trainings_too(bench: Bench) -> None:
@@ -348,3 +370,32 @@ def test_an_experiment_of_an_earlier_version_opens_as_trainings_too(bench: Bench
     run(bench, *GRID.cells[1:2])
     tags = bench.client.get_experiment_by_name("small").tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+OF_MLFLOW_3_1 = """
+import sys
+from alembic import command
+from mlflow.store.db.utils import _get_alembic_config
+from mlflow.store.tracking.dbmodels.initial_models import Base
+from sqlalchemy import create_engine
+Base.metadata.create_all(create_engine(sys.argv[1]))
+command.upgrade(_get_alembic_config(sys.argv[1]), "cbc13b556ace")
+"""
+"""Makes a database as MLflow 3.1 did, the earliest that this program takes."""
+
+
+@pytest.mark.slow
+def test_a_database_of_an_earlier_mlflow_is_refused_with_the_command_that_migrates_it(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    subprocess.run([sys.executable, "-c", OF_MLFLOW_3_1, bench.uri], check=True, timeout=240)
+    problem = run(bench, GRID.cells[0]).problem
+    assert problem is not None
+    assert f"{bench.uri} is of another version of MLflow: " in problem
+    assert problem.endswith("; 1 cell waits in the store and is logged by the next run")
+    program, *words = problem.partition("`")[2].partition("`")[0].split()
+    command = [str(Path(sys.executable).with_name(program)), *words]
+    subprocess.run(command, check=True, timeout=240)
+    assert run(bench).problem is None
+    assert len(bench.runs(GRID.cells[0])) == 1

@@ -27,17 +27,24 @@ PATIENCE_MS = 120_000
 
 @dataclass
 class Pages:
-    """The pages of a database in which there are two invocations, and the ids of its runs."""
+    """The pages of a database in which there are two invocations, and the ids of its runs.
+
+    printed: the addresses that `pipeline ui` printed, by what they are of.
+    """
 
     web: str
+    printed: dict[str, str]
     experiment: str
     runs: dict[str, str]
     parents: list[str]
     tab: Any
 
     def open(self, place: str) -> None:
+        self.open_address(f"{self.web}/#/{place}")
+
+    def open_address(self, address: str) -> None:
         self.tab.goto("about:blank")
-        self.tab.goto(f"{self.web}/#/{place}")
+        self.tab.goto(address)
 
     def shows(self, text: str) -> None:
         """Wait for a text to be seen; fails where it never is."""
@@ -46,8 +53,9 @@ class Pages:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Path:
-    """Of two invocations, the second with a cell computed again."""
-    folder = tmp_path_factory.mktemp("pages")
+    """Of two invocations, the second with a cell computed again; it was moved after them."""
+    folder = tmp_path_factory.mktemp("pages") / "before"
+    folder.mkdir()
     (folder / "mlflow.db").write_bytes(mlflow_template.read_bytes())
     write_configs(folder / "configs")
     command = [str(PIPELINE), "run", "--grid", "tiny", "--inline", "--quiet"]
@@ -57,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> P
             [*command, *words], cwd=folder, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-    return folder
+    return folder.rename(folder.with_name("moved"))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +73,7 @@ def pages(folder: Path) -> Iterator[Pages]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    assert "/before/" in client.get_experiment_by_name("tiny").artifact_location
     experiment = client.get_experiment_by_name("tiny").experiment_id
     found = client.search_runs([experiment], max_results=1000)
     parents = [run.info.run_id for run in found if "mlflow.parentRunId" not in run.data.tags]
@@ -73,13 +82,18 @@ def pages(folder: Path) -> Iterator[Pages]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(PIPELINE), "ui", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+    said = folder / "said"
+    with said.open("wb") as file:
+        server = subprocess.Popen(command, cwd=folder, stderr=file)
     web = f"http://127.0.0.1:{port}"
     try:
         wait_for(web, server)
+        lines = [line.partition("  ") for line in said.read_text("utf-8").splitlines()]
+        printed = {name: address.strip() for name, _, address in lines}
         with chromium() as browser:
             tab = browser.new_page(viewport={"width": 1400, "height": 900})
-            yield Pages(web, experiment, runs, parents, tab)
+            tab.set_default_timeout(PATIENCE_MS)
+            yield Pages(web, printed, experiment, runs, parents, tab)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=60)
@@ -100,6 +114,52 @@ def test_the_grid_is_an_experiment_with_its_title(pages: Pages) -> None:
     pages.open("experiments")
     pages.shows("tiny")
     pages.shows("made_by")
+
+
+def test_the_address_that_is_printed_lists_the_cells_with_their_numbers(pages: Pages) -> None:
+    pages.open_address(pages.printed["cells"])
+    pages.tab.locator("a", has_text="mixed/pgd/counter+guo").first.wait_for()
+    grid = pages.tab.locator(".ag-root-wrapper").first.bounding_box()
+    seen = [grid["x"]]
+    for column in (
+        "metrics.`accuracy`",
+        "metrics.`worst_case`",
+        "params.`model`",
+        "params.`attack`",
+        "params.`defense`",
+    ):
+        box = pages.tab.locator(f".ag-header-cell[col-id='{column}']").bounding_box()
+        assert seen[-1] < box["x"]
+        # wholly in sight, though MLflow opens a panel beside the list on a first visit
+        assert box["x"] + box["width"] <= grid["x"] + grid["width"]
+        seen.append(box["x"])
+    row = pages.tab.locator(".ag-center-cols-container [role=row]").first
+    texts = row.locator("[role=gridcell]").all_inner_texts()
+    assert [float(text) <= 100 for text in texts[:2]] == [True, True]
+    assert texts[2] == "mixed"
+    # neither the parents nor the training are among them
+    names = pages.tab.locator("a[href*='/runs/']").all_inner_texts()
+    assert {name for name in names if name} <= {name for name in pages.runs if "/" in name}
+    # and the menu is that for training models, which MLflow does not go by the experiment for
+    assert pages.tab.get_by_text("Model registry", exact=True).is_visible()
+    assert pages.tab.get_by_text("Judges", exact=True).count() == 0
+
+
+def test_charts_open_on_the_accuracy_of_cells_and_nothing_else(pages: Pages) -> None:
+    pages.open_address(f"{pages.printed['cells']}&compareRunsMode=CHART")
+    area = pages.tab.get_by_test_id("experiment-view-compare-runs-chart-area")
+    area.locator("svg.main-svg").first.wait_for()
+    titles = area.get_by_test_id("experiment-view-compare-runs-card").all_inner_texts()
+    shown = [title.strip().partition("\n")[0] for title in titles]
+    assert shown == ["accuracy", "worst_case"]
+    area.get_by_text("Model metrics").wait_for()
+
+
+def test_the_last_run_is_printed_and_opens_among_the_trainings(pages: Pages) -> None:
+    pages.open_address(pages.printed["last run"])
+    pages.shows("10 of 10 cells scored")
+    pages.shows("worst/mixed/none")
+    assert pages.tab.get_by_text("Judges", exact=True).count() == 0
 
 
 def test_an_invocation_is_one_row_and_its_cells_are_below_it(pages: Pages) -> None:
@@ -137,7 +197,7 @@ def test_a_training_has_its_curves(pages: Pages) -> None:
     pages.tab.locator("svg.main-svg").first.wait_for(timeout=PATIENCE_MS)
 
 
-def test_a_reports_table_opens_among_the_artifacts(pages: Pages) -> None:
+def test_a_reports_table_opens_among_the_artifacts_of_a_folder_that_was_moved(pages: Pages) -> None:
     pages.open(f"experiments/{pages.experiment}/runs/{pages.parents[-1]}/artifacts")
     pages.tab.get_by_text("report", exact=True).first.click()
     pages.tab.get_by_text("main.md", exact=True).first.click()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cells import digits_cell, graph_of
 
 from pipeline.execution.events import CellScored, Done, NodeDone, RunFinished, RunStarted
@@ -27,6 +28,7 @@ from pipeline.observers.tracking.server import answers, default_uri, name_in_led
 from pipeline.observers.tracking.tracker import Tracker
 from pipeline.problems import BadInput
 from pipeline.problems.sanitize import without_secrets
+from pipeline.store.arrow import write_tensors
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
 from tasks.attacks.clean import Clean
@@ -69,11 +71,15 @@ GRID = make_grid(
 
 @dataclass
 class Bench:
-    """A store, a ledger and a database; what is put has the form that `work` gives it."""
+    """A store, a ledger and a database; what is put has the form that `work` gives it.
+
+    right: of cells, whether the answer for each image is right.
+    """
 
     folder: Path
     grid: Grid = GRID
     uri: str = ""
+    right: dict[str, list[int]] = field(default_factory=dict)
     store: Store = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +120,9 @@ class Bench:
             facts = {"epochs": 2, "timings": {"seconds": [3.0, 4.0]}}
         if node.kind == "score":
             facts |= {"accuracy": accuracy, "interval": [40.0, 60.0], "spread": None}
+            for name, right in self.right.items():
+                if self.scores[name] == node:
+                    files["per_image.arrow"] = partial(write_answers, right)
         how = {
             "seconds": 2.0,
             "forwards": 10,
@@ -153,6 +162,12 @@ class Bench:
 
 def write(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def write_answers(right: list[int], path: Path) -> None:
+    ids = torch.arange(len(right))
+    correct = torch.tensor(right)[:, None]
+    write_tensors(path, {"ids": ids, "labels": ids % 10, "correct": correct}, {})
 
 
 @pytest.fixture
@@ -534,6 +549,57 @@ def test_every_parent_has_a_metric_for_each_cell_cached_ones_included(
     assert (stored / "figures" / "table.md").read_text(encoding="utf-8") == "| a |"
 
 
+def test_parents_and_cells_have_the_worst_case_of_their_grid(bench: Bench) -> None:
+    clean, fgsm, defended = GRID.cells
+    right = {clean.name: [1, 1, 1, 1], fgsm.name: [1, 0, 1, 0], defended.name: [1, 1, 1, 0]}
+    bench.right |= right
+    run(bench, clean)
+    assert "worst_case" not in bench.runs(clean)[0].data.metrics  # nothing attacked it yet
+    run(bench, fgsm, defended)
+    worst = {"worst/little/none": 50.0, "worst/little/noise_noise": 75.0}
+    newest = bench.parents()[-1].data.metrics
+    assert {key: value for key, value in newest.items() if key.startswith("worst/")} == worst
+    told = {cell: bench.runs(cell)[0].data.metrics["worst_case"] for cell in GRID.cells}
+    assert told == {clean: 50.0, fgsm: 50.0, defended: 75.0}
+    # what a cell knows already it is not told again
+    again = replace(defended, attack="fgsm-again", redraws=1)
+    more = Bench(bench.folder, grid=make_grid(*GRID.cells, again))
+    more.right |= {**right, again.name: [0, 0, 1, 0]}
+    run(more, again)
+    history = bench.client.get_metric_history
+    told_of = {
+        cell: [point.value for point in history(bench.runs(cell)[0].info.run_id, "worst_case")]
+        for cell in GRID.cells
+    }
+    assert told_of == {clean: [50.0], fgsm: [50.0], defended: [75.0, 25.0]}
+
+
+def test_a_cell_that_grids_share_keeps_the_worst_case_of_the_grid_it_is_a_run_of(
+    bench: Bench,
+) -> None:
+    bench.right |= {GRID.cells[1].name: [1, 0, 1, 0]}
+    run(bench, GRID.cells[1])
+    other = replace(make_cell("fgsm", "none"), attack="harder", redraws=1)
+    grid = replace(make_grid(GRID.cells[1], other), name="larger")
+    larger = Bench(bench.folder, grid=grid)
+    larger.right |= {GRID.cells[1].name: [1, 0, 1, 0], other.name: [0, 0, 1, 0]}
+    run(larger, other)
+    assert larger.runs(other)[0].data.metrics["worst_case"] == 25.0
+    assert bench.runs(GRID.cells[1])[0].data.metrics["worst_case"] == 50.0
+
+
+def test_a_cell_whose_run_was_deleted_is_told_nothing_more(bench: Bench) -> None:
+    fgsm, defended = GRID.cells[1:]
+    bench.right |= {fgsm.name: [1, 0, 1, 0], defended.name: [1, 1, 1, 0]}
+    run(bench, fgsm)
+    bench.client.delete_run(bench.runs(fgsm)[0].info.run_id)
+    for mark in (bench.store.root / "ledger" / "logged").rglob("*-worst-*"):
+        mark.unlink()
+    tracker = run(bench, defended)
+    assert tracker.problem is None
+    assert len(bench.runs(defended)) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "status"),
     [
@@ -627,8 +693,12 @@ def test_the_pages_take_runs_over_http_and_end_at_ctrl_c(
         while not answers(web):
             assert pages.poll() is None
             time.sleep(0.5)
-        assert run(bench, *GRID.cells, uri=web, report=report).problem is None
+        tracker = run(bench, *GRID.cells, uri=web, report=report)
+        assert tracker.problem is None
         assert not bench.tracker(uri=web).owes()
+        experiment = bench.client.get_experiment_by_name("small").experiment_id
+        cells = f"{web}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+        assert tracker.page == f"{cells}&viewStateShareKey=cells"
         assert [len(bench.runs(cell)) for cell in GRID.cells] == [1, 1, 1]
         (parent,) = bench.parents()
         assert [file.path for file in bench.client.list_artifacts(parent.info.run_id)] == ["report"]

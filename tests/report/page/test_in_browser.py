@@ -13,6 +13,7 @@ import pytest
 from chromium import chromium
 from tiny import FILES, Tiny, write_configs
 
+from pipeline.report.answers import stored_answers
 from pipeline.report.scores import Scores
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.writer import write_report
@@ -40,7 +41,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not finished.missing
     session = tiny.session()
     digests = {name: node.digest for name, node in session.scores.items()}
-    scores = Scores(session.facts(), {}, digests)
+    per_image = stored_answers(session.store, session.scores)
+    scores = Scores(session.facts(), {}, digests, per_image=per_image)
     artifacts = Artifacts(session.store, session.scores, session.exhibits)
     return write_report(session.grid, scores, folder / "reports", session.provenance(), artifacts)
 
@@ -86,6 +88,7 @@ def test_the_page_is_whole_and_fits_and_asks_nobody(
     assert 0 < visit.value(f"{verdict}.top") < visit.value(f"{verdict}.bottom") < 900
     visit.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert visit.value("document.documentElement.scrollWidth") == width
+    assert visit.value("document.querySelector('#failures table').offsetWidth") > 200
     pictures = visit.value("[...document.images].map((one) => one.complete && one.naturalWidth)")
     assert len(pictures) >= 5
     assert all(pictures)

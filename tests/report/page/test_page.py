@@ -8,10 +8,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from made_up import make_facts, make_grid, make_scores
 
@@ -25,6 +27,7 @@ from pipeline.report.formats.page.parts import anchors, inline, themed
 from pipeline.report.paper import Reference
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Rate, Robustness
+from pipeline.report.views.failures import ClassRate, Failures, ModelFailures
 from pipeline.report.views.table import views
 from pipeline.report.writer import write_report
 from tasks.integrity.findings import Finding
@@ -224,9 +227,47 @@ def test_a_plot_takes_the_pages_colours_and_ids_of_its_own():
 
 
 def test_markdown_of_a_line_becomes_html_and_html_does_not():
-    assert inline("`a<b>`, **bold** & <i>") == (
-        "<code>a&lt;b&gt;</code>, <strong>bold</strong> &amp; &lt;i&gt;"
+    assert inline("`a<b>`, **bold** & <i>, *so* 2*3*4") == (
+        "<code>a&lt;b&gt;</code>, <strong>bold</strong> &amp; &lt;i&gt;, <em>so</em> 2*3*4"
     )
+
+
+def test_words_that_stop_a_stranger_are_explained_where_they_stand(tmp_path: Path):
+    text, _ = written(tmp_path, make_grid())
+    section = text.partition('id="table-1-section"')[2].partition("</section>")[0]
+    # open, and not in a fold
+    shown = re.sub(r"<details.*?</details>", "", section, flags=re.DOTALL)
+    assert "Replayed: the examples were made on the network without the defense" in shown
+    assert "Redraws: how often a defense that draws at random is asked anew" in shown
+    # and where they do not stand, they are not
+    _, clean = written(tmp_path, make_grid(("clean",)))
+    assert "Replayed:" not in clean.words
+
+
+def test_a_class_on_which_a_defense_fails_is_told_with_what_it_is_taken_for(tmp_path: Path):
+    grid = make_grid(("untargeted-pgd10",), models=("demo-iat",))
+    bare, guo = grid.cells[0], grid.cells[2]
+    two = [ClassRate(label, name, 5, None, 50.0) for label, name in ((0, "cat"), (1, "d<g"))]
+    worse = [replace(two[0], after=20.0), two[1]]
+    before, after = np.array([[5, 5], [5, 5]]), np.array([[1, 4], [3, 3]])
+    images = {"always": [4], "common": 10, "cells": ("a", "b")}
+    found = [
+        (bare, Failures(two, after=before, **images)),  # type: ignore[arg-type]
+        (guo, Failures(worse, before, after, **images)),  # type: ignore[arg-type]
+    ]
+    told = [ModelFailures("demo-iat", "untargeted-pgd10", found)]
+    provenance: dict[str, object] = {}
+    text = page_html(grid, make_scores(grid), [], [], failures=told, provenance=provenance)
+    page = Elements(text)
+    assert "#failures" in page.values("href")
+    section = text.partition('<section id="failures"')[2].partition("</section>")[0]
+    assert "always wrong 1 image: 4; always right no image." in section
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", section)
+    assert len(rows) == 2
+    assert '<td class="significant">20</td><td>50</td>' in rows[1]
+    assert "cat → d&lt;g in 80 % (none: 50 %); d&lt;g → cat in 50 % (none: 50 %)" in rows[1]
+    without = page_html(grid, make_scores(grid), [], [], provenance=provenance)
+    assert "#failures" not in without
 
 
 def _luminance(colour: str) -> float:
@@ -280,7 +321,7 @@ def test_the_robustness_of_a_defense_stands_below_its_table_by_adaptive_attack(t
     text = page_html(grid, make_scores(grid), [section], [], provenance={})
     page = Elements(text)
     assert "Robustness of each defense under adaptive-quick" in page.words
-    assert text.count("over the same 100 images</caption>") == 2
+    assert text.count("over the same 100 images</span></caption>") == 2
     assert text.count("40.0 [30, 50]") == 4
     assert "a<b" in page.words
     assert "<b " not in text

@@ -60,7 +60,7 @@ with Wilson 95 % intervals; the cross is the worst case of each image over all a
 COSTS_CAPTION = """\
 A point is a defense under the attack of this table that leaves it the least, with the Wilson 95 %
 interval over images. Passes are forward and backward passes of the network for one image, as
-counted while the defense ran."""
+counted while the defense ran; points that would lie on one another stand side by side."""
 
 EPSILONS_CAPTION = """\
 What an APGD that knows the defense leaves at each epsilon, as the integrity cards measured it on

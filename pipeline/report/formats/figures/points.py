@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.costs import CostPanel, Costs
 from pipeline.report.views.epsilons import EpsilonPanel, Epsilons
 
+APART = 0.03
+"""Between marks that would lie on one another, of the width that all take."""
 Panel = TypeVar("Panel", CostPanel, EpsilonPanel)
 
 
@@ -106,11 +109,13 @@ def _panels(
 def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[str, Any]:
     """Draws the points of a model; returns a handle for each defense."""
     handles = {}
-    for point in panel.points:
+    taken = [point.passes for point in panel.points]
+    wide = max(taken) / min(taken) > WIDE
+    for point, across in zip(panel.points, side_by_side(taken, logarithmic=wide), strict=True):
         place = defenses.index(point.defense)
         error = None if point.interval is None else _error(point.accuracy, point.interval)
         handles[point.defense] = axes.errorbar(
-            [point.passes],
+            [across],
             [point.accuracy],
             yerr=error,
             color=COLOURS[place % len(COLOURS)],
@@ -120,11 +125,35 @@ def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[st
             capsize=3,
             label=point.defense,
         )
-    values = sorted({point.passes for point in panel.points})
-    if values[-1] / values[0] > WIDE:
+    if wide:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
     return handles
+
+
+def side_by_side(values: Sequence[float], *, logarithmic: bool) -> list[float]:
+    """Where marks at these values are drawn so that none lies on another: moved apart, as little
+    as that takes, around the middle of those that would."""
+    places = [math.log(value) if logarithmic else value for value in values]
+    gap = APART * (max(places) - min(places))
+    groups: list[list[int]] = []
+    for mark in sorted(range(len(places)), key=places.__getitem__):
+        group = [mark]
+        while groups and _ends(group, places, gap)[0] < _ends(groups[-1], places, gap)[1] + gap:
+            group = groups.pop() + group
+        groups.append(group)
+    moved = dict[int, float]()
+    for group in groups:
+        first, _ = _ends(group, places, gap)
+        moved |= {mark: first + gap * place for place, mark in enumerate(group)}
+    return [math.exp(moved[mark]) if logarithmic else moved[mark] for mark in range(len(places))]
+
+
+def _ends(group: Sequence[int], places: Sequence[float], gap: float) -> tuple[float, float]:
+    """Of marks that stand a gap from one another, around the middle of their places."""
+    middle = sum(places[mark] for mark in group) / len(group)
+    half = gap * (len(group) - 1) / 2
+    return middle - half, middle + half
 
 
 def _epsilon_panel(axes: Any, panel: EpsilonPanel, defenses: Sequence[str]) -> dict[str, Any]:

@@ -24,9 +24,11 @@ from pipeline.report.formats.page.parts import (
 from pipeline.report.formats.page.tables import robustness_html, table_html, verdicts_html
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness
+from pipeline.report.views.failures import ModelFailures
 from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.table import Entry, Row, View
 from pipeline.report.views.verdicts import VerdictRow
+from pipeline.report.words import failures as failure_words
 from pipeline.report.words import verdicts as verdict_words
 from pipeline.report.words.adaptive import HEADING
 from pipeline.report.words.adaptive import LEGEND as ROBUSTNESS_LEGEND
@@ -40,7 +42,7 @@ from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OB
 from pipeline.report.words.numbers import gain, interval_words
 from pipeline.report.words.paper import differing, judged, published_words
 from pipeline.report.words.settings import datasets_said, settings_said
-from pipeline.report.words.table import caption, heading
+from pipeline.report.words.table import caption, heading, terms
 
 LONG = 2000
 """Places of a table, or cells of a grid, above which the page shows them folded and in brief."""
@@ -80,6 +82,7 @@ def page_html(
     galleries: Sequence[Gallery],
     verdicts: Sequence[VerdictRow] = (),
     *,
+    failures: Sequence[ModelFailures] = (),
     trainings: Sequence[str] = (),
     curves: Plot | None = None,
     provenance: Mapping[str, object],
@@ -124,6 +127,7 @@ def page_html(
         model_galleries=[
             model_gallery(gallery, places[gallery.cell.name]) for gallery in galleries
         ],
+        failures=_failures(failures),
         cards=card_rows(scores.cards),
         card_names=CARD_NAMES,
         cards_said=CARDS_LEGEND,
@@ -150,6 +154,7 @@ def _verdicts(rows: Sequence[VerdictRow], grid: Grid) -> dict[str, object]:
         "absent": verdict_words.without_verdict(grid),
         "summary": verdict_words.summary(rows) if len(sentences) > SENTENCES else [],
         "sentences": sentences,
+        "reading": verdict_words.READING if known else "",
         "tables": [
             {
                 "id": f"verdicts-{place}",
@@ -161,10 +166,26 @@ def _verdicts(rows: Sequence[VerdictRow], grid: Grid) -> dict[str, object]:
             for place, model in enumerate(networks, 1)
         ],
         "said": [verdict_words.LEGEND, verdict_words.THREAT] if known else [],
-        "notes": [*verdict_words.notes(rows)],
+        "notes": [*verdict_words.notes(rows), *[verdict_words.TERMS] * bool(known)],
         "claims_said": verdict_words.CLAIMS,
         "claims": verdict_words.claim_lines(rows),
     }
+
+
+def _failures(found: Sequence[ModelFailures]) -> dict[str, object]:
+    """By class, by confusion and by image, a table for each network."""
+    tables = []
+    for one in found:
+        classes, rows = failure_words.table(one)
+        tables.append(
+            {
+                "title": f"{one.model}, {one.attack}",
+                "extremes": failure_words.extremes(one),
+                "classes": classes,
+                "rows": rows,
+            }
+        )
+    return {"title": failure_words.HEADING, "said": failure_words.SAID, "tables": tables}
 
 
 def _section(
@@ -184,7 +205,7 @@ def _section(
         "title": heading(view),
         "table": table_html(view, identity, words),
         "folded": _folded(view),
-        "said": caption(view),
+        "said": [*caption(view), *terms(view)],
         "robustness": [
             {
                 "id": f"{identity}-robustness-{place}",

@@ -164,10 +164,11 @@ def themed(svg: str, prefix: str) -> str:
 
 
 def inline(text: str) -> str:
-    """`code` and **bold** of a line of Markdown as HTML, all else as it is written."""
+    """`code`, **bold** and *italics* of a line of Markdown as HTML, all else as it is written."""
     escaped = html.escape(text, quote=False)
     escaped = re.sub(r"`([^`]*)`", r"<code>\1</code>", escaped)
-    return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
+    escaped = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
+    return re.sub(r"(?<![\w*])\*([a-z]+)\*(?![\w*])", r"<em>\1</em>", escaped)
 
 
 def _published(cell: Cell, scores: Scores) -> str:

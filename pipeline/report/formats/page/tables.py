@@ -96,7 +96,7 @@ def _bare(table: GT, caption: str) -> str:
     """A table's element without styles of its own, and with a caption."""
     found = re.search(r"<table.*</table>", table.as_raw_html(), re.DOTALL)
     assert found is not None
-    element = f"<caption>{_escaped(caption)}</caption>"
+    element = f"<caption><span>{_escaped(caption)}</span></caption>"
     return re.sub(r"(<table[^>]*>)", lambda start: start[0] + element, found[0], count=1)
 
 

@@ -1,0 +1,81 @@
+"""Where a defense fails, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from pipeline.report.views.failures import Confusion, Failures, ModelFailures
+
+HEADING = "Where a defense fails"
+SAID = """\
+By class, which class is taken for which, and on which images, of the answers that are stored. A
+row is a defense; the percentages are of right answers about the images of a class, the least of a
+row **bold**. `pipeline failures CELL` tells of any cell, with every class and image."""
+CLASSES = 10
+"""Classes of a table; of more those that all defenses together answer worst."""
+PAIRS = 3
+"""Confusions of a row, the most frequent ones."""
+IMAGES = 12
+"""Images of a list that are named."""
+
+
+def listed(images: Sequence[int]) -> str:
+    """`2 images: 4, 17`, the first few by their number."""
+    if not images:
+        return "no image"
+    shown = ", ".join(map(str, images[:IMAGES]))
+    more = ", …" if len(images) > IMAGES else ""
+    return f"{len(images)} image{'s' if len(images) > 1 else ''}: {shown}{more}"
+
+
+def share(confusion: Confusion, true: int, named: int) -> str:
+    """Of the answers about a class those that name another, such as `40 %`."""
+    row = confusion[true]
+    return f"{100 * row[named] / max(1, row.sum()):.0f} %"
+
+
+def confusions(found: Failures) -> Iterator[str]:
+    """`8 → 3 in 40 % (none: 10 %)`, the most frequent first; none where answers are not stored."""
+    names = {each.label: each.name for each in found.classes}
+    for true, named, _ in found.pairs():
+        assert found.after is not None
+        before = "" if found.before is None else f" (none: {share(found.before, true, named)})"
+        pair = f"{names.get(true, true)} → {names.get(named, named)}"
+        yield f"{pair} in {share(found.after, true, named)}{before}"
+
+
+def extremes(one: ModelFailures) -> str:
+    """Which images everything breaks, and which nothing does."""
+    found = one.any
+    return (
+        f"Of {found.common:,} images, under every attack and with every defense of "
+        f"{len(found.cells)} cells: always wrong {listed(found.always)}; "
+        f"always right {listed(found.never)}."
+    )
+
+
+def table(one: ModelFailures) -> tuple[list[str], list[tuple[str, list[str], int | None, str]]]:
+    """Headings of classes; rows of a defense, its percentages, the place of the least of these,
+    and the classes that it takes for others."""
+    classes = {each.label: each for _, found in one.cells for each in found.classes}
+    rates = {
+        label: [f.after for _, found in one.cells for f in found.classes if f.label == label]
+        for label in classes
+    }
+    worst = sorted(classes, key=lambda label: sum(rates[label]) / len(rates[label]))[:CLASSES]
+    shown = sorted(worst)
+    rows = []
+    for cell, found in one.cells:
+        after = {each.label: each.after for each in found.classes}
+        known = [after.get(label) for label in shown]
+        least = min((value for value in known if value is not None), default=None)
+        rows.append(
+            (
+                cell.defense,
+                ["–" if value is None else f"{value:.0f}" for value in known],
+                None if least is None else known.index(least),
+                "; ".join(islice(confusions(found), PAIRS)),
+            )
+        )
+    return [classes[label].name for label in shown], rows
