@@ -110,7 +110,7 @@ def test_a_cell_that_is_not_computed_is_told_with_the_command(tiny: Tiny, tmp_pa
     assert "pipeline run --grid tiny --only 'cell=mixed/pgd/guo'" in done.stderr
 
 
-def test_the_page_has_the_same_failures_of_the_attack_that_most_defenses_were_given(
+def test_the_page_has_the_same_failures_of_the_attacked_cells_of_each_model(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     session = tiny.session()

@@ -126,10 +126,10 @@ def failures(
 def failures_by_model(
     grid: Grid, per_image: PerImage, store: Store, scores: Mapping[str, Node]
 ) -> list[ModelFailures]:
-    """Of each model the failures under the attack that most of its defenses were given.
+    """Of each model the failures under its adaptive attack, without one under a replayed one.
 
-    Of several that is an adaptive one, of several such the last of the grid. Models without
-    answers are left out, and of several seeds all but the first.
+    Of several that is the one that most defenses were given, of several such the last of the
+    grid. Models without answers are left out, and of several seeds all but the first.
     """
     first = {cell.model: cell.seed for cell in reversed(grid.cells)}
     read = _reader(store, scores)
@@ -145,7 +145,7 @@ def failures_by_model(
         # the last of those that are equal comes first
         cells = max(
             reversed(by_attack.values()),
-            key=lambda each: (len({c.defense for c in each}), each[0].attack_spec.compound),
+            key=lambda each: (each[0].attack_spec.compound, len({c.defense for c in each})),
         )
         attacked = _attacked(cells[0], grid, per_image)
         extremes = _extremes(attacked)

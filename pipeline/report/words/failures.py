@@ -49,9 +49,8 @@ def extremes(one: ModelFailures) -> str:
     """Which images everything breaks, and which nothing does."""
     found = one.any
     return (
-        f"Of {found.common:,} images, under every attack and with every defense of "
-        f"{len(found.cells)} cells: always wrong {listed(found.always)}; "
-        f"always right {listed(found.never)}."
+        f"Of {found.common:,} images, in all {len(found.cells)} attacked cells of this model: "
+        f"always wrong, {listed(found.always)}; always right, {listed(found.never)}."
     )
 
 

@@ -261,7 +261,7 @@ def test_a_class_on_which_a_defense_fails_is_told_with_what_it_is_taken_for(tmp_
     page = Elements(text)
     assert "#failures" in page.values("href")
     section = text.partition('<section id="failures"')[2].partition("</section>")[0]
-    assert "always wrong 1 image: 4; always right no image." in section
+    assert "always wrong, 1 image: 4; always right, no image." in section
     rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", section)
     assert len(rows) == 2
     assert '<td class="significant">20</td><td>50</td>' in rows[1]
