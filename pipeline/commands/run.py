@@ -66,7 +66,7 @@ def _run_grid(
     adopted = session.store.prepare()
     uri = options.mlflow_uri or default_uri(Path.cwd())
     forced = session.forced(options.start) if options.force else set()
-    tracker = _tracker(session, uri, system_metrics=options.system_metrics)
+    tracker = _tracker(session, uri, again, system_metrics=options.system_metrics)
     progress = make_progress(
         errors, quiet=options.quiet, plain=options.as_json, verbose=options.verbose
     )
@@ -121,7 +121,9 @@ def _unwritten(session: Session, finished: RunFinished) -> dict[str, int]:
     return {session.unwritten: 1}
 
 
-def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | None:
+def _tracker(
+    session: Session, uri: str, again: Sequence[str], *, system_metrics: bool
+) -> Tracker | None:
     """Who tells MLflow, where it is installed."""
     if system_metrics and importlib.util.find_spec("psutil") is None:
         raise BadInput(
@@ -142,6 +144,7 @@ def _tracker(session: Session, uri: str, *, system_metrics: bool) -> Tracker | N
         system_metrics=system_metrics,
         cards=session.known_cards if session.cards else dict,
         snapshot=session.snapshot,
+        again=again,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -68,7 +68,7 @@ class Results:
 
     server: the address that the ledger knows it by. scores: the score node of every cell;
     cards: gives the integrity cards of cells whose models were examined, by the cells' names;
-    snapshot: gives one of the store, a new one by default.
+    snapshot: gives one of the store, a new one by default; again: see `score_run`.
     """
 
     grid: Grid
@@ -78,6 +78,7 @@ class Results:
     server: str
     cards: Callable[[], Mapping[str, Card]] = dict
     snapshot: Callable[[], Snapshot] | None = None
+    again: Sequence[str] = ()
 
     @cached_property
     def _graph(self) -> Graph:
@@ -220,7 +221,9 @@ class Results:
             record = self._record(node)
             if record is None or self._is_logged(score_key(result, record)):
                 return None
-            return score_run(result, node, record, store=self.store, grid=self.grid)
+            return score_run(
+                result, node, record, store=self.store, grid=self.grid, again=self.again
+            )
         record = self._record(result)
         if record is None or self._is_logged(train_key(record)):
             return None

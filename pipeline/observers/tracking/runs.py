@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.grid.cells import Cell, Grid
@@ -98,8 +98,19 @@ def train_key(record: Record) -> str:
     return f"{record.digest}-{record.content[:8]}"
 
 
-def score_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Grid) -> ChildRun:
-    """A scored cell: its settings, its score, and what its own nodes cost."""
+def score_run(
+    cell: Cell,
+    node: Node,
+    record: Record,
+    *,
+    store: Store,
+    grid: Grid,
+    again: Sequence[str] = (),
+) -> ChildRun:
+    """A scored cell: its settings, its score, and what its own nodes cost.
+
+    again: words of a command line that a run of the grid needs besides its name.
+    """
     parameters = {
         "dataset": cell.dataset,
         "model": cell.model,
@@ -127,7 +138,7 @@ def score_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
     child = _child(score_key(cell, record), cell.name, parameters, points, tags, record)
     dataset = node.parents[0][1].parent("model").parent("dataset")
     data = _data(cell, dataset, "test")
-    return replace(child, note=_told(cell, record, grid), data=(data,))
+    return replace(child, note=_told(cell, record, grid, again), data=(data,))
 
 
 def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Grid) -> ChildRun:
@@ -203,13 +214,13 @@ def _data(cell: Cell, dataset: Node, context: str) -> Data:
     return Data(cell.dataset, dataset.digest[:36], spec.kind, context, shape, spec.classes)
 
 
-def _told(cell: Cell, record: Record, grid: Grid) -> str:
-    """A cell in a sentence, and the command that computes it again."""
+def _told(cell: Cell, record: Record, grid: Grid, more: Sequence[str]) -> str:
+    """A cell in a sentence, and the command that computes it again; more: words of that."""
     accuracy = number(record.facts, "accuracy")
     ends = interval(record.facts)
     within = f" (95 % interval {ends[0]:.1f} to {ends[1]:.1f})" if ends else ""
     words = "not scored" if accuracy is None else f"**{accuracy:.1f} %**{within}"
-    again = grid.run_words([f"cell={cell.name}"], force=True)
+    again = [*grid.run_words([f"cell={cell.name}"], force=True), *more]
     return (
         f"{words}: {cell.defense} on {cell.model} under {cell.attack}, "
         f"{cell.images} images of {cell.dataset}.\n\n"

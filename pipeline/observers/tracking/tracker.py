@@ -54,7 +54,7 @@ class Tracker:
     """An observer that logs to one server.
 
     scores: the score node of every cell of the grid, whether it is computed now or not;
-    system_metrics: whether this machine is watched while it logs; cards, snapshot: see
+    system_metrics: whether this machine is watched while it logs; cards, snapshot, again: see
     `Results`.
     `problem`, after `finish`: None, or one line that says what was not logged; `page`: where a
     web server shows the grid's cells, None where nothing was logged to one.
@@ -73,13 +73,14 @@ class Tracker:
         system_metrics: bool = False,
         cards: Callable[[], Mapping[str, Card]] = dict,
         snapshot: Callable[[], Snapshot] | None = None,
+        again: Sequence[str] = (),
     ) -> None:
         self.problem: str | None = None
         self.page: str | None = None
         self._uri = uri
         self._address = without_secrets(uri)
         known = name_in_ledger(uri, ledger)
-        self._results = Results(grid, scores, store, ledger, known, cards, snapshot)
+        self._results = Results(grid, scores, store, ledger, known, cards, snapshot, again)
         self._tags = {
             "command": shlex.join(fit_to_show(command)),
             "version": version,

@@ -422,12 +422,13 @@ def test_a_child_run_tells_its_cell_in_a_sentence_and_how_to_compute_it_again(
     bench: Bench,
 ) -> None:
     cell = GRID.cells[2]
-    run(bench, cell)
+    run(bench, cell, again=["--images", "60"])
     note = bench.runs(cell)[0].data.tags["mlflow.note.content"]
     assert note == (
         "**50.0 %** (95 % interval 40.0 to 60.0): noise+noise on little under fgsm, "
         "700 images of digits.\n\n"
-        "    pipeline run --grid small --only cell=little/fgsm/noise+noise --force"
+        "    pipeline run --grid small --only cell=little/fgsm/noise+noise --force "
+        "--images 60"
     )
 
 
