@@ -54,9 +54,13 @@ def extremes(one: ModelFailures) -> str:
     )
 
 
-def table(one: ModelFailures) -> tuple[list[str], list[tuple[str, list[str], int | None, str]]]:
-    """Headings of classes; rows of a defense, its percentages, the place of the least of these,
-    and the classes that it takes for others."""
+Row = tuple[str, list[str], list[int], str]
+"""A defense, its percentages, the places of the least of these, and which classes it takes for
+others."""
+
+
+def table(one: ModelFailures) -> tuple[list[str], list[Row]]:
+    """Headings of classes, and the rows below them."""
     classes = {each.label: each for _, found in one.cells for each in found.classes}
     rates = {
         label: [f.after for _, found in one.cells for f in found.classes if f.label == label]
@@ -69,12 +73,15 @@ def table(one: ModelFailures) -> tuple[list[str], list[tuple[str, list[str], int
         after = {each.label: each.after for each in found.classes}
         known = [after.get(label) for label in shown]
         least = min((value for value in known if value is not None), default=None)
+        places = [place for place, value in enumerate(known) if value == least]
+        taken = "; ".join(islice(confusions(found), PAIRS))
         rows.append(
             (
                 cell.defense,
                 ["–" if value is None else f"{value:.0f}" for value in known],
-                None if least is None else known.index(least),
-                "; ".join(islice(confusions(found), PAIRS)),
+                # where all are alike none stands out
+                places if len(places) < len(known) else [],
+                taken.replace(" %", "\u00a0%"),
             )
         )
     return [classes[label].name for label in shown], rows
