@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from tasks.data.arrays import Crafted, Images
 from tasks.data.splits import digits
 from tasks.defenses.base import Context, Defense
 from tasks.defenses.gaussian import Gaussian
+from tasks.defenses.hedge import Hedge
 from tasks.defenses.none import NoDefense
 from tasks.evaluation.craft import craft
 from tasks.evaluation.defend import defend
@@ -102,6 +104,12 @@ class Ladder:
             inner_steps=attempt.inner_steps,
         )
 
+    @cached_property
+    def transferred(self) -> dict[str, Crafted]:
+        """What is made on the bare network, whatever stands before it."""
+        attacks = self.attack.transfers().items()
+        return {name: self.craft(attack, self.images) for name, attack in attacks}
+
     def left_bare(self, network: nn.Module) -> float:
         """The accuracy, in %, that a long APGD leaves of a bare network."""
         spec = APGD(epsilon=self.attack.epsilon, loss="margin", steps=60, random_start=False)
@@ -111,11 +119,7 @@ class Ladder:
 
     def left(self, defense: Defense) -> float:
         """The accuracy, in %, that the adaptive attack leaves of a defense."""
-        transferred = {
-            name: self.craft(attack, self.images)
-            for name, attack in self.attack.transfers().items()
-        }
-        stage0 = chosen = self.select(transferred, defense)
+        stage0 = chosen = self.select(self.transferred, defense)
         for attempt in self.attack.tries(defense):
             candidate = {attempt.name: self.tried(attempt, defense, stage0, chosen)}
             chosen = self.select(candidate, defense, chosen)
@@ -137,7 +141,8 @@ class Ladder:
 
 def accuracy(crafted: Crafted, defense: Defense, context: Context) -> float:
     shard = Shard(start=0, stop=len(crafted))
-    spec = DefendSpec(defense=defense, shard=shard, seed=9, redraws=3)
+    redraws = 1 if defense.deterministic(10) else 3
+    spec = DefendSpec(defense=defense, shard=shard, seed=9, redraws=redraws)
     outcomes = defend(crafted, context, spec, batch_size=10_000, tell=silent)
     return 100 * float(share_right(outcomes).mean())
 
@@ -177,6 +182,13 @@ def resnet(shared: Callable[[str], Path]) -> nn.Module:
     return module
 
 
+@pytest.fixture(scope="module")
+def robust(shared: Callable[[str], Path]) -> nn.Module:
+    module = ResNet20(mean=(0.5,), std=(0.25,)).build(3, 32, 10)
+    load_weights(module, weights_from_bytes(shared(ROBUST_RESNET20).read_bytes()))
+    return module
+
+
 def cifar10_images(shared: Callable[[str], Path], count: int) -> Images:
     """The first test images."""
     table = pq.read_table(shared(TEST_IMAGES)).slice(0, count).to_pylist()
@@ -204,15 +216,45 @@ def test_a_broken_defense_of_a_public_resnet_falls_to_nothing_too(name, resnet, 
 
 
 @pytest.mark.slow
-def test_an_optimiser_that_hides_the_gradient_adds_nothing_to_a_robust_network(shared):
+def test_an_optimiser_that_hides_the_gradient_adds_nothing_to_a_robust_network(robust, shared):
     """Attacked from the image, straight through, it would seem to add points."""
-    module = ResNet20(mean=(0.5,), std=(0.25,)).build(3, 32, 10)
-    load_weights(module, weights_from_bytes(shared(ROBUST_RESNET20).read_bytes()))
     transferred = (APGD(steps=20, loss="margin", random_start=False),)
     attack = Adaptive(epsilon=8.0, transferred=transferred, steps=10)
-    ladder = Ladder(module, cifar10_images(shared, 50), attack)
+    ladder = Ladder(robust, cifar10_images(shared, 50), attack)
     bare = ladder.left(NoDefense())
     defense = TowardsItsOwnClass()
     assert 20 < bare < 50
     assert ladder.left(defense) <= bare + POINTS
     assert ladder.left_directly(defense) > bare + 10
+
+
+@pytest.fixture(scope="module")
+def hundred(robust: nn.Module, shared: Callable[[str], Path]) -> Ladder:
+    transferred = (PGD(steps=20), APGD(steps=20, loss="margin", random_start=False))
+    attack = Adaptive(epsilon=8.0, transferred=transferred, steps=10)
+    return Ladder(robust, cifar10_images(shared, 100), attack)
+
+
+LEFT_OF_HEDGE = 40.0
+"""The least that any search has left of 100 images, of which 34 stand on the bare network.
+
+It is no canary: 8 images are saved and 2 lost. Of the 8 nearest to falling, climbs of 20 steps
+from three random points ended within 0.12 of each other in the margin of logits; the gradient
+through all 20 steps inside, with a smoothed sign, had a cosine of 0.91 to 1 with the
+straight-through one; of 5 of them, 100 further steps and 80 random squares felled none.
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_of_an_optimiser_up_the_losses_of_all_classes_the_ladder_leaves_what_any_search_does(
+    hundred: Ladder,
+) -> None:
+    assert abs(hundred.left(NoDefense()) - 34) <= POINTS
+    assert hundred.left(Hedge()) <= LEFT_OF_HEDGE + POINTS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_of_the_same_optimiser_a_climb_straight_from_the_image_leaves_more(hundred: Ladder) -> None:
+    assert hundred.left_directly(Hedge()) > LEFT_OF_HEDGE + POINTS
