@@ -25,7 +25,7 @@ from pipeline.execution.work.contract import contract_verdict
 from pipeline.grid.builder import Overrides
 from pipeline.grid.lookup import Ingredients
 from pipeline.plan.speeds import remember_speed
-from pipeline.plan.words import duration
+from pipeline.plan.words import roughly
 from pipeline.problems import BadInput
 from pipeline.report.views.verdicts import BARE, Conclusion, conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
@@ -126,7 +126,7 @@ class _Judged:
             fits = MARGIN * found.wall_s + AROUND_S <= 60 * self.asked.minutes
             if fits or budget == BUDGETS[-1]:
                 break
-        about = f"at most about {duration(found.wall_s)} of {self.asked.minutes:g} min"
+        about = f"at most about {roughly(found.wall_s)} of {self.asked.minutes:g} min"
         return f"budget {budget}, {about}", session
 
     @property

@@ -22,7 +22,7 @@ from pipeline.grid.cells import Grid
 from pipeline.grid.graph import Node
 from pipeline.grid.kinds import KINDS, NODE_KINDS, NodeKind
 from pipeline.grid.names import node_name
-from pipeline.plan.words import counted, duration
+from pipeline.plan.words import counted, roughly
 from tasks.progress import Progress
 
 SEEN = 0.01
@@ -64,7 +64,7 @@ class RemainingTime:
     at_least: bool
 
     def __str__(self) -> str:
-        return f"{'at least' if self.at_least else 'about'} {duration(self.seconds)} left"
+        return f"{'at least' if self.at_least else 'about'} {roughly(self.seconds)} left"
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import KINDS, NODE_KINDS, NodeKind
 from pipeline.grid.workloads import CountMultiplications, SpeedClass, Workload, stated, workload
 from pipeline.plan.timings import Timing, recorded_multiplications, recorded_timings
-from pipeline.plan.words import counted, duration
+from pipeline.plan.words import counted, roughly
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
 from tasks.data.spec import DatasetSpec
@@ -74,6 +74,10 @@ class Estimate:
             f"{kind} {_range(taken - self.spared.get(kind, 0.0), taken)}"
             for kind, taken in self.seconds.items()
         )
+        if not self.work_s:
+            yield f"estimated work on {self.device}: not known before the first run"
+            yield from (f"basis: {words}" for words in self.basis)
+            return
         least = "at least " if any(KINDS[kind].uses_network for kind in self.unknown) else ""
         work = f"{least}{_range(self.least_work_s, self.work_s)}" + (f" ({kinds})" if kinds else "")
         yield f"estimated work on {self.device}: {work}"
@@ -261,7 +265,7 @@ def _alike(one: SpeedClass, other: SpeedClass) -> bool:
 
 def _range(least_s: float, most_s: float) -> str:
     """Such as `20 min to 3 h`; one duration where both read the same."""
-    least, most = duration(least_s), duration(most_s)
+    least, most = roughly(least_s), roughly(most_s)
     return most if least == most else f"{least} to {most}"
 
 

@@ -8,6 +8,13 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
+def roughly(seconds: float) -> str:
+    """A duration that is estimated, so in steps: `8 s`, `3 min 20 s`, `49 min`, `6 h 10 min`."""
+    steps = ((60, 1), (600, 10), (3600, 60), (36_000, 600))
+    step = next((step for below, step in steps if seconds < below), 3600)
+    return duration(step * round(seconds / step))
+
+
 def duration(seconds: float) -> str:
     """`8 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     whole = max(0, round(seconds))

@@ -21,6 +21,7 @@ from pipeline.grid.graph import Graph, Node
 from pipeline.grid.workloads import workload
 from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.timings import SCANNED, TRIES
+from pipeline.plan.words import roughly
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
 from tasks.attacks.apgd_t import APGDT
@@ -367,6 +368,28 @@ def test_what_nothing_tells_about_is_named(store: Store) -> None:
     partly = of([model(), crafting(2)], store, device="NVIDIA L4")
     assert partly.unknown == ("train",)
     assert any("at least" in line for line in partly.lines())
+
+
+def test_where_nothing_tells_how_fast_it_is_no_time_is_told(store: Store) -> None:
+    first, *rest = of([DATA], store).lines()
+    assert first.endswith("not known before the first run")
+    assert all(line.startswith("basis: ") for line in rest)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (8.4, "8 s"),
+        (204, "3 min 20 s"),
+        (2937, "49 min"),
+        (22_260, "6 h 10 min"),
+        (66_060, "18 h"),
+        (3 * 86400 + 4 * 3600 + 1900, "3 d 5 h"),
+        (599, "10 min"),
+    ],
+)
+def test_what_is_estimated_is_told_in_steps_that_grow_with_it(seconds: float, words: str) -> None:
+    assert roughly(seconds) == words
 
 
 def test_a_device_that_nobody_knows_is_refused(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from pipeline.report.views.adaptive import (
     worst_cases,
 )
 from pipeline.report.views.table import views
+from pipeline.report.words.adaptive import SHORT, robustness_words, short_robustness_words
+from pipeline.report.words.numbers import passes_words, rough
 from pipeline.report.writer import write_report
 from tasks.attacks.adaptive import Adaptive
 from tasks.integrity.findings import Finding
@@ -178,6 +181,43 @@ def test_cost_stands_beside_the_bare_models_in_the_same_table():
     assert cost.times_bare == pytest.approx(20.0)
 
 
+def test_a_prediction_has_one_cost_whatever_it_was_timed_under_and_two_digits_of_it(
+    tmp_path: Path,
+):
+    """The clock of each attack's cell differs by the noise of the machine."""
+    grid = grid_of()
+    scores = scores_of(grid)
+    seconds = {"clean": 0.0203117, "untargeted-pgd10": 0.0234567, "untargeted-pgd50": 0.0234571}
+    facts = {
+        cell.name: {
+            **scores.facts[cell.name],
+            "seconds_per_prediction": seconds.get(cell.attack, 0.0999)
+            * (1 if cell.defense == "guo" else 0.1),
+        }
+        for cell in grid.cells
+    }
+    scores = dataclasses.replace(scores, facts=facts)
+    adaptive = robustness_rows(views(grid, scores)[0], grid, scores)
+    (guo,) = (row for row in adaptive if row.defense == "guo")
+    assert robustness_words(guo)[-2:] == ["50+0", "23 (10×)"]
+    assert short_robustness_words(guo)[-2:] == ["50+0", "10×"]
+    page = write_report(grid, scores, tmp_path).read_text(encoding="utf-8")
+    listed = re.findall(r"/guo</a></th>.*<td>([\d.]+)</td></tr>", page)
+    assert listed == ["23"] * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.034567, "0.035"), (4.56, "4.6"), (20.0, "20"), (1234.5, "1200")]
+)
+def test_a_timing_is_told_with_two_digits(value: float, words: str):
+    assert rough(value) == words
+
+
+def test_passes_are_counted_and_told_whole():
+    assert passes_words(1234.0, 11.0) == "1,234+11"
+    assert passes_words(10.25, 0.0) == "10.2+0"
+
+
 def test_without_answers_of_the_adaptive_cell_there_is_no_row_and_of_others_only_a_gap():
     assert rows_of(frozenset({"adaptive-quick"})) == {}
     row = rows_of(frozenset({"clean", "untargeted-pgd10", "untargeted-pgd50"}))["guo"]
@@ -197,6 +237,8 @@ def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_p
     assert frame.filter(pl.col("defense") == "guo")["worst"].to_list() == [0.0]
     shown = printed(grid, scores, 80)
     assert "Robustness of each defense under adaptive-quick" in shown
+    # no heading is cut
+    assert [line.split() for line in shown.splitlines() if " oblivious " in line] == [list(SHORT)]
     assert max(map(len, shown.splitlines())) <= 80
 
 

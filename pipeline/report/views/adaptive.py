@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grid.cells import Grid
-from pipeline.report.scores import Scores, number
+from pipeline.report.scores import Scores
+from pipeline.report.views.costs import Cost
 from pipeline.report.views.paired import Images, Paired
 from pipeline.report.views.table import View
 from pipeline.store.candidates import Candidate, candidates_in
@@ -30,20 +31,6 @@ class Rate:
 
     accuracy: float
     interval: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one prediction for one image: passes through the network, and milliseconds.
-
-    times_bare: the milliseconds as a multiple of the bare model's in the same table; None
-    without it.
-    """
-
-    forwards: float
-    backwards: float
-    milliseconds: float
-    times_bare: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +132,7 @@ class RobustnessReader:
             oblivious=rate(shares[replayed]) if replayed else None,
             bare=rate(undefended[bare]) if bare else None,
             bare_attack=bare,
-            cost=self._cost(model, defense, attack),
+            cost=self.paired.costs.get((model, defense)),
             candidates=self._candidates(model, defense, attack),
             doubling=self._doubling(model, defense, attack),
         )
@@ -199,27 +186,6 @@ class RobustnessReader:
         """By seed, the shares of right redraws of these images; no seed that lacks one of them."""
         right = self.paired.right(model, defense, attack, images)
         return {seed: each.mean(axis=1, dtype=np.float64) for seed, each in right.items()}
-
-    def _cost(self, model: str, defense: str, attack: str) -> Cost | None:
-        own = self._spent(model, defense, attack)
-        bare = self._spent(model, "none", attack)
-        if own is None or bare is None or not bare.milliseconds:
-            return own
-        return Cost(
-            own.forwards, own.backwards, own.milliseconds, own.milliseconds / bare.milliseconds
-        )
-
-    def _spent(self, model: str, defense: str, attack: str) -> Cost | None:
-        for cell in self.paired.cells(model, defense, attack)[:1]:
-            facts = self.paired.scores.facts.get(cell.name, {})
-            found = [
-                number(facts, f"{what}_per_prediction")
-                for what in ("forwards", "backwards", "seconds")
-            ]
-            if None not in found:
-                forwards, backwards, seconds = (float(value or 0.0) for value in found)
-                return Cost(forwards, backwards, 1000 * seconds)
-        return None
 
 
 def _lowest(attacks: Sequence[Mapping[int, Shares]]) -> dict[int, Shares]:

@@ -1,9 +1,10 @@
-"""What a figure of costs shows: a defense's accuracy against the passes that it takes."""
+"""What a prediction costs, and a defense's accuracy against the passes that it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.scores import Facts, Scores, number
@@ -49,6 +50,41 @@ class Costs:
         return tuple(
             dict.fromkeys(point.defense for panel in self.panels for point in panel.points)
         )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one prediction for one image: passes through the network, and milliseconds.
+
+    times_bare: the milliseconds as a multiple of the bare model's; None without it.
+    """
+
+    forwards: float
+    backwards: float
+    milliseconds: float
+    times_bare: float | None = None
+
+
+def prediction_costs(grid: Grid, scores: Scores) -> dict[tuple[str, str], Cost]:
+    """By model and defense, of those that tell of it: the median over their cells.
+
+    One for all attacks, since how an image came about does not change what its answer costs.
+    """
+    told: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+    for cell in grid.cells:
+        facts = scores.facts.get(cell.name, {})
+        names = ("forwards", "backwards", "seconds")
+        each = (number(facts, f"{name}_per_prediction") for name in names)
+        known = tuple(value for value in each if value is not None)
+        if len(known) == len(names):
+            told.setdefault((cell.model, cell.defense), []).append(known)
+    taken = {place: [median(each) for each in zip(*of, strict=True)] for place, of in told.items()}
+    costs_of = {}
+    for (model, defense), (forwards, backwards, seconds) in taken.items():
+        bare = taken.get((model, "none"), [0.0])[-1]
+        times = seconds / bare if bare else None
+        costs_of[model, defense] = Cost(forwards, backwards, 1000 * seconds, times)
+    return costs_of
 
 
 def costs(view: View, grid: Grid, scores: Scores) -> Costs | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.answers import Answers, NotTested
 from pipeline.report.scores import Scores
+from pipeline.report.views.costs import Cost, prediction_costs
 
 Images = Mapping[int, NDArray[np.int64]]
 """By seed, the ids of images in ascending order."""
@@ -31,6 +32,11 @@ class Paired:
         for cell in self.grid.cells:
             found.setdefault((cell.model, cell.defense, cell.attack), []).append(cell)
         return found
+
+    @cached_property
+    def costs(self) -> Mapping[tuple[str, str], Cost]:
+        """See `prediction_costs`."""
+        return prediction_costs(self.grid, self.scores)
 
     def cells(self, model: str, defense: str, attack: str) -> list[Cell]:
         """The cells of a place, one a seed; none where the grid has none."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.report.views.adaptive import Cost, Doubling, Rate, Robustness
-from pipeline.report.words.numbers import NOTHING, accuracy
+from pipeline.report.views.adaptive import Doubling, Rate, Robustness
+from pipeline.report.views.costs import Cost
+from pipeline.report.words.numbers import NOTHING, accuracy, passes_words, rough
 from pipeline.store.candidates import Candidate
 
 HEADING = "Robustness of each defense"
@@ -22,7 +23,7 @@ so many images of the integrity card; a dash where the card's budget did not rea
 Worst: every image under whichever attack of the table breaks it most; of a defense that draws at
 random it is somewhat too low, since the attack is chosen by the same redraws that are counted.
 Passes: forward + backward through the network for one prediction of one image; its time
-in ms, and as a multiple of the bare model's."""
+in ms, the median over all attacks, and as a multiple of the bare model's."""
 
 CANDIDATES = "What the candidates were asked for"
 CANDIDATES_LEGEND = """\
@@ -54,7 +55,7 @@ def short_robustness_words(row: Robustness) -> list[str]:
     passes, _ = _cost(row.cost)
     times = row.cost.times_bare if row.cost else None
     *before, worst = (_rate(rate, intervals=False) for rate in _rates(row))
-    time = NOTHING if times is None else f"{times:.2g}×"
+    time = NOTHING if times is None else f"{rough(times)}×"
     return [*before, _doubling(row.doubling), worst, passes, time]
 
 
@@ -90,6 +91,5 @@ def _doubling(doubling: Doubling | None) -> str:
 def _cost(cost: Cost | None) -> tuple[str, str]:
     if cost is None:
         return NOTHING, NOTHING
-    passes = f"{cost.forwards:.3g}+{cost.backwards:.3g}"
-    times = "" if cost.times_bare is None else f" ({cost.times_bare:.2g}×)"
-    return passes, f"{cost.milliseconds:.3g}{times}"
+    times = "" if cost.times_bare is None else f" ({rough(cost.times_bare)}×)"
+    return passes_words(cost.forwards, cost.backwards), f"{rough(cost.milliseconds)}{times}"

@@ -25,6 +25,16 @@ def gain(value: float) -> str:
     return f"{round(value, 1) + 0.0:+.1f}"
 
 
+def rough(value: float) -> str:
+    """Two digits, which is as much as a timing is good for: `0.035`, `4.6`, `120`."""
+    return f"{float(f'{value:.2g}'):.12g}"
+
+
+def passes_words(forwards: float, backwards: float) -> str:
+    """`51+50`: passes forward and backward, which are counted."""
+    return "+".join(f"{round(count, 1):,.12g}" for count in (forwards, backwards))
+
+
 def entry_words(entry: Entry) -> list[str]:
     """`50.5`, then `(+19.3)` and `[1]` where there is a gain and a note."""
     words = [accuracy(entry.accuracy)]

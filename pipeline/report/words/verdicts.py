@@ -8,7 +8,7 @@ from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Grid
 from pipeline.report.views.adaptive import Rate
 from pipeline.report.views.verdicts import BARE, Conclusion, VerdictRow
-from pipeline.report.words.numbers import NOTHING, accuracy, gain
+from pipeline.report.words.numbers import NOTHING, accuracy, gain, passes_words
 from tasks.evaluation.verdicts import FALLEN, NEGLIGIBLE, Change, Word
 
 HEADING = "Does it hold?"
@@ -195,7 +195,7 @@ def row_words(row: VerdictRow) -> list[str]:
         clean += f" ({gain(row.clean_change.points)})"
     passes = NOTHING
     if row.cost is not None:
-        passes = f"{row.cost.forwards:.3g}+{row.cost.backwards:.3g}"
+        passes = passes_words(row.cost.forwards, row.cost.backwards)
     return [
         verdict_words(row),
         clean,

@@ -18,7 +18,6 @@ from pipeline.report.formats.page.parts import (
     cell_summaries,
     inline,
     model_gallery,
-    number_words,
     themed,
 )
 from pipeline.report.formats.page.tables import robustness_html, table_html, verdicts_html
@@ -39,7 +38,7 @@ from pipeline.report.words.citation import HEADING as CITED
 from pipeline.report.words.citation import bibtex
 from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OBLIVIOUS
-from pipeline.report.words.numbers import gain, interval_words
+from pipeline.report.words.numbers import accuracy, gain, interval_words
 from pipeline.report.words.paper import differing, judged, published_words
 from pipeline.report.words.settings import datasets_said, settings_said
 from pipeline.report.words.table import caption, heading, terms
@@ -99,7 +98,7 @@ def page_html(
         keep_trailing_newline=True,
     )
     environment.filters["inline"] = inline
-    environment.filters["number"] = number_words
+    environment.filters["number"] = accuracy
     environment.globals["gain"] = gain
     environment.globals["interval_words"] = interval_words
     environment.globals["published_words"] = published_words

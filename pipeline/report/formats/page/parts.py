@@ -16,11 +16,11 @@ from PIL import Image
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.formats.figures.colours import INK, LINE, PAPER
-from pipeline.report.scores import Facts, Scores, interval, number
-from pipeline.report.views.costs import passes
+from pipeline.report.scores import Facts, Scores, interval
+from pipeline.report.views.costs import passes, prediction_costs
 from pipeline.report.views.exhibits import Change, Exhibit
 from pipeline.report.views.gallery import Gallery
-from pipeline.report.words.numbers import accuracy, interval_words
+from pipeline.report.words.numbers import NOTHING, interval_words, rough
 
 SHOWN_CLASSES = 3
 """Of a picture's class probabilities."""
@@ -35,7 +35,7 @@ class CellSummary:
     accuracy: float | None
     interval: str
     passes: float | None
-    milliseconds: float | None
+    milliseconds: str
     published: str
     missing: str
     card: str
@@ -112,10 +112,11 @@ def cell_summaries(
     pages of a tracking server, by the names of cells.
     """
     places = anchors(grid)
+    costs = prediction_costs(grid, scores)
     told = []
     for cell in grid.cells:
+        cost = costs.get((cell.model, cell.defense))
         facts = scores.facts.get(cell.name, {})
-        seconds = number(facts, "seconds_per_prediction")
         words = grid.run_words([f"cell={cell.name}"])
         words += [*again, *["--force"] * (not grid.command)]
         told.append(
@@ -125,7 +126,7 @@ def cell_summaries(
                 accuracy=scores.accuracy(cell.name),
                 interval=interval_words(interval(facts)),
                 passes=passes(facts),
-                milliseconds=None if seconds is None else 1000 * seconds,
+                milliseconds=rough(cost.milliseconds) if facts and cost else NOTHING,
                 published=_published(cell, scores),
                 missing=scores.reason(cell.name),
                 card=_card(cell, scores),
@@ -235,8 +236,3 @@ def data_uri(pixels: NDArray[np.float32]) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def number_words(value: float | None, decimals: int = 1) -> str:
-    """A number for a table; see `accuracy` for one that is not known."""
-    return accuracy(value) if decimals == 1 or value is None else f"{value:.{decimals}f}"
