@@ -6,8 +6,6 @@ Ctrl-C or --stop-after.
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +31,12 @@ from pipeline.commands.options import (
     reports_option,
     running_options,
     say,
+    say_wrapped,
     session_from,
     settings_option,
     store_option,
     stored_grid_from,
+    terminal_columns,
     weights_option,
     weights_places,
 )
@@ -123,10 +123,10 @@ def main() -> None:
 @json_option
 @click.pass_context
 def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
-    """Compute the cells of a grid that are missing, and print its tables.
+    """Compute the missing cells of a grid and print its tables.
 
     \b
-    pipeline run --grid demo --only model=demo-iat --only defense=counter+guo --force
+    pipeline run demo --only model=demo-iat --only defense=counter+guo --force
     """
     from pipeline.commands.run import run_grid
 
@@ -235,10 +235,11 @@ def plan(
     as_json: bool,
     chosen: GridOptions,
 ) -> None:
-    """Say what a run would compute, and which of the paper's numbers it would stand beside.
+    """Say what a run would compute and how long it may take.
 
-    How long it may take is estimated; where nothing tells how fast this machine is, it is measured
-    once, which takes some seconds. Nothing is written into the store.
+    And which of the paper's numbers it would stand beside. Times are estimated; where nothing tells
+    how fast this machine is, it is measured once, which takes some seconds. Nothing is written into
+    the store.
 
     \b
     pipeline plan --grid full --for-device 'NVIDIA H100' --workers 8
@@ -253,7 +254,7 @@ def plan(
         print_json(plan_facts(session, **about))
         return
     for line in plan_lines(session, every=every, **about):
-        say(line)
+        say_wrapped(line)
 
 
 @main.command()
@@ -272,9 +273,10 @@ def plan(
 def scale(
     reports: Path, for_device: str | None, workers: tuple[int, ...], chosen: GridOptions
 ) -> None:
-    """Simulate a grid on many workers: how long it takes, where it stops scaling, and why.
+    """Simulate a grid on many workers and say what limits it.
 
-    Written to the folder scale of the reports; nothing is computed.
+    How long it takes, where it stops scaling, and why. Written to the folder scale of the reports;
+    nothing is computed.
 
     \b
     pipeline scale --grid full --for-device 'NVIDIA H100'
@@ -292,7 +294,7 @@ def scale(
 @grid_options
 @json_option
 def why(cell: str, as_json: bool, chosen: GridOptions) -> None:
-    """Say why a cell would be computed: what changed, from what to what.
+    """Say why a cell would be computed: what changed.
 
     \b
     pipeline why demo-iat/untargeted-pgd10/counter+guo
@@ -338,10 +340,10 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions) 
 @grid_options
 @json_option
 def failures_command(cell: str, as_json: bool, chosen: GridOptions) -> None:
-    """Say where a defense fails: which classes, what they are taken for, and which images.
+    """Say where a defense fails: which classes and images.
 
-    Beside the same model under the same attack without a defense; and which images every attack
-    on the model breaks, whatever the defense, and which ones none does.
+    What they are taken for, beside the same model under the same attack without a defense; and
+    which images every attack on the model breaks, whatever the defense, and which ones none does.
 
     \b
     pipeline failures demo-iat/untargeted-pgd50/guo
@@ -355,7 +357,7 @@ def failures_command(cell: str, as_json: bool, chosen: GridOptions) -> None:
         print_json(failures_facts(asked, found))
         return
     for line in failures_lines(asked, found):
-        say(line)
+        say_wrapped(line)
 
 
 @main.command()
@@ -376,7 +378,7 @@ def compare(
     as_json: bool,
     chosen: GridOptions,
 ) -> None:
-    """Say which cells moved between two runs, stores or variants, and what made them move.
+    """Say which cells moved between two runs, and why.
 
     BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
     stores, STORE@RUN, or two defenses, attacks or models of the grid. Exit code 1 where a cell
@@ -410,7 +412,9 @@ def compare(
 
         from pipeline.report.formats.comparison import comparison_terminal
 
-        Console().print(comparison_terminal(found, every=every), highlight=False)
+        console = Console()
+        shown = comparison_terminal(found, every=every, width=console.width)
+        console.print(shown, highlight=False)
     ctx.exit(1 if found.having("worse") else 0)
 
 
@@ -429,7 +433,9 @@ def report(
     as_json: bool,
     chosen: GridOptions,
 ) -> None:
-    """Write and print the tables of what is in the store, and a page to open in a browser.
+    """Write and print the tables of what is in the store.
+
+    And a page to open in a browser; nothing is computed.
 
     \b
     pipeline report --grid demo
@@ -456,7 +462,9 @@ def report(
 @grid_options
 @click.option("--half", is_flag=True, help="As float16, half the size.")
 def export_weights_command(model: str, file: Path, half: bool, chosen: GridOptions) -> None:
-    """Write a model's weights as a safetensors file, which a checkpoint model can name.
+    """Write a model's weights as a safetensors file.
+
+    A checkpoint model can name it.
 
     \b
     pipeline export-weights demo-iat demo-iat.safetensors --grid demo --half
@@ -494,19 +502,21 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
 @click.option("--paths", is_flag=True, help="Say where each is written down.")
 @json_option
 def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) -> None:
-    """List the names of a section, the cells of a grid, or the runs on a store.
+    """List names with their meanings, cells, or runs.
+
+    The names of a section, the cells of a grid, or the runs on a store.
 
     \b
     pipeline list defenses
     pipeline list cells --grid demo
     """
     from pipeline.catalogue.catalogue import SECTIONS, Catalogue, config_folders
-    from pipeline.commands.listing import listed
+    from pipeline.commands.listing import listed, listed_lines
     from pipeline.commands.records import cell_record
 
     items: list[dict[str, object]]
     if section == "runs":
-        items, lines = _runs(chosen.store)
+        items, lines = _runs(chosen.store, terminal_columns())
     elif section == "cells":
         cells = session_from(chosen).cells
         items, lines = [cell_record(cell) for cell in cells], [cell.name for cell in cells]
@@ -514,12 +524,7 @@ def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) ->
         known = next(each for each in SECTIONS if each == section)
         found = listed(Catalogue(config_folders(chosen.configs)), known)
         items = [each.facts() for each in found]
-        width = max((len(each.name) for each in found), default=0)
-        room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        lines = [
-            f"{each.name:{width}}  {each.path if paths else each.meaning}".rstrip()[:room]
-            for each in found
-        ]
+        lines = list(listed_lines(found, paths=paths, columns=terminal_columns()))
     if as_json:
         print_json({"section": section, "items": items})
         return
@@ -527,8 +532,8 @@ def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) ->
         say(line)
 
 
-def _runs(store: str) -> tuple[list[dict[str, object]], list[str]]:
-    """The runs on a store as records and as lines."""
+def _runs(store: str, columns: int | None) -> tuple[list[dict[str, object]], list[str]]:
+    """The runs on a store as records and as lines; columns: of the terminal, if there is one."""
     from pipeline.commands.compare import runs_of
     from pipeline.store.ledger import Ledger
     from pipeline.store.store import Store
@@ -537,7 +542,10 @@ def _runs(store: str) -> tuple[list[dict[str, object]], list[str]]:
     lines = []
     for run in runs:
         cells = f"{run['cells']} cells, {run['computed']} computed"
-        lines.append(f"{run['run']}  {run['time']}  {run['grid']:16} {cells:24} {run['command']}")
+        line = f"{run['run']}  {run['time']}  {run['grid']:16} {cells:24}"
+        fits = columns is None or len(f"{line} {run['command']}") <= columns
+        # below where it does not fit, whole, to be copied
+        lines += [f"{line} {run['command']}"] if fits else [line.rstrip(), f"  {run['command']}"]
     return runs, lines
 
 
@@ -550,7 +558,7 @@ def _runs(store: str) -> tuple[list[dict[str, object]], list[str]]:
 def doctor(
     ctx: click.Context, store: str, mlflow_uri: str | None, address: str | None, as_json: bool
 ) -> None:
-    """Look whether this machine has what a run needs, one line each.
+    """Look whether this machine has what a run needs.
 
     \b
     pipeline doctor --address auto
@@ -588,7 +596,9 @@ def doctor(
 def new(
     kind: str, name: str, folder: Path, form: Literal["draws", "views", "votes", "optimiser"]
 ) -> None:
-    """Write a defense, an attack or a model to begin with, its YAML file and its test.
+    """Write a defense, an attack or a model to begin with.
+
+    With its YAML file and its test.
 
     \b
     pipeline new defense my-idea
@@ -609,7 +619,7 @@ def new(
 
 @main.command()
 def reference() -> None:
-    """Print every key of the YAML files, with its values, its default and its unit.
+    """Print every key of the YAML files: values, default, unit.
 
     \b
     pipeline reference | less
@@ -621,7 +631,7 @@ def reference() -> None:
 
 @main.command()
 def accept() -> None:
-    """Record that code which changed gives the same results as before.
+    """Record that changed code gives the same results as before.
 
     \b
     pipeline accept

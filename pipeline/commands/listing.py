@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from tasks.registry import Family
 
 SETTINGS = 3
 """Parameters that are told of an attack or a defense."""
+FEWEST = 16
+"""Letters of a meaning before its parameters are left out."""
 CODED: Mapping[str, Family] = {"attacks": "attacks", "defenses": "defenses"}
 
 
@@ -34,6 +36,30 @@ class Listed:
     def facts(self) -> dict[str, object]:
         """As plain values."""
         return {"name": self.name, "meaning": self.meaning, "path": self.path}
+
+
+def listed_lines(found: Sequence[Listed], *, paths: bool, columns: int | None) -> Iterator[str]:
+    """A line for each name, as wide as a terminal of so many columns; None: as long as it is."""
+    width = max((len(each.name) for each in found), default=0)
+    room = None if columns is None else columns - width - 2
+    for each in found:
+        said = each.path if paths else each.meaning if room is None else fitting(each.meaning, room)
+        yield f"{each.name:{width}}  {said}".rstrip()
+
+
+def fitting(meaning: str, room: int) -> str:
+    """A meaning in one line, cut at a word; the parameters at its end stay, which tell names apart.
+
+    Where they leave no room for words they go first.
+    """
+    if len(meaning) <= room:
+        return meaning
+    said, mark, settings = meaning.rpartition(" (")
+    told = f"{mark}{settings}" if mark and settings.endswith(")") else ""
+    if not told or room - len(told) < FEWEST:
+        said, told = meaning, ""
+    cut = said[: max(0, room - len(told) - 1)]
+    return f"{cut.rpartition(' ')[0] or cut}…{told}"
 
 
 def listed(catalogue: Catalogue, section: Section) -> list[Listed]:

@@ -6,7 +6,9 @@ import contextlib
 import functools
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -358,6 +360,23 @@ def print_json(value: Mapping[str, object]) -> None:
 def say(line: str, *, err: bool = False) -> None:
     """Print a line, on stdout by default, without what would steer the terminal."""
     click.echo(printable(line), err=err)
+
+
+def terminal_columns() -> int | None:
+    """How wide the terminal is that stdout goes to; None where it goes to none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def say_wrapped(line: str) -> None:
+    """Print a line of prose, on a narrower terminal broken at its words."""
+    columns = terminal_columns()
+    if columns is None or len(line) <= columns:
+        say(line)
+        return
+    for part in textwrap.wrap(
+        line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    ):
+        say(part)
 
 
 def repeated(context: click.Context) -> list[str]:

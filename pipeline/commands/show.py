@@ -18,7 +18,7 @@ from pipeline.observers.tracking.server import default_uri, name_in_ledger
 from pipeline.plan.why import why
 from pipeline.report.paper import references_of
 from pipeline.report.scores import interval, number
-from pipeline.report.words.numbers import accuracy, interval_words
+from pipeline.report.words.numbers import accuracy, interval_words, rough
 
 REMEMBERED = 10
 """Earlier scores that are told."""
@@ -96,9 +96,14 @@ def story_lines(told: Mapping[str, object]) -> Iterator[str]:
     yield ""
     below = {key: value for key, value in told.items() if key not in ANSWERED}
     readable = _readable(below)
-    yield from yaml.safe_dump(readable, sort_keys=False, allow_unicode=True).splitlines()
+    told_as = yaml.safe_dump(readable, sort_keys=False, allow_unicode=True, width=WIDTH)
+    yield from told_as.splitlines()
 
 
+WIDTH = 64
+"""Beyond which a value's words go on in the next line."""
+MEASURED = frozenset({"score", "published", "card"})
+"""Parts of a story whose fractions are measured, so rounded; those of settings are exact."""
 ANSWERED = frozenset({"cell", "model", "attack", "defense", "dataset", "seed", "state", "again"})
 """What the first lines of a story have told."""
 
@@ -124,22 +129,28 @@ def _headline(told: Mapping[str, object]) -> Iterator[str]:
     yield f"again: {told['again']}"
 
 
-def _readable(value: object, key: str = "") -> object:
+def _readable(value: object, key: str = "", *, measured: bool = False) -> object:
     """Plain values with units and dates as people write them."""
+    measured = measured or key in MEASURED
     if isinstance(value, Mapping):
-        return {name: _readable(inner, str(name)) for name, inner in value.items()}
+        return {
+            name: _readable(inner, str(name), measured=measured) for name, inner in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_readable(inner, key) for inner in value]
+        return [_readable(inner, key, measured=measured) for inner in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    return _number(value, key)
+    told = _number(value, key)
+    if measured and isinstance(told, float):
+        return round(told, 1) if abs(told) >= 1 else float(f"{told:.2g}")
+    return told
 
 
 def _number(value: float, key: str) -> object:
     if key == "written":
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     if "seconds" in key:
-        return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
+        return f"{rough(value)} s" if value < 100 else f"{value:,.0f} s"
     if key.endswith("bytes"):
         return f"{value / 1e6:,.1f} MB"
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else value

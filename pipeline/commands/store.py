@@ -34,7 +34,9 @@ DAYS = 30.0
     help="More than scores and weights: all that they were made from.",
 )
 def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> None:
-    """Write the results of the chosen cells into one file, for `pipeline import` elsewhere.
+    """Write the results of the chosen cells into one file.
+
+    `pipeline import` takes it into another store.
 
     \b
     pipeline export results.zip --grid demo --only model=demo-iat
@@ -61,10 +63,10 @@ def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> 
     help="Where its grid, configs and code are written to.  [default: imported/NAME of the file]",
 )
 def import_command(file: Path, store: str, replace: bool, configs_to: Path | None) -> None:
-    """Put the results of a file of `pipeline export` into the store. What is there stays.
+    """Put the results of an exported file into the store.
 
-    The grid, its configs and the sender's code are written down beside, and not run; the command
-    that shows the sender's report is printed.
+    What is there stays. The grid, its configs and the sender's code are written down beside, and
+    not run; the command that shows the sender's report is printed.
 
     \b
     pipeline import results.zip
@@ -97,7 +99,7 @@ def import_command(file: Path, store: str, replace: bool, configs_to: Path | Non
 def verify(
     ctx: click.Context, store: str, set_aside: bool, seal: bool, suspect: bool, as_json: bool
 ) -> None:
-    """Read every artifact of the store and compare it with its record.
+    """Compare every artifact of the store with its record.
 
     What a record says of a result is worked out again from the artifact's own files. The exit
     code is 1 where something is damaged, and with --suspect where a score is suspect: of a
@@ -179,7 +181,9 @@ def verify(
 @click.option("--yes", is_flag=True, help="Delete; without it nothing is.")
 @json_option
 def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
-    """List what no run of the last days asked for, anybody's, and delete it with --yes.
+    """List what no run of the last days asked for.
+
+    Anybody's; --yes deletes it.
 
     Nothing younger than a day goes.
 

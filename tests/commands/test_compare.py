@@ -13,6 +13,7 @@ from tiny import Tiny, write_configs
 
 from pipeline.commands.cli import main
 from pipeline.report.answers import answers_of
+from pipeline.report.formats.comparison import broken_name
 from pipeline.store.ledger import Ledger
 from tasks.evaluation.statistics import sign_flip_test
 
@@ -168,3 +169,16 @@ def test_what_cannot_be_compared_is_told_in_one_line(
     assert done.exit_code == 2
     assert done.output.startswith(f"error: {said}")
     assert len(done.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("room", "lines"),
+    [
+        (99, ["demo-iat/untargeted-pgd10/counter+guo"]),
+        (30, ["demo-iat/untargeted-pgd10/", "counter+guo"]),
+        (18, ["demo-iat/", "untargeted-pgd10/", "counter+guo"]),
+        (3, ["demo-iat/", "untargeted-pgd10/", "counter+guo"]),
+    ],
+)
+def test_a_cells_name_is_broken_after_its_slashes(room: int, lines: list[str]) -> None:
+    assert broken_name("demo-iat/untargeted-pgd10/counter+guo", room).split("\n") == lines

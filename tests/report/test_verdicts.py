@@ -17,7 +17,7 @@ from pipeline.observers.tracking.description import story
 from pipeline.report.answers import Answers, PerImage
 from pipeline.report.cards import Card
 from pipeline.report.scores import Scores
-from pipeline.report.views.adaptive import Cost
+from pipeline.report.views.costs import Cost
 from pipeline.report.views.table import views
 from pipeline.report.views.verdicts import VerdictRow, conclusion, verdict_rows
 from pipeline.report.words.identity import identity
@@ -108,6 +108,18 @@ def test_the_bare_network_gains_nothing_and_rows_come_by_their_worst_case():
     assert rows["none"].verdict.word == "no gain"
     assert row_words(rows["none"])[4] == "0.0 [0.0, 0.0]"
     assert list(rows) == [CONTROL, "none", "guo", "counter"]
+
+
+def test_a_run_of_some_cells_says_the_verdicts_of_those_alone():
+    grid = grid_of()
+    scores = scores_of(grid)
+    assert "guo on demo-iat: " in printed(grid, scores, 200)
+    asked = [cell for cell in grid.cells if cell.defense == "counter"]
+    shown = printed(grid, scores, 200, asked)
+    assert "counter on demo-iat: harms" in shown
+    assert "guo on demo-iat: " not in shown
+    clean = [cell for cell in grid.cells if cell.attack == "clean"]
+    assert "Does it hold?" not in printed(grid, scores, 200, clean)
 
 
 def test_a_verdict_does_not_depend_on_which_other_defenses_are_listed():

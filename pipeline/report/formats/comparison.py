@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rich import box
@@ -17,6 +18,8 @@ from pipeline.report.words.numbers import NOTHING, accuracy, gain
 COLUMNS = ("before", "after", "change", "lost", "won", "p")
 REASONS = 12
 """Reasons that are told; there may be one for each swept value."""
+NARROWEST = 12
+"""Letters of a cell's name that stand in a line, however narrow the terminal."""
 STYLES = {"worse": "bold red", "better": "bold green"}
 LEGEND = (
     "lost, won: images on which it is right less often than before, and more often. "
@@ -24,8 +27,10 @@ LEGEND = (
 )
 
 
-def comparison_terminal(found: Comparison, *, every: bool) -> Group:
-    """The cells that moved, or every one, then what made them move."""
+def comparison_terminal(found: Comparison, *, every: bool, width: int) -> Group:
+    """The cells that moved, or every one, then what made them move; no line beyond `width`."""
+    rows = _shown(found, every=every)
+    room = max(NARROWEST, width - _others_width(rows))
     table = Table(
         Column("cell", overflow="fold"),
         *(Column(name, justify="right", no_wrap=True) for name in COLUMNS),
@@ -33,14 +38,32 @@ def comparison_terminal(found: Comparison, *, every: bool) -> Group:
         box=box.SIMPLE_HEAD,
         title=Text(f"{found.before} → {found.after}"),
         title_justify="left",
+        show_edge=False,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    rows = _shown(found, every=every)
     for row in rows:
         style = STYLES.get(row.outcome, "")
-        table.add_row(row.place.words, *_numbers(row), Text(_outcome(row), style=style))
+        name = Text(broken_name(row.place.words, room))
+        table.add_row(name, *_numbers(row), Text(_outcome(row), style=style))
     lines = list(_lines(found))
     return Group(*([table] if rows else []), *(Text(line) for line in lines))
+
+
+def broken_name(name: str, room: int) -> str:
+    """A cell's name in lines of at most `room` letters that end at its slashes, where they can."""
+    lines = [""]
+    for part in re.findall(r"[^/]*/?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > room:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _others_width(rows: list[Compared]) -> int:
+    """Of the columns beside the names, with what stands between two columns."""
+    cells = [[*COLUMNS, ""], *([*_numbers(row), _outcome(row)] for row in rows)]
+    return sum(2 + max(map(len, column)) for column in zip(*cells, strict=True))
 
 
 def comparison_markdown(found: Comparison, *, every: bool) -> str:

@@ -88,9 +88,11 @@ def render_terminal(
 
 
 def _verdicts(grid: Grid, scores: Scores, asked: Sequence[Cell]) -> Iterator[RenderableType]:
-    """Whether the defenses of some cells hold, last, where a person looks first."""
-    about = {(cell.model, cell.defense) for cell in asked}
-    rows = [row for row in verdict_rows(grid, scores) if (row.model, row.defense) in about]
+    """Whether the defenses that were asked for hold, last, where a person looks first."""
+    meant = {(cell.model, cell.defense, cell.attack) for cell in asked}
+    rows = [
+        row for row in verdict_rows(grid, scores) if (row.model, row.defense, row.attack) in meant
+    ]
     lines = [verdicts.plain(line) for line in verdicts.answers(rows)]
     if absent := verdicts.without_verdict(grid):
         lines.append(verdicts.plain(absent))
@@ -120,7 +122,7 @@ def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableTy
     for attack in dict.fromkeys(row.adaptive_attack for row in rows):
         own = [row for row in rows if row.adaptive_attack == attack]
         yield Text(f"{HEADING} under {attack} ({own[0].images} images)", style="bold")
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("", max_width=max(width // 4, NARROWEST), overflow="fold")
         for name in SHORT:
             table.add_column(name, justify="right")
