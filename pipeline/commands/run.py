@@ -15,12 +15,14 @@ from pipeline import __version__
 from pipeline.commands.options import RunOptions
 from pipeline.commands.report import Reported, report_grid
 from pipeline.commands.session import Session
-from pipeline.execution.events import Observers, RunFinished
+from pipeline.execution.events import Observer, Observers, RunFinished
 from pipeline.execution.signals import STOPPED, stopping
 from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import without_secrets
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pipeline.observers.tracking.tracker import Tracker
 
 NO_MLFLOW = "not installed; the results wait in the store, and a run with it logs them"
@@ -75,7 +77,7 @@ def _run_grid(
         errors.print(line, markup=False, highlight=False)
     try:
         finished = session.run(
-            Observers([progress, *([tracker] if tracker else [])]),
+            Observers([progress, _doubts(session, errors), *([tracker] if tracker else [])]),
             inline=options.inline,
             address=options.address,
             workers=options.workers,
@@ -119,6 +121,18 @@ def _unwritten(session: Session, finished: RunFinished) -> dict[str, int]:
     if session.unwritten is None or session.unwritten in finished.missing.values():
         return {}
     return {session.unwritten: 1}
+
+
+def _doubts(session: Session, errors: Console) -> Observer:
+    """Who says early that a model makes no sense."""
+    from pipeline.observers.doubts import Doubts
+    from pipeline.report.answers import stored_answers
+
+    def say(line: str) -> None:
+        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    cells = {cell.name: cell for cell in session.cells}
+    return Doubts(cells, session.scores, stored_answers(session.store, session.scores), say)
 
 
 def _tracker(

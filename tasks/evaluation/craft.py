@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tasks.attacks.base import Victim
+from tasks.attacks.libraries.base import LibraryAttack
 from tasks.attacks.search.geometry import Ball
 from tasks.data.arrays import Crafted, Images, as_float, as_float_on, require
 from tasks.data.seeding import Rows
@@ -45,6 +46,9 @@ def craft(
     if start is not None:
         require(torch.equal(start.ids, images.ids), "craft: the start is not of the shard's images")
     size = max(1, batch_size // ((spec.draws or 1) * _graphs(spec)))
+    if isinstance(spec.attack, LibraryAttack):
+        # it makes so many at a time whatever the batch, and may take minutes for a hundred
+        size = spec.attack.images_at_once
     parts = []
     for first in range(0, len(images), size):
         batch = images[first : first + size]

@@ -9,6 +9,7 @@ from tasks.attacks.apgd import APGD
 from tasks.attacks.base import Attack, Victim
 from tasks.attacks.clean import Clean
 from tasks.attacks.fgsm import FGSM
+from tasks.attacks.foolbox import FoolboxAttack
 from tasks.attacks.pgd import PGD
 from tasks.classifier.frozen import Frozen, NotFrozen
 from tasks.data.arrays import BadTensor, Images, as_float, as_float_on
@@ -218,3 +219,17 @@ def test_a_craft_spec_shows_every_parameter_of_its_attack():
 def test_a_craft_spec_refuses_what_it_does_not_know():
     with pytest.raises(ValidationError):
         CraftSpec(attack=Clean(), shard=SHARD, seed=0, precision="float32", batch_size=3)
+
+
+@pytest.mark.parametrize(("at_once", "told"), [(1, 12), (5, 3)])
+def test_a_librarys_attack_tells_how_far_it_is_and_makes_the_same(images, frozen, at_once, told):
+    pytest.importorskip("foolbox")
+    spec = spec_of(FoolboxAttack(attack="LinfPGD", images_at_once=at_once))
+    notes = []
+    crafted = craft(images, Context(frozen), spec, batch_size=500, tell=notes.append)
+    assert [note.done for note in notes] == sorted({min(12, at_once * (n + 1)) for n in range(12)})
+    assert len(notes) == told
+    rows = Rows(0, images.ids, torch.zeros_like(images.ids)).within("attack")
+    victim = Victim(lambda pixels, _: frozen.logits(pixels, rows), classes=10)
+    whole = spec.attack.perturb(victim, as_float(images.pixels), images.labels, rows)
+    assert torch.equal(crafted.pixels, whole)
