@@ -58,8 +58,8 @@ def fitting(meaning: str, room: int) -> str:
     told = f"{mark}{settings}" if mark and settings.endswith(")") else ""
     if not told or room - len(told) < FEWEST:
         said, told = meaning, ""
-    cut = said[: max(0, room - len(told) - 1)]
-    return f"{cut.rpartition(' ')[0] or cut}…{told}"
+    most = max(0, room - len(told) - 1)
+    return f"{said[: most + 1].rpartition(' ')[0] or said[:most]}…{told}"
 
 
 def listed(catalogue: Catalogue, section: Section) -> list[Listed]:

@@ -121,11 +121,14 @@ class StoredGrid(OpenedGrid):
         return {name: record.facts for name, record in records.items() if record is not None}
 
     def test_images_by_class(self) -> dict[str, list[int]]:
-        """How many test images of each class the data sets have that the store holds."""
+        """How many test images of each class the data sets have that the store knows of.
+
+        Their records are enough, which a bundle has without their files.
+        """
         nodes = {node.spec: node for node in self.graph if isinstance(node.spec, DatasetSpec)}
         counts = {}
         for name, spec in {cell.dataset: cell.dataset_spec for cell in self.grid.cells}.items():
-            record = self.record(nodes[spec])
+            record = self.store.known("dataset", nodes[spec].digest)
             found = record.facts.get("test_images_by_class") if record is not None else None
             if isinstance(found, list):
                 counts[name] = [int(count) for count in found]

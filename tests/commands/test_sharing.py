@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import zipfile
@@ -79,6 +80,9 @@ def test_a_second_person_sees_the_same_report_once_they_say_so(
     assert [cell["cell"] for cell in again["cells"]] == ["own/clean/none", "own/clean/dark"]
     page = (second / "reports/tiny/index.html").read_text(encoding="utf-8")
     assert "Mine" in page
+    theirs = (bundle.parent / "reports/tiny/index.html").read_text(encoding="utf-8")
+    said = re.compile(r"40 test images of 10 classes[^<]*")
+    assert said.findall(page) == said.findall(theirs) != []
 
 
 def test_a_bundle_has_no_place_of_the_senders_machine(bundle: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_story_has_no_more_digits_than_its_measurements_and_its_settings_whole
             "seconds_per_prediction": 0.0049512,
             "candidates": [{"failed_draws_percent": 80.95237612724304, "forwards": 1000}],
         },
-        "card": {"checks": {"steps": "pass: " + 12 * "it does not grow "}},
+        "card": {"verdict": "pass", "checks": {"steps": "pass: " + 12 * "it does not grow "}},
     }
     lines = list(story_lines(told))
     text = "\n".join(lines)
