@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 from tiny import Tiny, write_configs
 
 from pipeline.commands.cli import main
 from pipeline.report.answers import answers_of
-from pipeline.report.formats.comparison import broken_name
+from pipeline.report.formats.comparison import COLUMNS, broken_name, comparison_terminal
+from pipeline.report.views.comparison import Compared, Comparison, Place
 from pipeline.store.ledger import Ledger
 from tasks.evaluation.statistics import sign_flip_test
 
@@ -182,3 +185,23 @@ def test_what_cannot_be_compared_is_told_in_one_line(
 )
 def test_a_cells_name_is_broken_after_its_slashes(room: int, lines: list[str]) -> None:
     assert broken_name("demo-iat/untargeted-pgd10/counter+guo", room).split("\n") == lines
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_swept_value_is_no_markup_and_no_line_is_beyond_the_terminal(width: int) -> None:
+    rows = tuple(
+        Compared(place=Place("demo-iat", "untargeted-pgd10", f"guo[draws={draws}]"), **rates)
+        for draws, rates in (
+            (5, {"before": 45.0, "after": 47.5, "p_value": 1.0, "p_holm": 1.0}),
+            (16, {"before": 32.5, "after": 32.0}),
+        )
+    )
+    console = Console(width=width, file=io.StringIO())
+    found = Comparison("last~1", "last", rows)
+    console.print(comparison_terminal(found, every=False, width=width), highlight=False)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert "guo[draws=5]" in shown
+    assert "guo[draws=16]" in shown
+    assert "not significant" in shown
+    assert all(f" {name}" in shown for name in COLUMNS)

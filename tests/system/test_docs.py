@@ -109,6 +109,8 @@ class Home:
                 photo = self.work / f"photos/{split}/{name}/{shot}.png"
                 photo.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (80, 70), (ord(name[0]), 30 * shot, count % 256)).save(photo)
+        # what a page says from a folder within
+        (self.folder / "photos").symlink_to(self.work / "photos")
         models = self.work / "configs/models"
         models.mkdir(parents=True)
         for name in ("my-resnet18", "cifar10-gpu-iat"):

@@ -53,7 +53,7 @@ def comparison_terminal(found: Comparison, *, every: bool, width: int) -> Group:
 def broken_name(name: str, room: int) -> str:
     """A cell's name in lines of at most `room` letters that end at its slashes, where they can."""
     lines = [""]
-    for part in re.findall(r"[^/]*/?", name):
+    for part in re.findall(r"[^/]+/?", name):
         if lines[-1] and len(lines[-1]) + len(part) > room:
             lines.append("")
         lines[-1] += part
