@@ -35,7 +35,7 @@ FILES = {
     "defenses/counter.yaml": "kind: counter\n",
     "defenses/guo.yaml": "kind: guo\n",
 }
-OPTIONAL = {"labels", "loss", "confidence", "smoothing", "square_queries"}
+OPTIONAL = {"labels", "loss", "confidence", "smoothing", "relu_width", "square_queries"}
 OPTIONAL |= {"class_names", "image_column", "randomised", "resize", "weights_key"}
 Load = Callable[..., Grid]
 

@@ -73,7 +73,7 @@ class StandIn(Frozen):
     def logits(self, pixels: Tensor) -> Tensor:
         return pixels.flatten(1) @ self.weights
 
-    def features(self, pixels: Tensor) -> Tensor:
+    def features(self, pixels: Tensor, *, relu_width: float | None = None) -> Tensor:
         return pixels.flatten(1) @ self.weights
 
     def label_gradients(
@@ -82,6 +82,7 @@ class StandIn(Frozen):
         choose: Callable[[Tensor], Tensor],
         *,
         differentiable: bool = False,
+        relu_width: float | None = None,
     ) -> Tensor:
         labels = choose(self.logits(pixels))
         return torch.rand(*labels.shape, *pixels.shape[1:], device=self.device)
