@@ -361,8 +361,8 @@ def failures_command(cell: str, as_json: bool, chosen: GridOptions) -> None:
 
 
 @main.command()
-@click.argument("before", default="last~1")
-@click.argument("after", default="last")
+@click.argument("before", required=False)
+@click.argument("after", required=False)
 @grid_options
 @click.option("--all", "every", is_flag=True, help="Name every cell, those that are the same too.")
 @click.option("--markdown", is_flag=True, help="Answer as Markdown, for a pull request.")
@@ -371,8 +371,8 @@ def failures_command(cell: str, as_json: bool, chosen: GridOptions) -> None:
 def compare(
     ctx: click.Context,
     /,
-    before: str,
-    after: str,
+    before: str | None,
+    after: str | None,
     every: bool,
     markdown: bool,
     as_json: bool,
@@ -385,7 +385,7 @@ def compare(
     got significantly worse.
 
     \b
-    pipeline compare                          the last run beside the one before
+    pipeline compare                          the last run beside the one before of its cells
     pipeline compare guo 'guo[draws=30]' --grid mine
     pipeline compare s3://lab/store store
     """

@@ -49,14 +49,42 @@ def runs_of(ledger: Ledger) -> list[RunListed]:
     return list(found)[::-1]
 
 
+def run_before(store: Store, grid: str | None) -> str:
+    """The latest run that shares a scored cell with the last one, as `last~N`.
+
+    grid: of the cells, that of the last run by default. BadInput where there is no such run.
+    """
+    runs = runs_of(Ledger(store.backend))
+    latest = runs[0].invocation if runs else None
+    if latest is None or grid not in (None, latest.grid):
+        raise BadInput(f"compare: {store.address} has no last run{f' of {grid}' if grid else ''}")
+    cells = _scored(latest.cells).keys()
+    for back, run in enumerate(runs[1:], 1):
+        if run.invocation.grid == latest.grid and cells & _scored(run.invocation.cells).keys():
+            return f"last~{back}"
+    raise BadInput(
+        f"compare: the last run is the only one of its cells of {latest.grid}; "
+        f"name two of `pipeline list runs`"
+    )
+
+
 def comparison(
-    open_grid: Callable[[], Session], store: str, before: str, after: str, *, grid: str | None
+    open_grid: Callable[[], Session],
+    store: str,
+    before: str | None,
+    after: str | None,
+    *,
+    grid: str | None,
 ) -> Comparison:
     """Two sides compared; each is a store, a run, `STORE@RUN`, or a name of the grid's.
 
-    grid: the only one whose cells are looked at, if it was named. BadInput where a side is
-    nothing that is known, or the two have no cell in common.
+    Without them: the last run, and the one before it with a cell in common. grid: the only one
+    whose cells are looked at, if it was named. BadInput where a side is nothing that is known, or
+    the two have no cell in common.
     """
+    if after is None:
+        before, after = before or run_before(Store(store), grid), "last"
+    assert before is not None
     sides = [_source(text, store) for text in (before, after)]
     if sides[0] is None and sides[1] is None:
         return compare(*_variants(open_grid(), before, after))

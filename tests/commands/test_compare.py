@@ -155,6 +155,20 @@ def test_runs_are_listed_by_what_compare_takes(tiny: Tiny) -> None:
     assert sorted(outcomes) == ["only before", "only before", "same"]
 
 
+def test_the_last_run_is_compared_with_the_one_before_that_has_its_cells(tiny: Tiny) -> None:
+    """A run of other cells, as one of another grid, may lie between."""
+    alone = compared(tiny)
+    assert alone.exit_code == 2
+    assert "error: compare: the last run is the only one of its cells of tiny" in alone.output
+    tiny.run(only=["defense=guo"])
+    tiny.run(only=["defense=none"])
+    found = json.loads(compared(tiny, "--json").stdout)
+    assert found["before"] == "last~2"
+    outcomes = {cell["defense"]: cell["outcome"] for cell in found["cells"]}
+    assert outcomes["none"] == "same"
+    assert compared(tiny, "last~2").exit_code == 0  # beside the last
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

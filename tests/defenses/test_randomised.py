@@ -208,13 +208,18 @@ def shares(pixels: Tensor, noise: Tensor) -> Tensor:
     return (after - before).norm(dim=1) / before.norm(dim=1)
 
 
+def half_below(pixels: Tensor, rows: Rows) -> tuple[Tensor, Tensor, float]:
+    """The noise that TTC begins with, how far it moves features, and a threshold amid these."""
+    start = noise_of(pixels, rows, 8 / 255)
+    taus = shares(pixels, start)
+    return start, taus, float(taus.sort().values[2:4].mean())
+
+
 def test_ttc_steps_away_from_the_features_where_noise_moves_them_little(
     context: Context, pixels: Tensor, rows: Rows
 ) -> None:
     limit = 8 / 255
-    start = noise_of(pixels, rows, limit)
-    taus = shares(pixels, start)
-    threshold = float(taus.sort().values[2:4].mean())  # three of six images are below
+    start, taus, threshold = half_below(pixels, rows)
     defense = TTC(threshold=threshold).resolved(PROBLEM)
     found = defense.transform(pixels, rows, context)
     origin = pixels.double()
@@ -277,10 +282,7 @@ def test_ttc_is_in_epsilons_of_the_problem_and_costs_what_is_asked(
 def test_an_attacker_may_climb_through_the_gate_of_ttc(
     context: Context, pixels: Tensor, rows: Rows
 ) -> None:
-    limit = 8 / 255
-    start = noise_of(pixels, rows, limit)
-    taus = shares(pixels, start)
-    threshold = float(taus.sort().values[2:4].mean())
+    start, _, threshold = half_below(pixels, rows)
     defense = TTC(threshold=threshold).resolved(PROBLEM)
     constant = defense.transform(pixels, rows, context)
     leaf = pixels.clone().requires_grad_()

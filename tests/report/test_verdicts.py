@@ -194,6 +194,9 @@ def test_one_candidate_a_failed_card_a_fallen_network_and_an_absent_cell_tell_no
     assert failed["guo"].verdict.word != "cannot tell"
     fallen = rows_of(SHARES | {("adaptive-quick", "none"): 0.01})
     assert {row.verdict.word for row in fallen.values()} == {"cannot tell"}
+    (line,) = summary(list(fallen.values()))
+    assert "**cannot tell**, since at most 1 % stand without a defense: `guo`, `counter`" in line
+    assert "since" not in summary(list(failed.values()))[0]
     absent = rows_of(missing={"demo-iat/adaptive-quick/counter"})
     assert absent["counter"].verdict.why == "demo-iat/adaptive-quick/counter: not computed"
 

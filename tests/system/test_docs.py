@@ -450,8 +450,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-# docs/your-own.md: its `pipeline compare` needs two runs of one grid, which its blocks do not make
-@pytest.mark.parametrize("page", [page for page in RUN if not page.endswith("your-own.md")])
+@pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run_one_after_another(
     page: str, computed: Path, tmp_path: Path
 ) -> None:

@@ -162,14 +162,22 @@ def summary(rows: Sequence[VerdictRow]) -> list[str]:
         own = known([row for row in subjects(rows) if row.model == model])
         words = []
         for word in ORDER:
-            names = [f"`{row.defense}`" for row in own if row.verdict.word == word]
-            if names:
-                words.append(f"**{word}**: {', '.join(names)}")
+            alike = [row for row in own if row.verdict.word == word]
+            if alike:
+                names = ", ".join(f"`{row.defense}`" for row in alike)
+                words.append(f"**{word}**{_fallen(alike)}: {names}")
             elif word == "holds":
                 words.append("no defense **holds**")
         if own:
             lines.append(f"On {model}, {'; '.join(words)}.")
     return [*lines, *_not_computed(subjects(rows))]
+
+
+def _fallen(rows: Sequence[VerdictRow]) -> str:
+    """Why some rows of a network tell nothing, where the network without a defense is why."""
+    if not all(row.verdict.fallen for row in rows):
+        return ""
+    return f", since at most {FALLEN:g} % stand without a defense"
 
 
 def answers(rows: Sequence[VerdictRow], most: int = MANY) -> list[str]:
