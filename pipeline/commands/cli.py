@@ -381,11 +381,11 @@ def compare(
     """Say which cells moved between two runs, and why.
 
     BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
-    stores, STORE@RUN, or two defenses, attacks or models of the grid. Exit code 1 where a cell
-    got significantly worse.
+    stores, STORE@RUN, or two defenses, attacks or models of the grid; by default the last run and
+    the one before it that has its cells. Exit code 1 where a cell got significantly worse.
 
     \b
-    pipeline compare                          the last run beside the one before of its cells
+    pipeline compare
     pipeline compare guo 'guo[draws=30]' --grid mine
     pipeline compare s3://lab/store store
     """
