@@ -134,6 +134,7 @@ def test_more_queries_break_more_but_no_more_than_gradients_do(norm, epsilon, ne
     assert many >= gradients - 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [10.0, 20.0])
 def test_it_is_as_strong_as_the_adversarial_robustness_toolboxs(
     epsilon, network, images, monkeypatch

@@ -353,6 +353,7 @@ def test_help_and_plans_import_no_more_than_they_use(words: list[str], spared: s
     assert imported(spared | heavy | {"click"}, words) == ["click"]
 
 
+@pytest.mark.slow
 def test_attacking_and_defending_on_a_cpu_does_not_import_torchs_compiler(shell: Shell) -> None:
     """It takes seconds in each process; torch's optimisers do, so the training comes before."""
     trained = shell("run", "--inline", "--only", "cell=mixed/clean/none", "--images", "10")

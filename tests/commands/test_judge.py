@@ -56,6 +56,7 @@ def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path
     return typed
 
 
+@pytest.mark.slow
 def test_a_defense_that_leaves_nothing_does_not_hold_and_exits_with_1(judge: Judge) -> None:
     result = judge(GREY, "--minutes", "3", "--epsilon", "4")
     assert result.exit_code == 1, result.output

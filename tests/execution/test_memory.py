@@ -21,6 +21,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of the GNU C library")
 def test_memory_that_is_kept_is_not_asked_of_the_system_again():
     counts = [

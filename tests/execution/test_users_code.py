@@ -263,8 +263,11 @@ STUCK = "time.sleep(600)"
     "does",
     [
         STUCK,
-        "\n        while True:\n            pass",
-        "\n        while True:\n            try: time.sleep(1)\n            except OSError: 0",
+        pytest.param("\n        while True:\n            pass", marks=pytest.mark.slow),
+        pytest.param(
+            "\n        while True:\n            try: time.sleep(1)\n            except OSError: 0",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_node_that_never_returns_is_ended_inline_where_the_settings_say_so(

@@ -465,7 +465,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(mutated())
 @example((Path("grids/demo.yaml"), "tables: " + "[" * 3000))

@@ -97,6 +97,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return made
 
 
+@pytest.mark.slow
 def test_of_a_deterministic_model_the_same_images_stand_as_without_the_cascade(
     done: Tiny,
 ) -> None:

@@ -104,6 +104,7 @@ def whole(tmp_path: Path) -> dict[str, bytes]:
     return data(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_store_whose_making_is_stopped_anywhere_is_made_by_the_next_run_with_the_same_bytes(
     tmp_path: Path, whole: dict[str, bytes]
 ) -> None:

@@ -53,7 +53,7 @@ def failing(
     return monkeypatch
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("code", [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.slow)])
 def test_the_run_ends_in_one_line_and_goes_on_once_there_is_room(
     run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int
 ) -> None:

@@ -87,6 +87,7 @@ def test_what_changes_numbers_enters_the_digest(copy: Tiny) -> None:
     assert "train" in copy.session().plan().by_kind(copy.session().graph)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_from_whole_artifacts(tmp_path: Path) -> None:
     """A process killed at any moment leaves whole artifacts; the next run goes on from there."""
     tiny = Tiny(write_configs(tmp_path / "configs"), tmp_path / "store")

@@ -126,6 +126,7 @@ def test_a_planted_error_in_one_defense_leaves_a_gap_and_a_command_that_fills_it
     assert "ZeroDivisionError" not in page
 
 
+@pytest.mark.slow
 def test_what_was_made_from_weights_that_were_since_retrained_is_made_again_and_why_says_so(
     here: Callable[..., Result], tmp_path: Path
 ) -> None:

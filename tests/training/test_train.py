@@ -354,6 +354,7 @@ def test_training_learns_digits(method, trained):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_iat_withstands_the_attack_it_was_trained_on_better_than_mixup(trained):
     test = digits().test
     recipe = Recipe(method="iat", inner=InnerAttack(epsilon=40)).resolved(PROBLEM)
