@@ -21,6 +21,7 @@ from pipeline.report.formats.figures.drawings import (
     epsilon_drawing,
     robustness_drawing,
     training_drawing,
+    verdict_drawing,
 )
 from pipeline.report.formats.frames import (
     as_csv,
@@ -86,7 +87,7 @@ def write_report(
         with writing_to(f"reports {folder}", NO_ROOM):
             trained = trainings(grid, artifacts)
             curves = training_drawing(trained, "training")
-            sections, verdicts = _write_files(
+            sections, verdicts, judged = _write_files(
                 grid, scores, folder, provenance or {}, artifacts, trained, curves
             )
             found = galleries(artifacts) if artifacts is not None else []
@@ -96,6 +97,7 @@ def write_report(
                 sections,
                 found,
                 verdicts,
+                judged=judged,
                 failures=_failures(grid, scores, artifacts),
                 trainings=[training.words for training in trained],
                 curves=None
@@ -120,8 +122,8 @@ def _write_files(
     artifacts: Artifacts | None,
     trained: Sequence[Training],
     curves: Drawing | None,
-) -> tuple[list[Section], list[VerdictRow]]:
-    """All but the page; returns what the page has of the tables, and the verdicts."""
+) -> tuple[list[Section], list[VerdictRow], Plot | None]:
+    """All but the page; returns what the page has of the tables, the verdicts and their figure."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_frame(results(grid, scores), folder / "results")
     parts, sections = [], []
@@ -161,6 +163,10 @@ def _write_files(
     if verdicts:
         _write_frame(verdict_values(verdicts), folder / "verdicts")
         _write_text(markdown(f"{answer}\n{told}"), folder / "verdicts.md")
+    judged = verdict_drawing((row.facts() for row in verdicts), "verdicts")
+    plot = None
+    if judged is not None:
+        plot = Plot(_write_figure(judged, folder, "verdicts"), judged.alt, judged.caption)
     if scores.cards:
         _write_frame(card_values(scores.cards), folder / "cards")
     if curves is not None:
@@ -172,12 +178,12 @@ def _write_files(
         parts,
         provenance,
         cards_markdown(scores.cards),
-        answer,
+        answer if judged is None else f"{answer}\n{judged.markdown}",
         told,
         "" if curves is None else trainings_markdown(trained, curves.markdown, "training.csv"),
     )
     _write_text(markdown(readme), folder / "README.md")
-    return sections, verdicts
+    return sections, verdicts, plot
 
 
 def _failures(grid: Grid, scores: Scores, artifacts: Artifacts | None) -> list[ModelFailures]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipeline.report.views.pictures import (
 from pipeline.report.views.sweeps import Sweep, sweep
 from pipeline.report.views.table import View
 from pipeline.report.views.training import Training
+from pipeline.report.views.verdict_panels import verdict_panels
 
 if TYPE_CHECKING:
     from pipeline.report.formats.figures.style import FileKind
@@ -61,6 +62,11 @@ COSTS_CAPTION = """\
 A point is a defense under the attack of this table that leaves it the least, with the Wilson 95 %
 interval over images. Passes are forward and backward passes of the network for one image, as
 counted while the defense ran; points that would lie on one another stand side by side."""
+
+VERDICTS_CAPTION = """\
+A point is what a defense leaves in the worst case, the line what stands without one, each with its
+Wilson 95 % interval over images; a circle is what replayed examples leave. The verdict is that of
+the gain image by image, so overlapping intervals are no objection to it."""
 
 EPSILONS_CAPTION = """\
 What an APGD that knows the defense leaves at each epsilon, as the integrity cards measured it on
@@ -146,6 +152,16 @@ def robustness_drawing(rows: Sequence[Robustness], stem: str) -> Drawing | None:
     )
 
 
+def verdict_drawing(facts: Iterable[Mapping[str, Any]], stem: str) -> Drawing | None:
+    """The verdicts of defenses, of the lines of `verdicts.csv`; None where none was computed."""
+    panels = verdict_panels(facts)
+    if not panels:
+        return None
+    files = {"svg": DrawnFile(panels, "svg", _verdicts)}
+    alt = "What each defense leaves in the worst case, and its verdict"
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{VERDICTS_CAPTION}\n", alt, VERDICTS_CAPTION, files)
+
+
 def training_drawing(trainings: Sequence[Training], stem: str) -> Drawing | None:
     """Training curves; None where nothing was trained."""
     if not trainings:
@@ -204,6 +220,12 @@ def _robustness(shown: Any, path: Path, kind: FileKind) -> None:
     from pipeline.report.formats.figures.points import draw_robustness
 
     draw_robustness(shown, path, kind)
+
+
+def _verdicts(shown: Any, path: Path, kind: FileKind) -> None:
+    from pipeline.report.formats.figures.verdicts import draw_verdicts
+
+    draw_verdicts(shown, path, kind)
 
 
 def _trainings(shown: Any, path: Path, kind: FileKind) -> None:

@@ -14,6 +14,7 @@ from pipeline.report.formats.figures.style import (
     MANNERS,
     WIDE,
     FileKind,
+    ends,
     save,
     sheet,
     ticks_at,
@@ -113,7 +114,7 @@ def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[st
     wide = max(taken) / min(taken) > WIDE
     for point, across in zip(panel.points, side_by_side(taken, logarithmic=wide), strict=True):
         place = defenses.index(point.defense)
-        error = None if point.interval is None else _error(point.accuracy, point.interval)
+        error = None if point.interval is None else ends(point.accuracy, point.interval)
         handles[point.defense] = axes.errorbar(
             [across],
             [point.accuracy],
@@ -196,7 +197,7 @@ def _rates(axes: Any, line: int, row: Robustness) -> None:
             continue
         error = None
         if rate.interval is not None and mark == "o":
-            error = _error(rate.accuracy, rate.interval)
+            error = ends(rate.accuracy, rate.interval)
         axes.errorbar(
             [rate.accuracy],
             [line],
@@ -209,8 +210,3 @@ def _rates(axes: Any, line: int, row: Robustness) -> None:
             capsize=3,
             label=label,
         )
-
-
-def _error(value: float, interval: tuple[float, float]) -> list[list[float]]:
-    low, high = interval
-    return [[max(0.0, value - low)], [max(0.0, high - value)]]

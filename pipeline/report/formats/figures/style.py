@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,7 +80,23 @@ def write_title(figure: Figure, title: str) -> None:
     figure.suptitle("\n".join(textwrap.wrap(title, room)), fontsize=11)
 
 
-def save(figure: Figure, path: Path, kind: FileKind) -> None:
-    """Without anything that differs from day to day."""
+def ends(value: float, interval: tuple[float, float]) -> list[list[float]]:
+    """How far the ends of an interval lie from a value, as error bars take it."""
+    low, high = interval
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def save(
+    figure: Figure, path: Path, kind: FileKind, *, title: str = "", description: str = ""
+) -> None:
+    """Without anything that differs from day to day.
+
+    title, description: what an SVG file says of itself, for who cannot see it.
+    """
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
-    figure.savefig(path, format=kind, dpi=RESOLUTION_DPI, metadata=nothing)
+    named = {"Title": title} if title else {}
+    figure.savefig(path, format=kind, dpi=RESOLUTION_DPI, metadata={**nothing, **named})
+    if kind == "svg" and description:
+        text = path.read_text(encoding="utf-8")
+        told = f"</title>\n <desc>{html.escape(description, quote=False)}</desc>"
+        path.write_text(text.replace("</title>", told, 1), encoding="utf-8")

@@ -81,6 +81,7 @@ def page_html(
     galleries: Sequence[Gallery],
     verdicts: Sequence[VerdictRow] = (),
     *,
+    judged: Plot | None = None,
     failures: Sequence[ModelFailures] = (),
     trainings: Sequence[str] = (),
     curves: Plot | None = None,
@@ -88,7 +89,10 @@ def page_html(
     again: Sequence[str] = (),
     links: Mapping[str, str] | None = None,
 ) -> str:
-    """The whole page; see `page.parts.cell_summaries` for `again` and `links`."""
+    """The whole page; see `page.parts.cell_summaries` for `again` and `links`.
+
+    judged: the figure of the verdicts; curves: that of the trainings.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -117,7 +121,7 @@ def page_html(
         identity=identity(grid, scores, provenance),
         cited=CITED,
         bibtex=bibtex(grid, scores, provenance),
-        verdicts=_verdicts(verdicts, grid),
+        verdicts=_verdicts(verdicts, grid, judged),
         meaning=meaning,
         sections=[
             _section(number, section, grid, places, environment)
@@ -143,8 +147,8 @@ def page_html(
     )
 
 
-def _verdicts(rows: Sequence[VerdictRow], grid: Grid) -> dict[str, object]:
-    """Whether defenses hold: sentences for the first screen, a table for each network."""
+def _verdicts(rows: Sequence[VerdictRow], grid: Grid, figure: Plot | None) -> dict[str, object]:
+    """Whether defenses hold: sentences for the first screen, a figure, a table for each network."""
     sentences = verdict_words.sentences(rows)
     known = verdict_words.known(rows)
     networks = dict.fromkeys(row.model for row in known)
@@ -153,6 +157,7 @@ def _verdicts(rows: Sequence[VerdictRow], grid: Grid) -> dict[str, object]:
         "absent": verdict_words.without_verdict(grid),
         "summary": verdict_words.summary(rows) if len(sentences) > SENTENCES else [],
         "sentences": sentences,
+        "plots": [] if figure is None else [_plot(figure, "verdicts-figure")],
         "reading": verdict_words.READING if known else "",
         "tables": [
             {

@@ -1,0 +1,139 @@
+"""The figure of verdicts: what each defense leaves in the worst case, and what stands without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from pipeline.report.formats.figures.colours import INK
+from pipeline.report.formats.figures.style import COLOURS, FileKind, ends, save, sheet
+from pipeline.report.views.verdict_panels import VerdictMark, VerdictPanel
+from pipeline.report.words.numbers import accuracy
+from tasks.evaluation.verdicts import Word
+
+TITLE = "Verdicts: what each defense leaves in the worst case"
+WIDTH_IN = 4.7
+"""So narrow that it is read on a telephone without scrolling."""
+ROW_IN, PANEL_IN, LINE_IN = 0.25, 0.75, 0.2
+"""Heights: of a defense, of a panel without any, of a line of the legend."""
+GREY = "#888888"
+"""Of what says less; seen on white as on black."""
+WITHOUT, REPLAYED = "without a defense", "replayed"
+LOOKS: dict[Word, tuple[str, str, str]] = {
+    "holds": ("^", COLOURS[2], COLOURS[2]),
+    "no gain": ("s", COLOURS[0], COLOURS[0]),
+    "harms": ("v", COLOURS[1], COLOURS[1]),
+    "undecided": ("D", COLOURS[3], "none"),
+    "cannot tell": ("x", GREY, GREY),
+}
+"""A shape, a colour and a filling for each verdict."""
+
+
+def draw_verdicts(panels: Sequence[VerdictPanel], path: Path, kind: FileKind) -> None:
+    """What each defense is left with in the worst case, a panel a network and a line a defense."""
+    heights = [PANEL_IN + ROW_IN * len(panel.marks) for panel in panels]
+    words = {mark.verdict for panel in panels for mark in panel.marks}
+    labels = [*(word for word in LOOKS if word in words), WITHOUT, REPLAYED]
+    lines = -(-len(labels) // 2)
+    with sheet(WIDTH_IN, sum(heights) + LINE_IN * (lines + 1)) as figure:
+        column = figure.subplots(
+            len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+        )[:, 0]
+        handles: dict[str, Any] = {}
+        for panel, axes in zip(panels, column, strict=True):
+            handles |= _panel(axes, panel)
+        _, most = column[0].get_xlim()  # of all panels, once all are drawn
+        column[0].set_xlim(-1.5, min(101.5, most))
+        column[-1].set_xlabel("accuracy (% of images)")
+        shown = [label for label in labels if label in handles]
+        figure.legend(
+            handles=[handles[label] for label in shown],
+            labels=[f"worst case: {label}" if label in LOOKS else label for label in shown],
+            loc="outside lower center",
+            ncols=2,
+            fontsize=9,
+        )
+        save(figure, path, kind, title=TITLE, description=described(panels))
+
+
+def described(panels: Sequence[VerdictPanel]) -> str:
+    """The figure in words, with its numbers, for who cannot see it."""
+    told = []
+    for panel in panels:
+        rates = dict.fromkeys(mark.without.accuracy for mark in panel.marks if mark.without)
+        without = " or ".join(f"{accuracy(rate)} %" for rate in rates) or "an unknown share"
+        marks = ", ".join(
+            f"{mark.defense} {accuracy(mark.worst.accuracy)} % ({mark.verdict})"
+            for mark in panel.marks
+        )
+        told.append(
+            f"On {panel.model}, {panel.norm} {panel.epsilon:g}/255, {without} of images stand "
+            f"without a defense. In the worst case: {marks}."
+        )
+    return " ".join(told)
+
+
+def _panel(axes: Axes, panel: VerdictPanel) -> dict[str, Any]:
+    """Draws the defenses of a network; returns a handle for each verdict and for the rest."""
+    handles = _without(axes, panel.marks)
+    for line, mark in enumerate(panel.marks):
+        if mark.replayed is not None:
+            (handles[REPLAYED],) = axes.plot(
+                [mark.replayed.accuracy],
+                [line],
+                color=GREY,
+                marker="o",
+                markerfacecolor="none",
+                markersize=5,
+                linestyle="none",
+            )
+        shape, colour, face = LOOKS[mark.verdict]
+        handles[mark.verdict] = axes.errorbar(
+            [mark.worst.accuracy],
+            [line],
+            xerr=None
+            if mark.worst.interval is None
+            else ends(mark.worst.accuracy, mark.worst.interval),
+            color=colour,
+            marker=shape,
+            markerfacecolor=face,
+            markersize=6,
+            linestyle="none",
+            capsize=2.5,
+        )
+    axes.set_yticks(range(len(panel.marks)), [mark.defense for mark in panel.marks])
+    axes.set_ylim(len(panel.marks) - 0.5, -0.5)
+    axes.set_title(
+        f"{panel.model}\n{panel.norm} {panel.epsilon:g}/255, {panel.images:,} images", fontsize=10
+    )
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(labelbottom=True)
+    return handles
+
+
+def _without(axes: Axes, marks: Sequence[VerdictMark]) -> dict[str, Any]:
+    """A line down the panel at what stands without a defense, within the band of its interval.
+
+    Defenses that were attacked with other budgets may each be compared with a number of their own.
+    """
+    handles: dict[str, Any] = {}
+    top = -0.5
+    for rate, same in groupby(mark.without for mark in marks):
+        bottom = top + len(list(same))
+        if rate is not None:
+            drawn: list[Any] = [
+                axes.vlines(rate.accuracy, top, bottom, INK, linewidth=1.1, zorder=1)
+            ]
+            if rate.interval is not None:
+                low, high = rate.interval
+                band = axes.fill_betweenx(
+                    [top, bottom], low, high, color=INK, alpha=0.1, linewidth=0
+                )
+                drawn.append(band)
+            handles[WITHOUT] = tuple(drawn)
+        top = bottom
+    return handles
