@@ -79,20 +79,26 @@ class Passes:
     """Images that go forward through a network, and images whose gradient comes back.
 
     A backward pass to the pixels multiplies about as often as a forward pass; one that
-    reaches the weights as well counts as two.
+    reaches the weights as well counts as two. touched: how many numbers a defense reads and writes
+    in memory beside that, for each pixel of each channel.
     """
 
     forwards: int = 0
     backwards: int = 0
+    touched: int = 0
 
     def __add__(self, other: Passes) -> Passes:
-        return Passes(self.forwards + other.forwards, self.backwards + other.backwards)
+        return Passes(
+            self.forwards + other.forwards,
+            self.backwards + other.backwards,
+            self.touched + other.touched,
+        )
 
     def __sub__(self, other: Passes) -> Passes:
-        return Passes(self.forwards - other.forwards, self.backwards - other.backwards)
+        return self + other * -1
 
     def __mul__(self, times: int) -> Passes:
-        return Passes(self.forwards * times, self.backwards * times)
+        return Passes(self.forwards * times, self.backwards * times, self.touched * times)
 
     @property
     def equivalents(self) -> int:

@@ -20,7 +20,7 @@ from tasks.evaluation.specs import (
 )
 from tasks.integrity.costs import card_passes
 from tasks.networks.base import Network
-from tasks.specs import Precision
+from tasks.specs import Passes, Precision
 from tasks.training.recipe import CheckpointSpec, TrainSpec
 
 
@@ -39,12 +39,14 @@ class Workload:
     """Work of a speed class; amount: multiplications in all where the kind uses the network, else
     images or nodes.
 
-    spared: how much of the amount may turn out not to be needed, since a candidate of a cascade
-    is made only for those images that still stand.
+    touched: numbers that defenses read and write in memory beside these multiplications; spared:
+    how much of the amount may turn out not to be needed, since a candidate of a cascade is made
+    only for those images that still stand.
     """
 
     speed_class: SpeedClass
     amount: float
+    touched: float = 0.0
     spared: float = 0.0
 
 
@@ -69,14 +71,15 @@ def workload(
     The work is 0 where it is not known: an attack or a network of a user's own need not say.
     """
     try:
-        amount = _amount(node, train_images, costs)
+        amount, touched = _amount(node, train_images, costs)
     except NotImplementedError:
         return Workload(speed_class(node), 0.0)
     asked = _asked(node, standing)
     if asked is None:
-        return Workload(speed_class(node), amount)
+        return Workload(speed_class(node), amount, touched)
     least, most = asked
-    return Workload(speed_class(node), amount * most, spared=amount * (most - least))
+    spared = amount * (most - least)
+    return Workload(speed_class(node), amount * most, touched * most, spared)
 
 
 def _asked(node: Node, standing: Callable[[Node], int | None]) -> tuple[float, float] | None:
@@ -120,40 +123,49 @@ def _last_known(select: Node, standing: Callable[[Node], int | None]) -> float:
 
 def _amount(
     node: Node, train_images: Mapping[DatasetSpec, int], costs: CountMultiplications
-) -> float:
+) -> tuple[float, float]:
+    """A node's amount, and the numbers that are touched beside; see `Workload`."""
     spec = node.spec
-    amount = 1.0
+    if isinstance(spec, ScoreSpec):
+        return float(sum(_answers(parent) for _, parent in node.parents)), 0.0
     if isinstance(spec, TrainSpec):
-        dataset = _spec(node.parent("dataset"))
-        size = spec.recipe.batch_size
-        images = train_images.get(dataset, 0)
-        # a last batch that is not full is left out, unless it is the only one
-        images = images // size * size or images
-        passes = spec.recipe.forwards_and_backwards() * images * spec.recipe.epochs
-        amount = passes.equivalents * costs(node)
-    elif isinstance(spec, CraftSpec | SelectSpec | DefendSpec):
+        model, passes = node, _training_passes(node, spec, train_images)
+    elif isinstance(spec, CraftSpec | SelectSpec | DefendSpec | CardSpec | ExhibitSpec):
         model = node.parent("model")
-        dataset = _spec(model.parent("dataset"))
-        images = spec.shard.stop - spec.shard.start
-        if isinstance(spec, CraftSpec):
-            passes = craft_passes(spec, dataset.classes)
-        elif isinstance(spec, SelectSpec):
-            passes = select_passes(spec, dataset.classes) * _candidates(node)
-        else:
-            passes = prediction_passes(spec.defense, dataset.classes) * spec.redraws
-        amount = (passes * images).equivalents * costs(model)
-    elif isinstance(spec, CardSpec):
-        model = node.parent("model")
-        dataset = _spec(model.parent("dataset"))
-        passes = card_passes(spec, dataset.classes)
-        amount = passes.equivalents * costs(model)
-    elif isinstance(spec, ExhibitSpec):
-        model = node.parent("model")
-        passes = prediction_passes(spec.defense, _spec(model.parent("dataset")).classes, draws=1)
-        amount = (passes * spec.classes).equivalents * costs(model)
-    elif isinstance(spec, ScoreSpec):
-        amount = float(sum(map(_answers, (parent for _, parent in node.parents))))
-    return amount
+        passes = _passes(node, _spec(model.parent("dataset")).classes)
+    else:
+        return 1.0, 0.0
+    dataset = _spec(model.parent("dataset"))
+    numbers = dataset.channels * dataset.side**2
+    return float(passes.equivalents * costs(model)), float(passes.touched * numbers)
+
+
+def _training_passes(
+    node: Node, spec: TrainSpec, train_images: Mapping[DatasetSpec, int]
+) -> Passes:
+    size = spec.recipe.batch_size
+    images = train_images.get(_spec(node.parent("dataset")), 0)
+    # a last batch that is not full is left out, unless it is the only one
+    images = images // size * size or images
+    return spec.recipe.forwards_and_backwards() * images * spec.recipe.epochs
+
+
+def _passes(node: Node, classes: int) -> Passes:
+    """Those of a node that asks a model, about all its images."""
+    match node.spec:
+        case CraftSpec(shard=shard) as spec:
+            return craft_passes(spec, classes) * (shard.stop - shard.start)
+        case SelectSpec(shard=shard) as spec:
+            images = shard.stop - shard.start
+            return select_passes(spec, classes) * _candidates(node) * images
+        case DefendSpec(shard=shard) as spec:
+            images = shard.stop - shard.start
+            return prediction_passes(spec.defense, classes) * spec.redraws * images
+        case CardSpec() as spec:
+            return card_passes(spec, classes)
+        case ExhibitSpec() as spec:
+            return prediction_passes(spec.defense, classes, draws=1) * spec.classes
+    raise TypeError(f"a {node.kind} asks no model")
 
 
 def speed_class(node: Node) -> SpeedClass:

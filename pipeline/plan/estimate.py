@@ -21,6 +21,10 @@ from tasks.specs import Precision
 FLOP = 2
 """Floating-point operations in a multiplication and the addition that goes with it."""
 
+TOUCH = 10
+"""Multiplications in float32 that take as long as a number read from memory or written to it: 5 to
+10 on a core of a Xeon."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -199,6 +203,7 @@ class _Paces:
     unknown: set[NodeKind] = field(default_factory=set)
     _used: dict[NodeKind, dict[int, Timing]] = field(default_factory=dict)
     _flop: dict[tuple[NodeKind, Precision], float] = field(default_factory=dict)
+    _touched: dict[NodeKind, float] = field(default_factory=dict)
     _found: dict[SpeedClass, tuple[float, list[Timing]] | None] = field(default_factory=dict)
 
     def seconds(self, work: Workload) -> float:
@@ -213,14 +218,24 @@ class _Paces:
         if recorded is not None:
             pace, timings = recorded
             self._used.setdefault(kind, {}).update({id(timing): timing for timing in timings})
-            return pace * work.amount
+            # what the same method touches is in its seconds
+            same = timings[0].workload.speed_class.method == work.speed_class.method
+            return pace * work.amount + (0.0 if same else self._touching(work))
         if not KINDS[kind].uses_network or self.stated is None:
             self.unknown.add(kind)
             return 0.0
         flop = FLOP * work.amount
         key = (kind, work.speed_class.precision)
         self._flop[key] = self._flop.get(key, 0.0) + flop
-        return flop / self._speed(work.speed_class.precision).flop_per_s
+        return flop / self._speed(work.speed_class.precision).flop_per_s + self._touching(work)
+
+    def _touching(self, work: Workload) -> float:
+        """Seconds of what defenses do beside asking the network, in float32 whatever that takes."""
+        if not work.touched or self.stated is None:
+            return 0.0
+        kind = work.speed_class.kind
+        self._touched[kind] = self._touched.get(kind, 0.0) + work.touched
+        return FLOP * TOUCH * work.touched / self._speed("float32").flop_per_s
 
     def _recorded(self, speed_class: SpeedClass) -> tuple[float, list[Timing]] | None:
         near = [each for each in self.timings if _alike(each.workload.speed_class, speed_class)]
@@ -242,12 +257,20 @@ class _Paces:
                 f"{_listed(parts)} counted {sum(parts.values()):.2g} FLOP "
                 f"at {speed} ({self.stated}, {precision})"
             )
+        if self._touched:
+            yield (
+                f"{_listed(self._touched)} counted {sum(self._touched.values()):.2g} numbers that "
+                f"defenses read and write, each as {TOUCH} multiplications in float32"
+            )
         if self.unknown:
             yield f"{_listed(self.unknown)} left out, with no recorded timing on {device}"
 
     def assumed(self) -> Iterator[Precision]:
         """Precisions whose operations were counted at a speed that nobody measured."""
-        for precision in sorted({precision for _, precision in self._flop}):
+        used = {precision for _, precision in self._flop}
+        if self._touched:
+            used.add("float32")
+        for precision in sorted(used):
             if self._speed(precision).basis == "assumed":
                 yield precision
 

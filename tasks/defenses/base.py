@@ -185,6 +185,14 @@ class Defense(Kind):
         """
         return Passes()
 
+    def touched(self) -> int:
+        """How many numbers `transform` reads and writes for each pixel of each channel of a row.
+
+        What it asks of the classifier is not among them. Estimates add it to the passes; 0 by
+        default, since most transforms take a fifth of a forward pass of ResNet-20 at most.
+        """
+        return 0
+
     def stages(self) -> tuple[tuple[str, Defense], ...]:
         """The defenses that make this one up, in order, each with the scope of its streams.
 

@@ -112,3 +112,7 @@ class CrossMax(Defense):
         return self.inner.forwards_and_backwards(
             rows=rows * self.members, distinct=distinct, classes=classes
         )
+
+    def touched(self) -> int:
+        """Those of the inner defense for every member."""
+        return self.members * self.inner.touched()

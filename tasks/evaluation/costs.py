@@ -29,13 +29,19 @@ def _passes(defense: Defense, classes: int, draws: int) -> Passes:
     once, each = split_stages(defense)
     total = Passes(forwards=draws * defense.views(classes))
     for _, stage in once:
-        total += stage.forwards_and_backwards(rows=1, distinct=1, classes=classes)
+        total += _asked(stage, rows=1, distinct=1, classes=classes)
     distinct = 1
     for _, stage in each:
-        total += stage.forwards_and_backwards(rows=draws, distinct=distinct, classes=classes)
+        total += _asked(stage, rows=draws, distinct=distinct, classes=classes)
         if not stage.deterministic(classes):
             distinct = draws
     return total
+
+
+def _asked(stage: Defense, *, rows: int, distinct: int, classes: int) -> Passes:
+    """What a stage takes for `rows` rows of one image, beside the answers about what it gives."""
+    asked = stage.forwards_and_backwards(rows=rows, distinct=distinct, classes=classes)
+    return asked + Passes(touched=rows * stage.touched())
 
 
 def query_passes(defense: Defense, classes: int, draws: int) -> Passes:
@@ -90,7 +96,7 @@ def single_passes(defense: Defense, classes: int, draws: int) -> Passes:
     for _, stage in defense.stages():
         if not stage.deterministic(classes) or stage.combines():
             rows = draws
-        total += stage.forwards_and_backwards(rows=rows, distinct=distinct, classes=classes)
+        total += _asked(stage, rows=rows, distinct=distinct, classes=classes)
         if not stage.deterministic(classes):
             distinct = draws
     return total

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from our_kinds import our_kinds
 from tiny import Tiny, write_configs
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from pipeline.catalogue.devices import Device, Speed, cpu_name, device_named, read_devices
 from pipeline.grid.graph import Graph, Node
-from pipeline.grid.workloads import workload
-from pipeline.plan.estimate import Estimate, estimate
+from pipeline.grid.workloads import speed_class, workload
+from pipeline.plan.estimate import TOUCH, Estimate, estimate
 from pipeline.plan.timings import SCANNED, TRIES
 from pipeline.plan.words import roughly
 from pipeline.problems import BadInput
@@ -34,12 +36,14 @@ from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Context, Defense
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
+from tasks.defenses.crossmax import CrossMax
 from tasks.defenses.gaussian import Gaussian
 from tasks.defenses.guo import Guo
 from tasks.defenses.mi_ol import MixupInference
 from tasks.defenses.none import NoDefense
+from tasks.defenses.tv import TV
 from tasks.defenses.xie import Xie
-from tasks.evaluation.costs import prediction_passes
+from tasks.evaluation.costs import craft_passes, prediction_passes, query_passes
 from tasks.evaluation.craft import craft
 from tasks.evaluation.defend import defend
 from tasks.evaluation.specs import CraftSpec, DefendSpec, ScoreSpec
@@ -53,6 +57,19 @@ from tasks.training.recipe import InnerAttack, Recipe, TrainSpec
 
 PROBLEM = Problem(epsilon=8, classes=10, side=8, pool=40)
 COUNT = 6
+
+
+class CountedTouches(TorchDispatchMode):
+    """Counts the numbers of all tensors that operations take and give, other than their views."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            leaves = tree_leaves((args, kwargs, result))
+            self.total += sum(each.numel() for each in leaves if isinstance(each, torch.Tensor))
+        return result
 
 
 class CountedFlop(TorchDispatchMode):
@@ -157,6 +174,32 @@ def test_defenses_declare_the_passes_that_they_take(
     assert (passes.forwards, passes.backwards) == (frozen.forwards, frozen.backwards)
 
 
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 8)])
+@pytest.mark.parametrize("iterations", [25, 50])
+def test_tv_declares_what_its_solver_reads_and_writes_to_within_a_tenth(
+    frozen: Frozen, channels: int, side: int, iterations: int
+) -> None:
+    defense, ids = TV(iterations=iterations), torch.arange(COUNT)
+    with CountedTouches() as counter, torch.no_grad():
+        pixels = torch.full((COUNT, channels, side, side), 0.5)
+        defense.transform(pixels, Rows(0, ids, torch.zeros_like(ids)), Context(frozen))
+    declared = defense.touched() * COUNT * channels * side**2
+    assert 0.9 * counter.total <= declared <= 1.1 * counter.total
+
+
+def test_what_a_defense_touches_is_told_of_every_row_that_it_transforms() -> None:
+    each = TV().touched()
+    assert prediction_passes(TV(), 10).touched == 10 * each
+    assert prediction_passes(Chain(parts=(Counter(), TV(draws=3))), 10).touched == 3 * each
+    assert prediction_passes(Chain(parts=(TV(), Guo(draws=5))), 10).touched == 5 * each
+    assert prediction_passes(CrossMax(inner=TV(), members=4), 10).touched == 4 * each
+    assert query_passes(TV(), 10, 6).touched == 6 * each
+    attack, shard = PGD(steps=7).resolved(PROBLEM), Shard(start=0, stop=COUNT)
+    spec = CraftSpec(attack=attack, shard=shard, seed=0, precision="float32", against=TV(), draws=6)
+    questions = attack.forwards_and_backwards().forwards
+    assert craft_passes(spec, 10).touched == (questions + attack.judgements()) * 6 * each
+
+
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -214,9 +257,16 @@ def crafting(
     return Node("craft", spec, (("dataset", DATA), ("model", model())))
 
 
-def defending(examples: Node, defense: Defense, *, redraws: int = 1) -> Node:
-    shard = examples.spec.shard
-    spec = DefendSpec(defense=defense.resolved(PROBLEM), shard=shard, seed=0, redraws=redraws)
+def defending(
+    examples: Node, defense: Defense, *, redraws: int = 1, precision: Precision = "float32"
+) -> Node:
+    spec = DefendSpec(
+        defense=defense.resolved(PROBLEM),
+        shard=examples.spec.shard,
+        seed=0,
+        redraws=redraws,
+        precision=precision,
+    )
     return Node("defend", spec, (("model", examples.parent("model")), ("examples", examples)))
 
 
@@ -346,6 +396,38 @@ def test_what_was_never_timed_is_counted_at_the_stated_speed(store: Store) -> No
     narrow = of([crafting(10, precision="bfloat16")], store, device="H100")
     assert narrow.work_s == pytest.approx(flop / 100e12)
     assert "a measured 20 % of 500 TFLOP/s (NVIDIA H100, bfloat16)" in narrow.basis[0]
+
+
+def test_what_a_defense_touches_is_added_to_its_passes(store: Store) -> None:
+    """20 images of 64 pixels and 10 draws each, in float32 whatever the precision."""
+    equal, tv = (defending(crafting(1), each) for each in (Guo(draws=10), TV(draws=10)))
+    passes, touches = 200 * EACH, 200 * 64 * TV().touched()
+    assert workload(tv, TRAIN_IMAGES) == replace(
+        workload(equal, TRAIN_IMAGES), speed_class=speed_class(tv), touched=touches
+    )
+    assert of([equal], store).work_s == pytest.approx(2 * passes / 10e9)
+    found = of([tv], store)
+    assert found.work_s == pytest.approx(2 * (passes + TOUCH * touches) / 10e9)
+    assert found.work_s > 1.5 * of([equal], store).work_s
+    narrow = of([defending(crafting(1), TV(), precision="bfloat16")], store, device="H100")
+    assert narrow.work_s == pytest.approx(2 * passes / 100e12 + 2 * TOUCH * touches / 25e12)
+    assert narrow.basis[-1] == (
+        f"defend counted {touches:.2g} numbers that defenses read and write, "
+        f"each as {TOUCH} multiplications in float32"
+    )
+    assert narrow.assumed == ("float32",)
+
+
+def test_what_a_defense_touches_is_in_its_own_timings_and_not_in_those_of_others(
+    store: Store,
+) -> None:
+    examples = crafting(1)
+    record(store, defending(examples, NoDefense()), 9.0, passes=(20, 0))
+    tv = defending(examples, TV(draws=10))
+    touches = 200 * 64 * TV().touched()
+    assert of([tv], store).work_s == pytest.approx(90.0 + 2 * TOUCH * touches / 10e9)
+    record(store, defending(examples, TV(draws=5)), 70.0, passes=(100, 0))
+    assert of([tv], store).work_s == pytest.approx(140.0)
 
 
 def test_workers_share_the_work_but_not_a_chain_of_nodes(store: Store) -> None:
