@@ -159,7 +159,11 @@ _GRID = (
     ),
     click.option("--images", type=click.IntRange(1, 10**8), help="Use the first N test images."),
     click.option(
-        "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Train N times."
+        "--seeds",
+        type=click.IntRange(1, 1000),
+        default=1,
+        show_default=True,
+        help="Train, attack and defend N times; a checkpoint's weights stay the same.",
     ),
     click.option(
         "--redraws", type=click.IntRange(1, 10**6), help="Ask each randomised defense N times."

@@ -68,10 +68,11 @@ def card_nodes(nodes: CellNodes, cells: Sequence[Cell], size: CardSize) -> dict[
 
 
 def _card(nodes: CellNodes, cell: Cell, size: CardSize) -> Node | None:
-    """The largest card of an adaptive cell that is not too large."""
+    """The largest card of an adaptive cell that is not too large; none of a ball of one point."""
     attack = cell.attack_spec
     assert isinstance(attack, CompoundAttack)
-    assert attack.epsilon is not None
+    if not attack.epsilon:
+        return None
     steps, draws = attack.longest()
     full = CardSpec(
         against=cell.defense_spec,

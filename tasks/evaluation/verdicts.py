@@ -24,6 +24,8 @@ NEGLIGIBLE = 3.0
 FALLEN = 1.0
 """Percent that a bare network is left with, at and below which nothing is said of a defense."""
 FEWEST_CANDIDATES = 2
+FEWEST_DIFFERING = 8
+"""Images that differ, all to one side, which the sign-flip test at 1 % needs: 2 / 2**8 < 0.01."""
 
 Word = Literal["holds", "harms", "no gain", "undecided", "cannot tell"]
 Right = NDArray[np.bool_]
@@ -117,19 +119,20 @@ def _silent(candidates: int, failed: str | None) -> str:
 def deciding_images(gain: Change) -> int | None:
     """About how many images decide a gain that stays as it is, its interval narrowing.
 
-    The ends of an interval come nearer by the square root of the number of images. Rounded up to
-    two digits.
+    The ends of an interval come nearer by the square root of the number of images; and no fewer
+    images than `FEWEST_DIFFERING` that all differ to one side tell a gain or a loss from none. More
+    than the images that did not decide. Rounded up to two digits.
     """
     above, below = gain.high - gain.points, gain.points - gain.low
-    ratios = []
-    if gain.points > 0:
-        ratios.append(below / gain.points)  # it holds
-    if gain.points < NEGLIGIBLE:
-        ratios.append(above / (NEGLIGIBLE - gain.points))  # it gains nothing
-    if gain.points < 0:
-        ratios.append(above / -gain.points)  # it harms
-    if not ratios:
+    found = []
+    if gain.points != 0:  # it holds, or harms
+        far = below if gain.points > 0 else above
+        size = abs(gain.points)
+        found.append(max(gain.images * (far / size) ** 2, 100 * FEWEST_DIFFERING / size))
+    if gain.points < NEGLIGIBLE:  # it gains nothing
+        found.append(gain.images * (above / (NEGLIGIBLE - gain.points)) ** 2)
+    if not found:
         return None
-    needed = gain.images * min(ratios) ** 2
-    scale = int(10 ** max(0, math.floor(math.log10(max(needed, 1))) - 1))
+    needed = max(min(found), gain.images + 1)
+    scale = int(10 ** max(0, math.floor(math.log10(needed)) - 1))
     return scale * math.ceil(needed / scale)

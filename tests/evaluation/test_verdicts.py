@@ -53,6 +53,10 @@ def test_nothing_is_told_from_one_candidate_a_failed_card_or_a_network_that_has_
         (gain(1.0, -5.0, 5.0), 800),
         # no gain, 200 * (6 / 5)**2, long before it harms
         (gain(-2.0, -8.0, 4.0), 290),
+        # three images of 60 differ, all to one side: eight such are the fewest that tell
+        (gain(5.0, 0.0, 11.5, 60), 160),
+        # what has just failed to decide does not decide
+        (gain(20.0, 0.0, 40.0, 100), 110),
         # the gain stands at the border of what is negligible: only that it holds can be shown
         (gain(3.0, -1.5, 7.5), 450),
     ],

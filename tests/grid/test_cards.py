@@ -71,6 +71,11 @@ def test_a_grid_without_an_adaptive_attack_has_no_cards(tmp_path: Path):
     assert cards_of(loaded(tmp_path, "[clean, pgd]", "[none, guo]")) == {}
 
 
+def test_a_ball_of_one_point_has_no_card(tmp_path: Path):
+    grid = loaded(tmp_path, "[{label: none, use: adaptive-mini, set: {epsilon: 0}}]", "[none, guo]")
+    assert cards_of(grid) == {}
+
+
 def test_no_card_is_planned_where_none_is_wanted(tmp_path: Path):
     assert cards_of(loaded(tmp_path, "[adaptive-mini]", "[none, guo]"), "none") == {}
 

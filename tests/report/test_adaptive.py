@@ -199,11 +199,11 @@ def test_a_prediction_has_one_cost_whatever_it_was_timed_under_and_two_digits_of
     scores = dataclasses.replace(scores, facts=facts)
     adaptive = robustness_rows(views(grid, scores)[0], grid, scores)
     (guo,) = (row for row in adaptive if row.defense == "guo")
-    assert robustness_words(guo)[-2:] == ["50+0", "23 (10×)"]
+    assert robustness_words(guo)[-2:] == ["50+0", "20 (10×)"]
     assert short_robustness_words(guo)[-2:] == ["50+0", "10×"]
     page = write_report(grid, scores, tmp_path).read_text(encoding="utf-8")
     listed = re.findall(r"/guo</a></th>.*<td>([\d.]+)</td></tr>", page)
-    assert listed == ["23"] * 4
+    assert listed == ["20"] * 4
 
 
 @pytest.mark.parametrize(

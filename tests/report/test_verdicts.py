@@ -19,9 +19,11 @@ from pipeline.report.answers import Answers, PerImage
 from pipeline.report.cards import Card
 from pipeline.report.scores import Scores
 from pipeline.report.views.costs import Cost
-from pipeline.report.views.table import views
+from pipeline.report.views.table import of_cells, views
 from pipeline.report.views.verdicts import VerdictRow, conclusion, verdict_rows
 from pipeline.report.words.identity import identity
+from pipeline.report.words.legends import oblivious
+from pipeline.report.words.table import heading
 from pipeline.report.words.verdicts import (
     claim_lines,
     judged_sentence,
@@ -267,6 +269,29 @@ def test_replayed_columns_are_called_upper_bounds_and_their_gains_are_not_green(
     assert view.gain_shows(flat) == ""
     assert view.gain_shows(dataclasses.replace(gains["untargeted-pgd50"], gain=-2.0)) == "down"
     assert "(replayed columns: upper bounds)" in printed(grid, scores, 200)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "said"),
+    [
+        (["clean"], ""),
+        (["adaptive-quick"], ""),
+        (["clean", "adaptive-quick"], ""),
+        (["untargeted-pgd50"], ": replayed examples, upper bounds"),
+        (["clean", "untargeted-pgd50"], " (replayed columns: upper bounds)"),
+    ],
+)
+def test_the_heading_of_some_columns_tells_of_those_alone(attacks: list[str], said: str):
+    grid = grid_of()
+    (view,) = views(grid, scores_of(grid))
+    part = of_cells(view, [cell for cell in grid.cells if cell.attack in attacks])
+    assert part is not None
+    assert heading(part) == f"{view.table.title}{said}"
+
+
+def test_the_legend_names_the_attacks_that_know_the_defense():
+    assert "Attacks but `adaptive-quick`, `direct` are **oblivious**" in oblivious(grid_of())
+    assert oblivious(grid_of(attacks=ATTACKS[:2])).startswith("Attacks are **oblivious**")
 
 
 def test_what_identifies_a_result_is_told():

@@ -18,7 +18,7 @@ from pipeline.report.words import verdicts as verdict_words
 from pipeline.report.words.citation import HEADING as CITED
 from pipeline.report.words.citation import bibtex
 from pipeline.report.words.identity import identity
-from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OBLIVIOUS
+from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, oblivious
 from pipeline.report.words.numbers import NOTHING, accuracy, entry_words, gain
 from pipeline.report.words.paper import differing, judged, published_words
 from pipeline.report.words.settings import datasets_said, joined, settings_said
@@ -110,7 +110,7 @@ def page(
     lines += ["", f"{len(grid.cells)} cells, {len(missing)} of them missing.", ""]
     lines += [verdicts, ""] if verdicts else []
     lines += ["## What the numbers mean", ""]
-    lines += [*datasets_said(grid.cells, scores.by_class), "", OBLIVIOUS, ""]
+    lines += [*datasets_said(grid.cells, scores.by_class), "", oblivious(grid), ""]
     lines += [ADAPTIVE, ""] if any(cell.attack_spec.compound for cell in grid.cells) else []
     lines += [INTERVALS, "", GAINS, ""]
     lines += [BESIDE, ""] if scores.published else []

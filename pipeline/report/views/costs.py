@@ -66,9 +66,11 @@ class Cost:
 
 
 def prediction_costs(grid: Grid, scores: Scores) -> dict[tuple[str, str], Cost]:
-    """By model and defense, of those that tell of it: the median over their cells.
+    """By model and defense, of those that tell of it: passes are the median over their cells.
 
-    One for all attacks, since how an image came about does not change what its answer costs.
+    One for all attacks, since how an image came about does not change what its answer costs. The
+    time is that of the quickest cell: a first question that warms up, and whatever else the machine
+    did, only add to it.
     """
     told: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     for cell in grid.cells:
@@ -78,10 +80,13 @@ def prediction_costs(grid: Grid, scores: Scores) -> dict[tuple[str, str], Cost]:
         known = tuple(value for value in each if value is not None)
         if len(known) == len(names):
             told.setdefault((cell.model, cell.defense), []).append(known)
-    taken = {place: [median(each) for each in zip(*of, strict=True)] for place, of in told.items()}
+    taken = {}
+    for place, of in told.items():
+        forwards, backwards, seconds = zip(*of, strict=True)
+        taken[place] = median(forwards), median(backwards), min(seconds)
     costs_of = {}
     for (model, defense), (forwards, backwards, seconds) in taken.items():
-        bare = taken.get((model, "none"), [0.0])[-1]
+        bare = taken[model, "none"][-1] if (model, "none") in taken else 0.0
         times = seconds / bare if bare else None
         costs_of[model, defense] = Cost(forwards, backwards, 1000 * seconds, times)
     return costs_of

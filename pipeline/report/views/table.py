@@ -343,6 +343,7 @@ def of_cells(view: View, cells: Sequence[Cell]) -> View | None:
     return replace(
         view,
         attacks=tuple(view.attacks[place] for place in places),
+        replayed=view.replayed & columns,
         rows=tuple(
             replace(
                 row,
@@ -376,4 +377,5 @@ def beside(view: View) -> View | None:
     if not rows:
         return None
     attacks = tuple(view.attacks[place] for place in places)
-    return dataclasses.replace(view, attacks=attacks, rows=rows)
+    replayed = view.replayed.intersection(attacks)
+    return dataclasses.replace(view, attacks=attacks, rows=rows, replayed=replayed)

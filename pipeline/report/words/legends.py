@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pipeline.report.views.table import LEVEL
 from pipeline.report.words.table import DISCORDANT
 
-OBLIVIOUS = """\
-Attacks are **oblivious** unless their name says `adaptive`: the examples were made on the bare
-model, without any defense, and then shown to the defended one. So a number says how a defense
-does against an attacker who does not know of it, and it bounds from above, up to its interval,
-what is left against one who does."""
+if TYPE_CHECKING:
+    from pipeline.grid.cells import Grid
+
+
+def oblivious(grid: Grid) -> str:
+    """What the accuracy under an oblivious attack says, and which attacks of a grid are not one."""
+    knowing = dict.fromkeys(cell.attack for cell in grid.cells if cell.attack_spec.compound)
+    but = f" but {', '.join(f'`{attack}`' for attack in knowing)}" if knowing else ""
+    return f"""\
+Attacks{but} are **oblivious**: the examples were made on the bare model, without any defense, and
+then shown to the defended one. So a number says how a defense does against an attacker who does
+not know of it, and it bounds from above, up to its interval, what is left against one who does."""
 
 
 ADAPTIVE = """\

@@ -191,8 +191,8 @@ def without_verdict(grid: Grid) -> str:
     if any(cell.attack_spec.compound for cell in grid.cells):
         return ""
     return (
-        "No verdict: no attack of this grid knows the defense, so every number below is an upper "
-        f"bound. `pipeline run --grid {grid.name} --adaptive quick` adds one that does."
+        "No verdict: no attack of this grid knows the defense, so what it leaves of one is an "
+        f"upper bound. `pipeline run --grid {grid.name} --adaptive quick` adds one that does."
     )
 
 

@@ -37,7 +37,7 @@ from pipeline.report.words.cards import card_rows, stored_lines
 from pipeline.report.words.citation import HEADING as CITED
 from pipeline.report.words.citation import bibtex
 from pipeline.report.words.identity import identity
-from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, OBLIVIOUS
+from pipeline.report.words.legends import ADAPTIVE, BESIDE, GAINS, INTERVALS, oblivious
 from pipeline.report.words.numbers import accuracy, gain, interval_words
 from pipeline.report.words.paper import differing, judged, published_words
 from pipeline.report.words.settings import datasets_said, settings_said
@@ -108,7 +108,7 @@ def page_html(
     environment.globals["published_words"] = published_words
     places = anchors(grid)
     adaptive = [ADAPTIVE] if any(cell.attack_spec.compound for cell in grid.cells) else []
-    meaning = [OBLIVIOUS, *adaptive, INTERVALS, *GAINS.split("\n\n")]
+    meaning = [oblivious(grid), *adaptive, INTERVALS, *GAINS.split("\n\n")]
     if scores.published:
         meaning.append(BESIDE)
     cells = cell_summaries(grid, scores, again, links or {})
