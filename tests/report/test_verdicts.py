@@ -301,7 +301,7 @@ def test_what_identifies_a_result_is_told():
     assert "linf, ε = 8/255" in found["attacks"]
     assert "not the draws" in found["who knows what"]
     assert found["models"] == "demo-iat (50.0 % clean)"
-    assert found["computed"] == "2026-11-27, commit 447fe0e"
+    assert found["computed"] == "2026-11-27, reported by commit 447fe0e"
     other = dataclasses.replace(scores_of(grid), digests={"a": "b"})
     assert dict(identity(grid, other, {}))["grid"] != found["grid"]
 

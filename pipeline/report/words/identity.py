@@ -76,6 +76,6 @@ def _models(cells: Sequence[Cell], scores: Scores) -> Iterator[str]:
 
 def _computed(provenance: Mapping[str, object]) -> str:
     keys = ("computed", "test-time-defense-bench", "commit")
-    names = {"test-time-defense-bench": "test-time-defense-bench ", "commit": "commit "}
+    names = {"test-time-defense-bench": "test-time-defense-bench ", "commit": "reported by commit "}
     words = [f"{names.get(key, '')}{provenance[key]}" for key in keys if provenance.get(key)]
     return ", ".join(words) or "not yet"
