@@ -64,8 +64,9 @@ class Climbs(Spec):
     smoothing: Positive | None = None
     """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
     relu_width: Positive | None = None
-    """Width of the second derivative that a ReLU gets where a climb goes back through a gradient,
-    in standard deviations of what it is asked about; none leaves it zero."""
+    """Width of the second derivative of ReLUs (leaky ones, ReLU6, hardtanh and clamps at 0 too)
+    where a climb goes back through a gradient, in standard deviations of what a ReLU is asked
+    about; none leaves it zero. A run says how many ReLUs of a network it does not reach."""
     target_classes: Targets = 0
     """How many of the wrong classes are aimed at, the most probable ones, a candidate for each."""
 
@@ -107,8 +108,9 @@ class Adaptive(CompoundAttack):
     smoothing: Positive | None = None
     """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
     relu_width: Positive | None = None
-    """Width of the second derivative that a ReLU gets where a climb goes back through a gradient,
-    in standard deviations of what it is asked about; none leaves it zero."""
+    """Width of the second derivative of ReLUs (leaky ones, ReLU6, hardtanh and clamps at 0 too)
+    where a climb goes back through a gradient, in standard deviations of what a ReLU is asked
+    about; none leaves it zero. A run says how many ReLUs of a network it does not reach."""
     target_classes: Targets = 0
     """How many of the wrong classes are aimed at, the most probable ones, a candidate for each."""
     square_queries: Count | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -14,7 +14,8 @@ from tasks.classifier.compiled import Compiled
 from tasks.classifier.features import features_and_logits
 from tasks.classifier.precision import run, set_float32
 from tasks.classifier.prepared import prepare
-from tasks.classifier.relu import bumps
+from tasks.classifier.problems import BadNetwork
+from tasks.classifier.twice import examine, twice
 from tasks.specs import Passes, Precision
 
 
@@ -68,6 +69,9 @@ class Frozen:
         self.backwards = 0
         self.remembered: dict[object, float] = {}
         """What a defense has worked out of it once, by a key of the defense's own."""
+        self.examined: dict[bool, tuple[str, ...]] = {}
+        """What a person should know of its second derivative, without and with `relu_width`, once
+        it was asked for one."""
         self._digest = _weights_digest(self.module)
 
     @property
@@ -107,23 +111,27 @@ class Frozen:
         """As `logits`, never compiled: for a gradient that is differentiated once more.
 
         relu_width: of the second derivative of a ReLU, see `tasks.classifier.relu.bumps`.
+        BadNetwork, with the network's name, where an operator has no second derivative.
         """
-        with bumps(relu_width):
+        with self._twice(pixels, relu_width):
             return self._asked(self.module, pixels)
 
-    def features(self, pixels: Tensor, *, relu_width: float | None = None) -> Tensor:
-        """float32 [N, C, H, W] in [0, 1] to float32 [N, D], differentiable in the pixels, twice.
+    def features(
+        self, pixels: Tensor, *, again: bool = False, relu_width: float | None = None
+    ) -> Tensor:
+        """float32 [N, C, H, W] in [0, 1] to float32 [N, D], differentiable in the pixels.
 
         What the last linear layer takes; BadNetwork, with the network's name, without one.
-        relu_width: see `answers`.
+        again: for a gradient that is differentiated once more; relu_width: see `answers`.
         """
-        return self.features_and_logits(pixels, relu_width=relu_width)[0]
+        return self.features_and_logits(pixels, again=again, relu_width=relu_width)[0]
 
     def features_and_logits(
-        self, pixels: Tensor, *, relu_width: float | None = None
+        self, pixels: Tensor, *, again: bool = False, relu_width: float | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `features`, with the logits, float32 [N, classes], of the same forward pass."""
-        with bumps(relu_width):
+        again = again or relu_width is not None
+        with self._twice(pixels, relu_width) if again else nullcontext():
             features, logits = features_and_logits(
                 self.module, pixels, self.precision, self.layout, self.classes
             )
@@ -208,6 +216,22 @@ class Frozen:
                 raise NotFrozen(f"weight {name!r} of the classifier requires a gradient")
         if _weights_digest(self.module) != self._digest:
             raise NotFrozen("the classifier's weights have changed since it was frozen")
+
+    def _twice(self, pixels: Tensor, relu_width: float | None) -> AbstractContextManager[None]:
+        """What the network is asked in for a gradient that is differentiated once more."""
+        if not (torch.is_grad_enabled() and pixels.requires_grad):
+            return nullcontext()
+        bends = relu_width is not None
+        if bends not in self.examined:
+            devices = [self.device] if self.device.type == "cuda" else []
+            try:
+                with self.aside(), torch.random.fork_rng(devices=devices):
+                    self.examined[bends] = examine(
+                        lambda given: self._asked(self.module, given), pixels[:1], relu_width
+                    )
+            except BadNetwork as error:
+                raise BadNetwork(f"network {type(self.module).__name__} {error}") from error
+        return twice(relu_width)
 
     def _asked(self, network: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
         logits = run(network, pixels, self.precision, self.layout)

@@ -73,7 +73,8 @@ class Context:
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the bare classifier's last linear layer takes, float32 [M, D]; as `logits`."""
-        return self.classifier.features(pixels, relu_width=self.relu_width if self.twice else None)
+        width = self.relu_width if self.twice else None
+        return self.classifier.features(pixels, again=self.twice, relu_width=width)
 
 
 class Defense(Kind):

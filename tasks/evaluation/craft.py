@@ -81,7 +81,7 @@ def craft(
 
 def _graphs(spec: CraftSpec) -> int:
     """How many of the network's graphs a row of a question keeps: those of an inner optimiser."""
-    if spec.against is None or not (spec.smoothing or spec.rule == "unrolled"):
+    if spec.against is None or not spec.twice:
         return 1
     steps = spec.against.inner_steps()
     return 1 + min(steps, spec.inner_steps or steps)

@@ -53,6 +53,14 @@ class CraftSpec(ModelSpec):
         """See `ModelSpec`."""
         return self.against
 
+    @property
+    def twice(self) -> bool:
+        """Whether the attack goes back through a gradient of the network."""
+        if self.against is None:
+            return False
+        rule = self.rule or self.against.gradients()[0]
+        return self.smoothing is not None or rule == "unrolled"
+
     @model_validator(mode="after")
     def _draws_of_a_defense(self) -> Self:
         known = self.draws is not None

@@ -73,7 +73,9 @@ class StandIn(Frozen):
     def logits(self, pixels: Tensor) -> Tensor:
         return pixels.flatten(1) @ self.weights
 
-    def features(self, pixels: Tensor, *, relu_width: float | None = None) -> Tensor:
+    def features(
+        self, pixels: Tensor, *, again: bool = False, relu_width: float | None = None
+    ) -> Tensor:
         return pixels.flatten(1) @ self.weights
 
     def label_gradients(

@@ -266,6 +266,12 @@ class NodeInputs:
         """Put lines about a network into the record of what is computed, and before a person."""
         self.note(f"network {title_of(network)}", *lines)
 
+    def note_second_derivative(self, *, with_width: bool) -> None:
+        """Say what there is to know of that of the node's network, once that was asked for one."""
+        if self.classifier is not None:
+            lines = self.classifier.examined.get(with_width, ())
+            self.note_network(_spec_of(self.node.parent("model")).network, *lines)
+
     def note(self, what: str, *lines: str) -> None:
         """Put lines about something that was read there, such as a file of a user's."""
         self.notes += [f"{what}: {line}" for line in lines]

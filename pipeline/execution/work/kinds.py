@@ -229,6 +229,8 @@ def _craft(inputs: NodeInputs) -> NodeOutput:
         tell=inputs.tell,
         seen=seen,
     )
+    if spec.twice:
+        inputs.note_second_derivative(with_width=spec.relu_width is not None)
     check_crafted(crafted, images, spec)
     change = (crafted.pixels - as_float(images.pixels)).abs()
     largest = 255 * change.max().item() if len(crafted) else 0.0
