@@ -3,15 +3,15 @@
 The second derivative of a ReLU is zero wherever it exists. So of a defense that takes gradients of
 the network, an attack that goes back through these sees no more than the softmax at its end. With
 `bumps` the derivative of a ReLU, which is a step, gets a derivative of its own: a Gaussian of area
-1 around zero. So does a leaky ReLU, and at each of their ends a ReLU6, a hardtanh and a clamp from
-0 on. Values and first derivatives stay those of torch.
+1 around zero. So does a leaky ReLU, and at each of their ends a ReLU6, a hardtanh, a
+hardsigmoid and a clamp from 0 on. Values and first derivatives stay those of torch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,11 @@ def _relu6(inplace: bool = False) -> tuple[_Bends, bool]:
     return _hardtanh(0.0, 6.0, inplace)
 
 
+def _hardsigmoid(inplace: bool = False) -> tuple[_Bends, bool]:
+    """Torch cannot differentiate its derivative at all, whether that has bumps or not."""
+    return (_Bend(-3.0, 1 / 6), _Bend(3.0, -1 / 6)), inplace
+
+
 def _threshold(threshold: float, value: float, inplace: bool = False) -> tuple[_Bends, bool]:
     return (_ZERO if threshold == value == 0 else ()), inplace
 
@@ -83,6 +88,7 @@ _RULES: Mapping[str, _Rule] = {
     "leaky_relu": _leaky_relu,
     "relu6": _relu6,
     "hardtanh": _hardtanh,
+    "hardsigmoid": _hardsigmoid,
     "threshold": _threshold,
     "clamp": _clamp,
     "clip": _clamp,
@@ -116,15 +122,22 @@ class _Derivative(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, gradient: Tensor, slope: Tensor, values: Tensor, bends: _Bends, width: float
+        ctx: Any,
+        gradient: Tensor,
+        slope: Tensor,
+        values: Tensor,
+        bends: _Bends,
+        width: float | None,
     ) -> Tensor:
         ctx.save_for_backward(gradient, slope, values)
         ctx.bends, ctx.width = bends, width
         return gradient * slope
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, Tensor | None, None, None]:
         gradient, slope, values = ctx.saved_tensors
+        if ctx.width is None:
+            return gradients[0] * slope, None, None, None, None
         rows = values.float().flatten(1)
         # of each row alone, so that no image's gradient depends on its batch
         widths = (ctx.width * rows.std(dim=1, correction=0, keepdim=True)).clamp_min(_TINY)
@@ -152,7 +165,11 @@ class _Bent(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, plain: Callable[[Tensor], Tensor], bends: _Bends, width: float
+        ctx: Any,
+        values: Tensor,
+        plain: Callable[[Tensor], Tensor],
+        bends: _Bends,
+        width: float | None,
     ) -> Tensor:
         ctx.values, ctx.version = values, values._version  # noqa: SLF001
         ctx.bends, ctx.width = bends, width
@@ -181,7 +198,7 @@ BENT = f"{_Bent.__name__}Backward"
 class _Bumps(TorchFunctionMode):
     """What Python code calls; what is inside a scripted or traced network stays as it is."""
 
-    def __init__(self, width: float) -> None:
+    def __init__(self, width: float | None) -> None:
         super().__init__()
         self.width = width
 
@@ -198,7 +215,8 @@ class _Bumps(TorchFunctionMode):
         values, *rest = args or (named.pop("input"),)
         rule, in_place = _SPELLINGS[func]
         bends: _Bends = ()
-        if values.ndim >= 2 and values.requires_grad:
+        wanted = self.width is not None or rule is _hardsigmoid
+        if wanted and values.ndim >= 2 and values.requires_grad:
             bends, asked = rule(*rest, **named)
             in_place = in_place or asked
         if not bends:
@@ -216,7 +234,7 @@ class _Bumps(TorchFunctionMode):
 def bumps(width: float | None) -> AbstractContextManager[object]:
     """What a network is asked in, so that its ReLUs have a second derivative.
 
-    width: of the bump, in standard deviations of what the ReLU is asked about in a row; None for
-    ReLUs as they are. `tasks.classifier.twice` finds those that it does not reach.
+    width: of the bump, in standard deviations of what the ReLU is asked about in a row; None for a
+    second derivative of zero. `tasks.classifier.twice` finds those that it does not reach.
     """
-    return nullcontext() if width is None else _Bumps(width)
+    return _Bumps(width)

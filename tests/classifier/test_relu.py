@@ -50,6 +50,7 @@ FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Any]] = {
         lambda values: torch.ops.aten.hardtanh.default(values, 0, 1.5),
         SIX,
     ),
+    "hardsigmoid": (nn.Hardsigmoid(inplace=True), ((-3.0, 1 / 6), (3.0, -1 / 6))),
     "ReLU6": (nn.ReLU6(), ((0.0, 1.0), (6.0, -1.0))),
     "ReLU6 in place": (nn.ReLU6(inplace=True), ((0.0, 1.0), (6.0, -1.0))),
 }
@@ -64,7 +65,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def test_values_and_first_derivatives_are_torchs_and_the_second_has_bumps(name):
     form, bends = FORMS[name]
     pixels, weights, direction = 4 * random(3, 7), random(3, 7, seed=1), random(3, 7, seed=2)
-    # where the derivatives of a ReLU and of a clamp differ
+    # there the derivatives of a ReLU and of a clamp differ
     pixels[0, 0], pixels[1, :2] = 0.0, torch.tensor([1.5, 6.0])
     leaf, other = (pixels.clone().requires_grad_() for _ in range(2))
     plain = form(leaf * 1)
@@ -123,6 +124,15 @@ def test_without_a_width_the_second_derivative_is_zero():
     (first,) = torch.autograd.grad(found.square().sum() / 2, leaf, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), leaf)
     assert torch.equal(second, (leaf > 0).float())  # of the square alone
+
+
+def test_a_hardsigmoid_has_a_second_derivative_without_a_width_too():
+    leaf = (4 * random(3, 5)).requires_grad_()
+    with bumps(None):
+        found = functional.hardsigmoid(leaf * 1)
+    (first,) = torch.autograd.grad(found.square().sum() / 2, leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaf)
+    torch.testing.assert_close(second, (leaf.abs() < 3) / 36)
 
 
 class Net(nn.Module):
