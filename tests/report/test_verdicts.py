@@ -170,6 +170,11 @@ def test_what_was_not_computed_is_named_in_a_line_and_is_no_row_of_a_table(tmp_p
         "On demo-iat, no defense **holds**; **harms**: `counter`.",
         *lines[1:],
     ]
+    alone = {each.name for each in grid.cells if each.defense == "none"}
+    without = verdict_rows(grid, scores_of(grid, missing=missing | alone))
+    assert sentences(without)[0] == (
+        "On demo-iat, no verdict on `counter`: `none` under adaptive-quick is not computed."
+    )
     write_report(grid, scores, tmp_path)
     text = (tmp_path / "demo" / "verdicts.md").read_text(encoding="utf-8")
     assert "| counter | harms" in text

@@ -23,7 +23,7 @@ so many images of the integrity card; a dash where the card's budget did not rea
 Worst: every image under whichever attack of the table breaks it most; of a defense that draws at
 random it is somewhat too low, since the attack is chosen by the same redraws that are counted.
 Passes: forward + backward through the network for one prediction of one image; its time
-in ms, the median over all attacks, and as a multiple of the bare model's."""
+in ms, under the attack where it was the quickest, and as a multiple of the bare model's."""
 
 CANDIDATES = "What the candidates were asked for"
 CANDIDATES_LEGEND = """\

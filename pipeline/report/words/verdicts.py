@@ -149,10 +149,22 @@ def sentences(rows: Sequence[VerdictRow]) -> list[str]:
 def _not_computed(rows: Sequence[VerdictRow]) -> Iterator[str]:
     for model in dict.fromkeys(row.model for row in rows):
         own = [row for row in rows if row.model == model]
-        if not known(own):
+        waiting = [row for row in own if not row.computed and row.worst is not None]
+        if waiting:
+            attacks = ", ".join(dict.fromkeys(row.attack for row in waiting))
+            yield (
+                f"On {model}, no verdict on {_names(waiting)}: `{BARE}` under {attacks} is not "
+                "computed."
+            )
+        absent = [row for row in own if not row.computed and row.worst is None]
+        if len(absent) == len(own):
             yield f"On {model}, nothing is computed."
-        elif names := [f"`{row.defense}`" for row in own if not row.computed]:
-            yield f"On {model}, not computed: {', '.join(names)}."
+        elif absent:
+            yield f"On {model}, not computed: {_names(absent)}."
+
+
+def _names(rows: Sequence[VerdictRow]) -> str:
+    return ", ".join(f"`{row.defense}`" for row in rows)
 
 
 def summary(rows: Sequence[VerdictRow]) -> list[str]:
@@ -164,8 +176,7 @@ def summary(rows: Sequence[VerdictRow]) -> list[str]:
         for word in ORDER:
             alike = [row for row in own if row.verdict.word == word]
             if alike:
-                names = ", ".join(f"`{row.defense}`" for row in alike)
-                words.append(f"**{word}**{_fallen(alike)}: {names}")
+                words.append(f"**{word}**{_fallen(alike)}: {_names(alike)}")
             elif word == "holds":
                 words.append("no defense **holds**")
         if own:
