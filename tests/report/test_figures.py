@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -130,20 +129,6 @@ def make_picture(channels: int = 3) -> Picture:
     attacked = clean + change[None, :, None]
     answers = np.eye(10, dtype=np.float32)
     return Picture("model", "pgd", 3, 2, clean, attacked, answers[2], {"none": answers[5]})
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """The figures that are saved, as matplotlib has them."""
-    kept: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: object, **options: object) -> None:
-        kept.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return kept
 
 
 def test_a_sweep_has_its_points_by_the_parameter_and_the_published_one_marked():

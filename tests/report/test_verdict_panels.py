@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -39,20 +38,6 @@ def mark(name: str, word: str = "no gain", at: float = 50.0, **more: object) -> 
 
 def panel(*marks: VerdictMark) -> VerdictPanel:
     return VerdictPanel("net", "linf", 8.0, 300, marks)
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """The figures that are saved, as matplotlib has them."""
-    kept: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: object, **options: object) -> None:
-        kept.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return kept
 
 
 def test_a_panel_is_a_network_with_its_defenses_by_their_worst_case():
