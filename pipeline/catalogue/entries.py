@@ -23,7 +23,7 @@ from pipeline.problems import suggestion
 from pipeline.problems.sanitize import clean
 from tasks import registry
 from tasks.data.spec import Interpolation
-from tasks.specs import Classes, Count, LinfEpsilon, Precision, Seed
+from tasks.specs import ADAPTIVE_SHARD, Classes, Count, LinfEpsilon, Precision, Seed
 
 LONGEST_LABEL = 200
 """Characters of what a table calls a model, an attack or a defense."""
@@ -307,6 +307,9 @@ class GridEntry(ConfigEntry):
     """Of trainings, attacks and draws."""
     precision: Precision = "float32"
     """Of the classifier's arithmetic when it is attacked and asked."""
+    adaptive_shard: Annotated[int, Field(ge=1, le=10**6)] = ADAPTIVE_SHARD
+    """Images in a task of an adaptive attack. Shards run beside each other, so many small ones suit
+    many CPUs and few large ones a GPU. Another size computes these attacks again."""
     tables: Annotated[tuple[TableEntry, ...], Field(strict=False)] = ()
     """What is laid out together; a cell in several tables is computed once."""
     gallery: bool = True

@@ -289,6 +289,7 @@ class _Builder:
             images=images,
             redraws=redraws,
             precision=entry.precision,
+            adaptive_shard=entry.adaptive_shard,
             dataset_spec=dataset_spec,
             model_spec=resolved(parts.spec, problem, document, model.place),
             attack_spec=attack_spec,

@@ -13,7 +13,7 @@ from pipeline.problems import BadInput, suggestion
 from tasks.attacks.base import Attack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Defense
-from tasks.specs import Precision
+from tasks.specs import ADAPTIVE_SHARD, Precision
 from tasks.training.recipe import CheckpointSpec, TrainSpec
 
 
@@ -38,6 +38,7 @@ class Cell:
     stands_for: str | None = None
     train_images: int = 0
     published_accuracy: float | None = None
+    adaptive_shard: int = ADAPTIVE_SHARD
 
     @property
     def deterministic(self) -> bool:

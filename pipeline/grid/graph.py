@@ -35,6 +35,20 @@ class Node:
         """What is true of every node of this kind."""
         return KINDS[self.kind]
 
+    def with_batched_ancestors(self) -> list[Node]:
+        """This node and the nodes of batched kinds that it was made from, each once.
+
+        Of a cascade, whose nodes are reached along more paths than could ever be walked.
+        """
+        found = {self.digest: self}
+        waiting = [self]
+        while waiting:
+            for _, parent in waiting.pop().parents:
+                if parent.info.batched and parent.digest not in found:
+                    found[parent.digest] = parent
+                    waiting.append(parent)
+        return list(found.values())
+
     @property
     def identity(self) -> Identity:
         """By which the store knows the artifact."""

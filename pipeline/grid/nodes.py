@@ -13,8 +13,8 @@ may be of none. Which images these are is known only when the selection has run,
 static: a digest names the recipe (the candidate, and the cascade before it), as everywhere.
 
 - Resuming: each node is put when it is whole, and the next run goes on with the one after it.
-- Growing: a shard is a cascade of its own, of 100 images, so more images are more shards, and
-  those that are there stay.
+- Growing: a shard is a cascade of its own, of 100 images unless the grid says otherwise, so more
+  images are more shards, and those that are there stay.
 - A larger budget that begins with the candidates of a smaller one, as `standard` does with those
   of `quick`, has these nodes' digests, and computes only what it adds.
 - Content: an artifact's record holds the content of its ancestors, so a selection that comes out
@@ -39,7 +39,7 @@ from tasks.evaluation.specs import (
     ScoreSpec,
     SelectSpec,
 )
-from tasks.specs import ADAPTIVE_SHARD, SHARD, Shard, Spec
+from tasks.specs import SHARD, Shard, Spec
 from tasks.training.recipe import CheckpointSpec
 
 
@@ -83,7 +83,7 @@ class CellNodes:
     def score(self, cell: Cell) -> Node:
         """The node that scores a cell over all its shards."""
         dataset, model = self._read(cell)
-        size = ADAPTIVE_SHARD if isinstance(cell.attack_spec, CompoundAttack) else SHARD
+        size = cell.adaptive_shard if isinstance(cell.attack_spec, CompoundAttack) else SHARD
         parents = {
             f"shard{index}": self._defend(cell, shard, dataset, model)
             for index, shard in enumerate(shards(cell.images, size))

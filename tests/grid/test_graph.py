@@ -17,7 +17,7 @@ from pipeline.grid.nodes import shards
 from tasks.attacks.pgd import PGD
 from tasks.defenses.guo import Guo
 from tasks.defenses.mi_ol import MixupInference
-from tasks.evaluation.specs import ScoreSpec
+from tasks.evaluation.specs import DefendSpec, ScoreSpec
 from tasks.specs import SHARD, Shard
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -94,6 +94,38 @@ def test_descendants_are_everything_below_and_nothing_else() -> None:
     assert graph.descendants(root) == {middle.digest, leaf.digest}
     assert graph.descendants(other) == {leaf.digest}
     assert graph.descendants(leaf) == set()
+
+
+def test_what_a_node_was_made_from_is_found_once_along_however_many_paths() -> None:
+    # each level doubles the paths, so that walking all of them would never end
+    last = node(0)
+    for level in range(1, 80):
+        last = node(level, last, last)
+    found = last.with_batched_ancestors()
+    assert len(found) == 80
+    assert found[0] is last
+
+
+def test_a_grid_says_how_many_images_a_task_of_an_adaptive_attack_has(tmp_path: Path) -> None:
+    (tmp_path / "grids").mkdir()
+    for size, name in ((100, "usual"), (250, "large")):
+        (tmp_path / "grids" / f"{name}.yaml").write_text(
+            f"images: 300\nadaptive_shard: {size}\ntables:\n  - name: one\n"
+            "    models: [demo-mixup]\n    attacks: [clean, adaptive-quick]\n    defenses: [none]\n"
+        )
+    catalogue = Catalogue([tmp_path, CONFIGS])
+    found = {}
+    for name in ("usual", "large"):
+        _, scores = graph_of(load_grid(catalogue, name).cells)
+        for cell, score in scores.items():
+            parts = [
+                each.spec.shard for _, each in score.parents if isinstance(each.spec, DefendSpec)
+            ]
+            found[name, cell] = [(part.start, part.stop) for part in parts]
+    adaptive, clean = "demo-mixup/adaptive-quick/none", "demo-mixup/clean/none"
+    assert found["usual", adaptive] == [(0, 100), (100, 200)]
+    assert found["large", adaptive] == [(0, 200)]
+    assert found["usual", clean] == found["large", clean] == [(0, 300)]
 
 
 def test_shards_are_whole_but_for_the_last() -> None:

@@ -256,15 +256,9 @@ def _costs(
     score: Node, record: Record, store: Store
 ) -> tuple[dict[str, float], dict[str, set[str]]]:
     """Sums over the score, its defends and their crafts, by kind and in all; their hardware."""
-    own: dict[str, Node] = {}
-    waiting = [score]
-    while waiting:
-        node = waiting.pop()
-        own[node.digest] = node
-        waiting += [parent for _, parent in node.parents if parent.info.batched]
     sums: dict[str, float] = {}
     used: dict[str, set[str]] = {}
-    for node in own.values():
+    for node in score.with_batched_ancestors():
         found = record if node is score else store.known(node.kind, node.digest)
         if found is None:
             continue
