@@ -25,6 +25,7 @@ from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import oblivious
 from pipeline.report.words.table import heading
 from pipeline.report.words.verdicts import (
+    COLUMNS,
     claim_lines,
     judged_sentence,
     notes,
@@ -58,7 +59,9 @@ def test_a_row_is_the_adaptive_attack_of_most_candidates_with_the_defense_and_wi
 def test_the_bare_network_gains_nothing_and_rows_come_by_their_worst_case():
     rows = rows_of()
     assert rows["none"].verdict.word == "no gain"
-    assert row_words(rows["none"])[4] == "0.0 [0.0, 0.0]"
+    told = dict(zip(COLUMNS, row_words(rows["none"]), strict=True))
+    assert told["gain over bare"] == "0.0 [0.0, 0.0]"
+    assert told["images"] == str(rows["none"].images)
     assert list(rows) == [CONTROL, "none", "guo", "counter"]
 
 

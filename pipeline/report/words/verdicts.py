@@ -14,6 +14,7 @@ from tasks.evaluation.verdicts import FALLEN, NEGLIGIBLE, Change, Word
 HEADING = "Does it hold?"
 COLUMNS = (
     "verdict",
+    "images",
     "clean",
     "replayed",
     "worst case",
@@ -35,11 +36,11 @@ defense and not the numbers it draws; *bare* is the same network without it. A d
 where the 99 % interval of its gain over bare lies above zero, and **harms** where it lies below."""
 
 TERMS = """\
-Bare: the network without the defense. Replayed: under the examples made on the bare network that
-leave the defense the least, an upper bound. Flips and crops: plain test-time augmentation with as
-many passes. Acts on: the percentage of answers that the bare network would not have given, about
-clean images and in the worst case. Passes: forward + backward through the network for one
-prediction."""
+Images: how many a row is about; its gain is over the bare network on the same ones. Bare: the
+network without the defense. Replayed: under the examples made on the bare network that leave the
+defense the least, an upper bound. Flips and crops: plain test-time augmentation with as many
+passes. Acts on: the percentage of answers that the bare network would not have given, about clean
+images and in the worst case. Passes: forward + backward through the network for one prediction."""
 
 LEGEND = f"""\
 Worst case: an attacker who knows the defense and not its draws gives each image the candidate
@@ -71,7 +72,8 @@ def subjects(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
 def about(rows: Sequence[VerdictRow]) -> str:
     """The heading of one network's rows: which network, attack and ball, on how many images."""
     first = rows[0]
-    images = max(row.images for row in rows)
+    counts = sorted({row.images for row in rows if row.images}) or [0]
+    images = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     attacks = ", ".join(dict.fromkeys(row.attack for row in rows))
     sizes = ", ".join(f"{size:g}/255" for size in dict.fromkeys(row.epsilon for row in rows))
     return f"{first.model}: {first.norm} {sizes}, {attacks}, {images} images"
@@ -217,6 +219,7 @@ def row_words(row: VerdictRow) -> list[str]:
         passes = passes_words(row.cost.forwards, row.cost.backwards)
     return [
         verdict_words(row),
+        f"{row.images:,}" if row.images else NOTHING,
         clean,
         _rate(row.replayed),
         _rate(row.worst),
