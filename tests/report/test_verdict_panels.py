@@ -37,14 +37,14 @@ def mark(name: str, word: str = "no gain", at: float = 50.0, **more: object) -> 
 
 
 def panel(*marks: VerdictMark) -> VerdictPanel:
-    return VerdictPanel("net", "linf", 8.0, 300, marks)
+    return VerdictPanel("net", "linf", 8.0, (200, 300), marks)
 
 
 def test_a_panel_is_a_network_with_its_defenses_by_their_worst_case():
     both = verdict_panels(facts_of(models=("demo-iat", "demo-mixup")))
     assert [each.model for each in both] == ["demo-iat", "demo-mixup"]
     first = both[0]
-    assert (first.norm, first.epsilon, first.images) == ("linf", 8.0, 300)
+    assert (first.norm, first.epsilon, first.images) == ("linf", 8.0, (300, 300))
     # without the bare network, which is what the others are compared with
     assert [each.defense for each in first.marks] == [CONTROL, "guo", "counter"]
     counter = first.marks[-1]

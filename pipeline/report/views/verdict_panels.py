@@ -29,13 +29,13 @@ class VerdictMark:
 class VerdictPanel:
     """The defenses of one network in one ball, by their worst case, the highest first.
 
-    images: the most that a verdict of these is about.
+    images: how many a verdict of these is about, the fewest and the most.
     """
 
     model: str
     norm: str
     epsilon: float
-    images: int
+    images: tuple[int, int]
     marks: Sequence[VerdictMark]
 
 
@@ -52,7 +52,7 @@ def verdict_panels(facts: Iterable[Mapping[str, Any]]) -> list[VerdictPanel]:
     return [
         VerdictPanel(
             *place,
-            images=max(row["images"] for row in rows),
+            images=(min(row["images"] for row in rows), max(row["images"] for row in rows)),
             marks=tuple(_mark(row) for row in sorted(rows, key=lambda row: -row["worst"])),
         )
         for place, rows in groups.items()

@@ -70,3 +70,8 @@ def changes(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> list[str
     }
     width = max(map(len, changed), default=0)
     return [f"{name:<{width}}  {words}" for name, words in changed.items()]
+
+
+def range_of(fewest: int, most: int) -> str:
+    """`500`, or `200 to 500` of two different numbers."""
+    return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"

@@ -8,7 +8,7 @@ from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Grid
 from pipeline.report.views.adaptive import Rate
 from pipeline.report.views.verdicts import BARE, Conclusion, VerdictRow
-from pipeline.report.words.numbers import NOTHING, accuracy, gain, passes_words
+from pipeline.report.words.numbers import NOTHING, accuracy, gain, passes_words, range_of
 from tasks.evaluation.verdicts import FALLEN, NEGLIGIBLE, Change, Word
 
 HEADING = "Does it hold?"
@@ -72,8 +72,8 @@ def subjects(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
 def about(rows: Sequence[VerdictRow]) -> str:
     """The heading of one network's rows: which network, attack and ball, on how many images."""
     first = rows[0]
-    counts = sorted({row.images for row in rows if row.images}) or [0]
-    images = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    counts = [row.images for row in rows if row.images] or [0]
+    images = range_of(min(counts), max(counts))
     attacks = ", ".join(dict.fromkeys(row.attack for row in rows))
     sizes = ", ".join(f"{size:g}/255" for size in dict.fromkeys(row.epsilon for row in rows))
     return f"{first.model}: {first.norm} {sizes}, {attacks}, {images} images"
