@@ -21,7 +21,14 @@ from pipeline.catalogue.code.own import (
     with_source,
 )
 from pipeline.catalogue.documents import Document, Place, read_yaml
-from pipeline.catalogue.entries import CheckpointEntry, DatasetEntry, GridEntry, ModelEntry
+from pipeline.catalogue.entries import (
+    NOTE,
+    AttackNote,
+    CheckpointEntry,
+    DatasetEntry,
+    GridEntry,
+    ModelEntry,
+)
 from pipeline.catalogue.validation import validated
 from pipeline.problems import BadInput, shown, suggestion
 from tasks import registry
@@ -130,9 +137,16 @@ class Catalogue:
     def attack(self, name: str) -> Attack:
         """The attack of a name, its defaults not yet filled in."""
         document = self.document("attacks", name)
-        spec = self.kind(document, "attacks", document.value, ())
+        value = {key: each for key, each in document.value.items() if key != NOTE}
+        spec = self.kind(document, "attacks", value, ())
         assert isinstance(spec, Attack)
         return spec
+
+    def attack_note(self, name: str) -> str | None:
+        """What the configs say of an attack's numbers, for whoever reads them; see `AttackNote`."""
+        document = self.document("attacks", name)
+        given = {key: each for key, each in document.value.items() if key == NOTE}
+        return validated(AttackNote, document, (), given).note
 
     def defense(self, name: str) -> Defense:
         """The defense of one name, no chain."""

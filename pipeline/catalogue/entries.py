@@ -268,6 +268,19 @@ def check_once(key: str, names: Sequence[str]) -> None:
             raise ValueError(f"{key}: '{name}' stands here {count} times")
 
 
+class AttackNote(ConfigEntry):
+    """What an attack's configuration may say besides its parameters.
+
+    note: a sentence for whoever reads the attack's numbers, such as how far from a larger budget's
+    they were when that was measured. It stands beside them in reports, and changes no result.
+    """
+
+    note: Annotated[str, Field(min_length=1, max_length=400)] | None = None
+
+
+NOTE = "note"
+
+
 class Where(ConfigEntry):
     """Shell patterns that a cell's names must match."""
 

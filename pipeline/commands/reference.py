@@ -98,6 +98,7 @@ def _sections() -> Iterator[tuple[str, str, list[tuple[str, type[BaseModel]]]]]:
         [
             *((f"`kind: {kind}`", cls) for kind, cls in _kinds("attacks")),
             ("one of an adaptive attack's `cheaper`", Climbs),
+            ("any of them", entries.AttackNote),
         ],
     )
     yield (

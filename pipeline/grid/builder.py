@@ -265,6 +265,7 @@ class _Builder:
         }
         matching = rules.matching({**names, "table": table.name})
         attack_spec = self._attack(attack.choice, matching, document, attack.place)
+        note = self._attack_note(attack_spec, attack.choice, document, attack.place)
         defense_spec = resolved(
             self._defense(defense.choice, matching, document, defense.place),
             problem,
@@ -290,6 +291,7 @@ class _Builder:
             redraws=redraws,
             precision=entry.precision,
             adaptive_shard=entry.adaptive_shard,
+            attack_note=note,
             dataset_spec=dataset_spec,
             model_spec=resolved(parts.spec, problem, document, model.place),
             attack_spec=attack_spec,
@@ -335,6 +337,14 @@ class _Builder:
         spec = self._ingredients.attack(_used(choice), document, place)
         spec = with_variant(spec, choice, document, place)
         return self.assigned.applied(rules.applied(spec, "attack"), _used(choice), "attack")
+
+    def _attack_note(
+        self, spec: Attack, choice: str | VariantEntry, document: Document, place: Place
+    ) -> str | None:
+        """What the configs say of an attack's numbers, unless it has other parameters here."""
+        name = _used(choice)
+        as_named = self._ingredients.attack(name, document, place)
+        return self._catalogue.attack_note(name) if spec == as_named else None
 
     def _defense(
         self, choice: str | VariantEntry, rules: Matching, document: Document, place: Place

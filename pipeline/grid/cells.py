@@ -39,6 +39,7 @@ class Cell:
     train_images: int = 0
     published_accuracy: float | None = None
     adaptive_shard: int = ADAPTIVE_SHARD
+    attack_note: str | None = None
 
     @property
     def deterministic(self) -> bool:

@@ -196,3 +196,19 @@ def test_a_select_node_tells_which_candidate_was_chosen_how_often(done: Tiny):
     assert sum(each.chosen for each in found.values()) == 40
     assert found["transferred-pgd"].images == 40
     assert found["square-5x20"].images <= 20
+
+
+def test_a_note_on_an_attack_is_of_its_own_parameters_and_changes_no_digest(tmp_path: Path):
+    attacks = "[adaptive-mini, {label: longer, use: adaptive-mini, set: {steps: 4}}]"
+    plain = loaded(configs(tmp_path / "a", attacks, "[none]"))
+    note = "note: measured once\n"
+    noted = loaded(
+        configs(
+            tmp_path / "b", attacks, "[none]", **{"attacks/adaptive-mini.yaml": ADAPTIVE + note}
+        )
+    )
+    assert [cell.attack_note for cell in noted.cells] == ["measured once", None]
+    assert digests(noted) == digests(plain)
+    wrong = {"attacks/adaptive-mini.yaml": ADAPTIVE + "note: [1]\n"}
+    with pytest.raises(BadInput, match=r"adaptive-mini.yaml:\d+: note"):
+        loaded(configs(tmp_path / "c", attacks, "[none]", **wrong))

@@ -242,6 +242,19 @@ def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_p
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_what_the_configs_say_of_an_attacks_numbers_stands_below_them(tmp_path: Path):
+    grid = grid_of()
+    said = "leaves up to 3 points more than a larger budget"
+    noted = [dataclasses.replace(cell, attack_note=said) for cell in grid.cells]
+    grid = dataclasses.replace(grid, cells=tuple(noted))
+    scores = scores_of(grid)
+    page = write_report(grid, scores, tmp_path)
+    expected = f"adaptive-quick: {said}."
+    for path in (page, page.parent / "README.md"):
+        assert path.read_text(encoding="utf-8").count(expected) == 1
+    assert expected in " ".join(printed(grid, scores, 80).split())
+
+
 def test_a_terminal_explains_the_columns_once_however_many_tables_there_are():
     grid = grid_of()
     (table,) = grid.tables

@@ -207,6 +207,7 @@ def robustness_markdown(rows: Sequence[Robustness]) -> str:
         words = ([row.model, row.defense, *adaptive_words.robustness_words(row)] for row in own)
         lines += [*markdown_table(adaptive_words.NAMES, adaptive_words.NUMBERS, words), ""]
         lines += [adaptive_words.LEGEND, adaptive_words.attacks_words(own), ""]
+        lines += [line for note in adaptive_words.attack_notes(own) for line in (f"{note}.", "")]
     return "\n".join(lines)
 
 

@@ -17,7 +17,13 @@ from pipeline.report.views.adaptive import Robustness, robustness_rows
 from pipeline.report.views.table import Entry, Row, View, beside, of_cells, views
 from pipeline.report.views.verdicts import verdict_rows
 from pipeline.report.words import verdicts
-from pipeline.report.words.adaptive import HEADING, LEGEND, SHORT, short_robustness_words
+from pipeline.report.words.adaptive import (
+    HEADING,
+    LEGEND,
+    SHORT,
+    attack_notes,
+    short_robustness_words,
+)
 from pipeline.report.words.numbers import entry_words
 from pipeline.report.words.paper import compact_words, differing, judged
 from pipeline.report.words.table import caption, heading
@@ -137,8 +143,11 @@ def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableTy
 
 def _legend(shown: Sequence[View], grid: Grid, scores: Scores) -> Iterator[RenderableType]:
     """What the columns of the robustness tables mean: once, below all of them."""
-    if any(robustness_rows(view, grid, scores) for view in shown):
+    rows = [row for view in shown for row in robustness_rows(view, grid, scores)]
+    if rows:
         yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
+    for note in attack_notes(rows):
+        yield Text(f"{note}.\n", style="dim")
 
 
 def _said(both: View) -> list[str]:

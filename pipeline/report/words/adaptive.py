@@ -69,6 +69,12 @@ def attacks_words(rows: Sequence[Robustness]) -> str:
     )
 
 
+def attack_notes(rows: Sequence[Robustness]) -> list[str]:
+    """What the configs say of the numbers of each adaptive attack that they say something of."""
+    found = {row.adaptive_attack: row.note for row in rows if row.note}
+    return [f"{attack}: {note}" for attack, note in found.items()]
+
+
 def _rates(row: Robustness) -> tuple[Rate | None, ...]:
     return row.clean, row.bare, row.oblivious, row.adaptive, row.worst
 

@@ -29,7 +29,7 @@ from pipeline.report.views.table import Entry, Row, View
 from pipeline.report.views.verdicts import VerdictRow
 from pipeline.report.words import failures as failure_words
 from pipeline.report.words import verdicts as verdict_words
-from pipeline.report.words.adaptive import HEADING
+from pipeline.report.words.adaptive import HEADING, attack_notes
 from pipeline.report.words.adaptive import LEGEND as ROBUSTNESS_LEGEND
 from pipeline.report.words.cards import LEGEND as CARDS_LEGEND
 from pipeline.report.words.cards import NAMES as CARD_NAMES
@@ -223,7 +223,10 @@ def _section(
                 dict.fromkeys(row.adaptive_attack for row in section.robustness), 1
             )
         ],
-        "robustness_said": ROBUSTNESS_LEGEND,
+        "robustness_said": [
+            ROBUSTNESS_LEGEND,
+            *(f"{note}." for note in attack_notes(section.robustness)),
+        ],
         "notes": view.notes,
         "beside": [*judged(view), *differing(view)],
         "plots": [_plot(plot, f"{identity}-{n}") for n, plot in enumerate(section.plots)],
