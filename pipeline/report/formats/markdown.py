@@ -201,12 +201,15 @@ def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
 def robustness_markdown(rows: Sequence[Robustness]) -> str:
     """The summary, a table for each adaptive attack; empty without any."""
     lines: list[str] = []
-    for attack in dict.fromkeys(row.adaptive_attack for row in rows):
+    attacks = list(dict.fromkeys(row.adaptive_attack for row in rows))
+    for attack in attacks:
         own = [row for row in rows if row.adaptive_attack == attack]
         lines += [f"### {adaptive_words.HEADING} under {attack} ({own[0].images} images)", ""]
         words = ([row.model, row.defense, *adaptive_words.robustness_words(row)] for row in own)
         lines += [*markdown_table(adaptive_words.NAMES, adaptive_words.NUMBERS, words), ""]
-        lines += [adaptive_words.LEGEND, adaptive_words.attacks_words(own), ""]
+        if attack == attacks[-1]:
+            lines += [adaptive_words.LEGEND, ""]
+        lines += [adaptive_words.attacks_words(own), ""]
         lines += [line for note in adaptive_words.attack_notes(own) for line in (f"{note}.", "")]
     return "\n".join(lines)
 
