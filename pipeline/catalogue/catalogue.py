@@ -123,7 +123,10 @@ class Catalogue:
         if not isinstance(base, str) or base not in names or base in above:
             message = f"no other {section[:-1]} '{base}'{suggestion(str(base), set(names) - above)}"
             raise document.problem(("extends",), message)
-        return document.over(self._extended(section, names, base, above))
+        extended = self._extended(section, names, base, above)
+        # what was said of other parameters' numbers
+        extended.value.pop(NOTE, None)
+        return document.over(extended)
 
     def dataset(self, name: str) -> DatasetEntry:
         """The data set of a name."""

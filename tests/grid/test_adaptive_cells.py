@@ -209,6 +209,12 @@ def test_a_note_on_an_attack_is_of_its_own_parameters_and_changes_no_digest(tmp_
     )
     assert [cell.attack_note for cell in noted.cells] == ["measured once", None]
     assert digests(noted) == digests(plain)
+    longer = {
+        "attacks/adaptive-mini.yaml": ADAPTIVE + note,
+        "attacks/adaptive-longer.yaml": "extends: adaptive-mini\nsteps: 4\n",
+    }
+    (extended,) = loaded(configs(tmp_path / "d", "[adaptive-longer]", "[none]", **longer)).cells
+    assert extended.attack_note is None
     wrong = {"attacks/adaptive-mini.yaml": ADAPTIVE + "note: [1]\n"}
     with pytest.raises(BadInput, match=r"adaptive-mini.yaml:\d+: note"):
         loaded(configs(tmp_path / "c", attacks, "[none]", **wrong))
