@@ -55,6 +55,7 @@ from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
 from pipeline.report.views.training import Training, trainings
 from pipeline.report.views.verdicts import VerdictRow, verdict_rows
+from pipeline.report.words.adaptive import attack_notes
 from pipeline.store.files import replace_bytes, replace_text
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _write_files(
         shown = [figure.markdown for figure in figures.values() if figure is not None]
         said = [
             table_markdown(view),
-            robustness_markdown(robustness),
+            robustness_markdown(robustness, attack_notes(grid, view.attacks)),
             tried,
             beside_markdown(view),
             *shown,

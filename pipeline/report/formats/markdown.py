@@ -198,19 +198,17 @@ def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
     return "\n".join(lines)
 
 
-def robustness_markdown(rows: Sequence[Robustness]) -> str:
-    """The summary, a table for each adaptive attack; empty without any."""
+def robustness_markdown(rows: Sequence[Robustness], notes: Sequence[str] = ()) -> str:
+    """The summary, a table for each adaptive attack, and notes on them; empty without any."""
     lines: list[str] = []
-    attacks = list(dict.fromkeys(row.adaptive_attack for row in rows))
-    for attack in attacks:
+    for attack in dict.fromkeys(row.adaptive_attack for row in rows):
         own = [row for row in rows if row.adaptive_attack == attack]
         lines += [f"### {adaptive_words.HEADING} under {attack} ({own[0].images} images)", ""]
         words = ([row.model, row.defense, *adaptive_words.robustness_words(row)] for row in own)
         lines += [*markdown_table(adaptive_words.NAMES, adaptive_words.NUMBERS, words), ""]
-        if attack == attacks[-1]:
-            lines += [adaptive_words.LEGEND, ""]
         lines += [adaptive_words.attacks_words(own), ""]
-        lines += [line for note in adaptive_words.attack_notes(own) for line in (f"{note}.", "")]
+    if rows:
+        lines += [line for said in (adaptive_words.LEGEND, *notes) for line in (said, "")]
     return "\n".join(lines)
 
 

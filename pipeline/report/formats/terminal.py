@@ -143,11 +143,10 @@ def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableTy
 
 def _legend(shown: Sequence[View], grid: Grid, scores: Scores) -> Iterator[RenderableType]:
     """What the columns of the robustness tables mean: once, below all of them."""
-    rows = [row for view in shown for row in robustness_rows(view, grid, scores)]
-    if rows:
+    if any(robustness_rows(view, grid, scores) for view in shown):
         yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
-    for note in attack_notes(rows):
-        yield Text(f"{note}.\n", style="dim")
+    for note in attack_notes(grid, dict.fromkeys(name for view in shown for name in view.attacks)):
+        yield Text(f"{note}\n", style="dim")
 
 
 def _said(both: View) -> list[str]:

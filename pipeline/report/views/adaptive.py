@@ -57,8 +57,7 @@ class Robustness:
     defended one the least; worst: every image under whichever attack of the table breaks it most.
     Of a randomised defense that is chosen by the same redraws that are counted, so chance alone
     lowers it. candidates: what the adaptive attack tried, from cheap to dear, of the first seed.
-    doubling: of the first seed; None where the card had no budget for it. note: what the configs
-    say of the attack's numbers.
+    doubling: of the first seed; None where the card had no budget for it.
     """
 
     model: str
@@ -76,7 +75,6 @@ class Robustness:
     cost: Cost | None = None
     candidates: Sequence[Candidate] = ()
     doubling: Doubling | None = None
-    note: str | None = None
 
 
 def robustness_rows(view: View, grid: Grid, scores: Scores) -> list[Robustness]:
@@ -135,7 +133,6 @@ class RobustnessReader:
             bare=rate(undefended[bare]) if bare else None,
             bare_attack=bare,
             cost=self.paired.costs.get((model, defense)),
-            note=self.paired.cells(model, defense, attack)[0].attack_note,
             candidates=self._candidates(model, defense, attack),
             doubling=self._doubling(model, defense, attack),
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from pipeline.grid.cells import Grid
 from pipeline.report.views.adaptive import Doubling, Rate, Robustness
 from pipeline.report.views.costs import Cost
 from pipeline.report.words.numbers import NOTHING, accuracy, passes_words, rough
@@ -69,10 +70,10 @@ def attacks_words(rows: Sequence[Robustness]) -> str:
     )
 
 
-def attack_notes(rows: Sequence[Robustness]) -> list[str]:
-    """What the configs say of the numbers of each adaptive attack that they say something of."""
-    found = {row.adaptive_attack: row.note for row in rows if row.note}
-    return [f"{attack}: {note}" for attack, note in found.items()]
+def attack_notes(grid: Grid, attacks: Iterable[str]) -> list[str]:
+    """What the configs say of the numbers of some attacks, where they say something."""
+    found = {cell.attack: cell.attack_note for cell in grid.cells}
+    return [f"{attack}: {found[attack]}." for attack in attacks if found.get(attack)]
 
 
 def _rates(row: Robustness) -> tuple[Rate | None, ...]:

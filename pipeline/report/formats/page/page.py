@@ -223,10 +223,7 @@ def _section(
                 dict.fromkeys(row.adaptive_attack for row in section.robustness), 1
             )
         ],
-        "robustness_said": [
-            ROBUSTNESS_LEGEND,
-            *(f"{note}." for note in attack_notes(section.robustness)),
-        ],
+        "robustness_said": [ROBUSTNESS_LEGEND, *attack_notes(grid, view.attacks)],
         "notes": view.notes,
         "beside": [*judged(view), *differing(view)],
         "plots": [_plot(plot, f"{identity}-{n}") for n, plot in enumerate(section.plots)],
