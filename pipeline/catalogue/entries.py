@@ -275,7 +275,7 @@ class AttackNote(ConfigEntry):
     they were when that was measured. It stands beside them in reports, and changes no result.
     """
 
-    note: Annotated[str, Field(min_length=1, max_length=400)] | None = None
+    note: Annotated[Heading, Field(min_length=1, max_length=400)] | None = None
 
 
 NOTE = "note"
