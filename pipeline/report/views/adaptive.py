@@ -182,6 +182,11 @@ class RobustnessReader:
     def _is_clean(self, model: str, defense: str, attack: str) -> bool:
         return not self.paired.cells(model, defense, attack)[0].attack_spec.crafts
 
+    def left(self, model: str, defense: str, attack: str, images: Images) -> Rate | None:
+        """What an attack leaves of some images; None without answers about them."""
+        shares = self._shares(model, defense, attack, images)
+        return rate(shares) if shares else None
+
     def _shares(self, model: str, defense: str, attack: str, images: Images) -> dict[int, Shares]:
         """By seed, the shares of right redraws of these images; no seed that lacks one of them."""
         right = self.paired.right(model, defense, attack, images)

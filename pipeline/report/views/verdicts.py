@@ -238,7 +238,7 @@ class _Reader:
         )
         images = self.paired.images(model, defense, attack)
         read = RobustnessReader(self._others, self.paired)
-        left, bare = read.row(model, defense, attack), read.row(model, BARE, attack)
+        left, bare = read.row(model, defense, attack), read.left(model, BARE, attack, images)
         if left is not None:
             row = replace(
                 row,
@@ -261,11 +261,11 @@ class _Reader:
         direct = self._direct(model, defense, attacks)
         return replace(
             row,
-            without=bare.adaptive,
+            without=bare,
             gain=gain,
             verdict=judged(
                 gain,
-                bare=bare.adaptive.accuracy,
+                bare=bare.accuracy,
                 candidates=row.candidates,
                 failed=self._failed(model, defense, attack),
             ),
