@@ -65,6 +65,23 @@ def test_the_bare_network_gains_nothing_and_rows_come_by_their_worst_case():
     assert list(rows) == [CONTROL, "none", "guo", "counter"]
 
 
+def test_what_stands_without_a_defense_is_about_the_images_of_its_verdict():
+    grid = grid_of()
+
+    def read(name: str) -> Answers:
+        _, attack, defense = name.split("/")
+        ids = np.arange(100 if defense == "counter" else IMAGES)
+        right = ids < SHARES.get((attack, defense), 0.5) * IMAGES
+        return Answers(ids, ids % 10, right[:, None])
+
+    scores = dataclasses.replace(scores_of(grid), per_image=PerImage(read))
+    row = {each.defense: each for each in verdict_rows(grid, scores)}["counter"]
+    assert row.images == 100
+    # of the first hundred images the bare network is left with all, of the three hundred with 40 %
+    assert row.without.accuracy == pytest.approx(100.0)
+    assert row.worst.accuracy - row.without.accuracy == pytest.approx(row.gain.points)
+
+
 def test_a_run_of_some_cells_says_the_verdicts_of_those_alone():
     grid = grid_of()
     scores = scores_of(grid)
