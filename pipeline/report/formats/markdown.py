@@ -203,7 +203,7 @@ def robustness_markdown(rows: Sequence[Robustness], notes: Sequence[str] = ()) -
     lines: list[str] = []
     for attack in dict.fromkeys(row.adaptive_attack for row in rows):
         own = [row for row in rows if row.adaptive_attack == attack]
-        lines += [f"### {adaptive_words.HEADING} under {attack} ({own[0].images} images)", ""]
+        lines += [f"### {adaptive_words.heading(attack, own)}", ""]
         words = ([row.model, row.defense, *adaptive_words.robustness_words(row)] for row in own)
         lines += [*markdown_table(adaptive_words.NAMES, adaptive_words.NUMBERS, words), ""]
         lines += [adaptive_words.attacks_words(own), ""]

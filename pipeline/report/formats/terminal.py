@@ -17,13 +17,8 @@ from pipeline.report.views.adaptive import Robustness, robustness_rows
 from pipeline.report.views.table import Entry, Row, View, beside, of_cells, views
 from pipeline.report.views.verdicts import verdict_rows
 from pipeline.report.words import verdicts
-from pipeline.report.words.adaptive import (
-    HEADING,
-    LEGEND,
-    SHORT,
-    attack_notes,
-    short_robustness_words,
-)
+from pipeline.report.words.adaptive import LEGEND, SHORT, attack_notes, short_robustness_words
+from pipeline.report.words.adaptive import heading as robustness_heading
 from pipeline.report.words.numbers import entry_words
 from pipeline.report.words.paper import compact_words, differing, judged
 from pipeline.report.words.table import caption, heading
@@ -127,7 +122,7 @@ def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableTy
     """Robustness of each defense, a block for each adaptive attack; a defense a line."""
     for attack in dict.fromkeys(row.adaptive_attack for row in rows):
         own = [row for row in rows if row.adaptive_attack == attack]
-        yield Text(f"{HEADING} under {attack} ({own[0].images} images)", style="bold")
+        yield Text(robustness_heading(attack, own), style="bold")
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column("", max_width=max(width // 4, NARROWEST), overflow="fold")
         for name in SHORT:

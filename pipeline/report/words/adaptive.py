@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pipeline.grid.cells import Grid
 from pipeline.report.views.adaptive import Doubling, Rate, Robustness
 from pipeline.report.views.costs import Cost
-from pipeline.report.words.numbers import NOTHING, accuracy, passes_words, rough
+from pipeline.report.words.numbers import NOTHING, accuracy, passes_words, range_of, rough
 from pipeline.store.candidates import Candidate
 
 HEADING = "Robustness of each defense"
@@ -68,6 +68,12 @@ def attacks_words(rows: Sequence[Robustness]) -> str:
         f"Bare is under {', '.join(bare) or NOTHING}, oblivious under "
         f"{', '.join(oblivious) or NOTHING}."
     )
+
+
+def heading(attack: str, rows: Sequence[Robustness]) -> str:
+    """Of one adaptive attack's rows: which it is, and how many images they are about."""
+    counts = [row.images for row in rows]
+    return f"{HEADING} under {attack} ({range_of(min(counts), max(counts))} images)"
 
 
 def attack_notes(grid: Grid, attacks: Iterable[str]) -> list[str]:
