@@ -12,23 +12,47 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 WRITTEN: Mapping[str, bool] = {"written": True}
 """The context of a validation whose values a person wrote; what is derived from them has none."""
 
 
-def _not_below_one(value: float, info: ValidationInfo) -> float:
-    """A written size below 1/255 is one in the unit in which the pixel range is 1."""
-    if info.context is not None and info.context.get("written") and 0 < value < 1:
-        meant = 255 * value
+_IN_255THS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*/\s*255\s*")
+
+
+def in_255ths(value: object) -> object:
+    """The number of 255ths that a text such as `0.5/255` says; anything else as it is."""
+    found = _IN_255THS.fullmatch(value) if isinstance(value, str) else None
+    return value if found is None else float(found[1])
+
+
+def _size(value: object, number: ValidatorFunctionWrapHandler, info: ValidationInfo) -> float:
+    """A written size below 1/255 is one in the unit in which the pixel range is 1.
+
+    Unless its unit is written as well, `0.5/255`.
+    """
+    written = info.context is not None and info.context.get("written")
+    given = in_255ths(value) if written else value
+    size: float = number(given)
+    if written and given is value and 0 < size < 1:
+        meant = 255 * size
         whole = round(meant)
         shown = f"{whole}" if abs(meant - whole) <= 0.02 * meant else f"{meant:.4g}"
         raise ValueError(
-            f"{value:g} is less than one 255th of the pixel range, and sizes of perturbations are "
-            f"in 255ths: {shown} ({shown}/255 is {float(shown) / 255:.4g}) was probably meant"
+            f"{size:g} is less than one 255th of the pixel range, and sizes of perturbations are "
+            f"in 255ths: {shown} ({shown}/255 is {float(shown) / 255:.4g}) was probably meant; "
+            f"if not, write {size:g}/255"
         )
-    return value
+    return size
 
 
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -38,9 +62,9 @@ NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
 """Steps, draws, queries, epochs: a million is beyond what anyone in the field has run."""
-Epsilon = Annotated[float, Field(ge=0, le=10**5), AfterValidator(_not_below_one)]
+Epsilon = Annotated[float, Field(ge=0, le=10**5), WrapValidator(_size)]
 """In 1/255; the longest l2 perturbation of an ImageNet image has a length of 98,900 of these."""
-Pixel255 = Annotated[float, Field(gt=0, le=255), AfterValidator(_not_below_one)]
+Pixel255 = Annotated[float, Field(gt=0, le=255), WrapValidator(_size)]
 """A change of a single pixel, in 1/255: no more than from black to white."""
 Classes = Annotated[int, Field(ge=2, le=10**5)]
 """Of a data set: ImageNet-21k has 21,841."""
@@ -51,7 +75,7 @@ Deviation = Annotated[float, Field(gt=0)]
 """What a network divides by, of the pixel range [0, 1]; see `Network` for the upper bound."""
 LARGEST_LINF = 255.0
 """Every image is within so many 1/255 of every other."""
-LinfEpsilon = Annotated[float, Field(ge=0, le=LARGEST_LINF), AfterValidator(_not_below_one)]
+LinfEpsilon = Annotated[float, Field(ge=0, le=LARGEST_LINF), WrapValidator(_size)]
 """As `Epsilon`, of an linf ball."""
 
 SHARD = 500

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tasks.registry import Family, kinds
 
-FOREIGN = {"art", "foolbox", "torchattacks", "factory", "timm", "exported"}
-"""Kinds that stand for something of somebody else's, which they need to be told."""
+FOREIGN = {"art", "foolbox", "torchattacks", "factory", "timm", "exported", "ensemble"}
+"""Kinds that stand for something else, which they need to be told."""
 
 
 def our_kinds(family: Family) -> list[str]:

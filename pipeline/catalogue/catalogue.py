@@ -169,13 +169,31 @@ class Catalogue:
         document = self.document("grids", name)
         return validated(GridEntry, document, (), document.value), document
 
-    def model(self, name: str) -> tuple[ModelEntry, Network, Recipe | CheckpointEntry, Document]:
-        """The model of a name: its entry, its network, how its weights come to be, its document."""
+    def model_entry(self, name: str) -> tuple[ModelEntry, Document]:
+        """What the file of a model says, and its document."""
         document = self.document("models", name)
         entry = validated(ModelEntry, document, (), document.value)
         self.require("datasets", entry.dataset, document, ("dataset",))
         if entry.stands_for is not None:
             self.require("models", entry.stands_for, document, ("stands_for",))
+        for number, member in enumerate(entry.members or ()):
+            place: Place = ("members", number)
+            self.require("models", member, document, place)
+            inner = self.document("models", member).value
+            if "members" in inner:
+                raise document.problem(place, f"'{member}' is an ensemble itself")
+            if inner.get("dataset") != entry.dataset:
+                message = f"'{member}' is of {inner.get('dataset')}, not of {entry.dataset}"
+                raise document.problem(place, message)
+        return entry, document
+
+    def model(self, name: str) -> tuple[ModelEntry, Network, Recipe | CheckpointEntry, Document]:
+        """A model of one network: its entry, its network, how its weights come to be, its document.
+
+        Not of an ensemble; see `model_entry`.
+        """
+        entry, document = self.model_entry(name)
+        assert entry.network is not None
         network = self.kind(document, "networks", entry.network, ("network",))
         assert isinstance(network, Network)
         weights: Recipe | CheckpointEntry

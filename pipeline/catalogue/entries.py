@@ -126,22 +126,37 @@ class CheckpointEntry(ConfigEntry):
 
 
 class ModelEntry(ConfigEntry):
-    """A network on a data set, either trained by a recipe or loaded from a checkpoint.
+    """A network on a data set, trained by a recipe or loaded from a checkpoint; or an ensemble.
 
     stands_for: the model beside whose published numbers its own are put.
     """
 
     dataset: str
     """Name of a data set."""
-    network: dict[str, object]
+    network: dict[str, object] | None = None
     """A mapping with a `kind`, see below."""
     recipe: str | dict[str, object] | None = None
     """Name of a recipe to train by, or its keys."""
     checkpoint: CheckpointEntry | None = None
     """A file of weights instead of a recipe."""
+    members: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = None
+    """Of an ensemble, in the place of network and weights: other models of the same data set. It
+    answers their mean probability."""
     stands_for: str | None = None
     randomised: bool = False
     """The network draws random numbers when it is asked, so its answers are redrawn."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if self.members is None:
+            if self.network is None:
+                raise ValueError("network: give one, or the members of an ensemble")
+            return self
+        for key in ("network", "recipe", "checkpoint", "stands_for", "randomised"):
+            if key in self.model_fields_set:
+                raise ValueError(f"{key}: an ensemble is its members; leave it out")
+        check_once("members", self.members)
+        return self
 
 
 def plain_label(label: str) -> str:

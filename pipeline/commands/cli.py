@@ -14,6 +14,7 @@ import click
 from pipeline import __version__
 from pipeline.commands.grouped import GroupedCommand
 from pipeline.commands.options import (
+    Epsilon,
     FiniteRange,
     GridOptions,
     RunOptions,
@@ -154,8 +155,8 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
 )
 @click.option(
     "--epsilon",
-    type=FiniteRange(0, 255, min_open=True),
-    help="Of the attacks, in 1/255.  [default: 8, on digits 40]",
+    type=Epsilon(),
+    help="Of the attacks, in 1/255, or such as 0.5/255.  [default: 8, on digits 40]",
 )
 @store_option
 @configs_option

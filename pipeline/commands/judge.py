@@ -140,7 +140,7 @@ class _Judged:
     @property
     def _dataset(self) -> str:
         """The data set of the networks; BadInput where they have several."""
-        datasets = {self.catalogue.model(model)[0].dataset for model in self.models}
+        datasets = {self.catalogue.model_entry(model)[0].dataset for model in self.models}
         if len(datasets) > 1:
             raise BadInput(
                 f"--model: the networks are of {' and '.join(sorted(datasets))}; judge on one "
@@ -164,7 +164,7 @@ class _Judged:
             gains_over=BARE,
             equal_cost=CONTROL,
         )
-        demos = {self.catalogue.model(model)[0].dataset for model in _models(self._demo)}
+        demos = {self.catalogue.model_entry(model)[0].dataset for model in _models(self._demo)}
         epsilon = self._demo.epsilon if dataset in demos else GridEntry().epsilon
         entry = GridEntry(
             title=f"Does {self.name} hold on {dataset}?",

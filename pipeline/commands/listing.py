@@ -81,6 +81,8 @@ def _meaning(catalogue: Catalogue, section: Section, name: str) -> str:
         entry, _ = catalogue.grid(name)
         return entry.title
     if section == "models":
+        if isinstance(members := value.get("members"), list):
+            return f"ensemble of {', '.join(map(str, members))} on {value.get('dataset', '?')}"
         network = value.get("network")
         kind = str(network.get("kind", "network")) if isinstance(network, dict) else "network"
         how = "from a checkpoint"

@@ -44,6 +44,35 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class Epsilon(click.ParamType[float]):
+    """The size of a perturbation, as a config file may have it: in 1/255, above 0."""
+
+    name = "float"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """See `click.ParamType.convert`."""
+        from pydantic import TypeAdapter, ValidationError
+
+        from tasks.specs import WRITTEN, LinfEpsilon
+
+        try:
+            given = float(value)
+        except ValueError:
+            given = value
+        if isinstance(given, float) and not math.isfinite(given):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        try:
+            size: float = TypeAdapter(LinfEpsilon).validate_python(given, context=WRITTEN)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            self.fail(said, param, ctx)
+        if not size > 0:
+            self.fail(f"{value!r} is no size above 0.", param, ctx)
+        return size
+
+
 _PATH = click.Path(path_type=Path)
 
 store_option = click.option(

@@ -37,10 +37,11 @@ that YAML 1.1 and YAML 1.2 read differently: `010` (8 or 10), `1:30` (90 or a te
 or a text), `1_000` and `1e5`. An attack in the norm `linf` has an epsilon of 255 at most; a label
 has 200 printable characters at most; a file has 1 MiB and 100,000 values at most.
 
-Perturbations are in 1/255 of the pixel range, lengths
-called `_px` in pixels, angles called `_deg` in degrees. Attacks of kind `art`, `foolbox` and
-`torchattacks` and networks of kind `timm` need the library, which the extra of that name
-installs: `pip install 'test-time-defense-bench[art]'`.
+Perturbations are in 1/255 of the pixel range; one below 1 is written with its unit, `0.5/255`,
+since `0.03` is meant for 8 more often than not. Lengths called `_px` are in pixels, angles called
+`_deg` in degrees. Attacks of kind `art`, `foolbox` and `torchattacks` and networks of kind `timm`
+need the library, which the extra of that name installs:
+`pip install 'test-time-defense-bench[art]'`.
 """
 SHORT: dict[object, str] = {
     str: "text",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -17,7 +17,7 @@ from pipeline.commands.session import Session
 from pipeline.problems import BadInput, shown, writing_to
 from pipeline.store.bundle import CONFIG, Bundle
 from pipeline.store.files import replace_bytes
-from tasks.training.recipe import CheckpointSpec
+from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec
 
 
 def configs_of(session: Session) -> tuple[dict[str, bytes], list[str]]:
@@ -44,14 +44,23 @@ def _without_file(session: Session, document: Document) -> bytes | None:
     if not isinstance(checkpoint, dict) or "url" in checkpoint:
         return None
     name = document.path.stem
-    for cell in session.grid.cells:
-        spec = cell.model_spec
-        if cell.model.partition("[")[0] == name and isinstance(spec, CheckpointSpec):
+    for member, spec in _models(session):
+        if member == name and isinstance(spec, CheckpointSpec):
             rest = {key: value for key, value in checkpoint.items() if key != "file"}
             known = {**rest, "url": f"file:///{name}", "sha256": spec.sha256}
             text = yaml.safe_dump({**document.value, "checkpoint": known}, sort_keys=False)
             return text.encode()
     return None
+
+
+def _models(session: Session) -> Iterator[tuple[str, ClassifierSpec]]:
+    """The models of a session's cells by the names of their files, and the members of ensembles."""
+    for cell in session.grid.cells:
+        name, spec = cell.model.partition("[")[0], cell.model_spec
+        yield name, spec
+        if isinstance(spec, EnsembleSpec):
+            entry, _ = session.catalogue.model_entry(name)
+            yield from zip(entry.members or (), spec.members, strict=True)
 
 
 def command_words(

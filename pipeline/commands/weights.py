@@ -16,7 +16,7 @@ from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, reason_of, shown, suggestion
 from pipeline.store.files import replace_bytes
 from pipeline.store.store import Damaged
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import ClassifierSpec
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def export_weights(session: Session, model: str, path: Path, *, half: bool) -> W
     if half:
         weights = {name: _halved(name, weight) for name, weight in weights.items()}
     spec = node.spec
-    assert isinstance(spec, TrainSpec | CheckpointSpec)
+    assert isinstance(spec, ClassifierSpec)
     network = json.dumps(spec.network.model_dump(mode="json"), sort_keys=True)
     about = {"model": model, "network": network, "content": record.content}
     data = safetensors.torch.save(weights, metadata=about)

@@ -29,7 +29,7 @@ from tasks.defenses.base import Defense
 from tasks.defenses.chain import Chain
 from tasks.evaluation.costs import prediction_passes
 from tasks.specs import Problem
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec, TrainSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,8 +272,16 @@ class _Builder:
             document,
             defense.place,
         )
+        if defense_spec.asks_members() and not isinstance(parts.spec, EnsembleSpec):
+            message = (
+                f"defense '{names['defense']}' is for ensembles, and '{names['model']}' is one "
+                "network; a model with `members` is an ensemble"
+            )
+            raise document.problem(defense.place, message)
         if not source.train:
-            trained = isinstance(parts.spec, TrainSpec)
+            spec = parts.spec
+            members = spec.members if isinstance(spec, EnsembleSpec) else (spec,)
+            trained = any(isinstance(member, TrainSpec) for member in members)
             if trained or (defense_spec.needs_pool() and defense_spec.pool_split() == "train"):
                 message = f"data set '{parts.dataset}' has no images to train on or to draw from"
                 raise document.problem((model if trained else defense).place, message)
@@ -325,6 +333,7 @@ class _Builder:
         name = _used(choice)
         self.models.add(name)
         parts = self._ingredients.model(name, document, place)
+        self.models.update(parts.members)
         spec = with_variant(parts.spec, choice, document, place)
         spec = self.assigned.applied(spec, name, "model")
         if spec == parts.spec:
@@ -383,10 +392,19 @@ def _budget(catalogue: Catalogue, budget: str | None) -> tuple[str, ...]:
     return (prefix + budget,)
 
 
-def _seeded(cell: Cell, seed: int) -> TrainSpec | CheckpointSpec:
-    if isinstance(cell.model_spec, CheckpointSpec):
-        return cell.model_spec
-    return cell.model_spec.model_copy(update={"seed": cell.seed + seed})
+def _seeded(cell: Cell, seed: int) -> ClassifierSpec:
+    """A model whose training, or that of each member, is by another seed."""
+    if isinstance(cell.model_spec, EnsembleSpec):
+        return EnsembleSpec.of(
+            [_trained_by(spec, cell.seed + seed) for spec in cell.model_spec.members]
+        )
+    return _trained_by(cell.model_spec, cell.seed + seed)
+
+
+def _trained_by(spec: TrainSpec | CheckpointSpec, seed: int) -> TrainSpec | CheckpointSpec:
+    if isinstance(spec, CheckpointSpec):
+        return spec
+    return spec.model_copy(update={"seed": seed})
 
 
 def _label(choice: str | VariantEntry) -> str:

@@ -14,7 +14,7 @@ from tasks.attacks.base import Attack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Defense
 from tasks.specs import ADAPTIVE_SHARD, Precision
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import ClassifierSpec
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Cell:
     redraws: int
     precision: Precision
     dataset_spec: DatasetSpec
-    model_spec: TrainSpec | CheckpointSpec
+    model_spec: ClassifierSpec
     attack_spec: Attack
     defense_spec: Defense
     files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)

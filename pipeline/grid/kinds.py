@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 NodeKind = Literal[
-    "dataset", "train", "checkpoint", "craft", "select", "defend", "score", "card", "exhibit"
+    "dataset",
+    "train",
+    "checkpoint",
+    "ensemble",
+    "craft",
+    "select",
+    "defend",
+    "score",
+    "card",
+    "exhibit",
 ]
 ForceStart = Literal["defend", "craft"]
 """What `--force` may begin with; the later ones include those before them."""
@@ -69,6 +78,9 @@ KINDS: Mapping[NodeKind, KindInfo] = {
         exported_whole=True,
     ),
     "checkpoint": KindInfo(("tasks.classifier.checkpoint",), local=True, exported_whole=True),
+    "ensemble": KindInfo(
+        ("tasks.classifier.ensemble", "tasks.classifier.checkpoint"), rank=0, exported_whole=True
+    ),
     "craft": KindInfo(
         ("tasks.evaluation.craft", *_FROZEN), network="evaluates", forced_from="craft"
     ),

@@ -15,20 +15,23 @@ from pipeline.store.files import cache_folder, sha256_of
 from tasks.attacks.base import Attack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Defense
-from tasks.training.recipe import CheckpointSpec, Recipe, TrainSpec
+from tasks.networks.exported import Exported
+from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec, Recipe, TrainSpec
 
 
 @dataclass(frozen=True)
 class ModelParts:
     """A model: the name of its data set, its spec before its defaults, and its files.
 
-    stands_for: the model beside whose published numbers its own are put, if it is another;
-    published_accuracy: of a checkpoint on clean images, in percent.
+    members: of an ensemble, the names of its models; the name of a file of the second of them
+    begins with `1/`. stands_for: the model beside whose published numbers its own are put, if it
+    is another; published_accuracy: of a checkpoint on clean images, in percent.
     """
 
     dataset: str
-    spec: TrainSpec | CheckpointSpec
+    spec: ClassifierSpec
     files: tuple[tuple[str, str], ...] = ()
+    members: tuple[str, ...] = ()
     stands_for: str | None = None
     published_accuracy: float | None = None
 
@@ -83,6 +86,9 @@ class Ingredients:
         return self._datasets[name]
 
     def _model(self, name: str) -> ModelParts:
+        found, document = self._catalogue.model_entry(name)
+        if found.members is not None:
+            return self._ensemble(name, found.dataset, found.members, document)
         entry, network, weights, document = self._catalogue.model(name)
         given = self._weights.get(name)
         if isinstance(weights, Recipe):
@@ -108,7 +114,27 @@ class Ingredients:
             weights_key=weights.weights_key,
         )
         known = weights.published_accuracy
-        return ModelParts(entry.dataset, spec, files, entry.stands_for, known)
+        return ModelParts(
+            entry.dataset, spec, files, stands_for=entry.stands_for, published_accuracy=known
+        )
+
+    def _ensemble(
+        self, name: str, dataset: str, names: tuple[str, ...], document: Document
+    ) -> ModelParts:
+        if name in self._weights:
+            raise BadInput(f"--weights {name}: an ensemble has those of {', '.join(names)}")
+        specs: list[TrainSpec | CheckpointSpec] = []
+        files: list[tuple[str, str]] = []
+        for number, member in enumerate(names):
+            place: Place = ("members", number)
+            parts = self.model(member, document, place)
+            assert not isinstance(parts.spec, EnsembleSpec)
+            if isinstance(parts.spec.network, Exported):
+                message = f"'{member}' is a .pt2 file, which an ensemble cannot hold"
+                raise document.problem(place, message)
+            specs.append(parts.spec)
+            files += [(f"{number}/{role}", path) for role, path in parts.files]
+        return ModelParts(dataset, EnsembleSpec.of(specs), tuple(files), names)
 
 
 def _checkpoint_file(

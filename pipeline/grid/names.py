@@ -10,7 +10,7 @@ from tasks.attacks.base import Attack, CompoundAttack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.none import NoDefense
 from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ExhibitSpec, SelectSpec
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import CheckpointSpec, EnsembleSpec, TrainSpec
 
 
 def node_name(node: Node, grid: Grid | None) -> str:
@@ -30,6 +30,9 @@ def node_name(node: Node, grid: Grid | None) -> str:
         case CardSpec(against=against):
             bare = isinstance(against, NoDefense)
             words = f"{cell.model}/{'none' if bare else cell.defense}"
+        case TrainSpec() | CheckpointSpec() if node.spec != cell.model_spec:
+            assert isinstance(cell.model_spec, EnsembleSpec)
+            words = f"{cell.model}, member {cell.model_spec.members.index(node.spec) + 1}"
         case ExhibitSpec():
             words = f"{cell.model}/{cell.attack}/{cell.defense}"
         case _:
@@ -42,8 +45,10 @@ def _behind(cell: Cell, node: Node) -> bool:
     match node.spec:
         case DatasetSpec():
             same = cell.dataset_spec == node.spec
-        case TrainSpec() | CheckpointSpec():
-            same = cell.model_spec == node.spec
+        case TrainSpec() | CheckpointSpec() | EnsembleSpec():
+            model = cell.model_spec
+            members = model.members if isinstance(model, EnsembleSpec) else ()
+            same = node.spec == model or node.spec in members
         case CraftSpec(attack=attack, against=against):
             bare, known = _attacks(cell)
             same = attack in (bare if against is None else known)

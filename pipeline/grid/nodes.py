@@ -40,7 +40,7 @@ from tasks.evaluation.specs import (
     SelectSpec,
 )
 from tasks.specs import SHARD, Shard, Spec
-from tasks.training.recipe import CheckpointSpec
+from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec
 
 
 @cache
@@ -71,9 +71,21 @@ class CellNodes:
     def _read(self, cell: Cell) -> tuple[Node, Node]:
         """The nodes of a cell's data set and model."""
         dataset = self._node("dataset", cell.dataset_spec, cell.files)
-        loaded = isinstance(cell.model_spec, CheckpointSpec)
-        kind: NodeKind = "checkpoint" if loaded else "train"
-        return dataset, self._node(kind, cell.model_spec, cell.model_files, dataset=dataset)
+        return dataset, self._model(cell.model_spec, cell.model_files, dataset)
+
+    def _model(
+        self, spec: ClassifierSpec, files: tuple[tuple[str, str], ...], dataset: Node
+    ) -> Node:
+        if isinstance(spec, EnsembleSpec):
+            members = {}
+            for number, member in enumerate(spec.members):
+                sign = f"{number}/"
+                own = [(role, path) for role, path in files if role.startswith(sign)]
+                stripped = tuple((role.removeprefix(sign), path) for role, path in own)
+                members[f"member{number}"] = self._model(member, stripped, dataset)
+            return self._node("ensemble", spec, (), dataset=dataset, **members)
+        kind: NodeKind = "checkpoint" if isinstance(spec, CheckpointSpec) else "train"
+        return self._node(kind, spec, files, dataset=dataset)
 
     def card(self, cell: Cell, spec: CardSpec) -> Node:
         """A node that examines a cell's defended model."""

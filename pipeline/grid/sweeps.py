@@ -17,7 +17,7 @@ from pipeline.catalogue.entries import TableEntry, VariantEntry, check_once
 from pipeline.grid.cells import Section, SweptChoice
 from pipeline.grid.parameters import changed, has_parameter, no_owner
 from pipeline.problems import suggestion
-from tasks.specs import Problem, Spec
+from tasks.specs import Problem, Spec, in_255ths
 
 ALL: Mapping[Section, str] = {"models": "model", "attacks": "attack"}
 """What stands before the dot for all models, or attacks, that have a parameter."""
@@ -142,7 +142,7 @@ class Sweep:
             prefix = name.removesuffix(parameter)
             other = changed(spec, {parameter: value}, self.document, self.place, prefix)
             if not _same(spec, other, found.problems):
-                differing[name] = part, f"{parameter.rpartition('.')[2]}={_text(value)}"
+                differing[name] = part, f"{parameter.rpartition('.')[2]}={_text(in_255ths(value))}"
             changes[f"{part}.{parameter}" if found.section == "defenses" else parameter] = value
         label = _labelled(found, differing.values())
         without = {
@@ -150,7 +150,12 @@ class Sweep:
             for name in values
         }
         self.swept.append(
-            SweptChoice(found.section, label, tuple(values.items()), tuple(without.items()))
+            SweptChoice(
+                found.section,
+                label,
+                tuple((name, in_255ths(value)) for name, value in values.items()),
+                tuple(without.items()),
+            )
         )
         if isinstance(found.choice, str):
             return VariantEntry(label=label, use=found.choice, set=changes)

@@ -21,7 +21,7 @@ from tasks.evaluation.specs import (
 from tasks.integrity.costs import card_passes
 from tasks.networks.base import Network
 from tasks.specs import Passes, Precision
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def speed_class(node: Node) -> SpeedClass:
             return SpeedClass(node.kind, method=source)
         case TrainSpec(network=network, recipe=recipe):
             return SpeedClass(node.kind, network.kind, recipe.precision, recipe.method)
-        case CheckpointSpec(network=network):
+        case CheckpointSpec(network=network) | EnsembleSpec(network=network):
             return SpeedClass(node.kind, network.kind)
         case CraftSpec(attack=attack, precision=precision, against=against):
             network = _network(node.parent("model"))
@@ -208,7 +208,7 @@ def _answers(node: Node) -> int:
 
 
 def _network(model: Node) -> Network:
-    assert isinstance(model.spec, TrainSpec | CheckpointSpec)
+    assert isinstance(model.spec, ClassifierSpec)
     return model.spec.network
 
 

@@ -138,8 +138,8 @@ class _Reader:
             case "score":
                 amount = float(facts["images"] * facts["redraws"])
                 return Workload(SpeedClass("score"), amount), seconds
-            case "checkpoint":
-                return Workload(SpeedClass("checkpoint", spec["network"]["kind"]), 1.0), seconds
+            case "checkpoint" | "ensemble":
+                return Workload(SpeedClass(kind, spec["network"]["kind"]), 1.0), seconds
             case "dataset":
                 return Workload(SpeedClass("dataset", method=spec["kind"]), 1.0), seconds
         raise ValueError(f"nothing tells the speed of a {kind}")

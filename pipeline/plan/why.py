@@ -168,6 +168,7 @@ OUTCOMES: Mapping[str, str] = {
     "dataset": "data: other images under the same description",
     "train": "weights: the same training gave others",
     "checkpoint": "weights: others from the same file",
+    "ensemble": "weights: the same members gave others",
     "craft": "examples: the same attack made others",
     "select": "examples: the same attack chose others",
     "defend": "answers: the same defense gave others",

@@ -18,7 +18,7 @@ from pipeline.grid.builder import load_grid
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.coverage import key as key_of
 from tasks.defenses.base import Defense
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import ClassifierSpec, TrainSpec
 
 PAPER_GRID = "full"
 """The grid of all the cells that the paper computed."""
@@ -80,7 +80,7 @@ class Reference:
         return "inside" if inside else "outside"
 
 
-def same_recipe(ours: TrainSpec | CheckpointSpec, theirs: TrainSpec | CheckpointSpec) -> bool:
+def same_recipe(ours: ClassifierSpec, theirs: ClassifierSpec) -> bool:
     """Whether two models' weights come to be in the same way, whatever the seed."""
     if isinstance(ours, TrainSpec) and isinstance(theirs, TrainSpec):
         return ours.recipe == theirs.recipe

@@ -91,6 +91,7 @@ FACTS: Mapping[str, type[Any]] = {
     "dataset": DatasetFacts,
     "train": TrainFacts,
     "checkpoint": TrainFacts,
+    "ensemble": TrainFacts,
     "craft": ExampleFacts,
     "select": ExampleFacts,
     "defend": ExampleFacts,

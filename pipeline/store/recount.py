@@ -142,6 +142,7 @@ READERS: Mapping[str, Mapping[str, Callable[[Path, Mapping[str, object]], dict[s
     "dataset": {"train.arrow": _train_split, "test.arrow": _test_split},
     "train": {"history.json": _history},
     "checkpoint": {"weights.safetensors": _weights, "program.json": _program},
+    "ensemble": {"weights.safetensors": _weights},
     "craft": {"examples.arrow": _rows},
     "select": {"choice.arrow": _rows},
     "defend": {"outcomes.arrow": _outcomes},

@@ -24,12 +24,17 @@ LINEAR: Mapping[Any, tuple[int, str]] = {
 
 
 class _LastLinear(TorchFunctionMode):
-    """Remembers what the last linear layer took and gave."""
+    """Remembers what the last linear layer took and gave, and how many gave as much.
 
-    def __init__(self) -> None:
+    shape: of logits.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__()
         self.taken: Tensor | None = None
         self.given: Tensor | None = None
+        self.of_shape = 0
+        self._shape = shape
 
     def __torch_function__(
         self,
@@ -44,6 +49,7 @@ class _LastLinear(TorchFunctionMode):
             place, name = LINEAR[func]
             self.taken = args[place] if place < len(args) else named[name]
             self.given = result
+            self.of_shape += tuple(result.shape) == self._shape
         return result
 
 
@@ -57,9 +63,11 @@ def features_and_logits(
     """What the last linear layer takes, float32 [N, D], and the logits, float32 [N, classes].
 
     Both are of one forward pass and differentiable in the pixels. Whatever was compiled runs as it
-    was written. BadNetwork where no linear layer gives [N, classes] at the end.
+    was written. BadNetwork where no linear layer gives [N, classes] at the end, or where several
+    do and the logits are more than what the last one gives, as of an ensemble.
     """
-    found = _LastLinear()
+    shape = (len(pixels), classes)
+    found = _LastLinear(shape)
 
     def watched(given: Tensor) -> Tensor:
         with uncompiled(), found:
@@ -68,10 +76,14 @@ def features_and_logits(
 
     logits = run(watched, pixels, precision, layout)
     taken, given = found.taken, found.given
-    shape = (len(pixels), classes)
     if taken is None or given is None or given.shape != shape or taken.ndim != 2:
         raise BadNetwork(
             f"network {type(network).__name__} has no features: no linear layer is its last, with "
             f"one output for each of {classes} classes"
+        )
+    if found.of_shape > 1 and not torch.equal(given.to(torch.float32), logits):
+        raise BadNetwork(
+            f"network {type(network).__name__} has no features: its logits are made of what "
+            f"{found.of_shape} linear layers give"
         )
     return taken.to(torch.float32), logits

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.classifier.compiled import Compiled
+from tasks.classifier.ensemble import EnsembleModule
 from tasks.classifier.features import features_and_logits
 from tasks.classifier.precision import run, set_float32
 from tasks.classifier.prepared import prepare
@@ -91,12 +92,26 @@ class Frozen:
         draws: equal batches of equal rows are answered equally, others independently. Without
         them it draws from torch's generator as that stands.
         """
+        return self._drawn(self.network, pixels, rows)
+
+    def member_logits(self, pixels: Tensor, rows: Identities | None = None) -> Tensor:
+        """As `logits`, of each member of an ensemble: float32 [N, members, classes].
+
+        Never compiled. Any other network is its own and only member.
+        """
+        if isinstance(self.module, EnsembleModule):
+            return self._drawn(self.module.each, pixels, rows)
+        return self.logits(pixels, rows)[:, None]
+
+    def _drawn(
+        self, network: Callable[[Tensor], Tensor], pixels: Tensor, rows: Identities | None
+    ) -> Tensor:
         if not self.randomised or rows is None:
-            return self._asked(self.network, pixels)
+            return self._asked(network, pixels)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(rows.batch_seed("network"))
-            return self._asked(self.network, pixels)
+            return self._asked(network, pixels)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -131,6 +131,14 @@ class Defense(Kind):
         """Whether a draw is more than one answer of the classifier as it is."""
         return self.views(2) > 1 or type(self).combine is not Defense.combine
 
+    def asks_members(self) -> bool:
+        """Whether `combine` is given the answers of every member of an ensemble.
+
+        They stand in the place of views, [..., views * members, classes], the members of a view
+        side by side. Such a defense is for models with `members`.
+        """
+        return False
+
     def abstains(self, probabilities: Tensor, draws: int) -> Tensor | None:  # noqa: ARG002
         """bool [...]: where a prediction is none, of mean probabilities [..., classes] of draws.
 

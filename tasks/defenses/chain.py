@@ -97,6 +97,10 @@ class Chain(Defense):
         """Whether the last part does."""
         return self.parts[-1].combines()
 
+    def asks_members(self) -> bool:
+        """Whether the last part does."""
+        return self.parts[-1].asks_members()
+
     def abstains(self, probabilities: Tensor, draws: int) -> Tensor | None:
         """As the last part does."""
         return self.parts[-1].abstains(probabilities, draws)

@@ -103,9 +103,9 @@ class CrossMax(Defense):
 
     def combine(self, logits: Tensor) -> Tensor:
         """The median over members, after both subtractions."""
-        levelled = logits - logits.amax(dim=-1, keepdim=True)
-        levelled = levelled - levelled.amax(dim=-2, keepdim=True)
-        return levelled.median(dim=-2).values.log_softmax(dim=-1)
+        from tasks.defenses.transforms.combining import levelled_median
+
+        return levelled_median(logits)
 
     def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:
         """Those of the inner defense for every member."""

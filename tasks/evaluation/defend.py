@@ -226,9 +226,14 @@ def _by_iterates(defense: Defense, context: Context) -> bool:
 def _asked(each: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
     classifier = context.classifier
     applied = _applied(each, pixels, rows, context)
-    logits = classifier.logits(applied, _copied(rows, len(applied) // len(pixels)))
+    own = _copied(rows, len(applied) // len(pixels))
     last = each[-1][1] if each else None
     views = 1 if last is None else last.views(classifier.classes)
+    if last is not None and last.asks_members():
+        logits = classifier.member_logits(applied, own)
+        views *= logits.shape[1]
+    else:
+        logits = classifier.logits(applied, own)
     logits = logits.view(len(pixels), -1, views, classifier.classes)
     combined = logits[:, :, 0] if last is None else _combined(last, logits, context)
     return log_mean(combined)  # over the iterates of an inner optimiser

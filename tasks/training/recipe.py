@@ -1,12 +1,14 @@
-"""How a classifier comes to be: trained by a recipe, or loaded from a checkpoint."""
+"""How a classifier comes to be: trained by a recipe, loaded from a checkpoint, or of several."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
 from tasks.networks.base import Network
+from tasks.networks.ensemble import Ensemble
 from tasks.specs import (
     Count,
     Fraction,
@@ -159,3 +161,32 @@ class CheckpointSpec(Spec):
     key_prefix: str = ""
     randomised: Literal[True] | None = None
     weights_key: str | None = None
+
+
+class EnsembleSpec(Spec):
+    """Several trained or loaded networks as one model; the nodes of `members` are its parents.
+
+    network: of the members' networks. randomised: see `TrainSpec`; where any member is.
+    """
+
+    version: ClassVar[int] = 1
+    network: Ensemble
+    members: Annotated[tuple[TrainSpec | CheckpointSpec, ...], Field(strict=False, min_length=2)]
+    randomised: Literal[True] | None = None
+
+    @classmethod
+    def of(cls, members: Sequence[TrainSpec | CheckpointSpec]) -> Self:
+        """The ensemble of some models."""
+        return cls(
+            network=Ensemble(members=tuple(member.network for member in members)),
+            members=tuple(members),
+            randomised=any(member.randomised for member in members) or None,
+        )
+
+    def resolved(self, problem: Problem) -> Self:
+        """See `Spec.resolved`."""
+        return self.of([member.resolved(problem) for member in self.members])
+
+
+ClassifierSpec = TrainSpec | CheckpointSpec | EnsembleSpec
+"""What a model is: the spec of a node that others have for their parent `model`."""

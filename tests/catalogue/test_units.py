@@ -99,7 +99,40 @@ def test_a_size_below_a_255th_is_refused_with_the_one_that_was_meant(
     assert place in line
     assert "less than one 255th of the pixel range" in line
     assert f"in 255ths: {meant} (" in line
-    assert "was probably meant" in line
+    assert "was probably meant; if not, write 0." in line
+
+
+@pytest.mark.parametrize("written", ["0.5/255", " .5 / 255", "'0.5/255'"])
+def test_a_size_below_a_255th_is_taken_where_its_unit_is_written(
+    tmp_path: Path, written: str
+) -> None:
+    grid = grid_of(
+        tmp_path,
+        attacks__pgd=f"kind: pgd\nepsilon: {written}\n",
+        defenses__counter=f"kind: counter\nstep_size: {written}\n",
+        grids__tiny=GRID.format(epsilon=written, more=""),
+    )
+    cell = grid.cell("mixed/pgd/counter")
+    assert isinstance(cell.attack_spec, PGD)
+    assert (cell.attack_spec.epsilon, cell.attack_spec.step_size) == (0.5, 0.125)
+    assert cell.defense_spec.model_dump()["step_size"] == 0.5
+
+
+def test_small_sizes_may_be_set_by_rules_and_swept(tmp_path: Path) -> None:
+    more = "rules:\n  - where: {attack: pgd}\n    set: {attack.epsilon: 0.25/255}\n"
+    ruled = grid_of(tmp_path / "rule", grids__tiny=GRID.format(epsilon="8", more=more))
+    assert ruled.cell("mixed/pgd/none").attack_spec.model_dump()["epsilon"] == 0.25
+    more = "    sweep: {attack.epsilon: [0.5/255, 2]}\n"
+    swept = grid_of(tmp_path / "sweep", grids__tiny=GRID.format(epsilon="8", more=more))
+    assert swept.cell("mixed/pgd[epsilon=0.5]/none").attack_spec.model_dump()["epsilon"] == 0.5
+    values = [choice.values for choice in swept.tables[0].swept if choice.section == "attacks"]
+    assert (("attack.epsilon", 0.5),) in values
+
+
+def test_other_fractions_and_units_are_refused(tmp_path: Path) -> None:
+    for written in ("8/256", "8/255 px", "-1/255", "1e-3/255"):
+        with pytest.raises(BadInput, match="valid number"):
+            grid_of(tmp_path, attacks__pgd=f"kind: pgd\nepsilon: {written}\n")
 
 
 @pytest.mark.parametrize("epsilon", ["0", "1", "1.5", "8"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tasks.classifier import exported
 from tasks.classifier.frozen import Frozen
 from tasks.classifier.problems import BadNetwork
+from tasks.networks.ensemble import Ensemble
 from tasks.networks.modules.exported import ExportedNetwork
 from tasks.networks.resnet20 import ResNet20
 from tasks.networks.small import Small
@@ -68,6 +69,33 @@ def test_strange_networks_have_features(name: str, pixels: Tensor) -> None:
         features, logits = frozen.features_and_logits(pixels)
     assert features.shape == (4, 16)
     torch.testing.assert_close(logits, frozen.answers(pixels))
+
+
+class TwoHeads(nn.Module):
+    """The mean of two linear layers; with `skip` the logits of the last one alone."""
+
+    def __init__(self, *, skip: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 10), nn.Linear(64, 10)
+        self.skip = skip
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        flat = pixels.flatten(1)
+        first, last = self.first(flat), self.last(flat)
+        return last if self.skip else (first + last) / 2
+
+
+def test_logits_of_several_last_layers_have_no_features(pixels: Tensor) -> None:
+    with pytest.raises(BadNetwork, match="its logits are made of what 2 linear layers give"):
+        Frozen(TwoHeads(skip=False), classes=10).features(pixels)
+    features = Frozen(TwoHeads(skip=True), classes=10).features(pixels)
+    assert torch.equal(features, pixels.flatten(1))
+
+
+def test_an_ensemble_has_no_features(pixels: Tensor) -> None:
+    both = Ensemble(members=(Small(width=4), Small(width=8))).build(1, 8, 10)
+    with pytest.raises(BadNetwork, match="network EnsembleModule has no features"):
+        Frozen(both, classes=10).features(pixels)
 
 
 def test_a_network_that_is_called_compiled_has_features_too(pixels: Tensor) -> None:

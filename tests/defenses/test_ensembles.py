@@ -8,16 +8,21 @@ from torch import Tensor, nn
 from tasks.classifier.frozen import Frozen
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
+from tasks.defenses.bits import Bits
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
 from tasks.defenses.crossmax import CrossMax
+from tasks.defenses.crossmax_models import CrossMaxModels
 from tasks.defenses.flip_crop import FlipCrop
+from tasks.defenses.none import NoDefense
 from tasks.defenses.pnml import PNML
 from tasks.defenses.ttc import TTC
 from tasks.defenses.tte import TTE
 from tasks.defenses.xie import Xie
 from tasks.evaluation.costs import prediction_passes
 from tasks.evaluation.defend import draw_logits, predict
+from tasks.networks.ensemble import Ensemble
+from tasks.networks.small import Small
 from tasks.specs import Passes, Problem
 
 COUNT, CLASSES, SIDE = 5, 10, 16
@@ -190,6 +195,39 @@ def test_crossmax_is_the_median_of_members_brought_to_one_level_twice(
     torch.testing.assert_close(found, expected.softmax(dim=1), atol=1e-5, rtol=0)
     assert not torch.equal(drawn[0], drawn[1])
     assert prediction_passes(defense, CLASSES) == Passes(forwards=members)
+
+
+@pytest.mark.parametrize("members", [2, 3, 4])
+def test_crossmax_of_models_is_the_median_of_networks_brought_to_one_level_twice(
+    members: int, pixels: Tensor, rows: Rows
+) -> None:
+    ensemble = Ensemble(members=tuple(Small(width=4) for _ in range(members)))
+    module = ensemble.build(3, SIDE, CLASSES, seed=5)
+    asked = Context(Frozen(module, classes=CLASSES))
+    with torch.no_grad():
+        each = [
+            Small(width=4).build(3, SIDE, CLASSES, seed=5 + number).eval().double()(pixels.double())
+            for number in range(members)
+        ]
+    found = predicted(CrossMaxModels(), asked, pixels, rows)
+    torch.testing.assert_close(found, scores_by_hand(each).softmax(dim=1), atol=1e-5, rtol=0)
+    # the ensemble itself, and with views of each image
+    mean = torch.stack(each).softmax(dim=2).mean(dim=0)
+    bare = predict(NoDefense(), asked, pixels, rows, batch_size=3)
+    torch.testing.assert_close(bare.double(), mean, atol=1e-5, rtol=0)
+    chain = Chain(parts=(Bits(bits=2), CrossMaxModels()))
+    rounded = torch.round(pixels * 3) / 3
+    again = predicted(CrossMaxModels(), asked, rounded, rows)
+    torch.testing.assert_close(predicted(chain, asked, pixels, rows), again)
+    assert prediction_passes(CrossMaxModels(), CLASSES) == Passes(forwards=1)
+
+
+def test_crossmax_of_models_leaves_the_answers_of_one_network_as_they_are(
+    context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    found = predict(CrossMaxModels(), context, pixels, rows, batch_size=3)
+    bare = predict(NoDefense(), context, pixels, rows, batch_size=3)
+    torch.testing.assert_close(found, bare.double())
 
 
 def test_crossmax_is_climbed_through_one_member_or_the_mean_of_all(

@@ -38,7 +38,7 @@ from tasks.networks.exported import Exported
 from tasks.networks.families.foreign import ForeignNetwork
 from tasks.progress import Tell
 from tasks.specs import Passes, Precision, Shard
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import ClassifierSpec
 
 GB = 1e9
 
@@ -286,6 +286,10 @@ class NodeInputs:
         test = self.splits(dataset).test
         return probe_images(as_float(test.pixels[:REAL_IMAGES]))
 
+    def loaded(self, node: Node) -> nn.Module:
+        """The network of a model's node, with its weights."""
+        return self._network(node, self.record(node))
+
     def _network(self, node: Node, record: Record) -> nn.Module:
         weights = weights_from_bytes(self.store.path(record, "weights.safetensors").read_bytes())
         network = _spec_of(node).network
@@ -347,13 +351,13 @@ def _ball(node: Node) -> Ball:
 
 
 def untrained(model: Node) -> nn.Module:
-    """The network of a train or checkpoint node, with weights of no consequence."""
+    """The network of a model's node, with weights of no consequence."""
     shape = _shape(model)
     return _spec_of(model).network.build(shape.channels, shape.side, shape.classes)
 
 
-def _spec_of(model: Node) -> TrainSpec | CheckpointSpec:
-    assert isinstance(model.spec, TrainSpec | CheckpointSpec)
+def _spec_of(model: Node) -> ClassifierSpec:
+    assert isinstance(model.spec, ClassifierSpec)
     return model.spec
 
 

@@ -29,6 +29,7 @@ from pipeline.store.files import read_whole
 from pipeline.store.store import Writer
 from tasks.classifier import exported
 from tasks.classifier.checkpoint import fitted, load_weights, read_checkpoint
+from tasks.classifier.ensemble import EnsembleModule
 from tasks.classifier.prepared import Manner, training_manner
 from tasks.data.arrays import Crafted, Outcomes, as_float
 from tasks.data.spec import DatasetSpec
@@ -51,7 +52,7 @@ from tasks.integrity.findings import overall
 from tasks.integrity.sanity import counted
 from tasks.networks.exported import Exported
 from tasks.networks.families.foreign import ForeignNetwork, counted_multiplications
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import CheckpointSpec, EnsembleSpec, TrainSpec
 from tasks.training.train import train
 
 TIMINGS = ("seconds", "images_per_second")
@@ -184,6 +185,20 @@ def _checkpoint(inputs: NodeInputs) -> NodeOutput:
         facts |= _counted(module, inputs.node)
     writers["weights.safetensors"] = partial(_write_weights, weights)
     return NodeOutput(writers, facts)
+
+
+def _ensemble(inputs: NodeInputs) -> NodeOutput:
+    spec = inputs.node.spec
+    assert isinstance(spec, EnsembleSpec)
+    models = [inputs.node.parent(f"member{number}") for number in range(len(spec.members))]
+    module = EnsembleModule([inputs.loaded(model) for model in models])
+    frozen = inputs.freeze(inputs.node, module, "float32")
+    inputs.note_network(spec.network, *frozen.left_out)
+    weights = module.state_dict()
+    facts = {"weights": sum(weight.numel() for weight in weights.values())}
+    if any(isinstance(member, ForeignNetwork) for member in spec.network.members):
+        facts |= _counted(module, inputs.node)
+    return NodeOutput({"weights.safetensors": partial(_write_weights, weights)}, facts)
 
 
 def _counted(module: nn.Module, model: Node) -> dict[str, int]:
@@ -411,6 +426,7 @@ PERFORM: dict[NodeKind, Callable[[NodeInputs], NodeOutput]] = {
     "dataset": _dataset,
     "train": _train,
     "checkpoint": _checkpoint,
+    "ensemble": _ensemble,
     "craft": _craft,
     "select": _select,
     "defend": _defend,

@@ -9,7 +9,7 @@ from pipeline.report.views.table import Entry, View
 from pipeline.report.words.numbers import accuracy
 from pipeline.report.words.settings import value_words
 from tasks.specs import Kind, Spec
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec, TrainSpec
 
 
 def published_words(reference: Reference) -> str:
@@ -88,9 +88,7 @@ def _are_specs(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(part, Kind) for part in value)
 
 
-def _model_differences(
-    ours: TrainSpec | CheckpointSpec, theirs: TrainSpec | CheckpointSpec
-) -> list[str]:
+def _model_differences(ours: ClassifierSpec, theirs: ClassifierSpec) -> list[str]:
     words = differences(ours.network, theirs.network)
     if isinstance(ours, TrainSpec) and isinstance(theirs, TrainSpec):
         return words + differences(ours.recipe, theirs.recipe)
@@ -99,9 +97,11 @@ def _model_differences(
     return words
 
 
-def _weights(spec: TrainSpec | CheckpointSpec) -> str:
+def _weights(spec: ClassifierSpec) -> str:
     if isinstance(spec, CheckpointSpec):
         return f"a checkpoint ({spec.sha256[:12]})"
+    if isinstance(spec, EnsembleSpec):
+        return f"an ensemble of {len(spec.members)}"
     return f"{spec.recipe.epochs} epochs of {spec.recipe.method}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.grid.cells import Cell
 from tasks.defenses.base import Defense
 from tasks.specs import Kind, Spec
-from tasks.training.recipe import CheckpointSpec, TrainSpec
+from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec
 
 
 def joined(values: Iterable[object]) -> str:
@@ -80,7 +80,9 @@ def _by_label(described: Iterable[tuple[str, str, str]]) -> list[str]:
     return lines
 
 
-def _model(spec: TrainSpec | CheckpointSpec) -> str:
+def _model(spec: ClassifierSpec) -> str:
+    if isinstance(spec, EnsembleSpec):
+        return "the mean probability of " + "; and of ".join(map(_model, spec.members))
     network = _spec(spec.network)
     if isinstance(spec, CheckpointSpec):
         return f"{network}; checkpoint {spec.sha256[:12]}"
