@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.attacks.base import Attack, Victim
+from tasks.classifier.ensemble import EnsembleModule
 from tasks.classifier.frozen import Frozen
 from tasks.data.arrays import Images, as_float
 from tasks.data.seeding import Rows
@@ -23,6 +24,8 @@ from tasks.networks.base import Network
 from tasks.specs import Problem
 
 CLASSES, COUNT = 10, 6
+MEMBERS = 3
+"""Of the ensemble that a defense about members is tried on."""
 
 
 class BrokenContract(AssertionError):
@@ -40,7 +43,10 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     """
     spec = spec.resolved(_problem(side))
     images, rows = _images(channels, side), _rows()
-    frozen = Frozen(_network(channels, side), classes=CLASSES)
+    module = _network(channels, side)
+    if spec.asks_members():
+        module = EnsembleModule([_network(channels, side, seed) for seed in range(MEMBERS)])
+    frozen = Frozen(module, classes=CLASSES)
     context = Context(frozen, images)
     pixels = as_float(images.pixels)
     before = pixels.clone()
@@ -69,7 +75,8 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
         )
     _check_gradient(name, leaf, found)
     if spec.combines():
-        _check_combine(name, spec, frozen.logits(found).view(COUNT, views, CLASSES))
+        asked_for = frozen.member_logits if spec.asks_members() else frozen.logits
+        _check_combine(name, spec, asked_for(found).reshape(COUNT, -1, CLASSES))
 
 
 def _transformed(spec: Defense, context: Context, views: int, pixels: Tensor, rows: Rows) -> Tensor:
@@ -264,9 +271,9 @@ def _rows(draw: int = 0) -> Rows:
     return Rows(0, images=places, draws=torch.full_like(places, draw))
 
 
-def _network(channels: int, side: int) -> nn.Module:
+def _network(channels: int, side: int, seed: int = 1) -> nn.Module:
     network = nn.Sequential(nn.Flatten(), nn.Linear(channels * side * side, CLASSES))
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in network.parameters():
             weight.copy_(torch.randn(weight.shape, generator=generator))

@@ -24,6 +24,11 @@ def kinds(family: Family) -> list[str]:
     return sorted(name.replace("_", "-") for name in names if name != "base")
 
 
+def written_kinds(family: Family) -> list[str]:
+    """Those that a config may name: a chain is written `counter+guo`, an ensemble as `members`."""
+    return [kind for kind in kinds(family) if kind not in {"chain", "ensemble"}]
+
+
 @cache
 def kind_class(family: Family, kind: str) -> type[Kind]:
     """The class of a kind; KeyError where there is none."""

@@ -26,7 +26,7 @@ WRITTEN: Mapping[str, bool] = {"written": True}
 """The context of a validation whose values a person wrote; what is derived from them has none."""
 
 
-_IN_255THS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*/\s*255\s*")
+_IN_255THS = re.compile(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*/\s*255\s*")
 
 
 def in_255ths(value: object) -> object:
@@ -42,6 +42,8 @@ def _size(value: object, number: ValidatorFunctionWrapHandler, info: ValidationI
     """
     written = info.context is not None and info.context.get("written")
     given = in_255ths(value) if written else value
+    if written and isinstance(given, str):
+        raise ValueError(f"expected a number, such as 8 or 0.5/255, got {given!r}")
     size: float = number(given)
     if written and given is value and 0 < size < 1:
         meant = 255 * size

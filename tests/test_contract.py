@@ -1,6 +1,7 @@
 """Defenses that cheat are told what is wrong, in one line."""
 
 import random
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -119,3 +120,32 @@ def test_a_defense_that_keeps_the_contract_is_told_nothing():
             return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
 
     check_defense(Fair())
+
+
+class SecondMember(Defense):
+    """The answer of the second network of an ensemble."""
+
+    kind: Literal["second-member"] = "second-member"
+
+    def deterministic(self, classes):
+        return True
+
+    def asks_members(self):
+        return True
+
+    def transform(self, pixels, rows, context):
+        return pixels
+
+    def combine(self, logits):
+        return logits[..., 1, :]
+
+
+def test_a_defense_about_members_is_tried_on_an_ensemble():
+    check_defense(SecondMember())
+
+    class Mutilates(SecondMember):
+        def combine(self, logits):
+            return logits[..., 0, :3]
+
+    with pytest.raises(BrokenContract, match="combine"):
+        check_defense(Mutilates())

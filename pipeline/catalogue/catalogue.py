@@ -226,8 +226,7 @@ class Catalogue:
         if not isinstance(value, Mapping):
             raise document.problem(place, "expected a mapping with a kind")
         kind = value.get("kind")
-        # a chain is written by its name, 'counter+guo'
-        known = [known for known in registry.kinds(family) if known != "chain"]
+        known = registry.written_kinds(family)
         if isinstance(kind, str) and kind in known:
             spec = validated(registry.kind_class(family, kind), document, place, dict(value))
             if isinstance(spec, Factory):

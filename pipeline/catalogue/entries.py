@@ -143,6 +143,8 @@ class ModelEntry(ConfigEntry):
     """Of an ensemble, in the place of network and weights: other models of the same data set. It
     answers their mean probability."""
     stands_for: str | None = None
+    seed: Seed = 0
+    """Of the training, added to the grid's: for a second network by the same recipe."""
     randomised: bool = False
     """The network draws random numbers when it is asked, so its answers are redrawn."""
 
@@ -152,7 +154,7 @@ class ModelEntry(ConfigEntry):
             if self.network is None:
                 raise ValueError("network: give one, or the members of an ensemble")
             return self
-        for key in ("network", "recipe", "checkpoint", "stands_for", "randomised"):
+        for key in ("network", "recipe", "checkpoint", "stands_for", "seed", "randomised"):
             if key in self.model_fields_set:
                 raise ValueError(f"{key}: an ensemble is its members; leave it out")
         check_once("members", self.members)

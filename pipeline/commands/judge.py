@@ -107,6 +107,8 @@ class _Judged:
         spec, _ = self._ingredients.dataset(dataset)
         for part in self.name.split("+"):
             defense = self.catalogue.defense(part)
+            if defense.asks_members() and not self.named:
+                raise BadInput(f"{part} is for ensembles; name a model with `members`: --model")
             found = contract_verdict(defense, channels=spec.channels, side=spec.side)
             if found.line:
                 raise BadInput(found.line)

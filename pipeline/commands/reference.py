@@ -140,9 +140,7 @@ def _sections() -> Iterator[tuple[str, str, list[tuple[str, type[BaseModel]]]]]:
 
 
 def _kinds(family: Family) -> list[tuple[str, type[Kind]]]:
-    # a chain is written by its name, 'counter+guo'
-    names = [name for name in registry.kinds(family) if name != "chain"]
-    return [(name, registry.kind_class(family, name)) for name in names]
+    return [(name, registry.kind_class(family, name)) for name in registry.written_kinds(family)]
 
 
 def _part(name: str, cls: type[BaseModel]) -> str:

@@ -17,7 +17,7 @@ from pipeline.commands.session import Session
 from pipeline.problems import BadInput, shown, writing_to
 from pipeline.store.bundle import CONFIG, Bundle
 from pipeline.store.files import replace_bytes
-from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec
+from tasks.training.recipe import CheckpointSpec, ClassifierSpec
 
 
 def configs_of(session: Session) -> tuple[dict[str, bytes], list[str]]:
@@ -56,11 +56,8 @@ def _without_file(session: Session, document: Document) -> bytes | None:
 def _models(session: Session) -> Iterator[tuple[str, ClassifierSpec]]:
     """The models of a session's cells by the names of their files, and the members of ensembles."""
     for cell in session.grid.cells:
-        name, spec = cell.model.partition("[")[0], cell.model_spec
-        yield name, spec
-        if isinstance(spec, EnsembleSpec):
-            entry, _ = session.catalogue.model_entry(name)
-            yield from zip(entry.members or (), spec.members, strict=True)
+        for own in cell.models():
+            yield own.model.partition("[")[0], own.model_spec
 
 
 def command_words(

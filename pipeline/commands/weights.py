@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.commands.session import Session
 from pipeline.grid.graph import Node
+from pipeline.grid.nodes import models_behind
 from pipeline.problems import BadInput, reason_of, shown, suggestion
 from pipeline.store.files import replace_bytes
 from pipeline.store.store import Damaged
@@ -60,15 +61,18 @@ def export_weights(session: Session, model: str, path: Path, *, half: bool) -> W
 
 def _model(session: Session, model: str) -> Node:
     """The one node of a model's weights among the chosen cells."""
-    names = {cell.model for cell in session.grid.cells}
+    names = {own.model for cell in session.grid.cells for own in cell.models()}
     if model not in names:
         raise BadInput(
             f"no model '{model}' in grid '{session.grid.name}'{suggestion(model, names)}"
         )
     nodes = {
-        session.scores[cell.name].parents[0][1].parent("model")
+        node
         for cell in session.cells
-        if cell.model == model
+        for own, node in models_behind(
+            cell, session.scores[cell.name].parents[0][1].parent("model")
+        )
+        if own.model == model
     }
     if len(nodes) != 1:
         how_many = f"{len(nodes)} trainings" if nodes else "none"

@@ -61,6 +61,11 @@ class Assigned:
             spec = self._changed(spec, fitting, word)
         return self._changed(spec, owned(self._document.value, owner), owner)
 
+    def refuse(self, owner: str, message: str) -> None:
+        """BadInput where anything is set of an owner that has nothing to set."""
+        for key in owned(self._document.value, owner):
+            raise self._document.problem((f"{owner}.{key}",), message)
+
     def _changed(self, spec: AnySpec, changes: Mapping[str, object], owner: str) -> AnySpec:
         self._used.update(f"{owner}.{key}" for key in changes)
         return changed(spec, changes, self._document, (), f"{owner}.")

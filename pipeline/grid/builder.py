@@ -300,6 +300,7 @@ class _Builder:
             precision=entry.precision,
             adaptive_shard=entry.adaptive_shard,
             attack_note=note,
+            members=parts.members,
             dataset_spec=dataset_spec,
             model_spec=resolved(parts.spec, problem, document, model.place),
             attack_spec=attack_spec,
@@ -333,12 +334,33 @@ class _Builder:
         name = _used(choice)
         self.models.add(name)
         parts = self._ingredients.model(name, document, place)
-        self.models.update(parts.members)
+        if isinstance(parts.spec, EnsembleSpec):
+            return self._ensemble(parts, parts.spec, choice, document, place)
         spec = with_variant(parts.spec, choice, document, place)
         spec = self.assigned.applied(spec, name, "model")
         if spec == parts.spec:
             return parts
         return dataclasses.replace(parts, spec=spec, stands_for=None, published_accuracy=None)
+
+    def _ensemble(
+        self,
+        parts: ModelParts,
+        spec: EnsembleSpec,
+        choice: str | VariantEntry,
+        document: Document,
+        place: Place,
+    ) -> ModelParts:
+        """An ensemble, with what the command line sets of its members."""
+        if not isinstance(choice, str) and choice.set:
+            message = "an ensemble has no parameters of its own; set those of its members' models"
+            raise document.problem((*place, "set"), message)
+        self.models.update(parts.members)
+        self.assigned.refuse(_used(choice), "an ensemble has no parameters but its members'")
+        members = [
+            self.assigned.applied(member, name, "model")
+            for name, member in zip(parts.members, spec.members, strict=True)
+        ]
+        return dataclasses.replace(parts, spec=EnsembleSpec.of(members))
 
     def _attack(
         self, choice: str | VariantEntry, rules: Matching, document: Document, place: Place
@@ -402,9 +424,10 @@ def _seeded(cell: Cell, seed: int) -> ClassifierSpec:
 
 
 def _trained_by(spec: TrainSpec | CheckpointSpec, seed: int) -> TrainSpec | CheckpointSpec:
+    """A model trained by a seed, and by its own beyond that."""
     if isinstance(spec, CheckpointSpec):
         return spec
-    return spec.model_copy(update={"seed": seed})
+    return spec.model_copy(update={"seed": spec.seed + seed})
 
 
 def _label(choice: str | VariantEntry) -> str:

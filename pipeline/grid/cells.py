@@ -14,12 +14,15 @@ from tasks.attacks.base import Attack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Defense
 from tasks.specs import ADAPTIVE_SHARD, Precision
-from tasks.training.recipe import ClassifierSpec
+from tasks.training.recipe import ClassifierSpec, EnsembleSpec
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a grid. The first fields are names for people; specs are what is computed."""
+    """One point of a grid. The first fields are names for people; specs are what is computed.
+
+    members: the names of those of an ensemble.
+    """
 
     dataset: str
     model: str
@@ -40,12 +43,26 @@ class Cell:
     published_accuracy: float | None = None
     adaptive_shard: int = ADAPTIVE_SHARD
     attack_note: str | None = None
+    members: tuple[str, ...] = ()
 
     @property
     def deterministic(self) -> bool:
         """Whether neither the defense nor the network has anything to draw."""
         return not self.model_spec.randomised and self.defense_spec.deterministic(
             self.dataset_spec.classes
+        )
+
+    def models(self) -> tuple[Cell, ...]:
+        """A cell for each model behind it: itself, and as if of that alone each member."""
+        if not isinstance(self.model_spec, EnsembleSpec):
+            return (self,)
+        pairs = zip(self.members, self.model_spec.members, strict=True)
+        return (
+            self,
+            *(
+                dataclasses.replace(self, model=name, model_spec=spec, members=())
+                for name, spec in pairs
+            ),
         )
 
     @property

@@ -95,7 +95,10 @@ class Ingredients:
             if given is not None:
                 raise BadInput(f"--weights {name}: the model is trained, not loaded from a file")
             trained = TrainSpec(
-                network=network, recipe=weights, randomised=entry.randomised or None
+                network=network,
+                recipe=weights,
+                seed=entry.seed,
+                randomised=entry.randomised or None,
             )
             return ModelParts(entry.dataset, trained, stands_for=entry.stands_for)
         files: tuple[tuple[str, str], ...]
@@ -131,6 +134,12 @@ class Ingredients:
             assert not isinstance(parts.spec, EnsembleSpec)
             if isinstance(parts.spec.network, Exported):
                 message = f"'{member}' is a .pt2 file, which an ensemble cannot hold"
+                raise document.problem(place, message)
+            if parts.spec in specs:
+                message = (
+                    f"'{member}' is the same network as '{names[specs.index(parts.spec)]}'; "
+                    "of one recipe they differ by their `seed`"
+                )
                 raise document.problem(place, message)
             specs.append(parts.spec)
             files += [(f"{number}/{role}", path) for role, path in parts.files]

@@ -30,9 +30,9 @@ def node_name(node: Node, grid: Grid | None) -> str:
         case CardSpec(against=against):
             bare = isinstance(against, NoDefense)
             words = f"{cell.model}/{'none' if bare else cell.defense}"
-        case TrainSpec() | CheckpointSpec() if node.spec != cell.model_spec:
-            assert isinstance(cell.model_spec, EnsembleSpec)
-            words = f"{cell.model}, member {cell.model_spec.members.index(node.spec) + 1}"
+        case TrainSpec() | CheckpointSpec():
+            models = (each.model for each in cell.models() if each.model_spec == node.spec)
+            words = next(models)
         case ExhibitSpec():
             words = f"{cell.model}/{cell.attack}/{cell.defense}"
         case _:
@@ -46,9 +46,7 @@ def _behind(cell: Cell, node: Node) -> bool:
         case DatasetSpec():
             same = cell.dataset_spec == node.spec
         case TrainSpec() | CheckpointSpec() | EnsembleSpec():
-            model = cell.model_spec
-            members = model.members if isinstance(model, EnsembleSpec) else ()
-            same = node.spec == model or node.spec in members
+            same = any(model.model_spec == node.spec for model in cell.models())
         case CraftSpec(attack=attack, against=against):
             bare, known = _attacks(cell)
             same = attack in (bare if against is None else known)

@@ -1,4 +1,5 @@
-"""From cells to nodes: dataset → train or checkpoint → craft → select → defend → score.
+"""From cells to nodes: dataset → train, checkpoint or ensemble → craft → select →
+defend → score.
 
 An oblivious craft knows nothing of the defense, so all defenses of a model share its tensors.
 A compound attack is a cascade in each of its shards, and nothing of it depends on what else a
@@ -193,6 +194,12 @@ class CellNodes:
             last = self._node("select", select, (), **made, **before, **named)
         assert last is not None
         return last
+
+
+def models_behind(cell: Cell, model: Node) -> list[tuple[Cell, Node]]:
+    """The models behind a cell, see `Cell.models`, each with its node; `model` is the cell's."""
+    members = [parent for role, parent in model.parents if role.startswith("member")]
+    return list(zip(cell.models(), (model, *members), strict=True))
 
 
 def _pool(cell: Cell, dataset: Node) -> dict[str, Node]:

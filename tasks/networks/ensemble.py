@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
 
 class Ensemble(Network):
-    """Networks whose mean probability is the answer, with one recipe or file of weights for all.
+    """Networks whose mean probability is the answer; the network of a model with `members`.
 
-    A model with `members` is made of other models in its place. Each network normalises the pixels
-    for itself.
+    Each normalises the pixels for itself.
     """
 
     version: ClassVar[int] = 1
@@ -36,8 +35,10 @@ class Ensemble(Network):
         if not isinstance(value, list | tuple):
             return value
         return tuple(
-            registry.kind_class("networks", each["kind"]).model_validate(each, context=info.context)
-            if isinstance(each, dict) and each.get("kind") in registry.kinds("networks")
+            registry.kind_class("networks", str(each.get("kind"))).model_validate(
+                each, context=info.context
+            )
+            if isinstance(each, dict)
             else each
             for each in value
         )

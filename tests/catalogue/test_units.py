@@ -102,7 +102,7 @@ def test_a_size_below_a_255th_is_refused_with_the_one_that_was_meant(
     assert "was probably meant; if not, write 0." in line
 
 
-@pytest.mark.parametrize("written", ["0.5/255", " .5 / 255", "'0.5/255'"])
+@pytest.mark.parametrize("written", ["0.5/255", " .5 / 255", "'0.5/255'", "5e-1/255"])
 def test_a_size_below_a_255th_is_taken_where_its_unit_is_written(
     tmp_path: Path, written: str
 ) -> None:
@@ -130,8 +130,8 @@ def test_small_sizes_may_be_set_by_rules_and_swept(tmp_path: Path) -> None:
 
 
 def test_other_fractions_and_units_are_refused(tmp_path: Path) -> None:
-    for written in ("8/256", "8/255 px", "-1/255", "1e-3/255"):
-        with pytest.raises(BadInput, match="valid number"):
+    for written in ("8/256", "8/255 px", "-1/255", "eight"):
+        with pytest.raises(BadInput, match=r"expected a number, such as 8 or 0\.5/255"):
             grid_of(tmp_path, attacks__pgd=f"kind: pgd\nepsilon: {written}\n")
 
 

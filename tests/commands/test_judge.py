@@ -125,6 +125,7 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
         (["xi"], "no defense named 'xi'; did you mean 'xie'?"),
         (["xie", "--model", "demo-iat", "--model", "cifar10-iat"], "of cifar10 and digits"),
         (["xie", "--model", "demo-iot"], "no model named 'demo-iot'"),
+        (["crossmax-models"], "is for ensembles; name a model with `members`: --model"),
         (["xie", "--epsilon", "0.031"], "8 (8/255 is 0.03137) was probably meant"),
         (["xie", "--epsilon", "0"], "'0' is no size above 0."),
         (["xie", "--epsilon", "nan"], "'nan' is not a finite number."),

@@ -14,6 +14,8 @@ from pipeline.commands.weights import export_weights
 from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.names import node_name
 from pipeline.problems import BadInput
+from pipeline.report.views.pictures import Artifacts
+from pipeline.report.views.training import trainings
 from pipeline.store import arrow
 from pipeline.store.verify import verify
 from tasks.classifier.checkpoint import load_weights, weights_from_bytes
@@ -97,7 +99,7 @@ def test_a_member_is_trained_once_for_the_ensemble_and_for_itself(tiny):
     session = tiny.session()
     nodes = [node for node in session.graph if node.kind in {"train", "ensemble"}]
     names = sorted(node_name(node, session.grid) for node in nodes)
-    assert names == ["ensemble both", "train both, member 1", "train both, member 2"]
+    assert names == ["ensemble both", "train mixed", "train wide"]
     alone = session.scores["mixed/clean/none"].parents[0][1].parent("model")
     ensemble = session.scores["both/clean/none"].parents[0][1].parent("model")
     assert alone in dict(ensemble.parents).values()
@@ -145,6 +147,7 @@ def test_a_bundle_holds_the_files_of_members_that_are_checkpoints(tiny, tmp_path
         ("dataset: digits\nmembers: [mixed, mixed]\n", "'mixed' stands here 2 times"),
         ("dataset: digits\nmembers: [mixed]\n", "members: tuple should have at least 2 items"),
         ("dataset: digits\nmembers: [mixed, wide]\nrecipe: short\n", "recipe: an ensemble is its"),
+        ("dataset: digits\nmembers: [mixed, again]\n", "'again' is the same network as 'mixed'"),
         ("dataset: digits\n", "network: give one, or the members of an ensemble"),
         ("dataset: digits\nmembers: [mixed, far]\n", "'far' is of letters, not of digits"),
     ],
@@ -153,6 +156,7 @@ def test_what_is_no_ensemble_is_refused_in_one_line(text, said, tmp_path):
     others = {
         "models/both.yaml": text,
         "models/other.yaml": "dataset: digits\nmembers: [mixed, wide]\n",
+        "models/again.yaml": "extends: mixed\n",
         "models/far.yaml": "dataset: letters\nnetwork: {kind: small}\nrecipe: short\n",
     }
     folder = write_configs(tmp_path, {**FILES, **others})
@@ -161,6 +165,62 @@ def test_what_is_no_ensemble_is_refused_in_one_line(text, said, tmp_path):
     assert said in str(raised.value)
     assert "both.yaml:" in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_two_members_by_one_recipe_differ_by_their_seed(tmp_path):
+    second = {"models/wide.yaml": "extends: mixed\nseed: 7\n"}
+    folder = write_configs(tmp_path, {**FILES, **second})
+    grid = load_grid(Catalogue([folder]), "tiny", Overrides(seeds=2))
+    found = {
+        tuple(member.seed for member in cell.model_spec.members)
+        for cell in grid.cells
+        if cell.model == "both"
+    }
+    assert found == {(0, 7), (1, 8)}
+
+
+def test_what_the_command_line_sets_of_a_model_it_sets_of_a_member(tmp_path):
+    folder = write_configs(tmp_path, FILES)
+
+    def epochs(**parameters: object) -> tuple[int, ...]:
+        overrides = Overrides(parameters={k.replace("__", "."): v for k, v in parameters.items()})
+        spec = load_grid(Catalogue([folder]), "tiny", overrides).cell("both/clean/none").model_spec
+        return tuple(member.recipe.epochs for member in spec.members)
+
+    assert epochs() == (2, 2)
+    assert epochs(wide__recipe__epochs=3) == (2, 3)
+    assert epochs(model__recipe__epochs=4) == (4, 4)
+    with pytest.raises(BadInput, match="an ensemble has no parameters but its members'"):
+        epochs(both__randomised=True)
+
+
+def test_a_variant_of_an_ensemble_is_refused(tmp_path):
+    variant = "{label: other, use: both, set: {randomised: true}}"
+    grid = GRID.replace("models: [both]", f"models: [{variant}]")
+    folder = write_configs(tmp_path, {**FILES, "grids/tiny.yaml": grid})
+    with pytest.raises(BadInput, match="an ensemble has no parameters of its own"):
+        load_grid(Catalogue([folder]), "tiny")
+
+
+def test_an_ensemble_is_written_as_a_model_and_no_network(tmp_path):
+    network = "network: {kind: ensemble, members: [{kind: small}, {kind: small}]}"
+    text = f"dataset: digits\n{network}\nrecipe: short\n"
+    folder = write_configs(tmp_path, {**FILES, "models/both.yaml": text})
+    with pytest.raises(BadInput, match="unknown kind 'ensemble'"):
+        load_grid(Catalogue([folder]), "tiny")
+
+
+def test_the_trainings_of_members_are_told_by_their_own_names(tiny):
+    session = tiny.session(only=["model=both"])
+    found = trainings(session.grid, Artifacts(session.store, session.scores))
+    assert [training.model for training in found] == ["mixed", "wide"]
+
+
+def test_weights_of_a_member_can_be_exported(tiny, tmp_path):
+    export_weights(tiny.session(only=["model=both"]), "wide", tmp_path / "w", half=False)
+    own = weights_from_bytes((tmp_path / "w").read_bytes())
+    second = members(tiny)[1].state_dict()
+    assert all(torch.equal(second[name], weight) for name, weight in own.items())
 
 
 def test_a_defense_about_members_is_refused_for_one_network(tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Graph, Node
+from pipeline.grid.nodes import models_behind
 from pipeline.observers.tracking.runs import (
     ChildRun,
     Metric,
@@ -93,15 +94,16 @@ class Results:
         """Digest of a training → the first cell whose model it is."""
         cells: dict[str, Cell] = {}
         for cell in self.grid.cells:
-            if (model := self._training(cell)) is not None:
-                cells.setdefault(model.digest, cell)
+            for own, node in self._trainings(cell):
+                cells.setdefault(node.digest, own)
         return cells
 
-    def _training(self, cell: Cell) -> Node | None:
+    def _trainings(self, cell: Cell) -> list[tuple[Cell, Node]]:
+        """The trained models behind a cell: its own or, of an ensemble, those of its members."""
         if cell.name not in self.scores:
-            return None
+            return []
         model = self.scores[cell.name].parents[0][1].parent("model")
-        return model if model.info.trains else None
+        return [(own, node) for own, node in models_behind(cell, model) if node.info.trains]
 
     def standing(self) -> dict[str, Record]:
         """Cell's name → the record of its score, where that counts as there."""
@@ -154,9 +156,9 @@ class Results:
             if cell.name not in standing:
                 continue
             cells[score_key(cell, standing[cell.name])] = cell
-            model = self._training(cell)
-            if model is not None and (record := self._record(model)) is not None:
-                trainings[train_key(record)] = model
+            for _, model in self._trainings(cell):
+                if (record := self._record(model)) is not None:
+                    trainings[train_key(record)] = model
         return [result for key, result in (trainings | cells).items() if key not in logged]
 
     def unregistered(self) -> list[Trained]:
@@ -164,9 +166,10 @@ class Results:
         found = []
         logged = self.ledger.logged(self.server)
         standing = self.standing()
-        for node in {self._training(self._cells[name]): None for name in standing}:
-            record = self._record(node) if node is not None else None
-            if node is None or record is None or WEIGHTS not in record.files:
+        trained = [node for name in standing for _, node in self._trainings(self._cells[name])]
+        for node in dict.fromkeys(trained):
+            record = self._record(node)
+            if record is None or WEIGHTS not in record.files:
                 continue
             key = train_key(record)
             run_id = self.ledger.logged_as(self.server, key)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.nodes import models_behind
 from pipeline.report.scores import number
 from pipeline.report.views.pictures import Artifacts
 from pipeline.store.reading import Malformed, parsed
@@ -68,16 +69,15 @@ def trainings(grid: Grid, artifacts: Artifacts | None) -> list[Training]:
     """
     found: dict[str, Training] = {}
     for cell in grid.cells if artifacts is not None else ():
-        if not isinstance(cell.model_spec, TrainSpec):
-            continue
         assert artifacts is not None
-        name = f"{cell.model}, seed {cell.seed}" if cell.seed else cell.model
-        if name in found:
-            continue
-        node = artifacts.scores[cell.name].parents[0][1].parent("model")
-        record = artifacts.store.known(node.kind, node.digest)
-        if record is not None and (epochs := _epochs(artifacts, record)):
-            found[name] = _training(name, cell, record, epochs)
+        model = artifacts.scores[cell.name].parents[0][1].parent("model")
+        for own, node in models_behind(cell, model):
+            name = f"{own.model}, seed {cell.seed}" if cell.seed else own.model
+            if name in found or not isinstance(own.model_spec, TrainSpec):
+                continue
+            record = artifacts.store.known(node.kind, node.digest)
+            if record is not None and (epochs := _epochs(artifacts, record)):
+                found[name] = _training(name, own, record, epochs)
     return list(found.values())
 
 
