@@ -239,7 +239,9 @@ def _yaml(block: Block, home: Home) -> None:
     if section == "grids":
         assert stored_grid_from(_chosen(name)).cells
     elif section == "models":
-        catalogue.model(name)
+        entry, _ = catalogue.model_entry(name)
+        if entry.members is None:
+            catalogue.model(name)
     elif section == "datasets":
         catalogue.dataset(name)
     elif section == "attacks":
