@@ -230,6 +230,12 @@ def _python(block: Block, home: Home) -> None:
         catalogue.defense(catalogue.add("defenses", str(path)))
 
 
+def _model(catalogue: Catalogue, name: str) -> None:
+    entry, _ = catalogue.model_entry(name)
+    if entry.members is None:
+        catalogue.model(name)
+
+
 def _yaml(block: Block, home: Home) -> None:
     """It is read as what its folder makes it; a file for another program, as YAML."""
     assert block.place is not None, f"{block}: its first line does not name its file"
@@ -239,9 +245,7 @@ def _yaml(block: Block, home: Home) -> None:
     if section == "grids":
         assert stored_grid_from(_chosen(name)).cells
     elif section == "models":
-        entry, _ = catalogue.model_entry(name)
-        if entry.members is None:
-            catalogue.model(name)
+        _model(catalogue, name)
     elif section == "datasets":
         catalogue.dataset(name)
     elif section == "attacks":
