@@ -27,6 +27,8 @@ MODULES = (
     *("attacks", "expectation", "defenses", "training", "accuracy"),
     *("linear", "planning", "ray_overhead", "demo"),
 )
+LONG = ("autoattack",)
+"""Those that take hours, and are measured where they are named."""
 PEAK = "peak"
 INDEX = """\
 # Benchmarks
@@ -39,7 +41,7 @@ and the most. Peers run in a process of their own, as their users run them.
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(MODULES))
+@click.argument("names", nargs=-1, type=click.Choice([*MODULES, *LONG]))
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--threads", default=0, help="CPU threads; all by default.")
@@ -48,7 +50,7 @@ and the most. Peers run in a process of their own, as their users run them.
 def main(
     names: Sequence[str], repeats: int, device: str, threads: int, only: str, out: Path
 ) -> None:
-    """Measure the comparisons of these modules, all by default."""
+    """Measure the comparisons of these modules, by default all but those that take hours."""
     threads = threads or torch.get_num_threads()
     keep_freed_memory()  # as a worker does
     console = Console()
@@ -152,7 +154,7 @@ def _title(name: str) -> str:
 
 def _index(out: Path) -> str:
     """What is in the folder, measured in this run or before, here or on other machines."""
-    found = [name for name in MODULES if (out / f"{name}.md").exists()]
+    found = [name for name in (*MODULES, *LONG) if (out / f"{name}.md").exists()]
     lines = [
         f"- [{_title(name)}]({name}.md), every repeat: [{name}.csv]({name}.csv)" for name in found
     ]

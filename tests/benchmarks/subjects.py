@@ -25,6 +25,10 @@ from tasks.networks.resnet50_mi import ResNet50MI
 from tasks.specs import Precision
 
 SHARED = Path(os.environ.get("PIPELINE_TEST_SHARED") or Path(__file__).parents[2].parent / "shared")
+RESNET20, RESNET56 = (
+    SHARED / "models" / name
+    for name in ("cifar10-resnet20-12fca82f.th", "cifar10-resnet56-4bfd9763.th")
+)
 SIDE, CHANNELS, CLASSES = 32, 3, 10
 POOL = 1000
 """Images that may be mixed in."""
@@ -71,23 +75,34 @@ def subject(network: Network, device: str, images: int | None = None) -> Subject
 
 
 def real(count: int, device: str) -> Subject:
-    """A public ResNet-20 and CIFAR-10's first test images, both of `SHARED`.
+    """A public ResNet-20 and CIFAR-10's first test images; see `real_images`."""
+    network = ResNet20()
+    module = loaded(network, RESNET20)
+    return real_images("a public ResNet-20", network, module, count, device)
 
-    Later test images are there to be mixed in. FileNotFoundError where they are not.
+
+def loaded(network: Network, weights: Path) -> nn.Module:
+    """A network of CIFAR-10 with the weights of a file; FileNotFoundError where that is not."""
+    module = network.build(CHANNELS, SIDE, CLASSES, seed=0)
+    prefix = "module." if weights.suffix == ".th" else ""
+    load_weights(module, weights_from_bytes(weights.read_bytes(), prefix))
+    return module.eval()
+
+
+def real_images(name: str, network: Network, module: nn.Module, count: int, device: str) -> Subject:
+    """CIFAR-10's first test images of `SHARED` for a network.
+
+    Later test images are there to be mixed in. FileNotFoundError where the data is not.
     """
-    weights = SHARED / "models/cifar10-resnet20-12fca82f.th"
     table = pq.read_table(SHARED / "data/cifar10/test-00000-of-00001.parquet")
     found = [Image.open(io.BytesIO(cell["bytes"])) for cell in table["img"].to_pylist()]
     pixels = torch.stack([pil_to_tensor(picture) for picture in found])
     labels = torch.tensor(table["label"].to_numpy())
-    network = ResNet20()
-    module = network.build(CHANNELS, SIDE, CLASSES, seed=0)
-    load_weights(module, weights_from_bytes(weights.read_bytes(), "module."))
     last = slice(len(pixels) - POOL, len(pixels))
     return Subject(
-        "a public ResNet-20",
+        name,
         device,
-        module.eval().to(device),
+        module.to(device),
         as_float(pixels[:count]).to(device),
         labels[:count].to(device),
         network.multiplications(CHANNELS, SIDE, CLASSES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import CardSize
 from pipeline.grid.names import node_name
 from pipeline.grid.nodes import CellNodes
-from pipeline.grid.workloads import speed_class, workload
+from pipeline.grid.workloads import speed_class, stated, workload
 from tasks.defenses.none import NoDefense
 from tasks.evaluation.specs import CardSpec
 
@@ -26,7 +27,15 @@ BUDGETS = {
 }
 
 
-def loaded(folder: Path, attacks: str, defenses: str, seeds: int = 1) -> Grid:
+OWN = (
+    "dataset: digits\nrecipe: short\n"
+    "network: {kind: factory, factory: 'torchvision.models.squeezenet:squeezenet1_1'}\n"
+)
+
+
+def loaded(
+    folder: Path, attacks: str, defenses: str, changes: Mapping[str, str] | None = None
+) -> Grid:
     text = (
         "epsilon: 40\nimages: 500\nredraws: 2\ntables:\n"
         f"  - name: main\n    models: [mixed]\n    attacks: {attacks}\n"
@@ -34,7 +43,8 @@ def loaded(folder: Path, attacks: str, defenses: str, seeds: int = 1) -> Grid:
     )
     budgets = {f"attacks/adaptive-{name}.yaml": budget for name, budget in BUDGETS.items()}
     return load_grid(
-        Catalogue([write_configs(folder, {"grids/tiny.yaml": text, **budgets})]), "tiny"
+        Catalogue([write_configs(folder, {"grids/tiny.yaml": text, **budgets, **(changes or {})})]),
+        "tiny",
     )
 
 
@@ -91,6 +101,18 @@ def test_a_card_costs_a_quarter_of_its_adaptive_cell_at_most(budget: str, tmp_pa
     assert sum(workload(card, {}).amount for card in cards) <= spent / 4
     largest = set(cards_of(grid, "full").values())
     assert sum(workload(card, {}).amount for card in largest) > spent / 4 or budget == "maxi"
+
+
+def test_a_network_whose_cost_only_a_run_can_tell_has_cards_of_the_same_size(tmp_path: Path):
+    """A card is compared with its own cell, and both are of one network."""
+    known = cards_of(loaded(tmp_path / "known", "[adaptive-mini]", "[none, guo]"))
+    unknown = {"models/mixed.yaml": OWN}
+    cards = cards_of(loaded(tmp_path / "unknown", "[adaptive-mini]", "[none, guo]", unknown))
+    assert {name: spec_of(card) for name, card in cards.items()} == {
+        name: spec_of(card) for name, card in known.items()
+    }
+    with pytest.raises(NotImplementedError):
+        stated(cards["mixed/adaptive-mini/guo"].parent("model"))
 
 
 def test_a_larger_budget_buys_a_larger_card_and_full_all_of_it(tmp_path: Path):

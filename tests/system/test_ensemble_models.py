@@ -37,6 +37,7 @@ FILES = {
     "defenses/crossmax-models.yaml": "kind: crossmax-models\n",
     "grids/tiny.yaml": GRID,
 }
+SECOND = {"models/wide.yaml": "extends: mixed\nseed: 7\n"}
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +116,6 @@ def test_a_store_with_an_ensemble_verifies_and_its_plan_counts_all_members(tiny)
     assert "craft" not in found.unknown
 
 
-def test_seeds_train_each_member_anew(tmp_path):
-    folder = write_configs(tmp_path, FILES)
-    grid = load_grid(Catalogue([folder]), "tiny", Overrides(seeds=2))
-    seeds = {
-        tuple(member.seed for member in cell.model_spec.members)
-        for cell in grid.cells
-        if cell.model == "both"
-    }
-    assert seeds == {(0, 0), (1, 1)}
-
-
 def test_a_bundle_holds_the_files_of_members_that_are_checkpoints(tiny, tmp_path):
     file = tmp_path / "mixed.safetensors"
     export_weights(tiny.session(), "mixed", file, half=False)
@@ -167,16 +157,14 @@ def test_what_is_no_ensemble_is_refused_in_one_line(text, said, tmp_path):
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_two_members_by_one_recipe_differ_by_their_seed(tmp_path):
-    second = {"models/wide.yaml": "extends: mixed\nseed: 7\n"}
-    folder = write_configs(tmp_path, {**FILES, **second})
+@pytest.mark.parametrize(
+    ("wide", "seeds"), [({}, {(0, 0), (1, 1)}), (SECOND, {(0, 7), (1, 8)})], ids=["grid's", "own"]
+)
+def test_a_seed_trains_each_member_anew_and_the_model_s_own_is_added_to_it(wide, seeds, tmp_path):
+    folder = write_configs(tmp_path, {**FILES, **wide})
     grid = load_grid(Catalogue([folder]), "tiny", Overrides(seeds=2))
-    found = {
-        tuple(member.seed for member in cell.model_spec.members)
-        for cell in grid.cells
-        if cell.model == "both"
-    }
-    assert found == {(0, 7), (1, 8)}
+    cells = [cell for cell in grid.cells if cell.model == "both"]
+    assert {tuple(member.seed for member in cell.model_spec.members) for cell in cells} == seeds
 
 
 def test_what_the_command_line_sets_of_a_model_it_sets_of_a_member(tmp_path):
