@@ -236,12 +236,8 @@ class Run:
                     done.append(result)
         if failed and all(leaf.digest in lost for leaf in (*self.scores.values(), *self.cards)):
             node = self.graph[failed[0].digest]
-            raise BadInput(f"{node.kind} of {self._first_cell(node)}: {failed[0].reason}")
+            raise BadInput(f"{node_name(node, self.grid)}: {failed[0].reason}")
         return done, failed
-
-    def _first_cell(self, node: Node) -> str:
-        below = self._descendants(node.digest)
-        return next(name for name, score in self.scores.items() if score.digest in below)
 
     def _without(self, plan: Plan, done: list[Done]) -> Plan:
         """What is left of a plan after its files were read, and what failed of them."""

@@ -92,7 +92,7 @@ def test_every_network_is_judged_as_it_was_given_or_refused_in_one_line(
     assert len(table) >= 40
     for name, (given, judged) in table.items():
         if isinstance(given, str):
-            line = rf"^checkpoint of mixed/clean/none: network net\.py:make: .*({given})"
+            line = rf"^checkpoint mixed: network net\.py:make: .*({given})"
             assert isinstance(judged, str), f"{name}: judged {judged}, not refused"
             assert re.match(line, judged), f"{name}: {judged}"
             assert "\n" not in judged

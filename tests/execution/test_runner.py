@@ -235,7 +235,7 @@ def test_a_file_that_cannot_be_read_fails_its_own_cells_alone(
 def test_where_no_cell_could_be_computed_the_first_file_that_cannot_be_read_ends_the_run(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(BadInput, match=r"^checkpoint of bad-on-good/clean/none: neither "):
+    with pytest.raises(BadInput, match=r"^checkpoint bad-on-good: neither "):
         Zoo(tmp_path).run("bad-on-good", "good-on-bad")
 
 

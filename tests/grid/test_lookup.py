@@ -107,7 +107,7 @@ def test_a_released_checkpoint_with_a_missing_and_a_foreign_key_is_refused_by_th
     weights["fc.weight"] = weights.pop("fc_dense.weight")
     del weights["layer2.0.downsample.0.weight"]
     message = refused(shell("--weights", shell.save(weights)))
-    assert message.startswith("checkpoint of mixed/clean/none: weights do not fit the network: ")
+    assert message.startswith("checkpoint mixed: weights do not fit the network: ")
     for said in (
         "2 missing (layer2.0.downsample.0.weight, fc_dense.weight)",
         "1 foreign (fc.weight)",
@@ -191,8 +191,8 @@ def test_weights_come_from_an_address_once_and_only_with_their_checksum(
 @pytest.mark.parametrize(
     ("labels", "side", "message"),
     [
-        ([0, 1, 12], 8, "dataset of mixed/clean/none: train labels: expected 0 to 9, got 0 to 12"),
-        ([0, 1, 2], 9, "dataset of mixed/clean/none: train images are 1x9x9; its config says"),
+        ([0, 1, 12], 8, "dataset digits: train labels: expected 0 to 9, got 0 to 12"),
+        ([0, 1, 2], 9, "dataset digits: train images are 1x9x9; its config says"),
     ],
 )
 def test_a_data_set_that_is_not_as_declared_ends_a_run_with_one_line(

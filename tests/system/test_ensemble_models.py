@@ -222,3 +222,13 @@ def test_weights_of_an_ensemble_are_those_of_its_members(tmp_path):
     folder = write_configs(tmp_path, FILES)
     with pytest.raises(BadInput, match="--weights both: an ensemble has those of mixed, wide"):
         load_grid(Catalogue([folder]), "tiny", Overrides(weights={"both": tmp_path}))
+
+
+def test_weights_that_do_not_fit_a_member_are_told_by_its_name(tiny, tmp_path):
+    file = tmp_path / "mixed.safetensors"
+    export_weights(tiny.session(), "mixed", file, half=False)
+    wrong = f"dataset: digits\nnetwork: {{kind: small, width: 8}}\ncheckpoint: {{file: {file}}}\n"
+    folder = write_configs(tmp_path / "configs", {**FILES, "models/wide.yaml": wrong})
+    own = Tiny(folder, tmp_path / "store")
+    with pytest.raises(BadInput, match=r"^checkpoint wide: weights do not fit the network: "):
+        own.run(only=["model=both"])
