@@ -91,9 +91,9 @@ def main() -> None:
 
     \b
     pipeline run demo                 compute what is missing and print the tables
-    pipeline plan demo                say what a run would compute
-    pipeline why CELL --grid demo     say why
-    pipeline compare                  say what moved since the run before
+    pipeline plan demo                show what a run would compute
+    pipeline why CELL --grid demo     show why
+    pipeline compare                  show what changed since the run before
     """
 
 
@@ -109,18 +109,16 @@ def main() -> None:
     type=click.Choice(FORCE_STARTS),
     default=FORCE_STARTS[0],
     show_default=True,
-    help="What --force begins with.",
+    help="First step that --force computes again.",
 )
 @running_options
 @click.option(
     "--stop-after",
     type=FiniteRange(0, 525_600, min_open=True),
     metavar="MINUTES",
-    help="Stop in order after so long; the same command goes on from there.",
+    help="Stop cleanly after this time; the same command resumes from there.",
 )
-@click.option(
-    "--system-metrics", is_flag=True, help="Let MLflow watch this machine while the run goes on."
-)
+@click.option("--system-metrics", is_flag=True, help="Log this machine's system metrics to MLflow.")
 @json_option
 @click.pass_context
 def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
@@ -151,12 +149,13 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     type=FiniteRange(0, 525_600, min_open=True),
     default=10.0,
     show_default=True,
-    help="The largest budget that fits is taken; what is not finished then cannot be told.",
+    help="Time limit: the largest attack budget that fits is used; what is unfinished then "
+    "counts as cannot tell.",
 )
 @click.option(
     "--epsilon",
     type=Epsilon(),
-    help="Of the attacks, in 1/255, or such as 0.5/255.  [default: 8, on digits 40]",
+    help="Epsilon of the attacks, in 1/255 or such as 0.5/255.  [default: 8, on digits 40]",
 )
 @store_option
 @configs_option
@@ -186,8 +185,9 @@ def judge(
 ) -> None:
     """Judge a defense: a name, or a Python or YAML file. Does it hold?
 
-    Checks the contract, then attacks it on the demo's networks, beside no defense and beside flips
-    and crops of equal cost. Exit codes: 0 it holds, 1 it does not, 2 bad input, 3 cannot tell.
+    Checks the contract, then attacks the defense on the demo's networks and compares it with no
+    defense and with flips and crops of equal cost. Exit codes: 0 it holds, 1 it does not, 2 bad
+    input, 3 cannot tell.
 
     \b
     pipeline judge jpeg.py
@@ -215,16 +215,16 @@ def judge(
 @main.command()
 @grid_argument
 @grid_options
-@click.option("--force", is_flag=True, help="As if the chosen cells were to be forced.")
+@click.option("--force", is_flag=True, help="Plan as if the chosen cells were forced.")
 @click.option("--from", "start", type=click.Choice(FORCE_STARTS), default=FORCE_STARTS[0])
-@click.option("--all", "every", is_flag=True, help="Name every cell, however many there are.")
-@click.option("--for-device", metavar="NAME", help="Estimate for it.  [default: this CPU]")
+@click.option("--all", "every", is_flag=True, help="List every cell, however many there are.")
+@click.option("--for-device", metavar="NAME", help="Device to estimate for.  [default: this CPU]")
 @click.option(
     "--workers",
     type=click.IntRange(1, 100_000),
     default=1,
     show_default=True,
-    help="Estimate for so many of it.",
+    help="Number of these devices to estimate for.",
 )
 @json_option
 def plan(
@@ -236,11 +236,11 @@ def plan(
     as_json: bool,
     chosen: GridOptions,
 ) -> None:
-    """Say what a run would compute and how long it may take.
+    """Show what a run would compute and how long it may take.
 
-    And which of the paper's numbers it would stand beside. Times are estimated; where nothing tells
-    how fast this machine is, it is measured once, which takes some seconds. Nothing is written into
-    the store.
+    Also shows which of the paper's numbers it would be compared with. Times are estimates; where
+    the speed of this machine is unknown, it is measured once, which takes some seconds. Nothing is
+    written into the store.
 
     \b
     pipeline plan --grid full --for-device 'NVIDIA H100' --workers 8
@@ -262,22 +262,24 @@ def plan(
 @grid_argument
 @grid_options
 @reports_option
-@click.option("--for-device", metavar="NAME", help="Whose speed is assumed.  [default: this CPU]")
+@click.option(
+    "--for-device", metavar="NAME", help="Device whose speed is assumed.  [default: this CPU]"
+)
 @click.option(
     "--workers",
     type=click.IntRange(1, 100_000),
     multiple=True,
     default=(1, 8, 64, 512),
     show_default=True,
-    help="Simulate so many; may be given several times.",
+    help="Number of workers to simulate; may be given several times.",
 )
 def scale(
     reports: Path, for_device: str | None, workers: tuple[int, ...], chosen: GridOptions
 ) -> None:
-    """Simulate a grid on many workers and say what limits it.
+    """Simulate a grid on many workers and show what limits it.
 
-    How long it takes, where it stops scaling, and why. Written to the folder scale of the reports;
-    nothing is computed.
+    Estimates how long it takes, where it stops scaling, and why. The report is written to the
+    folder scale of the reports; nothing is computed.
 
     \b
     pipeline scale --grid full --for-device 'NVIDIA H100'
@@ -295,7 +297,7 @@ def scale(
 @grid_options
 @json_option
 def why(cell: str, as_json: bool, chosen: GridOptions) -> None:
-    """Say why a cell would be computed: what changed.
+    """Show why a cell would be computed: what changed.
 
     \b
     pipeline why demo-iat/untargeted-pgd10/counter+guo
@@ -320,7 +322,7 @@ def why(cell: str, as_json: bool, chosen: GridOptions) -> None:
 @mlflow_option
 @json_option
 def show(cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions) -> None:
-    """Tell a cell's whole story: parameters, artifacts, score.
+    """Show a cell in full: parameters, artifacts, score.
 
     \b
     pipeline show demo-iat/untargeted-pgd10/counter+guo
@@ -341,10 +343,11 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions) 
 @grid_options
 @json_option
 def failures_command(cell: str, as_json: bool, chosen: GridOptions) -> None:
-    """Say where a defense fails: which classes and images.
+    """Show where a defense fails: which classes and images.
 
-    What they are taken for, beside the same model under the same attack without a defense; and
-    which images every attack on the model breaks, whatever the defense, and which ones none does.
+    Lists accuracies by class and confusions, compared with the same model under the same attack
+    without a defense, and the images that every attack on the model breaks, whatever the defense,
+    or that none breaks.
 
     \b
     pipeline failures demo-iat/untargeted-pgd50/guo
@@ -365,8 +368,8 @@ def failures_command(cell: str, as_json: bool, chosen: GridOptions) -> None:
 @click.argument("before", required=False)
 @click.argument("after", required=False)
 @grid_options
-@click.option("--all", "every", is_flag=True, help="Name every cell, those that are the same too.")
-@click.option("--markdown", is_flag=True, help="Answer as Markdown, for a pull request.")
+@click.option("--all", "every", is_flag=True, help="List every cell, unchanged ones included.")
+@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
 @click.pass_context
 def compare(
@@ -379,7 +382,7 @@ def compare(
     as_json: bool,
     chosen: GridOptions,
 ) -> None:
-    """Say which cells moved between two runs, and why.
+    """Show which cells changed between two runs, and why.
 
     BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
     stores, STORE@RUN, or two defenses, attacks or models of the grid; by default the last run and
@@ -434,9 +437,9 @@ def report(
     as_json: bool,
     chosen: GridOptions,
 ) -> None:
-    """Write and print the tables of what is in the store.
+    """Write and print the tables of the results in the store.
 
-    And a page to open in a browser; nothing is computed.
+    Also writes a page to open in a browser; nothing is computed.
 
     \b
     pipeline report --grid demo
@@ -461,11 +464,11 @@ def report(
 @click.argument("model")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @grid_options
-@click.option("--half", is_flag=True, help="As float16, half the size.")
+@click.option("--half", is_flag=True, help="Write float16, half the size.")
 def export_weights_command(model: str, file: Path, half: bool, chosen: GridOptions) -> None:
     """Write a model's weights as a safetensors file.
 
-    A checkpoint model can name it.
+    A checkpoint model can use the file.
 
     \b
     pipeline export-weights demo-iat demo-iat.safetensors --grid demo --half
@@ -500,12 +503,12 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
 @main.command("list")
 @click.argument("section", type=click.Choice([*LIST_SECTIONS, "cells", "runs"]), default="grids")
 @grid_options
-@click.option("--paths", is_flag=True, help="Say where each is written down.")
+@click.option("--paths", is_flag=True, help="Show the file that defines each.")
 @json_option
 def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) -> None:
     """List names with their meanings, cells, or runs.
 
-    The names of a section, the cells of a grid, or the runs on a store.
+    Lists the names of a section, the cells of a grid, or the runs on a store.
 
     \b
     pipeline list defenses
@@ -553,13 +556,13 @@ def _runs(store: str, columns: int | None) -> tuple[list[dict[str, object]], lis
 @main.command()
 @store_option
 @mlflow_option
-@click.option("--address", help="A Ray cluster to ask.")
+@click.option("--address", help="Address of a Ray cluster to check.")
 @json_option
 @click.pass_context
 def doctor(
     ctx: click.Context, store: str, mlflow_uri: str | None, address: str | None, as_json: bool
 ) -> None:
-    """Look whether this machine has what a run needs.
+    """Check whether this machine has what a run needs.
 
     \b
     pipeline doctor --address auto
@@ -591,15 +594,15 @@ def doctor(
     type=click.Choice(["draws", "views", "votes", "optimiser"]),
     default="draws",
     show_default=True,
-    help="What a defense begins as: random copies of an image, views that are always all asked, "
+    help="Template of a defense: random copies of an image, views that are always all evaluated, "
     "votes that may abstain, or an optimiser before the classifier.",
 )
 def new(
     kind: str, name: str, folder: Path, form: Literal["draws", "views", "votes", "optimiser"]
 ) -> None:
-    """Write a defense, an attack or a model to begin with.
+    """Create a defense, an attack or a model to start from.
 
-    With its YAML file and its test.
+    Also writes its YAML file and its test.
 
     \b
     pipeline new defense my-idea

@@ -108,7 +108,7 @@ reports_option = click.option(
     help="Folder that tables are written to.",
 )
 configs_option = click.option(
-    "--configs", type=_PATH, multiple=True, help="A folder of configs to look into first."
+    "--configs", type=_PATH, multiple=True, help="A folder of configs that is searched first."
 )
 data_option = click.option(
     "--data", multiple=True, metavar="NAME=FOLDER", help="Where a data set's files are."
@@ -116,14 +116,16 @@ data_option = click.option(
 weights_option = click.option(
     "--weights", multiple=True, metavar="NAME=FILE", help="Where a model's weights are."
 )
-settings_option = click.option("--settings", type=_PATH, help="A YAML file that says how to run.")
+settings_option = click.option(
+    "--settings", type=_PATH, help="A YAML file of settings for the run."
+)
 device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute."
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Device to compute on."
 )
 ADDABLE: dict[str, Section] = {"model": "models", "attack": "attacks", "defense": "defenses"}
 ONCE = frozenset({"grid", "only", "stop_after", "quiet", "verbose", "as_json"})
 """Options of a run that a command to go on with does not take over as they were."""
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer as JSON on stdout.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
 def _grids(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
@@ -176,7 +178,7 @@ _GRID = (
         "--add",
         multiple=True,
         metavar="KEY=NAME",
-        help="Also judge this; KEY is model, attack or defense, NAME one of a config or a file.",
+        help="Also evaluate this; KEY is model, attack or defense, NAME one of a config or a file.",
     ),
     click.option(
         "--set",
@@ -195,20 +197,20 @@ _GRID = (
         help="Train, attack and defend N times; a checkpoint's weights stay the same.",
     ),
     click.option(
-        "--redraws", type=click.IntRange(1, 10**6), help="Ask each randomised defense N times."
+        "--redraws", type=click.IntRange(1, 10**6), help="Evaluate each randomised defense N times."
     ),
     click.option(
         "--adaptive",
         metavar="BUDGET",
-        help="Attack every defended model adaptively too: quick, standard or full.",
+        help="Also attack every defended model adaptively: quick, standard or full.",
     ),
     click.option(
         "--card",
         type=click.Choice(CARD_SIZES),
         default="quarter",
         show_default=True,
-        help="How much of an integrity card adaptive cells get: all, as much as a quarter of "
-        "their own work buys, or nothing.",
+        help="Size of the integrity cards of adaptive cells: unlimited, at most a quarter of the "
+        "cell's own compute, or no card.",
     ),
     data_option,
     weights_option,
@@ -258,10 +260,14 @@ class RunOptions:
 
 _RUNNING = (
     click.option("--inline", is_flag=True, help="Run in this process, without Ray."),
-    click.option("--address", help="A running Ray cluster; a local Ray is started without it."),
-    click.option("--workers", type=click.IntRange(1, 100_000), help="CPUs of the local Ray."),
-    click.option("--quiet", is_flag=True, help="Say only what goes wrong, and how it ended."),
-    click.option("--verbose", is_flag=True, help="Say a line for each finished node as well."),
+    click.option(
+        "--address", help="Address of a running Ray cluster; without it a local Ray is started."
+    ),
+    click.option(
+        "--workers", type=click.IntRange(1, 100_000), help="Number of CPUs of the local Ray."
+    ),
+    click.option("--quiet", is_flag=True, help="Print only problems and the final result."),
+    click.option("--verbose", is_flag=True, help="Also print a line for each finished node."),
 )
 
 

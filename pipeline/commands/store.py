@@ -31,12 +31,12 @@ DAYS = 30.0
     "extras",
     type=click.Choice(["tensors"]),
     multiple=True,
-    help="More than scores and weights: all that they were made from.",
+    help="Also include everything that scores and weights were computed from.",
 )
 def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> None:
     """Write the results of the chosen cells into one file.
 
-    `pipeline import` takes it into another store.
+    `pipeline import` adds it to another store.
 
     \b
     pipeline export results.zip --grid demo --only model=demo-iat
@@ -55,17 +55,19 @@ def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @store_option
-@click.option("--replace", is_flag=True, help="Take the file's where the store's is another.")
+@click.option(
+    "--replace", is_flag=True, help="Replace results of the store that differ from the file's."
+)
 @click.option(
     "--configs-to",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where its grid, configs and code are written to.  [default: imported/NAME of the file]",
+    help="Folder for the file's grid, configs and code.  [default: imported/NAME of the file]",
 )
 def import_command(file: Path, store: str, replace: bool, configs_to: Path | None) -> None:
-    """Put the results of an exported file into the store.
+    """Add the results of an exported file to the store.
 
-    What is there stays. The grid, its configs and the sender's code are written down beside, and
+    Existing results stay. The grid, its configs and the sender's code are written to a folder and
     not run; the command that shows the sender's report is printed.
 
     \b
@@ -87,8 +89,10 @@ def import_command(file: Path, store: str, replace: bool, configs_to: Path | Non
 
 @click.command()
 @store_option
-@click.option("--set-aside", is_flag=True, help="Move what is found away; a run makes it again.")
-@click.option("--seal", is_flag=True, help="Give old records the checksum that they lack.")
+@click.option(
+    "--set-aside", is_flag=True, help="Move what is found aside; a run computes it again."
+)
+@click.option("--seal", is_flag=True, help="Add the missing checksum to old records.")
 @click.option(
     "--suspect",
     is_flag=True,
@@ -101,9 +105,9 @@ def verify(
 ) -> None:
     """Compare every artifact of the store with its record.
 
-    What a record says of a result is worked out again from the artifact's own files. The exit
-    code is 1 where something is damaged, and with --suspect where a score is suspect: of a
-    model whose weights another network has too, scored by a version that could confuse the two.
+    The results in a record are recomputed from the artifact's own files. The exit code is 1
+    where something is damaged, and with --suspect where a score is suspect: one of a model whose
+    weights another network also has, scored by a version that could confuse the two.
 
     \b
     pipeline verify --set-aside
@@ -176,16 +180,14 @@ def verify(
     metavar="DAYS",
     default=DAYS,
     show_default=True,
-    help="What runs of the last so many days refer to stays.",
+    help="Keep what runs of the last DAYS days refer to.",
 )
-@click.option("--yes", is_flag=True, help="Delete; without it nothing is.")
+@click.option("--yes", is_flag=True, help="Delete; without it nothing is deleted.")
 @json_option
 def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
-    """List what no run of the last days asked for.
+    """List what no run of the last days refers to.
 
-    Anybody's; --yes deletes it.
-
-    Nothing younger than a day goes.
+    Runs of all users count. --yes deletes what is listed; nothing younger than a day is deleted.
 
     \b
     pipeline gc --keep 90

@@ -261,7 +261,7 @@ def test_a_terminal_explains_the_columns_once_however_many_tables_there_are():
     twice = dataclasses.replace(grid, tables=(table, dataclasses.replace(table, name="again")))
     shown = printed(twice, scores_of(grid), 80)
     assert shown.count("Robustness of each defense under adaptive-quick") == 2
-    assert shown.count("All columns are about the same images") == 1
+    assert shown.count("All columns refer to the same images") == 1
 
 
 def test_a_table_without_an_adaptive_attack_has_no_summary():
@@ -284,7 +284,7 @@ def test_a_report_tells_how_many_images_each_candidate_was_asked_for(tmp_path: P
     facts = {**known.facts, of_counter: {**known.facts[of_counter], "candidates": told}}
     write_report(grid, dataclasses.replace(known, facts=facts), tmp_path)
     text = (tmp_path / "demo" / "README.md").read_text(encoding="utf-8")
-    assert f"What the candidates were asked for: adaptive-quick on {MODEL}" in text
+    assert f"Attack candidates: adaptive-quick on {MODEL}" in text
     lines = [line for line in text.splitlines() if "margin-image" in line]
     assert [line.replace(" ", "") for line in lines] == ["|margin-image-20x5|3(2)|"]
     written = pl.read_csv(next((tmp_path / "demo").glob("*-candidates.csv")))

@@ -259,7 +259,7 @@ def test_a_failed_card_takes_the_bold_away_and_puts_a_numbered_footnote_under_th
     assert "**" not in text
     assert "100.0 (+10.0) [1] |" in text
     assert "- [1] integrity card of demo-iat/counter: Square leaves less than gradients" in text
-    assert "0 significant at 5 % (bold), 1 more but for a failed integrity card." in text
+    assert "0 significant at 5 % (bold), 1 more would be but for a failed integrity card." in text
     assert "[1] integrity card of demo-iat/counter" in printed(
         grid, scores_with(counter="fail"), 120
     )

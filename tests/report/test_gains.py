@@ -110,20 +110,22 @@ def test_a_point_on_200_images_is_not_bold_and_the_images_it_takes_are_told():
     text = table_markdown(view)
     assert "(+1.0)" in text
     assert (
-        "1 gain tested, 0 significant at 5 % (bold). If 10 % of the 200 images were answered "
-        "otherwise, gains from 5.0 points would show; 1 point would take about 4,200 images."
+        "1 gain tested, 0 significant at 5 % (bold). If predictions differed on 10 % of the 200 "
+        "images, gains from 5.0 points up would be significant; for 1 point it would take about "
+        "4,200 images."
     ) in text
 
 
 def test_with_too_few_images_it_says_that_no_gain_shows():
     (view,) = views(one_model(), scored({"counter": (4, 0)}, 40))
-    assert any("answered otherwise, no gain would show; 1 point" in line for line in caption(view))
+    said = "of the 40 images, no gain would be significant; for 1 point"
+    assert any(said in line for line in caption(view))
 
 
 def test_where_a_point_shows_nothing_is_asked_for():
     (view,) = views(one_model(), scored({"counter": (600, 400)}, 10_000))
     (line,) = [line for line in caption(view) if "tested" in line]
-    assert line.endswith("10,000 images were answered otherwise, gains from 0.6 points would show.")
+    assert line.endswith("10,000 images, gains from 0.6 points up would be significant.")
 
 
 def test_gains_without_per_image_answers_are_said_to_be_untested():

@@ -194,7 +194,7 @@ def test_markdown_puts_the_paper_beside_and_tells_once_a_model_what_differs():
         assert said in text, said
     (line,) = [line for line in text.splitlines() if "beside the paper's" in line]
     assert line.startswith(
-        "- `mine` beside the paper's `demo-iat`: width 8 for 16; method mixup for"
+        "- `mine` beside the paper's `demo-iat`: width 8 instead of 16; method mixup instead of"
     )
 
 
@@ -218,14 +218,14 @@ def test_rows_and_columns_without_a_published_number_are_left_out():
 
 
 def test_differences_of_specs_are_told_parameter_by_parameter():
-    assert differences(Guo(draws=10), Guo()) == ["draws 10 for 50"]
-    assert differences(Guo(), Counter()) == ["guo for counter"]
+    assert differences(Guo(draws=10), Guo()) == ["draws 10 instead of 50"]
+    assert differences(Guo(), Counter()) == ["guo instead of counter"]
     chains = [make_cell("demo-iat", "clean", "counter+guo").defense_spec for _ in range(2)]
     first, second = chains[0].stages()[0][1], chains[0].stages()[1][1]
     changed = chains[0].model_copy(
         update={"parts": (first, second.model_copy(update={"draws": 7}))}
     )
-    assert differences(changed, chains[1]) == ["guo draws 7 for 50"]
+    assert differences(changed, chains[1]) == ["guo draws 7 instead of 50"]
 
 
 def test_numbers_of_the_shipped_configs_stand_beside_the_cells_of_the_shipped_grids():

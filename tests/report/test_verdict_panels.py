@@ -157,7 +157,7 @@ def test_a_report_has_the_figure_below_its_sentences_and_one_without_verdicts_ha
     folder = write_report(grid, scores_of(grid), tmp_path).parent
     readme = (folder / "README.md").read_text(encoding="utf-8")
     shown = readme.index("](verdicts.svg)")
-    assert readme.index("of images stand, 40.0 % without it") < shown < readme.index("- data: ")
+    assert readme.index(", 40.0 % without the defense: gain ") < shown < readme.index("- data: ")
     page = (folder / "index.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="verdicts"') :]
     assert section.index("<svg") < section.index("<table")

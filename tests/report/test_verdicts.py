@@ -167,7 +167,8 @@ def test_one_candidate_a_failed_card_a_fallen_network_and_an_absent_cell_tell_no
     fallen = rows_of(SHARES | {("adaptive-quick", "none"): 0.01})
     assert {row.verdict.word for row in fallen.values()} == {"cannot tell"}
     (line,) = summary(list(fallen.values()))
-    assert "**cannot tell**, since at most 1 % stand without a defense: `guo`, `counter`" in line
+    why = "since the accuracy without a defense is at most 1 %"
+    assert f"**cannot tell**, {why}: `guo`, `counter`" in line
     assert "since" not in summary(list(failed.values()))[0]
     absent = rows_of(missing={"demo-iat/adaptive-quick/counter"})
     assert absent["counter"].verdict.why == "demo-iat/adaptive-quick/counter: not computed"
@@ -211,8 +212,8 @@ def test_the_sentence_names_network_verdict_and_what_stands_with_and_without():
     low, high = row.worst.interval
     assert sentence(row) == (
         "`counter` on demo-iat: **harms**, at a price of 20.0 clean points, hides gradients. "
-        f"20.0 % [{low:.0f}, {high:.0f}] of images stand, 40.0 % without it: "
-        f"-20.0 [{row.gain.low:.1f}, {row.gain.high:.1f}] points."
+        f"Worst-case accuracy 20.0 % [{low:.0f}, {high:.0f}], 40.0 % without the defense: "
+        f"gain -20.0 [{row.gain.low:.1f}, {row.gain.high:.1f}] points."
     )
     undecided = rows_of(SHARES | {("adaptive-quick", "guo"): 0.42})["guo"]
     assert sentence(undecided).endswith(
@@ -256,7 +257,7 @@ def test_a_report_begins_with_the_verdict_and_the_terminal_ends_with_it(tmp_path
     folder = tmp_path / "demo"
     for name in ("README.md", "index.html"):
         text = (folder / name).read_text(encoding="utf-8")
-        answer = text.index("of images stand, 40.0 % without it")
+        answer = text.index(", 40.0 % without the defense: gain ")
         assert answer < text.index("2026-11-27") < text.index("upper bound")
     frame = pl.read_csv(folder / "verdicts.csv")
     assert frame["verdict"].to_list() == [row.verdict.word for row in verdict_rows(grid, scores)]
@@ -315,8 +316,8 @@ def test_the_heading_of_some_columns_tells_of_those_alone(attacks: list[str], sa
 
 
 def test_the_legend_names_the_attacks_that_know_the_defense():
-    assert "Attacks but `adaptive-quick`, `direct` are **oblivious**" in oblivious(grid_of())
-    assert oblivious(grid_of(attacks=ATTACKS[:2])).startswith("Attacks are **oblivious**")
+    assert "All attacks except `adaptive-quick`, `direct` are **oblivious**" in oblivious(grid_of())
+    assert oblivious(grid_of(attacks=ATTACKS[:2])).startswith("All attacks are **oblivious**")
 
 
 def test_what_identifies_a_result_is_told():
@@ -324,7 +325,7 @@ def test_what_identifies_a_result_is_told():
     found = dict(identity(grid, scores_of(grid), {"computed": "2026-11-27", "commit": "447fe0e"}))
     assert found["data"] == "`digits`, the first 300 test images"
     assert "linf, ε = 8/255" in found["attacks"]
-    assert "not the draws" in found["who knows what"]
+    assert "not the draws" in found["attacker knows"]
     assert found["models"] == "demo-iat (50.0 % clean)"
     assert found["computed"] == "2026-11-27, reported by commit 447fe0e"
     other = dataclasses.replace(scores_of(grid), digests={"a": "b"})

@@ -295,8 +295,9 @@ def _output(block: Block, _: Home) -> None:
 
 NUMBER = r"([-+]?[\d.,]+)"
 VERDICT = (
-    rf"(\S+) on (\S+): (\w+)((?:, hides gradients)?)\. {NUMBER} % \[{NUMBER}, {NUMBER}\] of images "
-    rf"stand, {NUMBER} % without it: {NUMBER} \[{NUMBER}, {NUMBER}\] points\."
+    rf"(\S+) on (\S+): (\w+)((?:, hides gradients)?)\. Worst-case accuracy {NUMBER} % "
+    rf"\[{NUMBER}, {NUMBER}\], {NUMBER} % without the defense: "
+    rf"gain {NUMBER} \[{NUMBER}, {NUMBER}\] points\."
 )
 
 

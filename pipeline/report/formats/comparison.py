@@ -22,7 +22,7 @@ NARROWEST = 12
 """Letters of a cell's name that stand in a line, however narrow the terminal."""
 STYLES = {"worse": "bold red", "better": "bold green"}
 LEGEND = (
-    "lost, won: images on which it is right less often than before, and more often. "
+    "lost, won: number of images that are right less often, or more often, than before. "
     "p: exact sign-flip test over images, corrected by Holm's method for all cells."
 )
 

@@ -24,10 +24,12 @@ from pipeline.report.words.paper import differing, judged, published_words
 from pipeline.report.words.settings import datasets_said, joined, settings_said
 from pipeline.report.words.table import caption, heading
 
-LEGEND = "Entries: measured (published, difference in points), and the verdict."
+LEGEND = "Entries: measured accuracy (published, difference in points), and the verdict."
 
 
-GAIN_LEGEND = "Entries: measured (published), both computed from accuracies; none over a bound."
+GAIN_LEGEND = """\
+Entries: measured gain (published gain), both computed from accuracies; there is none where a
+published accuracy is a bound."""
 
 
 def beside_markdown(view: View) -> str:
@@ -116,7 +118,7 @@ def page(
     lines += [BESIDE, ""] if scores.published else []
     for markdown, stem in parts:
         lines += [markdown]
-        lines += [f"The same with intervals: [{stem}.csv]({stem}.csv).", ""]
+        lines += [f"The same table with intervals: [{stem}.csv]({stem}.csv).", ""]
     lines += [cards, ""] if cards else []
     lines += [trainings, ""] if trainings else []
     lines += ["## How it was made", ""]
@@ -126,7 +128,7 @@ def page(
     lines += ["Epsilon, step sizes and limits are in 1/255 of the pixel range.", ""]
     for title, described in settings_said(grid.cells):
         lines += [f"### {title}", "", *described, ""]
-    lines += ["Every cell, with all its numbers: [results.csv](results.csv).", ""]
+    lines += ["All cells with all their numbers: [results.csv](results.csv).", ""]
     lines += [f"## {CITED}", "", "```bibtex", bibtex(grid, scores, provenance), "```"]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -194,7 +196,7 @@ def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
     claims = verdict_words.claim_lines(rows)
     if claims:
         lines += ["", verdict_words.CLAIMS, "", *(f"- {line}" for line in claims)]
-    lines += ["", f"The same with all its numbers: [{file}]({file})."]
+    lines += ["", f"The same table with all numbers: [{file}]({file})."]
     return "\n".join(lines)
 
 
@@ -220,6 +222,6 @@ def cards_markdown(cards: Mapping[str, Card]) -> str:
     names, rows = card_words.NAMES, card_words.card_rows(cards)
     lines += markdown_table(names[:-1], names[-1:], rows)
     if stored := [f"- {line}" for line in card_words.stored_lines(cards)]:
-        lines += ["", "Of stored answers, which are looked at for every cell:", "", *stored]
-    lines += ["", "Every check, with what it measured: [cards.csv](cards.csv)."]
+        lines += ["", "Checks of stored predictions, made for every cell:", "", *stored]
+    lines += ["", "All checks with their measurements: [cards.csv](cards.csv)."]
     return "\n".join(lines)

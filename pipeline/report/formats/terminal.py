@@ -107,7 +107,7 @@ def _rendered(view: View, grid: Grid, scores: Scores, width: int) -> Iterator[Re
     yield from _tables(Sheet(view, entry_words), width)
     lines = list(caption(view))
     if any(row.redraws == "deterministic" for row in view.rows):
-        lines.append("* deterministic: nothing is drawn at random.")
+        lines.append("* deterministic: the defense draws no random numbers.")
     lines.extend(f"[{place}] {note}" for place, note in enumerate(view.notes, 1))
     yield Text("\n".join(lines) + "\n", style="dim")
     yield from _robustness(robustness_rows(view, grid, scores), width)
@@ -147,7 +147,7 @@ def _legend(shown: Sequence[View], grid: Grid, scores: Scores) -> Iterator[Rende
 def _said(both: View) -> list[str]:
     lines = judged(both)
     if lines:
-        lines.insert(0, "in, out: the published number lies in the 95 % interval, or does not.")
+        lines.insert(0, "in, out: the published number lies inside or outside the 95 % interval.")
     return [*lines, *differing(both)]
 
 

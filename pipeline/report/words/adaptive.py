@@ -16,21 +16,23 @@ NUMBERS = ("clean", "bare", "oblivious", "adaptive", "doubled", "worst", "passes
 SHORT = (*NUMBERS[:-1], "time")
 
 LEGEND = """\
-All columns are about the same images. Bare: the undefended model under the replayed attack that
-leaves it the least. Oblivious: the defended one under the replayed attack that leaves the
-defended one the least. Adaptive: under an attack that knows the defense and not its draws.
-Doubled: the points by which a climb of that attack leaves less with twice its steps and draws, on
-so many images of the integrity card; a dash where the card's budget did not reach for it.
-Worst: every image under whichever attack of the table breaks it most; of a defense that draws at
-random it is somewhat too low, since the attack is chosen by the same redraws that are counted.
-Passes: forward + backward through the network for one prediction of one image; its time
-in ms, under the attack where it was the quickest, and as a multiple of the bare model's."""
+All columns refer to the same images. Bare: accuracy of the undefended model under the replayed
+attack that lowers it most. Oblivious: accuracy of the defended model under the replayed attack that
+lowers it most. Adaptive: accuracy under an attack that knows the defense, but not its random draws.
+Doubled: change in accuracy, in points, when one gradient search of that attack has twice its steps
+and draws, and in parentheses the number of images of the integrity card on which this was measured;
+a dash where the card's budget was too small for it. Worst: accuracy where each image is under the
+attack of the table that breaks it most; for a randomised defense this is somewhat too low, since
+the attack is chosen on the same redraws that are counted. Passes: forward + backward passes through
+the network for one prediction of one image; its time is in ms, for the attack under which it was
+quickest, and as a multiple of the bare model's time."""
 
-CANDIDATES = "What the candidates were asked for"
+CANDIDATES = "Attack candidates"
 CANDIDATES_LEGEND = """\
-Images that a candidate was made for, those that still stood, and of these how many it felled: on
-all of the attacker's draws, by the margin of the attack's settings. From cheap to dear; {} says
-for how many images each was kept, and what it cost."""
+Number of images for which each candidate was crafted, which are those that no candidate before it
+had felled, and in parentheses how many of these it felled. On a felled image the defended model
+fails on all of the attacker's draws, by the margin in the attack's settings. Candidates are listed
+from cheap to expensive; {} has the number of images for which each was kept, and its cost."""
 
 
 def candidate_rows(rows: Sequence[Robustness]) -> list[list[str]]:

@@ -10,12 +10,12 @@ from pipeline.report.words.numbers import NOTHING
 NAMES = ("model and defense", "attack", "card", "what did not pass", "draws", "images")
 
 LEGEND = """\
-An integrity card sets attacks on one model beside each other: where they contradict one another,
-a number may say more about the attack than about the defense. A card that **fails** takes the
-bold away from a gain and puts a footnote under its table; a **warning** does not. A cell of
-replayed examples has the card of the bare model, on which they were made. How much a card asks is
-what a quarter of its adaptive cell's own work buys (`--card full` lifts that). Its answers are
-means over as many draws of the defense as stand in the column draws. Where these are fewer than
+An integrity card compares several attacks on the same model: where their results contradict one
+another, a number may say more about the attack than about the defense. Where a card **fails**, the
+gain is not bold and a footnote under its table says why; a **warning** does neither. Cells with
+replayed examples use the card of the bare model, against which the examples were crafted. The
+budget of a card is a quarter of its adaptive cell's own compute (`--card full` lifts that limit).
+Its predictions are means over the number of draws in the column draws. Where these are fewer than
 the defense's own, its accuracies are few-draw accuracies: they compare with one another, and not
 with those of a table."""
 

@@ -9,9 +9,10 @@ from pipeline.report.views.failures import Confusion, Failures, ModelFailures
 
 HEADING = "Where a defense fails"
 SAID = """\
-By class, which class is taken for which, and on which images, of the answers that are stored. A
-row is a defense; the percentages are of right answers about the images of a class, the least of a
-row **bold**. `pipeline failures CELL` tells of any cell, with every class and image."""
+Accuracy by class, the most frequent confusions, and the images concerned, from the stored
+predictions. Each row is a defense; the percentages are accuracies on the images of a class, the
+lowest of a row in **bold**. `pipeline failures CELL` shows the same for any cell, with every class
+and image."""
 CLASSES = 10
 """Classes of a table; of more those that all defenses together answer worst."""
 PAIRS = 3

@@ -16,7 +16,7 @@ def identity(grid: Grid, scores: Scores, provenance: Mapping[str, object]) -> li
     return [
         ("data", "; ".join(_data(grid.cells))),
         ("attacks", "; ".join(_attacks(grid.cells))),
-        ("who knows what", _knowledge(grid.cells)),
+        ("attacker knows", _knowledge(grid.cells)),
         ("models", "; ".join(_models(grid.cells, scores))),
         ("computed", _computed(provenance)),
         ("grid", f"`{grid.name}`, digest `{digest(scores)[:16]}`"),
@@ -56,10 +56,11 @@ def _knowledge(cells: Sequence[Cell]) -> str:
     words = []
     if adaptive:
         names = ", ".join(f"`{name}`" for name in adaptive)
-        words.append(f"{names}: network, defense and its distribution of draws, not the draws")
+        known = "the network, the defense and the distribution of its draws, not the draws"
+        words.append(f"{names}: {known}")
     if replayed:
-        words.append("all others: the network alone, examples replayed on the defense")
-    return "; ".join(words) or "nobody attacks"
+        words.append("all others: the network alone; the examples are replayed on the defense")
+    return "; ".join(words) or "no attack"
 
 
 def _models(cells: Sequence[Cell], scores: Scores) -> Iterator[str]:

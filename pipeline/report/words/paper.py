@@ -49,7 +49,7 @@ def differing(view: View) -> list[str]:
             continue
         words = _model_differences(cell.model_spec, paper.model_spec)
         if cell.dataset != paper.dataset:
-            words.insert(0, f"data set {cell.dataset} for {paper.dataset}")
+            words.insert(0, f"data set {cell.dataset} instead of {paper.dataset}")
         if words:
             models[f"`{cell.model}` beside the paper's `{paper.model}`: {'; '.join(words)}"] = None
         for label, ours, theirs in (
@@ -62,12 +62,12 @@ def differing(view: View) -> list[str]:
 
 
 def differences(ours: Spec, theirs: Spec, within: str = "") -> list[str]:
-    """How one spec differs from another, as `epochs 16 for 200`."""
+    """How one spec differs from another, as `epochs 16 instead of 200`."""
     kinds = [
         spec.kind if isinstance(spec, Kind) else type(spec).__name__ for spec in (ours, theirs)
     ]
     if type(ours) is not type(theirs):
-        return [f"{within}{kinds[0]} for {kinds[1]}"]
+        return [f"{within}{kinds[0]} instead of {kinds[1]}"]
     words: list[str] = []
     for name in type(ours).model_fields:
         one, other = getattr(ours, name), getattr(theirs, name)
@@ -80,7 +80,7 @@ def differences(ours: Spec, theirs: Spec, within: str = "") -> list[str]:
             for first, second in zip(one, other, strict=True):
                 words += differences(first, second, f"{within}{first.kind} ")
         else:
-            words.append(f"{what} {value_words(one)} for {value_words(other)}")
+            words.append(f"{what} {value_words(one)} instead of {value_words(other)}")
     return words
 
 
@@ -93,7 +93,7 @@ def _model_differences(ours: ClassifierSpec, theirs: ClassifierSpec) -> list[str
     if isinstance(ours, TrainSpec) and isinstance(theirs, TrainSpec):
         return words + differences(ours.recipe, theirs.recipe)
     if ours != theirs:
-        words.append(f"{_weights(ours)} for {_weights(theirs)}")
+        words.append(f"{_weights(ours)} instead of {_weights(theirs)}")
     return words
 
 

@@ -11,12 +11,12 @@ DISCORDANT = 0.1
 
 
 REPLAYED = """\
-Replayed: the examples were made on the network without the defense (*oblivious*), so an attacker
-who knows the defense may leave less."""
+Replayed: the examples were crafted against the network without the defense (*oblivious*), so the
+accuracy against an attacker who knows the defense may be lower."""
 
 REDRAWS = """\
-Redraws: how often a defense that draws at random is asked anew about each image; its accuracy is
-the mean. A deterministic one has nothing to draw and is asked once."""
+Redraws: number of predictions of a randomised defense for each image, each with new random numbers;
+the accuracy is their mean. A deterministic defense is evaluated once."""
 
 
 def terms(view: View) -> list[str]:
@@ -44,7 +44,7 @@ def gain_lines(view: View) -> list[str]:
         images = min((entry.images for entry in tested if entry.images is not None), default=0)
         found = sum(entry.bold for entry in tested)
         doubtful = sum(entry.significant is True for entry in tested) - found
-        without = f", {doubtful} more but for a failed integrity card" if doubtful else ""
+        without = f", {doubtful} more would be but for a failed integrity card" if doubtful else ""
         lines.append(
             f"{_gains(len(tested))} tested, {found} significant at {100 * LEVEL:g} % (bold)"
             f"{without}. {_visible(images, len(tested))}"
@@ -59,13 +59,13 @@ def _visible(images: int, comparisons: int) -> str:
     from tasks.evaluation.statistics import images_needed, smallest_gain
 
     smallest = smallest_gain(images, comparisons=comparisons, discordant=DISCORDANT, level=LEVEL)
-    shows = "no gain" if smallest is None else f"gains from {smallest:.1f} points"
+    shows = "no gain" if smallest is None else f"gains from {smallest:.1f} points up"
     share = f"{100 * DISCORDANT:g} % of the {images:,} images"
-    line = f"If {share} were answered otherwise, {shows} would show"
+    line = f"If predictions differed on {share}, {shows} would be significant"
     if smallest is not None and smallest <= 1:
         return f"{line}."
     needed = images_needed(1.0, comparisons=comparisons, discordant=DISCORDANT, level=LEVEL)
-    return f"{line}; 1 point would take about {round(needed, -2):,} images."
+    return f"{line}; for 1 point it would take about {round(needed, -2):,} images."
 
 
 def _gains(count: int) -> str:

@@ -31,37 +31,43 @@ MANY = 24
 ORDER: tuple[Word, ...] = ("holds", "no gain", "harms", "undecided", "cannot tell")
 
 READING = """\
-In the worst case each image is under the attack that breaks it most, by somebody who knows the
-defense and not the numbers it draws; *bare* is the same network without it. A defense **holds**
-where the 99 % interval of its gain over bare lies above zero, and **harms** where it lies below."""
+The worst case is the accuracy under an adaptive attack: the attacker knows the defense, but not the
+random numbers it draws, and each image is under the example on which the defense fails most often.
+*Bare* is the same network without the defense. A defense **holds** where the 99 % interval of its
+gain over bare lies above zero, and **harms** where it lies below."""
 
 TERMS = """\
-Images: how many a row is about; its gain is over the bare network on the same ones. Bare: the
-network without the defense. Replayed: under the examples made on the bare network that leave the
-defense the least, an upper bound. Flips and crops: plain test-time augmentation with as many
-passes. Acts on: the percentage of answers that the bare network would not have given, about clean
-images and in the worst case. Passes: forward + backward through the network for one prediction."""
+Images: number of test images in the row; the gain compares with the bare network on the same ones.
+Bare: the network without the defense. Replayed: accuracy under adversarial examples that were
+crafted against the bare network, for the attack that lowers it most; an upper bound. Over flips and
+crops: worst-case accuracy minus that of plain test-time augmentation with the same number of
+passes, in points. Acts on: share of predictions that differ from the bare network's, on clean
+images and in the worst case (%). Passes: forward + backward passes through the network for one
+prediction."""
 
 LEGEND = f"""\
-Worst case: an attacker who knows the defense and not its draws gives each image the candidate
-that fails most often on draws of its own; what is left is counted on other redraws, with a Wilson
-95 % interval. The bare network gets the same budget. The gain has the 99 % interval that inverts
-the sign-flip test over images: a defense **holds** where it lies above zero and **harms** where it
-lies below; **no gain** is one that holds zero and ends by {NEGLIGIBLE:g} points; **undecided** is
-any other. **Cannot tell** stands for an attack of a single candidate, a failed integrity card, and
-a bare network that is left with {FALLEN:g} % or less. No verdict depends on which other defenses
-are listed."""
+Worst case: accuracy under an adaptive attack. The attacker knows the defense, but not the random
+numbers it draws, and for each image keeps the candidate example on which the defense fails most
+often on the attacker's own draws. Accuracy is then measured on separate redraws, with a Wilson 95 %
+interval. The bare network is attacked with the same budget. The gain is the difference to the bare
+network in points, with the 99 % interval obtained by inverting the sign-flip test over images. A
+defense **holds** where this interval lies above zero and **harms** where it lies below. **No gain**
+means that the interval contains zero and ends at {NEGLIGIBLE:g} points or less; **undecided**, that
+it contains zero and ends above {NEGLIGIBLE:g} points. **Cannot tell** means that the attack has a
+single candidate, that an integrity card failed, or that the accuracy of the bare network is
+{FALLEN:g} % or less. No verdict depends on which other defenses are listed."""
 
 THREAT = """\
-Threat model: white box. The attacker has the network, the defense, its parameters and the
-distribution of its random numbers, but not the numbers drawn; the true label; no limit on queries
-beyond the named budget. What a stronger attack would leave may be less, so "holds" is about this
-attack, these images and these weights, and no guarantee; "harms" and "no gain" are found."""
+Threat model: white box. The attacker knows the network, the defense, its parameters, the
+distribution of its random numbers but not the numbers drawn, and the true label; the named budget
+is the only limit on queries. A stronger attack may lower the accuracy further, so "holds" is a
+result for this attack, these images and these weights, not a guarantee; "harms" and "no gain" are
+observed."""
 
 
 CLAIMS = """\
-What has been published, each on a network of its source's. A claim of a network whose examples
-were made on it alone, `bare attacked`, compares with the column replayed."""
+Published results, each for a network of its source. Where the source crafted the adversarial
+examples against the network alone (`bare attacked`), compare the claim with the column replayed."""
 
 
 def subjects(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
@@ -99,15 +105,13 @@ def sentence(row: VerdictRow) -> str:
     assert row.gain is not None
     assert row.worst is not None
     assert row.without is not None
-    stand = accuracy(row.worst.accuracy)
+    worst = f"worst-case accuracy {accuracy(row.worst.accuracy)} %"
     if row.worst.interval is not None:
-        stand += " % [{:.0f}, {:.0f}]".format(*row.worst.interval)
-    else:
-        stand += " %"
-    left = f"{stand} of images stand, {accuracy(row.without.accuracy)} % without it"
+        worst += " [{:.0f}, {:.0f}]".format(*row.worst.interval)
+    both = f"{_capital(worst)}, {accuracy(row.without.accuracy)} % without the defense"
     words = verdict_words(row)
-    found = f"{name}**{row.verdict.word}**{words[len(row.verdict.word) :]}. {left}: "
-    found += f"{_change(row.gain)} points"
+    found = f"{name}**{row.verdict.word}**{words[len(row.verdict.word) :]}. {both}: "
+    found += f"gain {_change(row.gain)} points"
     if row.verdict.needed is not None:
         return f"{found}. About {row.verdict.needed:,} images would decide."
     return f"{found}."
@@ -190,7 +194,7 @@ def _fallen(rows: Sequence[VerdictRow]) -> str:
     """Why some rows of a network tell nothing, where the network without a defense is why."""
     if not all(row.verdict.fallen for row in rows):
         return ""
-    return f", since at most {FALLEN:g} % stand without a defense"
+    return f", since the accuracy without a defense is at most {FALLEN:g} %"
 
 
 def answers(rows: Sequence[VerdictRow], most: int = MANY) -> list[str]:
@@ -204,8 +208,8 @@ def without_verdict(grid: Grid) -> str:
     if any(cell.attack_spec.compound for cell in grid.cells):
         return ""
     return (
-        "No verdict: no attack of this grid knows the defense, so what it leaves of one is an "
-        f"upper bound. `pipeline run --grid {grid.name} --adaptive quick` adds one that does."
+        "No verdict: no attack of this grid knows the defense, so the accuracy of a defense is an "
+        f"upper bound. `pipeline run --grid {grid.name} --adaptive quick` adds an adaptive attack."
     )
 
 
@@ -302,6 +306,7 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
     for row in rows:
         if row.hidden is not None and row.hides_gradients:
             yield (
-                f"`{row.defense}` on {row.model} hides gradients: an attack straight from the "
-                f"image leaves a gain {_change(row.hidden)} points higher than the worst case's."
+                f"`{row.defense}` on {row.model} hides gradients: under a single gradient attack "
+                f"from the clean image, its gain is {_change(row.hidden)} points higher than in "
+                "the worst case."
             )

@@ -237,8 +237,8 @@ def test_words_that_stop_a_stranger_are_explained_where_they_stand(tmp_path: Pat
     section = text.partition('id="table-1-section"')[2].partition("</section>")[0]
     # open, and not in a fold
     shown = re.sub(r"<details.*?</details>", "", section, flags=re.DOTALL)
-    assert "Replayed: the examples were made on the network without the defense" in shown
-    assert "Redraws: how often a defense that draws at random is asked anew" in shown
+    assert "Replayed: the examples were crafted against the network without the defense" in shown
+    assert "Redraws: number of predictions of a randomised defense for each image" in shown
     # and where they do not stand, they are not
     _, clean = written(tmp_path, make_grid(("clean",)))
     assert "Replayed:" not in clean.words

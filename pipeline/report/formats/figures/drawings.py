@@ -56,12 +56,13 @@ class DrawnFile:
 
 
 ROBUSTNESS_CAPTION = """\
-From the oblivious attack that leaves a defense the least to the adaptive one on the same images,
-with Wilson 95 % intervals; the cross is the worst case of each image over all attacks."""
+Each line leads from the accuracy under the oblivious attack that lowers it most to the accuracy
+under the adaptive attack on the same images, with Wilson 95 % intervals; the cross is the accuracy
+where each image is under the attack that breaks it most."""
 COSTS_CAPTION = """\
-A point is a defense under the attack of this table that leaves it the least, with the Wilson 95 %
-interval over images. Passes are forward and backward passes of the network for one image, as
-counted while the defense ran; points that would lie on one another stand side by side."""
+Each point is the accuracy of a defense under the attack of this table that lowers it most, with the
+Wilson 95 % interval over images. Passes are forward and backward passes of the network for one
+image, as counted while the defense ran; points that would overlap are drawn side by side."""
 
 VERDICTS_CAPTION = """\
 A point is what a defense leaves in the worst case, the line what stands without one, each with its
@@ -69,17 +70,18 @@ Wilson 95 % interval over images; a circle is what replayed examples leave. The 
 the gain image by image, so overlapping intervals are no objection to it."""
 
 EPSILONS_CAPTION = """\
-What an APGD that knows the defense leaves at each epsilon, as the integrity cards measured it on
-{images} images, with Wilson 95 % intervals. A larger ball must not leave more, and the largest no
-more than chance."""
+Accuracy under an APGD that knows the defense, at each epsilon, as measured by the integrity cards
+on {images} images, with Wilson 95 % intervals. It must not rise with epsilon, and at the largest
+epsilon it must not exceed chance."""
 
 TRAININGS_CAPTION = """\
-Loss and accuracy are means over an epoch while its weights still moved, of training images as the
-recipe shows them: mixed, or attacked. Accuracies on test images are in the tables."""
+Loss and accuracy are means over an epoch, measured while its weights were being updated, on the
+training images as the recipe uses them: mixed, or adversarial. Accuracies on test images are in the
+tables."""
 
 FEW_DRAWS_CAPTION = """
-These are few-draw accuracies, other than those of the table: to save time an answer of a card is
-the mean over fewer draws than the defense makes ({draws})."""
+These are few-draw accuracies and differ from those of the table: to save time, a prediction of a
+card is the mean over fewer draws than the defense makes ({draws})."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,7 @@ def _embedded(what: str, stem: str) -> str:
 def _curves_caption(curves: Sweep) -> str:
     words = ["Shaded: Wilson 95 % intervals over images."]
     if any(curve.level for curve in curves.curves):
-        words.append("Thin lines without marks: what has no such parameter.")
+        words.append("Thin lines without marks: those without this parameter.")
     if curves.published:
         names = dict.fromkeys(table for one in curves.published for table in one.printed_in)
         words.append(
@@ -255,7 +257,7 @@ def _curves_caption(curves: Sweep) -> str:
             "points of these curves."
         )
         if any(reference.other for reference in curves.published):
-            words.append("They are of another network, recipe or setting, as told above.")
+            words.append("They are for another network, recipe or setting, as listed above.")
     return " ".join(words)
 
 

@@ -220,7 +220,7 @@ def _frame(
         order[-1] = label
     shown = tuple(Probability(place, float(answer[place]), place == label) for place in order)
     seen = int(answer.argmax())
-    alt = f"{heading} image of class {label}, seen as class {seen} with {answer[seen]:.2f}"
+    alt = f"{heading} image of class {label}, predicted as class {seen} with {answer[seen]:.2f}"
     return Frame(heading, data_uri(pixels), alt, shown)
 
 

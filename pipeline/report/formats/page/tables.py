@@ -79,7 +79,8 @@ def verdicts_html(rows: Sequence[VerdictRow], identity: str) -> str:
     )
     return _bare(
         table,
-        "Percent of the same images with 95 % intervals, gains in points with 99 % intervals",
+        "Accuracy in percent with 95 % intervals, gains in points with 99 % intervals; all numbers "
+        "of a row are about the same images",
     )
 
 
