@@ -94,7 +94,7 @@ def judged(
     if why := _silent(candidates, failed):
         return DefenseVerdict("cannot tell", why)
     if bare <= FALLEN:
-        why = f"without it {bare:.1f} % of the images stand, and more than {FALLEN:g} % have to"
+        why = f"accuracy without it is {bare:.1f} %, and a verdict needs more than {FALLEN:g} %"
         return DefenseVerdict("cannot tell", why, fallen=True)
     return _told(gain)
 
