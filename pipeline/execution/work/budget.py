@@ -8,6 +8,11 @@ PROCESS_BYTES = int(0.8e9)
 """What torch and this program take of a process before the first row; measured 0.7 to 1.0 GB."""
 
 
+def worker_bytes(memory_gb: float) -> float:
+    """The most that a worker process takes whose rows at once may take `memory_gb`."""
+    return PROCESS_BYTES + memory_gb * 1e9
+
+
 def memory_bytes() -> int | None:
     """What this machine, or the container that the process is in, has; None where it does not say.
 
