@@ -39,8 +39,7 @@ class CrossMaxModels(Defense):
         return pixels
 
     def combine(self, logits: Tensor) -> Tensor:
-        """Return the median over members after both subtractions; a single member's logits as is.
-        """
+        """Return the median over members after both subtractions, or a single member's logits."""
         from tasks.defenses.transforms.combining import levelled_median
 
         # with one member all would be zero: each of its logits is the maximum over members

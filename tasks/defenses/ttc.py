@@ -84,8 +84,7 @@ class TTC(Optimised):
         return Passes(1 + self.steps, self.steps) * rows
 
     def taus(self, pixels: Tensor, noise: Tensor, context: Context) -> Tensor:
-        """Return how far noise moves the features, relative to their length: float32 [M], no graph.
-        """
+        """Return how far noise moves the features, relative to their length: float32 [M]."""
         import torch
 
         with torch.no_grad():
