@@ -33,9 +33,7 @@ class BrokenContract(AssertionError):
 
 
 class NotRepeatable(BrokenContract):
-    """The same images and draws give another result a second time, or numbers of a global
-    generator.
-    """
+    """A second run gives another result, or a global random generator is used."""
 
 
 def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:

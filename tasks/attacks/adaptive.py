@@ -65,14 +65,14 @@ class Climbs(Spec):
     draws: Count = 5
     """Draws of the defense at each step, over which the prediction is averaged (EOT)."""
     smoothing: Positive | None = None
-    """Add candidates in which a sign(u) inside the defense is replaced by tanh(u / tau), with tau
-    of `smoothing` times the mean of abs(u) over an image; unset, or for a defense without signs,
-    none."""
+    """Add candidates in which a sign(u) inside the defense is replaced by tanh(u / tau), where tau
+    is `smoothing` times the mean of abs(u) over an image. Unset, or for a defense without signs,
+    there are none."""
     relu_width: Positive | None = None
-    """Where an attack differentiates a gradient of the network, use a Gaussian of this standard
-    deviation as the second derivative of ReLUs (also leaky ones, ReLU6, hardtanh, and clamps at 0),
-    in standard deviations of the ReLU's inputs; unset, it is zero. A run says how many ReLUs this
-    does not reach."""
+    """Second derivative of ReLUs (also leaky ones, ReLU6, hardtanh, and clamps at 0) where an
+    attack differentiates a gradient of the network: a Gaussian of this standard deviation, relative
+    to that of the ReLU's inputs; unset, it is zero. A run says how many ReLUs this does not
+    reach."""
     target_classes: Targets = 0
     """Add targeted runs to this many wrong classes, the most probable ones, as a candidate for
     each."""
@@ -81,7 +81,7 @@ class Climbs(Spec):
 class Adaptive(CompoundAttack):
     """An untargeted attack with a budget, made of candidates from cheap to expensive.
 
-    Each image gets the candidate on which the defended model fails most often. They are, in order:
+    Each image gets the candidate on which the defended model fails most often. In order, they are:
 
     1. The attacks of `transferred`, made on the bare model.
 
@@ -121,14 +121,14 @@ class Adaptive(CompoundAttack):
     draws: Count = 5
     """Draws of the defense at each step, over which the prediction is averaged (EOT)."""
     smoothing: Positive | None = None
-    """Add candidates in which a sign(u) inside the defense is replaced by tanh(u / tau), with tau
-    of `smoothing` times the mean of abs(u) over an image; unset, or for a defense without signs,
-    none."""
+    """Add candidates in which a sign(u) inside the defense is replaced by tanh(u / tau), where tau
+    is `smoothing` times the mean of abs(u) over an image. Unset, or for a defense without signs,
+    there are none."""
     relu_width: Positive | None = None
-    """Where an attack differentiates a gradient of the network, use a Gaussian of this standard
-    deviation as the second derivative of ReLUs (also leaky ones, ReLU6, hardtanh, and clamps at 0),
-    in standard deviations of the ReLU's inputs; unset, it is zero. A run says how many ReLUs this
-    does not reach."""
+    """Second derivative of ReLUs (also leaky ones, ReLU6, hardtanh, and clamps at 0) where an
+    attack differentiates a gradient of the network: a Gaussian of this standard deviation, relative
+    to that of the ReLU's inputs; unset, it is zero. A run says how many ReLUs this does not
+    reach."""
     target_classes: Targets = 0
     """Add targeted runs to this many wrong classes, the most probable ones, as a candidate for
     each."""

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Bits(Defense):
-    """Bit-depth reduction: rounds every pixel to the nearest of 2**bits evenly spaced levels."""
+    """Bit-depth reduction: rounds every pixel to the nearest of evenly spaced levels."""
 
     kind: Literal["bits"] = "bits"
     version: ClassVar[int] = 1
     once: ClassVar[bool] = True
 
     bits: Annotated[int, Field(ge=1, le=16)] = 4
-    """Bits for each pixel and channel: there are 2 to this power levels."""
+    """Bits for each pixel and channel: there are 2 to this power levels, from black to white."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
         """Always true."""

@@ -31,7 +31,7 @@ class InnerAttack(Spec):
 
     version: ClassVar[int] = 2
     epsilon: LinfEpsilon | None = None
-    """Radius of the linf ball, in 1/255; the problem's epsilon by default (8)."""
+    """Radius of the linf ball, in 1/255; the grid's epsilon by default."""
     step_size: Pixel255 | None = None
     """Size of each step, in 1/255; a quarter of `epsilon` by default."""
     steps: Count = 10
