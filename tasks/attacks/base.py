@@ -29,11 +29,11 @@ class Victim:
     classes: int
     """Number of classes."""
     judged: Callable[[Tensor, int], Tensor] | None = None
-    """Logits by which a search compares its points, for a victim whose `logits` cannot be compared
-    between steps (it is randomised, or its gradient is that of another function); otherwise None.
+    """Logits by which a search compares its points; None to compare them by `logits`.
 
-    Takes pixels and the number of a window, and returns the same shape as `logits`, without a
-    graph. Within one window all calls use the same draws.
+    For a victim whose `logits` differ between steps (a randomised model) or only provide the
+    gradient. Takes pixels and the number of a window, and returns the same shape as `logits`,
+    without a graph. Within one window all calls use the same draws.
     """
     part: Callable[[Tensor], Victim] | None = None
     """Victim of a part of the batch, selected by positions, int64 [n]; None where every part of the

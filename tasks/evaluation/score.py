@@ -23,7 +23,7 @@ class Score(BaseModel):
     accuracy: float
     """Mean over images of the share of correct redraws."""
     interval: tuple[float, float]
-    """Its 95 % Wilson interval, with the number of images as sample size."""
+    """95 % Wilson interval of the accuracy, with the number of images as sample size."""
     spread: float | None
     """Standard deviation over redraws of the accuracy in one; None for a single redraw."""
     right_in_every_redraw: float
