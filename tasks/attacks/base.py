@@ -138,8 +138,7 @@ class BallAttack(Attack):
 
         Raises:
             ValueError: In l2 without an epsilon. The problem's epsilon is the radius of an linf
-                ball, in
-            which the perturbation of a 32x32 colour image can be 55 times as long.
+                ball, in which the perturbation of a 32x32 colour image can be 55 times as long.
         """
         if self.epsilon is not None:
             return self

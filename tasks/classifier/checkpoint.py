@@ -50,7 +50,7 @@ def read_checkpoint(
     Args:
         data: Content of the file.
         weights_key: Entry of the dict that holds the weights. By default `state_dict`, another of
-        `PRIMARY`, the dict itself, or its only entry of tensors.
+            `PRIMARY`, the dict itself, or its only entry of tensors.
         key_prefix: Prefix to strip from the names that have it.
 
     Raises:

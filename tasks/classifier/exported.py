@@ -34,7 +34,7 @@ def read(data: bytes) -> tuple[dict[str, Tensor], Program]:
 
     Raises:
         BadCheckpoint: If the file is no such file, or `tasks.classifier.program.operations` refuses
-        its program.
+            its program.
     """
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))

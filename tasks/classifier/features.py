@@ -76,7 +76,7 @@ def features_and_logits(
 
     Raises:
         BadNetwork: If the last linear layer does not return [N, classes], or if several do and the
-        logits are not the output of the last one, as in an ensemble.
+            logits are not the output of the last one, as in an ensemble.
     """
     shape = (len(pixels), classes)
     found = _LastLinear(shape)

@@ -46,7 +46,7 @@ class Frozen:
         device: Device to run on.
         compiled: Call the network through `torch.compile`; see `tasks.classifier.compiled`.
         probe: float32 images on which the copy is compared with the module; see
-        `tasks.classifier.prepared`.
+            `tasks.classifier.prepared`.
         randomised: The network is declared to draw random numbers; see `logits`.
     """
 
@@ -95,7 +95,8 @@ class Frozen:
         Args:
             pixels: float32 [N, C, H, W] in [0, 1].
             rows: Identities that seed a randomised network: equal batches with equal rows get equal
-            answers, others independent ones. Without them it draws from torch's global generator.
+                answers, others independent ones. Without them it draws from torch's global
+                generator.
 
         Returns:
             float32 [N, classes].

@@ -238,6 +238,6 @@ def bumps(width: float | None) -> AbstractContextManager[object]:
 
     Args:
         width: Standard deviation of the Gaussian, relative to the standard deviation of the ReLU's
-        inputs in a row; None for a second derivative of zero.
+            inputs in a row; None for a second derivative of zero.
     """
     return _Bumps(width)

@@ -91,15 +91,14 @@ def decode_images(
     Args:
         encoded: Contents of the files.
         channels: 1 for grey or 3 for colour. Transparency is dropped; a grey image among colour
-            ones
-        is converted to colour.
+            ones is converted to colour.
         names: Names of the images, for messages.
         side: Side to resize to, in pixels.
         resize: Filter of `resized`, applied after images are turned upright by their EXIF data.
 
     Raises:
         BadTensor: Names the first image that cannot be decoded, is one of several in its file, has
-        colours where grey is expected, or has another size than the first.
+            colours where grey is expected, or has another size than the first.
     """
     require(channels in {1, 3}, f"channels: expected 1 or 3, got {channels}")
     require(len(encoded) > 0, "no images")

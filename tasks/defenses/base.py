@@ -210,8 +210,7 @@ class Defense(Kind):
 
         Returns:
             float32 [M * views, C, H, W] in [0, 1], the views of a row adjacent. If `leaves_range`
-                is true,
-            values may lie outside [0, 1].
+            is true, values may lie outside [0, 1].
         """
         raise TypeError(f"{type(self).__name__} does not define transform")
 

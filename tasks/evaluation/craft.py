@@ -38,7 +38,7 @@ def craft(
         context: The classifier, and a pool if the defense needs one.
         spec: What to make.
         batch_size: Images, or draws of images, per forward pass; it changes results at most by the
-        rounding of sums.
+            rounding of sums.
         start: Examples of the same images at which the attack starts, for one with `perturb_from`.
         tell: Called with the progress.
         seen: Counts what the attack shows of the model.

@@ -81,7 +81,7 @@ def select(
 
     Args:
         candidates: Examples of any of the shard's images, in the order in which to try them on the
-        images that still stand.
+            images that still stand.
         images: The shard's images, in order.
         context: The classifier.
         spec: How to select.

@@ -55,7 +55,7 @@ class Network(Kind):
 
         Returns:
             A module from float32 [N, channels, side, side] in [0, 1] to logits, float32 [N,
-                classes].
+            classes].
 
         Raises:
             ValueError: If the lengths of mean and std do not fit the channels.

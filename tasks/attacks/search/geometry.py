@@ -73,8 +73,7 @@ class Ball:
         Args:
             originals: float [N, C, H, W] in [0, 1].
             rows: Identities of the N images. They alone determine the direction and the share of
-                the
-            radius, so a larger ball has the same points, scaled.
+                the radius, so a larger ball has the same points, scaled.
         """
         count = originals[0].numel() if len(originals) else 1
         if self.norm == "linf":

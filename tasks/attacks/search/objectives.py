@@ -42,11 +42,9 @@ class Goal:
         Args:
             logits: float [N, classes].
             loss: `cross-entropy` of the label, or minus that of the target; `margin`, the highest
-                other
-            logit minus that of the label, or the target's logit minus the highest other; or `dlr`,
-                the
-            difference of logits ratio of Croce and Hein (ICML 2020), which is invariant to the
-            logits' scale.
+                other logit minus that of the label, or the target's logit minus the highest other;
+                or `dlr`, the difference of logits ratio of Croce and Hein (ICML 2020), which is
+                invariant to the logits' scale.
 
         Raises:
             ValueError: For `dlr` with fewer than three classes, or four if there are targets.

@@ -179,7 +179,7 @@ def _set_square(change: Tensor, square: _Square, ball: Ball) -> Tensor:
 
 
 def _move_mass(change: Tensor, square: _Square, ball: Ball) -> Tensor:
-    """Move the l2 norm of the source square, and what the ball has left, into the first square."""
+    """Put the l2 norm of two squares, and what the ball has left, into the first of them."""
     channels = change.shape[1]
     left = (ball.radius**2 - lengths(change).square()).clamp_min(0.0)
     inside = torch.zeros_like(change, dtype=torch.bool)

@@ -55,8 +55,7 @@ def resize_pad(
     Args:
         pixels: See the module, as are `size` and `place`.
         interpolation: `nearest` and `bilinear` as in torch's `interpolate`, `antialiased` as its
-            bilinear
-        mode with `antialias=True`.
+            bilinear mode with `antialias=True`.
     """
     side = square_side(pixels)
     local = _axis(pixels) - place[:, :, None]  # [M, 2, side]
