@@ -65,6 +65,8 @@ Count = Annotated[int, Field(ge=1, le=10**6)]
 """Steps, draws, queries or epochs; the bound is beyond what anyone in the field has run."""
 Epsilon = Annotated[float, Field(ge=0, le=10**5), WrapValidator(_size)]
 """Perturbation size in 1/255; the longest l2 perturbation of a 224x224 ImageNet image is 98,900."""
+Length = Annotated[float, Field(gt=0, le=10**5), WrapValidator(_size)]
+"""Euclidean length of a change above zero, in 1/255."""
 Pixel255 = Annotated[float, Field(gt=0, le=255), WrapValidator(_size)]
 """Change of a single pixel, in 1/255, at most from black to white."""
 Classes = Annotated[int, Field(ge=2, le=10**5)]

@@ -211,11 +211,11 @@ def difference(expected: NetworkAnswer, found: NetworkAnswer) -> str:
 def relative(change: Tensor, of: Tensor, order: float) -> Tensor:
     """Return the norm of each row of a change, relative to the row that it changes; float [N].
 
-    An unchanged row counts as 0, even if it is zero. Entries that are not finite, neither in the
-    row nor in the change, count as unchanged.
+    An unchanged row counts as 0, even if it is zero. So does an entry that is not finite in the row
+    and changes by NaN, as from infinity to infinity.
     """
-    both = of.isfinite() | change.isfinite()
-    change = torch.where(both, change, torch.zeros_like(change)).flatten(1).double()
+    same = ~of.isfinite() & change.isnan()
+    change = torch.where(same, torch.zeros_like(change), change).flatten(1).double()
     size = of.nan_to_num(0.0, 0.0, 0.0).flatten(1).double().norm(order, dim=1)
     moved = change.norm(order, dim=1)
     return torch.where(moved == 0, moved, moved / size)

@@ -54,8 +54,19 @@ class CrossMax(Defense):
         return value
 
     def resolved(self, problem: Problem) -> Self:
-        """Return the spec with the inner defense resolved."""
-        return self.model_copy(update={"inner": self.inner.resolved(problem)})
+        """Return the spec with the inner defense resolved.
+
+        Raises:
+            ValueError: If the inner defense is deterministic, so that all members are the same and
+                nothing is left of their logits.
+        """
+        inner = self.inner.resolved(problem)
+        if self.members > 1 and inner.deterministic(problem.classes):
+            raise ValueError(
+                f"crossmax: {inner.kind} draws no random numbers, so all members would be the "
+                "same; inner has to be a randomised defense"
+            )
+        return self.model_copy(update={"inner": inner})
 
     def deterministic(self, classes: int) -> bool:
         """Return whether the inner defense is deterministic."""
@@ -70,8 +81,13 @@ class CrossMax(Defense):
         return self.inner.smooths()
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """Through the median, whose gradient is that of one member, or the mean (`surrogate`)."""
-        inner = tuple(rule for rule in self.inner.gradients() if rule == "differentiable")
+        """Through the median, whose gradient is that of one member, or the mean (`surrogate`).
+
+        Also through a differentiable form or the unrolled steps of the inner defense, if it has
+        either.
+        """
+        own = ("differentiable", "unrolled")
+        inner = tuple(rule for rule in self.inner.gradients() if rule in own)
         return ("straight-through", "surrogate", *inner)
 
     def inner_steps(self) -> int:

@@ -42,5 +42,4 @@ class CrossMaxModels(Defense):
         """Return the median over members after both subtractions, or a single member's logits."""
         from tasks.defenses.transforms.combining import levelled_median
 
-        # with one member all would be zero: each of its logits is the maximum over members
-        return logits[..., 0, :] if logits.shape[-2] == 1 else levelled_median(logits)
+        return levelled_median(logits)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from tasks.defenses.base import Context, GradientRule
 from tasks.defenses.transforms.optimised import Optimised
-from tasks.specs import Count, Epsilon, Positive, Problem
+from tasks.specs import Count, Length, Positive, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,10 +22,10 @@ class Energy(Optimised):
 
     steps: Count = 1
     """Steps of the inner optimiser."""
-    step_size: Epsilon | None = None
+    step_size: Length | None = None
     """Euclidean length of each step, in 1/255; by default 5 times the pixel range at 224 pixels, in
     proportion to the side (182 at 32 pixels)."""
-    limit: Epsilon | None = None
+    limit: Length | None = None
     """Largest Euclidean length of the total change, in 1/255; by default 10 times the pixel range
     at 224 pixels, in proportion to the side (364 at 32 pixels)."""
     temperature: Positive = 1.0

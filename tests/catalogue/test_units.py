@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from pydantic import ValidationError
 from tiny import write_configs
 
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.grid.builder import load_grid
 from pipeline.grid.cells import Grid
 from pipeline.problems import BadInput
+from tasks import registry
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.base import BoundedAttack
 from tasks.attacks.pgd import PGD
@@ -212,3 +215,25 @@ def test_networks_of_somebody_elses_code_are_held_to_the_same_range(
 def test_the_usual_means_and_deviations_are_taken() -> None:
     for mean, std in (((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.0,), (1.0,))):
         assert ResNet20(mean=mean, std=std).mean == mean
+
+
+FAMILIES: tuple[Literal["attacks", "defenses"], ...] = ("attacks", "defenses")
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "name"),
+    [
+        (family, kind, name)
+        for family in FAMILIES
+        for kind in registry.written_kinds(family)
+        for name, field in registry.kind_class(family, kind).model_fields.items()
+        if field.default is None
+    ],
+)
+def test_a_zero_is_refused_or_taken_and_never_stands_for_the_default(family, kind, name):
+    cls = registry.kind_class(family, kind)
+    try:
+        spec = cls.model_validate({name: 0})
+    except ValidationError:
+        return
+    assert getattr(spec.resolved(PROBLEM), name) == 0

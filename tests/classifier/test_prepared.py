@@ -17,6 +17,7 @@ from tasks.classifier.prepared import (
     difference,
     prepare,
     probe_images,
+    relative,
     training_manner,
 )
 from tasks.classifier.problems import BadNetwork
@@ -305,3 +306,10 @@ def test_most_networks_are_trained_as_they_always_were(probe):
     for name in ("plain", "dropout", "norm_without_statistics"):
         assert training_manner(make(name), probe) == Manner()
     assert F.softmax(ask(make("plain"), probe).logits, dim=1).shape == (8, 10)
+
+
+def test_an_infinite_answer_that_becomes_a_number_is_a_change_and_one_that_stays_is_none():
+    of = torch.tensor([[torch.inf, 2.0], [torch.inf, 2.0], [torch.nan, 2.0], [4.0, 2.0]])
+    other = torch.tensor([[7.0, 2.0], [torch.inf, 2.0], [torch.nan, 2.0], [3.0, 2.0]])
+    found = relative(of - other, of, order=torch.inf)
+    assert found.tolist() == [torch.inf, 0.0, 0.0, 0.25]

@@ -1,5 +1,7 @@
 """Defenses that combine answers about several views, held against their formulas in float64."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
 from tasks.defenses.crossmax import CrossMax
 from tasks.defenses.crossmax_models import CrossMaxModels
+from tasks.defenses.energy import Energy
 from tasks.defenses.flip_crop import FlipCrop
 from tasks.defenses.none import NoDefense
 from tasks.defenses.pnml import PNML
@@ -238,13 +241,66 @@ def test_crossmax_is_climbed_through_one_member_or_the_mean_of_all(
     logits = torch.randn(3, 10, CLASSES, generator=torch.Generator().manual_seed(0))
     mean = logits.softmax(dim=2).mean(dim=1).log()
     torch.testing.assert_close(defense.surrogate(logits), mean)
-    found = []
-    for rule in defense.gradients():
-        leaf = pixels.clone().requires_grad_()
-        knowing = Context(context.classifier, rule=rule)
-        answer = draw_logits(defense, knowing, leaf, rows)[:, 0, 0]
-        found.append(torch.autograd.grad(answer.sum(), leaf)[0])
+    found = [
+        gradient_by(defense, Context(context.classifier, rule=rule), pixels, rows)
+        for rule in defense.gradients()
+    ]
     assert not torch.allclose(*found)
+
+
+class NoisyEnergy(Energy):
+    """An optimiser that draws: the image begins beside itself."""
+
+    kind: Literal["noisy-energy"] = "noisy-energy"
+
+    def deterministic(self, classes: int) -> bool:
+        return False
+
+    def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+        noise = rows.normal("noise", pixels[0].numel()).view_as(pixels)
+        return super().transform(pixels + 0.05 * noise, rows, context)
+
+
+def test_crossmax_over_an_optimiser_is_climbed_through_its_unrolled_steps(
+    context: Context, pixels: Tensor, rows: Rows
+) -> None:
+    """As that optimiser alone is: an attacker gains nothing from what combines its answers."""
+    pixels = 0.4 + 0.2 * pixels  # nothing is clipped, where gradients pass straight through
+    defense = CrossMax(inner=NoisyEnergy(), members=3).resolved(PROBLEM)
+    assert defense.gradients() == ("straight-through", "surrogate", "unrolled")
+    straight, unrolled = (
+        gradient_by(defense, Context(context.classifier, rule=rule), pixels, rows)
+        for rule in ("straight-through", "unrolled")
+    )
+    step = 1e-3 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        above, below = (
+            draw_logits(defense, context, moved, rows)[:, 0, 0]
+            for moved in (pixels + step, pixels - step)
+        )
+    unrolled_off, straight_off = (
+        ((above - below) / 2 - (gradient * step).flatten(1).sum(dim=1)).norm()
+        / (above - below).norm()
+        for gradient in (unrolled, straight)
+    )
+    assert unrolled_off < 0.05
+    assert straight_off > 0.2
+
+
+def test_crossmax_needs_members_that_differ(context: Context, pixels: Tensor, rows: Rows) -> None:
+    """Of equal ones both subtractions leave nothing, and every class would be as probable."""
+    with pytest.raises(ValueError, match="crossmax: energy draws no random numbers, so all"):
+        CrossMax(inner=Energy()).resolved(PROBLEM)
+    single = CrossMax(members=1).resolved(PROBLEM)
+    seen = single.transform(pixels, rows.within("crossmax#0"), context)
+    found = predict(single, context, pixels, rows, batch_size=3)
+    torch.testing.assert_close(found, context.classifier.logits(seen).softmax(dim=1))
+
+
+def gradient_by(defense: Defense, knowing: Context, pixels: Tensor, rows: Rows) -> Tensor:
+    leaf = pixels.clone().requires_grad_()
+    answer = draw_logits(defense, knowing, leaf, rows)[:, 0, 0]
+    return torch.autograd.grad(answer.sum(), leaf)[0]
 
 
 def test_crossmax_takes_a_named_defense_with_its_parameters(

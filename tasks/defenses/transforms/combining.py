@@ -28,7 +28,8 @@ def levelled_median(logits: Tensor) -> Tensor:
     """Return the CrossMax scores of Fort and Lakshminarayanan (2024), as log-probabilities.
 
     Each answer's logits are reduced by their maximum over classes, then by the maximum of each
-    class over answers. The result is the median over answers (the lower one of an even number).
+    class over answers. The result is the median over answers (the lower one of an even number). The
+    logits of a single answer are returned as they are.
 
     Args:
         logits: float [..., K, classes], of K answers.
@@ -36,6 +37,9 @@ def levelled_median(logits: Tensor) -> Tensor:
     Returns:
         float [..., classes].
     """
+    if logits.shape[-2] == 1:
+        # all would be zero: each logit of a single answer is its own maximum over answers
+        return logits[..., 0, :]
     levelled = logits - logits.amax(dim=-1, keepdim=True)
     levelled = levelled - levelled.amax(dim=-2, keepdim=True)
     return levelled.median(dim=-2).values.log_softmax(dim=-1)
