@@ -50,7 +50,7 @@ class Document:
     places: dict[Place, tuple[Path, int]] = field(default_factory=dict)
 
     def problem(self, place: Place, message: str) -> BadInput:
-        """A BadInput with a one-line message located at `place`, or at its nearest known parent."""
+        """A one-line BadInput located at `place`, or at its nearest known parent."""
         path, line = self._standing(place)
         where = ".".join(str(part) for part in place)
         return BadInput(f"{shown(path)}:{line}: {where + ': ' if where else ''}{message}")
@@ -153,7 +153,7 @@ def _construct(node: yaml.Node, place: Place, document: Document) -> object:
 def _check_one_reading(
     node: yaml.ScalarNode, value: object, place: Place, document: Document
 ) -> None:
-    """Raise BadInput for a plain scalar that YAML 1.1, as read here, and YAML 1.2 read differently."""
+    """Raise BadInput for a plain scalar that YAML 1.1, as read here, and 1.2 read differently."""
     other = _read_as_1_2(node.value)
     if type(value) is type(other) and (value == other or value != value):  # noqa: PLR0124  NaN
         return

@@ -18,7 +18,7 @@ REFUSED = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 class BadInput(Exception):
-    """A mistake of the user. Its message, one line, is printed; the exit code is 2."""
+    """A user's mistake. Its message, one line, is printed; the exit code is 2."""
 
     def __init__(self, message: str) -> None:
         # messages quote names and values from the user, which may contain anything
@@ -26,7 +26,7 @@ class BadInput(Exception):
 
 
 class Unwritable(Exception):
-    """A folder became full or read-only during a run. Its message is one line; the exit code is 1."""
+    """A folder became full or read-only during a run. One-line message; the exit code is 1."""
 
     def __init__(self, message: str) -> None:
         super().__init__(clean(message))

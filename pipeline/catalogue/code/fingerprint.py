@@ -154,7 +154,7 @@ def _check_node(entry: KindCode, code: Code, record: Fingerprints) -> Iterator[s
 
 
 def _owned(entry: KindCode, code: Code) -> dict[type[Spec], frozenset[str]]:
-    """The package's spec classes of a node, each with the modules that it is responsible for."""
+    """The package's spec classes of a node, each with the modules it is responsible for."""
     classes = [cls for cls in entry.classes if cls.__module__ in code.sources]
     performing = code.closure(entry.modules)
     return {
@@ -164,7 +164,7 @@ def _owned(entry: KindCode, code: Code) -> dict[type[Spec], frozenset[str]]:
 
 
 def _decides(cls: type[Spec], versions: Mapping[str, int], module_known: bool) -> bool:
-    """Whether a class's version settles a change: it was raised, or both class and module are new."""
+    """Whether a class's version settles a change: it was raised, or class and module are new."""
     recorded = versions.get(_name(cls))
     return not module_known if recorded is None else cls.version > recorded
 

@@ -160,13 +160,13 @@ def unpack(parcel: Parcel) -> Any:
 
 
 def place_of(error: BaseException) -> str | None:
-    """The innermost line of user code in an error's traceback, such as `jpeg.py:7`; None if none."""
+    """The innermost line of user code in an error's traceback, such as `jpeg.py:7`, or None."""
     found = _last_frame(error)
     return None if found is None else f"{found[0].place}:{found[1]}"
 
 
 def module_of(error: BaseException) -> str | None:
-    """The module of the innermost frame of user code in an error's traceback; None if none."""
+    """The module of the innermost frame of user code in an error's traceback, or None."""
     found = _last_frame(error)
     return None if found is None else found[0].module
 

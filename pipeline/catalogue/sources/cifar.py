@@ -154,7 +154,7 @@ def _read_unpacked(classes: int, folder: Path, place: Path) -> dict[str, Split]:
 
 
 def _download(classes: int, archive: Path) -> None:
-    """Download to a temporary folder and move into place, so that the file is complete or absent."""
+    """Download to a temporary folder and move into place: the file is complete or absent."""
     from torchvision.datasets.utils import download_url
 
     published, source = PUBLISHED[classes], _torchvision(classes)
