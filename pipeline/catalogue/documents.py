@@ -60,7 +60,7 @@ class Document:
         return self._standing(place)[0]
 
     def over(self, below: Document) -> Document:
-        """Merge this document over another: mappings are merged recursively, other values replaced."""
+        """Overlay this document on another: mappings merge recursively, other values replace."""
         merged = Document(self.path, {}, {(): self._standing(())})
         merged.value.update(_merged((), self, self.value, below, below.value, merged))
         return merged

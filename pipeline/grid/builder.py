@@ -426,7 +426,7 @@ def _budget(catalogue: Catalogue, budget: str | None) -> tuple[str, ...]:
 
 
 def _seeded(cell: Cell, seed: int) -> ClassifierSpec:
-    """A model's spec with `seed` more added to the training seed, for each member of an ensemble."""
+    """A model's spec with `seed` added to its training seed, or to those of its members."""
     if isinstance(cell.model_spec, EnsembleSpec):
         return EnsembleSpec.of(
             [_trained_by(spec, cell.seed + seed) for spec in cell.model_spec.members]

@@ -127,7 +127,7 @@ def _selections_before(node: Node) -> int:
 
 
 def _own(score: Node, cell: Cell) -> Iterator[Node]:
-    """The nodes that query or attack the cell's own model: the defended one, if it has a defense."""
+    """The nodes that query or attack the cell's own model, which is defended or bare."""
     bare = isinstance(cell.defense_spec, NoDefense)
     for node in Graph([score]):
         transferred = isinstance(node.spec, CraftSpec) and node.spec.against is None

@@ -34,7 +34,7 @@ class Unwritable(Exception):
 
 @contextlib.contextmanager
 def writing_to(folder: str, codes: frozenset[int] = REFUSED) -> Iterator[None]:
-    """Context manager: convert OSErrors with these codes into Unwritable, which names the folder."""
+    """Convert OSErrors with these codes into Unwritable, which names the folder."""
     try:
         yield
     except OSError as error:

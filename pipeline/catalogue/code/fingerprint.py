@@ -170,7 +170,7 @@ def _decides(cls: type[Spec], versions: Mapping[str, int], module_known: bool) -
 
 
 def _rank(cls: type[Spec], module: str) -> tuple[bool, bool, str]:
-    """Sort key for the class to name in the error: one of that very module, else the node's spec."""
+    """Sort key for the class that an error names: one of that module, else the node's spec."""
     return cls.__module__ != module, not cls.__name__.endswith("Spec"), _name(cls)
 
 
