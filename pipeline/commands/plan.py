@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.catalogue.paper import published
 from pipeline.commands.records import cell_record
 from pipeline.commands.session import Session
-from pipeline.execution.work.budget import PROCESS_BYTES
+from pipeline.execution.work.budget import PROCESS_BYTES, worker_bytes
 from pipeline.grid.coverage import Coverage
 from pipeline.grid.kinds import KINDS, NODE_KINDS
 from pipeline.plan.estimate import Estimate
@@ -121,7 +121,7 @@ def worker_gb(session: Session, kinds: Collection[str]) -> float:
     """
     batched = [kind for kind in NODE_KINDS if kind in kinds and KINDS[kind].batched]
     budgets = (session.settings.of(kind).memory_gb for kind in batched)
-    return PROCESS_BYTES / 1e9 + max(budgets, default=0.0)
+    return worker_bytes(max(budgets, default=0.0)) / 1e9
 
 
 def coverage(session: Session) -> Coverage:

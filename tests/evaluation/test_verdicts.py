@@ -32,7 +32,10 @@ def test_a_verdict_follows_from_the_ends_of_the_interval(points, low, high, word
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"bare": 1.0, "candidates": 6}, "accuracy without it is 1.0 %, and a verdict needs more than 1 %"),
+        (
+            {"bare": 1.0, "candidates": 6},
+            "accuracy without it is 1.0 %, and a verdict needs more than 1 %",
+        ),
         ({"bare": 20.0, "candidates": 1}, "the attack chooses from 1 candidate"),
         ({"bare": 20.0, "candidates": 6, "failed": "steps: more leave more"}, "more leave more"),
     ],

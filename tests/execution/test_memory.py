@@ -29,3 +29,29 @@ def test_memory_that_is_kept_is_not_asked_of_the_system_again():
         for how in ("kept", "returned")
     ]
     assert counts[0] < 1_000 < counts[1]
+
+
+RETURNED = """
+import torch
+from pipeline.execution.work.memory import (
+    keep_freed_memory, resident_bytes, return_freed_memory,
+)
+keep_freed_memory()
+before = resident_bytes()
+tensors = [torch.ones(1_000_000, dtype=torch.uint8) for _ in range(400)]
+pinned = tensors[-1]  # the last of them keeps the end of the heap in use
+del tensors
+kept = resident_bytes() - before
+return_freed_memory(above=before + 2 * kept)
+assert resident_bytes() - before == kept
+return_freed_memory(above=before)
+print(kept, resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a call of the GNU C library")
+def test_a_process_above_its_bound_returns_what_it_has_freed():
+    said = subprocess.check_output([sys.executable, "-c", RETURNED], text=True)
+    kept, left = map(int, said.split())
+    assert kept > 350_000_000
+    assert left < 50_000_000

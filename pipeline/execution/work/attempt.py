@@ -19,6 +19,7 @@ from pipeline.execution.settings import Settings
 from pipeline.execution.signals import Interrupted, Silent
 from pipeline.execution.work import memory, process
 from pipeline.execution.work import unfinished as partial_state
+from pipeline.execution.work.budget import worker_bytes
 from pipeline.execution.work.inputs import NodeInputs, forget
 from pipeline.execution.work.kinds import PERFORM, Unfinished
 from pipeline.execution.work.memory import keep_freed_memory
@@ -80,6 +81,7 @@ def attempt(
     with process.kept() as found:
         process.start_as_new()
         result = _attempted(node, store, settings, tell, replace=replace, until=until)
+    memory.return_freed_memory(above=worker_bytes(settings.of(node.kind).memory_gb))
     if found.left:
         memory.give_up(f"{_told(node)} left {', '.join(found.left)} changed")
     if own_digests(node.spec):

@@ -8,6 +8,11 @@ PROCESS_BYTES = int(0.8e9)
 """Memory of a process with torch and this program before any work; measured 0.7 to 1.0 GB."""
 
 
+def worker_bytes(memory_gb: float) -> float:
+    """The most that a worker process takes whose rows at once may take `memory_gb`."""
+    return PROCESS_BYTES + memory_gb * 1e9
+
+
 def memory_bytes() -> int | None:
     """Memory of this machine or container; None if unknown.
 

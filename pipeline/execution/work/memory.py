@@ -57,6 +57,16 @@ def unusable() -> str | None:
     return _given_up[0] if _given_up else None
 
 
+def return_freed_memory(above: float) -> None:
+    """Give freed memory back to the system where this process holds more than `above` bytes.
+
+    Tensors of many sizes leave gaps that the next node's do not fit into, so a process that keeps
+    what it frees grows from node to node.
+    """
+    if platform.libc_ver()[0] == "glibc" and resident_bytes() > above:
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @functools.cache
 def keep_freed_memory() -> bool:
     """Let malloc keep up to 2 GiB of freed memory; False if that cannot be set.
