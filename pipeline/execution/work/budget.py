@@ -9,7 +9,7 @@ PROCESS_BYTES = int(0.8e9)
 
 
 def worker_bytes(memory_gb: float) -> float:
-    """The most that a worker process takes whose rows at once may take `memory_gb`."""
+    """Upper limit of a worker process's memory if its batches may take `memory_gb`."""
     return PROCESS_BYTES + memory_gb * 1e9
 
 

@@ -58,10 +58,10 @@ def unusable() -> str | None:
 
 
 def return_freed_memory(above: float) -> None:
-    """Give freed memory back to the system where this process holds more than `above` bytes.
+    """Return freed memory to the system if this process holds more than `above` bytes.
 
-    Tensors of many sizes leave gaps that the next node's do not fit into, so a process that keeps
-    what it frees grows from node to node.
+    Tensors of many sizes leave gaps that those of the next node do not fit into, so a process that
+    keeps freed memory grows from node to node (fragmentation).
     """
     if platform.libc_ver()[0] == "glibc" and resident_bytes() > above:
         ctypes.CDLL(None).malloc_trim(0)
