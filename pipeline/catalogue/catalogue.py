@@ -1,9 +1,9 @@
-"""Named things in YAML: data sets, models, attacks, defenses, grids.
+"""The catalogue of named configs: data sets, models, recipes, attacks, defenses and grids.
 
-A name is a file: `configs/defenses/guo.yaml` is the defense `guo`. A `configs` folder of
-the user's is looked into before the one that comes with the program. `extends: NAME` starts
-from another file of the same folder. An attack or a defense may be a Python file alone,
-`jpeg.py`, or come with an installed package.
+A name is the stem of a file: `configs/defenses/guo.yaml` is the defense `guo`. The user's folders
+of configs are searched before the bundled one. `extends: NAME` starts from another file of the same
+section. An attack or a defense may also be a single Python file, `jpeg.py`, or come from an
+installed package.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def _construct(node: yaml.Node, place: Place, document: Document) -> object:
                 _check_one_reading(node, value, place, document)
             return value
         case yaml.ScalarNode(), "timestamp" | "value":
-            # dates, which no field here has, are words like any other
+            # no field is a date, so dates are plain strings
             return str(node.value)
         case _:
             raise document.problem(place, f"unknown tag {node.tag}")

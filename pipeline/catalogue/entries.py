@@ -355,8 +355,8 @@ class GridEntry(ConfigEntry):
     """Default size of perturbations, in 1/255, for attacks and defenses that do not set their own.
     """
     images: Annotated[int, Field(ge=1, le=10**8)] | None = None
-    """Number of test images to use. They are the first ones of the test set, whose fixed order
-    takes the classes in turn, so every class is equally frequent. All images by default."""
+    """Number of test images to use, from the start of the test set. Its order is fixed and the
+    classes take turns in it, so that they are balanced. All images by default."""
     redraws: Count = 3
     """How often the whole prediction is repeated with new random draws, if the defense or the
     network is randomised."""

@@ -64,7 +64,7 @@ class _Commands(click.Group):
             say(f"error: {problem}", err=True)
             ctx.exit(1)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise  # not errors of code
+            raise  # errors of click, not of user code
         except (Exception, SystemExit) as error:
             from pipeline.catalogue.code.own import line_of, place_of
 

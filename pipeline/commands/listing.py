@@ -21,7 +21,7 @@ from tasks.registry import Family
 SETTINGS = 3
 """Maximum number of parameters shown for an attack or a defense."""
 FEWEST = 16
-"""Minimum length of a meaning, in characters, for which its parameters are kept when it is cut."""
+"""Minimum room for the words of a meaning, in characters; with less, its parameters are dropped."""
 CODED: Mapping[str, Family] = {"attacks": "attacks", "defenses": "defenses"}
 
 

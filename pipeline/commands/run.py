@@ -95,7 +95,7 @@ def _run_grid(
     reported = Reported(None, ())
     try:
         if tracker is not None and is_web(uri):
-            tracker.settle()  # so that the page can link to the runs
+            tracker.settle()  # now, so that the page can link to the runs
         reported = report_grid(
             session,
             options.reports,

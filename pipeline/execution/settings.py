@@ -59,7 +59,7 @@ class Settings(ConfigEntry):
     default. A training reports after each epoch, attacks and defenses after each batch, the reading
     of a data set only at its end."""
     kinds: dict[str, KindSettings] = Field(default_factory=dict)
-    """Settings by kind of node: dataset, train, checkpoint, craft, select, defend, score etc."""
+    """Settings by kind of node, such as train, craft, select, defend or score."""
 
     def of(self, kind: NodeKind) -> KindSettings:
         """The settings for a kind of node."""

@@ -67,7 +67,10 @@ def card_nodes(nodes: CellNodes, cells: Sequence[Cell], size: CardSize) -> dict[
 
 
 def _card(nodes: CellNodes, cell: Cell, size: CardSize) -> Node | None:
-    """The largest card of an adaptive cell within the cost limit; None for epsilon 0."""
+    """The largest card of an adaptive cell within the cost limit.
+
+    None if even the smallest card is too large, or if epsilon is 0.
+    """
     attack = cell.attack_spec
     assert isinstance(attack, CompoundAttack)
     if not attack.epsilon:

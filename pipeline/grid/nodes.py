@@ -96,7 +96,7 @@ class CellNodes:
         return self._node("card", spec, (), dataset=dataset, model=model, **_pool(cell, dataset))
 
     def score(self, cell: Cell) -> Node:
-        """The score of a cell over all its shards, which is the root of all its other nodes."""
+        """The score node of a cell, the child of all its shards."""
         dataset, model = self._read(cell)
         size = cell.adaptive_shard if isinstance(cell.attack_spec, CompoundAttack) else SHARD
         parents = {

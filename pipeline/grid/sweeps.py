@@ -211,7 +211,7 @@ def _same(spec: Spec, other: Spec, problems: Sequence[Problem]) -> bool:
     try:
         return all(spec.resolved(problem) == other.resolved(problem) for problem in problems)
     except ValueError:
-        return False  # told where the cell is made
+        return False  # reported when the cell is built
 
 
 def _labelled(found: Ingredient, said: Iterable[tuple[str, str]]) -> str:

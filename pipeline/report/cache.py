@@ -76,9 +76,9 @@ def _database(path: Path) -> sqlite3.Connection:
     try:
         return _opened(path)
     except sqlite3.OperationalError:
-        raise  # busy, or not to be written
+        raise  # busy or read-only
     except sqlite3.DatabaseError:
-        path.unlink()  # torn
+        path.unlink()  # damaged
         return _opened(path)
 
 

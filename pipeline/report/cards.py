@@ -174,7 +174,7 @@ class Cards:
             yield adaptive_not_above(answers.right, lowest)
 
     def _by_steps(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
-        """Beside attacks that differ from the cell's in the number of steps alone."""
+        """Comparison with attacks that differ from the cell's only in the number of steps."""
         if getattr(cell.attack_spec, "steps", None) is None:
             return
         key = (_but_for_steps(cell), answers.ids.tobytes(), answers.labels.tobytes())

@@ -109,7 +109,7 @@ def references(
         paper: The cells that the paper computed.
     """
     own = [cell for cell in paper if cell.stands_for is None and key_of(cell) in numbers]
-    theirs = {key_of(cell): cell for cell in reversed(own)}  # of several seeds the first one
+    theirs = {key_of(cell): cell for cell in reversed(own)}  # the first of several seeds
     labels: dict[tuple[str, str, Defense], Key] = {}
     for key, cell in theirs.items():
         labels.setdefault((*key[:2], cell.defense_spec), key)

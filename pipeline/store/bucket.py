@@ -104,7 +104,7 @@ class Bucket:
         root = self._root if self._scheme == "s3" else f"{self._scheme}://{self._root}"
         name = hashlib.sha256(f"{whose} {root}".encode()).hexdigest()[:16]
         self._cache = folder.resolve() / name
-        self._unseen = self._bound  # bytes of copies since all were last looked at
+        self._unseen = self._bound  # bytes cached since the last eviction
         self._objects = _client(
             self._scheme,
             self._name,
@@ -244,7 +244,7 @@ class Bucket:
                 key = found["path"].removeprefix(f"{self._prefix}/" if self._prefix else "")
                 name = key.rpartition("/")[2]
                 if found["size"] == 0 and "." not in name:
-                    continue  # stands for a folder, as some clients leave them
+                    continue  # a folder placeholder of some clients
                 if wanted.fullmatch(key):
                     yield FileInfo(key, found["size"], found["last_modified"].timestamp())
 

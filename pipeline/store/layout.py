@@ -119,7 +119,7 @@ def adopt(backend: Backend) -> str | None:
     try:
         mark(backend)
     except Unwritable:
-        return None  # it can be read all the same
+        return None  # a read-only store can be read without a marker
     return f"store {backend.address}: adopted, and marked by {MARKER}"
 
 

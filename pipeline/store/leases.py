@@ -208,7 +208,7 @@ def process_mark(pid: int) -> str:
     except (OSError, IndexError):
         return ""
     if state in "ZX":
-        return ""  # ended, and only waited for
+        return ""  # a zombie or dead process
     return f"{boot} {space} {pid}:{start}"
 
 

@@ -134,7 +134,7 @@ def with_source(network: Factory, folder: Path) -> Factory:
 def pack(content: object) -> Parcel:
     """Pickle an object for a worker, together with the user code that it refers to."""
     pickled = pickle.dumps(content)
-    # a class is named by its module, a factory by the digest of its code
+    # pickles refer to a class by its module, to a factory by the digest of its code
     needed = [
         code
         for code in _known.values()

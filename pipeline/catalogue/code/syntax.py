@@ -75,7 +75,7 @@ def canonical(value: object) -> str:
     The `version` of a spec and its `changes` are left out too: versions are compared separately.
     """
     if isinstance(value, ast.JoinedStr):
-        # Python 3.12 ends some format specifications with an empty string.
+        # Python 3.12 appends an empty string to some format specifications
         parts = [part for part in value.values if getattr(part, "value", None) != ""]
         return f"JoinedStr{canonical(parts)}"
     if isinstance(value, ast.AST):

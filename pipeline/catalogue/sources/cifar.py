@@ -143,7 +143,7 @@ def _read_unpacked(classes: int, folder: Path, place: Path) -> dict[str, Split]:
     for split in ("train", "test"):
         try:
             with warnings.catch_warnings():
-                # The files were pickled by a numpy whose ways newer ones warn of.
+                # newer versions of numpy warn about pickles of the old one
                 warnings.simplefilter("ignore")
                 content = _torchvision(classes)(folder.parent, train=split == "train")
         except (RuntimeError, OSError) as error:

@@ -224,7 +224,7 @@ def _download(url: str, path: Path, sha256: str) -> None:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, HTTPError):
-            error.close()  # it holds the connection
+            error.close()  # closes the connection
         reason = scrubbed(str(error), url)
         raise BadInput(
             f"{without_secrets(url)} cannot be downloaded ({reason}): "

@@ -14,8 +14,7 @@ predictions. Each row is a defense; the percentages are accuracies on the images
 lowest of a row in **bold**. `pipeline failures CELL` shows the same for any cell, with every class
 and image."""
 CLASSES = 10
-"""Maximum number of classes in a table; of more, those with the lowest accuracy over all defenses.
-"""
+"""Maximum number of classes in a table; of more, those with the lowest overall accuracy."""
 PAIRS = 3
 """Maximum number of confusions in a row, the most frequent ones."""
 IMAGES = 12
@@ -80,7 +79,7 @@ def table(one: ModelFailures) -> tuple[list[str], list[Row]]:
             (
                 cell.defense,
                 ["–" if value is None else f"{value:.0f}" for value in known],
-                # where all are alike none stands out
+                # if all are equal, none is emphasised
                 places if len(places) < len(known) else [],
                 taken.replace(" %", "\u00a0%"),
             )

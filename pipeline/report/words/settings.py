@@ -40,7 +40,7 @@ def _per_class(images: int, classes: int, by_class: Sequence[int] | None) -> str
 
 def settings_said(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
     """Models, attacks and defenses with their parameters: a heading, and lines of Markdown each."""
-    # cells share specs, and so the words for them
+    # cells share specs, so their texts are cached
     words: dict[int, str] = {}
 
     def said(spec: Spec, of: Callable[[Any], str]) -> str:

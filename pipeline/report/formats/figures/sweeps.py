@@ -53,7 +53,7 @@ def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
             axes.set_title(panel, fontsize=10)
             axes.set_xlabel(sweep.quantity)
         row[0].set_ylabel("accuracy (% of images)")
-        low, high = row[0].get_ylim()  # of all panels, once all are drawn
+        low, high = row[0].get_ylim()  # common limits, once all panels are drawn
         row[0].set_ylim(max(-2.0, low), min(102.0, high))
         write_title(figure, sweep.title)
         save(figure, path, kind)

@@ -47,7 +47,7 @@ def draw_verdicts(panels: Sequence[VerdictPanel], path: Path, kind: FileKind) ->
         handles: dict[str, Any] = {}
         for panel, axes in zip(panels, column, strict=True):
             handles |= _panel(axes, panel)
-        _, most = column[0].get_xlim()  # of all panels, once all are drawn
+        _, most = column[0].get_xlim()  # common limits, once all panels are drawn
         column[0].set_xlim(-1.5, min(101.5, most))
         column[-1].set_xlabel("accuracy (% of images)")
         shown = [label for label in labels if label in handles]
