@@ -1,7 +1,7 @@
 """Training, attacks, defenses and scoring: tensors and specs in, tensors and facts out.
 
-Nothing here knows of Ray, MLflow, Arrow, files or the command line. Importing a
-spec does not import torch; only running it does.
+Nothing here depends on Ray, MLflow, Arrow, files or the command line. Importing a spec does not
+import torch; only computing with it does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 
 PUBLIC = {"straight": "tasks.defenses.transforms.straight"}
-"""Modules that are reached as an attribute of the package too, such as `tasks.straight`."""
+"""Modules that are also attributes of the package, such as `tasks.straight`."""
 
 
 def __getattr__(name: str) -> object:

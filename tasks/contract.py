@@ -1,6 +1,6 @@
-"""What a defense, an attack or a network must keep to, tried on a few small images.
+"""Tests of the contract of a defense, an attack or a network, on a few small images.
 
-For the tests of those who write one: each function raises BrokenContract, in one line.
+They are meant for the tests of whoever writes one. Each check raises BrokenContract with one line.
 """
 
 from __future__ import annotations
@@ -25,21 +25,32 @@ from tasks.specs import Problem
 
 CLASSES, COUNT = 10, 6
 MEMBERS = 3
-"""Of the ensemble that a defense about members is tried on."""
+"""Members of the ensemble with which a defense about members is tested."""
 
 
 class BrokenContract(AssertionError):
-    """What is not as it must be."""
+    """The contract is not kept; the message says where."""
 
 
 class NotRepeatable(BrokenContract):
-    """The same images and draws give something else a second time."""
+    """A second run gives another result, or a global random generator is used."""
 
 
 def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
-    """Shape, type and range; each image for itself; the input left alone; a gradient; `combine`.
+    """Check a defense: its `transform`, its gradient and its `combine`.
 
-    And no random numbers but those of `rows`.
+    The result must have the right shape, type and range, leave its input unchanged, depend for each
+    image on that image and its draws alone, and draw random numbers only from `rows`; a defense
+    that declares itself deterministic must not draw. A finite gradient that is not zero for every
+    image must reach the pixels.
+
+    Args:
+        spec: The defense; it is resolved for an epsilon of 8/255 and ten classes.
+        channels: Channels of the test images.
+        side: Side of the test images, in pixels.
+
+    Raises:
+        BrokenContract: If any of this does not hold.
     """
     spec = spec.resolved(_problem(side))
     images, rows = _images(channels, side), _rows()
@@ -80,7 +91,7 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
 
 
 def _transformed(spec: Defense, context: Context, views: int, pixels: Tensor, rows: Rows) -> Tensor:
-    """float32 [N, views, C x H x W], what a defense makes of some images."""
+    """Return what a defense makes of some images, float32 [N, views, C x H x W]."""
     return spec.transform(pixels, rows, context).detach().view(len(pixels), views, -1)
 
 
@@ -91,9 +102,9 @@ def _check_each_alone(
     rows: Rows,
     found: Tensor,
 ) -> None:
-    """What an image becomes is its own and its draw's, whatever stands beside it.
+    """Check that an image's result depends only on that image and its draw, and not on its batch.
 
-    found: what all of them became.
+    found: the results for the whole batch.
     """
     _repeatable(
         _same(asked(pixels, rows), found),
@@ -116,7 +127,7 @@ def _check_each_alone(
 
 
 def _check_gradient(name: str, leaf: Tensor, found: Tensor) -> None:
-    """A gradient comes back that is finite, and not zero for every image."""
+    """Check that the gradient is finite, and not zero for every image."""
     weights = torch.linspace(-1, 1, found.numel()).view_as(found)
     (gradient,) = torch.autograd.grad((weights * found).sum(), leaf)
     _require(bool(gradient.isfinite().all()), f"{name}: gives a gradient that is not finite")
@@ -128,7 +139,7 @@ def _check_gradient(name: str, leaf: Tensor, found: Tensor) -> None:
 
 
 def _generators() -> dict[str, bytes]:
-    """The state of each global generator, by whose it is."""
+    """Return the state of each global generator, by the module it belongs to."""
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
         "numpy": repr(np.random.get_state()).encode(),  # noqa: NPY002  whether it was used
@@ -141,7 +152,7 @@ def _same(first: Tensor, second: Tensor) -> bool:
 
 
 def _check_combine(name: str, spec: Defense, logits: Tensor) -> None:
-    """Finite log-probabilities, each row for itself, and a gradient by the first rule declared.
+    """Check `combine` and `surrogate`: finite, image by image, and differentiable as declared.
 
     logits: float32 [COUNT, views, CLASSES].
     """
@@ -176,9 +187,19 @@ def _check_combine(name: str, spec: Defense, logits: Tensor) -> None:
 
 
 def check_attack(spec: Attack, *, channels: int = 1, side: int = 8) -> None:
-    """Shape, type, range and ball; each image for itself; the input left alone.
+    """Check an attack: its `perturb`.
 
-    And no random numbers but those of `rows`.
+    The examples must have the right shape, type and range, lie in the attack's ball, depend for
+    each image on that image alone, and leave the input unchanged. Random numbers must come from
+    `rows`, except in attacks of other libraries.
+
+    Args:
+        spec: The attack; it is resolved for an epsilon of 8/255 and ten classes.
+        channels: Channels of the test images.
+        side: Side of the test images, in pixels.
+
+    Raises:
+        BrokenContract: If any of this does not hold.
     """
     spec = spec.resolved(_problem(side))
     images, rows = _images(channels, side), _rows()
@@ -213,7 +234,16 @@ def check_attack(spec: Attack, *, channels: int = 1, side: int = 8) -> None:
 
 
 def check_network(spec: Network, *, channels: int = 1, side: int = 8) -> None:
-    """One finite logit a class for batches of any size, and a gradient to the pixels."""
+    """Check a network: finite logits of the right shape for any batch size, and a finite gradient.
+
+    Args:
+        spec: The network; it is built for ten classes.
+        channels: Channels of the test images.
+        side: Side of the test images, in pixels.
+
+    Raises:
+        BrokenContract: If any of this does not hold.
+    """
     module = spec.build(channels, side, CLASSES).eval()
     name = f"network {spec.kind}"
     for count in (1, COUNT):

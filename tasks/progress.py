@@ -1,4 +1,4 @@
-"""What a long task tells while it works."""
+"""Progress reports of a long task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of the task's own (images, epochs), with a short note."""
+    """Progress of a task: `done` of `total` of its own units (images, epochs), and a note."""
 
     done: float
     total: float
@@ -19,4 +19,4 @@ Tell = Callable[[Progress], None]
 
 
 def silent(progress: Progress) -> None:
-    """A `Tell` for when nobody listens."""
+    """A `Tell` that ignores progress."""

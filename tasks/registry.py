@@ -1,6 +1,6 @@
-"""From the `kind` in a config to its class: kind `mi-ol` of defenses is `tasks.defenses.mi_ol`.
+"""Maps the `kind` in a config to its class: kind `mi-ol` of defenses is `tasks.defenses.mi_ol`.
 
-Only the module that is asked for is imported, and no module of these packages imports torch.
+Only the module of the requested kind is imported, and no module of these packages imports torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Family = Literal["attacks", "defenses", "networks"]
 
 
 def kinds(family: Family) -> list[str]:
-    """The kinds of a family, sorted."""
+    """Return the kinds of a family, sorted."""
     package = importlib.import_module(f"tasks.{family}")
     modules = pkgutil.iter_modules(package.__path__)
     names = (module.name for module in modules if not module.ispkg)
@@ -25,13 +25,16 @@ def kinds(family: Family) -> list[str]:
 
 
 def written_kinds(family: Family) -> list[str]:
-    """Those that a config may name: a chain is written `counter+guo`, an ensemble as `members`."""
+    """Return the kinds that a config may name.
+
+    A chain is written as `counter+guo` and an ensemble as `members`, so these two are left out.
+    """
     return [kind for kind in kinds(family) if kind not in {"chain", "ensemble"}]
 
 
 @cache
 def kind_class(family: Family, kind: str) -> type[Kind]:
-    """The class of a kind; KeyError where there is none."""
+    """Return the class of a kind; KeyError if there is none."""
     if kind not in kinds(family):
         raise KeyError(kind)
     module = importlib.import_module(f"tasks.{family}.{kind.replace('-', '_')}")
@@ -47,11 +50,16 @@ PROGRAM = "test-time-defense-bench"
 
 
 class LibraryProblem(RuntimeError):
-    """A library that is not there, has no such attack, or does not take these parameters."""
+    """A library is not installed, lacks the requested attack, or rejects its parameters."""
 
 
 def imported(library: str, module: str) -> Any:
-    """A library's module; LibraryProblem, with the extra that installs it, where it is absent."""
+    """Import a module of a library.
+
+    Raises:
+        LibraryProblem: If the library is not installed; the message names the extra that installs
+            it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -63,5 +71,5 @@ def imported(library: str, module: str) -> Any:
 
 
 def absent(library: str) -> str:
-    """What to say where a library is not installed."""
+    """Return the message for a library that is not installed."""
     return f"{library} is not installed here: pip install '{PROGRAM}[{library}]'"

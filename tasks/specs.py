@@ -1,8 +1,7 @@
 """Specs: frozen descriptions of what to compute.
 
-A spec, with the digests of its parents, makes the digest of a node, so it holds
-nothing about how or where a node runs. Sizes of perturbations are in steps of
-1/255 of the pixel range [0, 1].
+A spec and the digests of its parents determine the digest of a node, so a spec says nothing about
+how or where the node runs. Perturbation sizes are in 1/255 of the pixel range [0, 1].
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from pydantic import (
 )
 
 WRITTEN: Mapping[str, bool] = {"written": True}
-"""The context of a validation whose values a person wrote; what is derived from them has none."""
+"""Validation context for values that a user wrote, as opposed to derived ones."""
 
 
 _IN_255THS = re.compile(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*/\s*255\s*")
 
 
 def in_255ths(value: object) -> object:
-    """The number of 255ths that a text such as `0.5/255` says; anything else as it is."""
+    """Return the number of 255ths in a text such as `0.5/255`; any other value unchanged."""
     found = _IN_255THS.fullmatch(value) if isinstance(value, str) else None
     return value if found is None else float(found[1])
 
 
 def _size(value: object, number: ValidatorFunctionWrapHandler, info: ValidationInfo) -> float:
-    """A written size below 1/255 is one in the unit in which the pixel range is 1.
+    """Validate a size in 1/255, and refuse a written one below 1 unless it states its unit.
 
-    Unless its unit is written as well, `0.5/255`.
+    Such a number, without `/255`, was probably meant in the unit in which the pixel range is 1.
     """
     written = info.context is not None and info.context.get("written")
     given = in_255ths(value) if written else value
@@ -63,55 +62,55 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
-"""Steps, draws, queries, epochs: a million is beyond what anyone in the field has run."""
+"""Steps, draws, queries or epochs; the bound is beyond what anyone in the field has run."""
 Epsilon = Annotated[float, Field(ge=0, le=10**5), WrapValidator(_size)]
-"""In 1/255; the longest l2 perturbation of an ImageNet image has a length of 98,900 of these."""
+"""Perturbation size in 1/255; the longest l2 perturbation of a 224x224 ImageNet image is 98,900."""
 Pixel255 = Annotated[float, Field(gt=0, le=255), WrapValidator(_size)]
-"""A change of a single pixel, in 1/255: no more than from black to white."""
+"""Change of a single pixel, in 1/255, at most from black to white."""
 Classes = Annotated[int, Field(ge=2, le=10**5)]
-"""Of a data set: ImageNet-21k has 21,841."""
+"""Number of classes of a data set; ImageNet-21k has 21,841."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Mean = Annotated[float, Field(ge=-10)]
-"""What a network subtracts, of the pixel range [0, 1]; see `Network` for the upper bound."""
+"""Mean that a network subtracts, in the pixel range [0, 1]; `Network` checks the upper bound."""
 Deviation = Annotated[float, Field(gt=0)]
-"""What a network divides by, of the pixel range [0, 1]; see `Network` for the upper bound."""
+"""Standard deviation that a network divides by, in the pixel range [0, 1]; see `Mean`."""
 LARGEST_LINF = 255.0
-"""Every image is within so many 1/255 of every other."""
+"""Largest linf distance between two images, in 1/255."""
 LinfEpsilon = Annotated[float, Field(ge=0, le=LARGEST_LINF), WrapValidator(_size)]
-"""As `Epsilon`, of an linf ball."""
+"""As `Epsilon`, for an linf ball."""
 
 SHARD = 500
-"""Images in a shard: a constant of the store's format."""
+"""Images in a shard, a constant of the store's format."""
 
 ADAPTIVE_SHARD = 100
-"""Images in a shard of an adaptive attack, whose candidates follow one another in each shard."""
+"""Images in a shard of an adaptive attack, whose candidates follow one another within a shard."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What defaults of attacks and defenses depend on.
-
-    `epsilon` in 1/255; `side` in pixels; `pool` is the number of training images.
-    """
+    """What the defaults of attacks and defenses depend on."""
 
     epsilon: float
+    """Perturbation size, in 1/255."""
     classes: int
+    """Number of classes."""
     side: int
+    """Side of the images, in pixels."""
     pool: int
+    """Number of training images."""
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Images that go forward through a network, and images whose gradient comes back.
-
-    A backward pass to the pixels multiplies about as often as a forward pass; one that
-    reaches the weights as well counts as two. touched: how many numbers a defense reads and writes
-    in memory beside that, for each pixel of each channel.
-    """
+    """Cost of a computation, in passes of one image through a network."""
 
     forwards: int = 0
+    """Forward passes."""
     backwards: int = 0
+    """Backward passes. One to the pixels has about as many multiplications as a forward pass; one
+    that also reaches the weights counts as two."""
     touched: int = 0
+    """Numbers that a defense reads and writes in memory besides, for each pixel and channel."""
 
     def __add__(self, other: Passes) -> Passes:
         return Passes(
@@ -128,45 +127,50 @@ class Passes:
 
     @property
     def equivalents(self) -> int:
-        """The forward passes that take as many multiplications."""
+        """Number of forward passes with as many multiplications."""
         return self.forwards + self.backwards
 
 
 class Spec(BaseModel):
-    """A frozen, strict description. Unknown keys and wrong types are refused.
-
-    `version` is the identity of the code behind the spec: it enters the digest
-    and is raised when that code changes results. `unset_is_left_out` names fields that came
-    later: at their default they stay out of the digest, so what was computed before they were
-    added keeps its digest.
-    """
+    """Base class of specs: frozen and strict. Unknown keys and wrong types are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     version: ClassVar[int] = 1
+    """Version of the code behind the spec. It is part of the digest, and is raised when that code
+    changes results."""
     changes: ClassVar[Mapping[int, str]] = {}
-    """What a version changed in results, in a few words; `pipeline plan` says it."""
+    """What each version changed in results, in a few words, for `pipeline plan`."""
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset()
+    """Fields that were added later. At their defaults they are left out of the digest, so earlier
+    results keep theirs."""
     source_digest: ClassVar[str] = ""
-    """Of the code of a class of a user's own; what ours is, versions say."""
+    """Digest of the code of a user's class; this package's own code is covered by versions."""
 
     def results_version(self) -> int:
-        """The version that this spec's results are of: an earlier one than the class's where the
-        later ones changed nothing for it, so that it keeps its digest."""
+        """Return the version of this spec's results.
+
+        It is lower than the class's if later versions changed nothing for this spec, to keep its
+        digest.
+        """
         return type(self).version
 
     def resolved(self, problem: Problem) -> Self:  # noqa: ARG002  for those that override it
-        """The same spec with every default that depends on the problem filled in."""
+        """Return the same spec with all defaults that depend on the problem filled in.
+
+        Args:
+            problem: Epsilon, number of classes, image side and number of training images.
+        """
         return self
 
 
 class Kind(Spec):
-    """A spec that a config chooses by its `kind`.
+    """A spec that a config selects by its `kind`.
 
-    A class of a user's own that names no kind has the name of the class, `MyIdea` as `my-idea`.
+    A user's class that names no kind gets its class name in kebab case: `MyIdea` becomes `my-idea`.
     """
 
     library: ClassVar[str] = ""
-    """The library that does the work, which the extra of this name installs; "" for none."""
+    """Library that does the work, installed by the extra of the same name; "" for none."""
 
     kind: str = ""
 
@@ -179,7 +183,7 @@ class Kind(Spec):
 
 
 class Shard(Spec):
-    """Images `start` up to, not including, `stop` of a test set's fixed order."""
+    """Images `start` to `stop` - 1 in the fixed order of a test set."""
 
     start: Annotated[int, Field(ge=0)]
     stop: Annotated[int, Field(ge=1)]

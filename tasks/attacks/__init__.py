@@ -1,1 +1,1 @@
-"""Attacks, one per file. A kind `pgd` is the module `pgd`."""
+"""Attacks, one per file: the module `pgd` defines the kind `pgd`."""

@@ -1,8 +1,8 @@
-"""The attack that knows the defense: a cascade of candidates, from cheap to dear.
+"""The adaptive attack: a cascade of candidates against a known defense, from cheap to expensive.
 
-An image that the defended model surely fails on is done: no later candidate is made for it. What
-a candidate makes of an image depends on that image alone, and on nothing that was tried before
-it, so a cascade leaves the same images standing as trying every candidate on every image does.
+An image that the defended model surely fails on is done, and no later candidate is made for it.
+What a candidate makes of an image depends only on that image, and not on earlier candidates, so the
+cascade leaves the same images standing as trying every candidate on every image would.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ TRANSFERRED: tuple[Attack, ...] = (
     PGD(steps=50, loss="margin"),
     PGD(steps=50, loss="margin", confidence=10.0),
 )
-"""Stage 0 of the protocol: attacks on the bare model, whose examples are tried on the defended."""
+"""Default of `Adaptive.transferred`."""
 
 
 COMPOUND = ("adaptive", "autoattack", "direct")
-"""Attacks that are made of others, and so are none of the others."""
+"""Kinds of attacks that are made of others, and so cannot be one of the others."""
 
 ROUNDING = 1e-4
-"""The margin, in probability, beyond which a deterministic model repeats its answer."""
+"""Margin, in probability, beyond which a wrong answer of a deterministic model cannot change by
+rounding."""
 
 
 Losses = Annotated[
@@ -46,45 +47,56 @@ Targets = Annotated[int, Field(ge=0, le=10**5)]
 
 
 class Climbs(Spec):
-    """Climbs of APGD on the defended model: a candidate for each loss and each start.
+    """A set of APGD runs on the defended model: one candidate for each loss and each start.
 
-    They begin at the image, at the best that was transferred and, as one candidate more, at
-    `random_starts` random points. After them one leads to each of the `target_classes` wrong
-    classes that are most probable; see `tasks.attacks.apgd_t.APGDT`.
+    The starts are the image, the best transferred example and, as one more candidate,
+    `random_starts` random points. Then follow further candidates for each other way to pass a
+    gradient through the defense, from the best example so far, and one targeted run to each of the
+    `target_classes` most probable wrong classes (`tasks.attacks.apgd_t.APGDT`).
     """
 
     losses: Losses = ("margin",)
-    """What is climbed."""
+    """Objectives that APGD ascends, with candidates of its own for each."""
     random_starts: Annotated[int, Field(ge=0, le=10**6)] = 0
-    """Of one candidate more; 0 for none."""
+    """Number of random starts of one more candidate, which keeps the best of them; 0 for no such
+    candidate."""
     steps: Count = 20
-    """Of each climb."""
+    """Steps of each APGD run."""
     draws: Count = 5
-    """Of the defense, at each step."""
+    """Draws of the defense at each step, over which the prediction is averaged (EOT)."""
     smoothing: Positive | None = None
-    """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
+    """Add candidates in which a sign(u) inside the defense is replaced by tanh(u / tau), where tau
+    is `smoothing` times the mean of abs(u) over an image. Unset, or for a defense without signs,
+    there are none."""
     relu_width: Positive | None = None
-    """Width of the second derivative of ReLUs (leaky ones, ReLU6, hardtanh and clamps at 0 too)
-    where a climb goes back through a gradient, in standard deviations of what a ReLU is asked
-    about; none leaves it zero. A run says how many ReLUs of a network it does not reach."""
+    """Second derivative of ReLUs (also leaky ones, ReLU6, hardtanh, and clamps at 0) where an
+    attack differentiates a gradient of the network: a Gaussian of this standard deviation, relative
+    to that of the ReLU's inputs; unset, it is zero. A run says how many ReLUs this does not
+    reach."""
     target_classes: Targets = 0
-    """How many of the wrong classes are aimed at, the most probable ones, a candidate for each."""
+    """Add targeted runs to this many wrong classes, the most probable ones, as a candidate for
+    each."""
 
 
 class Adaptive(CompoundAttack):
-    """An untargeted attack with a budget, made of candidates from cheap to dear; see `tries`.
+    """An untargeted attack with a budget, made of candidates from cheap to expensive.
 
-    First those of `transferred`. Then, on the defended model, APGD: the climbs of `cheaper` in
-    their order, then those of each of `losses` from the image, from the best that was
-    transferred and from `random_starts` points, with `draws` draws and so many `steps`; where
-    the defense has a sign, again with that smoothed; then those to the `target_classes` wrong
-    classes that the defended model finds most probable, with the sign smoothed as well. Last
-    Square, about the first `square_images`. An image that fails on all of the attacker's draws,
-    `select_draws` single ones and `select_predictions` whole predictions, and by `sure_margin` on
-    each, is done: no later candidate is made for it. Any other gets the candidate that fails most
-    often.
+    Each image gets the candidate on which the defended model fails most often. In order, they are:
 
-    images: how many are attacked at most; redraws: how often the defended model is then asked.
+    1. The attacks of `transferred`, made on the bare model.
+
+    2. APGD on the defended model: the sets of runs in `cheaper`, then the attack's own. A set has a
+    candidate for each of its `losses` from the image, from the best transferred example and from
+    `random_starts` random points. They are repeated with smoothed signs if `smoothing` is set, and
+    from the best example so far for each other gradient rule of the defense and for a shorter copy
+    of its inner optimiser. Targeted runs to the `target_classes` most probable wrong classes come
+    last.
+
+    3. Square Attack on the first `square_images` images, if `square_queries` is set.
+
+    An image is done when the defended model is wrong on all `select_draws` single draws and all
+    `select_predictions` whole predictions, by `sure_margin` on each. No later candidate is made for
+    it.
     """
 
     version: ClassVar[int] = 3
@@ -94,40 +106,52 @@ class Adaptive(CompoundAttack):
     }
     kind: Literal["adaptive"] = "adaptive"
     transferred: Annotated[tuple[SerializeAsAny[Attack], ...], Field(strict=False)] = TRANSFERRED
-    """Attacks on the bare model: a list of its own, so that no other attack of a grid counts."""
+    """Attacks on the bare model, whose examples are tried on the defended model first. A list of
+    its own, so that results do not depend on the grid's other attacks."""
     cheaper: Annotated[tuple[Climbs, ...], Field(strict=False)] = ()
-    """Climbs that are tried before, on all images: what falls to them needs none of the others."""
+    """Sets of APGD runs to try before the attack's own: images that are done by these need no
+    others."""
     losses: Losses = ("margin",)
-    """What APGD climbs, one candidate for each and each start."""
+    """Objectives that APGD ascends, with candidates of its own for each."""
     random_starts: Annotated[int, Field(ge=0, le=10**6)] = 0
-    """Of one candidate more; 0 for none."""
+    """Number of random starts of one more candidate, which keeps the best of them; 0 for no such
+    candidate."""
     steps: Count = 20
-    """Of each climb."""
+    """Steps of each APGD run."""
     draws: Count = 5
-    """Of the defense, at each step."""
+    """Draws of the defense at each step, over which the prediction is averaged (EOT)."""
     smoothing: Positive | None = None
-    """Width of the smoothed sign, of a defense that has one; none leaves that candidate out."""
+    """Add candidates in which a sign(u) inside the defense is replaced by tanh(u / tau), where tau
+    is `smoothing` times the mean of abs(u) over an image. Unset, or for a defense without signs,
+    there are none."""
     relu_width: Positive | None = None
-    """Width of the second derivative of ReLUs (leaky ones, ReLU6, hardtanh and clamps at 0 too)
-    where a climb goes back through a gradient, in standard deviations of what a ReLU is asked
-    about; none leaves it zero. A run says how many ReLUs of a network it does not reach."""
+    """Second derivative of ReLUs (also leaky ones, ReLU6, hardtanh, and clamps at 0) where an
+    attack differentiates a gradient of the network: a Gaussian of this standard deviation, relative
+    to that of the ReLU's inputs; unset, it is zero. A run says how many ReLUs this does not
+    reach."""
     target_classes: Targets = 0
-    """How many of the wrong classes are aimed at, the most probable ones, a candidate for each."""
+    """Add targeted runs to this many wrong classes, the most probable ones, as a candidate for
+    each."""
     square_queries: Count | None = None
-    """Of the Square attack; none leaves it out."""
+    """Queries of the Square Attack for each image; unset, it is left out."""
     square_draws: Count = 20
-    """Of the defense, at each query."""
+    """Draws of the defense at each query of the Square Attack."""
     square_images: Count = 100
-    """How many images Square is tried on."""
+    """Try the Square Attack on the first so many images only."""
     select_draws: Count = 20
-    """Single draws of the defense by which the candidate is chosen."""
+    """Single draws of the defense on which candidates are compared."""
     select_predictions: Count = 1
-    """Whole predictions of the defense by which the candidate is chosen as well."""
+    """Whole predictions of a randomised defense on which candidates are compared as well; each
+    counts like one single draw."""
     sure_margin: NonNegative | None = 0.05
-    """How far the true class is below the highest, in probability, on each of these draws, for an
-    image to be done; none makes every candidate for every image."""
+    """An image is done if, on each of these draws, its true class is less probable than the
+    predicted class by at least this (in probability); unset, every candidate is made for every
+    image."""
     images: Count | None = 200
+    """Largest number of test images to attack."""
     redraws: Count | None = 3
+    """How many times the whole prediction of a randomised defense is made to measure accuracy under
+    the attack; it overrides the grid's."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -138,7 +162,7 @@ class Adaptive(CompoundAttack):
     @field_validator("transferred", mode="before")
     @classmethod
     def _by_their_kinds(cls, value: Any, info: ValidationInfo) -> Any:
-        """Attacks from mappings with a `kind`, as a config file has them."""
+        """Make attacks of mappings with a `kind`, as a config file has them."""
         from tasks import registry
 
         def attack(each: Any) -> Any:
@@ -153,16 +177,21 @@ class Adaptive(CompoundAttack):
         return [attack(each) for each in value] if isinstance(value, list) else value
 
     def resolved(self, problem: Problem) -> Self:
-        """With the problem's epsilon, in the attacks that are transferred as well.
+        """Return the spec with the problem's epsilon, also in the attacks of `transferred`.
 
-        These have the norm and the epsilon of this attack where they say nothing else; ValueError
-        where one of them may leave its ball.
+        Those have this attack's norm and epsilon unless they state their own. Target classes are
+        limited to the wrong classes that there are, and left out below four classes, where DLR is
+        undefined.
+
+        Raises:
+            ValueError: If a transferred attack has another norm, or a larger epsilon than this
+                attack.
         """
         filled = super().resolved(problem)
         assert filled.epsilon is not None
         inner = Problem(filled.epsilon, problem.classes, problem.side, problem.pool)
         transferred = tuple(_inside(filled, attack).resolved(inner) for attack in self.transferred)
-        # the loss that leads to a target needs four classes, and of two there is one other
+        # the targeted DLR loss needs four classes
         most = problem.classes - 1 if problem.classes >= 4 else 0
         update = {
             "transferred": transferred,
@@ -175,7 +204,7 @@ class Adaptive(CompoundAttack):
         return filled.model_copy(update=update)
 
     def choice(self, *, deterministic: bool) -> Choice:
-        """The margin is no more than rounding for a model that always answers the same."""
+        """See `CompoundAttack.choice`; a deterministic model's margin need only exceed rounding."""
         margin = self.sure_margin
         if margin is not None and deterministic:
             margin = min(margin, ROUNDING)
@@ -209,7 +238,7 @@ class Adaptive(CompoundAttack):
         return tuple(found.values())
 
     def first_tries(self, defense: Defense) -> int:
-        """How many of `tries` are of the cheapest climbs."""
+        """See `CompoundAttack.first_tries`: the candidates of the first set of APGD runs."""
         return sum(1 for _ in self._climbs(self._sets()[0], defense))
 
     def longest(self) -> tuple[int, int]:
@@ -263,7 +292,7 @@ class Adaptive(CompoundAttack):
 
 
 def _inside(whole: Adaptive, attack: Attack) -> Attack:
-    """A transferred attack in the ball of the whole one, whose epsilon is set."""
+    """Return a transferred attack with the norm and epsilon of `whole`, whose epsilon is set."""
     if not isinstance(attack, BallAttack):
         return attack
     fields = {name: getattr(attack, name) for name in attack.model_fields_set}

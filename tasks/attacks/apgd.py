@@ -1,4 +1,4 @@
-"""Auto-PGD (Croce and Hein, ICML 2020): projected gradient steps that find their own size."""
+"""Auto-PGD (Croce and Hein, ICML 2020): PGD with momentum and an adaptive step size."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ if TYPE_CHECKING:
 
 
 class APGD(BoundedAttack):
-    """The best point of `restarts` climbs of `steps` steps each.
+    """Auto-PGD: the best point of `restarts` runs of `steps` steps each.
 
-    Best is a point that fools the victim, and of several the one with the highest loss. loss:
-    what the steps climb, dlr being the difference of logits ratio; random_start: begin the
-    first climb at a uniform random point of the ball instead of the image, as the others do.
+    The best point is one that fools the victim, and among several the one with the highest loss.
     """
 
     version: ClassVar[int] = 1
     kind: Literal["apgd"] = "apgd"
     loss: Literal["cross-entropy", "margin", "dlr"] = "cross-entropy"
+    """Objective of the ascent: cross-entropy, margin (highest other logit minus that of the label),
+    or DLR, the difference of logits ratio."""
     steps: Count = 20
+    """Steps of each run."""
     restarts: Count = 1
+    """Number of runs, of which the best point is kept; all but the first start at a random
+    point."""
     random_start: bool = True
+    """Start the first run at a uniform random point of the ball instead of at the image."""
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
-        """The best point of all climbs; the first begins where a PGD of the same seed does."""
+        """Return the best point of all runs; the first starts where PGD with the same seed does."""
         from tasks.attacks.search.descent import random_start
 
         begin = random_start(pixels, rows, ball=self.ball()) if self.random_start else pixels
@@ -39,7 +43,7 @@ class APGD(BoundedAttack):
     def perturb_from(
         self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows, *, start: Tensor
     ) -> Tensor:
-        """The best point of all climbs, of which the first begins at `start`."""
+        """Return the best point of all runs, of which the first starts at `start`."""
         from tasks.attacks.search.auto_descent import Question, climb
         from tasks.attacks.search.descent import random_start
         from tasks.attacks.search.objectives import Goal
@@ -64,10 +68,14 @@ class APGD(BoundedAttack):
         return best.pixels
 
     def forwards_and_backwards(self) -> Passes:
-        """For each climb one of each a step, and one forward to judge the last point."""
+        """For each run, one of each at every step, and one forward pass for the last point."""
         return (Passes(1, 1) * self.steps + Passes(forwards=1)) * self.restarts
 
     def judgements(self) -> int:
-        """Each iterate, and after each checkpoint the best so far; two points where they differ."""
+        """All points of a run but the last, and the best one at each checkpoint and restart.
+
+        Where the best point and the one of the highest loss differ, both are judged and one is
+        counted.
+        """
         renewed = sum(step < self.steps for step in checkpoints(self.steps))
         return (self.steps + renewed) * self.restarts + self.restarts - 1

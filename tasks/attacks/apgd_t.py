@@ -1,4 +1,4 @@
-"""APGD-T (Croce and Hein, ICML 2020): a climb to each of the classes that are nearest."""
+"""Targeted Auto-PGD (Croce and Hein, ICML 2020): APGD runs to the most probable wrong classes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ if TYPE_CHECKING:
     from tasks.data.seeding import Rows
 
 NEAREST = 9
-"""Of the wrong classes, so many are aimed at by default: all of ten classes."""
+"""Number of wrong classes that are targeted by default: all, for ten classes."""
 
 
 class APGDT(BallAttack):
-    """APGD climbs to wrong classes, one after the other, until the victim is wrong in any way.
+    """APGD-T: targeted APGD runs to wrong classes in turn, until the victim is wrong in any way.
 
-    ranks: which of the wrong classes, by the victim's own probability for the image before the
-    attack; 1 is the most probable. loss: what is climbed; dlr is the targeted difference of
-    logits ratio, which needs four classes. Each climb has `steps` steps and begins
-    at a random point of the ball. Later climbs are made only for images that the earlier ones
-    did not fool.
+    Each run has `steps` steps and starts at a random point of the ball. Later runs are made only
+    for images that the earlier ones did not fool.
     """
 
     version: ClassVar[int] = 1
     kind: Literal["apgd-t"] = "apgd-t"
     loss: Literal["cross-entropy", "margin", "dlr"] = "dlr"
+    """Objective of the ascent; `dlr` is the targeted difference of logits ratio, which needs four
+    classes."""
     steps: Count = 100
+    """Steps of each run."""
     ranks: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = tuple(
         range(1, NEAREST + 1)
     )
-    """Of the wrong classes, 1 being the most probable; those that there are not are left out."""
+    """Which wrong classes to target, by their rank in the victim's prediction for the original
+    image: 1 is the most probable. Ranks beyond the number of wrong classes are left out."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -46,7 +47,12 @@ class APGDT(BallAttack):
         return self
 
     def resolved(self, problem: Problem) -> Self:
-        """With the problem's epsilon, and the ranks that its classes have."""
+        """Return the spec with the problem's epsilon, and without ranks that it does not have.
+
+        Raises:
+            ValueError: If the loss is DLR and there are fewer than four classes, or if no rank is
+                left.
+        """
         if self.loss == "dlr" and problem.classes < 4:
             raise ValueError(
                 f"loss: dlr needs 4 classes, there are {problem.classes}; write loss: margin"
@@ -59,7 +65,7 @@ class APGDT(BallAttack):
         return super().resolved(problem).model_copy(update={"ranks": ranks})
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
-        """The point that fools the victim, or the nearest to it of all climbs."""
+        """Return a point that fools the victim, or else the one with the highest objective."""
         import torch
 
         if not self.ball().radius:
@@ -72,7 +78,7 @@ class APGDT(BallAttack):
                 standing = standing[~best.reached]
             if not len(standing):
                 break
-            # a library takes another way for a single row, which rounds otherwise
+            # a kernel may round a batch of one differently, so one image is asked about twice
             asked = standing if len(standing) > 1 else standing.expand(2)
             found = self._climb(
                 victim.of(asked),
@@ -114,18 +120,18 @@ class APGDT(BallAttack):
         )
 
     def forwards_and_backwards(self) -> Passes:
-        """At most: one forward for the order of the classes, and a climb to each of them."""
+        """At most: one forward pass to rank the classes, and one APGD run for each rank."""
         each = Passes(1, 1) * self.steps + Passes(forwards=1)
         return each * len(self.ranks) + Passes(forwards=1)
 
     def judgements(self) -> int:
-        """At most, as of `APGD`."""
+        """At most, as for `APGD`."""
         renewed = sum(step < self.steps for step in checkpoints(self.steps))
         return (self.steps + renewed) * len(self.ranks)
 
 
 def _nearest(victim: Victim, pixels: Tensor, labels: Tensor) -> Tensor:
-    """int64 [N, classes - 1]: the wrong classes of each image, the most probable first."""
+    """Return the wrong classes of each image, int64 [N, classes - 1], the most probable first."""
     import torch
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Attacks of the Adversarial Robustness Toolbox, by class name."""
+"""Attacks of the Adversarial Robustness Toolbox (ART), by class name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ARTAttack(LibraryAttack):
-    """A class of `art.attacks.evasion`, such as ProjectedGradientDescent or DeepFool."""
+    """An attack of `art.attacks.evasion`, such as ProjectedGradientDescent or DeepFool."""
 
     version: ClassVar[int] = 1
     library: ClassVar[str] = "art"

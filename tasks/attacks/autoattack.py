@@ -1,4 +1,4 @@
-"""AutoAttack (Croce and Hein, ICML 2020): four attacks, each on what the ones before it left."""
+"""AutoAttack (Croce and Hein, ICML 2020): four attacks, each on what the earlier ones left."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from tasks.registry import absent
 from tasks.specs import Count, Problem
 
 ROUNDING = 1e-4
-"""The margin, in probability, beyond which a model repeats its answer."""
+"""Margin, in probability, beyond which a wrong answer cannot change by rounding."""
 
 TOGETHER = 100
-"""Images that FAB is handed at once; from the image itself it draws nothing."""
+"""Images given to FAB at once. It starts at the image and draws nothing, so this changes no
+result."""
 
 
 class AutoAttack(CompoundAttack):
-    """The standard AutoAttack, for models that always give an image the same answer.
+    """The standard AutoAttack, for deterministic models only.
 
-    In this order: APGD on the cross-entropy, APGD-T, FAB (a minimum-norm attack of torchattacks,
-    towards the nine nearest classes) and Square, with the published lengths. All of them are made
-    on the model that is judged, the defended one where there is a defense.
+    In this order: APGD on the cross-entropy, APGD-T, targeted FAB (a minimum-norm attack, from
+    torchattacks) and Square, with the published numbers of steps and queries. All of them attack
+    the model that is judged, with its defense if it has one.
     """
 
     version: ClassVar[int] = 1
     draws_nothing: ClassVar[bool] = True
     kind: Literal["autoattack"] = "autoattack"
     steps: Count = 100
-    """Of each climb, and of FAB to each class."""
+    """Steps of each APGD run, and of FAB to each class."""
     queries: Count = 5000
-    """Of Square."""
+    """Queries of the Square Attack for each image."""
     target_classes: Count = 9
-    """To how many of the wrong classes, the nearest ones, APGD-T and FAB lead."""
+    """Number of wrong classes, the most probable ones, that APGD-T and FAB target."""
     minimum_norm: bool | None = None
-    """Whether FAB is among them; where torchattacks is installed by default."""
+    """Whether to include FAB; by default, if torchattacks is installed."""
 
     def resolved(self, problem: Problem) -> Self:
-        """With the problem's epsilon and classes, and FAB where there is a library that has it."""
+        """Return the spec with the problem's epsilon and classes, and `minimum_norm` decided."""
         ranks = tuple(range(1, self.target_classes + 1))
         known = APGDT(steps=self.steps, ranks=ranks).resolved(problem)
         update: dict[str, object] = {"target_classes": len(known.ranks)}
@@ -63,7 +64,7 @@ class AutoAttack(CompoundAttack):
         yield "apgd-ce", APGD(norm=norm, epsilon=epsilon, steps=self.steps)
         yield "apgd-t", APGDT(norm=norm, epsilon=epsilon, steps=self.steps, ranks=ranks)
         if self.minimum_norm:
-            # FAB leads to one class fewer than it is told that there are
+            # FAB targets one class fewer than its n_classes
             parameters: dict[str, JsonValue] = {
                 "multi_targeted": True,
                 "n_classes": self.target_classes + 1,
@@ -82,7 +83,7 @@ class AutoAttack(CompoundAttack):
         yield "square", Square(norm=norm, epsilon=epsilon, queries=self.queries)
 
     def first_tries(self, defense: Defense) -> int:  # noqa: ARG002
-        """The first, which all images are attacked by."""
+        """See `CompoundAttack.first_tries`: the first attack, which is made on all images."""
         return 1
 
     def longest(self) -> tuple[int, int]:
@@ -90,11 +91,11 @@ class AutoAttack(CompoundAttack):
         return self.steps, 1
 
     def choice(self, *, deterministic: bool) -> Choice:  # noqa: ARG002
-        """One answer tells it."""
+        """See `CompoundAttack.choice`: a single answer decides, as the model is deterministic."""
         return Choice(draws=1, predictions=0, margin=ROUNDING)
 
     def notes(self) -> tuple[str, ...]:
-        """Whether the minimum-norm attack was left out."""
+        """A line if FAB was left out because torchattacks is not installed."""
         if self.minimum_norm or find_spec(TorchattacksAttack.library) is not None:
             return ()
         library = absent(TorchattacksAttack.library)

@@ -1,4 +1,4 @@
-"""What an attack is: a spec that makes examples against anything that gives logits."""
+"""Base classes of attacks: specs that perturb images against anything that gives logits."""
 
 from __future__ import annotations
 
@@ -20,86 +20,112 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Victim:
-    """What is attacked.
-
-    logits: float32 [N, C, H, W] in [0, 1] and the attack's step to float32 [N, classes],
-    differentiable in the pixels; a randomised victim draws afresh at each step. judged: of such
-    a victim, the logits by which points are compared: pixels and a number of a window, within
-    which the draws stay the same, to the same shape, without a gradient.
-    """
+    """The model under attack, as a function from pixels to logits."""
 
     logits: Callable[[Tensor, int], Tensor]
+    """Pixels, float32 [N, C, H, W] in [0, 1], and the number of the attack's step, to logits,
+    float32 [N, classes]. Differentiable in the pixels; a randomised victim draws afresh at each
+    step."""
     classes: int
+    """Number of classes."""
     judged: Callable[[Tensor, int], Tensor] | None = None
+    """Logits by which a search compares its points; None to compare them by `logits`.
+
+    For a victim whose `logits` differ between steps (a randomised model) or only provide the
+    gradient. Takes pixels and the number of a window, and returns the same shape as `logits`,
+    without a graph. Within one window all calls use the same draws.
+    """
     part: Callable[[Tensor], Victim] | None = None
-    """Of places of the batch, int64 [n]: the victim of those images, where they differ."""
+    """Victim of a part of the batch, selected by positions, int64 [n]; None where every part of the
+    batch has the same victim."""
 
     def of(self, places: Tensor) -> Victim:
-        """The victim of the images at some places of the batch, int64 [n]."""
+        """Return the victim of the images at some positions of the batch.
+
+        Args:
+            places: int64 [n], positions in the batch that this victim was made for.
+        """
         return self if self.part is None else self.part(places)
 
 
 class Attack(Kind):
-    """A spec that perturbs images. `crafts` is false where it leaves them as they are.
+    """Base class of attacks: a spec that perturbs images.
 
-    `compound` says that it is made of other attacks, whose best is taken: it does not perturb.
+    A subclass defines `perturb`, and `forwards_and_backwards` for estimates of its cost.
     """
 
     crafts: ClassVar[bool] = True
+    """False for an attack that leaves every image as it is."""
     compound: ClassVar[bool] = False
+    """True for an attack made of other attacks, of which the best example is kept; see
+    `CompoundAttack`. Such an attack has no `perturb`."""
     draws_nothing: ClassVar[bool] = False
-    """Whether it is only for models that always give an image the same answer."""
+    """True for an attack that is valid only for deterministic models."""
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
-        """Adversarial examples for one batch.
+        """Return adversarial examples for one batch.
 
-        pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N], the true ones; rows: the
-        images' identities, for random starts. Returns float32 [N, C, H, W] in [0, 1].
+        Each example must depend only on its own image and row, and lie in `self.ball()` around the
+        original. Random numbers come from `rows`.
+
+        Args:
+            victim: The model under attack.
+            pixels: float32 [N, C, H, W] in [0, 1]; must not be changed in place.
+            labels: int64 [N], the true classes.
+            rows: Identities of the N images, the source of random numbers.
+
+        Returns:
+            float32 [N, C, H, W] in [0, 1].
         """
         raise NotImplementedError(f"{type(self).__name__} does not define perturb")
 
     def perturb_from(
         self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows, *, start: Tensor
     ) -> Tensor:
-        """The same from a given point: only of attacks that an adaptive one begins elsewhere.
+        """Return adversarial examples, with the search starting at given points.
 
-        start: float32 [N, C, H, W] in [0, 1], in the attack's ball around `pixels`.
+        Defined only by attacks that an adaptive attack starts elsewhere than they would themselves.
+
+        Args:
+            victim: See `perturb`, as are `pixels`, `labels` and `rows`.
+            start: float32 [N, C, H, W] in [0, 1], in the attack's ball around `pixels`.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot begin at a given point")
 
     def forwards_and_backwards(self) -> Passes:
-        """What `perturb` asks of the victim for each image."""
+        """Return the victim's forward and backward passes that `perturb` takes for an image."""
         raise NotImplementedError(f"{type(self).__name__} does not define forwards_and_backwards")
 
     def judgements(self) -> int:
-        """How often `perturb` has each image judged by a victim that judges; see `Victim`."""
+        """Return how often `perturb` calls `Victim.judged` for each image, where the victim has it.
+
+        Not counted are calls that `forwards_and_backwards` counts already.
+        """
         return 0
 
     def targets(self, labels: Tensor, rows: Rows, classes: int) -> Tensor:  # noqa: ARG002
-        """int64 [N]: the classes aimed at, -1 where the attack is untargeted."""
+        """Return the target class of each image, int64 [N]; -1 where the attack is untargeted."""
         return labels.new_full(labels.shape, -1)
 
     def notes(self) -> tuple[str, ...]:
-        """What a person is to know of what the attack leaves out on this machine, in lines."""
+        """Return lines that tell a user what the attack leaves out on this machine."""
         return ()
 
     def ball(self) -> Ball:
-        """What every example stays in, around its original; of radius 0 by default."""
+        """Return the ball around each original that holds every example; by default of radius 0."""
         from tasks.attacks.search.geometry import Ball
 
         return Ball("linf", 0.0)
 
 
 class BallAttack(Attack):
-    """An attack inside a ball of radius `epsilon` around each image.
-
-    epsilon: in 1/255 of the pixel range, for l2 the length of the whole perturbation; the
-    problem's by default, in linf alone.
-    """
+    """An attack whose perturbations are bounded by `epsilon` in a norm."""
 
     norm: Norm = "linf"
-    """Of the ball around an image."""
+    """Norm of the ball around each image."""
     epsilon: Epsilon | None = None
+    """In 1/255 of the pixel range: the radius of the ball, which for l2 is the Euclidean length of
+    the whole perturbation. By default the grid's epsilon; l2 needs a value of its own."""
 
     @model_validator(mode="after")
     def _epsilon_of_its_norm(self) -> Self:
@@ -108,10 +134,11 @@ class BallAttack(Attack):
         return self
 
     def resolved(self, problem: Problem) -> Self:
-        """With the problem's epsilon where none was given.
+        """Return the spec with the problem's epsilon where none was given.
 
-        ValueError in l2: the problem's epsilon is the radius of an linf ball, in which the
-        perturbation of an image of 32x32 colour pixels may be 55 times as long.
+        Raises:
+            ValueError: In l2 without an epsilon. The problem's epsilon is the radius of an linf
+                ball, in which the perturbation of a 32x32 colour image can be 55 times as long.
         """
         if self.epsilon is not None:
             return self
@@ -124,7 +151,11 @@ class BallAttack(Attack):
         return self.model_copy(update={"epsilon": float(problem.epsilon)})
 
     def ball(self) -> Ball:
-        """The ball of `epsilon`, in pixel units; ValueError on a spec that is not resolved."""
+        """Return the ball of radius `epsilon`, in pixel units.
+
+        Raises:
+            ValueError: If the spec is not resolved.
+        """
         from tasks.attacks.search.geometry import Ball
 
         if self.epsilon is None:
@@ -133,17 +164,16 @@ class BallAttack(Attack):
 
 
 class BoundedAttack(BallAttack):
-    """An attack inside a ball that may be targeted.
-
-    targeted: lead towards a random wrong class, not away from a label.
-    """
+    """A bounded attack that may be targeted."""
 
     targeted: bool = False
+    """Ascend towards a random wrong class instead of away from the true one."""
 
     def targets(self, labels: Tensor, rows: Rows, classes: int) -> Tensor:
-        """int64 [N]: one class each, uniform over all but the true one; -1 if untargeted.
+        """Return a target class for each image, int64 [N]; -1 if untargeted.
 
-        It depends on the image and the seed alone, so attacks of any length aim at the same.
+        Targets are uniform over all wrong classes. A target depends only on the image and the seed,
+        so attacks of any length share their targets.
         """
         if not self.targeted:
             return super().targets(labels, rows, classes)
@@ -152,24 +182,25 @@ class BoundedAttack(BallAttack):
 
 
 Start = Literal["own", "transferred", "best"]
+"""Where a candidate starts: where its attack says itself, at the best transferred example, or at
+the best of all candidates so far."""
 
 
 @dataclass(frozen=True)
 class Try:
-    """One candidate: an attack on the defended model.
-
-    draws: at each step; start: where the attack itself says, at the best of what was transferred,
-    or at the best of all candidates before; images: of the first so many, or of all; smoothing,
-    rule, inner_steps, relu_width: see `tasks.evaluation.specs.CraftSpec`. The name says all that
-    sets candidates of one attack apart, so two budgets call the same candidate the same.
-    """
+    """One candidate of a compound attack: an attack on the defended model."""
 
     name: str
+    """Name of the candidate. It states everything that distinguishes candidates of one attack, so
+    two budgets give the same candidate the same name."""
     attack: Attack
     draws: int
+    """Draws of the defense at each step (EOT)."""
     start: Start = "own"
     images: int | None = None
+    """Try only the first so many images; None for all."""
     smoothing: float | None = None
+    """See `tasks.evaluation.specs.CraftSpec`, as for `rule`, `inner_steps` and `relu_width`."""
     rule: GradientRule | None = None
     inner_steps: int | None = None
     relu_width: float | None = None
@@ -177,7 +208,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Choice:
-    """How the candidate of an image is chosen; see `tasks.evaluation.specs.SelectSpec`."""
+    """How the candidate of each image is selected; see `tasks.evaluation.specs.SelectSpec`."""
 
     draws: int
     predictions: int
@@ -185,15 +216,15 @@ class Choice:
 
 
 class CompoundAttack(BallAttack):
-    """An untargeted attack made of candidates, of which each image gets the strongest.
+    """An untargeted attack made of several candidates, of which each image gets the strongest.
 
-    Candidates are made from cheap to dear, each for those images alone that the model does not
-    surely fail on yet. images: how many are attacked at most.
+    Candidates are made from cheap to expensive, each only for images that are not yet done: those
+    that the model does not yet surely fail on.
     """
 
     compound: ClassVar[bool] = True
     images: Count | None = None
-    """How many are attacked at most."""
+    """Largest number of test images to attack; unset, all of the grid's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -203,21 +234,25 @@ class CompoundAttack(BallAttack):
         return given
 
     def transfers(self) -> Mapping[str, Attack]:
-        """The attacks on the bare model by their names as candidates; none by default."""
+        """Return the attacks on the bare model, by their names as candidates; none by default."""
         return {}
 
     def tries(self, defense: Defense) -> tuple[Try, ...]:
-        """The candidates that are made on the defended model, from cheap to dear, each once."""
+        """Return the candidates on the defended model, from cheap to expensive, each once."""
         raise NotImplementedError(f"{type(self).__name__} does not define tries")
 
     def first_tries(self, defense: Defense) -> int:
-        """How many of `tries` are cheap enough for the size of a card to count on."""
+        """Return how many of `tries` count towards the cost that limits an integrity card."""
         raise NotImplementedError(f"{type(self).__name__} does not define first_tries")
 
     def longest(self) -> tuple[int, int]:
-        """Steps, and draws at each, of the climbs that a card examines."""
+        """Return the steps and draws of the longest APGD run, which an integrity card checks."""
         raise NotImplementedError(f"{type(self).__name__} does not define longest")
 
     def choice(self, *, deterministic: bool) -> Choice:
-        """By what the candidate of an image is chosen."""
+        """Return how the candidate of each image is selected.
+
+        Args:
+            deterministic: Whether the defended model is deterministic.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define choice")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Clean(Attack):
-    """Leaves every image as it is."""
+    """No attack: leaves every image as it is."""
 
     version: ClassVar[int] = 1
     kind: Literal["clean"] = "clean"
@@ -27,9 +27,9 @@ class Clean(Attack):
         labels: Tensor,  # noqa: ARG002
         rows: Rows,  # noqa: ARG002
     ) -> Tensor:
-        """The pixels, unchanged."""
+        """Return the pixels unchanged."""
         return pixels
 
     def forwards_and_backwards(self) -> Passes:
-        """None."""
+        """No passes."""
         return Passes()

@@ -1,7 +1,7 @@
-"""One climb on the defended model, straight from the image, and nothing else to choose from.
+"""A single APGD run on the defended model, from the image, with one gradient rule.
 
-The attack that most published evaluations are. A defense that gains under it what it does not
-gain in the worst case hides its gradients.
+Most published evaluations make an attack of this kind. A defense that gains accuracy under it but
+not in the worst case obfuscates its gradients.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from tasks.specs import Count
 
 
 class Direct(CompoundAttack):
-    """APGD on the margin of the defended model, its gradient by the first rule that this declares.
+    """One APGD run on the margin of the defended model, with the defense's first gradient rule.
 
-    Of a defense that says nothing else what has no gradient is passed straight through.
+    For a defense that declares no rule this is straight-through: what has no useful gradient is
+    treated as the identity, or as a constant.
     """
 
     version: ClassVar[int] = 1
     kind: Literal["direct"] = "direct"
     steps: Count = 20
-    """Of the climb."""
+    """Steps of the run."""
     draws: Count = 5
-    """Of the defense, at each step."""
+    """Draws of the defense at each step, over which the prediction is averaged (EOT)."""
     images: Count | None = 200
+    """Largest number of test images to attack."""
 
     def tries(self, defense: Defense) -> tuple[Try, ...]:  # noqa: ARG002
-        """See `CompoundAttack.tries`: what an adaptive attack makes first on the defense."""
+        """See `CompoundAttack.tries`: the first candidate of an adaptive attack on the defense."""
         climb = APGD(
             norm=self.norm,
             epsilon=self.epsilon,
@@ -48,5 +50,5 @@ class Direct(CompoundAttack):
         return self.steps, self.draws
 
     def choice(self, *, deterministic: bool) -> Choice:  # noqa: ARG002
-        """There is none to make: one draw is asked, as little as can be."""
+        """There is one candidate, so nothing to select; a single draw is the least to ask."""
         return Choice(draws=1, predictions=0, margin=None)

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class FGSM(BoundedAttack):
-    """One step of the whole radius, from the image itself.
+    """FGSM: one signed gradient step of length epsilon, from the image.
 
-    With norm l2 the step goes along the gradient instead of its sign.
+    In l2 the step is along the normalised gradient instead of its sign.
     """
 
     version: ClassVar[int] = 1
     kind: Literal["fgsm"] = "fgsm"
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
-        """One step up the true label's cross-entropy, or down the target's."""
+        """Return the point one step up the true label's cross-entropy, or down the target's."""
         from tasks.attacks.search.descent import descend, loss_gradient
 
         ball = self.ball()
@@ -32,5 +32,5 @@ class FGSM(BoundedAttack):
         return descend(gradient, pixels, pixels, ball=ball, step_size=ball.radius, steps=1)
 
     def forwards_and_backwards(self) -> Passes:
-        """One of each."""
+        """One forward and one backward pass."""
         return Passes(1, 1)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class FoolboxAttack(LibraryAttack):
-    """A class of `foolbox.attacks`, such as LinfPGD or L2DeepFoolAttack.
+    """An attack of `foolbox.attacks`, such as LinfPGD or L2DeepFoolAttack.
 
-    Most names have the norm in them. HopSkipJumpAttack has it as its parameter `constraint`.
+    The norm is part of most class names; HopSkipJumpAttack takes it as its parameter `constraint`.
     """
 
     version: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""Projected gradient descent as in the paper's experiments (section IV)."""
+"""Projected gradient descent (PGD), as in the paper's experiments (section IV)."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ if TYPE_CHECKING:
 
 
 class PGD(BoundedAttack):
-    """The last iterate of `steps` projected steps up the cross-entropy, or another loss.
-
-    step_size: in 1/255, a quarter of epsilon by default; random_start: begin at one uniform
-    random point of the ball instead of the image; label: which class an untargeted attack
-    leads away from, the true one or the one that the victim predicts for the clean image.
-    loss: `margin` for that of Carlini and Wagner (2017), up to a margin of `confidence` in
-    logits (0 by default), beyond which an image moves no more.
-    """
+    """PGD: the last of `steps` projected gradient steps up the cross-entropy or the margin loss."""
 
     version: ClassVar[int] = 1
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"loss", "confidence"})
     kind: Literal["pgd"] = "pgd"
     step_size: Epsilon | None = None
+    """In 1/255, a quarter of epsilon by default."""
     steps: Count = 10
-    """How many."""
+    """Number of steps."""
     random_start: bool = True
+    """Start at a uniform random point of the ball instead of at the image."""
     label: Literal["true", "predicted"] = "true"
+    """Class that an untargeted attack ascends away from: the true one, or the one that the victim
+    predicts for the original image."""
     loss: Literal["margin"] | None = None
+    """`margin` for the loss of Carlini and Wagner (2017), which stops pushing an image once its
+    margin reaches `confidence`; unset, the cross-entropy."""
     confidence: NonNegative | None = None
-    """Of the margin loss, in logits."""
+    """Confidence of the margin loss, in logits; 0 by default."""
 
     @model_validator(mode="after")
     def _targets_need_no_label(self) -> Self:
@@ -46,14 +45,14 @@ class PGD(BoundedAttack):
         return self
 
     def resolved(self, problem: Problem) -> Self:
-        """With the data set's epsilon, and a quarter of epsilon as the step size."""
+        """Return the spec with the problem's epsilon, and a quarter of epsilon as step size."""
         filled = super().resolved(problem)
         if filled.step_size is not None or filled.epsilon is None:
             return filled
         return filled.model_copy(update={"step_size": filled.epsilon / 4})
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
-        """The last iterate, from one random start unless `random_start` is off."""
+        """Return the last iterate, from one random start unless `random_start` is off."""
         from tasks.attacks.search.descent import (
             descend,
             loss_gradient,
@@ -86,5 +85,5 @@ class PGD(BoundedAttack):
         )
 
     def forwards_and_backwards(self) -> Passes:
-        """One of each a step, and one forward to ask for the predicted label."""
+        """One of each at every step, and one forward pass if the label is the predicted one."""
         return Passes(1, 1) * self.steps + Passes(forwards=self.label == "predicted")

@@ -1,4 +1,4 @@
-"""Square Attack (Andriushchenko et al., ECCV 2020): random search that needs no gradient."""
+"""Square Attack (Andriushchenko et al., ECCV 2020): black-box random search, without gradients."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ if TYPE_CHECKING:
 
 
 class Square(BoundedAttack):
-    """Random squares, each kept where it raises the margin of a wrong class.
-
-    queries: how often each image is asked about, all of them also after the first success, so
-    that the cost is known and margins go on growing; area: the share of the image that the
-    first squares cover; it shrinks with the share of the queries that is spent.
-    """
+    """Square Attack: random square changes, each kept if it raises the margin of a wrong class."""
 
     version: ClassVar[int] = 1
     kind: Literal["square"] = "square"
     queries: Count = 200
+    """Queries for each image. All are made, also after the first success, so the cost is known and
+    the margin goes on growing."""
     area: Fraction = 0.8
+    """Share of the image that a square covers at first; it is halved at fixed shares of the
+    queries."""
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
-        """The point of the highest margin."""
+        """Return the point with the highest margin."""
         from tasks.attacks.search.objectives import Goal
         from tasks.attacks.search.squares import search
 
@@ -43,5 +42,5 @@ class Square(BoundedAttack):
         )
 
     def forwards_and_backwards(self) -> Passes:
-        """One forward a query."""
+        """One forward pass for each query."""
         return Passes(forwards=self.queries)

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from tasks.attacks.libraries.victim_module import VictimModule
 
 FAB = "FAB"
-"""The Fast Adaptive Boundary attack (Croce and Hein, ICML 2020), whose cost is known."""
+"""Fast Adaptive Boundary attack (Croce and Hein, ICML 2020), the only one here whose cost is
+known."""
 
 
 class TorchattacksAttack(LibraryAttack):
-    """A class of `torchattacks`, such as PGD, APGD or AutoAttack."""
+    """An attack of `torchattacks`, such as PGD, APGD or AutoAttack."""
 
     version: ClassVar[int] = 1
     library: ClassVar[str] = "torchattacks"
@@ -54,12 +55,12 @@ class TorchattacksAttack(LibraryAttack):
     kind: Literal["torchattacks"] = "torchattacks"
 
     def forwards_and_backwards(self) -> Passes:
-        """Of FAB towards several classes, at most; of no other is it known."""
+        """The most passes of multi-targeted FAB; NotImplementedError for any other attack."""
         steps, classes = self.parameters.get("steps", 10), self.parameters.get("n_classes", 10)
         towards = self.parameters.get("multi_targeted") is True and self.attack == FAB
         if not (towards and isinstance(steps, int) and isinstance(classes, int)):
             return super().forwards_and_backwards()
-        # a step: the gradient, and the class of where it leads; a class: the order of classes
+        # per step: the gradient, and the prediction at the next point; per class: a ranking
         each = Passes(2, 1) * steps + Passes(forwards=3)
         return each * (classes - 1) + Passes(forwards=1)
 

@@ -1,1 +1,1 @@
-"""A network with its weights, ready to be attacked or asked."""
+"""A network with its weights, prepared for inference and attacks."""

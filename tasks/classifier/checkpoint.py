@@ -1,4 +1,4 @@
-"""Weights from somebody's file into a network, or one line that says why not."""
+"""Loading weights from a file into a network, with a one-line reason where that fails."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 
 class BadCheckpoint(ValueError):
-    """A file of weights that cannot be read, or that does not fit the network."""
+    """A file of weights cannot be read, or does not fit the network."""
 
 
 PRIMARY = ("state_dict", "model_state_dict", "model", "net", "network")
-"""What training programs call the weights in a file of several things; the first comes first."""
+"""Names under which training programs store the weights in a file, in order of precedence."""
 COUNTERS = frozenset({"total_ops", "total_params"})
 """Buffers that profilers such as thop leave beside the weights of each layer."""
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
@@ -29,26 +29,32 @@ FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The named tensors of a file, on the CPU, and what to tell of the choices made in reading."""
+    """The named tensors of a file, on the CPU, and notes on the choices made in reading it."""
 
     weights: dict[str, Tensor]
     notes: tuple[str, ...] = ()
 
 
 def weights_from_bytes(data: bytes, key_prefix: str = "") -> dict[str, Tensor]:
-    """The named tensors of a checkpoint file, on the CPU; see `read_checkpoint`."""
+    """Return the named tensors of a checkpoint file, on the CPU; see `read_checkpoint`."""
     return read_checkpoint(data, key_prefix=key_prefix).weights
 
 
 def read_checkpoint(
     data: bytes, *, weights_key: str | None = None, key_prefix: str = ""
 ) -> Checkpoint:
-    """Read a safetensors file, or one of torch.save that holds a dict of tensors.
+    """Read a safetensors file, or a `torch.save` file that holds a dict of tensors.
 
-    The tensors may also be in one of the dict's entries: `weights_key` names it; by default it is
-    `state_dict`, another of `PRIMARY`, or the only one that there is. Nothing in the file is ever
-    executed. key_prefix is stripped from the names that start with it. BadCheckpoint where that
-    cannot be done, or where it is not clear which entry is meant.
+    Nothing in the file is ever executed.
+
+    Args:
+        data: Content of the file.
+        weights_key: Entry of the dict that holds the weights. By default `state_dict`, another of
+            `PRIMARY`, the dict itself, or its only entry of tensors.
+        key_prefix: Prefix to strip from the names that have it.
+
+    Raises:
+        BadCheckpoint: If the file cannot be read, or if it is not clear which entry is meant.
     """
     if data[8:9] == b"{":
         if weights_key is not None:
@@ -70,10 +76,10 @@ def read_checkpoint(
 
 
 def fitted(checkpoint: Checkpoint, module: nn.Module) -> Checkpoint:
-    """The weights by the module's own names, as far as that is certain; noted where they differed.
+    """Return the weights under the module's own names where the match is certain, with notes.
 
-    A prefix that all names have is stripped where the names then are the module's, and counters
-    of profilers are left out. What still does not fit is refused by `load_weights`.
+    A prefix of all names is stripped if the names then are the module's, and counters of profilers
+    are left out. `load_weights` refuses what still does not fit.
     """
     own = module.state_dict().keys()
     weights, notes = dict(checkpoint.weights), list(checkpoint.notes)
@@ -93,11 +99,13 @@ def fitted(checkpoint: Checkpoint, module: nn.Module) -> Checkpoint:
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into a module whose names and shapes are the same, else BadCheckpoint.
+    """Copy weights into a module with the same names and shapes.
 
-    Floats of 16, 32 or 64 bits are taken for floats, whole numbers for whole numbers; quantised
-    weights are of another network and refused. Counts of batches seen by a batch norm, which old
-    files lack, need not be there.
+    Floats of 16, 32 or 64 bits are accepted for floats, integers for integers; quantised weights
+    are refused. `num_batches_tracked` of batch norms, absent in old files, may be missing.
+
+    Raises:
+        BadCheckpoint: If names, shapes or types differ, or if values are not finite.
     """
     own = module.state_dict()
     missing = _missing(own, weights)
@@ -145,7 +153,7 @@ def _missing(own: Collection[str], weights: Collection[str]) -> list[str]:
 
 
 def _takes(tensor: Tensor, weight: Tensor) -> bool:
-    """Whether a weight's values are what the module's tensor would hold after a copy."""
+    """Return whether a weight can be copied into the module's tensor with its meaning."""
     if not _is_plain(weight):
         return False
     if tensor.is_floating_point():
@@ -158,7 +166,7 @@ def _is_plain(weight: Tensor) -> bool:
 
 
 def _other_prefix(own: Collection[str], weights: Collection[str]) -> list[str]:
-    """A prefix that would bring all of the module's names about, where some weights have it."""
+    """Return a hint at a prefix under which all missing weights are in the file."""
     missing = _missing(own, weights)
     if not missing:
         return []
@@ -172,7 +180,7 @@ def _other_prefix(own: Collection[str], weights: Collection[str]) -> list[str]:
 
 
 def _common_prefix(names: Sequence[str]) -> str:
-    """What all names start with, up to a dot and no whole name: `model.module.`; or nothing."""
+    """Return the prefix of all names that ends in a dot, such as `model.module.`, or ""."""
     parts = [name.split(".")[:-1] for name in names]
     common = takewhile(lambda each: len(set(each)) == 1, zip(*parts, strict=False))
     return "".join(f"{part[0]}." for part in common)
@@ -188,7 +196,7 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _other_classes(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """What to say of weights that are of a network for another number of classes."""
+    """Return a hint if the weights are of a network for another number of classes."""
     layers = [
         (name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)
     ]
@@ -211,7 +219,7 @@ def _safetensors(data: bytes) -> dict[str, Tensor]:
 def _torch_file(data: bytes) -> Mapping[object, object]:
     try:
         with warnings.catch_warnings():
-            # torch warns of pickle protocols that it may not know, then refuses them anyway
+            # torch warns of unknown pickle protocols, then refuses them anyway
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -229,7 +237,7 @@ def _torch_file(data: bytes) -> Mapping[object, object]:
 
 
 def _entry(content: Mapping[object, object], key: str | None) -> Checkpoint:
-    """The weights in a file's dict, and what to tell of the choice."""
+    """Return the weights in a file's dict, and notes on the choice."""
     inner = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
     sets = [name for name, value in inner.items() if _is_weights(value) or name in PRIMARY]
     loose = any(isinstance(value, Tensor) for value in content.values())

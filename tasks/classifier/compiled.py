@@ -1,4 +1,4 @@
-"""A network compiled by torch, where this machine can; where it cannot, run as it is."""
+"""A network compiled by torch, or run as it is where that does not work."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from tasks.classifier.consistent import TOLERANCES
 from tasks.classifier.prepared import relative
 
 COMPARED = 8
-"""Images of the first batch that the network itself is asked as well."""
+"""Images of the first batch on which the compiled network is compared with the original."""
 UNCOMPILED = "torch.compile cannot be used here, so networks run uncompiled"
 
 
 class Compiled:
     """Calls a network through `torch.compile`, which takes about a minute at the first call.
 
-    module: in eval mode, its weights locked; float32 [N, C, H, W] to [N, classes]. Results differ
-    from the module's own within the rounding of floats. A first derivative can be taken, several
-    times from one forward pass; for a second one ask the module itself. Where there is no
-    compiler, or what it made answers the first few images otherwise than the module, the module
-    is called instead, after one warning. randomised: the module draws, so that is not compared.
+    Results differ from the module's own within float rounding. First derivatives can be taken,
+    several times from one forward pass; for second ones call the module itself. If there is no
+    compiler, or the compiled network answers the first images differently, the module is called
+    instead, after one warning.
+
+    Args:
+        module: In eval mode, with locked weights; float32 [N, C, H, W] to [N, classes].
+        randomised: Whether the module draws random numbers, and so cannot be compared.
     """
 
     def __init__(self, module: nn.Module, *, randomised: bool = False) -> None:
@@ -31,7 +34,7 @@ class Compiled:
         from torch._dynamo.exc import TorchDynamoException
         from torch._functorch import config
 
-        # else a second backward pass finds the buffers of the first given away
+        # otherwise a second backward pass would find the buffers of the first freed
         config.donated_buffer = False
         self._problems = TorchDynamoException
         self._module = module
@@ -40,11 +43,11 @@ class Compiled:
 
     @property
     def works(self) -> bool:
-        """Whether nothing has spoken against it so far."""
+        """Whether the compiled network is in use."""
         return self._fast is not None
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """The network's answer."""
+        """Return the network's logits."""
         if self._fast is not None:
             try:
                 answer = self._fast(pixels)
@@ -59,7 +62,7 @@ class Compiled:
         return own
 
     def _is_right(self, pixels: Tensor, answer: Tensor) -> bool:
-        """Whether the compiled network's first answer is the network's own, but for rounding."""
+        """Return whether the compiled network's answer equals the network's own up to rounding."""
         with torch.no_grad():
             own = self._module(pixels[:COMPARED])
         narrow = own.dtype is not torch.float32 or torch.backends.cuda.matmul.allow_tf32

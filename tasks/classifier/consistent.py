@@ -1,4 +1,4 @@
-"""Whether a network answers an image by that image alone: not by chance, not by its batch."""
+"""Whether a network's answer to an image depends on that image alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tasks.classifier.problems import BadNetwork
 from tasks.specs import Precision
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "tf32": 3e-2, "bfloat16": 3e-2}
-"""Of an image's largest logit: how far its answers alone and in a batch may be apart."""
+"""Largest difference between answers alone and in a batch, relative to an image's largest logit."""
 ALONE = 4
-"""Images that are asked alone, of the beginning and of the end of the batch."""
+"""Images that are asked alone, from the beginning and the end of the batch."""
 
 
 def check_consistent(
@@ -24,16 +24,24 @@ def check_consistent(
     *,
     randomised: bool = False,
 ) -> None:
-    """BadNetwork unless equal batches are answered equally, and an image alone as in a batch.
+    """Check that equal batches get equal answers, and an image the same alone as in a batch.
 
-    logits: float32 [N, C, H, W] to [N, classes]; probe: some images. Equal batches must be
-    answered equally to the bit, on a GPU whose algorithms are not deterministic up to rounding.
-    randomised: the network is declared to draw, so answers to equal batches may differ.
+    Equal batches must be answered equally bit for bit, except on a GPU with non-deterministic
+    algorithms, where rounding may differ.
+
+    Args:
+        logits: float32 [N, C, H, W] to [N, classes].
+        probe: Images to ask about.
+        precision: Precision of the logits, which sets the tolerance.
+        randomised: Whether the network is declared to draw, so answers to equal batches may differ.
+
+    Raises:
+        BadNetwork: If either does not hold.
     """
     tolerance = TOLERANCES[precision]
     devices = [probe.device] if probe.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.inference_mode():
-        # before anything that draws: two answers under one seed would always be equal
+        # without seeding: two answers under one seed would always be equal
         first, second = (logits(probe).cpu() for _ in range(2))
         exact = not devices or torch.are_deterministic_algorithms_enabled()
         again = relative(first - second, first, order=torch.inf)

@@ -1,4 +1,4 @@
-"""Several networks that are asked as one."""
+"""Several networks as one module."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 
 class EnsembleModule(nn.Module):
-    """Networks on the same images; as a whole they answer the log of their mean probability.
+    """Ensemble of networks, which answers with the log of their mean probability.
 
-    members: each float32 [N, C, H, W] in [0, 1] to [N, classes].
+    Args:
+        members: Modules from float32 [N, C, H, W] in [0, 1] to [N, classes].
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -20,10 +21,10 @@ class EnsembleModule(nn.Module):
         self.members = nn.ModuleList(members)
 
     def each(self, pixels: Tensor) -> Tensor:
-        """float32 [N, members, classes]: the logits of every member."""
+        """Return the logits of every member, float32 [N, members, classes]."""
         return torch.stack([member(pixels).float() for member in self.members], dim=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """float32 [N, classes]."""
+        """Return the log of the mean probability, float32 [N, classes]."""
         members = self.each(pixels).log_softmax(dim=2)
         return members.logsumexp(dim=1) - math.log(len(self.members))

@@ -1,8 +1,8 @@
-"""Reading a file of torch.export without running anything that is in it.
+"""Reads files of `torch.export` without running anything in them.
 
-torch's own loader unpickles parts of such a file. Here the program is read as data: a list of
-operations of `tasks.classifier.pure_operators` on tensors, and weights that are plain bytes.
-`tasks.classifier.program` judges the program, here and wherever one is read again.
+torch's own loader unpickles parts of such a file. Here the program is read as data: operations of
+`tasks.classifier.pure_operators` on tensors, and weights that are plain bytes.
+`tasks.classifier.program` validates the program, here and wherever it is read again.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ UNREADABLE = (
     zipfile.BadZipFile, EOFError, LookupError, TypeError, ValueError, AttributeError,
     OverflowError, RuntimeError,
 )  # fmt: skip
-"""What a file that is none of torch.export may raise; RecursionError is a RuntimeError."""
+"""What reading a file of another kind may raise; RecursionError is a RuntimeError."""
 
 
 def read(data: bytes) -> tuple[dict[str, Tensor], Program]:
-    """The named weights of a `.pt2` file, and its program as JSON can hold it.
+    """Return the named weights of a `.pt2` file, and its program in a form that JSON can hold.
 
-    program: `pixels` and `logits`, names of values; `weights`, values that are weights, by the
-    weights' names; `steps`, each an operation, its arguments and the values that it gives.
-    BadCheckpoint where the file is no such file, or its program is refused by
-    `tasks.classifier.program.operations`.
+    The program has `pixels` and `logits`, names of values; `weights`, which maps values to names of
+    weights; and `steps`, each an operation, its arguments and the values that it returns.
+
+    Raises:
+        BadCheckpoint: If the file is no such file, or `tasks.classifier.program.operations` refuses
+            its program.
     """
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
@@ -116,7 +118,10 @@ def _step(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _argument(target: str, name: str, kind: str, value: Any) -> dict[str, Any]:
-    """One of `value`, `of` (a value's name), `list`, `type`, `memory`, `device`; what it is."""
+    """Return an argument as a mapping of its type to its content.
+
+    The types are `value`, `of` (the name of a value), `list`, `type`, `memory` and `device`.
+    """
     written = WRITTEN.get(kind)
     if written is None:
         raise BadCheckpoint(f"{target} of the exported program has a {name} that is not read here")
@@ -128,12 +133,12 @@ def _plain(value: object) -> dict[str, Any]:
 
 
 def _float(value: float | str) -> dict[str, Any]:
-    """The format writes what is not finite as a word."""
+    """Convert a float; the format writes one that is not finite as a word."""
     return {"value": float(value) if value in {"Infinity", "-Infinity", "NaN"} else value}
 
 
 def _of(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A tensor, a size, or nothing."""
+    """Convert a tensor, a size or None."""
     for key in ("name", "as_name"):
         if key in value:
             return {"of": value[key]}
@@ -150,7 +155,7 @@ PLAIN = ("as_int", "as_bool", "as_string", "as_ints", "as_floats", "as_bools")
 SINGLE = ("as_tensor", "as_sym_int", "as_sym_float")
 SEVERAL = ("as_tensors", "as_optional_tensors", "as_sym_ints")
 STRIDED = 7
-"""The format's number of the one layout that is read here, which is torch's default."""
+"""The format's number of torch's default layout, the only one that is read here."""
 WRITTEN: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     **dict.fromkeys(PLAIN, _plain),
     **dict.fromkeys(SINGLE, _of),
@@ -161,7 +166,7 @@ WRITTEN: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "as_memory_format": lambda value: {"memory": value},
     "as_device": lambda _: {"device": True},
 }
-"""How each kind of argument is written."""
+"""Converters of the kinds of arguments."""
 
 
 def _names(output: Mapping[str, Any]) -> str | list[str] | None:

@@ -1,4 +1,4 @@
-"""The features of a network: what its last linear layer takes."""
+"""The features of a network: the input of its last linear layer."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LINEAR: Mapping[Any, tuple[int, str]] = {
     torch.addmm: (1, "mat1"),
     torch.ops.aten.addmm.default: (1, "mat1"),
 }
-"""What a linear layer comes to, however the network calls it, and which argument it multiplies."""
+"""Functions that a linear layer may call, each with the position and name of its input."""
 
 
 class _LastLinear(TorchFunctionMode):
-    """Remembers what the last linear layer took and gave, and how many gave as much.
+    """Records the input and output of the last linear layer, and how many outputs had `shape`.
 
-    shape: of logits.
+    shape: that of the logits.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
@@ -60,11 +60,23 @@ def features_and_logits(
     layout: torch.memory_format,
     classes: int,
 ) -> tuple[Tensor, Tensor]:
-    """What the last linear layer takes, float32 [N, D], and the logits, float32 [N, classes].
+    """Return the input of the last linear layer and the logits, differentiable in the pixels.
 
-    Both are of one forward pass and differentiable in the pixels. Whatever was compiled runs as it
-    was written. BadNetwork where no linear layer gives [N, classes] at the end, or where several
-    do and the logits are more than what the last one gives, as of an ensemble.
+    Both are of one forward pass. Compiled parts run uncompiled.
+
+    Args:
+        network: float32 [N, C, H, W] in [0, 1] to [N, classes].
+        pixels: float32 [N, C, H, W] in [0, 1].
+        precision: Arithmetic of the network.
+        layout: Memory format of the pixels.
+        classes: Number of classes.
+
+    Returns:
+        float32 [N, D] and float32 [N, classes].
+
+    Raises:
+        BadNetwork: If the last linear layer does not return [N, classes], or if several do and the
+            logits are not the output of the last one, as in an ensemble.
     """
     shape = (len(pixels), classes)
     found = _LastLinear(shape)

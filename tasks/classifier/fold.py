@@ -1,4 +1,4 @@
-"""Folding of batch normalisation into the convolution before it."""
+"""Folding of batch normalisation into the preceding convolution."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 def fold_batch_norm(module: nn.Module) -> int:
-    """Fold, in place, every batch norm that reads one convolution alone; return how many.
+    """Fold, in place, every batch norm whose input is one convolution; return how many.
 
-    The module is in eval mode. Its own forward still runs: a symbolic trace only finds the
-    pairs, the convolution takes the norm's scale and shift (computed in float64) and the
-    norm becomes an identity. A pair with a hook, or with a weight that is computed, or used
-    elsewhere as well, is left as it is, and so is a module that cannot be traced. What a trace
-    does not see, such as a hook's use of a weight, is for the caller to find out.
+    The module must be in eval mode, and keeps its own forward: a symbolic trace only finds the
+    pairs, the convolution takes on the norm's scale and shift (computed in float64), and the norm
+    becomes an identity. A pair is left as it is if it has hooks, or weights that are computed or
+    used elsewhere; so is a module that cannot be traced. The caller must check what a trace does
+    not see, such as a hook that uses a weight.
     """
     pairs = _pairs(module)
     for convolution, norm in pairs:
@@ -31,7 +31,7 @@ def fold_batch_norm(module: nn.Module) -> int:
 
 def _pairs(module: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     try:
-        # Tracing runs the forward, which may count calls or draw numbers: on a copy, then.
+        # Trace a copy, since tracing runs the forward, which may count calls or draw numbers.
         graph = fx.Tracer().trace(copy.deepcopy(module))
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, LookupError):
         return []
@@ -66,13 +66,13 @@ def _pairs(module: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by name, under each of their names."""
+    """Yield parameters and buffers with their names, shared ones under each name."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Whether something runs before, after or on the way back through a module's forward."""
+    """Return whether a module has forward or backward hooks."""
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     return any(getattr(module, name) for name in hooks)
 

@@ -1,4 +1,4 @@
-"""A classifier made ready to be attacked or asked: nothing in it changes any more."""
+"""A classifier prepared for inference and attacks, which must not change any more."""
 
 from __future__ import annotations
 
@@ -21,29 +21,33 @@ from tasks.specs import Passes, Precision
 
 
 class NotFrozen(RuntimeError):
-    """A frozen classifier that was put in train mode, unlocked or changed."""
+    """A frozen classifier was put in train mode, unlocked or changed."""
 
 
 class Identities(Protocol):
-    """Which images and draws the rows of a batch are: `tasks.data.seeding.Rows`."""
+    """Identities of the rows of a batch; implemented by `tasks.data.seeding.Rows`."""
 
     def batch_seed(self, purpose: str) -> int:
-        """One seed for the batch as a whole."""
+        """Return one seed for the whole batch."""
         ...
 
 
 class Frozen:
     """A copy of a network in eval mode, with locked weights and folded batch norms.
 
-    module: float32 [N, C, H, W] in [0, 1] to [N, classes]; it is copied where that is possible.
-    precision: what convolutions and matrix products run in; logits are always float32.
-    compiled: call it through `torch.compile`, see `tasks.classifier.compiled`. probe: float32
-    images on which the copy is compared with the module, see `tasks.classifier.prepared`;
-    `left_out` says in a line each what was not done because it would have been another function.
-    randomised: the network is declared to draw random numbers, see `logits`.
+    `forwards` and `backwards` count the images of forward passes, and the images of backward
+    passes, whoever runs these. `left_out` lists the preparations that would have changed results,
+    with reasons.
 
-    `forwards` and `backwards` count images that went through the network, and images whose
-    gradient came back through it, whoever ran the backward pass.
+    Args:
+        module: float32 [N, C, H, W] in [0, 1] to [N, classes]; copied if possible.
+        classes: Number of classes.
+        precision: Arithmetic of convolutions and matrix products; logits are always float32.
+        device: Device to run on.
+        compiled: Call the network through `torch.compile`; see `tasks.classifier.compiled`.
+        probe: float32 images on which the copy is compared with the module; see
+            `tasks.classifier.prepared`.
+        randomised: The network is declared to draw random numbers; see `logits`.
     """
 
     def __init__(
@@ -69,35 +73,41 @@ class Frozen:
         self.forwards = 0
         self.backwards = 0
         self.remembered: dict[object, float] = {}
-        """What a defense has worked out of it once, by a key of the defense's own."""
+        """Values that a defense computes once for a classifier, by keys of its own."""
         self.examined: dict[bool, tuple[str, ...]] = {}
-        """What a person should know of its second derivative, without and with `relu_width`, once
-        it was asked for one."""
+        """Lines on the second derivative for a user, without and with `relu_width`; set at first
+        use."""
         self._digest = _weights_digest(self.module)
 
     @property
     def passes(self) -> Passes:
-        """The images that went forward and that came back since it was made; it only grows."""
+        """Passes of images so far; they only grow."""
         return Passes(self.forwards, self.backwards)
 
     @property
     def compiled(self) -> bool:
-        """Whether it runs compiled; what was asked for may not work on this machine."""
+        """Whether the network runs compiled, which may fail on this machine although requested."""
         return isinstance(self.network, Compiled) and self.network.works
 
     def logits(self, pixels: Tensor, rows: Identities | None = None) -> Tensor:
-        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], differentiable in the pixels.
+        """Return the logits, differentiable in the pixels.
 
-        rows: the identities of the images and draws, which decide what a randomised network
-        draws: equal batches of equal rows are answered equally, others independently. Without
-        them it draws from torch's generator as that stands.
+        Args:
+            pixels: float32 [N, C, H, W] in [0, 1].
+            rows: Identities that seed a randomised network: equal batches with equal rows get equal
+                answers, others independent ones. Without them it draws from torch's global
+                generator.
+
+        Returns:
+            float32 [N, classes].
         """
         return self._drawn(self.network, pixels, rows)
 
     def member_logits(self, pixels: Tensor, rows: Identities | None = None) -> Tensor:
-        """As `logits`, of each member of an ensemble: float32 [N, members, classes].
+        """Return the logits of each member of an ensemble, float32 [N, members, classes].
 
-        Never compiled. Any other network is its own and only member.
+        See `logits`; the network is not compiled for this. Any other network is its own single
+        member.
         """
         if isinstance(self.module, EnsembleModule):
             return self._drawn(self.module.each, pixels, rows)
@@ -115,7 +125,7 @@ class Frozen:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What is asked inside is not counted: it is no part of what is measured."""
+        """Do not count passes in this context, as they are no part of what is measured."""
         before = self.forwards, self.backwards
         try:
             yield
@@ -123,10 +133,16 @@ class Frozen:
             self.forwards, self.backwards = before
 
     def answers(self, pixels: Tensor, *, relu_width: float | None = None) -> Tensor:
-        """As `logits`, never compiled: for a gradient that is differentiated once more.
+        """Return the logits for a gradient that is itself differentiated; see `logits`.
 
-        relu_width: of the second derivative of a ReLU, see `tasks.classifier.relu.bumps`.
-        BadNetwork, with the network's name, where an operator has no second derivative.
+        The network is never compiled for this.
+
+        Args:
+            pixels: float32 [N, C, H, W] in [0, 1].
+            relu_width: Width of the second derivative of ReLUs; see `tasks.classifier.relu.bumps`.
+
+        Raises:
+            BadNetwork: If an operator has no second derivative.
         """
         with self._twice(pixels, relu_width):
             return self._asked(self.module, pixels)
@@ -134,17 +150,22 @@ class Frozen:
     def features(
         self, pixels: Tensor, *, again: bool = False, relu_width: float | None = None
     ) -> Tensor:
-        """float32 [N, C, H, W] in [0, 1] to float32 [N, D], differentiable in the pixels.
+        """Return the input of the last linear layer, float32 [N, D], differentiable in the pixels.
 
-        What the last linear layer takes; BadNetwork, with the network's name, without one.
-        again: for a gradient that is differentiated once more; relu_width: see `answers`.
+        Args:
+            pixels: float32 [N, C, H, W] in [0, 1].
+            again: Whether a gradient of the result is itself differentiated.
+            relu_width: See `answers`.
+
+        Raises:
+            BadNetwork: If the network has no such layer.
         """
         return self.features_and_logits(pixels, again=again, relu_width=relu_width)[0]
 
     def features_and_logits(
         self, pixels: Tensor, *, again: bool = False, relu_width: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `features`, with the logits, float32 [N, classes], of the same forward pass."""
+        """Return `features` and the logits, float32 [N, classes], of one forward pass."""
         again = again or relu_width is not None
         with self._twice(pixels, relu_width) if again else nullcontext():
             features, logits = features_and_logits(
@@ -152,28 +173,30 @@ class Frozen:
             )
         self.forwards += len(pixels)
         if features.requires_grad:
-            # not on the logits: their gradient passes here as well
+            # not on the logits as well: their gradient passes through the features
             features.register_hook(self._going_back)  # type: ignore[no-untyped-call]
         return features, logits
 
     def probabilities(self, pixels: Tensor) -> Tensor:
-        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes], without a graph."""
+        """Return the probabilities, float32 [N, classes], without a graph."""
         with torch.inference_mode():
             probabilities = self.logits(pixels).softmax(dim=1)
         # A copy made outside inference mode may take part in later autograd.
         return probabilities.clone()
 
     def gradient(self, pixels: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
-        """The gradient of each image's objective in its own pixels, of the pixels' shape.
+        """Return the gradient of each image's objective in its own pixels, of the pixels' shape.
 
-        objective: float32 logits [N, classes] to [N], each from its own row.
+        Args:
+            pixels: float32 [N, C, H, W] in [0, 1].
+            objective: Logits, float32 [N, classes], to [N], each from its own row.
         """
         return self.value_and_gradient(pixels, objective)[1]
 
     def value_and_gradient(
         self, pixels: Tensor, objective: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """As `gradient`, with the objective's values [N] before it."""
+        """Return the objective's values, [N], and its `gradient`."""
         with torch.enable_grad():
             leaf = pixels.detach().requires_grad_()
             values = objective(self.logits(leaf))
@@ -188,18 +211,23 @@ class Frozen:
         differentiable: bool = False,
         relu_width: float | None = None,
     ) -> Tensor:
-        """The gradients of cross-entropy to several labels, all from one forward pass.
+        """Return the gradients of the cross-entropy of several labels, from one forward pass.
 
-        pixels: float32 [N, C, H, W] in [0, 1]; choose: float32 logits [N, classes] of that pass
-        to the labels, int64 [N, L]; differentiable: the result can be differentiated in the
-        pixels once more; relu_width: see `answers`. Returns float32 [N, L, C, H, W].
+        Args:
+            pixels: float32 [N, C, H, W] in [0, 1].
+            choose: Logits of that pass, float32 [N, classes], to labels, int64 [N, L].
+            differentiable: Whether the result can be differentiated in the pixels once more.
+            relu_width: See `answers`.
+
+        Returns:
+            float32 [N, L, C, H, W].
         """
         with torch.enable_grad():
             if differentiable:
                 leaf = pixels if pixels.requires_grad else pixels.detach().requires_grad_()
             else:
                 leaf = pixels.detach().requires_grad_()
-            # what is compiled has no second derivative
+            # a compiled network has no second derivative
             logits = (
                 self.answers(leaf, relu_width=relu_width) if differentiable else self.logits(leaf)
             )
@@ -222,7 +250,11 @@ class Frozen:
             return torch.stack(gradients, dim=1)
 
     def check(self) -> None:
-        """Raise NotFrozen unless eval mode, locks and weights are those of the beginning."""
+        """Check that mode, locks and weights have not changed.
+
+        Raises:
+            NotFrozen: If one of them has.
+        """
         for name, child in self.module.named_modules():
             if child.training:
                 raise NotFrozen(f"module {name or 'network'!r} of the classifier is in train mode")
@@ -233,7 +265,7 @@ class Frozen:
             raise NotFrozen("the classifier's weights have changed since it was frozen")
 
     def _twice(self, pixels: Tensor, relu_width: float | None) -> AbstractContextManager[None]:
-        """What the network is asked in for a gradient that is differentiated once more."""
+        """Return the context in which to call the network for a gradient that is differentiated."""
         if not (torch.is_grad_enabled() and pixels.requires_grad):
             return nullcontext()
         bends = relu_width is not None

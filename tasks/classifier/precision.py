@@ -1,4 +1,4 @@
-"""The arithmetic of a network's convolutions and matrix products."""
+"""Arithmetic of a network's convolutions and matrix products."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ EMULATED = "bfloat16 takes tens of times as long as float32 on this processor, w
 
 @functools.cache
 def emulates_bfloat16(device: str) -> bool:
-    """Whether a kind of device (`cpu`, `cuda`) has no arithmetic for bfloat16 of its own."""
+    """Return whether a type of device (`cpu`, `cuda`) has no bfloat16 arithmetic of its own."""
     if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
 
 
 def set_float32(precision: Precision) -> None:
-    """Say how this process's CUDA kernels multiply float32: `tf32` or, otherwise, in full.
+    """Set how this process's CUDA kernels multiply float32, in `tf32` or in full precision.
 
-    A switch of the whole process, because a backward pass may run long after the forward
-    pass that built it; whoever runs a network sets it anew before each pass.
+    This is a global switch, and a backward pass may run long after its forward pass, so it must be
+    set before each pass.
     """
     allowed = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = allowed
@@ -39,7 +39,17 @@ def run(
     precision: Precision,
     layout: torch.memory_format = torch.channels_last,
 ) -> Tensor:
-    """float32 logits [N, classes] of [N, C, H, W] in [0, 1], computed in `precision`."""
+    """Return the logits of a network in a precision.
+
+    Args:
+        network: float32 [N, C, H, W] in [0, 1] to [N, classes].
+        pixels: float32 [N, C, H, W] in [0, 1].
+        precision: Arithmetic of convolutions and matrix products.
+        layout: Memory format of the pixels.
+
+    Returns:
+        float32 [N, classes].
+    """
     set_float32(precision)
     pixels = pixels.contiguous(memory_format=layout)
     narrow = precision == "bfloat16"
@@ -52,5 +62,5 @@ def run(
 
 @functools.cache
 def _warn_of_emulation() -> None:
-    """Once a process."""
+    """Warn once per process."""
     warnings.warn(EMULATED, RuntimeWarning, stacklevel=3)

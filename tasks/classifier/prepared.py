@@ -1,8 +1,7 @@
-"""A network made ready to be asked often: copied, its batch norms folded, laid out channels-last.
+"""Prepares a network for many calls: copies it, folds batch norms, and uses channels-last.
 
-Each of these three is meant to change nothing but speed. Whether that holds is not assumed: the
-logits and input gradients of the result are compared with those of the network as it was given,
-and what changes them, or raises, is left out.
+These three should change only speed. That is tested: logits and input gradients are compared with
+those of the original network, and a change that alters them or raises is left out.
 """
 
 from __future__ import annotations
@@ -21,33 +20,32 @@ from tasks.classifier.precision import set_float32
 from tasks.classifier.problems import BadNetwork
 
 LOGITS_TOLERANCE = 1e-3
-"""Of an image's largest logit. Folding ResNet-56 moves none by more than 1e-6 of it."""
+"""Relative to an image's largest logit. Folding ResNet-56 moves none by more than 1e-6 of it."""
 GRADIENT_TOLERANCE = 1e-3
-"""Of the length of an image's gradient, for half of the images and more."""
+"""Relative to the length of an image's gradient, for the median image."""
 SINGLE_GRADIENT_TOLERANCE = 0.1
-"""For each image: rounding switches a ReLU now and then, which moves a gradient by up to 1e-3."""
+"""For each image: rounding may switch a ReLU now and then, which moves a gradient by up to 1e-3."""
 RANDOM_IMAGES = 4
 REAL_IMAGES = 4
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How a network is made ready.
-
-    copied: or else used itself. folded: its batch norms are folded into convolutions. layout: of
-    images and weights in memory. left_out: a line for each of the three that was left out, with
-    the reason.
-    """
+    """How a network is prepared."""
 
     copied: bool = True
+    """Whether it is copied, or used itself."""
     folded: bool = True
+    """Whether batch norms are folded into convolutions."""
     layout: torch.memory_format = torch.channels_last
+    """Memory format of images and weights."""
     left_out: tuple[str, ...] = ()
+    """A line with the reason for each of the three that was left out."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network in eval mode with locked weights, and how it was made so."""
+    """A network in eval mode with locked weights, and how it was prepared."""
 
     module: nn.Module
     manner: Manner
@@ -55,19 +53,22 @@ class Prepared:
 
 @dataclass(frozen=True)
 class NetworkAnswer:
-    """What a network says: logits [N, classes], and the gradient of a mixture of them.
-
-    gradient: float32 [N, C, H, W]; None where no gradient reaches the pixels.
-    """
+    """A network's logits, and the gradient of a random linear combination of them."""
 
     logits: Tensor
+    """[N, classes]."""
     gradient: Tensor | None
+    """float32 [N, C, H, W]; None if no gradient reaches the pixels."""
 
 
 def probe_images(real: Tensor) -> Tensor:
-    """The images that networks are compared on: the first real ones, then random ones.
+    """Return the images on which networks are compared: the first real ones, then random ones.
 
-    real: float32 [N, C, H, W] in [0, 1], N from 0; returns the same with at most 8 images.
+    Args:
+        real: float32 [N, C, H, W] in [0, 1], where N may be 0.
+
+    Returns:
+        The same for at most 8 images.
     """
     generator = torch.Generator().manual_seed(0)
     random = torch.rand(RANDOM_IMAGES, *real.shape[1:], generator=generator)
@@ -75,12 +76,16 @@ def probe_images(real: Tensor) -> Tensor:
 
 
 def prepare(module: nn.Module, device: torch.device, probe: Tensor | None = None) -> Prepared:
-    """A network ready on a device, the same function as the module in eval mode.
+    """Prepare a network on a device, as the same function as the module in eval mode.
 
-    module: float32 [N, C, H, W] in [0, 1] to [N, classes]; it stays as it is, except where it
-    cannot be copied: then it is itself put into eval mode, locked and moved. probe: images to
-    compare on, see `probe_images`; without them nothing is compared, and what raises, raises.
-    BadNetwork where the module does not take the probe.
+    Args:
+        module: float32 [N, C, H, W] in [0, 1] to [N, classes]. It is unchanged, unless it cannot be
+        copied: then it is itself put in eval mode, locked and moved.
+        device: Device of the result.
+        probe: Images to compare on, see `probe_images`; without them nothing is compared or caught.
+
+    Raises:
+        BadNetwork: If the module does not take the probe.
     """
     if probe is None:
         return Prepared(made(module, device, Manner()), Manner())
@@ -122,10 +127,14 @@ def prepare(module: nn.Module, device: torch.device, probe: Tensor | None = None
 
 
 def training_manner(module: nn.Module, probe: Tensor) -> Manner:
-    """How a network can be trained, and copied for an attack on it while it is.
+    """Return how a network can be trained, and copied for attacks on it during training.
 
-    module, probe: as of `prepare`, which may change the module. In eval mode the answers must stay
-    the same; in train mode a layout may draw other numbers, and must only work.
+    In eval mode answers must be unchanged. In train mode a layout may lead to other random numbers,
+    so it only has to work.
+
+    Args:
+        module: See `prepare`, which may change it.
+        probe: Images to compare on.
     """
     manner = prepare(module, torch.device("cpu"), probe).manner
     if not manner.copied or manner.layout is torch.contiguous_format:
@@ -151,14 +160,15 @@ def ask(
     pixels: Tensor,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> NetworkAnswer:
-    """A network's logits and input gradients, in float32, under one seed of torch's generator.
+    """Return a network's logits and input gradients, in float32, under a fixed seed of torch.
 
-    BadNetwork where it raises, or gives no [N, classes].
+    Raises:
+        BadNetwork: If the network raises, or does not return [N, classes].
     """
     devices = [pixels.device] if pixels.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad(), uncompiled():
         torch.manual_seed(0)
-        # or a GPU's convolutions round to ten bits
+        # otherwise a GPU's convolutions would round to ten bits
         set_float32("float32")
         leaf = pixels.detach().clone(memory_format=layout).requires_grad_()
         try:
@@ -180,7 +190,7 @@ def ask(
 
 
 def difference(expected: NetworkAnswer, found: NetworkAnswer) -> str:
-    """How two answers differ beyond rounding, in a few words; "" where they do not."""
+    """Return how two answers differ beyond rounding, in a few words; "" if they do not."""
     logits, others = (each.logits.cpu() for each in (expected, found))
     if logits.shape != others.shape:
         return f"it gives {tuple(others.shape)} instead of {tuple(logits.shape)}"
@@ -199,9 +209,10 @@ def difference(expected: NetworkAnswer, found: NetworkAnswer) -> str:
 
 
 def relative(change: Tensor, of: Tensor, order: float) -> Tensor:
-    """Norms of each row of a change, as shares of those of the rows it is a change of; float [N].
+    """Return the norm of each row of a change, relative to the row that it changes; float [N].
 
-    Nothing changed is 0 also of nothing; of what is not finite in both, the change counts as 0.
+    An unchanged row counts as 0, even if it is zero. Entries that are not finite, neither in the
+    row nor in the change, count as unchanged.
     """
     both = of.isfinite() | change.isfinite()
     change = torch.where(both, change, torch.zeros_like(change)).flatten(1).double()
@@ -211,10 +222,10 @@ def relative(change: Tensor, of: Tensor, order: float) -> Tensor:
 
 
 def copied_network(module: nn.Module) -> nn.Module:
-    """A deep copy, without what `torch.compile` wrapped around the network or a part of it.
+    """Return a deep copy, without the wrappers of `torch.compile` around the network or its parts.
 
-    What a forward pass left behind as an attribute, as old weight norms and pruning do, is
-    copied without its history, which `copy.deepcopy` refuses.
+    Tensors that a forward pass stored as attributes, as old weight norms and pruning do, are copied
+    without their graph, which `copy.deepcopy` refuses.
     """
     memo: dict[int, object] = {}
     for child in module.modules():
@@ -225,7 +236,7 @@ def copied_network(module: nn.Module) -> nn.Module:
 
 
 def made(module: nn.Module, device: torch.device, manner: Manner) -> nn.Module:
-    """A copy of a network in eval mode, locked, on a device, in a manner that copies."""
+    """Return a locked copy of a network in eval mode on a device, prepared as `manner` says."""
     network = _locked(copied_network(module))
     if manner.folded:
         fold_batch_norm(network)
@@ -236,7 +247,7 @@ def made(module: nn.Module, device: torch.device, manner: Manner) -> nn.Module:
 
 
 def _locked(module: nn.Module) -> nn.Module:
-    """A network in eval mode whose weights take no gradient."""
+    """Put a network in eval mode, and make its weights require no gradient."""
     module.eval()
     for weight in module.parameters():
         # not `module.requires_grad_`, which a scripted network refuses
@@ -245,7 +256,7 @@ def _locked(module: nn.Module) -> nn.Module:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """A network without the wrappers of `torch.compile`; which part to compile is ours to say."""
+    """Return a network without the wrappers of `torch.compile`."""
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     if compiler is None:
         # nothing was compiled, or its module would be there
@@ -261,7 +272,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """What was compiled runs as it was written, which takes no minute and no compiler."""
+    """Context manager in which compiled code runs uncompiled."""
     if "torch._dynamo.eval_frame" not in sys.modules:
         yield
         return
@@ -270,14 +281,14 @@ def uncompiled() -> Iterator[None]:
 
 
 def _place(module: nn.Module) -> torch.device:
-    """The device that a network lies on: that of its first weight."""
+    """Return the device of a network's first weight."""
     weights = (*module.parameters(), *module.buffers())
     return weights[0].device if weights else torch.device("cpu")
 
 
 @contextmanager
 def _watched(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """The parts of a network that are called meanwhile, as through a function that it holds."""
+    """Record the parts of a network that are called in this context, also by references to it."""
     called: list[nn.Module] = []
     hooks = []
     for child in module.modules():
@@ -292,7 +303,7 @@ def _watched(module: nn.Module) -> Iterator[list[nn.Module]]:
 
 @contextmanager
 def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """In eval or train mode, then in the modes in which each part was."""
+    """Context manager for eval or train mode, which restores the mode of each part."""
     before = [(child, child.training) for child in module.modules()]
     module.train(training)
     try:

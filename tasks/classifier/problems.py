@@ -1,7 +1,7 @@
-"""What is wrong with a network."""
+"""Errors of networks."""
 
 from __future__ import annotations
 
 
 class BadNetwork(RuntimeError):
-    """A network that its own code does not build, or that is no classifier of these images."""
+    """A network cannot be built by its own code, or does not classify the given images."""

@@ -1,8 +1,8 @@
-"""The program of an exported network, and the judgement that is made of it before it runs.
+"""The program of an exported network, and its validation before it runs.
 
-A program is data that anybody may have written: it comes from a `.pt2` file, or from a store
-that somebody else filled. It may name the operators of `tasks.classifier.pure_operators` alone,
-with arguments of the types that their schemas ask for, and write to no memory but its own.
+Anybody may have written a program: it comes from a `.pt2` file, or from a store that somebody else
+filled. It may use only operators of `tasks.classifier.pure_operators`, with arguments of the types
+in their schemas, and write only to memory of its own.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,
     6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
-"""The format's numbers of types."""
+"""The format's numbers of dtypes."""
 MEMORY_FORMATS = {
     1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d,
     4: torch.preserve_format,
 }  # fmt: skip
-"""The format's numbers of orders in memory."""
+"""The format's numbers of memory formats."""
 LARGEST = 2**63
-"""Sizes are below it in torch as well."""
+"""Bound of sizes, as in torch."""
 
 Program = dict[str, Any]
 Operation = Callable[..., Any]
@@ -42,7 +42,7 @@ RETURNS: Mapping[str, Sort] = {"Tensor": "tensor", "List[Tensor]": "tensors", "i
 NONE: Argument = {"value": None}
 IN_TRAIN_MODE = "the program was exported in train mode; call eval() before exporting"
 COUNTER = "num_batches_tracked"
-"""Of a batch norm: a program in train mode adds to it."""
+"""Name of a batch norm's counter, which a program exported in train mode increments."""
 WEIGHT_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
@@ -60,7 +60,7 @@ ARITHMETIC: Mapping[str, Operation] = {
     f"_operator.{name}": _bounded(getattr(operator, name))
     for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg")
 }
-"""What sizes are worked out with."""
+"""Functions that compute sizes."""
 
 
 class _Step(BaseModel):
@@ -83,17 +83,20 @@ class _Program(BaseModel):
 
 @dataclass(frozen=True)
 class _Value:
-    """A value of the program. foreign: it may lie in the memory of the pixels or of a weight."""
+    """A value of the program. foreign: it may share memory with the pixels or a weight."""
 
     sort: Sort
     foreign: bool = False
 
 
 def operations(program: object) -> list[Operation]:
-    """The function of each step of a program, once all of the program was judged.
+    """Return the function of each step of a program, after validation of the whole program.
 
-    program: what `tasks.classifier.exported.read` gives, or what a store holds of that.
-    BadCheckpoint, in one line, where it is not such a program or does anything but compute.
+    Args:
+        program: As returned by `tasks.classifier.exported.read`, or read from a store.
+
+    Raises:
+        BadCheckpoint: If it is not such a program, or if it does anything but compute.
     """
     try:
         judged = _Program.model_validate(program)
@@ -114,7 +117,7 @@ def operations(program: object) -> list[Operation]:
 
 
 def _judged(step: _Step, values: dict[str, _Value]) -> Operation:
-    """A step's function; the values that it gives are added to those that there are."""
+    """Return a step's function, and add the values that it returns to `values`."""
     for name in _read(step):
         if name not in values:
             raise BadCheckpoint(
@@ -155,7 +158,7 @@ def _check_types(
 
 
 def _bound(step: _Step, found: OpOverload) -> Iterator[tuple[str, Argument]]:
-    """The arguments of a step by their names in the schema."""
+    """Yield the arguments of a step by their names in the schema."""
     arguments = schema(found).arguments
     places = [argument.name for argument in arguments if not argument.kwarg_only]
     if len(step.take) > len(places):
@@ -171,7 +174,7 @@ def _bound(step: _Step, found: OpOverload) -> Iterator[tuple[str, Argument]]:
 def _check_state(
     step: _Step, found: OpOverload, bound: Mapping[str, Argument], values: Mapping[str, _Value]
 ) -> None:
-    """Refuse what would write to memory that is not the program's, or draw at random."""
+    """Refuse writes to memory that is not the program's own, and random draws."""
     if any(bound[name] != {"value": False} for name in SWITCHES & bound.keys()):
         raise BadCheckpoint(IN_TRAIN_MODE)
     if bound.get("dropout_p", {"value": 0.0}) != {"value": 0.0}:
@@ -209,7 +212,7 @@ def _give(
 
 
 def _read(step: _Step) -> Iterator[str]:
-    """The names of the values that a step takes."""
+    """Yield the names of the values that a step takes."""
     for argument in (*step.take, *step.named.values()):
         inner = argument.get("list")
         for each in (argument, *(inner if isinstance(inner, list) else ())):
@@ -218,7 +221,7 @@ def _read(step: _Step) -> Iterator[str]:
 
 
 def _fits(argument: Any, given: Argument, values: Mapping[str, _Value]) -> bool:
-    """Whether what is given for an argument is of its type in the schema."""
+    """Return whether an argument has the type of the schema."""
     wanted = str(argument.real_type)
     if wanted.startswith("Optional["):
         if given == NONE:
@@ -242,7 +245,7 @@ def _is_scalar(given: object, values: Mapping[str, _Value]) -> bool:
 
 
 def _is_value(given: object, *types: type) -> bool:
-    """Whether it is written in the program, and exactly of one of these types."""
+    """Return whether the argument is a constant of exactly one of these types."""
     return isinstance(given, dict) and given.keys() == {"value"} and type(given["value"]) in types
 
 
@@ -268,7 +271,7 @@ def _all_listed(given: Argument, fits: Callable[[object], bool]) -> bool:
 
 
 def _whole_numbers(given: Argument, values: Mapping[str, _Value]) -> bool:
-    """A list of them or, as torch allows, one that stands for several."""
+    """Return whether it is a list of integers or, as torch allows, one integer for all."""
     return (
         _all_values(given, int)
         or _is_number(given, values, whole=True)
@@ -277,7 +280,7 @@ def _whole_numbers(given: Argument, values: Mapping[str, _Value]) -> bool:
 
 
 FITS: Mapping[str, Callable[[Argument, Mapping[str, _Value]], bool]] = {
-    # a number stands for a tensor without dimensions
+    # a number may stand for a zero-dimensional tensor
     "Tensor": lambda given, values: _is_of(given, values, "tensor") or _is_scalar(given, values),
     "List[Tensor]": lambda given, values: _all_listed(
         given, lambda each: _is_of(each, values, "tensor")
@@ -296,7 +299,7 @@ FITS: Mapping[str, Callable[[Argument, Mapping[str, _Value]], bool]] = {
     "MemoryFormat": lambda given, _: _is_key(given.get("memory"), MEMORY_FORMATS),
     "Device": lambda given, _: given.get("device") is True,
 }
-"""Whether what is given is of a type of a schema."""
+"""Tests of arguments, by types of a schema."""
 
 
 def _misfit(step: _Step, name: str) -> BadCheckpoint:

@@ -1,8 +1,8 @@
-"""The operators of ATen that an exported program may use: those that compute and do nothing else.
+"""The ATen operators that an exported program may use: those that compute and do nothing else.
 
-None of them reads or writes a file, draws a random number, returns uninitialised memory, or
-keeps state. An operator's name, the names and types of its arguments, and what it writes to come
-from its schema in the installed torch, never from the file that asks for it.
+None of them reads or writes a file, draws a random number, returns uninitialised memory or keeps
+state. An operator's name, the names and types of its arguments, and what it writes to are read from
+its schema in the installed torch, never from the file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NEW = frozenset(
     where zeros zeros_like
     """.split()  # noqa: SIM905
 )
-"""Operators whose results lie in memory of their own."""
+"""Operators whose results have memory of their own."""
 SHARING = frozenset(
     """
     alias alpha_dropout as_strided broadcast_to channel_shuffle chunk contiguous detach
@@ -46,7 +46,7 @@ SHARING = frozenset(
     unsafe_chunk unsafe_split unsqueeze view view_as
     """.split()  # noqa: SIM905
 )
-"""Operators whose results may lie in the memory of what they are given."""
+"""Operators whose results may share memory with their arguments."""
 IN_PLACE = frozenset(
     """
     add_ celu_ clamp_ clamp_max_ clamp_min_ copy_ detach_ div_ dropout_ elu_ exp_
@@ -63,17 +63,17 @@ WORDS = {
     "padding": "same|valid",
     "rounding_mode": "trunc|floor",
 }
-"""What arguments that are strings may say, by their names in the schema."""
+"""Permitted values of string arguments, by their names in the schema."""
 SWITCHES = frozenset({"train", "training"})
-"""Arguments that would make an operator draw at random or write to a network's statistics."""
+"""Arguments that would make an operator draw at random or update statistics."""
 
 
 class Impure(ValueError):
-    """An operator that is none of these, or an argument that it does not take."""
+    """The operator is not one of these, or does not take an argument."""
 
 
 def operator(name: str) -> OpOverload:
-    """The operator of a name such as `torch.ops.aten.relu.default`; Impure for any other."""
+    """Return the operator of a name such as `torch.ops.aten.relu.default`; else raise Impure."""
     match = re.fullmatch(r"torch\.ops\.aten\.(\w+)\.(\w+)", name, re.ASCII)
     if match is None or match[1] not in NEW | SHARING | IN_PLACE:
         raise Impure(f"uses {name}, which is not run here")
@@ -88,22 +88,22 @@ def operator(name: str) -> OpOverload:
 
 
 def in_place(found: OpOverload) -> bool:
-    """Whether an operator writes to its first argument."""
+    """Return whether an operator writes to its first argument."""
     return _name(found) in IN_PLACE
 
 
 def shares(found: OpOverload) -> bool:
-    """Whether an operator's results may lie in the memory of what it is given."""
+    """Return whether an operator's results may share memory with its arguments."""
     return _name(found) not in NEW
 
 
 def word_fits(argument: str, word: str) -> bool:
-    """Whether a string is one that an argument of this name in a schema takes."""
+    """Return whether a string is permitted for the argument of this name."""
     return argument in WORDS and re.fullmatch(WORDS[argument], word, re.ASCII) is not None
 
 
 def schema(found: OpOverload) -> Any:
-    """What torch says of an operator: `name`, `arguments` and `returns`."""
+    """Return torch's schema of an operator, with `name`, `arguments` and `returns`."""
     return found._schema  # noqa: SLF001  torch has no other way to ask
 
 

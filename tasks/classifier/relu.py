@@ -1,10 +1,10 @@
-"""ReLUs with a second derivative, for an attacker who goes back through a gradient.
+"""ReLUs with a second derivative, for attacks that differentiate a gradient of the network.
 
-The second derivative of a ReLU is zero wherever it exists. So of a defense that takes gradients of
-the network, an attack that goes back through these sees no more than the softmax at its end. With
-`bumps` the derivative of a ReLU, which is a step, gets a derivative of its own: a Gaussian of area
-1 around zero. So does a leaky ReLU, and at each of their ends a ReLU6, a hardtanh, a
-hardsigmoid and a clamp from 0 on. Values and first derivatives stay those of torch.
+The second derivative of a ReLU is zero wherever it exists. If a defense takes gradients of the
+network, an attack that differentiates these therefore sees only the softmax at its end. Under
+`bumps`, the step-shaped derivative of a ReLU has a derivative of its own: a Gaussian of area 1
+around zero. The same holds for a leaky ReLU and, at each end, for a ReLU6, a hardtanh, a
+hardsigmoid and a clamp from 0. Values and first derivatives are those of torch.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class _Bend:
-    """Where the slope of a function jumps, and by how much.
+    """A point where the slope of a function jumps.
 
-    crossed: only in rows that have values beyond it. Clamping pixels that lie in [0, 1] to that is
-    no ReLU.
+    at: the point; jump: change of the slope; crossed: only for rows with values beyond the point,
+    since a clamp of pixels that are in [0, 1] already is no ReLU.
     """
 
     at: float
@@ -37,7 +37,7 @@ class _Bend:
 
 _Bends = tuple[_Bend, ...]
 _Rule = Callable[..., tuple[_Bends, bool]]
-"""Of a function's arguments but the first: its bends, and whether it is asked to be in place."""
+"""Maps a function's arguments but the first to its bends, and whether it is to work in place."""
 
 _ZERO: _Bends = (_Bend(0.0, 1.0),)
 
@@ -61,7 +61,7 @@ def _relu6(inplace: bool = False) -> tuple[_Bends, bool]:
 
 
 def _hardsigmoid(inplace: bool = False) -> tuple[_Bends, bool]:
-    """Torch cannot differentiate its derivative at all, whether that has bumps or not."""
+    """Always replaced, since torch cannot differentiate its derivative at all."""
     return (_Bend(-3.0, 1 / 6), _Bend(3.0, -1 / 6)), inplace
 
 
@@ -70,7 +70,7 @@ def _threshold(threshold: float, value: float, inplace: bool = False) -> tuple[_
 
 
 def _clamp(min: object = None, max: object = None) -> tuple[_Bends, bool]:  # noqa: A002
-    """At 0 alone: elsewhere a clamp is not there to bend, but to divide or take logarithms."""
+    """Only for a lower end of 0: other clamps guard a division or a logarithm."""
     if isinstance(min, Tensor) or min != 0:
         return (), False
     upper = (_Bend(max, -1.0, crossed=True),) if isinstance(max, int | float) else ()
@@ -78,7 +78,7 @@ def _clamp(min: object = None, max: object = None) -> tuple[_Bends, bool]:  # no
 
 
 def _maximum(other: object = None, *_: object, **__: object) -> tuple[_Bends, bool]:
-    """Of two tensors; of one, `max` is something else."""
+    """Only of two tensors; `max` of one is another function."""
     zero = isinstance(other, Tensor) and not other.requires_grad and not other.any()
     return _clamp(0) if zero else ((), False)
 
@@ -99,7 +99,7 @@ _RULES: Mapping[str, _Rule] = {
 
 
 def _spellings() -> Mapping[Any, tuple[_Rule, bool]]:
-    """All functions of torch with a rule, with that and whether they are always in place."""
+    """Return all functions of torch with a rule, with that rule and whether they are in place."""
     found: dict[Any, tuple[_Rule, bool]] = {}
     for name, rule in _RULES.items():
         for spelled in (name, f"{name}_"):
@@ -118,7 +118,7 @@ _SPELLINGS = _spellings()
 
 
 class _Derivative(torch.autograd.Function):
-    """The gradient times the slope, which has a derivative in the values."""
+    """The gradient times the slope, with a derivative in the values."""
 
     @staticmethod
     def forward(
@@ -139,7 +139,7 @@ class _Derivative(torch.autograd.Function):
         if ctx.width is None:
             return gradients[0] * slope, None, None, None, None
         rows = values.float().flatten(1)
-        # of each row alone, so that no image's gradient depends on its batch
+        # per row, so that no image's gradient depends on its batch
         widths = (ctx.width * rows.std(dim=1, correction=0, keepdim=True)).clamp_min(_TINY)
         first, *others = (_bump(rows, widths, bend) for bend in ctx.bends)
         bumps = sum(others, start=first).view_as(values).to(values.dtype)
@@ -156,11 +156,11 @@ def _bump(rows: Tensor, widths: Tensor, bend: _Bend) -> Tensor:
 
 
 class _Bent(torch.autograd.Function):
-    """A function of torch, with its first derivative, which can be differentiated once more.
+    """A function of torch with its first derivative, which can be differentiated once more.
 
-    A checkpointed part of a network runs once more in the backward pass, without bumps, and what
-    torch then saves for its own derivatives takes the place of what was saved at first. So here
-    torch saves the same, in the same order, and `values` are kept apart from that.
+    A checkpointed part of a network runs again in the backward pass, without bumps, and what torch
+    then saves replaces what was saved at first. So this saves the same as torch, in the same order,
+    and keeps `values` separately.
     """
 
     @staticmethod
@@ -192,11 +192,11 @@ class _Bent(torch.autograd.Function):
 
 
 BENT = f"{_Bent.__name__}Backward"
-"""The name of a ReLU that has a second derivative, in the graph of what a network gave."""
+"""Name of a ReLU with a second derivative in the autograd graph."""
 
 
 class _Bumps(TorchFunctionMode):
-    """What Python code calls; what is inside a scripted or traced network stays as it is."""
+    """Intercepts calls from Python; scripted and traced code is not reached."""
 
     def __init__(self, width: float | None) -> None:
         super().__init__()
@@ -232,9 +232,12 @@ class _Bumps(TorchFunctionMode):
 
 
 def bumps(width: float | None) -> AbstractContextManager[object]:
-    """What a network is asked in, so that its ReLUs have a second derivative.
+    """Return a context manager in which a network's ReLUs have a second derivative.
 
-    width: of the bump, in standard deviations of what the ReLU is asked about in a row; None for a
-    second derivative of zero. `tasks.classifier.twice` finds those that it does not reach.
+    `tasks.classifier.twice` finds those that it does not reach.
+
+    Args:
+        width: Standard deviation of the Gaussian, relative to the standard deviation of the ReLU's
+            inputs in a row; None for a second derivative of zero.
     """
     return _Bumps(width)

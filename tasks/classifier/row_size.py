@@ -1,4 +1,4 @@
-"""How much memory a row, an image or a draw of one, takes on its way through a network and back."""
+"""Memory that a row (an image or a draw of one) takes in a forward and backward pass."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from torch import Tensor
 from tasks.classifier.frozen import Frozen
 
 OVERHEAD = 1.6
-"""Of the peak of a pass forward and back, as a multiple of what is kept for the way back.
+"""Peak memory of a forward and backward pass, relative to what autograd saves.
 
 Measured: 1.2 to 1.3 for a ResNet-18 at 224 x 224, 1.5 to 1.6 for a ResNet-20 at 32 x 32.
 """
 COPIES = 16
-"""Copies of a row's pixels that an attack and a defense keep beside the network's own tensors."""
+"""Copies of a row's pixels that an attack and a defense keep beside the network's tensors."""
 
 
 def row_bytes(frozen: Frozen, channels: int, side: int) -> int:
-    """The peak memory of one row, in bytes, from the tensors that autograd keeps of a pass.
+    """Estimate the peak memory of one row, in bytes, from the tensors that autograd saves.
 
-    channels, side: of an image. The same for a network and a shape wherever it is asked.
+    The result is the same on every machine for the same network and shape.
+
+    Args:
+        frozen: The classifier.
+        channels: Channels of an image.
+        side: Side of an image, in pixels.
     """
     weights = {
         tensor.untyped_storage().data_ptr()
@@ -34,7 +39,7 @@ def row_bytes(frozen: Frozen, channels: int, side: int) -> int:
         return tensor
 
     forwards, backwards = frozen.forwards, frozen.backwards
-    # two, since a network with norms of its own may refuse one
+    # two images, since a network with its own norms may refuse a batch of one
     pixels = torch.zeros(2, channels, side, side, device=frozen.device).requires_grad_()
     with (
         torch.enable_grad(),
@@ -47,6 +52,6 @@ def row_bytes(frozen: Frozen, channels: int, side: int) -> int:
 
 
 def rows_that_fit(budget_bytes: float, each_bytes: int, most: int) -> int:
-    """The greatest power of two of rows that the budget holds, 1 to `most`."""
+    """Return the greatest power of two of rows that fits into the budget, from 1 to `most`."""
     fit = max(1, min(int(budget_bytes // max(1, each_bytes)), most))
     return 1 << (fit.bit_length() - 1)

@@ -1,4 +1,4 @@
-"""A network that is asked for a gradient which is itself differentiated."""
+"""Networks whose gradients are themselves differentiated."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from tasks.classifier.relu import BENT, bumps
 _RELU = re.compile(r"(Relu|Threshold|Hardtanh|LeakyRelu|PreluKernel|RreluWithNoise)Backward\d")
 _CLAMP = re.compile(r"Clamp(Min)?Backward\d")
 _PASSED_OVER = "torch::autograd::Error"
-"""In the graph of a gradient, the place of an operator that allows no second derivative."""
+"""Name, in the graph of a gradient, of an operator without a second derivative."""
 
 
 @contextmanager
 def twice(relu_width: float | None) -> Iterator[None]:
-    """What such a network is asked in, so that its operators have second derivatives.
+    """Context manager in which a network's operators have second derivatives.
 
-    Attention is computed as its formula is written, since fused kernels have none, and what was
-    compiled runs as it was written. relu_width: see `tasks.classifier.relu.bumps`.
+    Attention uses its plain formula, since fused kernels have none, and compiled code runs
+    uncompiled.
+
+    Args:
+        relu_width: See `tasks.classifier.relu.bumps`.
     """
     with uncompiled(), sdpa_kernel(SDPBackend.MATH), bumps(relu_width):
         yield
@@ -38,10 +41,15 @@ def twice(relu_width: float | None) -> Iterator[None]:
 def examine(
     ask: Callable[[Tensor], Tensor], pixels: Tensor, relu_width: float | None
 ) -> tuple[str, ...]:
-    """What a person should know of a network's second derivative, in a line each.
+    """Return lines that tell a user about a network's second derivative.
 
-    ask: float32 [N, C, H, W] in [0, 1] to logits [N, classes]; pixels: some images; relu_width:
-    that of the attack. BadNetwork, which names the operator, where there is none.
+    Args:
+        ask: float32 [N, C, H, W] in [0, 1] to logits [N, classes].
+        pixels: Images to try.
+        relu_width: That of the attack.
+
+    Raises:
+        BadNetwork: If there is no second derivative; the message names the operator.
     """
     with torch.enable_grad():
         leaf = pixels.detach().requires_grad_()
@@ -107,7 +115,7 @@ def _is_relu(node: Node) -> bool:
 
 
 def _nodes(result: Tensor) -> list[Node]:
-    """The graph that a tensor was made by."""
+    """Return the nodes of a tensor's autograd graph."""
     waiting = [result.grad_fn]
     found: dict[Node, None] = {}
     while waiting:

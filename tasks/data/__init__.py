@@ -1,1 +1,1 @@
-"""Images: how they are held, drawn for and split."""
+"""Images, their random numbers and their splits."""

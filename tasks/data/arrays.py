@@ -1,7 +1,7 @@
-"""What flows between tasks, and the one place that checks it.
+"""The tensors that tasks exchange, and the checks of them.
 
-Pixels are in [0, 1] as float32, or in 0..255 as uint8 where a data set stores them.
-Images are [N, C, H, W]; labels and ids are int64 [N].
+Pixels are float32 in [0, 1], or uint8 in 0..255 where a data set stores them. Images are [N, C, H,
+W]; labels and ids are int64 [N].
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class BadTensor(ValueError):
-    """A tensor whose shape, type or values are not what its role demands."""
+    """A tensor does not have the required shape, type or values."""
 
 
 def require(condition: bool | Tensor, message: str) -> None:
@@ -24,20 +24,20 @@ def require(condition: bool | Tensor, message: str) -> None:
 
 
 def as_float(pixels: Tensor) -> Tensor:
-    """uint8 0..255 to float32 [0, 1]; shape kept."""
+    """Convert uint8 in 0..255 to float32 in [0, 1], of any shape."""
     return pixels.to(torch.float32) / 255.0
 
 
 def as_float_on(pixels: Tensor, device: torch.device | str) -> Tensor:
-    """The same on a device, equal bit for bit on every one.
+    """Convert as `as_float` does and move to a device, with equal bits on every device.
 
-    Divided on the CPU: a GPU multiplies by the reciprocal, one rounding away.
+    The division is on the CPU, since a GPU multiplies by the reciprocal, which rounds differently.
     """
     return as_float(pixels.cpu()).to(device)
 
 
 def check_pixels(pixels: Tensor, what: str = "pixels") -> None:
-    """Require float [N, C, H, W], finite, in [0, 1]."""
+    """Require float [N, C, H, W], finite and in [0, 1]; else raise BadTensor."""
     require(pixels.ndim == 4, f"{what}: expected [N, C, H, W], got {tuple(pixels.shape)}")
     require(pixels.is_floating_point(), f"{what}: expected floats, got {pixels.dtype}")
     if pixels.numel():
@@ -57,15 +57,14 @@ def _check_column(name: str, column: Tensor, count: int) -> None:
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in a fixed order.
-
-    pixels: uint8 [N, C, H, W]; labels: int64 [N] in 0..classes-1;
-    ids: int64 [N], an image's place in the whole split, whatever part of it is here.
-    """
+    """Labelled images in a fixed order."""
 
     pixels: Tensor
+    """uint8 [N, C, H, W]."""
     labels: Tensor
+    """int64 [N], in 0..classes-1."""
     ids: Tensor
+    """int64 [N], an image's place in the whole split, even if only a part of the split is here."""
     classes: int
 
     def __post_init__(self) -> None:
@@ -97,7 +96,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set: what is trained on and what is scored on, no image in both."""
+    """A data set: training and test images, with no image in both."""
 
     train: Images
     test: Images
@@ -105,16 +104,16 @@ class Splits:
 
 @dataclass(frozen=True)
 class Crafted:
-    """Examples handed to a defense: adversarial ones, or clean ones unchanged.
-
-    pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N], the true ones;
-    ids: int64 [N]; targets: int64 [N], the class a targeted attack aimed at, -1 without one.
-    """
+    """Examples for a defense: adversarial ones, or clean ones unchanged."""
 
     pixels: Tensor
+    """float32 [N, C, H, W] in [0, 1]."""
     labels: Tensor
+    """int64 [N], the true classes."""
     ids: Tensor
+    """int64 [N]."""
     targets: Tensor
+    """int64 [N], the target of a targeted attack, otherwise -1."""
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels, "crafted pixels")
@@ -132,18 +131,17 @@ class Crafted:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a defended classifier answered.
-
-    probabilities: float32 [N, R, classes], float64 of a defense that combines several answers: mean
-    softmax over the K draws inside each of the R redraws of the whole predictor; labels: int64 [N];
-    ids: int64 [N]; abstained: bool [N, R], where it gave no answer, None of a defense that always
-    gives one.
-    """
+    """Answers of a defended classifier."""
 
     probabilities: Tensor
+    """float32 [N, R, classes], or float64 for a defense that combines several answers: the mean
+    softmax over the K draws within each of R redraws of the whole prediction."""
     labels: Tensor
+    """int64 [N], the true classes."""
     ids: Tensor
+    """int64 [N]."""
     abstained: Tensor | None = None
+    """bool [N, R], where it abstained; None for a defense that never does."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.probabilities.shape)
@@ -164,24 +162,24 @@ class Outcomes:
 
     @classmethod
     def of_columns(cls, columns: Mapping[str, Tensor]) -> Outcomes:
-        """Those that `columns` gave."""
+        """Return the outcomes that `columns` converted."""
         mask = columns.get("abstained")
         found = {**columns, "abstained": None if mask is None else mask != 0}
         return cls(**found)  # type: ignore[arg-type]
 
     def columns(self) -> dict[str, Tensor]:
-        """By name, as numbers: the mask as uint8, and absent where there is none."""
+        """Return the tensors by name, the mask as uint8 or, if there is none, absent."""
         found = {"probabilities": self.probabilities, "labels": self.labels, "ids": self.ids}
         mask = {} if self.abstained is None else {"abstained": self.abstained.to(torch.uint8)}
         return found | mask
 
     @property
     def predicted(self) -> Tensor:
-        """int64 [N, R]: the class of the highest mean probability."""
+        """int64 [N, R], the class with the highest mean probability."""
         return self.probabilities.argmax(dim=2)
 
     @property
     def correct(self) -> Tensor:
-        """bool [N, R]: whether the prediction is the true label; an abstention is not."""
+        """bool [N, R], whether the prediction is the true class; an abstention is not."""
         right = self.predicted == self.labels[:, None]
         return right if self.abstained is None else right & ~self.abstained

@@ -1,7 +1,7 @@
-"""Random numbers by counter: a function of (seed, purpose, image, draw), and of nothing else.
+"""Counter-based random numbers, a function of (seed, purpose, image, draw) and of nothing else.
 
-Philox4x32-10 (Salmon et al., SC 2011) in integer tensor arithmetic. The same image
-gets the same numbers whatever its batch, shard, worker, order or device.
+Philox4x32-10 (Salmon et al., SC 2011) in integer tensor arithmetic. An image gets the same numbers
+whatever its batch, shard, worker, order or device.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ _WORD = 0xFFFFFFFF
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> Tensor:
-    """Four random 32-bit words for each counter.
+    """Return four random 32-bit words for each counter.
 
-    counter: four int64 tensors of one (broadcast) shape, values in [0, 2**32).
-    Returns int64 of that shape with a last dimension of 4, values in [0, 2**32).
+    Args:
+        counter: Four int64 tensors that broadcast to one shape, values in [0, 2**32).
+        key: Two integers in [0, 2**32).
+
+    Returns:
+        int64 of that shape with a last dimension of 4, values in [0, 2**32).
     """
     zero, one, two, three = counter
     low, high = key
@@ -38,37 +42,42 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 
 def stream_key(seed: int, purpose: str) -> tuple[int, int]:
-    """The Philox key of a purpose under a seed: two words of a SHA-256."""
+    """Return the Philox key of a purpose under a seed: two words of a SHA-256."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The identities of the rows of a batch: which image, which draw.
+    """Identities of the rows of a batch: the image and the draw that each row belongs to.
 
-    images: int64 [M], an image's place in its data set's fixed order.
-    draws: int64 [M], the number of the draw that the row belongs to.
+    The methods that draw take the name of a purpose; each purpose has a stream of its own.
     """
 
     seed: int
+    """Seed of all streams."""
     images: Tensor
+    """int64 [M], the place of each row's image in the fixed order of its data set."""
     draws: Tensor
+    """int64 [M], the number of each row's draw."""
     scope: str = ""
+    """Name that separates streams, a path such as `/defend/guo#0`."""
     step: int = 0
+    """Step of an attack; each step has numbers of its own."""
 
     def within(self, scope: str) -> Rows:
-        """The same rows with streams of their own, named `scope`."""
+        """Return the same rows with separate streams, named `scope`."""
         return replace(self, scope=f"{self.scope}/{scope}")
 
     def at(self, step: int) -> Rows:
-        """The same rows at an attack's step: fresh numbers for each step."""
+        """Return the same rows at a step of an attack, with numbers of their own."""
         return replace(self, step=step)
 
     def repeated(self, draws: Tensor) -> Rows:
-        """Each row once for every entry of `draws` (int64 [K]), an image's draws adjacent.
+        """Repeat each row once for every entry of `draws`, the draws of an image adjacent.
 
-        Row (i, k) has draw number `self.draws[i] * K + draws[k]`.
+        Args:
+            draws: int64 [K]; row (i, k) has the draw number `self.draws[i] * K + draws[k]`.
         """
         count = len(draws)
         numbers = self.draws[:, None] * count + draws[None, :]
@@ -81,7 +90,7 @@ class Rows:
         return len(self.images)
 
     def words(self, purpose: str, count: int) -> Tensor:
-        """int64 [M, count], independent uniform words in [0, 2**32)."""
+        """Return independent uniform words, int64 [M, count] in [0, 2**32)."""
         blocks = torch.arange(-(-count // 4), device=self.images.device)
         key = stream_key(self.seed, f"{self.scope}/{purpose}")
         counter = (
@@ -93,22 +102,28 @@ class Rows:
         return philox(counter, key).flatten(1)[:, :count]
 
     def uniform(self, purpose: str, count: int = 1) -> Tensor:
-        """float32 [M, count], uniform in [0, 1) on a grid of 2**-24."""
+        """Return uniform numbers, float32 [M, count] in [0, 1), multiples of 2**-24."""
         return (self.words(purpose, count) >> 8).to(torch.float32) * 2.0**-24
 
     def integers(self, purpose: str, low: int, high: int | Tensor, count: int = 1) -> Tensor:
-        """int64 [M, count], uniform in low..high, both included; `high` may be int64 [M, 1].
+        """Return uniform integers from `low` to `high`, both included, int64 [M, count].
 
-        No number's chance is off by more than (high - low + 1) / 2**32 of itself.
+        The probability of a number is exact up to a relative error of (high - low + 1) / 2**32.
+
+        Args:
+            purpose: Name of the stream.
+            low: Smallest integer.
+            high: Largest integer, or int64 [M, 1] for one of each row.
+            count: Numbers for each row.
         """
         span = torch.as_tensor(high, device=self.images.device) - low + 1
         return low + ((self.words(purpose, count) * span) >> 32)
 
     def normal(self, purpose: str, count: int = 1) -> Tensor:
-        """float32 [M, count], standard normal (Box-Muller).
+        """Return standard normal numbers (Box-Muller), float32 [M, count].
 
-        Worked out in float64, so that devices whose sines differ in the last bit still round
-        to one float32.
+        Computed in float64, so that devices whose sine differs in the last bit still round to the
+        same float32.
         """
         pairs = -(-count // 2)
         uniform = (self.words(purpose, 2 * pairs).to(torch.float64) + 0.5) * 2.0**-32
@@ -118,10 +133,10 @@ class Rows:
         return normal[:, :count].to(torch.float32)
 
     def batch_seed(self, purpose: str) -> int:
-        """One seed in [0, 2**63) for the batch as a whole, a function of all its identities.
+        """Return one seed in [0, 2**63) for the whole batch, a function of all its identities.
 
-        For what can only draw from a generator of its own, whose numbers then depend on the
-        batch's make-up as well.
+        For code that can only draw from a generator of its own; its numbers then also depend on the
+        composition of the batch.
         """
         digest = hashlib.sha256(f"{self.seed}/{self.scope}/{purpose}/{self.step}".encode())
         for identities in (self.images, self.draws):
@@ -129,9 +144,12 @@ class Rows:
         return int.from_bytes(digest.digest()[:8], "little") >> 1
 
     def choices(self, purpose: str, allowed: Tensor, count: int) -> Tensor:
-        """int64 [M, count], drawn without replacement from each row's allowed columns.
+        """Draw columns without replacement from those allowed in each row, int64 [M, count].
 
-        allowed: bool [M, C] with at least `count` true entries in each row.
+        Args:
+            purpose: Name of the stream.
+            allowed: bool [M, C], with at least `count` true entries in each row.
+            count: Columns to draw for each row.
         """
         scores = self.words(purpose, allowed.shape[1]).masked_fill(~allowed, -1)
         return scores.argsort(dim=1, descending=True, stable=True)[:, :count]

@@ -1,4 +1,4 @@
-"""Data sets as whole tensors in a fixed order."""
+"""Data sets as tensors in a fixed order."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from tasks.data.seeding import Rows
 from tasks.data.spec import Interpolation
 
 FORMATS = ("WEBP", "PNG", "JPEG", "BMP", "PPM", "TIFF")
-"""What Pillow calls the formats of encoded images that are read."""
+"""Formats of encoded images that are read, by Pillow's names."""
 DARK = 127
-"""The brightest pixel of images that are told as dark."""
+"""Brightest pixel up to which a user is told that images are dark."""
 DIGITS_TEST = 600
-"""Images of scikit-learn's 1,797 digits that are scored on; the rest is trained on."""
+"""Test images among scikit-learn's 1,797 digits; the others are for training."""
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
-    """int64 [N]: a seeded shuffle in which the classes take turns.
+    """Return a seeded random order in which the classes take turns, int64 [N].
 
-    labels: int64 [N]. Any first n images hold every class equally often, to within one
-    image, until a class runs out.
+    The first n images hold every class equally often, to within one image, until a class runs out.
+
+    Args:
+        labels: int64 [N].
+        seed: Seed of the order.
     """
     places = torch.arange(len(labels))
     rows = Rows(seed=seed, images=places, draws=torch.zeros_like(places), scope="order")
@@ -38,7 +41,7 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     starts = counts.cumsum(0) - counts
     ranks = torch.empty_like(places)
     ranks[by_class] = places - starts[labels[by_class]]
-    # The rank above 32 random bits: round by round, in random order inside a round.
+    # Sort by rank, then by 32 random bits: round by round, in random order within a round.
     return ((ranks << 32) + turn).argsort(stable=True)
 
 
@@ -51,11 +54,18 @@ def prepare(
     *,
     seed: int = 0,
 ) -> Splits:
-    """Both splits in their fixed order; an image's id is its place in it.
+    """Return both splits in their fixed order; an image's id is its place in it.
 
-    pixels: uint8 [N, C, H, W]; labels: integers [N] in 0..classes-1; there may be none to train
-    on. BadTensor otherwise,
-    or where images differ in size between the splits.
+    Args:
+        train_pixels: uint8 [N, C, H, W], where N may be 0.
+        train_labels: Integers [N] in 0..classes-1.
+        test_pixels: uint8 [N, C, H, W], of the same C, H and W.
+        test_labels: Integers [N] in 0..classes-1.
+        classes: Number of classes.
+        seed: Seed of the order.
+
+    Raises:
+        BadTensor: If the tensors are not such.
     """
     require(
         train_pixels.shape[1:] == test_pixels.shape[1:],
@@ -76,13 +86,19 @@ def decode_images(
     side: int | None = None,
     resize: Interpolation | None = None,
 ) -> Tensor:
-    """uint8 [N, channels, H, W] from encoded images (`FORMATS`), all of one size.
+    """Decode images of the `FORMATS`, all of one size, to uint8 [N, channels, H, W].
 
-    channels: 1 for grey or 3 for colour; transparency is dropped. A grey image among coloured
-    ones is taken as coloured. names: of the images, for messages. resize: images are turned
-    upright as their EXIF data say, and brought to side x side, see `resized`. BadTensor names the
-    first image that cannot be decoded, is one of several in its file, has colours where grey is
-    expected, or another size than the first.
+    Args:
+        encoded: Contents of the files.
+        channels: 1 for grey or 3 for colour. Transparency is dropped; a grey image among colour
+            ones is converted to colour.
+        names: Names of the images, for messages.
+        side: Side to resize to, in pixels.
+        resize: Filter of `resized`, applied after images are turned upright by their EXIF data.
+
+    Raises:
+        BadTensor: Names the first image that cannot be decoded, is one of several in its file, has
+            colours where grey is expected, or has another size than the first.
     """
     require(channels in {1, 3}, f"channels: expected 1 or 3, got {channels}")
     require(len(encoded) > 0, "no images")
@@ -105,7 +121,7 @@ def decode_images(
 
 
 def channels_first(pixels: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] from [N, H, W, C] or, of grey images, [N, H, W]; else BadTensor."""
+    """Convert [N, H, W, C], or grey [N, H, W], to [N, C, H, W], all uint8; else raise BadTensor."""
     shape = tuple(pixels.shape)
     require(
         len(shape) in {3, 4} and pixels.dtype == torch.uint8,
@@ -117,10 +133,10 @@ def channels_first(pixels: Tensor) -> Tensor:
 
 
 def digits() -> Splits:
-    """scikit-learn's 1,797 handwritten digits, uint8 [N, 1, 8, 8]: 1,197 train, 600 test.
+    """Return scikit-learn's 1,797 handwritten digits, uint8 [N, 1, 8, 8]: 1,197 train and 600 test.
 
-    The test images are the first of a stratified shuffle with seed 0: 60 of each class. The
-    17 grey levels are spread over 0..255.
+    The test images are the first 600 of a stratified order with seed 0, 60 of each class. The 17
+    grey levels are spread over 0..255.
     """
     from sklearn.datasets import load_digits
 
@@ -134,10 +150,10 @@ def digits() -> Splits:
 
 
 def resized(pixels: Tensor, side: int, resize: Interpolation) -> Tensor:
-    """uint8 [N, C, side, side] from uint8 [N, C, H, W].
+    """Resize uint8 [N, C, H, W] to uint8 [N, C, side, side].
 
-    The shorter side is scaled to `side` by a filter of Pillow's, which averages over what it
-    shrinks (antialiasing) unless it is `nearest`; of the longer one the middle is kept.
+    The shorter side is scaled to `side` by a filter of Pillow's, antialiased unless it is
+    `nearest`; of the longer side the middle is kept.
     """
     if pixels.shape[2:] == (side, side) or not len(pixels):
         return pixels
@@ -150,10 +166,10 @@ def resized(pixels: Tensor, side: int, resize: Interpolation) -> Tensor:
 
 
 def oddities(splits: Splits, class_names: Sequence[str] | None = None) -> list[str]:
-    """What a person should know before trusting a number of these images, each in one line.
+    """Return what a user should know before trusting a number on these images, a line each.
 
-    Pixels that fill a part of their range only, classes without images, and images of the test
-    split that are also in train.
+    Reported are pixels that fill only a part of their range, classes without images, and test
+    images that are also in the training split.
     """
     said = []
     names = class_names or tuple(map(str, range(splits.test.classes)))
@@ -216,14 +232,14 @@ def _ordered(pixels: Tensor, labels: Tensor, classes: int, seed: int, split: str
 def _decode(
     data: bytes, mode: str, name: str, wanted: tuple[int, Interpolation] | None
 ) -> tuple[Tensor, bool]:
-    """uint8 [H, W, C], and whether the file has colours. wanted: see `resized`."""
+    """Return uint8 [H, W, C], and whether the file has colours. wanted: see `resized`."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             deep = image.mode.startswith(("I", "F"))
             colour = image.mode not in {"1", "L", "LA"}
             frames = getattr(image, "n_frames", 1)
             if wanted:
-                # photos lie on their sides in files that say so
+                # photos may be stored sideways, with the orientation in their EXIF data
                 whole = _resized(ImageOps.exif_transpose(image).convert(mode), *wanted)
             else:
                 whole = image.convert(mode)

@@ -1,1 +1,1 @@
-"""Test-time defenses, one idea per file. A kind `mi-ol` is the module `mi_ol`."""
+"""Test-time defenses, one per file: the module `mi_ol` defines the kind `mi-ol`."""

@@ -15,24 +15,23 @@ if TYPE_CHECKING:
 
 
 class AntiAdversary(Optimised):
-    """Signed steps down the cross-entropy to the class that the classifier gives the image.
+    """Signed gradient steps down the cross-entropy of the class that the classifier predicts.
 
-    `step_size` is in 1/255, 0.15 of the pixel range by default, and the offset has no limit.
-    `box` keeps the image in [0, 1], which the authors' own code does not.
+    The total change of a pixel has no limit.
     """
 
     kind: Literal["anti-adversary"] = "anti-adversary"
     version: ClassVar[int] = 1
 
     steps: Count = 2
-    """Of the optimiser inside."""
+    """Steps of the inner optimiser."""
     step_size: Pixel255 = 38.25
-    """Of each step, in 1/255."""
+    """Size of each step, in 1/255; the default is 0.15 of the pixel range."""
     box: bool = True
-    """Keep the moved image in [0, 1]."""
+    """Keep the image in [0, 1], which the authors' own code does not do."""
 
     def leaves_range(self) -> bool:
-        """Without the box."""
+        """Return whether `box` is off."""
         return not self.box
 
     def descent(self) -> Descent:
@@ -42,9 +41,10 @@ class AntiAdversary(Optimised):
         return Descent(self.steps, self.step_size / 255, box=self.box)
 
     def value(self, pixels: Tensor, context: Context) -> Scalar:  # noqa: ARG002
-        """The cross-entropy to the predicted class, in float64.
+        """Return the cross-entropy of the predicted class, as a function of the moved image.
 
-        That class is the one of the first question, which is about the image itself.
+        It is in float64. The predicted class is that of the first call, which is about the image
+        itself.
         """
         from torch.nn.functional import cross_entropy
 

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 class Bits(Defense):
-    """Every pixel at the nearest of 2**bits even steps from black to white."""
+    """Bit-depth reduction: rounds every pixel to the nearest of evenly spaced levels."""
 
     kind: Literal["bits"] = "bits"
     version: ClassVar[int] = 1
     once: ClassVar[bool] = True
 
     bits: Annotated[int, Field(ge=1, le=16)] = 4
-    """Of each pixel and channel: 2 to this power levels."""
+    """Bits for each pixel and channel: there are 2 to this power levels, from black to white."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
-        """Always."""
+        """Always true."""
         return True
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """Round, the gradient passed straight through."""
+        """Round the pixels, with a straight-through gradient."""
         from tasks.defenses.transforms import straight
 
         steps = 2**self.bits - 1

@@ -1,4 +1,4 @@
-"""Defenses in a row: 'counter+guo', 'xie+guo' and the others of Tables I to IV."""
+"""Defenses in sequence: 'counter+guo', 'xie+guo' and the others of Tables I to IV."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 
 class Chain(Defense):
-    """Each part takes what the one before it gives.
+    """Defenses in sequence: each part transforms the result of the one before it.
 
-    Leading parts with `once` are applied once a prediction, all others in each draw. The
-    number of draws is that of the last part unless it is given, and 1 where that part is
-    `once`. A kind that comes twice draws twice, independently.
+    Leading parts with `once` are applied once per prediction, all others in each draw. Unless it is
+    given, the number of draws is that of the last part, or 1 if that part is `once`. A kind that
+    occurs twice draws twice, independently.
     """
 
     kind: Literal["chain"] = "chain"
     version: ClassVar[int] = 1
 
     parts: Annotated[tuple[SerializeAsAny[Defense], ...], Field(strict=False, min_length=1)]
+    """The defenses, in order."""
 
     @model_validator(mode="before")
     @classmethod
@@ -61,72 +62,72 @@ class Chain(Defense):
         return self
 
     def resolved(self, problem: Problem) -> Self:
-        """The chain of the resolved parts."""
+        """Return the chain of the resolved parts."""
         return self.model_copy(
             update={"parts": tuple(part.resolved(problem) for part in self.parts)}
         )
 
     def deterministic(self, classes: int) -> bool:
-        """Whether every part is."""
+        """Return whether every part is deterministic."""
         return all(part.deterministic(classes) for part in self.parts)
 
     def smooths(self) -> bool:
-        """Whether any part does."""
+        """Return whether any part smooths."""
         return any(part.smooths() for part in self.parts)
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """Every rule of any part; straight through only where all of them pass one so."""
+        """Return every rule of any part; `straight-through` only if all parts declare it."""
         declared = {rule for part in self.parts for rule in part.gradients()}
         if not all("straight-through" in part.gradients() for part in self.parts):
             declared.discard("straight-through")
         return tuple(rule for rule in get_args(GradientRule) if rule in declared)
 
     def views(self, classes: int) -> int:
-        """Those of the last part."""
+        """Return the number of views of the last part."""
         return self.parts[-1].views(classes)
 
     def combine(self, logits: Tensor) -> Tensor:
-        """As the last part does."""
+        """Combine as the last part does."""
         return self.parts[-1].combine(logits)
 
     def surrogate(self, logits: Tensor) -> Tensor:
-        """As the last part does."""
+        """Return the surrogate of the last part."""
         return self.parts[-1].surrogate(logits)
 
     def combines(self) -> bool:
-        """Whether the last part does."""
+        """Return whether the last part combines."""
         return self.parts[-1].combines()
 
     def asks_members(self) -> bool:
-        """Whether the last part does."""
+        """Return whether the last part asks members."""
         return self.parts[-1].asks_members()
 
     def abstains(self, probabilities: Tensor, draws: int) -> Tensor | None:
-        """As the last part does."""
+        """Abstain as the last part does."""
         return self.parts[-1].abstains(probabilities, draws)
 
     def inner_steps(self) -> int:
-        """Those of the part that takes most."""
+        """Return the largest number of inner steps of any part."""
         return max(part.inner_steps() for part in self.parts)
 
     def shorter(self, steps: int) -> Self:
-        """The chain of the shorter parts."""
+        """Return the chain of the shorter parts."""
         return self.model_copy(update={"parts": tuple(part.shorter(steps) for part in self.parts)})
 
     def leaves_range(self) -> bool:
-        """Whether the last part does."""
+        """Return whether the last part leaves the range."""
         return self.parts[-1].leaves_range()
 
     def needs_pool(self) -> bool:
-        """Whether any part does."""
+        """Return whether any part needs a pool."""
         return any(part.needs_pool() for part in self.parts)
 
     def pool_split(self) -> Literal["train", "test"]:
-        """That of the parts which need one: they agree."""
+        """Return the split of the parts that need a pool, which agree."""
         return next((part.pool_split() for part in self.parts if part.needs_pool()), "train")
 
     def stages(self) -> tuple[tuple[str, Defense], ...]:
-        """The parts in order, chains among them taken apart."""
+        """Return the parts in order, with chains among them expanded."""
         tally: Tally[str] = Tally()
         stages = []
         for whole in self.parts:
@@ -136,7 +137,7 @@ class Chain(Defense):
         return tuple(stages)
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """All parts in order, each with streams of its own."""
+        """Apply all parts in order, each with random streams of its own."""
         for scope, part in self.stages():
             pixels = part.transform(pixels, rows.within(scope), context)
         return pixels

@@ -1,4 +1,4 @@
-"""The counter-perturbation: the paper's contribution (section IV, equation 4, algorithm 1)."""
+"""The counter-perturbation, the paper's contribution (section IV, equation 4, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,10 @@ Label = Annotated[int, Field(ge=0, lt=10**5)]
 
 
 class Counter(Defense):
-    """One signed gradient step for each of N class labels, summed, clamped and added.
+    """Counter-perturbation: the clamped sum of one signed gradient step for each of N labels.
 
-    All N gradients of the cross-entropy are taken at the same x. A targeted step goes down the
-    loss of its label, an untargeted one up. `step_size` (the paper's alpha; half the problem's
-    epsilon by default) and `limit` (mu; epsilon) are in 1/255; `label_count` (N) is 9 by
-    default, or all the other classes where there are fewer. `labels` are taken for every image
-    where they are given, and none is drawn, as in the paper's figure 1.
+    All N gradients of the cross-entropy are taken at the same image x. A targeted step goes down
+    the loss of its label, an untargeted one up.
     """
 
     kind: Literal["counter"] = "counter"
@@ -34,17 +31,17 @@ class Counter(Defense):
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     direction: Literal["targeted", "untargeted"] = "targeted"
-    """Down the loss of the chosen labels, or up."""
+    """Step down the loss of the chosen labels, or up."""
     label_pool: Literal["not-predicted", "all"] = "not-predicted"
-    """What labels are drawn from."""
+    """Classes that labels are drawn from: all but the predicted one, or all."""
     label_count: Count | None = None
-    """N, how many labels."""
+    """Number of labels, N; by default 9, or all other classes if there are fewer."""
     step_size: Pixel255 | None = None
-    """Alpha, in 1/255; half of epsilon by default."""
+    """Size of each step, the paper's alpha, in 1/255; half of the grid's epsilon by default."""
     limit: Pixel255 | None = None
-    """Mu, the largest change of a pixel, in 1/255; epsilon by default."""
+    """Largest change of a pixel, the paper's mu, in 1/255; the grid's epsilon by default."""
     labels: Annotated[tuple[Label, ...], Field(strict=False, min_length=1)] | None = None
-    """The labels themselves, in the place of a draw."""
+    """Labels to use for every image instead of drawing them, as in the paper's figure 1."""
 
     @model_validator(mode="after")
     def _fixed_labels_leave_nothing_to_draw(self) -> Self:
@@ -60,7 +57,11 @@ class Counter(Defense):
         return self
 
     def resolved(self, problem: Problem) -> Self:
-        """N, alpha and mu filled in; ValueError where a label, or N, is more than there are."""
+        """Return the spec with N, alpha and mu filled in.
+
+        Raises:
+            ValueError: If a label does not exist, or if N is more than the labels to draw from.
+        """
         count = self._count(problem.classes)
         if self.labels is not None and max(self.labels) >= problem.classes:
             raise ValueError(
@@ -79,27 +80,29 @@ class Counter(Defense):
         )
 
     def deterministic(self, classes: int) -> bool:
-        """Whether the labels are given, or N takes all that there are to draw from."""
+        """Return whether the labels are given, or N is the number of labels to draw from."""
         return self.labels is not None or self._count(classes) == self._available(classes)
 
     def smooths(self) -> bool:
-        """Always: the sign of each gradient."""
+        """Always true, for the sign of each gradient."""
         return True
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """Add the perturbation, which the gradient holds constant unless smoothed, and clip."""
+        """Add the perturbation and clip. The perturbation has no gradient unless it is smoothed."""
         from tasks.defenses.transforms import straight
 
         return straight.clip(pixels + self.perturbation(pixels, rows, context))
 
     def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:  # noqa: ARG002
-        """One forward for N gradients and for the predicted class that draws avoid."""
+        """One forward pass, for the gradients and the predicted class, and N backward passes."""
         return Passes(1, self._count(classes)) * rows
 
     def chosen_labels(self, logits: Tensor, rows: Rows) -> Tensor:
-        """int64 [M, N]: the labels given, or those drawn for each row; no label twice in a row.
+        """Return the labels of each row, given or drawn without repetition, int64 [M, N].
 
-        logits: float32 [M, classes], the bare classifier's.
+        Args:
+            logits: float32 [M, classes], of the bare classifier.
+            rows: Identities of the M rows.
         """
         import torch
 
@@ -113,7 +116,10 @@ class Counter(Defense):
         return rows.choices("labels", allowed, self._count(classes))
 
     def perturbation(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """float32 [M, C, H, W] in [0, 1] units, no entry beyond the limit; detached or smoothed."""
+        """Return the perturbation, float32 [M, C, H, W] in pixel units, within the limit.
+
+        It is detached, or differentiable if `context.smoothing` is set.
+        """
         from tasks.defenses.transforms import straight
 
         if self.step_size is None or self.limit is None:

@@ -1,4 +1,4 @@
-"""The aggregation of Fort and Lakshminarayanan (2024), over draws of another defense."""
+"""CrossMax (Fort and Lakshminarayanan 2024), over draws of another defense."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 
 
 class CrossMax(Defense):
-    """The median over members of logits that were brought to one level twice.
+    """CrossMax: the median over members of their normalised logits.
 
-    Of the logits of each member its highest is subtracted, then of those of each class its highest
-    over members; the score of a class is the median over members, of an even number the lower
-    middle. The members are `members` draws of `inner`, all of them in each prediction.
+    Each member's logits are first reduced by their maximum over classes, then by the maximum of
+    each class over members. The score of a class is its median over members (the lower one of an
+    even number). The members are draws of `inner`, and each prediction uses all of them.
     """
 
     kind: Literal["crossmax"] = "crossmax"
     version: ClassVar[int] = 1
 
     inner: SerializeAsAny[Defense] = FlipCrop()
-    """The defense that the members are draws of: its kind and parameters."""
+    """Defense whose draws are the members: its kind and parameters."""
     members: Count = 10
+    """Number of members."""
 
     @field_validator("inner", mode="before")
     @classmethod
     def _by_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
-        """A defense from a mapping with a `kind`, as a config file has it."""
+        """Make a defense of a mapping with a `kind`, as a config file has it."""
         from tasks import registry
 
         if not isinstance(value, dict):
@@ -53,48 +54,48 @@ class CrossMax(Defense):
         return value
 
     def resolved(self, problem: Problem) -> Self:
-        """With the resolved inner defense."""
+        """Return the spec with the inner defense resolved."""
         return self.model_copy(update={"inner": self.inner.resolved(problem)})
 
     def deterministic(self, classes: int) -> bool:
-        """Where the inner defense is."""
+        """Return whether the inner defense is deterministic."""
         return self.inner.deterministic(classes)
 
     def views(self, classes: int) -> int:  # noqa: ARG002
-        """One for each member."""
+        """One view for each member."""
         return self.members
 
     def smooths(self) -> bool:
-        """Where the inner defense does."""
+        """Return whether the inner defense smooths."""
         return self.inner.smooths()
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """Through the median, whose gradient is that of one member, or through the mean."""
+        """Through the median, whose gradient is that of one member, or the mean (`surrogate`)."""
         inner = tuple(rule for rule in self.inner.gradients() if rule == "differentiable")
         return ("straight-through", "surrogate", *inner)
 
     def inner_steps(self) -> int:
-        """Those of the inner defense."""
+        """Return the inner steps of the inner defense."""
         return self.inner.inner_steps()
 
     def shorter(self, steps: int) -> Self:
-        """With the shorter inner defense."""
+        """Return the spec with the shorter inner defense."""
         return self.model_copy(update={"inner": self.inner.shorter(steps)})
 
     def leaves_range(self) -> bool:
-        """Where the inner defense does."""
+        """Return whether the inner defense leaves the range."""
         return self.inner.leaves_range()
 
     def needs_pool(self) -> bool:
-        """Where the inner defense does."""
+        """Return whether the inner defense needs a pool."""
         return self.inner.needs_pool()
 
     def pool_split(self) -> Literal["train", "test"]:
-        """That of the inner defense."""
+        """Return the pool split of the inner defense."""
         return self.inner.pool_split()
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """Draws of the inner defense, side by side."""
+        """Return the draws of the inner defense, those of a row adjacent."""
         import torch
 
         members = rows.repeated(torch.arange(self.members, device=pixels.device))
@@ -102,17 +103,17 @@ class CrossMax(Defense):
         return self.inner.transform(repeated, members.within(self.inner.kind), context)
 
     def combine(self, logits: Tensor) -> Tensor:
-        """The median over members, after both subtractions."""
+        """Return the median over members, after both subtractions."""
         from tasks.defenses.transforms.combining import levelled_median
 
         return levelled_median(logits)
 
     def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:
-        """Those of the inner defense for every member."""
+        """The passes of the inner defense for every member."""
         return self.inner.forwards_and_backwards(
             rows=rows * self.members, distinct=distinct, classes=classes
         )
 
     def touched(self) -> int:
-        """Those of the inner defense for every member."""
+        """What the inner defense touches for every member."""
         return self.members * self.inner.touched()

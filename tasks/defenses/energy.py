@@ -15,33 +15,31 @@ if TYPE_CHECKING:
 
 
 class Energy(Optimised):
-    """Steps of one length down the energy, -t logsumexp(z / t), of the classifier's logits.
-
-    `step_size` and `limit` are lengths of the whole offset (l2), in 1/255; 5 and 10 times the pixel
-    range at 224 pixels by default, and in proportion at other sides.
-    """
+    """Gradient steps of fixed length down the energy of the logits z, -t logsumexp(z / t)."""
 
     kind: Literal["energy"] = "energy"
     version: ClassVar[int] = 1
 
     steps: Count = 1
-    """Of the optimiser inside."""
+    """Steps of the inner optimiser."""
     step_size: Epsilon | None = None
-    """Length of a step, in 1/255; 182 at 32 pixels."""
+    """Euclidean length of each step, in 1/255; by default 5 times the pixel range at 224 pixels, in
+    proportion to the side (182 at 32 pixels)."""
     limit: Epsilon | None = None
-    """Length of the offset, in 1/255; 364 at 32 pixels."""
+    """Largest Euclidean length of the total change, in 1/255; by default 10 times the pixel range
+    at 224 pixels, in proportion to the side (364 at 32 pixels)."""
     temperature: Positive = 1.0
-    """t, by which logits are divided."""
+    """Temperature t, by which logits are divided."""
 
     def resolved(self, problem: Problem) -> Self:
-        """The lengths filled in."""
+        """Return the spec with `step_size` and `limit` filled in."""
         scale = 255 * problem.side / 224
         return self.model_copy(
             update={"step_size": self.step_size or 5 * scale, "limit": self.limit or 10 * scale}
         )
 
     def descent(self) -> Descent:
-        """The box before the limit, which cannot leave it."""
+        """See `Optimised.descent`; pixels are clipped before the limit, which cannot undo it."""
         from tasks.defenses.transforms.descent import Descent
 
         if self.step_size is None or self.limit is None:
@@ -51,15 +49,15 @@ class Energy(Optimised):
         )
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """The exact gradient, of the second order, as well."""
+        """As for every inner optimiser, and the exact gradient of second order (`unrolled`)."""
         return ("straight-through", "iterates", "unrolled")
 
     def smooths(self) -> bool:
-        """Never: a step has no sign."""
+        """Always false: no step takes a sign."""
         return False
 
     def value(self, pixels: Tensor, context: Context) -> Scalar:  # noqa: ARG002
-        """The energy, in float64."""
+        """Return the energy, in float64, as a function of the moved image."""
 
         def value(moved: Tensor) -> Tensor:
             logits = context.logits(moved).double()

@@ -1,4 +1,4 @@
-"""Plain test-time augmentation: what the same number of passes buys without any defense."""
+"""Plain test-time augmentation: the gain from as many forward passes without any defense."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 
 class FlipCrop(Defense):
-    """Each draw a random window of the zero-padded image, mirrored half of the time.
+    """Random crops of the zero-padded image, mirrored with probability 1/2.
 
-    padding: on each side, as a fraction of the side (4 of 32 pixels); flip: whether to mirror.
-    The baseline that a defense's cost is held against.
+    This is the baseline of equal cost for other defenses.
     """
 
     kind: Literal["flip-crop"] = "flip-crop"
@@ -27,10 +26,12 @@ class FlipCrop(Defense):
 
     draws: Count = 10
     padding: Annotated[float, Field(ge=0, le=0.5)] = 4 / 32
+    """Padding on each side, as a fraction of the image's side (4 of 32 pixels by default)."""
     flip: bool = True
+    """Whether to mirror horizontally."""
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """Pad, take a window of the old size, mirror."""
+        """Pad, crop to the original size, and mirror."""
         import torch
         from torch.nn import functional
 
@@ -46,6 +47,6 @@ class FlipCrop(Defense):
             across = torch.where(mirrored, across.flip(1), across)
         padded = functional.pad(pixels, (room,) * 4)
         image = torch.arange(len(pixels), device=pixels.device)[:, None, None]
-        # Indices around a slice put the channels last: [M, H, W, C].
+        # Index tensors on both sides of a slice put the channels last: [M, H, W, C].
         windows = padded[image, :, down[:, :, None], across[:, None, :]]
         return windows.permute(0, 3, 1, 2).contiguous()

@@ -14,17 +14,14 @@ if TYPE_CHECKING:
 
 
 class Gaussian(Defense):
-    """Independent normal noise on every pixel, then a clip to [0, 1].
-
-    The deviation is in 1/255: 0.05 of the range [-1, 1] by default.
-    """
+    """Independent Gaussian noise on every pixel and channel, then a clip to [0, 1]."""
 
     kind: Literal["gaussian"] = "gaussian"
     version: ClassVar[int] = 1
 
     draws: Count = 50
     standard_deviation_255ths: Pixel255 = 6.375
-    """In 1/255 of the pixel range."""
+    """Standard deviation, in 1/255; the default is 0.05 of the range [-1, 1]."""
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Add the noise and clip."""

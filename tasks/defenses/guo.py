@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Guo(RandomSize):
-    """A random window of the image, resized back to the whole side.
+    """Random crop of the image, resized back to its side.
 
-    The window's size is uniform over the whole pixels from `smallest` to `largest`, fractions
-    of the side; its place is uniform.
+    The crop's side is uniform over the whole pixels from `smallest` to `largest`, and its place
+    uniform.
     """
 
     kind: Literal["guo"] = "guo"

@@ -16,26 +16,25 @@ if TYPE_CHECKING:
 
 
 class Hedge(Optimised):
-    """Signed steps up the sum of the cross-entropies to all classes, from the image.
+    """Signed gradient steps up the sum of the cross-entropies of all classes.
 
-    That sum is C logsumexp(z) - sum z, so one backward pass gives its gradient. `step_size` and
-    `limit` are in 1/255; a random start is uniform within the limit.
+    That sum is C logsumexp(z) - sum z for C classes, so one backward pass gives its gradient.
     """
 
     kind: Literal["hedge"] = "hedge"
     version: ClassVar[int] = 1
 
     steps: Count = 20
-    """Of the optimiser inside."""
+    """Steps of the inner optimiser."""
     step_size: Pixel255 = 4.0
-    """Of each step, in 1/255."""
+    """Size of each step, in 1/255."""
     limit: Pixel255 = 8.0
-    """The largest change of a pixel, in 1/255."""
+    """Largest change of a pixel, in 1/255."""
     random_start: bool = False
-    """Begin at a random point within the limit, not at the image."""
+    """Start at a uniform random point within the limit instead of at the image."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
-        """Unless its start is random."""
+        """Return whether the start is not random."""
         return not self.random_start
 
     def descent(self) -> Descent:
@@ -45,14 +44,14 @@ class Hedge(Optimised):
         return Descent(self.steps, self.step_size / 255, self.limit / 255)
 
     def start(self, pixels: Tensor, rows: Rows) -> Tensor | None:
-        """Uniform within the limit, or zero."""
+        """Return an offset uniform within the limit; None, for zero, without a random start."""
         if not self.random_start:
             return None
         drawn = rows.uniform("start", pixels[0].numel()).view_as(pixels)
         return self.limit / 255 * (2 * drawn - 1)
 
     def value(self, pixels: Tensor, context: Context) -> Scalar:  # noqa: ARG002
-        """The negative of the sum of cross-entropies, in float64."""
+        """Return minus the sum of cross-entropies, in float64, as a function of the moved image."""
 
         def value(moved: Tensor) -> Tensor:
             logits = context.logits(moved).double()

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 class JPEG(Defense):
-    """The image written as a JPEG file, with chroma at half the side, and read again."""
+    """JPEG compression: encodes the image, with 4:2:0 chroma subsampling, and decodes it again."""
 
     kind: Literal["jpeg"] = "jpeg"
     version: ClassVar[int] = 1
     once: ClassVar[bool] = True
 
     quality: Annotated[int, Field(ge=1, le=95)] = 75
-    """Of the encoder."""
+    """Quality setting of the encoder."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
-        """Always."""
+        """Always true."""
         return True
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """Straight through, or that of a JPEG whose rounding alone is passed straight through."""
+        """Straight-through, or through a JPEG in which only rounding is passed straight through."""
         return ("straight-through", "differentiable")
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """Write and read: the values are always the encoder's."""
+        """Encode and decode. The values are the encoder's under every gradient rule."""
         from tasks.defenses.transforms import jpeg_codec, straight
 
         read = jpeg_codec.encoded(pixels, self.quality)

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 
 class Median(Defense):
-    """Every pixel the median of the `size` x `size` pixels around it, in each channel.
+    """Median filter: every pixel becomes the median of its `size` x `size` window, in each channel.
 
-    Outside an image lies its mirror image, which repeats the edge. An even window has one more
-    pixel above and to the left than on the other sides; of an even number the lower middle is
-    taken.
+    Borders are padded by reflection that repeats the edge. A window of even size extends one pixel
+    farther up and left. The median of an even number of pixels is the lower of the two middle ones.
     """
 
     kind: Literal["median"] = "median"
@@ -27,18 +26,18 @@ class Median(Defense):
     once: ClassVar[bool] = True
 
     size: Annotated[int, Field(ge=2, le=15)] = 2
-    """Of the window's side, in pixels."""
+    """Side of the window, in pixels."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
-        """Always."""
+        """Always true."""
         return True
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """Straight through, or to the pixel that is the median."""
+        """Straight-through, or to the pixel that is the median (`differentiable`)."""
         return ("straight-through", "differentiable")
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """Smooth."""
+        """Apply the filter."""
         import torch
 
         from tasks.defenses.transforms import straight

@@ -1,4 +1,4 @@
-"""Mixup inference with non-predicted labels (Pang, Xu and Zhu 2020), a baseline of section V."""
+"""Mixup Inference with non-predicted labels (Pang, Xu and Zhu 2020), a baseline of section V."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ if TYPE_CHECKING:
 
 
 class MixupInference(Defense):
-    """Mixtures of the input with clean images of classes other than its predicted one.
+    """Mixup Inference: mixes the input with clean images of other classes than the predicted one.
 
-    A row is `input_weight` (lambda: 0.5 for Mixup models, 0.6 for IAT ones) of the input and
-    the rest of an image drawn uniformly by class, then uniformly within the class. The images
-    are the first `pool_size` of `context.pool`: training images, or test images as the code
-    of Mixup Inference has it, whichever `pool` names.
+    The class of the mixed-in image is drawn uniformly, then the image uniformly within the class.
     """
 
     kind: Literal["mi-ol"] = "mi-ol"
@@ -28,22 +25,22 @@ class MixupInference(Defense):
 
     draws: Count = 30
     input_weight: Fraction = 0.5
-    """Lambda, the input's share of a mixture."""
+    """Weight of the input in a mixture, lambda: 0.5 for Mixup models, 0.6 for IAT models."""
     pool: Literal["train", "test"] = "train"
-    """Images that are mixed in: those for training, or those for testing."""
+    """Mix in training images, or test images as the code of Mixup Inference does."""
     pool_size: Count | None = None
-    """How many of them; 10,000 by default, or all there are."""
+    """Use the first so many images of the pool; 10,000 by default, or all if there are fewer."""
 
     def resolved(self, problem: Problem) -> Self:
-        """The pool's size filled in: 10,000 images, or all there are to train on."""
+        """Return the spec with `pool_size` filled in: 10,000, or all training images if fewer."""
         return self.model_copy(update={"pool_size": self.pool_size or min(10_000, problem.pool)})
 
     def needs_pool(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def pool_split(self) -> Literal["train", "test"]:
-        """As `pool` says."""
+        """Return `pool`."""
         return self.pool
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
@@ -61,14 +58,20 @@ class MixupInference(Defense):
         return torch.lerp(partners.to(pixels.dtype), pixels, self.input_weight)
 
     def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:  # noqa: ARG002
-        """One forward for the predicted class."""
+        """One forward pass for each distinct row, for the predicted class."""
         return Passes(forwards=distinct)
 
     @staticmethod
     def partners(predicted: Tensor, pool: Images, rows: Rows) -> Tensor:
-        """int64 [M]: places in the pool, of classes other than `predicted` (int64 [M]).
+        """Return positions in the pool, int64 [M], of images of other classes than predicted.
 
-        ValueError where the pool holds no other class.
+        Args:
+            predicted: int64 [M], the predicted classes.
+            pool: Images to draw from.
+            rows: Identities of the M rows.
+
+        Raises:
+            ValueError: If the pool holds no other class.
         """
         import torch
 

@@ -1,4 +1,4 @@
-"""No defense: the bare classifier, every table's first row."""
+"""No defense: the bare classifier, the first row of every table."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class NoDefense(Defense):
-    """The classifier as it is."""
+    """No defense: the classifier as it is."""
 
     kind: Literal["none"] = "none"
     version: ClassVar[int] = 1
     once: ClassVar[bool] = True
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
-        """Always."""
+        """Always true."""
         return True
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """The pixels unchanged."""
+        """Return the pixels unchanged."""
         return pixels

@@ -1,4 +1,4 @@
-"""Predictive normalised maximum likelihood as a defense (Pesso, Bibas and Feder, 2021)."""
+"""Predictive normalised maximum likelihood (pNML) as a defense (Pesso, Bibas and Feder, 2021)."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
 
 
 class PNML(Defense):
-    """A view for each class, one signed gradient step down the cross-entropy of that class.
+    """pNML: one view for each class, after a signed gradient step down that class's cross-entropy.
 
-    All gradients are taken at the same x. The probability of a class is the one that its own view
-    gives it, divided by the sum over classes. `step_size`, in 1/255, is 0.11 of the pixel range by
-    default, as published for a network that was trained adversarially.
+    All gradients are taken at the same image x. The score of a class is its probability in its own
+    view; scores are divided by their sum over classes.
     """
 
     kind: Literal["pnml"] = "pnml"
     version: ClassVar[int] = 1
 
     step_size: Pixel255 = 28.05
-    """Lambda, in 1/255."""
+    """Size of the step, lambda, in 1/255; the default, 0.11 of the pixel range, was published for
+    an adversarially trained network."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
-        """Always."""
+        """Always true."""
         return True
 
     def views(self, classes: int) -> int:
-        """One for each class."""
+        """One view for each class."""
         return classes
 
     def smooths(self) -> bool:
-        """Always: the sign of each gradient."""
+        """Always true, for the sign of each gradient."""
         return True
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """A step to each class, which the gradient holds constant unless smoothed, and a clip."""
+        """Take a step for each class and clip. The step has no gradient unless it is smoothed."""
         import torch
 
         from tasks.defenses.transforms import straight
@@ -61,13 +61,13 @@ class PNML(Defense):
         return straight.clip(moved).flatten(0, 1)
 
     def combine(self, logits: Tensor) -> Tensor:
-        """The log of each class's probability in its own view, which softmax then normalises.
+        """Return the log-probability of each class in its own view; a softmax then normalises.
 
-        In float64, since the distance from 1 of a confident one is lost in float32.
+        Computed in float64, since float32 loses how far a confident probability is from 1.
         """
         own = logits.double().log_softmax(dim=-1).diagonal(dim1=-2, dim2=-1)
         return own.to(logits.dtype)
 
     def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:  # noqa: ARG002
-        """One forward for the gradients of all classes."""
+        """One forward pass, and one backward pass for each class."""
         return Passes(1, classes) * rows

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Rotation(Defense):
-    """A turn about the centre by an angle uniform in plus or minus `limit_deg` degrees."""
+    """Rotation about the centre by a random angle, uniform within plus or minus `limit_deg`."""
 
     kind: Literal["rotation"] = "rotation"
     version: ClassVar[int] = 1
@@ -28,7 +28,7 @@ class Rotation(Defense):
     """Round pixels to multiples of 1/255 first."""
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """Rotate, black outside the image."""
+        """Rotate, with black outside the image."""
         from tasks.defenses.transforms import straight, warps
 
         if self.round_to_8_bits:

@@ -15,16 +15,15 @@ if TYPE_CHECKING:
     from tasks.data.seeding import Rows
 
 NO_VOTE = -87.0
-"""The log of a probability that float32 still holds."""
+"""Log-probability of a class without a vote, still representable in float32 as a probability."""
 
 
 class Smooth(Defense):
-    """The class that most of the draws of Gaussian noise vote for, or none.
+    """Randomised smoothing: a majority vote over draws of Gaussian noise, with abstention.
 
-    The noise is not clipped, so pixels leave [0, 1]. A prediction abstains where the votes for the
-    first class and for the second may well come from a fair coin: where the two-sided binomial test
-    has a p above `level`. The deviation is in 1/255, 0.25 of the pixel range by default, as
-    published for networks that were trained with it.
+    The noise is not clipped, so pixels leave [0, 1]. A prediction abstains if the votes for the
+    first and the second class could come from a fair coin: if the two-sided binomial test has a
+    p-value above `level`.
     """
 
     kind: Literal["smooth"] = "smooth"
@@ -32,16 +31,17 @@ class Smooth(Defense):
 
     draws: Count = 100
     standard_deviation_255ths: Pixel255 = 63.75
-    """In 1/255 of the pixel range."""
+    """Standard deviation of the noise, in 1/255; the default, 0.25 of the pixel range, was
+    published for networks trained with that noise."""
     level: Fraction = 0.001
-    """Of the binomial test."""
+    """Significance level of the binomial test."""
 
     def leaves_range(self) -> bool:
-        """Always: the network was trained on noise that is not clipped."""
+        """Always true: the networks were trained on noise that is not clipped."""
         return True
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """The surrogate alone: a vote has no gradient."""
+        """Only through the surrogate, since a vote has no gradient."""
         return ("surrogate",)
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
@@ -50,7 +50,7 @@ class Smooth(Defense):
         return pixels + self.standard_deviation_255ths / 255 * noise
 
     def combine(self, logits: Tensor) -> Tensor:
-        """A vote: all of the probability for the first of the highest logits."""
+        """Return a vote: all probability on the class of the highest logit, the first if equal."""
         import torch
         from torch.nn.functional import one_hot
 
@@ -58,7 +58,7 @@ class Smooth(Defense):
         return torch.where(votes == 1, 0.0, NO_VOTE).to(logits.dtype)
 
     def abstains(self, probabilities: Tensor, draws: int) -> Tensor:
-        """Where the test of the first against the second has a p above the level."""
+        """Return where the p-value of the first class against the second is above `level`."""
         import torch
 
         votes = (probabilities * draws).round().topk(2, dim=-1).values.to(torch.int64)
@@ -69,7 +69,10 @@ class Smooth(Defense):
 
 @cache
 def fair_coin(first: int, second: int) -> float:
-    """The two-sided p-value of so many heads, of at least as many as tails, in [0, 1]."""
+    """Return the two-sided binomial p-value, in [0, 1], of `first` heads and `second` tails.
+
+    `first` is at least `second`.
+    """
     count = first + second
     tail = sum(math.comb(count, heads) for heads in range(first, count + 1))
     return min(1.0, float(2 * tail / 2**count))

@@ -17,49 +17,49 @@ if TYPE_CHECKING:
 
 PERCENTILE = 0.05
 AT_ONCE = 250
-"""Training images that are asked about at a time."""
+"""Training images per forward pass, for the threshold."""
 _TINY = 1e-12
 
 
 class TTC(Optimised):
-    """Signed steps away from the features of the image, where noise moves these little.
+    """Signed gradient steps away from the image's features, where noise moves these little.
 
-    Noise within the limit moves the features of an image by a share tau of their length. Where tau
-    is below the threshold the offset is the mean of those before and after each step, weighted by
-    exp(`sharpness` i) after step i; elsewhere it is the noise alone. The threshold is the 5th
-    percentile of tau over `threshold_images` clean training images, unless it is given. To a
-    gradient the gate is a constant, except by the rule `differentiable`.
+    Let tau be the distance by which random noise within the limit moves the features, relative to
+    their length. If tau is below the threshold, the change is a weighted mean of the offsets before
+    and after each step, with weight exp(`sharpness` i) after step i. Otherwise it is the noise
+    alone. Gradients take this gate for a constant, except under the rule `differentiable`.
     """
 
     kind: Literal["ttc"] = "ttc"
     version: ClassVar[int] = 1
 
     steps: Count = 2
-    """N, of the optimiser inside."""
+    """Steps of the inner optimiser, N."""
     limit: Pixel255 | None = None
-    """The largest change of a pixel, in 1/255; `epsilons` times epsilon by default."""
+    """Largest change of a pixel, in 1/255; by default `epsilons` times the grid's epsilon."""
     epsilons: Positive = 1.0
-    """The limit in epsilons of the problem; 4 in the paper."""
+    """Default of the limit, in multiples of the grid's epsilon; 4 in the paper."""
     step_size: Pixel255 | None = None
-    """Of each step, in 1/255; a quarter of the limit by default."""
+    """Size of each step, in 1/255; a quarter of the limit by default."""
     sharpness: NonNegative = 2.0
-    """Beta, by which later offsets weigh more."""
+    """Beta, by which later offsets have more weight."""
     threshold: NonNegative | None = None
-    """Of tau; of the training images by default."""
+    """Threshold of tau; by default the 5th percentile of tau over `threshold_images` clean training
+    images."""
     threshold_images: Count = 1000
-    """Training images that the threshold comes from."""
+    """Number of training images that determine the default threshold."""
 
     def resolved(self, problem: Problem) -> Self:
-        """Limit and step filled in."""
+        """Return the spec with `limit` and `step_size` filled in."""
         limit = self.limit or min(255.0, self.epsilons * problem.epsilon)
         return self.model_copy(update={"limit": limit, "step_size": self.step_size or limit / 4})
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
-        """Never: it begins with noise."""
+        """Always false: it starts with noise."""
         return False
 
     def needs_pool(self) -> bool:
-        """For the threshold, unless it is given."""
+        """Return whether the threshold is not given, and so comes from training images."""
         return self.threshold is None
 
     def descent(self) -> Descent:
@@ -69,22 +69,22 @@ class TTC(Optimised):
         return Descent(self.steps, *self._sizes())
 
     def start(self, pixels: Tensor, rows: Rows) -> Tensor:
-        """Noise uniform within the limit, and kept in the box."""
+        """Return noise uniform within the limit, clipped so that the image stays in [0, 1]."""
         _, limit = self._sizes()
         drawn = rows.uniform("start", pixels[0].numel()).view_as(pixels)
         noise = limit * (2 * drawn - 1)
         return (pixels.detach() + noise).clamp(0, 1) - pixels.detach()
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """As of its steps, and through the gate, for an attacker who wants it open."""
+        """As for every inner optimiser, and through the gate (`differentiable`)."""
         return (*super().gradients(), "differentiable")
 
     def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:  # noqa: ARG002
-        """The features of the image, and a gradient for each step."""
+        """One forward pass for the features, and one of each for every step."""
         return Passes(1 + self.steps, self.steps) * rows
 
     def taus(self, pixels: Tensor, noise: Tensor, context: Context) -> Tensor:
-        """float32 [M]: how far noise moves the features, as a share of their length; no graph."""
+        """Return how far noise moves the features, relative to their length: float32 [M]."""
         import torch
 
         with torch.no_grad():
@@ -92,9 +92,13 @@ class TTC(Optimised):
         return _share(features, moved)
 
     def gate(self, context: Context) -> float:
-        """The threshold of tau, of the first training images unless it is given.
+        """Return the threshold of tau: the one given, or that of the first training images.
 
-        Worked out once for a classifier; what is asked for it is no cost of a prediction.
+        It is computed once for a classifier, and its passes are not counted as a cost of
+        predictions.
+
+        Raises:
+            ValueError: If no threshold is given and the context has no pool.
         """
         if self.threshold is not None:
             return self.threshold
@@ -125,7 +129,7 @@ class TTC(Optimised):
         return float(torch.cat(found).quantile(PERCENTILE))
 
     def _offsets(self, pixels: Tensor, rows: Rows, context: Context) -> list[Tensor]:
-        """The last is what the gate makes of all; the weights are held constant."""
+        """Return the optimiser's offsets; the last is the gate's choice, with constant weights."""
         import torch
 
         from tasks.defenses.transforms.descent import offsets
@@ -154,9 +158,9 @@ class TTC(Optimised):
     def _through_the_gate(
         self, given: Tensor, gain: Tensor, pixels: Tensor, start: Tensor, context: Context
     ) -> Tensor:
-        """`given`, with the gradient of relu(threshold - tau) / threshold times `gain`.
+        """Return `given`, plus the gradient of relu(threshold - tau) / threshold times `gain`.
 
-        It tells an attacker how to move the features so much that the defense does not act.
+        It shows an attacker how to move the features so far that the defense does not act.
         """
         from tasks.defenses.transforms import straight
 
@@ -170,7 +174,7 @@ class TTC(Optimised):
         return context.features(pixels if context.twice else pixels.detach())
 
     def _sizes(self) -> tuple[float, float]:
-        """Step and limit in [0, 1] units."""
+        """Return step size and limit in pixel units."""
         if self.step_size is None or self.limit is None:
             raise ValueError("ttc: step_size and limit are unset; call resolved(problem)")
         return self.step_size / 255, self.limit / 255

@@ -18,32 +18,31 @@ CROPS = 4
 
 
 class TTE(Defense):
-    """Ten views: the image, four crops of it after zero padding, and the mirror image of each.
+    """Ten views: the image and four crops of it after zero padding, each also mirrored.
 
-    Logits are averaged. Where the crops are is drawn once by `seed`, the same for all images.
-    `crops: one` takes one of them four times, as the authors' code does.
+    Logits are averaged. The places of the crops are drawn once, from `seed`, for all images.
     """
 
     kind: Literal["tte"] = "tte"
     version: ClassVar[int] = 1
 
     crops: Literal["four", "one"] = "four"
-    """How many different ones."""
+    """`four` different crops, or `one` taken four times, as the authors' code does."""
     padding: Annotated[float, Field(gt=0, le=0.5)] = 4 / 32
-    """On each side, as a share of the side."""
+    """Padding on each side, as a fraction of the image's side."""
     seed: Seed = 0
-    """Of the places of the crops."""
+    """Seed of the places of the crops."""
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
-        """Always."""
+        """Always true."""
         return True
 
     def views(self, classes: int) -> int:  # noqa: ARG002
-        """Ten."""
+        """Ten views."""
         return 2 * (1 + CROPS)
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """The image and its crops, each followed by its mirror image."""
+        """Return the image and its crops, each followed by its mirror image."""
         import torch
         from torch.nn import functional
 
@@ -59,9 +58,9 @@ class TTE(Defense):
         return torch.stack(views, dim=1).flatten(0, 1)
 
     def places(self, side: int) -> list[tuple[int, int]]:
-        """Top and left of each crop, in whole pixels of the padded image.
+        """Return top and left of each crop, in pixels of the padded image.
 
-        From 0 to one less than twice the padding, as the authors' code draws them.
+        They range from 0 to one less than twice the padding, as in the authors' code.
         """
         import torch
 
@@ -75,5 +74,5 @@ class TTE(Defense):
         return [(down, across) for down, across in kept]
 
     def combine(self, logits: Tensor) -> Tensor:
-        """The mean of the logits."""
+        """Return the mean of the logits, as log-probabilities."""
         return logits.mean(dim=-2).log_softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""Total variance minimisation (Guo et al., ICLR 2018)."""
+"""Total variation minimisation (Guo et al., ICLR 2018)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from tasks.data.seeding import Rows
 
 TOUCHED = 62
-"""Numbers that an iteration of the solver reads and writes for a pixel of a channel."""
+"""Numbers that one iteration of the solver reads and writes for a pixel of a channel."""
 
 
 class TV(Defense):
-    """The smoothest image that agrees with randomly kept pixels.
+    """Total variation minimisation: the smoothest image that agrees with randomly kept pixels.
 
-    Of pixels and channels each is kept with the chance `keep`; the image then minimises the length
-    of its difference to the kept ones, not squared, plus `weight` times its isotropic total
-    variation: `iterations` steps of a primal-dual solver, from the image.
+    It minimises the Euclidean distance to the kept pixels (not squared) plus `weight` times the
+    isotropic total variation.
     """
 
     kind: Literal["tv"] = "tv"
@@ -29,18 +28,18 @@ class TV(Defense):
 
     draws: Count = 10
     keep: Fraction = 0.5
-    """Chance of a pixel to be kept."""
+    """Probability of keeping a value, for each pixel and channel."""
     weight: Positive = 0.03
-    """Of the total variation."""
+    """Weight of the total variation."""
     iterations: Count = 50
-    """Of the solver."""
+    """Steps of the primal-dual solver, which starts at the image."""
 
     def touched(self) -> int:
-        """Those of the solver, which takes longer than a forward pass of a small network."""
+        """What the solver touches; it takes longer than a forward pass of a small network."""
         return TOUCHED * self.iterations
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """Minimise, the gradient passed straight through."""
+        """Minimise, with a straight-through gradient."""
         from tasks.defenses.transforms import straight
         from tasks.defenses.transforms.total_variation import minimised
 

@@ -16,15 +16,9 @@ if TYPE_CHECKING:
 
 
 class Xie(RandomSize):
-    """A smaller version of the image at a random place on a black one.
+    """Random resizing and padding: a smaller version of the image at a random place on black.
 
-    `resize-pad` resizes the whole image, as the cited paper does; `crop-pad` takes a window of
-    it unscaled, as the code of Mixup Inference does. The size is uniform over the whole pixels
-    from `smallest` to `largest`, fractions of the side.
-
-    interpolation: of `resize-pad`; `nearest` as in the code that Xie et al. released, `bilinear`
-    between the four nearest pixels, or `antialiased`, which averages over all the pixels that a
-    smaller one covers.
+    The side is uniform over the whole pixels from `smallest` to `largest`.
     """
 
     kind: Literal["xie"] = "xie"
@@ -32,8 +26,12 @@ class Xie(RandomSize):
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"interpolation"})
 
     form: Literal["resize-pad", "crop-pad"] = "resize-pad"
-    """Resize the image, or cut a window out of it."""
+    """`resize-pad` resizes the whole image, as in the cited paper; `crop-pad` takes a crop of it
+    unscaled, as the code of Mixup Inference does."""
     interpolation: Literal["nearest", "bilinear", "antialiased"] = "bilinear"
+    """For `resize-pad`: `nearest` as in the code that Xie et al. released, `bilinear` between the
+    four nearest pixels, or `antialiased`, which averages over all pixels that a smaller one
+    covers."""
 
     @model_validator(mode="after")
     def _resizes(self) -> Self:

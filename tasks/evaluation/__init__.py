@@ -1,1 +1,1 @@
-"""Examples crafted, selected, answered by a defended model, and scored."""
+"""Crafting and selecting examples, predictions of a defended model, and their scores."""

@@ -1,4 +1,4 @@
-"""What a defense applies once a prediction and what in each draw, and what that costs."""
+"""Costs of a defense, of attacks on it and of selection, in passes through the network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from tasks.specs import Passes
 
 
 def prediction_passes(defense: Defense, classes: int, *, draws: int | None = None) -> Passes:
-    """The passes of one prediction for one image: those of every stage, and K answers a view.
+    """Return the passes of one prediction for one image: of all stages, draws and views.
 
-    draws: how many answers instead of the defense's own K.
+    Not counted are repeated passes where a batch begins among the draws of an image, nor the
+    savings where draws happen to be equal.
 
-    A batch that begins among the draws of an image asks again what it could not remember,
-    and draws that happen to be equal are asked once; neither is counted.
+    Args:
+        defense: The defense.
+        classes: Number of classes.
+        draws: Number of draws instead of the defense's own K.
     """
     return _passes(defense, classes, draws or draw_count(defense))
 
@@ -39,13 +42,13 @@ def _passes(defense: Defense, classes: int, draws: int) -> Passes:
 
 
 def _asked(stage: Defense, *, rows: int, distinct: int, classes: int) -> Passes:
-    """What a stage takes for `rows` rows of one image, beside the answers about what it gives."""
+    """Return what a stage takes for `rows` rows of one image, without predictions of its result."""
     asked = stage.forwards_and_backwards(rows=rows, distinct=distinct, classes=classes)
     return asked + Passes(touched=rows * stage.touched())
 
 
 def query_passes(defense: Defense, classes: int, draws: int) -> Passes:
-    """What one question of an attacker about an image costs.
+    """Return the passes of one query of an attacker for an image.
 
     See `tasks.evaluation.victim.defended`.
     """
@@ -56,7 +59,7 @@ def query_passes(defense: Defense, classes: int, draws: int) -> Passes:
 
 
 def craft_passes(spec: CraftSpec, classes: int) -> Passes:
-    """What an attack costs for an image, on the bare model or on a defended one."""
+    """Return the passes of an attack for an image, on the bare or a defended model."""
     asked = spec.attack.forwards_and_backwards()
     if spec.against is None or spec.draws is None:
         return asked
@@ -76,13 +79,13 @@ def craft_passes(spec: CraftSpec, classes: int) -> Passes:
     if not as_it_is or not spec.against.deterministic(classes):
         total += whole * spec.attack.judgements()
     if spec.smoothing is not None or rule == "unrolled":
-        # back through every gradient of the defense as well, a pass each way
+        # also back through every gradient of the defense, which takes two passes each
         back += 2 * query.backwards
     return total + Passes(backwards=back) * asked.backwards
 
 
 def select_passes(spec: SelectSpec, classes: int) -> Passes:
-    """What it costs to ask a defended model about one candidate of an image."""
+    """Return the passes for trying one candidate of an image on a defended model."""
     draws = attacker_draws(spec.against, classes, spec.draws)
     single = single_passes(spec.against, classes, draws)
     whole = prediction_passes(spec.against, classes)
@@ -90,7 +93,10 @@ def select_passes(spec: SelectSpec, classes: int) -> Passes:
 
 
 def single_passes(defense: Defense, classes: int, draws: int) -> Passes:
-    """So many draws of everything for an image, what has nothing to draw first applied once."""
+    """Return the passes of single draws for an image.
+
+    Leading deterministic stages are applied once.
+    """
     total = Passes(forwards=draws * defense.views(classes))
     rows = distinct = 1
     for _, stage in defense.stages():

@@ -1,4 +1,4 @@
-"""Making the examples of one shard, and checking examples that were made before."""
+"""Making the adversarial examples of a shard, and checking stored ones."""
 
 from __future__ import annotations
 
@@ -27,15 +27,28 @@ def craft(
     tell: Tell = silent,
     seen: Seen | None = None,
 ) -> Crafted:
-    """The examples that `spec.attack` makes of a shard's images.
+    """Make the examples of `spec.attack` from a shard's images.
 
-    They are made against the bare classifier of the context, or against the defense that the
-    spec names. images: those of `spec.shard`, in the test set's order, or where the defense is
-    known any of them: what is made of one does not depend on the others. batch_size: images, or
-    draws of images, at a time, which changes results by the order of float sums at most; start:
-    of the same images, where an attack that has a `perturb_from` begins; seen: counts what the
-    attack shows of the model. Returns tensors on the CPU. BadTensor where the images are not the
-    shard's, NotFrozen where the attack changed the classifier.
+    They are made against the context's bare classifier, or against the defense that the spec names.
+    An example depends only on its own image.
+
+    Args:
+        images: The images of `spec.shard` in the test set's order, or, against a defense, any of
+            them.
+        context: The classifier, and a pool if the defense needs one.
+        spec: What to make.
+        batch_size: Images, or draws of images, per forward pass; it changes results at most by the
+            rounding of sums.
+        start: Examples of the same images at which the attack starts, for one with `perturb_from`.
+        tell: Called with the progress.
+        seen: Counts what the attack shows of the model.
+
+    Returns:
+        Tensors on the CPU.
+
+    Raises:
+        BadTensor: If the images are not the shard's, or the classifier has another precision.
+        NotFrozen: If the attack changed the classifier.
     """
     _require_shard(images, spec)
     frozen = context.classifier
@@ -47,15 +60,15 @@ def craft(
         require(torch.equal(start.ids, images.ids), "craft: the start is not of the shard's images")
     size = max(1, batch_size // ((spec.draws or 1) * _graphs(spec)))
     if isinstance(spec.attack, LibraryAttack):
-        # it makes so many at a time whatever the batch, and may take minutes for a hundred
+        # it takes so many at a time whatever the batch; a hundred may take minutes
         size = spec.attack.images_at_once
     parts = []
     for first in range(0, len(images), size):
         batch = images[first : first + size]
         count = len(batch)
         if spec.against is not None and count == 1:
-            # a library takes another way for a single row, which rounds otherwise; so that an
-            # image is given the same whichever others stand, it is asked about twice
+            # a kernel may round a batch of one differently; with two copies, an image's example
+            # does not depend on which other images still stand
             batch = batch[torch.zeros(2, dtype=torch.int64)]
         rows = _rows(batch, spec, frozen.device)
         pixels = as_float_on(batch.pixels, frozen.device)
@@ -80,7 +93,7 @@ def craft(
 
 
 def _graphs(spec: CraftSpec) -> int:
-    """How many of the network's graphs a row of a question keeps: those of an inner optimiser."""
+    """Return how many graphs of the network a row keeps: more if inner steps are differentiated."""
     if spec.against is None or not spec.twice:
         return 1
     steps = spec.against.inner_steps()
@@ -108,9 +121,17 @@ def _victim(context: Context, spec: CraftSpec, rows: Rows) -> Victim:
 
 
 def check_crafted(crafted: Crafted, images: Images, spec: CraftSpec) -> None:
-    """Raise BadTensor unless the examples are ones that `spec` may have made of the images.
+    """Check that `spec` may have made the examples from the images, including their targets.
 
-    images: those that `craft` was given. See `check_examples`; targets are compared exactly too.
+    See `check_examples`; targets are compared exactly.
+
+    Args:
+        crafted: The examples.
+        images: The images given to `craft`.
+        spec: What was to be made.
+
+    Raises:
+        BadTensor: If not.
     """
     _require_shard(images, spec)
     check_examples(crafted, images, spec.attack.ball())
@@ -122,10 +143,10 @@ def check_crafted(crafted: Crafted, images: Images, spec: CraftSpec) -> None:
 
 
 def check_examples(crafted: Crafted, images: Images, ball: Ball) -> None:
-    """Raise BadTensor unless the examples are of these images, each in the ball of its own.
+    """Check that the examples are of these images, each in its ball; else raise BadTensor.
 
-    Ids and labels are compared exactly, the distance from the originals up to float32 rounding;
-    the range of the pixels is `Crafted`'s own check.
+    Ids and labels are compared exactly, distances up to float32 rounding. The range of the pixels
+    is checked by `Crafted`.
     """
     require(torch.equal(crafted.ids, images.ids), "crafted ids: not those of the shard")
     require(torch.equal(crafted.labels, images.labels), "crafted labels: not the data set's")

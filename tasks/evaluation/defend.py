@@ -1,10 +1,10 @@
-"""Ask a defended classifier: the mean over K draws of softmax f(T_k(C(x))).
+"""Predictions of a defended classifier: the mean over K draws of softmax f(T_k(C(x))).
 
-Of a defense with views a draw's answer is what its `combine` makes of all of them.
+For a defense with views, `combine` makes one answer of all views of a draw.
 
-`draw_logits` is differentiable and is what an adaptive attack attacks; `predict` gives the same
-answers in bounded memory. Neither a batch's make-up nor its size changes an answer beyond the
-rounding of floats, because random numbers belong to the image and the draw.
+`draw_logits` is differentiable, for adaptive attacks; `predict` gives the same answers in bounded
+memory. The composition and size of a batch change an answer at most by float rounding, since random
+numbers belong to an image and a draw.
 """
 
 from __future__ import annotations
@@ -29,24 +29,33 @@ from tasks.progress import Progress, Tell
 
 
 class BadDefense(RuntimeError):
-    """A defense whose transform gave something that is no batch of images."""
+    """A defense returned an invalid result, or lets no gradient through."""
 
 
 NO_PATH = (
     "its transform lets no gradient through (it detaches its input); "
     "write what has none with tasks.straight.through"
 )
-"""Of a defense that no gradient can pass."""
+"""Message for a defense that detaches its result from its input."""
 
 
 def draw_logits(
     defense: Defense, context: Context, pixels: Tensor, rows: Rows, *, draws: int | None = None
 ) -> Tensor:
-    """The logits of each draw of one prediction, differentiable in the pixels.
+    """Return the logits of each draw of one prediction, differentiable in the pixels.
 
-    pixels: float32 [N, C, H, W] in [0, 1]; draws: how many, the defense's own K by default.
-    Returns float32 [N, draws, classes]; under the rule `iterates` of an attacker's context the log
-    of the mean probability over the iterates of each draw.
+    Under the rule `iterates` they are the log of the mean probability over the iterates of each
+    draw.
+
+    Args:
+        defense: The defense.
+        context: The classifier, and how gradients are to pass.
+        pixels: float32 [N, C, H, W] in [0, 1].
+        rows: Identities of the N images.
+        draws: Number of draws; the defense's own K by default.
+
+    Returns:
+        float32 [N, draws, classes].
     """
     return _draw_logits(split_stages(defense), context, pixels, rows, draws or draw_count(defense))
 
@@ -54,9 +63,10 @@ def draw_logits(
 def single_draw_logits(
     defense: Defense, context: Context, pixels: Tensor, rows: Rows, *, draws: int
 ) -> Tensor:
-    """As `draw_logits`, but each draw draws everything anew, what is applied once included.
+    """Return the logits of draws that each draw everything anew, including what is applied once.
 
-    Only leading stages that have nothing to draw are applied once. Float32 [N, draws, classes].
+    Only leading stages that are deterministic are applied once. Float32 [N, draws, classes]; see
+    `draw_logits`.
     """
     classes = context.classifier.classes
     stages = defense.stages()
@@ -87,11 +97,18 @@ def predict(
     advance: Callable[[float], None] | None = None,
     seen: Seen | None = None,
 ) -> Tensor:
-    """The defended classifier's probabilities, float32 [N, classes], float64 where it combines.
+    """Return the defended classifier's probabilities, float32 [N, classes].
 
-    At most `batch_size` rows, of images, draws or views, go through a transform and the network at
-    a time. `advance` is told how many images' worth of draws each batch was; `seen` looks at the
-    network's answers.
+    They are float64 for a defense that combines several answers.
+
+    Args:
+        defense: The defense.
+        context: The classifier.
+        pixels: float32 [N, C, H, W] in [0, 1].
+        rows: Identities of the N images.
+        batch_size: Most rows (images, draws or views) in one pass of a transform or the network.
+        advance: Called with the images' worth of draws in each batch.
+        seen: Looks at the network's logits.
     """
     once, each = split_stages(defense)
     draws = draw_count(defense)
@@ -117,9 +134,10 @@ def predict(
 
 
 def precise(defense: Defense, logits: Tensor) -> Tensor:
-    """In float64 where a defense combines: classes may differ by less than float32 can tell.
+    """Convert logits to float64 if the defense combines several answers.
 
-    So they do where several views are certain, each of a class of its own.
+    If several views are confident, each in another class, the combined scores of classes may differ
+    by less than float32 can represent.
     """
     return logits.double() if defense.combines() else logits
 
@@ -133,12 +151,24 @@ def defend(
     tell: Tell,
     seen: Seen | None = None,
 ) -> Outcomes:
-    """Predict every example of a shard R times, each time with draws of its own.
+    """Predict every example of a shard R times, each time with its own draws.
 
-    Runs on the classifier's device; the outcomes are on the CPU. A redraw of a deterministic
-    defense repeats the first, so such a spec should ask for one. seen: looks at the network's
-    first answers. Raises BadDefense, and BadTensor
-    without examples.
+    A redraw of a deterministic defense repeats the first, so such a spec should have one.
+
+    Args:
+        crafted: The examples.
+        context: The classifier, on whose device this runs.
+        spec: The defense, R and the seed.
+        batch_size: See `predict`.
+        tell: Called with the progress.
+        seen: Looks at the network's first logits.
+
+    Returns:
+        Outcomes on the CPU.
+
+    Raises:
+        BadDefense: If the defense returns an invalid result.
+        BadTensor: If there are no examples.
     """
     require(len(crafted) > 0, "there are no examples to defend against")
     device = context.classifier.device
@@ -170,10 +200,10 @@ def defend(
 
 
 def acted(crafted: Crafted, context: Context, outcomes: Outcomes, *, batch_size: int) -> int | None:
-    """How many of the answers are others than the bare classifier's: of each image, each redraw.
+    """Return how many predictions, over images and redraws, differ from the bare classifier's.
 
-    An abstention is another answer. What is asked for this is not counted among the passes. None
-    where the classifier draws, and so gives others itself.
+    An abstention differs. The passes for this are not counted. None if the classifier is
+    randomised, and so differs from itself.
     """
     classifier = context.classifier
     if classifier.randomised:
@@ -194,7 +224,7 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-    """float32 [M, classes], of no more rows at once than the context allows."""
+    """Return logits, float32 [M, classes], in parts of at most the context's `rows_at_once`."""
     size = len(pixels)
     if context.rows_at_once is not None:
         size = max(1, context.rows_at_once // _copies(each, context))
@@ -210,7 +240,7 @@ def _drawn_logits(each: Stages, pixels: Tensor, rows: Rows, context: Context) ->
 
 
 def _copies(stages: Stages, context: Context) -> int:
-    """How many images the stages make of one: views, and what an inner optimiser goes through."""
+    """Return how many images the stages make of one, as views or iterates."""
     classes = context.classifier.classes
     counts = (
         stage.inner_steps() + 1 if _by_iterates(stage, context) else stage.views(classes)
@@ -240,7 +270,7 @@ def _asked(each: Stages, pixels: Tensor, rows: Rows, context: Context) -> Tensor
 
 
 def _combined(defense: Defense, logits: Tensor, context: Context) -> Tensor:
-    """One answer of the views of each draw, float32 [M, copies, views, classes] without views."""
+    """Combine the views of each draw, [M, copies, views, classes] to [M, copies, classes]."""
     rules = defense.gradients()
     instead = context.rule == "surrogate" and "surrogate" in rules
     instead |= context.rule != "straight-through" and "straight-through" not in rules
@@ -255,14 +285,14 @@ def _combined(defense: Defense, logits: Tensor, context: Context) -> Tensor:
 
 
 def _copied(rows: Rows, copies: int) -> Rows:
-    """Each row so many times, side by side, with the numbers that it has."""
+    """Repeat each row, the copies adjacent and with the same random numbers."""
     if copies == 1:
         return rows
     return rows[torch.arange(len(rows), device=rows.images.device).repeat_interleave(copies)]
 
 
 class _Part(torch.autograd.Function):
-    """A function of pixels that keeps nothing for the way back, and is then asked once more."""
+    """A function of pixels that saves nothing for the backward pass and is computed again there."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
@@ -295,7 +325,7 @@ def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Te
 
 
 def _checked(defense: Defense, result: object, pixels: Tensor, copies: int) -> Tensor:
-    """What a stage made of pixels; BadDefense where that is no batch of images."""
+    """Return the result of a stage; BadDefense if it is no batch of images."""
     if not isinstance(result, Tensor):
         raise BadDefense(f"{defense.kind}: gave {type(result).__name__}, not a tensor")
     if result.shape != (copies * len(pixels), *pixels.shape[1:]):
@@ -316,9 +346,17 @@ def _checked(defense: Defense, result: object, pixels: Tensor, copies: int) -> T
 def first_draw(
     defense: Defense, context: Context, pixels: Tensor, ids: Tensor, *, seed: int
 ) -> Tensor:
-    """The images as the first draw of the first redraw of `defend` transforms them: the first view.
+    """Return images as `defend` transforms them in its first redraw: the first draw and view.
 
-    pixels: float32 [N, C, H, W] in [0, 1]; ids: int64 [N]. Returns the shape and range of pixels.
+    Args:
+        defense: The defense.
+        context: The classifier.
+        pixels: float32 [N, C, H, W] in [0, 1].
+        ids: int64 [N].
+        seed: Seed of the draws.
+
+    Returns:
+        float32 [N, C, H, W], clipped to [0, 1].
     """
     rows = Rows(seed, ids, torch.zeros_like(ids)).within("defend")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which parts of a defense draw once a prediction, and which in each draw."""
+"""Which parts of a defense are applied once per prediction, and which once per draw."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ Stages = tuple[tuple[str, Defense], ...]
 
 
 def split_stages(defense: Defense) -> tuple[Stages, Stages]:
-    """The stages that are applied once a prediction, and those applied in each draw.
+    """Return the stages applied once per prediction, and those applied in each draw.
 
-    A stage that combines is of the latter: its views are made in each draw, of which there may be
-    one.
+    A stage that combines several answers is always of the latter, even with a single draw.
     """
     stages = defense.stages()
     once = tuple(takewhile(lambda stage: stage[1].once and not stage[1].combines(), stages))
@@ -21,20 +20,20 @@ def split_stages(defense: Defense) -> tuple[Stages, Stages]:
 
 
 def draw_count(defense: Defense) -> int:
-    """K: how many draws a prediction averages; 1 where nothing is applied in each draw."""
+    """Return K, the draws that a prediction averages; 1 if no stage is applied in each draw."""
     return defense.draws if split_stages(defense)[1] else 1
 
 
 def shares_a_draw(defense: Defense, classes: int) -> bool:
-    """Whether an attacker's draws share what is applied once: where more is drawn after it."""
+    """Return whether an attacker's draws share the stages applied once, as later ones draw."""
     _, each = split_stages(defense)
     return any(not stage.deterministic(classes) for _, stage in each)
 
 
 def attacker_draws(defense: Defense, classes: int, draws: int, *, randomised: bool = False) -> int:
-    """How many draws an attacker that asks for `draws` gets: one where all are the same.
+    """Return how many draws an attacker gets who asks for `draws`: one if all are the same.
 
-    randomised: the network behind the defense draws as well.
+    randomised: whether the network itself draws.
     """
     return 1 if defense.deterministic(classes) and not randomised else draws
 
@@ -42,5 +41,5 @@ def attacker_draws(defense: Defense, classes: int, draws: int, *, randomised: bo
 def whole_predictions(
     defense: Defense, classes: int, predictions: int, *, randomised: bool = False
 ) -> int:
-    """How many whole predictions are asked beside single draws: none where all are the same."""
+    """Return how many whole predictions to make besides single draws: none if all are the same."""
     return 0 if defense.deterministic(classes) and not randomised else predictions

@@ -1,8 +1,7 @@
-"""Images before and after an attack and a defense, as a report shows them.
+"""Images before and after an attack and a defense, for a report.
 
-Which images is a rule, not a choice: of each class the first one, in the data set's fixed order,
-that the bare model gets right when clean and wrong under the attack, whatever the defense then
-makes of it.
+They are chosen by a rule: for each class, the first image in the data set's fixed order that the
+bare model classifies correctly when clean and wrongly under the attack, whatever the defense does.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from tasks.progress import Progress, Tell
 
 @dataclass(frozen=True)
 class Exhibits:
-    """Images of different classes, by ascending class, and what became of them.
-
-    ids: int64 [N], places in the test set's fixed order, from 0; labels: int64 [N]. clean,
-    adversarial, defended: float32 [N, C, H, W] in [0, 1], the last after the first draw of the
-    defense, of several views the first. clean_answer, attacked_answer: the bare model's
-    probabilities, defended_answer: the first redraw of the defended model's, float32 [N, classes].
-    """
+    """Images of different classes, by ascending class, and what became of them."""
 
     ids: Tensor
+    """int64 [N], places in the test set's fixed order, from 0."""
     labels: Tensor
+    """int64 [N], the true classes."""
     clean: Tensor
+    """float32 [N, C, H, W] in [0, 1], as are `adversarial` and `defended`."""
     adversarial: Tensor
     defended: Tensor
+    """After the first draw of the defense, in its first view."""
     clean_answer: Tensor
+    """The bare model's probabilities, float32 [N, classes], as is `attacked_answer`."""
     attacked_answer: Tensor
     defended_answer: Tensor
+    """The first redraw of the defended model's probabilities, float32 [N, classes]."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,11 +50,21 @@ def exhibits(
     *,
     tell: Tell,
 ) -> Exhibits:
-    """The exhibits of a defense; a class of which no image fits the rule has none.
+    """Return the exhibits of a defense; a class in which no image fits the rule has none.
 
-    shards: examples, the bare model's outcomes of them and the defended model's, a shard at a
-    time; no more are taken than it needs. test: the images that the examples were made of. Runs on
-    the classifier's device; the exhibits are on the CPU. BadDefense where the defense fails.
+    Args:
+        shards: Examples, with outcomes of the bare and the defended model; read only as far as
+            needed.
+        test: The images that the examples were made of.
+        context: The classifier, on whose device this runs.
+        spec: What to show.
+        tell: Called with the progress.
+
+    Returns:
+        Tensors on the CPU.
+
+    Raises:
+        BadDefense: If the defense fails.
     """
     found: dict[int, tuple[Tensor, ...]] = {}
     for crafted, bare, defended in shards:
@@ -80,7 +89,7 @@ def _of_a_shard(
     spec: ExhibitSpec,
     wanted: set[int],
 ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Label → the values of an exhibit, in the order of its fields."""
+    """Yield labels, and the values of their exhibits in the order of the fields."""
     device = context.classifier.device
     taken: set[int] = set()
     for row in (~bare.correct[:, 0]).nonzero().flatten().tolist():

@@ -1,4 +1,4 @@
-"""What a cell's outcomes come to. Every number is a view of per-image, per-redraw answers."""
+"""Scores of a cell's outcomes; every number is computed from the answers per image and redraw."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from tasks.evaluation.statistics import wilson_interval
 
 
 class Score(BaseModel):
-    """The facts of one cell; rates in percent.
-
-    accuracy: mean over images of the share of right redraws; interval: its 95 % Wilson
-    interval, from the number of images; spread: standard deviation over redraws of the
-    accuracy of one, None with a single redraw; right_in_every_redraw: share of the images;
-    true_probability: mean over images and redraws of the true class's probability, in [0, 1].
-    """
+    """The facts of one cell; rates are in percent."""
 
     model_config = ConfigDict(frozen=True)
 
     images: int
     redraws: int
     accuracy: float
+    """Mean over images of the share of correct redraws."""
     interval: tuple[float, float]
+    """95 % Wilson interval of the accuracy, with the number of images as sample size."""
     spread: float | None
+    """Standard deviation over redraws of the accuracy in one; None for a single redraw."""
     right_in_every_redraw: float
+    """Share of the images that are correct in all redraws."""
     true_probability: float
+    """Mean probability of the true class over images and redraws, in [0, 1]."""
 
 
 def joined(shards: Sequence[Outcomes]) -> Outcomes:
-    """The outcomes of several shards as one. BadTensor if an image is there twice."""
+    """Join the outcomes of several shards; BadTensor if an image occurs twice."""
     ids = torch.cat([shard.ids for shard in shards])
     require(len(set(ids.tolist())) == len(ids), "outcomes: an image is in more than one shard")
     return Outcomes(
@@ -52,12 +51,15 @@ def _joined_masks(shards: Sequence[Outcomes]) -> Tensor | None:
 
 
 def share_right(outcomes: Outcomes) -> Tensor:
-    """float64 [N]: each image's share of right redraws, the unit of every statistic."""
+    """Return each image's share of correct redraws, float64 [N], the unit of all statistics."""
     return outcomes.correct.to(torch.float64).mean(dim=1)
 
 
 def rates(correct: Tensor) -> dict[str, Any]:
-    """What the answers alone say of a score. correct: bool [N, R], one or more of both."""
+    """Return the part of a score that the answers alone determine.
+
+    correct: bool [N, R], with N and R at least 1.
+    """
     images, redraws = correct.shape
     each = correct.to(torch.float64)
     accuracy = each.mean(dim=1).mean().item()
@@ -73,7 +75,7 @@ def rates(correct: Tensor) -> dict[str, Any]:
 
 
 def score(outcomes: Outcomes) -> Score:
-    """Score the outcomes of all shards of a cell (see `joined`). BadTensor without images."""
+    """Score the outcomes of all shards of a cell (see `joined`); BadTensor without images."""
     images, redraws, classes = outcomes.probabilities.shape
     require(images > 0 and redraws > 0, "outcomes: there is nothing to score")
     true = outcomes.labels[:, None, None].expand(images, redraws, 1)

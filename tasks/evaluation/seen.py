@@ -1,4 +1,4 @@
-"""What the work of a node shows of a model on the way: nothing is asked of it for this."""
+"""Observations of a model while a node computes, without additional passes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from torch import Tensor
 from tasks.attacks.base import Victim
 
 ENOUGH = 500
-"""Images after which no more answers, or gradients, are looked at."""
+"""Number of images after which no more logits, or gradients, are looked at."""
 
 _UNIT_SUM = 1e-3
 
 
 @dataclass
 class Seen:
-    """Counts of images.
-
-    answers: whose logits were looked at; in_unit_range: of these, whose logits all lie in
-    [0, 1]; sum_to_one: of these, whose logits add up to 1 as well. gradients: whose first gradient
-    of an attack was looked at; zero_gradients, broken_gradients: of these, whose is zero, or not
-    finite.
-    """
+    """Counts of images."""
 
     answers: int = 0
+    """Images whose logits were looked at."""
     in_unit_range: int = 0
+    """Of these, images whose logits are all in [0, 1]."""
     sum_to_one: int = 0
+    """Of these, images whose logits also sum to 1."""
     gradients: int = 0
+    """Images whose first gradient of an attack was looked at."""
     zero_gradients: int = 0
+    """Of these, images whose gradient is zero."""
     broken_gradients: int = 0
+    """Of these, images whose gradient is not finite."""
 
     def facts(self) -> dict[str, int]:
-        """The counts by their names."""
+        """Return the counts by name."""
         return asdict(self)
 
     def logits(self, logits: Tensor) -> None:
-        """Look at a network's answers, float [N, classes]."""
+        """Count a network's logits, float [N, classes]."""
         if self.answers >= ENOUGH:
             return
         values = logits.detach()
@@ -49,16 +49,16 @@ class Seen:
         self.sum_to_one += int((unit & whole).sum())
 
     def gradient(self, gradient: Tensor) -> None:
-        """Look at the gradients of images, float [N, C, H, W]."""
+        """Count the gradients of images, float [N, C, H, W]."""
         size = gradient.detach().abs().flatten(1).amax(dim=1)
         self.gradients += len(size)
         self.zero_gradients += int((size == 0).sum())
         self.broken_gradients += int((~torch.isfinite(size)).sum())
 
     def watched(self, victim: Victim, *, bare: bool) -> Victim:
-        """The same victim, whose answers, where it is bare, and first gradients are looked at.
+        """Return the same victim, with its first gradients and, if `bare`, its logits looked at.
 
-        A first gradient is the first that is asked for after step 0.
+        A first gradient is the first one requested at or after a step 0.
         """
         return replace(victim, logits=_Watch(self, victim.logits, bare=bare))
 
@@ -83,7 +83,7 @@ class _Watch:
 
 
 def _once(snapshot: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-    """A hook for the first of several backward passes."""
+    """Return a hook that calls `snapshot` in the first backward pass only."""
     looked = False
 
     def hook(gradient: Tensor) -> None:

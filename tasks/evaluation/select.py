@@ -1,7 +1,7 @@
-"""Choose, image by image, the candidate that a defended model fails on most often.
+"""Selects, for each image, the candidate on which a defended model fails most often.
 
-Candidates come one after the other. An image that the model surely fails on under one of them is
-done: the later ones are neither asked about it here nor, in a cascade, made for it.
+Candidates are tried in turn. An image on which the model surely fails under one of them is done:
+later candidates are not tried on it here and, in a cascade, not made for it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from tasks.progress import Progress, Tell, silent
 
 @dataclass(frozen=True)
 class Chosen:
-    """What was chosen of some candidates, in their order.
-
-    crafted: the examples; choice: int64 [N], a candidate's place; failures: float32
-    [N, candidates], the share of the attacker's draws on which a candidate fooled the defended
-    model, NaN where it was not asked about an image; true: float32 [N], the mean probability of
-    the true class under what was chosen; standing: bool [N], whether the image is not done.
-    """
+    """The selection from a sequence of candidates."""
 
     crafted: Crafted
+    """The selected examples."""
     choice: Tensor
+    """int64 [N], the position of the selected candidate."""
     failures: Tensor
+    """float32 [N, candidates], the share of the attacker's draws on which a candidate fooled the
+    defended model; NaN if it was not tried on the image."""
     true: Tensor
+    """float32 [N], the mean probability of the true class under the selected candidate."""
     standing: Tensor
+    """bool [N], whether the image is not done."""
 
     def __post_init__(self) -> None:
         count = len(self.crafted)
@@ -47,13 +47,16 @@ class Chosen:
 
     @property
     def felled(self) -> Tensor:
-        """int64 [candidates]: how many images each has made done."""
+        """int64 [candidates], how many images are done by each."""
         return self.choice[~self.standing].bincount(minlength=self.failures.shape[1])
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """About some images, one row each. See `Chosen`; margin: the least on any draw."""
+    """What the model answers about some examples, a row each; see `Chosen`.
+
+    margin: the least margin on any draw, from the true class to the predicted one.
+    """
 
     failed: Tensor
     true: Tensor
@@ -70,13 +73,27 @@ def select(
     before: Chosen | None = None,
     tell: Tell = silent,
 ) -> Chosen:
-    """The candidate with the most failed draws, of equals that of the lowest true probability.
+    """Select, for each image, the candidate with the most failed draws.
 
-    candidates: examples of any of the shard's images, in the order in which they are asked about
-    those that still stand; images: the shard's, in order; before: what was chosen of the
-    candidates before these. All are asked the same draws, `spec.draws` single ones and, of a
-    defense that draws, `spec.predictions` whole predictions. Returns tensors on the CPU;
-    BadTensor where a candidate is of other images or no candidate has all of them.
+    Of equals, it is the one with the lowest probability of the true class. All candidates are tried
+    on the same draws: `spec.draws` single ones and, for a randomised defense, `spec.predictions`
+    whole predictions.
+
+    Args:
+        candidates: Examples of any of the shard's images, in the order in which to try them on the
+            images that still stand.
+        images: The shard's images, in order.
+        context: The classifier.
+        spec: How to select.
+        batch_size: Images, or draws of images, per forward pass.
+        before: Selection from earlier candidates.
+        tell: Called with the progress.
+
+    Returns:
+        Tensors on the CPU.
+
+    Raises:
+        BadTensor: If a candidate is of other images, or no candidate has all of them.
     """
     require(len(candidates) > 0, "select: there are no candidates")
     for name, crafted in candidates.items():
@@ -94,7 +111,7 @@ def select(
 
 
 def _nothing(images: Images, like: Crafted) -> Chosen:
-    """Before the first candidate."""
+    """Return the selection before the first candidate."""
     count = len(images)
     none = torch.full_like(images.labels, -1)
     pixels = like.pixels.new_zeros(count, *like.pixels.shape[1:])
@@ -110,7 +127,7 @@ def _nothing(images: Images, like: Crafted) -> Chosen:
 def _with(
     chosen: Chosen, crafted: Crafted, context: Context, spec: SelectSpec, batch_size: int
 ) -> Chosen:
-    """With one candidate more, which is asked about those of its images that still stand."""
+    """Add a candidate, tried on those of its images that still stand."""
     place = chosen.failures.shape[1]
     rows = torch.searchsorted(chosen.crafted.ids, crafted.ids)
     asked = chosen.standing[rows]
@@ -144,7 +161,7 @@ def _with(
 def _asked(
     pixels: Tensor, labels: Tensor, ids: Tensor, context: Context, spec: SelectSpec, batch_size: int
 ) -> _Answers:
-    """What the defended model answers about some examples, one row each."""
+    """Return what the defended model answers about some examples."""
     frozen = context.classifier
     draws = attacker_draws(spec.against, frozen.classes, spec.draws, randomised=frozen.randomised)
     whole = whole_predictions(

@@ -1,4 +1,4 @@
-"""What the nodes after a model compute, without torch: planning reads these."""
+"""Specs of the nodes after a model. They do not import torch, since planning reads them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,19 @@ from tasks.specs import Count, NonNegative, Norm, Positive, Precision, Shard, Sp
 
 
 class ModelSpec(Spec):
-    """A spec of what asks or attacks a model, bare or defended."""
+    """A spec of what queries or attacks a model, bare or defended."""
 
     @property
     def known_defense(self) -> Defense | None:
-        """The defense that stands before the model; None where none is named."""
+        """The defense in front of the model; None if none is named."""
         raise NotImplementedError(f"{type(self).__name__} does not define known_defense")
 
 
 class CraftSpec(ModelSpec):
     """The examples that an attack makes of one shard of the test set.
 
-    seed: of the attack's random starts, targets and draws; precision: of the classifier's
-    arithmetic. against: the defense that the attack knows; None for an oblivious one, made on
-    the bare model. Of such a model it asks for `draws` draws at each step. For its gradients alone:
-    smoothing, rule, relu_width: see `tasks.defenses.base.Context`, where the rule is the first that
-    the defense declares unless another is named; inner_steps: of the defense's inner optimiser, at
-    most. Points are compared by the whole defense. A candidate of a cascade has the selection
-    before it for its parent `standing`, and is of those images of the shard that still stand there.
+    A candidate of a cascade has the selection before it as its parent `standing`, and is made only
+    of the shard's images that still stand there.
     """
 
     version: ClassVar[int] = 1
@@ -40,12 +35,20 @@ class CraftSpec(ModelSpec):
     attack: SerializeAsAny[Attack]
     shard: Shard
     seed: int
+    """Seed of the attack's random starts, targets and draws."""
     precision: Precision
+    """Arithmetic of the classifier."""
     against: SerializeAsAny[Defense] | None = None
+    """The defense that the attack knows; None for an oblivious attack, made on the bare model."""
     draws: Count | None = None
+    """Draws of the defense at each step (EOT)."""
     smoothing: Positive | None = None
+    """See `tasks.defenses.base.Context`, as for `rule` and `relu_width`. These fields and
+    `inner_steps` concern only gradients; points are compared by the whole defense."""
     rule: GradientRule | None = None
+    """Gradient rule; None for the first that the defense declares."""
     inner_steps: Count | None = None
+    """Differentiate a copy of the defense with at most so many steps of its inner optimiser."""
     relu_width: Positive | None = None
 
     @property
@@ -55,7 +58,7 @@ class CraftSpec(ModelSpec):
 
     @property
     def twice(self) -> bool:
-        """Whether the attack goes back through a gradient of the network."""
+        """Whether the attack differentiates a gradient of the network."""
         if self.against is None:
             return False
         rule = self.rule or self.against.gradients()[0]
@@ -73,23 +76,26 @@ class CraftSpec(ModelSpec):
 
 
 class SelectSpec(ModelSpec):
-    """Of each image of a shard the candidate that fails most often on the attacker's draws.
+    """For each image of a shard, the candidate on which the defended model fails most often.
 
-    against: the defense that decides; draws: how many single draws, of everything that is drawn,
-    a candidate is asked; predictions: how many whole predictions, which count as a draw each,
-    of a defense that draws; seed: of both. margin: how far, in probability, the true class is
-    below the highest on each of them where an image is done; None where none ever is. Its
-    parents are candidates and, as `before`, the selection that these are added to.
+    Its parents are candidates and, as `before`, the selection that they are added to.
     """
 
     version: ClassVar[int] = 2
     changes: ClassVar[Mapping[int, str]] = {2: "candidates for the images that still stand alone"}
     against: SerializeAsAny[Defense]
+    """The defense that decides."""
     shard: Shard
     seed: int
+    """Seed of the draws."""
     draws: Count = 20
+    """Single draws of the defense, each drawing everything anew, on which a candidate is tried."""
     predictions: Annotated[int, Field(ge=0, le=10**6)] = 1
+    """Whole predictions of a randomised defense on which a candidate is tried; each counts as one
+    draw."""
     margin: NonNegative | None = None
+    """An image is done if, on each of these, its true class is less probable than the predicted one
+    by at least this (in probability); None if no image is ever done."""
     precision: Precision = "float32"
 
     @property
@@ -99,17 +105,16 @@ class SelectSpec(ModelSpec):
 
 
 class DefendSpec(ModelSpec):
-    """A defended model's answers about one shard of examples.
-
-    redraws: how often the whole prediction is made, with draws of its own each time; a
-    deterministic defense needs one. seed: of the draws.
-    """
+    """A defended model's predictions for one shard of examples."""
 
     version: ClassVar[int] = 1
     defense: SerializeAsAny[Defense]
     shard: Shard
     seed: int
+    """Seed of the draws."""
     redraws: Count = 1
+    """How many times the whole prediction is made, each with its own draws; a deterministic defense
+    needs one."""
     precision: Precision = "float32"
 
     @property
@@ -121,15 +126,16 @@ class DefendSpec(ModelSpec):
 class ExhibitSpec(ModelSpec):
     """Images before and after an attack and a defense; see `tasks.evaluation.exhibit`.
 
-    classes: how many of the data set's classes are shown, from the first. seed: of the defense's
-    draws. Its parents are the examples of each shard and the answers about them of the bare and
-    of the defended model.
+    Its parents are the examples of each shard and their predictions by the bare and the defended
+    model.
     """
 
     version: ClassVar[int] = 1
     defense: SerializeAsAny[Defense]
     classes: Count = 10
+    """How many of the data set's classes to show, from the first."""
     seed: int
+    """Seed of the defense's draws."""
     precision: Precision = "float32"
 
     @property
@@ -139,36 +145,39 @@ class ExhibitSpec(ModelSpec):
 
 
 class ScoreSpec(Spec):
-    """A cell's score, from the answers about all its shards: its parents."""
+    """A cell's score, from the predictions for all its shards, which are its parents."""
 
     version: ClassVar[int] = 1
 
 
 class CardSpec(ModelSpec):
-    """The integrity card of one model: attacks on it that must agree with each other.
-
-    against: the defense, none for the bare model. images: how many of the first test images are
-    asked. epsilon: of the attacks, in 1/255. draws: of an attack at each step, and of an answer
-    by which it is judged, where the defense has so many. steps: the lengths of the projected
-    gradient descents, rising; climb_steps: the length of the APGD climbs. converges: whether one
-    is made again with twice the steps and draws, to see whether these would find more. corners:
-    random corners of the ball. queries: of Square, each the mean over `query_draws` draws; 0
-    for no Square. seed: of all draws and starts.
-    """
+    """The integrity card of one model: attacks on it whose results must be consistent."""
 
     version: ClassVar[int] = 1
     against: SerializeAsAny[Defense]
+    """The defense; kind `none` for the bare model."""
     images: Count = 100
+    """Number of test images to use, from the first."""
     norm: Norm = "linf"
     epsilon: Positive
+    """Perturbation size of the attacks, in 1/255."""
     draws: Count = 5
+    """Draws of the defense at each step of an attack, and the most for an answer that judges it."""
     steps: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (10, 50, 200)
+    """Numbers of steps of the PGD attacks, rising."""
     climb_steps: Count = 20
+    """Steps of the APGD runs."""
     converges: bool = True
+    """Whether to repeat one APGD run with twice the steps and draws, to see whether these find
+    more."""
     corners: Count = 10
+    """Number of random corners of the ball."""
     queries: Annotated[int, Field(ge=0)] = 1000
+    """Queries of the Square Attack; 0 to leave it out."""
     query_draws: Count = 20
+    """Draws of the defense that each query averages."""
     seed: int = 0
+    """Seed of all draws and starts."""
     precision: Precision = "float32"
 
     @property

@@ -1,9 +1,9 @@
-"""Intervals and tests whose unit is the image.
+"""Confidence intervals and tests with the image as unit.
 
-A gain is tested by the signs of the per-image differences: under the null hypothesis either
-defense could have had either result on an image. The interval of a gain holds those that this test
-does not reject. Both are exact, except for an interval too large to be counted out, which is
-sampled with a fixed seed.
+A gain is tested by a sign-flip test of the per-image differences: under the null hypothesis, either
+defense could have had either result on an image. The interval of a gain holds the values that this
+test does not reject. Both are exact, except for intervals that are too expensive to enumerate,
+which are sampled with a fixed seed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ from numpy.typing import NDArray
 def wilson_interval(
     successes: float, count: int, *, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """The Wilson score interval of a rate, both ends in [0, 1].
+    """Return the Wilson score interval of a rate, both ends in [0, 1].
 
-    successes: 0..count, a sum of per-image shares and so not always whole. The lower end is
-    exactly 0 without a success, and the upper end exactly 1 where all are successes: there the
-    formula gives these, and its floating-point evaluation may miss them by a rounding error.
+    The lower end is exactly 0 without successes and the upper end exactly 1 with successes only,
+    where rounding errors could miss these values.
+
+    Args:
+        successes: 0 to `count`; a sum of shares per image, so not always an integer.
+        count: Number of images, at least 1.
+        confidence: Confidence level.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
     if count < 1 or not 0 <= successes <= count:
         raise ValueError(f"{successes:g} successes of {count}")
@@ -37,10 +44,14 @@ def wilson_interval(
 
 
 def paired_differences(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How much more often `first` is right than `second`, image by image.
+    """Return by how much more often `first` is right than `second`, image by image.
 
-    first: bool [N, R], right or not at each redraw; second: bool [N, Q], the same images.
-    Returns int64 [N], the difference of the shares in units of 1 / lcm(R, Q).
+    Args:
+        first: bool [N, R], whether each redraw is right.
+        second: bool [N, Q], for the same images.
+
+    Returns:
+        int64 [N], the difference of the shares in units of 1 / lcm(R, Q).
     """
     return summed_shares([first], [second])[0]
 
@@ -48,10 +59,17 @@ def paired_differences(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> N
 def summed_shares(
     more: Sequence[NDArray[np.bool_]], less: Sequence[NDArray[np.bool_]]
 ) -> tuple[NDArray[np.int64], int]:
-    """Of each image the shares of right redraws of `more`, less those of `less`.
+    """Return, for each image, the summed shares of right redraws in `more` minus those in `less`.
 
-    Each is bool [N, R], the same images and any R. Returns int64 [N] and the unit: so many of
-    it are a share of one.
+    Args:
+        more: Arrays of bool [N, R], for the same images, each with any R.
+        less: As `more`.
+
+    Returns:
+        int64 [N], and how many of its units make a share of one.
+
+    Raises:
+        ValueError: If the numbers of images differ.
     """
     count, *others = (len(right) for right in (*more, *less))
     for other in others:
@@ -66,17 +84,20 @@ def summed_shares(
 
 
 def sign_flip_test(differences: NDArray[np.int64]) -> float:
-    """The two-sided p-value of per-image differences, over all 2**N flips of their signs.
+    """Return the two-sided p-value of per-image differences over all 2**N flips of their signs.
 
-    differences: int64 [N], in any unit. The number of flips that reach each sum is counted by
-    adding one image at a time, not sampled. With differences of -1, 0 and 1, one draw each,
-    this is the exact McNemar test. 1 without a difference.
+    The flips that reach each sum are counted exactly, by dynamic programming over images. With
+    differences of -1, 0 and 1, from one draw each, this is the exact McNemar test. 1 if all are
+    zero.
+
+    Args:
+        differences: int64 [N], in any unit.
     """
     differing = differences[differences != 0]
     if not len(differing):
         return 1.0
     if not differing.sum():
-        return 1.0  # every flip is as extreme; the sum below may miss 1 by a rounding error
+        return 1.0  # every flip is as extreme; below, a rounding error could give less than 1
     differing = differing // np.gcd.reduce(differing)
     sizes = np.abs(differing)
     total = int(sizes.sum())
@@ -94,9 +115,9 @@ def sign_flip_test(differences: NDArray[np.int64]) -> float:
 
 
 COUNTED_OUT = 10**8
-"""Additions up to which the interval of a gain is exact; half a second or so."""
+"""Additions up to which the interval of a gain is exact, about half a second."""
 SAMPLES = 100_000
-"""Sets of images that a sampled interval is made of: its tails to a twentieth of their size."""
+"""Sets of images in a sampled interval, which give its tails to a twentieth of their size."""
 
 
 def sign_flip_interval(
@@ -106,18 +127,26 @@ def sign_flip_interval(
     counted_out: int = COUNTED_OUT,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The mean differences that `sign_flip_test` does not reject at 1 - `confidence`.
+    """Return the interval of mean differences that `sign_flip_test` does not reject.
 
-    differences: int64 [N], in any unit, which is the interval's as well. A mean of m is tested by
-    flipping the signs of the differences less m. Flipping those of a set of images leaves no less
-    than their sum if and only if the mean over that set is at most m. So the p-value of m, one
-    side of it, is the share of all 2**N sets whose mean is at most m (the empty one always
-    counts), and the ends of the interval are quantiles of the means of sets: of random
-    subsamples in the sense of Hartigan (1969).
+    A mean m is tested by flipping signs of the differences minus m. Flipping those of a set of
+    images leaves at least their sum if and only if the mean over that set is at most m. So the
+    one-sided p-value of m is the share of all 2**N sets whose mean is at most m (the empty set
+    always counts), and the ends of the interval are quantiles of the means of sets: of random
+    subsamples as in Hartigan (1969).
 
-    These are counted out, by the number of images in a set and its sum, unless this takes more
-    than `counted_out` additions; then `SAMPLES` sets are drawn by `seed`, in time linear in N.
-    An end is infinite where too few images make every mean possible.
+    The sets are enumerated by their number of images and their sum, unless this takes more than
+    `counted_out` additions. Then `SAMPLES` sets are drawn, in time linear in N. An end is infinite
+    if there are too few images to exclude any mean.
+
+    Args:
+        differences: int64 [N], in any unit, which is also that of the interval.
+        confidence: Confidence level.
+        counted_out: Limit of the exact computation.
+        seed: Seed of the sampled sets.
+
+    Raises:
+        ValueError: If there are no images.
     """
     if not len(differences):
         raise ValueError("an interval of no images")
@@ -134,7 +163,7 @@ def sign_flip_interval(
 def _quantile(
     means: NDArray[np.float64], weights: NDArray[np.float64], empty: float, tail: float
 ) -> float:
-    """The least mean up to which there is more than `tail`; -inf where `empty` is more."""
+    """Return the least mean at which the cumulated weight exceeds `tail`; -inf if `empty` does."""
     order = np.argsort(means, kind="stable")
     reached = empty + np.cumsum(weights[order])
     if empty > tail * (1 + _ROUNDING):
@@ -149,7 +178,7 @@ _ROUNDING = 1e-9
 def _counted_sets(
     differences: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """The mean of each kind of set, its chance, and the chance of the empty set."""
+    """Return the mean of each kind of set, its probability, and that of the empty set."""
     nonzero = differences[differences != 0].tolist()
     lowest = sum(value for value in nonzero if value < 0)
     width = sum(map(abs, nonzero)) + 1
@@ -165,7 +194,7 @@ def _counted_sets(
             chance[1 : known + 2, :value] += grown[:, -value:]
     equal = len(differences) - len(nonzero)
     if equal:
-        # images without a difference make sets larger and no sum another
+        # images without a difference make sets larger but do not change their sums
         without = _binomial(equal)
         sizes = np.zeros((len(differences) + 1, width))
         for count, row in enumerate(chance):
@@ -179,7 +208,7 @@ def _counted_sets(
 def _sampled_sets(
     differences: NDArray[np.int64], seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """As `_counted_sets`, of random sets; the flip that was observed, of nobody, is among them."""
+    """Return the same as `_counted_sets` for random sets and the observed, empty one."""
     random = np.random.Generator(np.random.Philox(seed))
     counts, sums = np.zeros(SAMPLES, dtype=np.int64), np.zeros(SAMPLES, dtype=np.int64)
     for value, images in zip(*np.unique(differences, return_counts=True), strict=True):
@@ -194,7 +223,7 @@ def _sampled_sets(
 
 
 def _binomial(count: int) -> NDArray[np.float64]:
-    """float64 [count + 1]: the chance of each number of heads of `count` coins."""
+    """Return the probability of each number of heads of `count` coins, float64 [count + 1]."""
     logs = [
         math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
         for k in range(count + 1)
@@ -204,7 +233,7 @@ def _binomial(count: int) -> NDArray[np.float64]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values of one table, in the order given."""
+    """Return Holm's adjusted p-values of one table, in the given order."""
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -216,10 +245,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def smallest_gain(
     images: int, *, comparisons: int = 1, discordant: float = 0.1, level: float = 0.05
 ) -> float | None:
-    """The smallest gain, in points of percent, that a table could call significant.
+    """Return the smallest gain, in percentage points, that a table could call significant.
 
-    That is, one that passes the exact McNemar test at the first, strictest level of Holm's
-    procedure, when the share `discordant` of the images differs. None where no gain could.
+    That is a gain that passes the exact McNemar test at the first, strictest level of Holm's
+    procedure. None if no gain could.
+
+    Args:
+        images: Number of images.
+        comparisons: Number of comparisons in the table.
+        discordant: Share of the images on which the results differ.
+        level: Significance level.
     """
     count = round(images * discordant)
     smallest = None
@@ -240,10 +275,13 @@ def smallest_gain(
 def images_needed(
     points: float, *, comparisons: int = 1, discordant: float = 0.1, level: float = 0.05
 ) -> int:
-    """How many images it takes to call a gain of `points` percent significant.
+    """Return about how many images make a gain of `points` percentage points significant.
 
-    See `smallest_gain`. Whole numbers of images make that a saw, so this is near the least
-    number and not always the least.
+    See `smallest_gain` for the arguments. Since that is not monotonic in the number of images, the
+    result is near the least such number, but not always it.
+
+    Raises:
+        ValueError: If `points` or `discordant` is not positive.
     """
 
     def visible(images: int) -> bool:

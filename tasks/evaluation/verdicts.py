@@ -1,9 +1,9 @@
-"""What a defense is worth on a network, in one word, from the gain that an attack leaves it.
+"""Verdict on a defense of a network, in one word, from the gain that an attack leaves it.
 
 The gain is that of the worst case: each image under the candidate that fails most often on the
-attacker's draws, counted on redraws that no attack has seen, with the defense and without, both
-attacked with the same budget. Its interval is that of its images, at 99 %, and corrected for
-nothing, so that no verdict depends on which other defenses are listed beside it.
+attacker's draws, and correctness counted on redraws that no attack has seen, with the defense minus
+without, both attacked with the same budget. Its 99 % interval is over images. It is not corrected
+for multiple comparisons, so that no verdict depends on the other defenses in a table.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from tasks.evaluation.statistics import sign_flip_interval, summed_shares
 
 CONFIDENCE = 0.99
 NEGLIGIBLE = 3.0
-"""Points of a gain up to which there is none worth the name."""
+"""Gain, in percentage points, up to which there is none worth the name."""
 FALLEN = 1.0
-"""Percent that a bare network is left with, at and below which nothing is said of a defense."""
+"""Accuracy of the bare network, in percent, at and below which there is no verdict."""
 FEWEST_CANDIDATES = 2
 FEWEST_DIFFERING = 8
-"""Images that differ, all to one side, which the sign-flip test at 1 % needs: 2 / 2**8 < 0.01."""
+"""Images with a difference, all of one sign, that the sign-flip test at 1 % needs: 2 / 2**8 <
+0.01."""
 
 Word = Literal["holds", "harms", "no gain", "undecided", "cannot tell"]
 Right = NDArray[np.bool_]
@@ -33,7 +34,7 @@ Right = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Change:
-    """A difference of two accuracies over the same images, in points, with its 99 % interval."""
+    """A difference of accuracies on the same images, in percentage points, with a 99 % interval."""
 
     points: float
     low: float
@@ -42,35 +43,39 @@ class Change:
 
     @property
     def rises(self) -> bool:
-        """Whether it is above zero beyond chance."""
+        """Whether the interval is above zero."""
         return self.low > 0
 
     @property
     def falls(self) -> bool:
-        """Whether it is below zero beyond chance."""
+        """Whether the interval is below zero."""
         return self.high < 0
 
 
 @dataclass(frozen=True)
 class DefenseVerdict:
-    """What a defense on a network is worth.
-
-    why: of `cannot tell`, the reason; needed: of `undecided`, about how many images would decide
-    if the gain stayed what it is, None where no number would; fallen: whether the only reason is
-    that the bare network is left with too little for anything to be told on it.
-    """
+    """What a defense is worth on a network."""
 
     word: Word
     why: str = ""
+    """Reason of `cannot tell`."""
     needed: int | None = None
+    """For `undecided`, about how many images would decide if the gain stayed the same; None if none
+    would."""
     fallen: bool = False
+    """Whether the only reason is that the bare network has too little accuracy left for a
+    verdict."""
 
 
 def change(more: Sequence[Right], less: Sequence[Right]) -> Change:
-    """How much higher the sum of the accuracies `more` is than that of `less`.
+    """Return the sum of the accuracies `more` minus the sum of the accuracies `less`.
 
-    Each is bool [N, R], right or not at each redraw of the same N images. ValueError without
-    images, or where they are not as many.
+    Args:
+        more: Arrays of bool [N, R], whether each redraw of the same N images is right.
+        less: As `more`.
+
+    Raises:
+        ValueError: If there are no images, or if their numbers differ.
     """
     differences, unit = summed_shares(more, less)
     most = 100.0 * max(len(more), len(less))
@@ -86,10 +91,13 @@ def change(more: Sequence[Right], less: Sequence[Right]) -> Change:
 def judged(
     gain: Change, *, bare: float, candidates: int, failed: str | None = None
 ) -> DefenseVerdict:
-    """The verdict of a gain in the worst case.
+    """Return the verdict on a gain in the worst case.
 
-    bare: accuracy without the defense under the same budget, in percent; candidates: how many the
-    attack on the defended model chooses from; failed: what a failed integrity card found.
+    Args:
+        gain: The gain, with its interval.
+        bare: Accuracy without the defense under the same budget, in percent.
+        candidates: Number of candidates of the attack on the defended model.
+        failed: What a failed integrity card found.
     """
     if why := _silent(candidates, failed):
         return DefenseVerdict("cannot tell", why)
@@ -110,18 +118,18 @@ def _told(gain: Change) -> DefenseVerdict:
 
 
 def _silent(candidates: int, failed: str | None) -> str:
-    """Why an attack says nothing of a defense; empty where it does."""
+    """Return why an attack says nothing about a defense; "" if it does."""
     if candidates < FEWEST_CANDIDATES:
         return f"the attack chooses from {candidates} candidate, and two are the fewest"
     return failed or ""
 
 
 def deciding_images(gain: Change) -> int | None:
-    """About how many images decide a gain that stays as it is, its interval narrowing.
+    """Return about how many images would decide if the gain stayed the same.
 
-    The ends of an interval come nearer by the square root of the number of images; and no fewer
-    images than `FEWEST_DIFFERING` that all differ to one side tell a gain or a loss from none. More
-    than the images that did not decide. Rounded up to two digits.
+    The interval is taken to narrow with the square root of the number of images. At least
+    `FEWEST_DIFFERING` images must differ with the same sign to tell a gain or a loss from none. The
+    result is larger than the number of images that did not decide, and rounded up to two digits.
     """
     above, below = gain.high - gain.points, gain.points - gain.low
     found = []

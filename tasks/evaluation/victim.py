@@ -1,8 +1,9 @@
-"""A defended model as the victim of an attack that knows the defense.
+"""A defended model as the victim of an adaptive attack.
 
-Expectation over transformation and straight-through gradients (Athalye et al., ICML 2018), made
-from what a defense declares: its stages, its draws, a differentiable transform. The attacker
-knows how numbers are drawn and not which the defender will draw: its streams are its own.
+Expectation over transformation (EOT) and straight-through gradients (Athalye et al., ICML 2018),
+from what a defense declares: its stages, its draws and a differentiable transform. The attacker
+knows the distribution of the random numbers but not those that the defender will draw: it has its
+own streams.
 """
 
 from __future__ import annotations
@@ -31,14 +32,24 @@ def defended(
     inner_steps: int | None = None,
     relu_width: float | None = None,
 ) -> Victim:
-    """The victim that a defended model is: `draws` fresh draws for each image at each step.
+    """Return a defended model as a victim, with `draws` fresh draws for each image at each step.
 
-    rows: the identities of the images. For gradients alone: smoothing, rule, relu_width: see
-    `Context`, the first rule that the defense declares by default; inner_steps: the defense with
-    an inner optimiser of at most so many steps is climbed in its place. Of a model that draws, or
-    is not climbed as it is, points are judged by draws that stay the same for a window.
-    The logits are the log of the mean probability. Raises BadDefense where the defense leaves
-    no path for a gradient.
+    Its logits are the log of the mean probability over draws. If the model is randomised, or if
+    gradients are not those of the defense as it is, points are compared by `Victim.judged`, with
+    draws that stay the same within a window.
+
+    Args:
+        defense: The defense.
+        context: The classifier.
+        rows: Identities of the images.
+        draws: Draws at each step; one if all draws are the same.
+        smoothing: See `Context`; for gradients only, as are the arguments below.
+        rule: See `Context`; the first rule that the defense declares by default.
+        inner_steps: Differentiate a copy of the defense with at most so many inner steps.
+        relu_width: See `Context`.
+
+    Raises:
+        BadDefense: When the victim is called, if the defense lets no gradient through.
     """
     classes, randomised = context.classifier.classes, context.classifier.randomised
     count = attacker_draws(defense, classes, draws, randomised=randomised)
@@ -51,8 +62,8 @@ def defended(
     def logits(pixels: Tensor, step: int) -> Tensor:
         own = rows
         if fixed and len(pixels) != len(rows):
-            # libraries ask about some of the images alone, of which it does not matter here
-            # which they are
+            # libraries ask about subsets of the batch; a deterministic defense draws nothing, so
+            # any rows will do
             own = rows[torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)]
         found = ask(climbed, attacked, pixels, own.within("eot").at(step), draws=count)
         if torch.is_grad_enabled() and pixels.requires_grad and not found.requires_grad:

@@ -1,1 +1,1 @@
-"""Checks of whether a model's numbers can be believed."""
+"""Checks of whether a model's numbers can be trusted."""

@@ -1,7 +1,7 @@
-"""The integrity card: attacks on one model that must agree with each other, if its numbers hold.
+"""The integrity card: attacks on one model whose results must be consistent if its numbers hold.
 
-Every attack here is made on the very model that is judged. A defect of the defense or of the
-classifier that an attack stumbles over becomes a finding, not an exception.
+Every attack here is made on the model that is judged. A fault of the defense or the classifier in
+an attack becomes a finding, not an exception.
 """
 
 from __future__ import annotations
@@ -30,16 +30,23 @@ BY_GRADIENT = (
     "square",
     "convergence",
 )
-"""The checks that need attacks, in the order in which they are made."""
+"""The checks that need attacks, in their order."""
 
 
 def card(
     images: Images, context: Context, spec: CardSpec, *, batch_size: int, tell: Tell = silent
 ) -> list[Finding]:
-    """The findings about the model that `spec.against` and the context's classifier make up.
+    """Return the findings on the model made of `spec.against` and the context's classifier.
 
-    images: the first `spec.images` test images; batch_size: images, or draws of images, that
-    go through the network at a time. BadTensor where images or precision are not the spec's.
+    Args:
+        images: The first `spec.images` test images.
+        context: The classifier, and a pool if the defense needs one.
+        spec: What to check.
+        batch_size: Images, or draws of images, per forward pass.
+        tell: Called with the progress.
+
+    Raises:
+        BadTensor: If number of images or precision are not the spec's.
     """
     frozen = context.classifier
     require(len(images) == spec.images, f"card: expected {spec.images} images, got {len(images)}")
@@ -64,7 +71,7 @@ def card(
 
 
 def unchanged(frozen: Frozen) -> Finding:
-    """The classifier is in eval mode, and its weights are those that were frozen."""
+    """Check that the classifier is in eval mode, with the weights that were frozen."""
     try:
         frozen.check()
     except NotFrozen as error:
@@ -92,6 +99,9 @@ def _guarded(check: str, made: Callable[[], Finding]) -> Finding:
 
 
 def _not_made(left: tuple[str, ...], error: BadDefense, *, known: Finding) -> list[Finding]:
-    """What is said of checks that a bad defense stopped; the first fails if none has for it."""
+    """Return findings for the checks that a faulty defense stopped.
+
+    The first of them fails, unless `known` has failed for the defense already.
+    """
     failed = [] if known.verdict == "fail" else [found(left[0], {}, str(error), fails=True)]
     return failed + [skipped(check, str(error)) for check in left[len(failed) :]]

@@ -1,4 +1,4 @@
-"""What an integrity card asks, and what that costs: from its spec alone, without torch."""
+"""The cost of an integrity card, from its spec alone and without torch."""
 
 from __future__ import annotations
 
@@ -13,26 +13,31 @@ from tasks.evaluation.specs import CardSpec, CraftSpec
 from tasks.specs import Passes, Shard
 
 MULTIPLES = (0.25, 0.5, 2.0)
-"""The epsilons, in those of a card, at which the accuracy is measured beside 0 and 1."""
+"""Multiples of a card's epsilon at which accuracy is measured, besides 0 and 1."""
 
 ALONE = 8
-"""How many images are asked alone as well as in a batch."""
+"""Number of images that are asked alone as well as in a batch."""
 
 
 def answer_draws(spec: CardSpec, classes: int) -> int:
-    """How many draws an answer of a card is the mean of: the defense's own, the card's at most."""
+    """Return how many draws an answer of a card averages: the defense's own, at most the card's."""
     return attacker_draws(spec.against, classes, min(draw_count(spec.against), spec.draws))
 
 
 def own_draws(spec: CardSpec, classes: int) -> int:
-    """How many draws an answer of the judged model is the mean of; one where all are the same."""
+    """Return how many draws a prediction of the model averages; one if all are the same."""
     return attacker_draws(spec.against, classes, draw_count(spec.against))
 
 
 def climb(spec: CardSpec, epsilon: float, *, steps: int | None = None) -> APGD:
-    """The margin climbed from the image in a ball of `epsilon`, in 1/255, of the card's norm.
+    """Return the attack that is checked: APGD on the margin, from the image, in the card's norm.
 
-    This is what the adaptive numbers of a table come from, so it is what is examined.
+    The adaptive numbers of a table come from this attack.
+
+    Args:
+        spec: The card.
+        epsilon: Radius of the ball, in 1/255.
+        steps: Number of steps; the card's by default.
     """
     return APGD(
         norm=spec.norm,
@@ -44,7 +49,7 @@ def climb(spec: CardSpec, epsilon: float, *, steps: int | None = None) -> APGD:
 
 
 def card_passes(spec: CardSpec, classes: int) -> Passes:
-    """The passes of all checks of a card about all its images."""
+    """Return the passes of all checks of a card, for all its images."""
     sizes = 1 + len(MULTIPLES) + 1  # epsilon itself and a very large one
     attacks = [
         climb(spec, 0.0, steps=1),
@@ -69,7 +74,7 @@ def card_passes(spec: CardSpec, classes: int) -> Passes:
 
 
 def _known(spec: CardSpec, attack: Attack, classes: int, *, draws: int | None = None) -> Passes:
-    """An attack on the defended model, for an image."""
+    """Return the passes of an attack on the defended model, for an image."""
     made = CraftSpec(
         attack=attack,
         shard=Shard(start=0, stop=spec.images),
@@ -82,13 +87,13 @@ def _known(spec: CardSpec, attack: Attack, classes: int, *, draws: int | None = 
 
 
 def _gradient(spec: CardSpec, classes: int) -> Passes:
-    """One question, with two gradients back through it."""
+    """Return the passes of one query with two gradients."""
     back = attacker_draws(spec.against, classes, spec.draws) * spec.against.views(classes)
     return query_passes(spec.against, classes, spec.draws) + Passes(backwards=2 * back)
 
 
 def _still(spec: CardSpec, classes: int) -> Passes:
-    """A climb on one draw that stays the same and one on the bare model, and what they leave."""
+    """Return the passes of two APGD runs, on one fixed draw and on the bare model, with answers."""
     asked = climb(spec, spec.epsilon).forwards_and_backwards()
     one = single_passes(spec.against, classes, 1)
     both = (one + Passes(forwards=1)) * (asked.forwards + 1)

@@ -1,7 +1,7 @@
-"""The checks of an integrity card that look at the judged model and at attacks by descent.
+"""Checks of an integrity card on the judged model itself and on gradient attacks.
 
-Accuracies are of one answer about each image, with the same draws for every attack. An accuracy
-grows if it is beyond the 95 % Wilson interval of the one that it is compared with.
+Accuracies are of one answer for each image, on the same draws for every attack. An accuracy counts
+as higher than another if it is above that one's 95 % Wilson interval.
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ from tasks.integrity.subject import Subject
 from tasks.specs import Precision
 
 LARGE = 128.0
-"""The epsilon, in 1/255, at which no more than chance can be left."""
+"""Epsilon, in 1/255, at which no more than chance accuracy can remain."""
 
 PARTS = 5
-"""A descent's steps are looked at in so many parts: the draws of a single one may be lucky."""
+"""Number of parts in which the steps of PGD are examined, since the draws of one step may be
+lucky."""
 
 NOISE: dict[Precision, float] = {"float32": 1e-3, "tf32": 3e-2, "bfloat16": 0.3}
-"""How much of its size a logit may change by with the batch in which an image is asked."""
+"""Largest relative change of a logit with the composition of its batch."""
 
 
 @dataclass(frozen=True)
 class Descents:
-    """Numbers of right answers after attacks of rising length.
-
-    clean: before any; fgsm: after one step; by_steps: after each length of the card's projected
-    gradient descents; seen: what the longest saw itself, on its own draws, step by step; climbed:
-    after an APGD.
-    """
+    """Numbers of correct answers after attacks of increasing strength."""
 
     clean: int
+    """Without an attack."""
     fgsm: int
+    """After FGSM."""
     climbed: int
+    """After APGD."""
     by_steps: dict[int, int]
+    """After PGD, by its number of steps."""
     seen: tuple[int, ...]
+    """What the longest PGD saw itself at each step, on its own draws."""
 
     @property
     def lowest(self) -> int:
@@ -55,7 +56,7 @@ class Descents:
 
 
 def alone(subject: Subject) -> Finding:
-    """An image asked alone gets the logits that it gets in a batch."""
+    """Check that an image asked alone gets the same logits as in a batch."""
     few = slice(0, ALONE)
     together = subject.answer(subject.pixels[few], few)
     ones = [slice(place, place + 1) for place in range(len(together))]
@@ -74,7 +75,7 @@ def alone(subject: Subject) -> Finding:
 
 
 def gradient(subject: Subject) -> Finding:
-    """A gradient of the margin and of the cross-entropy reaches every image."""
+    """Check that a gradient of the margin and of the cross-entropy reaches every image."""
     stuck = saturated = broken = 0
     for part in subject.batches(subject.spec.draws):
         victim = subject.victim(subject.rows[part].within("gradient"), subject.spec.draws)
@@ -108,7 +109,7 @@ def gradient(subject: Subject) -> Finding:
 
 
 def epsilon_zero(subject: Subject) -> Finding:
-    """An attack in a ball of radius 0 moves no pixel, so the accuracy is the clean one."""
+    """Check that an attack in a ball of radius 0 changes no pixel and keeps the clean accuracy."""
     points = subject.attacked(subject.climb(0.0, steps=1))
     moved = int((points != subject.pixels).flatten(1).any(dim=1).sum())
     clean, left = subject.count_right(subject.pixels), subject.count_right(points)
@@ -125,9 +126,9 @@ def epsilon_zero(subject: Subject) -> Finding:
 
 
 def descents(subject: Subject) -> Descents:
-    """FGSM, and a projected gradient descent that is looked at after each of the lengths.
+    """Run FGSM, APGD and PGD, with PGD's iterates after each of the card's numbers of steps.
 
-    With one step size and the same draws, a shorter descent is the beginning of a longer one.
+    With one step size and the same draws, a shorter PGD is the beginning of a longer one.
     """
     spec = subject.spec
     longest = spec.steps[-1]
@@ -166,7 +167,7 @@ def descents(subject: Subject) -> Descents:
 
 
 def steps(subject: Subject, descents: Descents) -> Finding:
-    """More steps leave no higher accuracy than fewer."""
+    """Check that more steps leave no higher accuracy than fewer."""
     rights = [descents.fgsm, *descents.by_steps.values()]
     names = ["FGSM", *(f"PGD-{length}" for length in descents.by_steps)]
     measured = dict(zip(names, map(subject.percent, rights), strict=True))
@@ -181,9 +182,9 @@ def steps(subject: Subject, descents: Descents) -> Finding:
 
 
 def last_iterate(subject: Subject, descents: Descents) -> Finding:
-    """The longest descent fools, in its last part, as many of its own draws as in any.
+    """Check that the last part of the longest PGD fools as many of its own draws as any part.
 
-    The attacks behind a table keep their best point, so a weaker one is a warning.
+    The attacks behind a table keep their best point, so a weaker last part is only a warning.
     """
     part = -(-len(descents.seen) // PARTS)
     starts = range(len(descents.seen) % part, len(descents.seen), part)
@@ -198,9 +199,9 @@ def last_iterate(subject: Subject, descents: Descents) -> Finding:
 
 
 def epsilons(subject: Subject, descents: Descents) -> tuple[Finding, Finding]:
-    """A larger ball leaves no higher accuracy, and a very large one no more than chance."""
+    """Check that a larger ball leaves no higher accuracy, and a huge one no more than chance."""
     spec = subject.spec
-    # The l2 ball that reaches as far as the linf one does.
+    # The radius of the smallest l2 ball that contains the linf one.
     large = LARGE * (1.0 if spec.norm == "linf" else math.sqrt(subject.pixels[0].numel()))
     rights = {0.0: descents.clean, spec.epsilon: descents.climbed}
     for size in (*(multiple * spec.epsilon for multiple in MULTIPLES), large):

@@ -1,4 +1,4 @@
-"""What an integrity card says: findings, and how counts of right answers are compared."""
+"""Findings of an integrity card, and comparisons of counts of correct answers."""
 
 from __future__ import annotations
 
@@ -15,47 +15,53 @@ Verdict = Literal["pass", "warn", "fail", "skipped"]
 
 
 class Finding(BaseModel):
-    """What one check found: its name, its verdict, what was measured, and that in one line.
+    """Result of one check.
 
-    A `fail` says that a number of the model cannot be believed, a `warn` that it may be less
-    than it seems; `skipped` that the check was not made.
+    `fail` means that a number of the model cannot be trusted, `warn` that it may be less than it
+    seems, and `skipped` that the check was not made.
     """
 
     model_config = ConfigDict(frozen=True)
 
     check: str
+    """Name of the check."""
     verdict: Verdict
     measured: Mapping[str, float] = {}
+    """What was measured."""
     words: str
+    """The result in one line."""
 
 
 def overall(findings: Iterable[Finding]) -> Verdict:
-    """The gravest verdict of a card; `skipped` where nothing was checked."""
+    """Return the most serious verdict of a card; `skipped` if nothing was checked."""
     return gravest(finding.verdict for finding in findings)
 
 
 def gravest(verdicts: Iterable[Verdict]) -> Verdict:
-    """A failure before a warning before a pass."""
+    """Return `fail` before `warn` before `pass`; `skipped` if there is none of them."""
     found = set(verdicts)
     order: tuple[Verdict, ...] = ("fail", "warn", "pass")
     return next((verdict for verdict in order if verdict in found), "skipped")
 
 
 def beyond_interval(right: float, earlier: float, images: int) -> bool:
-    """Whether an accuracy is above the 95 % Wilson interval of an earlier one.
+    """Return whether an accuracy is above the 95 % Wilson interval of an earlier one.
 
-    right, earlier: numbers of right answers about the same `images` images.
+    Args:
+        right: Number of correct answers.
+        earlier: Number of correct answers on the same images before.
+        images: Number of images.
     """
     return right > images * wilson_interval(earlier, images)[1]
 
 
 def margin(images: int) -> int:
-    """By how many images two attacks may differ: 0.2 % of them, below 500 images one."""
+    """Return by how many images two attacks may differ: 0.2 % of them, at least one."""
     return max(1, round(0.002 * images))
 
 
 def grows(rights: Sequence[float], images: int) -> bool:
-    """Whether one of the numbers is beyond the interval of the one before it."""
+    """Return whether one of the numbers is above the interval of the one before it."""
     return any(
         beyond_interval(later, earlier, images) for earlier, later in itertools.pairwise(rights)
     )
@@ -69,9 +75,9 @@ def found(
     fails: bool = False,
     warns: bool = False,
 ) -> Finding:
-    """A finding that fails, or else warns, or else passes.
+    """Return a finding that fails, or else warns, or else passes.
 
-    What could not be measured, and so is no finite number, is left out.
+    Measured values that are not finite are left out.
     """
     verdict: Verdict = "fail" if fails else "warn" if warns else "pass"
     measured = {name: value for name, value in measured.items() if math.isfinite(value)}
@@ -79,5 +85,5 @@ def found(
 
 
 def skipped(check: str, words: str) -> Finding:
-    """A check that was not made, and why."""
+    """Return the finding of a check that was not made, with the reason."""
     return Finding(check=check, verdict="skipped", words=f"not made: {words}")

@@ -1,4 +1,4 @@
-"""The checks of an integrity card that set other attacks beside those by descent."""
+"""Checks of an integrity card that compare other attacks with gradient attacks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tasks.integrity.findings import Finding, beyond_interval, found, margin, sk
 from tasks.integrity.subject import Subject
 
 MOVE = 100
-"""A larger budget may lower the accuracy by one in so many images unsaid."""
+"""A larger budget may lower the accuracy by one in so many images without a warning."""
 
 
 def corners(subject: Subject, descents: Descents) -> Finding:
-    """Random corners of the ball fool the model on no more images than gradients do."""
+    """Check that random corners of the ball fool the model on no more images than gradients do."""
     spec = subject.spec
     ball = subject.climb(spec.epsilon).ball()
     right = torch.ones_like(subject.labels, dtype=torch.bool)
@@ -40,10 +40,10 @@ def corners(subject: Subject, descents: Descents) -> Finding:
 
 
 def frozen_draw(subject: Subject) -> Finding:
-    """One draw that stays the same is fooled as the bare model is, so its gradient is good."""
+    """Check that a fixed draw is fooled as the bare model is, so that its gradient is good."""
     spec, context = subject.spec, subject.context
     rules = spec.against.gradients()
-    # where there is a surrogate the cascade climbs it as well
+    # an adaptive attack differentiates the surrogate, too, if there is one
     climbed = replace(context, rule="surrogate" if "surrogate" in rules else rules[0])
 
     def one_draw(points: Tensor, rows: Rows) -> Tensor:
@@ -64,7 +64,7 @@ def frozen_draw(subject: Subject) -> Finding:
 
 
 def square(subject: Subject, descents: Descents) -> Finding:
-    """Square, which needs no gradient, does not find what gradients miss."""
+    """Check that Square, which needs no gradient, does not find what gradients miss."""
     spec = subject.spec
     if not spec.queries:
         return skipped("square", "there is no budget for queries")
@@ -80,7 +80,7 @@ def square(subject: Subject, descents: Descents) -> Finding:
 
 
 def convergence(subject: Subject, descents: Descents) -> Finding:
-    """Twice the steps and draws would lower the accuracy by a point at most."""
+    """Check that twice the steps and draws lower the accuracy by a percentage point at most."""
     spec = subject.spec
     if not spec.converges:
         return skipped("convergence", "there is no budget for twice the steps")
@@ -99,7 +99,7 @@ def convergence(subject: Subject, descents: Descents) -> Finding:
 
 
 def inside_the_ball(subject: Subject) -> Finding:
-    """Every point that an attack made is finite, in its ball and in [0, 1]."""
+    """Check that all points made by attacks are finite, in their ball and in [0, 1]."""
     measured = {"points": subject.made, "outside": subject.outside}
     words = f"{subject.outside} of {subject.made} attacked images left their ball or [0, 1]"
     if not subject.made:
@@ -108,9 +108,9 @@ def inside_the_ball(subject: Subject) -> Finding:
 
 
 def _right_after(subject: Subject, ask: Callable[[Tensor, Rows], Tensor]) -> int:
-    """How many right answers a climb on a model leaves of it.
+    """Return how many correct answers an APGD run on a model leaves.
 
-    ask: the model's float32 logits [n, classes] of points and their rows; nothing is drawn anew.
+    ask: the model, from points and their rows to logits, float32 [n, classes]; its draws are fixed.
     """
     classes = subject.context.classifier.classes
 

@@ -1,6 +1,6 @@
-"""Whether a model and the attacks on it make sense at all: findings from what is known anyway.
+"""Findings on whether a model and the attacks on it make sense, from results that exist anyway.
 
-Nothing is asked and nothing is attacked. Accuracies are in percent, counts are of images.
+No passes are made for them. Accuracies are in percent, counts are of images.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from tasks.evaluation.statistics import wilson_interval
 from tasks.integrity.findings import Finding, found, margin, skipped
 
 BELOW_PUBLISHED = 5.0
-"""Points by which a clean accuracy may be below the one that is published for its checkpoint."""
+"""Percentage points by which a clean accuracy may be below that published for its checkpoint."""
 BELOW_TRAINING = 20.0
-"""Points by which it may be below the accuracy in training, whose images the network knows."""
+"""Percentage points by which it may be below the accuracy on training images."""
 LEFT_UNTARGETED, LEFT_TARGETED = 0.8, 0.9
-"""The share of the clean accuracy above which an attack does not break the undefended model."""
+"""Shares of the clean accuracy above which an attack does not break the undefended model."""
 ZERO_GRADIENTS = 0.1
-"""The share of images with a zero gradient from which on an attack says nothing."""
+"""Share of images with a zero gradient above which an attack says nothing."""
 
 
 def outputs(seen: Mapping[str, int]) -> Finding:
-    """A network answers with logits, not with probabilities or anything else in [0, 1].
+    """Check that a network answers with logits, not with probabilities or other values in [0, 1].
 
     seen: see `tasks.evaluation.seen.Seen`.
     """
@@ -49,10 +49,14 @@ def clean_accuracy(
     published: float | None = None,
     trained: float | None = None,
 ) -> Finding:
-    """The undefended model is better than chance, and about as good as it is known to be.
+    """Check that the undefended model is better than chance, and as good as it is known to be.
 
-    right: 0..images, right answers without an attack, maybe a sum of shares; chance: percent;
-    published: of the checkpoint; trained: at the end of the training, on its own images.
+    Args:
+        right: Correct answers without an attack, 0 to `images`; may be a sum of shares.
+        images: Number of images.
+        chance: Accuracy by chance, in percent.
+        published: Accuracy published for the checkpoint, in percent.
+        trained: Accuracy at the end of training, on the training images, in percent.
     """
     low, high = (100 * end for end in wilson_interval(right, images))
     accuracy = 100 * right / images
@@ -89,7 +93,7 @@ def clean_accuracy(
 
 
 def gradients(seen: Mapping[str, int]) -> Finding:
-    """The first gradient of an attack is finite and not zero.
+    """Check that the first gradients of an attack are finite and not zero.
 
     seen: see `tasks.evaluation.seen.Seen`.
     """
@@ -109,9 +113,12 @@ def gradients(seen: Mapping[str, int]) -> Finding:
 
 
 def breaks(left: float, clean: float, *, targeted: bool) -> Finding:
-    """An attack lowers the accuracy of the undefended model by much.
+    """Check that an attack lowers the accuracy of the undefended model by much.
 
-    left, clean: its accuracies under the attack and without one, in percent.
+    Args:
+        left: Accuracy under the attack, in percent.
+        clean: Accuracy without an attack, in percent.
+        targeted: Whether the attack is targeted.
     """
     most = LEFT_TARGETED if targeted else LEFT_UNTARGETED
     measured = {"left": left, "clean": clean}
@@ -126,7 +133,7 @@ def breaks(left: float, clean: float, *, targeted: bool) -> Finding:
 
 
 def counted(facts: Mapping[str, object]) -> dict[str, int]:
-    """The counts of `tasks.evaluation.seen.Seen` in facts; none in those of earlier versions."""
+    """Return the counts of `tasks.evaluation.seen.Seen` in facts, if they have any."""
     counts = facts.get("seen")
     if not isinstance(counts, Mapping):
         return {}

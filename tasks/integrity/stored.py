@@ -1,6 +1,6 @@
-"""The checks of an integrity card on stored answers: nothing is asked, nothing is attacked.
+"""Checks of an integrity card on stored answers, without new predictions or attacks.
 
-Answers are bool [N, R], right or not: one row an image, one column a redraw.
+Answers are bool [N, R]: whether each redraw of each image is right.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ Answers = NDArray[np.bool_]
 
 
 def adaptive_not_above(adaptive: Answers, oblivious: Answers) -> Finding:
-    """An attack that knows the defense leaves no higher accuracy than one that does not.
+    """Check that an adaptive attack leaves no higher accuracy than an oblivious one.
 
-    Both about the same images. Higher within the 95 % Wilson interval is a warning.
+    Both are on the same images. A higher accuracy within the 95 % Wilson interval is a warning.
+
+    Raises:
+        ValueError: If the numbers of images differ.
     """
     if len(adaptive) != len(oblivious):
         raise ValueError(f"{len(adaptive)} images cannot be compared with {len(oblivious)}")
     images = len(adaptive)
     knowing, unknowing = _right(adaptive), _right(oblivious)
     measured = {"adaptive": 100 * knowing / images, "oblivious": 100 * unknowing / images}
-    # counts over a common number of redraws: shares such as 1/3 do not add up exactly
+    # integer counts over a common number of redraws, since shares such as 1/3 are not exact
     higher = int(adaptive.sum()) * oblivious.shape[1] > int(oblivious.sum()) * adaptive.shape[1]
     words = (
         f"the adaptive attack leaves {measured['adaptive']:.1f} %, the oblivious one "
@@ -37,11 +40,16 @@ def adaptive_not_above(adaptive: Answers, oblivious: Answers) -> Finding:
 
 
 def oblivious_steps(by_steps: Mapping[int, Answers]) -> Finding:
-    """More steps of an oblivious attack leave no higher accuracy.
+    """Check that more steps of an oblivious attack leave no higher accuracy.
 
-    by_steps: answers to attacks of one kind by their steps. On the bare model alone that would
-    fail a card; examples that were made on another model may well transfer worse with more
-    steps, so here it is a warning.
+    On the model under attack this would fail a card. Examples made on another model may transfer
+    worse with more steps, so here it is a warning.
+
+    Args:
+        by_steps: Answers under attacks of one kind, by their number of steps.
+
+    Raises:
+        ValueError: If the numbers of images differ.
     """
     ordered = dict(sorted(by_steps.items()))
     counts = {len(answers) for answers in ordered.values()}
@@ -61,9 +69,11 @@ def oblivious_steps(by_steps: Mapping[int, Answers]) -> Finding:
 
 
 def scored_again(answers: Answers, stored: Mapping[str, object]) -> Finding:
-    """Scoring the stored answers again gives the stored score.
+    """Check that scoring the stored answers again gives the stored score.
 
-    stored: the facts of a `tasks.evaluation.score.Score`, in percent.
+    Args:
+        answers: The stored answers.
+        stored: Facts of a `tasks.evaluation.score.Score`, in percent.
     """
     images = len(answers)
     right = _right(answers)
@@ -85,7 +95,7 @@ def scored_again(answers: Answers, stored: Mapping[str, object]) -> Finding:
 
 
 def _right(answers: Answers) -> float:
-    """The sum over images of the share of right redraws: exact where it is a whole number."""
+    """Return the sum over images of the share of right redraws, exact if it is an integer."""
     right = int(answers.sum())
     return right / int(answers.shape[1])
 

@@ -1,4 +1,4 @@
-"""A model under examination: a defense before a classifier, attacked and asked again and again."""
+"""A model under examination: a defense in front of a classifier, attacked and asked many times."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from tasks.evaluation.victim import defended
 from tasks.integrity.costs import answer_draws, climb, own_draws
 
 Perturb = Callable[[Victim, Tensor, Tensor, Rows], Tensor]
-"""What `Attack.perturb` is; it may also give several points of an image, [n, points, C, H, W]."""
+"""The signature of `Attack.perturb`; it may return several points of an image, [n, points, C, H,
+W]."""
 
 
 class Subject:
-    """The judged model and the images that it is asked about, on the classifier's device.
+    """The judged model and the images to ask it about, on the classifier's device.
 
-    An answer is the log of the mean probability over draws that are the same for every question
-    and that no attack sees, so attacks are compared on equal terms. `outside` counts the points
-    made by attacks that are not in their ball or not in [0, 1].
+    An answer is the log of the mean probability over draws that are the same for every question and
+    that no attack sees, so attacks are compared on equal terms. `made` counts the points made by
+    attacks, and `outside` those outside their ball or [0, 1].
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class Subject:
         self.answer_draws = answer_draws(spec, context.classifier.classes)
         few = self.answer_draws < own_draws(spec, context.classifier.classes)
         self.accuracy = f"{self.answer_draws}-draw accuracy" if few else "accuracy"
-        """What the share of right answers is called: the table's accuracy is of all draws."""
+        """Name of the share of correct answers; a table's accuracy uses all draws of the
+        defense."""
         self.made = 0
         self.outside = 0
 
@@ -54,9 +56,11 @@ class Subject:
         return len(self.pixels)
 
     def answer(self, points: Tensor, part: slice) -> Tensor:
-        """The logits of each draw of an answer, float32 [n, draws, classes].
+        """Return the logits of each draw of an answer, float32 [n, draws, classes].
 
-        points: float32 [n, C, H, W] in [0, 1], of the images that are `part` of all.
+        Args:
+            points: float32 [n, C, H, W] in [0, 1].
+            part: Which of all images the points are of.
         """
         rows = self.rows[part].within("answer")
         with torch.no_grad():
@@ -65,7 +69,7 @@ class Subject:
             )
 
     def right(self, points: Tensor) -> Tensor:
-        """bool [N]: which of the points, one for each image, are answered rightly."""
+        """Return which points, one for each image, are classified correctly, bool [N]."""
         return torch.cat(
             [
                 log_mean(self.answer(points[part], part)).argmax(dim=1) == self.labels[part]
@@ -74,15 +78,15 @@ class Subject:
         )
 
     def count_right(self, points: Tensor) -> int:
-        """How many of the points, one for each image, are answered rightly."""
+        """Return how many points, one for each image, are classified correctly."""
         return int(self.right(points).sum())
 
     def percent(self, right: float) -> float:
-        """So many right answers, in percent of the images."""
+        """Return a number of correct answers in percent of the images."""
         return 100 * right / len(self)
 
     def climb(self, epsilon: float, *, steps: int | None = None) -> APGD:
-        """The attack that is examined, in a ball of `epsilon`, in 1/255."""
+        """Return the attack that is checked, in a ball of `epsilon`, in 1/255."""
         return climb(self.spec, epsilon, steps=steps)
 
     def attacked(
@@ -93,10 +97,13 @@ class Subject:
         victim: Callable[[Rows], Victim] | None = None,
         draws: int | None = None,
     ) -> Tensor:
-        """The points that an attack makes of the images, float32 [N, ...].
+        """Return the points that an attack makes of the images, float32 [N, ...].
 
-        perturb: what to do instead of the attack's own; victim: what to attack instead of the
-        judged model, with `draws` draws at a step, those of the card by default.
+        Args:
+            attack: The attack.
+            perturb: Called instead of the attack's own.
+            victim: Makes a victim to attack instead of the judged model.
+            draws: Draws of the defense at each step; the card's by default.
         """
         draws = draws or self.spec.draws
         made = []
@@ -110,11 +117,11 @@ class Subject:
         return points
 
     def victim(self, rows: Rows, draws: int) -> Victim:
-        """The judged model as an attack that knows the defense sees it."""
+        """Return the judged model as an adaptive attack sees it."""
         return defended(self.spec.against, self.context, rows, draws=draws)
 
     def batches(self, draws: int) -> Iterator[slice]:
-        """Parts of the images, so many that the views of their draws make one batch."""
+        """Return parts of the images such that the views of all their draws make one batch."""
         views = self.spec.against.views(self.context.classifier.classes)
         size = max(1, self.batch_size // (draws * views))
         return (slice(start, start + size) for start in range(0, len(self), size))

@@ -1,1 +1,1 @@
-"""Specs of networks, one per file. A kind `resnet50-mi` is the module `resnet50_mi`."""
+"""Specs of networks, one per file: the module `resnet50_mi` defines the kind `resnet50-mi`."""

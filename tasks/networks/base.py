@@ -1,4 +1,4 @@
-"""What a network is: a spec that builds a module from images in [0, 1] to logits."""
+"""Base class of networks: specs that build a module from images in [0, 1] to logits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ if TYPE_CHECKING:
 
 
 class Network(Kind):
-    """An architecture and the normalisation of its inputs.
+    """An architecture, and the normalisation of its inputs.
 
-    mean, std: of the pixel range [0, 1], one number or one for each channel. They are part
-    of the module, which takes pixels in [0, 1].
+    The normalisation is part of the module, which takes pixels in [0, 1]. A subclass defines
+    `module`, and `multiplications` for estimates of its cost.
     """
 
     mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)] = (0.5,)
+    """Mean to subtract, in the pixel range [0, 1]: one number, or one for each channel."""
     std: Annotated[tuple[Deviation, ...], Field(strict=False, min_length=1)] = (0.5,)
+    """Standard deviation to divide by, in the pixel range [0, 1]: one number, or one for each
+    channel."""
 
     @field_validator("mean", "std")
     @classmethod
@@ -40,10 +43,22 @@ class Network(Kind):
         return self
 
     def build(self, channels: int, side: int, classes: int, *, seed: int = 0) -> nn.Module:
-        """The module, float32 [N, channels, side, side] in [0, 1] to float32 [N, classes].
+        """Build the module, with random weights that depend on `seed` alone (He et al., ICCV 2015).
 
-        Its weights are He et al.'s random ones and depend on `seed` alone; the global random
-        state is left as it was. ValueError where mean and std do not fit the channels.
+        The global random state is left as it was.
+
+        Args:
+            channels: Channels of the images.
+            side: Side of the images, in pixels.
+            classes: Number of classes.
+            seed: Seed of the weights.
+
+        Returns:
+            A module from float32 [N, channels, side, side] in [0, 1] to logits, float32 [N,
+            classes].
+
+        Raises:
+            ValueError: If the lengths of mean and std do not fit the channels.
         """
         import torch
 
@@ -60,9 +75,12 @@ class Network(Kind):
         return module
 
     def multiplications(self, channels: int, side: int, classes: int) -> int:
-        """Of the forward pass of one image, in convolutions and linear layers; no torch needed."""
+        """Return the multiplications in convolutions and linear layers of one image's forward pass.
+
+        Called by planning, which does not import torch.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define multiplications")
 
     def module(self, channels: int, side: int, classes: int) -> nn.Module:
-        """The module with weights of no consequence; `build` sets them."""
+        """Return the module, with any weights; `build` sets them."""
         raise NotImplementedError(f"{type(self).__name__} does not define module")

@@ -1,4 +1,4 @@
-"""Several networks of one data set as a model of their own."""
+"""Several networks on one data set as one model."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 class Ensemble(Network):
-    """Networks whose mean probability is the answer; the network of a model with `members`.
+    """An ensemble that answers with its members' mean probability.
 
-    Each normalises the pixels for itself.
+    It is the network of a model with `members`. Each member normalises the pixels itself.
     """
 
     version: ClassVar[int] = 1
     kind: Literal["ensemble"] = "ensemble"
     members: Annotated[tuple[SerializeAsAny[Network], ...], Field(strict=False, min_length=2)]
-    """Kinds and parameters."""
+    """The networks: their kinds and parameters."""
     mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)] = (0.0,)
     std: Annotated[tuple[Deviation, ...], Field(strict=False, min_length=1)] = (1.0,)
 
     @field_validator("members", mode="before")
     @classmethod
     def _by_their_kinds(cls, value: Any, info: ValidationInfo) -> Any:
-        """Networks from mappings with a `kind`, as a record has them."""
+        """Make networks of mappings with a `kind`, as a record has them."""
         from tasks import registry
 
         if not isinstance(value, list | tuple):
@@ -50,7 +50,7 @@ class Ensemble(Network):
         return self
 
     def build(self, channels: int, side: int, classes: int, *, seed: int = 0) -> nn.Module:
-        """See `Network.build`; the members' first weights are of one seed after the other."""
+        """See `Network.build`; the members' weights have consecutive seeds."""
         from tasks.classifier.ensemble import EnsembleModule
 
         return EnsembleModule(
@@ -61,5 +61,5 @@ class Ensemble(Network):
         )
 
     def multiplications(self, channels: int, side: int, classes: int) -> int:
-        """Of all members."""
+        """Return the sum over all members."""
         return sum(member.multiplications(channels, side, classes) for member in self.members)

@@ -1,4 +1,4 @@
-"""Networks from a file of torch.export, which holds the program as well as the weights."""
+"""Networks from a file of `torch.export`, which holds the program as well as the weights."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class Exported(ForeignNetwork):
-    """The program in the checkpoint's file, a `.pt2` exported with a dynamic first dimension."""
+    """A program of `torch.export` in the checkpoint's `.pt2` file, with a dynamic batch size."""
 
     version: ClassVar[int] = 1
     kind: Literal["exported"] = "exported"
 
     def module(self, channels: int, side: int, classes: int) -> nn.Module:  # noqa: ARG002
-        """There is none without the file."""
+        """Raise BadNetwork: without the file there is no module."""
         raise BadNetwork("network exported: it is in its file; give a checkpoint, not a recipe")
 
     def restored(
         self, program: dict[str, Any], weights: Mapping[str, Tensor], channels: int
     ) -> nn.Module:
-        """The program with its weights as a module, from `tasks.classifier.exported.read`."""
+        """Return the module of a program and weights, as `tasks.classifier.exported.read` gives."""
         from tasks.networks.modules.exported import ExportedNetwork
 
         return self.normalising(ExportedNetwork(program, weights), channels)

@@ -1,4 +1,4 @@
-"""Any code that returns a torch module: in a file of the user's, or in an installed package."""
+"""Networks from any callable that returns a module: a user's file, or an installed package."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ if TYPE_CHECKING:
 
 
 class Factory(ForeignNetwork):
-    """A callable that returns a module which takes [N, C, H, W] and gives [N, classes].
-
-    factory: `package.module:name`, or `net.py:name` for a file beside the YAML; arguments: what
-    it is called with; source: the digest of its code, which the program fills in.
-    """
+    """A callable that returns a module from images [N, C, H, W] to logits [N, classes]."""
 
     version: ClassVar[int] = 1
     kind: Literal["factory"] = "factory"
     factory: Annotated[str, Field(pattern=r"^[^:]+:\w+$")]
+    """The callable: `package.module:name`, or `net.py:name` for a file beside the YAML."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Keyword arguments to call it with."""
     source: str = ""
+    """Digest of its code, which the program fills in."""
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -47,5 +46,5 @@ class Factory(ForeignNetwork):
 
 
 def own_module_name(stem: str, digest: str) -> str:
-    """The name among Python's modules of a user's own file: after its own and its code's."""
+    """Return the name under which a user's file is imported, from its stem and code digest."""
     return f"own_{stem}_{digest[:16]}"

@@ -1,4 +1,4 @@
-"""The common ResNet-50 with a stem for small images."""
+"""torchvision's ResNet-50 with a stem for small images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ResNet50Cifar(Network):
-    """torchvision's resnet50, its stem a 3x3 convolution of stride 1 without max-pooling."""
+    """torchvision's `resnet50` with a 3x3 convolution of stride 1 as stem, and no max-pooling."""
 
     version: ClassVar[int] = 1
     kind: Literal["resnet50-cifar"] = "resnet50-cifar"
@@ -31,7 +31,7 @@ class ResNet50Cifar(Network):
             before, side = side, side if width == 64 else halved(side)
             leaving = 4 * width
             total += (
-                # The first block: a 1x1 ahead of the stride, and a projected shortcut.
+                # The first block: a 1x1 convolution before the stride, and a projection shortcut.
                 convolution(entering, width, kernel=1, side=before)
                 + convolution(entering, leaving, kernel=1, side=side)
                 + (blocks - 1) * convolution(leaving, width, kernel=1, side=side)

@@ -1,4 +1,4 @@
-"""The 'ResNet-50' of Mixup Inference's released code, most likely the paper's."""
+"""The network that Mixup Inference's released code calls ResNet-50, most likely the paper's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ResNet50MI(Network):
-    """Three stages of five bottleneck blocks without widening: 4,752,586 weights, 0.7 GMAC."""
+    """Three stages of five bottleneck blocks without expansion: 4,752,586 weights, 0.7 GMAC."""
 
     version: ClassVar[int] = 1
     kind: Literal["resnet50-mi"] = "resnet50-mi"
@@ -30,7 +30,7 @@ class ResNet50MI(Network):
         for width in (64, 128, 256):
             before, side = side, side if width == entering else halved(side)
             square = convolution(width, width, kernel=1, side=side)
-            # The first 1x1 is ahead of the stride; a change of shape needs a projection.
+            # The first 1x1 convolution is before the stride; a change of shape needs a projection.
             total += convolution(entering, width, kernel=1, side=before) + 9 * square
             total += 5 * convolution(width, width, kernel=3, side=side)
             if width != entering:

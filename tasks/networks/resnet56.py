@@ -8,7 +8,7 @@ from tasks.networks.families.basic import BasicNetwork
 
 
 class ResNet56(BasicNetwork):
-    """Three stages of 9 basic blocks with 16, 32 and 64 channels, option-A shortcuts.
+    """ResNet-56: three stages of 9 basic blocks with 16, 32 and 64 channels, option-A shortcuts.
 
     Normalised by default as the public CIFAR-10 checkpoints of this architecture are.
     """

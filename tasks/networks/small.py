@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Small(Network):
     """Five 3x3 convolutions with batch norm and ReLU, for images of 8 to 64 pixels.
 
-    The first has `width` channels, the last four times as many; with 16 it takes 0.45
-    million multiplications for an 8x8 image of one channel.
+    The first has `width` channels, the last four times as many. With a width of 16, an 8x8 image of
+    one channel takes 0.45 million multiplications.
     """
 
     version: ClassVar[int] = 1

@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 
 
 class Timm(ForeignNetwork):
-    """A network that `timm.create_model` makes, with weights of no consequence.
-
-    name: such as resnet18 or vit_tiny_patch16_224; arguments: what else it is called with.
-    """
+    """A network of `timm.create_model`, without pretrained weights."""
 
     version: ClassVar[int] = 1
     library: ClassVar[str] = "timm"
     kind: Literal["timm"] = "timm"
     name: str
+    """Name of the network, such as resnet18 or vit_tiny_patch16_224."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further keyword arguments of `timm.create_model`."""
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

@@ -1,1 +1,1 @@
-"""How networks are trained."""
+"""Training of networks."""

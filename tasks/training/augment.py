@@ -1,4 +1,4 @@
-"""What training does to a batch: crops, flips, attacks and mixtures, by each image's draws."""
+"""Augmentation of a training batch: crops, flips, attacks and mixtures, drawn for each image."""
 
 from __future__ import annotations
 
@@ -15,18 +15,27 @@ from tasks.data.seeding import Rows
 from tasks.training.recipe import Recipe
 
 AS_USUAL = Manner()
-"""Of most networks."""
+"""How most networks are prepared."""
 
 
 def training_batch(
     network: nn.Module, images: Images, rows: Rows, recipe: Recipe, manner: Manner = AS_USUAL
 ) -> tuple[Tensor, Tensor]:
-    """The images that one step trains on, and their soft labels.
+    """Return the images of one training step, and their soft labels.
 
-    Under `mixup` and `adversarial` as many as there are images, float32 [N, C, H, W] and
-    [N, classes]; under `iat` twice as many, the clean half first. Under the first and the last
-    each half is mixed on its own; the attack is on images that are not yet mixed. The network
-    is in train mode, and is left so.
+    Under `mixup` and `adversarial` there are as many as images given; under `iat` twice as many,
+    the clean half first. Under `mixup` and `iat`, each half is mixed on its own, and the attack is
+    on images before mixing. The network is in train mode, and is left so.
+
+    Args:
+        network: The network in training.
+        images: The batch.
+        rows: Identities of the images at this epoch.
+        recipe: A resolved recipe.
+        manner: How the network is prepared for attacks.
+
+    Returns:
+        float32 [N, C, H, W] in [0, 1], and float32 [N, classes].
     """
     cropped = crop_and_flip(
         images.pixels, rows, padding_px=recipe.crop_padding_px, flip=recipe.flip
@@ -54,11 +63,21 @@ def adversarial(
     recipe: Recipe,
     manner: Manner = AS_USUAL,
 ) -> Tensor:
-    """Untargeted PGD examples by the recipe's inner attack, with the network in eval mode.
+    """Return untargeted PGD examples of the recipe's inner attack, with the network in eval mode.
 
-    pixels: float32 [N, C, H, W] in [0, 1]; labels: int64 [N]. Returns the pixels' shape.
-    What is attacked is a copy with its batch norms folded, which all steps use, or what else
-    the manner says; the network itself is left as it was.
+    The attack is on a copy of the network with folded batch norms, or as `manner` says; the network
+    itself is left as it was.
+
+    Args:
+        network: The network in training.
+        pixels: float32 [N, C, H, W] in [0, 1].
+        labels: int64 [N], the true classes.
+        rows: Identities of the images.
+        recipe: A resolved recipe.
+        manner: How the network is prepared.
+
+    Returns:
+        float32 [N, C, H, W] in [0, 1].
     """
     inner = recipe.inner
     if inner is None or inner.epsilon is None or inner.step_size is None:
@@ -84,9 +103,13 @@ def adversarial(
 
 
 def crop_and_flip(pixels: Tensor, rows: Rows, *, padding_px: int, flip: bool) -> Tensor:
-    """A random window of each zero-padded image, half of them mirrored if `flip`.
+    """Randomly crop each image after zero padding and, if `flip`, mirror it with probability 1/2.
 
-    pixels: [N, C, H, W] of any type; returns the same shape and type.
+    Args:
+        pixels: [N, C, H, W] of any type; the result has the same shape and type.
+        rows: Identities of the images.
+        padding_px: Padding on each side.
+        flip: Whether to mirror.
     """
     count, _, height, width = pixels.shape
     device = pixels.device
@@ -98,18 +121,24 @@ def crop_and_flip(pixels: Tensor, rows: Rows, *, padding_px: int, flip: bool) ->
         across = torch.where(mirrored, across.flip(1), across)
     padded = F.pad(pixels, (padding_px,) * 4)
     image = torch.arange(count, device=device)[:, None, None]
-    # Indices around a slice put the channels last: [N, H, W, C].
+    # Index tensors on both sides of a slice put the channels last: [N, H, W, C].
     return padded[image, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
 
 
 def mixup(
     pixels: Tensor, labels: Tensor, rows: Rows, *, classes: int, alpha: float
 ) -> tuple[Tensor, Tensor]:
-    """Each image of one permutation of the batch mixed with that of another (Mixup).
+    """Mix the batch in one random order with the batch in another (Mixup).
 
-    pixels: float32 [N, C, H, W]; labels: int64 [N]. The weights of the first are
-    Beta(alpha, alpha), one for each row. Returns the mixed images and their labels, float32
-    [N, classes], mixed by the same weights.
+    Args:
+        pixels: float32 [N, C, H, W].
+        labels: int64 [N].
+        rows: Identities of the images.
+        classes: Number of classes.
+        alpha: The weight of the first image in each pair is drawn from Beta(alpha, alpha).
+
+    Returns:
+        The mixed images, and their labels mixed by the same weights, float32 [N, classes].
     """
     first = rows.words("first", 1)[:, 0].argsort(stable=True)
     second = rows.words("second", 1)[:, 0].argsort(stable=True)
@@ -121,7 +150,7 @@ def mixup(
 
 
 def beta(rows: Rows, alpha: float) -> Tensor:
-    """float32 [N, 1], from the symmetric Beta(alpha, alpha), by its inverse distribution.
+    """Draw from the symmetric Beta(alpha, alpha) by its inverse distribution, float32 [N, 1].
 
     Beta(1, 1) is uniform and needs no inverse.
     """

@@ -1,4 +1,4 @@
-"""How a classifier comes to be: trained by a recipe, loaded from a checkpoint, or of several."""
+"""Where a classifier comes from: trained by a recipe, loaded from a checkpoint, or an ensemble."""
 
 from __future__ import annotations
 
@@ -22,80 +22,78 @@ from tasks.specs import (
 )
 
 LEARNING_RATES = {"mixup": 0.01, "iat": 0.1, "adversarial": 0.1}
-"""Mixup Inference's initial learning rates; the paper's text says 0.1 for both. Madry et al. 2018
-start at 0.1."""
+"""Default learning rates. Those of mixup and iat are of the code of Mixup Inference, where the
+paper's text says 0.1 for both; Madry et al. 2018 start at 0.1."""
 
 
 class InnerAttack(Spec):
-    """The untargeted PGD, from one random start, inside (interpolated) adversarial training.
-
-    epsilon, step_size: in 1/255; unset, the problem's epsilon and a quarter of it (8 and 2).
-    label: the one attacked; the paper's reference code attacks the model's own prediction.
-    """
+    """Untargeted PGD with one random start, inside (interpolated) adversarial training."""
 
     version: ClassVar[int] = 2
     epsilon: LinfEpsilon | None = None
+    """Radius of the linf ball, in 1/255; the grid's epsilon by default."""
     step_size: Pixel255 | None = None
+    """Size of each step, in 1/255; a quarter of `epsilon` by default."""
     steps: Count = 10
-    """Of the attack."""
+    """Number of steps."""
     label: Literal["true", "predicted"] = "true"
+    """Class to ascend away from: the true one, or the model's own prediction, as in the paper's
+    reference code."""
 
     def resolved(self, problem: Problem) -> Self:
         """See `Spec.resolved`."""
         epsilon = problem.epsilon if self.epsilon is None else self.epsilon
-        # With an epsilon of 0 any step is projected back, but a step must have a length.
+        # With an epsilon of 0 every step is projected back, but its size must be positive.
         step_size = (epsilon / 4 or 1.0) if self.step_size is None else self.step_size
         return self.model_copy(update={"epsilon": epsilon, "step_size": step_size})
 
     def forwards_and_backwards(self) -> Passes:
-        """For each image: one of each a step, and one forward for the predicted label."""
+        """For each image, one of each at every step, and one forward pass for a predicted label."""
         return Passes(1, 1) * self.steps + Passes(forwards=self.label == "predicted")
 
 
 class Recipe(Spec):
     """Training as in the paper, section V-A, and in the released code that it follows.
 
-    method: `mixup` (Zhang et al. 2018); `iat`, interpolated adversarial training (Lamb et al.
-    2019); or `adversarial` (Madry et al. 2018): each step is on the adversarial images of a
-    batch alone, with their own labels and without Mixup. The last two use the `inner` attack.
-    learning_rate: the initial or, under `one-cycle`, the highest one; unset, 0.01 for mixup and
-    0.1 for the others.
-
-    schedule `steps` multiplies the rate by `decay` at each of the `milestones` (epochs from
-    the start); `one-cycle` rises linearly over the first quarter of all steps from a 25th
-    of the rate and falls linearly to 0 over the rest.
-
-    mixup_alpha: interpolation weights are Beta(alpha, alpha). Crops are of zero-padded images.
+    The schedule `steps` multiplies the learning rate by `decay` at each of the `milestones`. The
+    schedule `one-cycle` raises it linearly over the first quarter of all steps, from 1/25 of
+    `learning_rate`, and lowers it linearly to 0 over the rest.
     """
 
     version: ClassVar[int] = 1
     method: Literal["mixup", "iat", "adversarial"] = "mixup"
+    """`mixup` (Zhang et al. 2018); `iat`, interpolated adversarial training (Lamb et al. 2019); or
+    `adversarial` (Madry et al. 2018): each step is on the adversarial examples of a batch alone,
+    with their own labels and without Mixup."""
     epochs: Count = 200
-    """How often each training image is seen."""
+    """Number of passes over the training images."""
     batch_size: Count = 64
     """Images in a step; it changes results."""
     learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Initial learning rate or, under `one-cycle`, the highest; by default 0.01 for mixup and 0.1
+    for the others."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of stochastic gradient descent."""
+    """Momentum of stochastic gradient descent."""
     nesterov: bool = False
-    """Nesterov's form of it."""
+    """Use Nesterov momentum."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Of stochastic gradient descent."""
+    """Weight decay of stochastic gradient descent."""
     schedule: Literal["steps", "one-cycle"] = "steps"
-    """How the learning rate goes, see above."""
+    """Schedule of the learning rate, see above."""
     milestones: Annotated[tuple[Count, ...], Field(strict=False)] = (100, 150)
-    """Epochs after which the rate is multiplied by `decay`, under `steps`."""
+    """Under `steps`, epochs after which the learning rate is multiplied by `decay`."""
     decay: Fraction = 0.1
-    """What the rate is multiplied by, under `steps`."""
+    """Under `steps`, factor of the learning rate at each milestone."""
     mixup_alpha: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Mixup weights are drawn from Beta(alpha, alpha)."""
     crop_padding_px: Annotated[int, Field(ge=0, le=4096)] = 4
-    """Zeros around an image before a random crop, in pixels; 0 crops nothing."""
+    """Zero padding on each side before a random crop, in pixels; 0 for no crops."""
     flip: bool = True
-    """Mirror half of the images."""
+    """Mirror each image with probability 1/2."""
     inner: InnerAttack | None = None
     """The attack inside `iat` and `adversarial`."""
     precision: Precision = "float32"
-    """Of the arithmetic of training."""
+    """Arithmetic of training."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -108,7 +106,7 @@ class Recipe(Spec):
         return self
 
     def resolved(self, problem: Problem) -> Self:
-        """See `Spec.resolved`. A mixup recipe does not depend on the problem at all."""
+        """See `Spec.resolved`. A mixup recipe does not depend on the problem."""
         rate = LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
         inner = None
         if self.method != "mixup":
@@ -125,17 +123,17 @@ class Recipe(Spec):
 
 
 class TrainSpec(Spec):
-    """A network trained by a recipe; `seed` decides its first weights and every draw.
-
-    randomised: it answers at random in eval mode too, and is redrawn as a randomised defense is.
-    """
+    """A network trained by a recipe."""
 
     version: ClassVar[int] = 1
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"randomised"})
     network: SerializeAsAny[Network]
     recipe: Recipe
     seed: Seed = 0
+    """Seed of the initial weights and of all random numbers."""
     randomised: Literal[True] | None = None
+    """Set if the network draws random numbers in eval mode too, and so is redrawn like a randomised
+    defense."""
 
     def resolved(self, problem: Problem) -> Self:
         """See `Spec.resolved`."""
@@ -147,36 +145,35 @@ class TrainSpec(Spec):
 
 
 class CheckpointSpec(Spec):
-    """A network with the weights of a file, which is known by its SHA-256, not its place.
-
-    key_prefix: what is stripped from the names of the file's weights, such as `module.`.
-    weights_key: the entry of the file that holds them, where `tasks.classifier.checkpoint` is not
-    to choose. randomised: see `TrainSpec`.
-    """
+    """A network with the weights of a file."""
 
     version: ClassVar[int] = 1
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset({"randomised", "weights_key"})
     network: SerializeAsAny[Network]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """SHA-256 of the file, which identifies it wherever it lies."""
     key_prefix: str = ""
+    """Prefix to strip from the names of the file's weights, such as `module.`."""
     randomised: Literal[True] | None = None
+    """See `TrainSpec`."""
     weights_key: str | None = None
+    """Entry of the file that holds the weights; None to let `tasks.classifier.checkpoint`
+    choose."""
 
 
 class EnsembleSpec(Spec):
-    """Several trained or loaded networks as one model; the nodes of `members` are its parents.
-
-    network: of the members' networks. randomised: see `TrainSpec`; where any member is.
-    """
+    """Several trained or loaded networks as one model; its node has the members' as parents."""
 
     version: ClassVar[int] = 1
     network: Ensemble
+    """The ensemble of the members' networks."""
     members: Annotated[tuple[TrainSpec | CheckpointSpec, ...], Field(strict=False, min_length=2)]
     randomised: Literal[True] | None = None
+    """Set if any member is randomised; see `TrainSpec`."""
 
     @classmethod
     def of(cls, members: Sequence[TrainSpec | CheckpointSpec]) -> Self:
-        """The ensemble of some models."""
+        """Return the ensemble of some models."""
         return cls(
             network=Ensemble(members=tuple(member.network for member in members)),
             members=tuple(members),
@@ -189,4 +186,4 @@ class EnsembleSpec(Spec):
 
 
 ClassifierSpec = TrainSpec | CheckpointSpec | EnsembleSpec
-"""What a model is: the spec of a node that others have for their parent `model`."""
+"""What a model is: the spec of the node that other nodes have as their parent `model`."""

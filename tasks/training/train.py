@@ -1,7 +1,7 @@
-"""Training: one loop whose every random number belongs to an image and an epoch.
+"""The training loop, in which every random number belongs to an image and an epoch.
 
-So there is no state of a generator to save, and a run that was resumed after any epoch
-ends with the very weights of one that was not.
+So no generator state is saved, and a run resumed after any epoch ends with exactly the weights of
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,23 +30,25 @@ _TELLS_AN_EPOCH = 20
 
 
 class Diverged(RuntimeError):
-    """A training whose loss is not a number any more."""
+    """A training whose loss is no longer finite."""
 
 
 @dataclass(frozen=True)
 class State:
-    """All that training needs to go on: tensors on the CPU, and facts that JSON can hold.
-
-    weights: the module's state dict; optimizer: momentum by the name of its weight;
-    facts: `epoch`, the number of finished ones, and `history`, for each of them its loss,
-    accuracy, learning_rate (the last step's), seconds and images_per_second. Accuracy is the
-    share of training images given the class that weighs most in them: of mixed, not attacked
-    ones under `mixup` and `iat`, of attacked ones under `adversarial`.
-    """
+    """All that training needs to continue: tensors on the CPU, and facts that fit into JSON."""
 
     weights: dict[str, Tensor]
+    """The module's state dict."""
     optimizer: dict[str, Tensor]
+    """Momentum buffers, by the names of their weights."""
     facts: dict[str, Any]
+    """`epoch`, the number of finished epochs, and `history`, the facts of each.
+
+    These are `loss`, `accuracy`, `learning_rate` (of the last step), `seconds` and
+    `images_per_second`. Accuracy is the share of training images whose prediction is the class with
+    the highest weight in their label: of mixed clean images under `mixup` and `iat`, of adversarial
+    ones under `adversarial`.
+    """
 
 
 def train(
@@ -58,12 +60,22 @@ def train(
     state: State | None = None,
     manner: Manner | None = None,
 ) -> Iterator[State]:
-    """Yield the state after each epoch, going on after `state` where one is given.
+    """Train a network, and yield its state after each epoch.
 
-    spec is resolved; manner: see `training_manner`, that of most networks by default. Each epoch
-    goes once through a fresh permutation; a last batch that is not full is left out, as in the
-    paper's reference code, unless it is the only one. After a state of the last epoch nothing is
-    yielded. Diverged where the loss is not finite.
+    Each epoch is one pass over a new permutation. A last batch that is not full is left out, as in
+    the paper's reference code, unless it is the only one.
+
+    Args:
+        images: The training images.
+        spec: A resolved spec.
+        device: Where to train.
+        tell: Called with the progress.
+        state: State to continue after; nothing is yielded after that of the last epoch.
+        manner: How the network is prepared, see `tasks.classifier.prepared.training_manner`.
+
+    Raises:
+        BadTensor: If there are no images.
+        Diverged: If the loss of an epoch is not finite.
     """
     recipe = spec.recipe
     require(len(images) > 0, "training needs images")
@@ -122,7 +134,7 @@ def train(
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The rate at a moment of training, `epoch` epochs from its start. See `Recipe`."""
+    """Return the learning rate after `epoch` (possibly fractional) epochs; see `Recipe`."""
     highest = recipe.learning_rate
     if highest is None:
         raise ValueError("recipe: learning_rate is unset; resolve the recipe first")

@@ -1,1 +1,1 @@
-"""Attacks of other libraries as attacks of this one."""
+"""Attacks of other libraries, adapted to the interface of `tasks.attacks`."""

@@ -1,8 +1,8 @@
 """Attacks of other libraries, by class name and parameters: ART, foolbox, torchattacks.
 
-A library draws from the process's own generators, for a whole batch at once. So that an image
-gets the same example whatever its batch, images are attacked one at a time unless the spec says
-otherwise, under a seed that belongs to the image.
+These libraries draw from the process's global generators, for a whole batch at once. Therefore
+images are attacked one at a time by default, under a seed derived from the image, so that an image
+gets the same example whatever its batch.
 """
 
 from __future__ import annotations
@@ -30,35 +30,38 @@ if TYPE_CHECKING:
 
 
 Measure = Literal["l0", "l1", "l2", "linf"]
-"""What an attack of a library keeps small."""
+"""Norm that a library's attack bounds or minimises."""
 
 STEP_SIZES = ("alpha", "eps_step", "abs_stepsize")
-"""What the libraries call a step size; all of them in the unit in which the pixel range is 1."""
+"""Names of step sizes in these libraries, all in units in which the pixel range is 1."""
 
 _IN_A_NAME = re.compile(r"L(0|1|2|[Ii]nf(?:inity)?)(?![a-z0-9])")
 
 
 class LibraryAttack(BoundedAttack):
-    """A library's attack on the bare model, its result projected into the ball.
+    """An attack of another library, whose result is projected into the ball.
 
-    attack: the name of its class, whose norm must be `norm`; parameters: of the class, in the
-    library's own units (the pixel range is 1), without epsilon, norm and target, which are keys
-    of the attack itself. Epsilon is passed on, and a step size that is not given keeps the
-    proportion to it that the library's own defaults have. images_at_once: how many images share
-    the library's random numbers; above 1 an example depends on what else is in its batch.
+    Epsilon is passed on. A step size that is not given keeps its ratio to epsilon in the library's
+    defaults.
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {}
-    """What the library's classes keep small whose name does not say so, as `L2PGD` does; the
-    classes that take the norm as a parameter are left out."""
+    """Norms of classes whose name does not contain theirs, as `L2PGD` does. Classes that take the
+    norm as a parameter are left out."""
 
     attack: Annotated[str, Field(pattern=r"^\w+$")]
+    """Name of the library's class, whose norm must be `norm`."""
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    """Arguments of the class, in the library's own units (the pixel range is 1). Epsilon, norm and
+    targeted are keys of the attack itself; a step size is scaled with epsilon unless it is
+    given."""
     images_at_once: Count = 1
+    """Images passed to the library at once, which share its random numbers; above 1, an example
+    depends on the other images of its batch."""
 
     @model_validator(mode="after")
     def _of_the_cell(self) -> Self:
-        """The ball is the cell's: of its norm, of its epsilon, in its unit."""
+        """Refuse a norm, epsilon or step size that would not be that of the attack's ball."""
         kept = self.measure()
         if kept is not None and kept != self.norm:
             if kept in {"l0", "l1"}:
@@ -87,7 +90,7 @@ class LibraryAttack(BoundedAttack):
         return self
 
     def measure(self) -> Measure | None:
-        """The norm that the library's class keeps small; None where it takes it, or is unknown."""
+        """Return the norm of the library's class; None where the class takes it, or unknown."""
         named = _IN_A_NAME.search(self.attack)
         if named is None:
             return self.measures.get(self.attack)
@@ -98,7 +101,7 @@ class LibraryAttack(BoundedAttack):
         return hash(self.model_dump_json())
 
     def perturb(self, victim: Victim, pixels: Tensor, labels: Tensor, rows: Rows) -> Tensor:
-        """The library's examples, in the ball."""
+        """Return the library's examples, projected into the ball."""
         import torch
 
         from tasks.attacks.libraries.victim_module import VictimModule
@@ -119,16 +122,30 @@ class LibraryAttack(BoundedAttack):
         return torch.cat(parts)
 
     def examples(self, module: VictimModule, pixels: Tensor, aims: Tensor, seed: int) -> Tensor:
-        """What the library makes of some images; aims: their labels, or the targets."""
+        """Return what the library makes of some images.
+
+        Args:
+            module: The victim.
+            pixels: float32 [n, C, H, W] in [0, 1].
+            aims: int64 [n], the targets of a targeted attack, otherwise the true classes.
+            seed: For libraries that take one; the global generators are seeded already.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define examples")
 
     def made(
         self, module: str, *leading: object, fill: Mapping[str, object], keep: str = ""
     ) -> Any:
-        """The library's attack, made from the parameters and those of `fill` that it takes.
+        """Return an instance of the library's class, with `parameters` and what it takes of `fill`.
 
-        module: where the library has its attacks; fill: by name, what is not given; keep: the
-        name of a step size. LibraryProblem where the attack cannot be made.
+        Args:
+            module: The library's module that holds its attacks.
+            leading: Positional arguments.
+            fill: Keyword arguments, used where the class takes them and `parameters` does not set
+                them.
+            keep: Name of the step size to scale with epsilon.
+
+        Raises:
+            LibraryProblem: If the library, the class or one of its parameters does not exist.
         """
         found = getattr(imported(self.library, module), self.attack, None)
         if not inspect.isclass(found):
@@ -149,9 +166,10 @@ class LibraryAttack(BoundedAttack):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The process's own generators under a seed, given back as they were.
+    """Seed the global generators of Python, NumPy and torch, and restore their states afterwards.
 
-    Warnings are ignored, and what is printed is thrown away: standard output is the program's.
+    Meanwhile warnings are ignored and standard output is discarded, since that is the program's
+    own.
     """
     import numpy as np
     import torch
@@ -174,7 +192,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _beside(name: str, value: JsonValue) -> str:
-    """The key of an attack that a library's parameter would override, with its value."""
+    """Return the attack's own key, with a value, that replaces a parameter of the library's."""
     if name == "eps":
         number = float(value) if isinstance(value, int | float) else 8.0
         return f"epsilon: {number if number >= 1 else 255 * number:.4g} (in 1/255)"

@@ -1,4 +1,4 @@
-"""A victim in the form that libraries of attacks take: a module."""
+"""A victim as an `nn.Module`, which libraries of attacks expect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.attacks.base import Victim
 
 
 class _ContiguousGradient(torch.autograd.Function):
-    """The identity, whose gradient is contiguous: a network in channels-last gives none such."""
+    """Identity with a contiguous gradient, which a network in channels-last does not return."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor) -> Tensor:  # noqa: ARG004
@@ -24,18 +24,21 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 class VictimModule(nn.Module):
-    """Gives a victim's logits; each call is a step. The gradients in its input are contiguous."""
+    """Module that returns a victim's logits; each call counts as one step of the attack.
+
+    Gradients with respect to its input are contiguous.
+    """
 
     def __init__(self, victim: Victim, device: torch.device) -> None:
         super().__init__()
         self._logits = victim.logits
         self.classes = victim.classes
-        # libraries look at a model's weights to find its device
+        # libraries find a model's device by its parameters
         self.nothing = nn.Parameter(torch.zeros(0, device=device), requires_grad=False)
         self.step = -1
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """float32 [N, C, H, W] in [0, 1] to float32 [N, classes]."""
+        """Map float32 [N, C, H, W] in [0, 1] to logits, float32 [N, classes]."""
         self.step += 1
         asked: Tensor = _ContiguousGradient.apply(pixels)
         return self._logits(asked, self.step)

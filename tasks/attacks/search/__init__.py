@@ -1,1 +1,1 @@
-"""The parts that attacks search with: balls, objectives, descents."""
+"""Building blocks of attacks: norm balls, objectives and searches."""

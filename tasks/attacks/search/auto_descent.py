@@ -1,4 +1,4 @@
-"""Auto-PGD (Croce and Hein, ICML 2020): steps that shrink where they no longer help."""
+"""Auto-PGD (Croce and Hein, ICML 2020): gradient ascent that halves its step when it stalls."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from tasks.attacks.search.objectives import Goal, Loss
 from tasks.attacks.search.schedule import checkpoints
 
 MOMENTUM = 0.75
-"""The share of the new step in a move; the rest goes on along the move before."""
+"""Share of the new step in an update; the rest continues the previous update."""
 
 RISES = 0.75
-"""The share of a window's steps that must raise the objective for its step size to stay."""
+"""Share of a window's steps that must raise the objective for the step size to stay."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """One image each, float [N, C, H, W], its objective, float [N], and whose goal is reached."""
+    """One point for each image, with what the search knows of it."""
 
     pixels: Tensor
+    """float [N, C, H, W]."""
     values: Tensor
+    """float [N], the objective at each point."""
     reached: Tensor
+    """bool [N], whether the point reaches its goal."""
 
     def or_better(self, other: Candidates) -> Candidates:
-        """Of each image the one that reached its goal, of equals the one of the higher value.
+        """Return, for each image, the point that reaches its goal or else has the higher value.
 
-        A high cross-entropy is not always a wrong answer, so the value alone would lose some.
+        The objective alone does not suffice: a high cross-entropy is not always a wrong answer.
         """
         higher = (self.reached == other.reached) & (other.values > self.values)
         better = higher | (other.reached & ~self.reached)
@@ -43,11 +46,16 @@ class Candidates:
         )
 
     def first(self, count: int) -> Candidates:
-        """Those of the first `count` images."""
+        """Return the points of the first `count` images."""
         return Candidates(self.pixels[:count], self.values[:count], self.reached[:count])
 
     def improved(self, places: Tensor, other: Candidates) -> Candidates:
-        """With `or_better` for the images at some places, int64 [n], which `other` is of."""
+        """Return these points, improved by `or_better` for some images.
+
+        Args:
+            places: int64 [n], the positions of those images.
+            other: Points of those n images.
+        """
         own = Candidates(self.pixels[places], self.values[places], self.reached[places])
         better = own.or_better(other)
         return Candidates(
@@ -58,30 +66,32 @@ class Candidates:
 
 
 class Ask(Protocol):
-    """What a search asks at a step: the candidates that the pixels are, and their gradient."""
+    """What a search calls at each step, to get its points as `Candidates` and their gradient."""
 
     def __call__(self, pixels: Tensor, step: int, *, climb: bool) -> tuple[Candidates, Tensor]:
-        """The gradient has the pixels' shape; without `climb` none is found, and it is zero."""
+        """Return the candidates and a gradient of the pixels' shape, zero without `climb`."""
         ...
 
 
 Renew = Callable[[Candidates, Candidates], tuple[Candidates, Candidates]]
-"""The best and the highest, judged once more by what the window that begins is judged by."""
+"""Judges the best point and the one of the highest objective again, with the draws of a new
+window."""
 
 
 @dataclass
 class Question:
-    """What is asked of a victim by whoever has a goal; an `Ask`, with its `Renew`.
+    """The objective of a goal on a victim, as an `Ask` with its `Renew`.
 
-    One forward pass, and one backward pass where the search climbs on. Of a victim that judges
-    by draws of its own, the gradient is of fresh draws and the candidates are those of the
-    window's draws: kept by the lucky draws of one step, a point would look better than it is.
+    A call is one forward pass, and one backward pass if `climb` is set. If the victim has `judged`,
+    the gradient is of fresh draws, but candidates are compared on the draws of the window: kept for
+    the lucky draws of one step, a point would look better than it is.
     """
 
     victim: Victim
     goal: Goal
     loss: Loss
     window: int = 0
+    """Number of the current window of draws."""
 
     def __call__(self, pixels: Tensor, step: int, *, climb: bool) -> tuple[Candidates, Tensor]:
         """See `Ask`."""
@@ -92,7 +102,7 @@ class Question:
             leaf = pixels.detach().requires_grad_(climb)
             logits = self.victim.logits(leaf, step)
             values = self.goal.objective(logits, self.loss)
-            # Summed, so that no image scales another's gradient.
+            # A sum and not a mean, so that an image's gradient does not depend on the batch size.
             gradient = (
                 torch.autograd.grad(values.sum(), leaf)[0] if climb else torch.zeros_like(pixels)
             )
@@ -101,14 +111,14 @@ class Question:
         return self._candidates(pixels, logits.detach()), gradient
 
     def renew(self, best: Candidates, highest: Candidates) -> tuple[Candidates, Candidates]:
-        """See `Renew`. The same pixels, as they always are with the margin, are asked once."""
+        """See `Renew`. If both points are the same, as with the margin, they are judged once."""
         self.window += 1
         judged = self.again(best)
         same = torch.equal(best.pixels, highest.pixels)
         return judged, judged if same else self.again(highest)
 
     def again(self, candidates: Candidates) -> Candidates:
-        """Judged by the draws of the window; as they are where the victim does not draw."""
+        """Return the candidates judged on the window's draws, or unchanged without `judged`."""
         if self.victim.judged is None:
             return candidates
         pixels = candidates.pixels
@@ -129,14 +139,20 @@ def climb(
     first_step: int = 0,
     renew: Renew | None = None,
 ) -> Candidates:
-    """The best of the start and `steps` iterates.
+    """Run Auto-PGD and return the best of the start and `steps` iterates.
 
-    pixels: the originals, float32 [N, C, H, W] in [0, 1]; start: the first iterate, in the ball;
-    first_step: the number that `ask` is given at the start, the iterates' follow it; renew:
-    judges anew, after each checkpoint, what is kept for the next window. Every
-    image has its own step size: twice the radius at first, halved at a checkpoint where too few
-    steps raised the objective or nothing changed since the one before; such an image goes on
-    from its highest point.
+    Each image has its own step size: twice the radius at first, and halved at a checkpoint if too
+    few steps raised the objective, or if neither the step size nor the highest objective changed
+    since the checkpoint before. Such an image continues from its point of the highest objective.
+
+    Args:
+        ask: Judges points and returns gradients.
+        pixels: float32 [N, C, H, W] in [0, 1], the originals.
+        start: float32 [N, C, H, W], the first iterate, in the ball.
+        ball: Set of permitted perturbations.
+        steps: Number of steps.
+        first_step: Step number passed to `ask` at the start; the iterates count on from it.
+        renew: Called after each checkpoint but the last, to judge what is kept on new draws.
     """
     size = torch.full_like(pixels[:, :1, :1, :1], 2 * ball.radius)
     found, gradient = ask(start, first_step, climb=True)
@@ -184,5 +200,5 @@ def _chosen(mask: Tensor, one: Candidates, other: Candidates) -> Candidates:
 
 
 def _where(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Whole rows: `one`'s where the mask, bool [N], is true."""
+    """Return whole rows of `one` where the mask, bool [N], is true, and of `other` elsewhere."""
     return one.where(mask.reshape(-1, *[1] * (one.dim() - 1)), other)

@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al., ICLR 2018), and with it FGSM, in one loop."""
+"""Projected gradient steps, the loop behind PGD (Madry et al., ICLR 2018) and FGSM."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from tasks.data.seeding import Rows
 
 
 def random_start(pixels: Tensor, rows: Rows, *, ball: Ball) -> Tensor:
-    """One uniform random point in the ball around each image, clipped to [0, 1].
+    """Return a uniform random point in the ball around each image, clipped to [0, 1].
 
-    pixels: float32 [N, C, H, W] in [0, 1]; the point depends on a row's identity alone.
+    Args:
+        pixels: float32 [N, C, H, W] in [0, 1].
+        rows: Identities of the images, on which alone the points depend.
+        ball: Set of permitted perturbations.
     """
     return ball.uniform(pixels, rows)
 
 
 def predicted(victim: Victim, pixels: Tensor) -> Tensor:
-    """int64 [N]: the victim's own classes for the images, at its first step."""
+    """Return the classes that the victim predicts for the images at its step 0, int64 [N]."""
     with torch.no_grad():
         return victim.logits(pixels, 0).argmax(dim=1)
 
@@ -37,11 +40,15 @@ def descend(
     step_size: float,
     steps: int,
 ) -> Tensor:
-    """The last of `steps` iterates that climb along `gradient`.
+    """Return the last of `steps` projected iterates that ascend along `gradient`.
 
-    gradient: images and the number of the step, from 0, to a tensor of the images' shape;
-    pixels: the originals, float32 [N, C, H, W] in [0, 1]; start: the first iterate, of the
-    same shape; step_size: length of a step in the ball's norm, in pixel units.
+    Args:
+        gradient: Maps pixels and the number of the step, from 0, to a tensor of the pixels' shape.
+        pixels: float32 [N, C, H, W] in [0, 1], the originals.
+        start: float32 [N, C, H, W], the first iterate.
+        ball: Set of permitted perturbations.
+        step_size: Length of a step in the ball's norm, in pixel units.
+        steps: Number of steps.
     """
     current = start
     for step in range(steps):
@@ -53,10 +60,14 @@ def descend(
 def loss_gradient(
     victim: Victim, labels: Tensor, *, targeted: bool
 ) -> Callable[[Tensor, int], Tensor]:
-    """What `descend` climbs: the cross-entropy of `labels`, or minus it where they are targets.
+    """Return the gradient that `descend` follows: of the cross-entropy, or of minus it for targets.
 
-    labels: int64 [N]. The losses of a batch are summed, so that no image scales another's
-    gradient.
+    The losses of a batch are summed, so that an image's gradient does not depend on the batch size.
+
+    Args:
+        victim: The model under attack.
+        labels: int64 [N], the classes to move away from, or towards if `targeted`.
+        targeted: Whether `labels` are targets.
     """
     sign = -1.0 if targeted else 1.0
 
@@ -74,9 +85,13 @@ def loss_gradient(
 def margin_gradient(
     victim: Victim, labels: Tensor, *, targeted: bool, confidence: float
 ) -> Callable[[Tensor, int], Tensor]:
-    """As `loss_gradient`, of the margin by which the goal is reached, up to `confidence`.
+    """Return the gradient of the margin, clamped at `confidence`, as `loss_gradient` does.
 
-    labels: int64 [N], targets where `targeted`; confidence: in logits.
+    Args:
+        victim: The model under attack.
+        labels: int64 [N], the classes to move away from, or towards if `targeted`.
+        targeted: Whether `labels` are targets.
+        confidence: Margin, in logits, above which an image has no gradient.
     """
     goal = Goal(labels, labels if targeted else None)
 

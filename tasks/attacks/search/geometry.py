@@ -1,6 +1,6 @@
-"""The balls that perturbations live in: projection, steepest direction, random points.
+"""Norm balls around images: projection, steepest direction, random points.
 
-Distances are in pixel units, with pixels in [0, 1]; a ball belongs to each image on its own.
+Distances are in pixel units, with pixels in [0, 1]. Each image has a ball of its own.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _TINY = 1e-12
 
 
 def lengths(vectors: Tensor) -> Tensor:
-    """Euclidean length of each image of [N, C, H, W], as [N, 1, 1, 1]."""
+    """Return the Euclidean length of each image of [N, C, H, W], as [N, 1, 1, 1]."""
     found: Tensor = torch.linalg.vector_norm(vectors, dim=(1, 2, 3), keepdim=True)
     return found
 
 
 @dataclass(frozen=True)
 class Ball:
-    """All images within `radius` (pixel units, at least 0) of an original, in a norm."""
+    """The images within `radius` (at least 0, in pixel units) of an original, in a norm."""
 
     norm: Norm
     radius: float
@@ -36,10 +36,13 @@ class Ball:
             raise ValueError(f"radius: expected at least 0, got {self.radius}")
 
     def project(self, pixels: Tensor, originals: Tensor) -> Tensor:
-        """The nearest point of the ball to each image, then clipped to [0, 1].
+        """Project each image onto the ball around its original, then clip it to [0, 1].
 
-        pixels: float [N, C, H, W], any range; originals: the same shape, in [0, 1]. Clipping
-        moves no pixel away from an original, so the result is in the ball as well.
+        Clipping moves no pixel away from its original, so the result stays in the ball.
+
+        Args:
+            pixels: float [N, C, H, W], of any range.
+            originals: float [N, C, H, W] in [0, 1].
         """
         change = pixels - originals
         if self.norm == "linf":
@@ -49,23 +52,28 @@ class Ball:
         return (originals + change).clamp(0.0, 1.0)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The unit step along which a function with this gradient grows fastest.
+        """Return the step of unit length along which a function with this gradient grows fastest.
 
-        gradient: float [N, C, H, W]. Its sign for linf, scaled to length 1 for l2; where an
-        image's gradient is zero, so is its step.
+        This is the sign for linf and the normalised gradient for l2; zero where an image's gradient
+        is.
+
+        Args:
+            gradient: float [N, C, H, W].
         """
         if self.norm == "linf":
             return gradient.sign()
-        # Saturated networks give gradients near 1e-30, whose squares underflow in float32.
+        # Saturated networks have gradients near 1e-30, whose squares underflow in float32.
         largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
         scaled = gradient / largest.where(largest > 0, 1.0)
         return scaled / lengths(scaled).clamp_min(_TINY)
 
     def uniform(self, originals: Tensor, rows: Rows) -> Tensor:
-        """A uniform random point of the ball for each image, then clipped to [0, 1].
+        """Return a uniform random point of the ball for each image, clipped to [0, 1].
 
-        originals: float [N, C, H, W] in [0, 1]; rows: their N identities, which alone decide
-        the direction and the share of the radius, so a larger ball has the same points, larger.
+        Args:
+            originals: float [N, C, H, W] in [0, 1].
+            rows: Identities of the N images. They alone determine the direction and the share of
+                the radius, so a larger ball has the same points, scaled.
         """
         count = originals[0].numel() if len(originals) else 1
         if self.norm == "linf":
@@ -79,7 +87,7 @@ class Ball:
         return self.project(originals + self.radius * offsets, originals)
 
     def contains(self, pixels: Tensor, originals: Tensor, *, tolerance: float = 1e-6) -> Tensor:
-        """bool [N]: which images are within `radius` + `tolerance` of their originals.
+        """Return which images are within `radius` + `tolerance` of their originals, bool [N].
 
         An image with a NaN is not.
         """

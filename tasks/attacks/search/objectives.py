@@ -1,4 +1,4 @@
-"""What attacks climb: one number for each image that grows as its attack gets nearer its goal."""
+"""Objectives of attacks: a number for each image, which grows as its attack approaches its goal."""
 
 from __future__ import annotations
 
@@ -16,30 +16,38 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Goal:
-    """Away from the true classes, or towards the targets where there are some.
-
-    labels: int64 [N]; targets: int64 [N], or None for an untargeted attack. any_wrong: it is
-    reached at any wrong class, though it leads towards the targets.
-    """
+    """The goal of an attack: away from the true classes, or towards target classes."""
 
     labels: Tensor
+    """int64 [N], the true classes."""
     targets: Tensor | None = None
+    """int64 [N], or None for an untargeted attack."""
     any_wrong: bool = False
+    """Whether any wrong class reaches the goal, although the objective leads to the targets."""
 
     def reached(self, logits: Tensor) -> Tensor:
-        """bool [N]: whose highest logit, of float [N, classes], is where it should be."""
+        """Return which images reach the goal by their highest logit, bool [N].
+
+        Args:
+            logits: float [N, classes].
+        """
         predicted = logits.argmax(dim=1)
         if self.targets is None or self.any_wrong:
             return predicted != self.labels
         return predicted == self.targets
 
     def objective(self, logits: Tensor, loss: Loss) -> Tensor:
-        """float [N, classes] to [N], each from its own row.
+        """Return the objective of each image, float [N, classes] to float [N].
 
-        cross-entropy: of the label, or minus the target's; margin: the highest other logit minus
-        the label's, or the target's minus the highest other; dlr: the difference of logits ratio
-        of Croce and Hein (ICML 2020), which is free of the logits' scale and needs three
-        classes, four where it is targeted (ValueError).
+        Args:
+            logits: float [N, classes].
+            loss: `cross-entropy` of the label, or minus that of the target; `margin`, the highest
+                other logit minus that of the label, or the target's logit minus the highest other;
+                or `dlr`, the difference of logits ratio of Croce and Hein (ICML 2020), which is
+                invariant to the logits' scale.
+
+        Raises:
+            ValueError: For `dlr` with fewer than three classes, or four if there are targets.
         """
         if loss == "dlr":
             return self._ratio(logits)
@@ -66,7 +74,7 @@ def _column(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def _lead_over(logits: Tensor, classes: Tensor) -> Tensor:
-    """How far the highest other logit is above that of `classes`."""
+    """Return by how much the highest other logit exceeds that of `classes`."""
     own = functional.one_hot(classes, logits.shape[1]).bool()
     others = logits.masked_fill(own, -torch.inf).amax(dim=1)
     return others - _column(logits, classes)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def checkpoints(steps: int) -> list[int]:
-    """After how many of `steps` steps the step sizes are judged, ascending.
+    """Return the numbers of steps after which APGD reviews its step size, ascending.
 
-    The paper's shares of the steps, 0.22, 0.41, 0.57 and so on, in whole hundredths so that
-    no rounding moves one.
+    These are the paper's shares 0.22, 0.41, 0.57, ... of `steps`, rounded up. They are computed in
+    whole hundredths, so that no rounding error moves one.
     """
     shares = [0, 22]
     while (following := shares[-1] + max(shares[-1] - shares[-2] - 3, 6)) <= 100:

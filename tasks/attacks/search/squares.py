@@ -1,4 +1,4 @@
-"""The random search of Square Attack (Andriushchenko et al., ECCV 2020), each image on its own."""
+"""Random search of the Square Attack (Andriushchenko et al., ECCV 2020), image by image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.attacks.search.objectives import Goal
 from tasks.data.seeding import Rows
 
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-"""The shares of the queries after each of which the squares' area is halved."""
+"""Shares of the queries after which the squares' area is halved."""
 
 _BLOCK = 64
 _TILES = 5
@@ -34,10 +34,19 @@ def search(
     queries: int,
     area: float,
 ) -> Tensor:
-    """The point of the highest margin that `queries` queries found for each image.
+    """Return the point with the highest margin that the search finds for each image.
 
-    pixels: the originals, float32 [N, C, H, W] in [0, 1]; rows: their identities; area: the share
-    of the image that a square covers at first. Returns float32 [N, C, H, W] in [0, 1].
+    Args:
+        victim: The model under attack.
+        goal: Goal of the attack.
+        pixels: float32 [N, C, H, W] in [0, 1], the originals.
+        rows: Identities of the images.
+        ball: Set of permitted perturbations.
+        queries: Number of queries for each image.
+        area: Share of the image that a square covers at first.
+
+    Returns:
+        float32 [N, C, H, W] in [0, 1].
     """
 
     def margins(points: Tensor, query: int) -> Tensor:
@@ -57,16 +66,16 @@ def search(
 
 
 def side_at(query: int, queries: int, *, area: float, height: int, width: int, odd: bool) -> int:
-    """The side of a query's square in pixels; for l2 (`odd`) it is odd and at least 3."""
+    """Return the side of a query's square, in pixels; for l2 (`odd`) it is odd and at least 3."""
     halvings = sum(query > share * queries for share in HALVINGS)
     side = max(round(math.sqrt(area / 2**halvings * height * width)), 3 if odd else 1)
     return min(side + (odd and side % 2 == 0), height, width)
 
 
 def pyramid_pair(side: int) -> Tensor:
-    """A raised and a sunken half pyramid side by side, float64 [side, side], of length 1.
+    """Return a positive and a negative half pyramid, float64 [side, side], of length 1.
 
-    The change in l2 that the paper found networks to be most sensitive to.
+    This is the shape that the paper adds in l2, as networks are most sensitive to it.
     """
     half = side // 2
     levels = [sum(1 / j**2 for j in range(d + 1, half + 2)) for d in range(side + 1)]
@@ -84,9 +93,9 @@ def pyramid_pair(side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Square:
-    """What one query changes: a window of each image, and for l2 where its mass comes from.
+    """What one query changes: a window of each image and, for l2, where its norm comes from.
 
-    signs: float [N, C, 1, 1] of -1 and 1; turned: bool [N].
+    signs: float [N, C, 1, 1] of -1 and 1; turned: bool [N], whether the pyramids are transposed.
     """
 
     query: int
@@ -108,7 +117,7 @@ def _squares(
             side_at(query, queries, area=area, height=height, width=width, odd=odd)
             for query in asked
         ]
-        # Random numbers for many queries at once: one by one they cost more than the queries.
+        # Random numbers for many queries at once: one by one they would cost more than the queries.
         drawn = rows.at(block)
         room = torch.tensor(sides, device=pixels.device)[None, :]
         tops, lefts, source_tops, source_lefts = (
@@ -135,7 +144,7 @@ def _squares(
 
 
 def _window(tops: Tensor, lefts: Tensor, side: int, channels: int) -> Window:
-    """The index of a square of each of [N, C, H, W], whose corners are int64 [N]."""
+    """Return the index of a square in each of [N, C, H, W], from its corners, int64 [N]."""
     along = torch.arange(side, device=tops.device)
     return (
         torch.arange(len(tops), device=tops.device)[:, None, None, None],
@@ -146,7 +155,7 @@ def _window(tops: Tensor, lefts: Tensor, side: int, channels: int) -> Window:
 
 
 def _first_change(pixels: Tensor, rows: Rows, ball: Ball) -> Tensor:
-    """Vertical stripes of the whole radius; for l2 a grid of small pyramid pairs."""
+    """Return vertical stripes of the whole radius; for l2, a grid of small pyramid pairs."""
     count, channels, height, width = pixels.shape
     if ball.norm == "linf":
         signs = rows.integers("stripe", 0, 1, channels * width) * 2 - 1
@@ -163,14 +172,14 @@ def _first_change(pixels: Tensor, rows: Rows, ball: Ball) -> Tensor:
 
 
 def _set_square(change: Tensor, square: _Square, ball: Ball) -> Tensor:
-    """The square of each image at one corner of the linf ball, a sign for each channel."""
+    """Set each image's square to a corner of the linf ball, with one sign for each channel."""
     changed = change.clone()
     changed[square.window] = (ball.radius * square.signs).expand(-1, -1, square.side, square.side)
     return changed
 
 
 def _move_mass(change: Tensor, square: _Square, ball: Ball) -> Tensor:
-    """The l2 mass of two squares, and what the ball has left, in the first of them."""
+    """Put the l2 norm of two squares, and what the ball has left, into the first of them."""
     channels = change.shape[1]
     left = (ball.radius**2 - lengths(change).square()).clamp_min(0.0)
     inside = torch.zeros_like(change, dtype=torch.bool)
@@ -189,6 +198,6 @@ def _move_mass(change: Tensor, square: _Square, ball: Ball) -> Tensor:
 
 
 def _size(windows: Tensor) -> Tensor:
-    """The length of each channel of [N, C, h, w], as [N, C, 1, 1], and never zero."""
+    """Return the Euclidean length of each channel of [N, C, h, w], as [N, C, 1, 1], never zero."""
     found: Tensor = torch.linalg.vector_norm(windows, dim=(2, 3), keepdim=True)
     return found.clamp_min(_TINY)

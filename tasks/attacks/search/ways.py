@@ -1,7 +1,7 @@
-"""The ways by which an attacker's gradient passes a defense, chosen from what that declares.
+"""Ways to pass a gradient through a defense, derived from what the defense declares.
 
-Straight through alone says little of a defense with an optimiser inside (Croce et al., ICML 2022,
-section 4): such a one is climbed by each of its ways, and an image keeps the worst.
+Straight-through gradients alone say little about a defense with an optimiser inside (Croce et al.,
+ICML 2022, section 4). Such a defense is attacked in each of its ways, and an image keeps the worst.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ from dataclasses import dataclass
 from tasks.defenses.base import Defense, GradientRule
 
 SHORT = 5
-"""Steps of the shorter copy of a defense with an optimiser inside, as of Croce et al."""
+"""Steps of the shorter copy of a defense with an inner optimiser, as in Croce et al."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a gradient passes a defense: see `tasks.evaluation.specs.CraftSpec`.
-
-    extra: it is one of several ways through what hides a gradient, and begins at the best so far.
-    """
+    """How a gradient passes a defense; for the fields see `tasks.evaluation.specs.CraftSpec`."""
 
     smoothing: float | None = None
     rule: GradientRule | None = None
     inner_steps: int | None = None
     extra: bool = False
+    """Whether this is one of several ways through a defense that hides its gradient. Such a
+    candidate starts at the best example so far."""
     relu_width: float | None = None
 
     @property
     def suffix(self) -> str:
-        """What it adds to the name of a candidate."""
+        """What the way adds to the name of a candidate."""
         inner = "" if self.inner_steps is None else f"-inner{self.inner_steps}"
         smoothed = "" if self.smoothing is None else f"-smoothed{self.smoothing:g}"
         curved = "" if self.relu_width is None else f"-relu{self.relu_width:g}"
@@ -40,11 +39,16 @@ class Way:
 def ways(
     defense: Defense, smoothing: float | None, relu_width: float | None = None
 ) -> Iterator[Way]:
-    """Those that a defense declares, from cheap to dear; the first is that of its first rule.
+    """Yield the ways that a defense declares, from cheap to expensive, its first rule first.
 
-    relu_width: of those that go back through a gradient. An optimiser inside is passed by all
-    rules and by those of a shorter copy, a smoothed sign in the copy alone: a gradient through
-    the signs of every step would be of more and more noise.
+    A defense with a long inner optimiser is passed by all its rules and by a shorter copy of it;
+    signs are smoothed in the copy alone, since a gradient through the signs of every step is mostly
+    noise.
+
+    Args:
+        defense: The defense under attack.
+        smoothing: See `tasks.defenses.base.Context`; None for no smoothed signs.
+        relu_width: See `Context`; used by the ways that differentiate a gradient of the network.
     """
     yield Way()
     _, *others = defense.gradients()
@@ -64,7 +68,7 @@ def ways(
 def aimed_ways(
     defense: Defense, smoothing: float | None, relu_width: float | None = None
 ) -> Iterator[Way]:
-    """Those by which a climb leads to one wrong class: straight through, and smoothed."""
+    """Yield the ways for targeted runs: the first one, and those with smoothed signs."""
     found = list(ways(defense, smoothing, relu_width))
     yield found[0]
     yield from (way for way in found if way.smoothing is not None)

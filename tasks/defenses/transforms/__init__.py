@@ -1,1 +1,1 @@
-"""The parts that defenses transform images with."""
+"""Building blocks of defenses."""

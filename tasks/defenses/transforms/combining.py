@@ -1,4 +1,4 @@
-"""Several answers about one image made into one."""
+"""Combining several answers about one image into one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from torch import Tensor
 
 
 def log_mean(logits: Tensor) -> Tensor:
-    """The log of the mean probability, whose cross-entropy is -log p of a class.
+    """Return the log of the mean probability over answers.
 
-    logits: float [..., K, classes], one row for each answer; returns float [..., classes]. A single
-    answer's logits are returned as they are, so that nothing to draw changes nothing, bit for bit.
+    A single answer's logits are returned as they are, so that averaging one draw changes no bit.
+
+    Args:
+        logits: float [..., K, classes], of K answers.
+
+    Returns:
+        float [..., classes].
     """
     count = logits.shape[-2]
     if count == 1:
@@ -20,11 +25,16 @@ def log_mean(logits: Tensor) -> Tensor:
 
 
 def levelled_median(logits: Tensor) -> Tensor:
-    """The median over answers that were brought to one level twice, as log-probabilities.
+    """Return the CrossMax scores of Fort and Lakshminarayanan (2024), as log-probabilities.
 
-    Of each answer its highest logit is subtracted, then of each class its highest over answers;
-    of an even number of answers the lower middle is taken. logits: float [..., K, classes];
-    returns float [..., classes]. Fort and Lakshminarayanan 2024, "CrossMax".
+    Each answer's logits are reduced by their maximum over classes, then by the maximum of each
+    class over answers. The result is the median over answers (the lower one of an even number).
+
+    Args:
+        logits: float [..., K, classes], of K answers.
+
+    Returns:
+        float [..., classes].
     """
     levelled = logits - logits.amax(dim=-1, keepdim=True)
     levelled = levelled - levelled.amax(dim=-2, keepdim=True)

@@ -1,7 +1,7 @@
-"""The optimiser inside a defense: it moves an image before the classifier sees it.
+"""The optimiser inside a defense, which moves an image before the classifier sees it.
 
-Each step is, in this order, a gradient of a scalar at the moved image, a move of `step_size`
-against it, the limit of the whole offset, and the box that keeps the moved image in [0, 1].
+Each step takes the gradient of a scalar at the moved image, moves by `step_size` against it, limits
+the total offset, and clips the moved image to [0, 1], in this order (see `Descent.box_first`).
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ from tasks.defenses.transforms import straight
 from tasks.specs import Norm
 
 Scalar = Callable[[Tensor], Tensor]
-"""Moved images, float32 [M, C, H, W], to what is lowered, [M], of each row its own."""
+"""Function to minimise: moved images, float32 [M, C, H, W], to [M], each from its own row."""
 
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Descent:
-    """The settings of an inner optimiser.
-
-    step_size, limit: in [0, 1] units; no limit where that is None. norm: linf moves by the sign
-    of the gradient and limits each pixel, l2 moves by the gradient of length 1 and limits the
-    length of the offset. box: whether each moved image is kept in [0, 1]; first: before the limit.
-    """
+    """Settings of an inner optimiser."""
 
     steps: int
+    """Number of steps."""
     step_size: float
+    """Size of a step, in pixel units."""
     limit: float | None = None
+    """Largest offset, in pixel units; None for no limit."""
     norm: Norm = "linf"
+    """`linf` moves by the sign of the gradient and limits each pixel; `l2` moves along the
+    normalised gradient and limits the Euclidean length of the offset."""
     box: bool = True
+    """Whether each moved image is clipped to [0, 1]."""
     box_first: bool = False
+    """Whether it is clipped before the limit instead of after it."""
 
 
 def offsets(
@@ -47,11 +49,18 @@ def offsets(
     smoothing: float | None = None,
     unrolled: bool = False,
 ) -> list[Tensor]:
-    """The offset before the first step and after each, `steps + 1` tensors of the pixels' shape.
+    """Return the offsets before the first step and after each, `steps + 1` tensors.
 
-    pixels: float32 [M, C, H, W] in [0, 1]; start: the first offset, zero by default; smoothing: of
-    the sign, see `straight.smooth_sign`. Without smoothing, and not unrolled, no offset has a
-    graph; otherwise each depends on the pixels through every step before it.
+    Without smoothing and not unrolled, no offset has a graph. Otherwise each depends on the pixels
+    through every step before it.
+
+    Args:
+        descent: Settings of the optimiser.
+        value: Function to minimise.
+        pixels: float32 [M, C, H, W] in [0, 1].
+        start: The first offset, of the pixels' shape; zero by default.
+        smoothing: Width of a smoothed sign, see `straight.smooth_sign`.
+        unrolled: Whether gradients go through all steps.
     """
     follows = unrolled or smoothing is not None
     origin = pixels if follows else pixels.detach()
@@ -71,7 +80,7 @@ def offsets(
 
 
 def limited(offset: Tensor, limit: float, norm: Norm) -> Tensor:
-    """The offset with no entry (linf), or with no row (l2), longer than the limit."""
+    """Limit each entry of the offset (linf) or the Euclidean length of each row (l2)."""
     if norm == "linf":
         return offset.clamp(-limit, limit)
     return offset * (limit / _length(offset).clamp_min(limit))
@@ -92,7 +101,7 @@ def _direction(gradient: Tensor, norm: Norm, smoothing: float | None) -> Tensor:
 
 
 def _length(offset: Tensor) -> Tensor:
-    """[M, 1, 1, 1]; of a row of zeros 0, with a gradient of 0."""
+    """Return the length of each row, [M, 1, 1, 1]; for a row of zeros 0, with gradient 0."""
     squares = offset.flatten(1).square().sum(dim=1)
     empty = squares == 0
     lengths = torch.where(empty, 0.0, squares.where(~empty, 1.0).sqrt())

@@ -1,6 +1,6 @@
-"""JPEG (ITU-T T.81) as a differentiable function, and by an encoder.
+"""JPEG (ITU-T T.81), by an encoder and as a differentiable function.
 
-The differentiable form is that of Shin and Song (2017) with the rounding passed straight through.
+The differentiable form is that of Shin and Song (2017), with straight-through rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LUMINANCE = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
-"""T.81, table K.1."""
+"""Quantisation of luminance, T.81, table K.1."""
 CHROMINANCE = (
     (17, 18, 24, 47, 99, 99, 99, 99),
     (18, 21, 26, 66, 99, 99, 99, 99),
@@ -36,7 +36,7 @@ CHROMINANCE = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8,) * 4,
 )
-"""T.81, table K.2."""
+"""Quantisation of chrominance, T.81, table K.2."""
 TO_YCBCR = (
     (0.299, 0.587, 0.114),
     (-0.168736, -0.331264, 0.5),
@@ -47,10 +47,17 @@ CENTRE = 128.0
 
 
 def encoded(pixels: Tensor, quality: int) -> Tensor:
-    """The images as Pillow's encoder leaves them, of the same shape, on multiples of 1/255.
+    """Encode and decode images with Pillow, with 4:2:0 chroma subsampling for colour.
 
-    pixels: float32 [M, 1 or 3, H, W] in [0, 1], rounded to 8 bits first; BadTensor otherwise.
-    Chroma of colour images is halved along both sides.
+    Args:
+        pixels: float32 [M, 1 or 3, H, W] in [0, 1], rounded to 8 bits first.
+        quality: Quality setting, 1 to 95.
+
+    Returns:
+        float32 of the same shape, multiples of 1/255.
+
+    Raises:
+        BadTensor: For another number of channels.
     """
     _require_channels(pixels)
     stored = (pixels.detach() * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
@@ -60,7 +67,7 @@ def encoded(pixels: Tensor, quality: int) -> Tensor:
 
 
 def _through_a_file(image: np.ndarray, quality: int) -> np.ndarray:
-    """uint8 [H, W, channels]."""
+    """Encode and decode one image, uint8 [H, W, channels]."""
     target = io.BytesIO()
     grey = image.shape[2] == 1
     shown = Image.fromarray(image[:, :, 0] if grey else image)
@@ -70,9 +77,9 @@ def _through_a_file(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def approximated(pixels: Tensor, quality: int) -> Tensor:
-    """The same as a differentiable function, in which roundings pass a gradient straight through.
+    """Compute the same as a differentiable function, with straight-through rounding.
 
-    Sides that are no multiple of a block are filled up with their last pixels.
+    Sides that are no multiple of a block are padded by repeating the last pixels.
     """
     _require_channels(pixels)
     levels = 255 * pixels
@@ -89,14 +96,14 @@ def approximated(pixels: Tensor, quality: int) -> Tensor:
 
 
 def table(entries: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
-    """The quantisation table of a quality, float64 [8, 8], by the scaling of the reference code."""
+    """Return the quantisation table of a quality, float64 [8, 8], scaled as by the reference."""
     scale = 5000 / quality if quality < 50 else 200 - 2 * quality
     scaled = (torch.tensor(entries, dtype=torch.float64) * scale + 50) / 100
     return scaled.floor().clamp(1, 255)
 
 
 def _compressed(plane: Tensor, entries: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
-    """Planes of levels 0..255, [M, P, H, W], quantised in blocks."""
+    """Quantise planes of levels 0..255, [M, P, H, W], in blocks."""
     height, width = plane.shape[-2:]
     filled = _filled(plane, BLOCK) - CENTRE
     blocks = filled.unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK)  # [M, P, h, w, 8, 8]
@@ -110,7 +117,7 @@ def _compressed(plane: Tensor, entries: tuple[tuple[int, ...], ...], quality: in
 
 
 def _basis() -> Tensor:
-    """The orthonormal discrete cosine transform of 8 values, float64 [frequency, place]."""
+    """Return the orthonormal discrete cosine transform of 8 values, float64 [frequency, place]."""
     place = torch.arange(BLOCK, dtype=torch.float64)
     angles = (2 * place[None, :] + 1) * place[:, None] * (math.pi / (2 * BLOCK))
     basis = angles.cos() * math.sqrt(2 / BLOCK)

@@ -1,17 +1,17 @@
-"""Defenses with an optimiser inside: how they declare it, and how an attack may pass it.
+"""Base class of defenses with an inner optimiser, and how an attack may pass it.
 
-An attack that takes such a defense for the plain function that it is sees a gradient that says
-little (Croce et al., ICML 2022, section 4). It reads the ways round from the declaration alone:
+An attack that treats such a defense as any function gets a gradient that says little (Croce et al.,
+ICML 2022, section 4). The ways around it follow from what the defense declares:
 
-- `inner_steps()` is more than 0, and `shorter(steps)` is the same defense with a shorter
-  optimiser: climb that one, and have what it finds judged by the whole.
-- `gradients()` names the rules that `Context.rule` may be set to: `straight-through`, the offset
-  held constant; `iterates`, where `draw_logits` gives the log of the mean probability over all
-  the images that the optimiser went through; for steps with a derivative, `unrolled`.
-- `smooths()`: with `Context.smoothing` signs become tanh, and the gradient goes through all steps.
+- `inner_steps()` is above 0, and `shorter(steps)` returns the same defense with a shorter
+  optimiser: differentiate that one, and judge the points it finds by the whole defense.
+- `gradients()` names the rules that `Context.rule` may be set to: `straight-through`, with the
+  offset held constant; `iterates`, where `draw_logits` returns the log of the mean probability over
+  all iterates; and, if steps have a derivative, `unrolled`.
+- `smooths()`: with `Context.smoothing`, signs become tanh and the gradient goes through all steps.
 
-All of these are set by an attacker in a `Context` of its own; a defender's has none of them. They
-hold for a chain too, whose other parts pass a gradient as they are written.
+An attacker sets these in a `Context` of its own; a defender's has none of them. They also hold in a
+chain, whose other parts pass a gradient as they are written.
 """
 
 from __future__ import annotations
@@ -29,43 +29,47 @@ if TYPE_CHECKING:
 
 
 class Optimised(Defense):
-    """A defense that gives `x + offset`, the offset made by steps down a scalar of its own.
+    """A defense that returns `x + offset`, with an offset found by gradient steps down a scalar.
 
-    A class of this kind defines `descent`, the settings of its optimiser, `value`, what that
-    lowers, and, if it is not zero, `start`.
+    A subclass defines `descent`, the settings of its optimiser, `value`, the scalar to minimise,
+    and `start` if the first offset is not zero.
     """
 
     once: ClassVar[bool] = True
 
     steps: Count = 1
-    """Of the optimiser inside."""
+    """Steps of the inner optimiser."""
 
     def descent(self) -> Descent:
-        """The settings of the optimiser."""
+        """Return the settings of the optimiser."""
         raise NotImplementedError(f"{type(self).__name__} does not define descent")
 
     def value(self, pixels: Tensor, context: Context) -> Scalar:
-        """What is lowered: a function of moved images, float32 [M, C, H, W], to [M].
+        """Return the function to minimise, from moved images, float32 [M, C, H, W], to float [M].
 
-        pixels: the images as they come in. Each row's value is of that row alone. The classifier
-        is asked through `context.logits`, which an attacker may have to differentiate twice.
+        Each value must depend only on its own row. The classifier is called through
+        `context.logits`, which an attacker may have to differentiate twice.
+
+        Args:
+            pixels: float32 [M, C, H, W], the images before any step.
+            context: The bare classifier, and how gradients are to pass.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define value")
 
     def start(self, pixels: Tensor, rows: Rows) -> Tensor | None:  # noqa: ARG002
-        """The first offset, of the pixels' shape; none for zero."""
+        """Return the first offset, of the pixels' shape; None for zero."""
         return None
 
     def deterministic(self, classes: int) -> bool:  # noqa: ARG002
-        """Unless `start` draws."""
+        """True; to be overridden if `start` draws."""
         return True
 
     def smooths(self) -> bool:
-        """Whether a step is the sign of a gradient."""
+        """Return whether a step is the sign of a gradient."""
         return self.descent().norm == "linf"
 
     def gradients(self) -> tuple[GradientRule, ...]:
-        """The mean over iterates, and where a step has a derivative the whole unrolled."""
+        """Straight-through, the mean over iterates, and `unrolled` if steps have a derivative."""
         rules: tuple[GradientRule, ...] = ("straight-through", "iterates")
         return rules if self.smooths() else (*rules, "unrolled")
 
@@ -78,18 +82,18 @@ class Optimised(Defense):
         return self.model_copy(update={"steps": min(steps, self.steps)})
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """The image at the end of the descent."""
+        """Return the image after the last step."""
         return self._moved(pixels, self._offsets(pixels, rows, context)[-1])
 
     def iterates(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
-        """The image before the first step and after each, [M * (steps + 1), C, H, W]."""
+        """Return the image before the first step and after each, [M * (steps + 1), C, H, W]."""
         import torch
 
         found = [self._moved(pixels, each) for each in self._offsets(pixels, rows, context)]
         return torch.stack(found, dim=1).flatten(0, 1)
 
     def forwards_and_backwards(self, *, rows: int, distinct: int, classes: int) -> Passes:  # noqa: ARG002
-        """A gradient for each step."""
+        """One forward and one backward pass for each step."""
         return Passes(self.steps, self.steps) * rows
 
     def _offsets(self, pixels: Tensor, rows: Rows, context: Context) -> list[Tensor]:

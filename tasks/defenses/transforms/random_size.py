@@ -1,4 +1,4 @@
-"""Random sizes at random places: what the defenses of Guo et al. and of Xie et al. share."""
+"""Random sizes and places, as used by the defenses of Guo et al. and Xie et al."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class RandomSize(Defense):
 
     draws: Count = 50
     smallest: Fraction = 24 / 32
-    """Side of the smallest window or version, as a share of the image's."""
+    """Side of the smallest crop or resized image, as a fraction of the image's side."""
     largest: Fraction = 1.0
-    """Side of the largest window or version, as a share of the image's."""
+    """Side of the largest crop or resized image, as a fraction of the image's side."""
     round_to_8_bits: bool = False
     """Round pixels to multiples of 1/255 first."""
 
@@ -33,20 +33,20 @@ class RandomSize(Defense):
         return self
 
     def rounded(self, pixels: Tensor) -> Tensor:
-        """The pixels, rounded if that is asked for."""
+        """Return the pixels, rounded to 8 bits if `round_to_8_bits` is set."""
         from tasks.defenses.transforms import straight
 
         return straight.round_to_8_bits(pixels) if self.round_to_8_bits else pixels
 
     def sizes(self, pixels: Tensor, rows: Rows) -> Tensor:
-        """The side of each row, int64 [M], in pixels."""
+        """Return the side drawn for each row, int64 [M, 1], in pixels."""
         from tasks.defenses.transforms import warps
 
         side = warps.square_side(pixels)
         return rows.integers("size", *warps.size_range(self.smallest, self.largest, side))
 
     def places(self, name: str, pixels: Tensor, size: Tensor, rows: Rows) -> Tensor:
-        """Where a square of each row's size lies in its image: top and left, int64 [M, 2]."""
+        """Return the place drawn for a square of each row's size: top and left, int64 [M, 2]."""
         from tasks.defenses.transforms import warps
 
         return rows.integers(name, 0, warps.square_side(pixels) - size, count=2)

@@ -1,7 +1,7 @@
-"""What has no useful gradient: passed straight through, or held constant.
+"""Straight-through estimators, public as `tasks.straight`.
 
-Inside one step of an attack a clip and a rounding are the identity to the gradient, and a
-predicted class is a constant, which the next step computes again.
+Within one step of an attack the gradient takes a clip or a rounding for the identity, and a
+predicted class for a constant, which the next step computes again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TINY = 1e-30
 
 
 class _Replace(torch.autograd.Function):
-    """Values replaced exactly; `x + (y - x)` would be off by a rounding."""
+    """Replaces values exactly, where `x + (y - x)` would be off by a rounding error."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, replacement: Tensor) -> Tensor:  # noqa: ARG004
@@ -31,34 +31,49 @@ class _Replace(torch.autograd.Function):
 
 
 def through(values: Tensor, replacement: Tensor) -> Tensor:
-    """`replacement` going forward, the gradient of `values` going back. One shape for both."""
+    """Return `replacement`, with the gradient of `values` (straight-through estimator).
+
+    Args:
+        values: Tensor that receives the gradient unchanged.
+        replacement: Tensor of the same shape, the values of the result; its own gradient is
+            ignored.
+    """
     result: Tensor = _Replace.apply(values, replacement)
     return result
 
 
 def clip(pixels: Tensor) -> Tensor:
-    """Pixels of any shape clipped to [0, 1], the gradient passed as if they were not."""
+    """Clip pixels of any shape to [0, 1], with a straight-through gradient."""
     return through(pixels, pixels.detach().clamp(0, 1))
 
 
 def round_to_8_bits(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1] of any shape, each at the nearest multiple of 1/255."""
+    """Round pixels of any shape to multiples of 1/255, with a straight-through gradient."""
     return through(pixels, (pixels.detach() * 255).round() / 255)
 
 
 def smooth_sign(values: Tensor, smoothing: float) -> Tensor:
-    """tanh(values / tau), tau being `smoothing` times the mean of |values| of each row.
+    """Return tanh(values / tau), a differentiable sign.
 
-    values: float [M, ...]; what is zero all over a row stays so.
+    tau is `smoothing` times the mean of abs(values) of each row, and has no gradient. A row of
+    zeros stays zero.
+
+    Args:
+        values: float [M, ...].
+        smoothing: Width of the sign, relative to the mean of abs(values).
     """
     scale = values.detach().abs().flatten(1).mean(dim=1) * smoothing
     return torch.tanh(values / scale.clamp_min(_TINY).reshape(-1, *[1] * (values.dim() - 1)))
 
 
 def predicted_classes(classifier: Frozen, pixels: Tensor) -> Tensor:
-    """int64 [M]: the class that the bare classifier gives each row of [M, C, H, W].
+    """Return the classes that the bare classifier predicts, int64 [M].
 
-    The draws of one image lie side by side; rows equal to the one before are not asked again.
+    The draws of an image are adjacent, so rows equal to the one before are not computed again.
+
+    Args:
+        classifier: The bare classifier.
+        pixels: float32 [M, C, H, W] in [0, 1].
     """
     pixels = pixels.detach()
     fresh = torch.ones(len(pixels), dtype=torch.bool, device=pixels.device)

@@ -1,14 +1,13 @@
-"""Geometric transforms with parameters of their own for every row of a batch.
+"""Geometric transforms with separate parameters for each row of a batch.
 
-Pixels are float [M, C, side, side] in [0, 1], and so are the results; sizes are int64 [M, 1]
-and places int64 [M, 2], top and left, in whole pixels. Everything is differentiable in the
-pixels and has no loop over rows. Interpolation is bilinear in the convention of
-`interpolate(align_corners=False, antialias=False)` unless `resize_pad` is told otherwise; what
-comes from outside an image is black.
+Pixels and results are float [M, C, side, side] in [0, 1]; sizes are int64 [M, 1]; places are int64
+[M, 2], top and left, in pixels. All are differentiable in the pixels and have no loop over rows.
+Interpolation is bilinear as in `interpolate(align_corners=False, antialias=False)`, unless
+`resize_pad` is told otherwise. Outside an image all is black.
 
-The four neighbours are gathered rather than left to `grid_sample`, whose gradient is not
-deterministic on a GPU, or to products with interpolation matrices, which a GPU may round to
-tf32. Both would be faster on a CPU, by far less than a network's forward pass takes.
+The four neighbours are gathered, instead of using `grid_sample`, whose gradient is not
+deterministic on a GPU, or products with interpolation matrices, which a GPU may round to tf32.
+Those would be faster on a CPU, but by far less than the time of a network's forward pass.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ _LEAST_WEIGHT = 1e-6
 
 
 def square_side(pixels: Tensor) -> int:
-    """The side of square images [M, C, side, side]; BadTensor for any other shape."""
+    """Return the side of square images [M, C, side, side]; BadTensor for any other shape."""
     height, width = pixels.shape[-2:]
     require(height == width, f"square images are needed, got {height} x {width}")
     return width
 
 
 def size_range(smallest: float, largest: float, side: int) -> tuple[int, int]:
-    """Fractions of the side as whole pixels: 24/32 and 1 of 32 are 24 and 32."""
+    """Return fractions of the side in whole pixels: 24/32 and 1 of 32 are 24 and 32."""
     return max(1, round(smallest * side)), max(1, round(largest * side))
 
 
 def crop_resize(pixels: Tensor, size: Tensor, place: Tensor) -> Tensor:
-    """The window of `size` at `place`, resized to the whole side."""
+    """Crop `size` pixels at `place`, and resize the crop to the whole side."""
     side = square_side(pixels)
     local = (_axis(pixels) + 0.5) * (size / side) - 0.5
     local = torch.minimum(local.clamp(min=0), size - 1)  # [M, side]
@@ -51,10 +50,12 @@ def crop_resize(pixels: Tensor, size: Tensor, place: Tensor) -> Tensor:
 def resize_pad(
     pixels: Tensor, size: Tensor, place: Tensor, interpolation: Interpolation = "bilinear"
 ) -> Tensor:
-    """The whole image resized to `size`, which is at most its side, at `place` on a black image.
+    """Resize the whole image to `size`, at most its side, and put it at `place` on black.
 
-    interpolation: `nearest` and `bilinear` as torch's `interpolate` has them under these names,
-    `antialiased` as its bilinear mode with `antialias=True`.
+    Args:
+        pixels: See the module, as are `size` and `place`.
+        interpolation: `nearest` and `bilinear` as in torch's `interpolate`, `antialiased` as its
+            bilinear mode with `antialias=True`.
     """
     side = square_side(pixels)
     local = _axis(pixels) - place[:, :, None]  # [M, 2, side]
@@ -68,14 +69,14 @@ def resize_pad(
 
 
 def crop_pad(pixels: Tensor, size: Tensor, window: Tensor, place: Tensor) -> Tensor:
-    """The window of `size` at `window`, unscaled, put at `place` on a black image."""
+    """Crop `size` pixels at `window`, and put the crop, unscaled, at `place` on black."""
     square_side(pixels)
     local = _axis(pixels) - place[:, :, None]  # [M, 2, side]
     return _along_axes(pixels, _within(local, size, local + window[:, :, None]))
 
 
 def rotate(pixels: Tensor, degrees: Tensor) -> Tensor:
-    """Each row turned counter-clockwise about its centre by `degrees` (float [M, 1])."""
+    """Rotate each row counter-clockwise about its centre by `degrees`, float [M, 1]."""
     centre = (square_side(pixels) - 1) / 2
     angle = (degrees.to(pixels.dtype) * (math.pi / 180))[:, :, None]  # [M, 1, 1]
     down, across = (_axis(pixels) - centre)[:, None], (_axis(pixels) - centre)[None, :]
@@ -87,10 +88,10 @@ def rotate(pixels: Tensor, degrees: Tensor) -> Tensor:
 
 
 def _averaged(pixels: Tensor, local: Tensor, size: Tensor) -> Tensor:
-    """Pixels shrunk to `size` by a triangular filter as wide as two pixels of the result.
+    """Shrink pixels to `size` by a triangular filter, two pixels of the result wide.
 
-    local: float [M, 2, side], the place of each output row (0) and column (1) in the resized
-    image; what lies outside of it is black.
+    local: float [M, 2, side], the place of each output row (0) and column (1) in the resized image;
+    what lies outside of it is black.
     """
     side = square_side(pixels)
     scale = (side / size)[:, :, None]  # [M, 1, 1]
@@ -120,12 +121,12 @@ def _axis(pixels: Tensor) -> Tensor:
 
 
 def _within(local: Tensor, size: Tensor, sources: Tensor) -> Tensor:
-    """The sources where `local` lies in 0..size-1, and a place outside the image elsewhere."""
+    """Return the sources where `local` is in 0..size-1, and a place outside the image elsewhere."""
     return sources.where((local >= 0) & (local < size[:, :, None]), -1.0)
 
 
 def _along_axes(pixels: Tensor, sources: Tensor) -> Tensor:
-    """As `_read`, from the row (0) and the column (1) of each output row and column.
+    """Read as `_read` does, from the row (0) and column (1) of each output row and column.
 
     sources: float [M, 2, side].
     """
@@ -133,9 +134,9 @@ def _along_axes(pixels: Tensor, sources: Tensor) -> Tensor:
 
 
 def _read(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixels at fractional places.
+    """Read pixels at fractional places, by bilinear interpolation.
 
-    rows, columns: float, broadcast to [M, side, side]; beyond -1 and `side` all is black.
+    rows, columns: float, broadcast to [M, side, side]; all is black at and beyond -1 and `side`.
     """
     count, channels, side, _ = pixels.shape
     width = side + 2
@@ -154,7 +155,7 @@ def _read(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _cell(places: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The framed pixel before each place (int64) and the way from it to the next, in 0..1."""
+    """Return the padded pixel before each place, int64, and the way to the next, in 0..1."""
     framed = (places + 1).clamp(0, side + 1)
     before = framed.floor().clamp(max=side)
     return before.to(torch.int64), framed - before

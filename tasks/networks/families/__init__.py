@@ -1,1 +1,1 @@
-"""What networks of one family share."""
+"""Code shared by networks of one family."""

@@ -1,4 +1,4 @@
-"""The residual networks for CIFAR of He et al. 2016, section 4.2, whatever their depth."""
+"""The residual networks for CIFAR of He et al. 2016, section 4.2, of any depth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BasicNetwork(Network):
     """Three stages of basic blocks, normalised by default as the public checkpoints are."""
 
     blocks: ClassVar[int]
-    """In each stage."""
+    """Blocks in each stage."""
 
     mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)] = (0.485, 0.456, 0.406)
     std: Annotated[tuple[Deviation, ...], Field(strict=False, min_length=1)] = (0.229, 0.224, 0.225)

@@ -1,4 +1,4 @@
-"""Networks of somebody else's: built by their own code, normalised in front of it."""
+"""Networks built by other people's code, with normalisation in front."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ if TYPE_CHECKING:
 
 
 class ForeignNetwork(Network):
-    """A network whose first weights are its own code's, drawn under the seed.
+    """A network whose initial weights are drawn by its own code, under the seed.
 
-    mean, std: of the pixel range [0, 1]; by default the network takes pixels as they are.
-
-    How many multiplications it takes is not stated here: a plan does not call its code. A run
-    counts them, and the record of the model's node says so.
+    Its number of multiplications is not stated, since planning does not call its code. A run counts
+    them, and records that it did.
     """
 
     mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)] = (0.0,)
+    """Mean to subtract, in the pixel range [0, 1]; by default the network takes pixels as they
+    are."""
     std: Annotated[tuple[Deviation, ...], Field(strict=False, min_length=1)] = (1.0,)
+    """Standard deviation to divide by, in the pixel range [0, 1]; by default the network takes
+    pixels as they are."""
 
     def build(self, channels: int, side: int, classes: int, *, seed: int = 0) -> nn.Module:
-        """See `Network.build`; BadNetwork where the code fails or gives no module."""
+        """See `Network.build`.
+
+        Raises:
+            BadNetwork: If the code fails or returns no module.
+        """
         import torch
         from torch import nn
 
@@ -47,11 +53,11 @@ class ForeignNetwork(Network):
         return self.normalising(module, channels)
 
     def title(self) -> str:
-        """What a person calls it."""
+        """Return the network's name for messages."""
         return self.kind
 
     def normalising(self, module: nn.Module, channels: int) -> nn.Module:
-        """The module with its input normalised before each call; its weights keep their names."""
+        """Return the module with its input normalised before each call; weight names stay."""
         from torch import nn
 
         if len(self.mean) not in {1, channels}:
@@ -59,7 +65,7 @@ class ForeignNetwork(Network):
                 f"network {self.title()}: mean and std have {len(self.mean)} entries "
                 f"for images of {channels} channels"
             )
-        # on what torch.compile wrapped, whose hooks are part of it; before hooks of its own
+        # on the module inside torch.compile, whose hooks are compiled too; before its own hooks
         inner = module
         while isinstance(wrapped := getattr(inner, "_orig_mod", None), nn.Module):
             inner = wrapped
@@ -67,7 +73,11 @@ class ForeignNetwork(Network):
         return module
 
     def check(self, module: nn.Module, channels: int, side: int, classes: int) -> None:
-        """BadNetwork unless the module, in eval mode, takes batches of any size, and classifies."""
+        """Check that the module, in eval mode, returns logits for batches of any size.
+
+        Raises:
+            BadNetwork: If it does not.
+        """
         import torch
 
         module.eval()
@@ -90,20 +100,20 @@ class ForeignNetwork(Network):
 
 
 class NormaliseFirst:
-    """What runs before a module: (pixels - mean) / std, one number or one for each channel."""
+    """Forward pre-hook: (pixels - mean) / std, one number or one for each channel."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.mean, self.std = mean, std
 
     def __call__(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments of the module's call, normalised."""
+        """Return the arguments of the module's call, normalised."""
         pixels: Tensor = arguments[0]
         mean, std = (pixels.new_tensor(v).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
         return ((pixels - mean) / std, *arguments[1:])
 
 
 def counted_multiplications(module: nn.Module, channels: int, side: int) -> int | None:
-    """Of a module's forward pass of one image, counted in one; None where that fails."""
+    """Count the multiplications of one image's forward pass by running it; None if that fails."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

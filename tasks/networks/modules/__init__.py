@@ -1,1 +1,1 @@
-"""The torch modules behind the networks."""
+"""The torch modules of the networks."""

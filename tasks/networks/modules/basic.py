@@ -11,7 +11,7 @@ from tasks.networks.modules.normalise import Normalise
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; where the shape changes, a shortcut without weights (option A)."""
+    """Two 3x3 convolutions, and a shortcut without weights where the shape changes (option A)."""
 
     def __init__(self, entering: int, leaving: int, stride: int) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class BasicBlock(nn.Module):
         self.missing = leaving - entering
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N, entering, H, W] to [N, leaving, ceil(H / stride), ceil(W / stride)]."""
+        """Map [N, entering, H, W] to [N, leaving, ceil(H / stride), ceil(W / stride)]."""
         shortcut = features
         if self.missing:
-            # Every second pixel, and zeros for the new channels, half of them on each side.
+            # Subsample, and pad the new channels with zeros, half of them on each side.
             before = self.missing // 2
             shortcut = features[:, :, :: self.stride, :: self.stride]
             shortcut = F.pad(shortcut, (0, 0, 0, 0, before, self.missing - before))
@@ -35,9 +35,10 @@ class BasicBlock(nn.Module):
 
 
 class BasicResNet(nn.Module):
-    """float32 [N, channels, H, W] in [0, 1] to [N, classes]; 6 * blocks + 2 layers deep.
+    """CIFAR ResNet with 6 * blocks + 2 layers.
 
-    Names of weights: conv1, bn1, layer{1,2,3}.N.{conv,bn}{1,2}, linear.
+    Maps float32 [N, channels, H, W] in [0, 1] to [N, classes]. Names of weights: conv1, bn1,
+    layer{1,2,3}.N.{conv,bn}{1,2}, linear.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from tasks.networks.modules.normalise import Normalise
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, all of one width; the 3x3 one has the stride."""
+    """1x1, 3x3 and 1x1 convolutions of equal width; the 3x3 one has the stride."""
 
     def __init__(self, entering: int, width: int, stride: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """[N, entering, H, W] to [N, width, ceil(H / stride), ceil(W / stride)]."""
+        """Map [N, entering, H, W] to [N, width, ceil(H / stride), ceil(W / stride)]."""
         shortcut = features if self.downsample is None else self.downsample(features)
         features = F.relu(self.bn1(self.conv1(features)), inplace=True)
         features = F.relu(self.bn2(self.conv2(features)), inplace=True)
@@ -35,10 +35,10 @@ class Bottleneck(nn.Module):
 
 
 class ThreeStageResNet(nn.Module):
-    """float32 [N, channels, H, W] in [0, 1] to [N, classes].
+    """Bottleneck network from float32 [N, channels, H, W] in [0, 1] to [N, classes].
 
-    Names of weights: conv1, bn1, layer{1,2,3}.N.{conv,bn}{1,2,3},
-    layer{2,3}.0.downsample.{0,1}, fc_dense.
+    Names of weights: conv1, bn1, layer{1,2,3}.N.{conv,bn}{1,2,3}, layer{2,3}.0.downsample.{0,1},
+    fc_dense.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A program of torch.export, run step by step."""
+"""A program of `torch.export`, run step by step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from tasks.classifier.program import DTYPES, MEMORY_FORMATS, Program, operations
 
 
 class ExportedNetwork(nn.Module):
-    """The program of `tasks.classifier.exported.read`; its weights are buffers, names kept.
+    """Module that runs a program of `tasks.classifier.exported.read`.
 
-    BadCheckpoint where the program is refused, or its weights are not there.
+    The weights are buffers that keep their names.
+
+    Raises:
+        BadCheckpoint: If the program is refused, or a weight is missing.
     """
 
     def __init__(self, program: Program, weights: Mapping[str, Tensor]) -> None:
@@ -40,7 +43,7 @@ class ExportedNetwork(nn.Module):
         place.register_buffer(last, weight)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """float32 [N, C, H, W] to [N, classes]."""
+        """Map float32 [N, C, H, W] to [N, classes]."""
         own = dict(self.named_buffers())
         values: dict[str, Any] = {
             value: own[name] for value, name in self.program["weights"].items()
@@ -65,7 +68,7 @@ class ExportedNetwork(nn.Module):
 
 
 def _read(argument: Mapping[str, Any], values: Mapping[str, Any], device: torch.device) -> Any:
-    """What an argument of a step stands for."""
+    """Return the value of an argument of a step."""
     [(kind, value)] = argument.items()
     match kind:
         case "of":

@@ -1,4 +1,4 @@
-"""Random weights to start training from, a function of a seed and nothing else."""
+"""Initial weights, a function of a seed and nothing else."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tasks.data.seeding import Rows
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Set every weight in place, each from a stream with the weight's own name.
+    """Set every weight in place, from a random stream named after the weight.
 
-    Convolutions: normal with variance 2 / fan-out (He et al., ICCV 2015). Linear layers:
-    normal with variance 1 / fan-in. Batch norms: scale 1 and shift 0. Biases: 0.
+    Convolutions are normal with variance 2 / fan-out (He et al., ICCV 2015), linear layers normal
+    with variance 1 / fan-in. Batch norms have scale 1 and shift 0; biases are 0.
     """
     only = torch.zeros(1, dtype=torch.int64)
     rows = Rows(seed=seed, images=only, draws=only, scope="weights")

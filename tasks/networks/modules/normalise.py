@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Normalise(nn.Module):
-    """(pixels - mean) / std, one number or one for each channel; nothing in the state dict."""
+    """(pixels - mean) / std, one number or one for each channel; not in the state dict."""
 
     mean: Tensor
     std: Tensor
@@ -21,5 +21,5 @@ class Normalise(nn.Module):
             self.register_buffer(name, column, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """float32 [N, C, H, W] in [0, 1] to the same shape."""
+        """Map float32 [N, C, H, W] in [0, 1] to the same shape."""
         return (pixels - self.mean) / self.std

@@ -11,7 +11,7 @@ from tasks.networks.modules.normalise import Normalise
 
 
 class SmallNetwork(nn.Module):
-    """float32 [N, channels, H, W] in [0, 1], sides of at least 4, to [N, classes]."""
+    """Network from float32 [N, channels, H, W] in [0, 1], H and W at least 4, to [N, classes]."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""torchvision's ResNet-50 fitted to small images."""
+"""torchvision's ResNet-50 adapted to small images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from tasks.networks.modules.normalise import Normalise
 
 
 class SmallImageResNet50(ResNet):  # type: ignore[misc]
-    """float32 [N, channels, H, W] in [0, 1] to [N, classes]; torchvision's names of weights."""
+    """ResNet-50 for small images, with torchvision's names of weights.
+
+    Maps float32 [N, channels, H, W] in [0, 1] to [N, classes].
+    """
 
     def __init__(
         self, channels: int, classes: int, *, mean: Sequence[float], std: Sequence[float]
