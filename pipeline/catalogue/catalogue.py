@@ -238,8 +238,10 @@ class Catalogue:
             raise document.problem(place, message)
 
     def kind(self, document: Document, family: Family, value: object, place: Place) -> Kind:
-        """Build the spec that a mapping with a `kind` describes, of a built-in or a user's own
-        class."""
+        """Build the spec that a mapping with a `kind` describes.
+
+        The kind may be built in, offered by an installed package, or a class in a user's file.
+        """
         if not isinstance(value, Mapping):
             raise document.problem(place, "expected a mapping with a kind")
         kind = value.get("kind")

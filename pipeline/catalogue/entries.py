@@ -102,11 +102,11 @@ Percent = Annotated[float, Field(gt=0, le=100), AfterValidator(_percent)]
 
 
 class CheckpointEntry(ConfigEntry):
-    """Pretrained weights from a file or a URL. Only tensors are loaded; no pickled code is
-    executed.
+    """Pretrained weights from a file or a URL.
 
-    Without `file` and `url`, the file has to be given on the command line: `--weights MODEL=FILE`.
-    A downloaded file is kept in the cache folder.
+    Only tensors are loaded; no pickled code is executed. Without `file` and `url`, the file has to
+    be given on the command line: `--weights MODEL=FILE`. A downloaded file is kept in the cache
+    folder.
     """
 
     file: str | None = None
@@ -134,8 +134,7 @@ class CheckpointEntry(ConfigEntry):
 
 
 class ModelEntry(ConfigEntry):
-    """A network for a data set, trained by a recipe or loaded from a checkpoint; or an ensemble of
-    models.
+    """A network for a data set, trained or loaded from a checkpoint; or an ensemble of models.
 
     A model needs `network` and one of `recipe` and `checkpoint`; an ensemble needs only `members`.
     """
@@ -198,8 +197,7 @@ Heading = Annotated[str, AfterValidator(_one_line)]
 
 
 class VariantEntry(ConfigEntry):
-    """A model, attack or defense with some of its parameters changed, shown under a label of its
-    own."""
+    """A model, attack or defense with changed parameters, under a label of its own."""
 
     label: Label
     """Label of the variant in the table."""
@@ -321,8 +319,10 @@ NOTE = "note"
 
 
 class Where(ConfigEntry):
-    """Which cells a rule applies to: all patterns must match. Patterns are those of the shell: `*`,
-    `?`, `[...]`."""
+    """Which cells a rule applies to: all patterns must match.
+
+    Patterns are those of the shell: `*`, `?`, `[...]`.
+    """
 
     dataset: str = "*"
     """Pattern for the name of the data set."""

@@ -79,8 +79,9 @@ def run(
     force: bool = False,
     progress: bool = True,
 ) -> RunFinished:
-    """Compute the cells that are missing in the store. Unlike `pipeline run` it does not log to
-    MLflow.
+    """Compute the cells that are missing in the store.
+
+    Unlike `pipeline run` it does not log to MLflow and writes no report.
 
     Args:
         session: What `load_grid` returned.

@@ -131,8 +131,7 @@ class Session(StoredGrid):
         forced: set[str],
         until: float | None = None,
     ) -> RunFinished:
-        """Compute what is missing, until done or until a Unix time, and record the run in the
-        ledger."""
+        """Compute what is missing, until done or until a Unix time; recorded in the ledger."""
         self.last_snapshot = self.details = None
         if address is None:
             self.check_libraries()

@@ -97,8 +97,7 @@ class StoredGrid(OpenedGrid):
         return {name: card for name, card in found.items() if card.verdict != "skipped"}
 
     def snapshot(self) -> Snapshot:
-        """The state of the store: that of the last run's end if it completed everything, else a new
-        one."""
+        """The state of the store; after a run that completed everything, as it was at its end."""
         return self.last_snapshot or Snapshot(self.store)
 
     def plan(self, forced: set[str] | None = None) -> Plan:

@@ -162,8 +162,10 @@ class Run:
         self._leases = Leases(self.store.backend)
 
     def execute(self) -> RunFinished:
-        """Run to completion, to the time limit or to the first Ctrl-C. Finished nodes are always
-        kept."""
+        """Run to completion, to the time limit or to the first Ctrl-C.
+
+        The artifacts of finished nodes are kept in every case.
+        """
         began = time.monotonic()
         interrupted = False
         try:

@@ -123,8 +123,7 @@ class Table:
     swept: tuple[SweptChoice, ...] = ()
 
     def baseline(self, model: str, attack: str, defense: str) -> tuple[str, str, str] | None:
-        """The (model, attack, defense) that the gain of a cell is measured against; None if it has
-        none."""
+        """The (model, attack, defense) that a cell's gain is measured against, if it has one."""
         base = self.gains_over
         if self.gains_of is not None:
             first, _, rest = defense.partition("+")

@@ -37,8 +37,7 @@ class Node:
         return KINDS[self.kind]
 
     def with_batched_ancestors(self) -> list[Node]:
-        """This node and its ancestors of batched kinds that are reached through such nodes, each
-        once.
+        """This node, and all ancestors of batched kinds that are reached through such nodes.
 
         Visited nodes are remembered, since the number of paths through a cascade grows
         exponentially.

@@ -158,8 +158,7 @@ class Ingredients:
 def _checkpoint_file(
     name: str, entry: CheckpointEntry, given: Path | None, document: Document
 ) -> tuple[Path, str]:
-    """Locate a checkpoint, preferring the `given` file of the command line; returns its SHA-256
-    too."""
+    """Locate a checkpoint, preferably the `given` one; returns its path and SHA-256."""
     place: Place = ("checkpoint", "file")
     if given is not None:
         path = given.resolve()

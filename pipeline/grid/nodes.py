@@ -1,5 +1,7 @@
-"""Builds the task graph of cells: dataset → train, checkpoint or ensemble → craft → select → defend
-→ score.
+"""Builds the task graph of cells.
+
+The kinds of node follow one another as dataset → train, checkpoint or ensemble → craft → select →
+defend → score.
 
 A transferred attack is made on the bare model and does not depend on the defense, so all defenses
 of a model share its craft nodes. A compound attack is a cascade of candidates, separate in each
@@ -9,10 +11,10 @@ shard and independent of the rest of the grid:
 
 A select node queries the defended model about its candidates, which are its parents, and keeps the
 best of them and of the previous selection (its parent `before`). Its artifact records which images
-still stand, that is, on which the defended model has not failed yet. The next craft node has this
-selection as its parent `standing` and attacks only those images, possibly none. Which images these
-are is known only at run time, yet the graph is static, since a digest identifies the recipe: the
-candidate and the cascade before it.
+still stand, that is, on which the defended model has not surely failed yet. The next craft node has
+this selection as its parent `standing` and attacks only those images, possibly none. Which images
+these are is known only at run time, yet the graph is static, since a digest identifies the recipe:
+the candidate and the cascade before it.
 
 - Resuming: each node is stored when it is complete, and the next run continues with the one after
   it.

@@ -100,8 +100,7 @@ class OpenedGrid:
 
     @cached_property
     def meant(self) -> Graph:
-        """The task graph of a run: the leaves and exhibits of the selected cells, and their
-        ancestors."""
+        """The task graph of a run: leaves and exhibits of the selected cells, with ancestors."""
         return (
             self.graph
             if self.cells == self.grid.cells

@@ -45,8 +45,7 @@ class Ingredient:
         return self.choice if isinstance(self.choice, str) else self.choice.label
 
     def owner(self, name: str) -> tuple[str, str] | None:
-        """Split `owner.parameter` into the part that it belongs to and the parameter; None if no
-        part."""
+        """Split `owner.parameter` into the owning part and the parameter; None if none owns it."""
         for part, _ in self.parts:
             if name.startswith(f"{part}."):
                 return part, name.removeprefix(f"{part}.")

@@ -69,8 +69,7 @@ class Estimate:
 
     @property
     def wall_s(self) -> float:
-        """Duration with all workers: at least the longest chain, and the work divided by the
-        workers."""
+        """Duration with all workers: at least the longest chain, and the evenly divided work."""
         return max(self.chain_s, self.work_s / self.workers)
 
     @property

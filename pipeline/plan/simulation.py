@@ -19,8 +19,7 @@ from tasks.specs import SHARD
 
 @dataclass(frozen=True)
 class Overhead:
-    """Overhead of a task in seconds. task_s: on its worker; driver_s: in the driver, before it
-    starts."""
+    """Overhead of a task in seconds: on its worker, and in the driver before it starts."""
 
     task_s: float
     driver_s: float

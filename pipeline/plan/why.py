@@ -99,8 +99,7 @@ class Comparison:
     _known: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def changes(self, new: Described, kind: str, old_digest: str) -> tuple[str, ...]:
-        """The differences between an artifact and an old one; its own come first, then its
-        ancestors'."""
+        """The differences between an artifact and an old one, then those of their ancestors."""
         if new.digest == old_digest:
             return ()
         found = tuple(dict.fromkeys(self._changes(new, kind, old_digest)))
@@ -155,8 +154,11 @@ class Moves:
         self._comparison = Comparison(self.old)
 
     def reasons(self, new_digest: str, old_digest: str) -> tuple[str, ...]:
-        """The reasons: changed parameters, code and versions; weights or data with other content;
-        another machine."""
+        """The reasons for which two scores differ, in lines.
+
+        They are changed parameters, code and versions; weights or data with other content; and
+        another machine.
+        """
         new = stored(self.new, "score", new_digest)
         if new is None or self.old.known("score", old_digest) is None:
             which = "newer" if new is None else "older"

@@ -69,8 +69,10 @@ class Card:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst verdict of all findings; `skipped` if the model was not examined and none
-        fails."""
+        """The worst verdict of all findings.
+
+        It is `skipped` if the model was not examined and no finding fails.
+        """
         found = overall(self.findings)
         return found if self.model or found == "fail" else "skipped"
 

@@ -68,8 +68,7 @@ class Sanity:
         return (*about, *self._about_attack((cell.model, cell.seed), cell.attack))
 
     def doubts(self) -> tuple[Doubt, ...]:
-        """Findings that did not pass: of each model, then of the attacks on it, in the order of
-        cells."""
+        """Findings that did not pass: of each model, followed by those of the attacks on it."""
         found: list[Doubt] = []
         for key, cells in self._by_model.items():
             about = [(None, finding) for finding in self._about_model(key)]

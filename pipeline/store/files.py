@@ -78,8 +78,7 @@ def require_sha256(path: Path, found: str, expected: str) -> None:
 
 
 def stamp_of(status: os.stat_result) -> list[int]:
-    """Values of which one differs after a file was changed or replaced, even if size and time are
-    kept."""
+    """Values that differ after a file was changed or replaced, even with its size and time kept."""
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 

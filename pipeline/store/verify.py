@@ -122,8 +122,11 @@ def _there(store: Store, key: str) -> bool:
 
 
 def _check(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | None, int]:
-    """Verify an artifact; returns its record and size in bytes, or None for the record if it is
-    gone."""
+    """Verify an artifact; returns its record, or None if it is gone, and its size in bytes.
+
+    Raises:
+        Damaged: If it does not match its record.
+    """
     middle = folder.split("/")[1]
     if middle != digest[:2]:
         raise Damaged(kind, digest, f"lies in the folder {middle}, where nobody looks")

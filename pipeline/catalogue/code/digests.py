@@ -31,8 +31,7 @@ class Code:
         self._direct: dict[str, frozenset[str]] = {}
 
     def closure(self, modules: Iterable[str]) -> frozenset[str]:
-        """The given modules, as far as the package has them, and all that they import,
-        transitively."""
+        """Those of the given modules that are the package's, and all that they import in turn."""
         waiting = [module for module in modules if module in self.sources]
         found = set(waiting)
         while waiting:

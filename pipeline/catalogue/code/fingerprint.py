@@ -29,8 +29,7 @@ RECORD = "fingerprints.json"
 
 
 class UndecidedCode(BadInput):
-    """Code changed, and neither a version nor `pipeline accept` says whether results change with
-    it."""
+    """Code changed, and no version or `pipeline accept` says whether results change with it."""
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,7 @@ class Machine:
     """Why it does not see the store; None if it does."""
 
     def differs(self, other: Machine) -> str | None:
-        """The first difference between this machine's code or libraries and another's; None if
-        none."""
+        """The first difference of another machine's code or libraries; None if there is none."""
         for (name, here), (_, there) in zip(self.versions, other.versions, strict=True):
             if here != there:
                 return f"has {name} {there}, the driver {here}: install the same everywhere"

@@ -50,8 +50,7 @@ def own_parts(specs: Iterable[Spec]) -> Iterator[Defense | Attack]:
 
 
 def contract_verdict(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
-    """Check a spec with `tasks.contract` on six images of the given size, or use the cached
-    verdict."""
+    """Check a spec with `tasks.contract` on six images of this size; cached."""
     key = digest({"spec": spec, "channels": channels, "side": side})
     if key not in _known:
         _known[key] = _remembered(key, spec, channels, side)

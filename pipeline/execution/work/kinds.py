@@ -146,8 +146,7 @@ def _trainable(inputs: NodeInputs) -> Manner:
 
 
 def _fits(inputs: NodeInputs, module: nn.Module) -> None:
-    """Raise BadNetwork if a network of another library or a user does not fit the data set's
-    images."""
+    """Raise BadNetwork if a foreign network does not fit the data set's images and classes."""
     spec, shape = inputs.node.spec, inputs.node.parent("dataset").spec
     assert isinstance(spec, TrainSpec | CheckpointSpec)
     assert isinstance(shape, DatasetSpec)

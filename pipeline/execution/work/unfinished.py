@@ -42,8 +42,7 @@ def load(backend: Backend, digest: str) -> State | None:
 
 
 def save(backend: Backend, digest: str, state: State) -> None:
-    """Write a checkpoint: first the tensors, then the facts that refer to them; then delete old
-    ones."""
+    """Write a checkpoint: tensors, then the facts that refer to them; delete old ones last."""
     folder = f"partial/{digest}"
     epoch = state.facts["epoch"]
     for part, tensors in zip(PARTS, (state.weights, state.optimizer), strict=True):

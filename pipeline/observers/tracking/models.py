@@ -15,8 +15,9 @@ from tasks.classifier.checkpoint import load_weights, weights_from_bytes
 
 
 def network(trained: Trained, store: Store) -> tuple[nn.Module, NDArray[np.float32]]:
-    """A trained network in eval mode, from pixels in [0, 1] to logits, and two blank example
-    images.
+    """A trained network in eval mode, and two blank example images.
+
+    The network maps pixels in [0, 1] to logits.
 
     Raises:
         Damaged: If the store no longer has valid weights.

@@ -60,8 +60,7 @@ class Paired:
         return {seed: found.ids for seed, found in answers.items()}
 
     def right(self, model: str, defense: str, attack: str, images: Images) -> dict[int, Right]:
-        """Right answers on the given images, bool [N, R], by seed; without seeds that lack an
-        image."""
+        """Right answers on the given images, bool [N, R], by seed; only seeds with all images."""
         found = {}
         for seed, answers in self.answers(model, defense, attack).items():
             wanted = images.get(seed)

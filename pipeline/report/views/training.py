@@ -43,8 +43,10 @@ class TrainingEpoch:
 
 @dataclass(frozen=True)
 class Training:
-    """A model's training: short description of the recipe, epochs, and the hardware of the last
-    part."""
+    """A model's training: short description of the recipe, epochs, and hardware.
+
+    hardware: that of the process that finished the training.
+    """
 
     model: str
     recipe: str

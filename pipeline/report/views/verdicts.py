@@ -350,8 +350,8 @@ class _Reader:
         return None
 
     def _hidden(self, model: str, defense: str, attack: str, direct: str) -> Change | None:
-        """The gain under the direct attack minus that in the worst case, on the images of the
-        former."""
+        """The gain under the direct attack minus that in the worst case, on the direct one's
+        images."""
         images = self.paired.images(model, defense, direct)
         parts = [
             self.paired.right(model, of, name, images)

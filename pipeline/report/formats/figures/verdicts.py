@@ -34,8 +34,7 @@ LOOKS: dict[Word, tuple[str, str, str]] = {
 
 
 def draw_verdicts(panels: Sequence[VerdictPanel], path: Path, kind: FileKind) -> None:
-    """Draw the worst case of each defense, with a panel for each network and a line for each
-    defense."""
+    """Draw the worst case of each defense: a panel for each network, a line for each defense."""
     heights = [PANEL_IN + ROW_IN * len(panel.marks) for panel in panels]
     words = {mark.verdict for panel in panels for mark in panel.marks}
     labels = [*(word for word in LOOKS if word in words), WITHOUT, REPLAYED]
