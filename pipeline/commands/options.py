@@ -421,7 +421,7 @@ def say_wrapped(line: str) -> None:
 def repeated(context: click.Context) -> list[str]:
     """The options of this command line that a suggested follow-up command has to repeat.
 
-    Options that select cells and those in `ONCE` are left out, as are values from environment
+    Left out are the options in `ONCE`, such as --grid and --only, and values from environment
     variables, which will still be set. Secrets in addresses are hidden.
     """
     words: list[str] = []
