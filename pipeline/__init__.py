@@ -1,6 +1,7 @@
-"""The benchmark as a graph of cached tasks: specs, digests and places.
+"""Benchmark of test-time defenses: configs in, a cached task graph, an artifact store, reports out.
 
-`load_grid`, `run` and `results` are the commands as functions; see `pipeline.commands.api`.
+The public API for scripts and notebooks is `load_grid`, `run` and `results`, which do what the
+commands of the same purpose do; see `pipeline.commands.api`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ __all__ = ["__version__", "load_grid", "results", "run"]
 
 
 def hidden_tasks() -> str | None:
-    """In one line, which other module called `tasks` stands before this program's; None if none.
+    """Check that `import tasks` finds this program's package and not another module of that name.
 
-    Python looks in the current folder first, and the name is common.
+    Python searches the current folder first, and `tasks` is a common name.
+
+    Returns:
+        None if the right package is found, otherwise an error message of one line that names the
+            module in its place.
     """
     loaded = sys.modules.get("tasks")
     spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec("tasks")
@@ -42,5 +47,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'pipeline' has no attribute '{name}'")
-    # by name: every module imports this package, which stands below all of its layers
+    # imported by name and only on demand: every module imports this package, which is the lowest of
+    # the layers
     return getattr(importlib.import_module("pipeline.commands.api"), name)

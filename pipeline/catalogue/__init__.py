@@ -1,1 +1,1 @@
-"""What configs, data sets and code there are to choose from, by name."""
+"""The catalogue: the configs, data sets and user code that a run can choose from, by name."""

@@ -1,9 +1,9 @@
-"""Named things in YAML: data sets, models, attacks, defenses, grids.
+"""The catalogue of named configs: data sets, models, recipes, attacks, defenses and grids.
 
-A name is a file: `configs/defenses/guo.yaml` is the defense `guo`. A `configs` folder of
-the user's is looked into before the one that comes with the program. `extends: NAME` starts
-from another file of the same folder. An attack or a defense may be a Python file alone,
-`jpeg.py`, or come with an installed package.
+A name is the stem of a file: `configs/defenses/guo.yaml` is the defense `guo`. The user's folders
+of configs are searched before the bundled one. `extends: NAME` starts from another file of the same
+section. An attack or a defense may also be a single Python file, `jpeg.py`, or come from an
+installed package.
 """
 
 from __future__ import annotations
@@ -46,25 +46,32 @@ Section = Literal[
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
 CODED: Mapping[Section, Family] = {"attacks": "attacks", "defenses": "defenses"}
-"""Sections whose names may be Python files, and what is in these."""
+"""Sections in which a name may also be a Python file, and the family of classes in it."""
 BASES: Mapping[Family, type[Kind]] = {"attacks": Attack, "defenses": Defense, "networks": Network}
 
 
 class Catalogue:
-    """The named things of some `configs` folders, the first folder that has a name deciding."""
+    """Looks up configs by name in a list of `configs` folders; earlier folders take precedence."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = list(folders)
         self._files: dict[Section, dict[str, Path]] = {}
         self._grids: dict[str, GridEntry] = {}
         self.read: dict[str, Path] = {}
-        """The files that were read so far, by `section/file`."""
+        """Files read so far, keyed by `section/file`."""
 
     def add(self, section: Section, choice: str) -> str:
-        """The name of a choice; the stem of a path becomes a name of its own.
+        """Register the file of an `--add` option, if it is one, under the stem of its path.
 
-        BadInput where there is no such file, or where something else has its name already: two
-        things of one name would be one row.
+        Args:
+            choice: A name, which is returned as it is, or the path of a `.py` or `.yaml` file.
+
+        Returns:
+            The name of the entry.
+
+        Raises:
+            BadInput: If the file does not exist, or if its name is already taken: two entries of
+                one name would share one row.
         """
         path = Path(choice).expanduser()
         if path.suffix not in {".py", ".yaml"}:
@@ -84,7 +91,7 @@ class Catalogue:
         return name
 
     def names(self, section: Section) -> dict[str, Path]:
-        """Every name of a section and its file, sorted."""
+        """All names of a section and their files, sorted by name."""
         found: dict[str, Path] = {}
         for folder in reversed(self._folders):
             if section in CODED:
@@ -95,7 +102,11 @@ class Catalogue:
         return dict(sorted(found.items()))
 
     def document(self, section: Section, name: str) -> Document:
-        """A named file with what it extends merged in; BadInput with a suggestion if unknown."""
+        """The parsed file of a name, with the files that it extends merged in.
+
+        Raises:
+            BadInput: If there is no such name; the message suggests a similar one.
+        """
         names = self.names(section)
         if name in names:
             return self._extended(section, names, name, frozenset())
@@ -124,12 +135,12 @@ class Catalogue:
             message = f"no other {section[:-1]} '{base}'{suggestion(str(base), set(names) - above)}"
             raise document.problem(("extends",), message)
         extended = self._extended(section, names, base, above)
-        # what was said of other parameters' numbers
+        # a note describes the results of the base's parameters, so it is not inherited
         extended.value.pop(NOTE, None)
         return document.over(extended)
 
     def dataset(self, name: str) -> DatasetEntry:
-        """The data set of a name."""
+        """The entry of a data set, its `folder` made absolute."""
         document = self.document("datasets", name)
         entry = validated(DatasetEntry, document, (), document.value)
         if entry.folder is None:
@@ -138,7 +149,7 @@ class Catalogue:
         return entry.model_copy(update={"folder": str(folder.resolve())})
 
     def attack(self, name: str) -> Attack:
-        """The attack of a name, its defaults not yet filled in."""
+        """The spec of an attack, before defaults that depend on the grid are filled in."""
         document = self.document("attacks", name)
         value = {key: each for key, each in document.value.items() if key != NOTE}
         spec = self.kind(document, "attacks", value, ())
@@ -146,31 +157,31 @@ class Catalogue:
         return spec
 
     def attack_note(self, name: str) -> str | None:
-        """What the configs say of an attack's numbers, for whoever reads them; see `AttackNote`."""
+        """The `note` in an attack's config, a comment on its results; see `AttackNote`."""
         document = self.document("attacks", name)
         given = {key: each for key, each in document.value.items() if key == NOTE}
         return validated(AttackNote, document, (), given).note
 
     def defense(self, name: str) -> Defense:
-        """The defense of one name, no chain."""
+        """The spec of a single defense, not of a chain."""
         document = self.document("defenses", name)
         spec = self.kind(document, "defenses", document.value, ())
         assert isinstance(spec, Defense)
         return spec
 
     def add_grid(self, name: str, entry: GridEntry) -> None:
-        """A grid that is in no file, before all others of its name."""
+        """Register a grid that has no file. It takes precedence over files of that name."""
         self._grids[name] = entry
 
     def grid(self, name: str) -> tuple[GridEntry, Document]:
-        """The grid of a name, and its document for locating what is wrong in it."""
+        """The entry of a grid, and its document, which locates errors in it."""
         if name in self._grids:
             return self._grids[name], Document(Path(name), {})
         document = self.document("grids", name)
         return validated(GridEntry, document, (), document.value), document
 
     def model_entry(self, name: str) -> tuple[ModelEntry, Document]:
-        """What the file of a model says, and its document."""
+        """The entry of a model and its document, after checking the names that it refers to."""
         document = self.document("models", name)
         entry = validated(ModelEntry, document, (), document.value)
         self.require("datasets", entry.dataset, document, ("dataset",))
@@ -188,9 +199,9 @@ class Catalogue:
         return entry, document
 
     def model(self, name: str) -> tuple[ModelEntry, Network, Recipe | CheckpointEntry, Document]:
-        """A model of one network: its entry, its network, how its weights come to be, its document.
+        """The entry, network, weights (a recipe or a checkpoint) and document of a model.
 
-        Not of an ensemble; see `model_entry`.
+        Not for ensembles, which have no network of their own; see `model_entry`.
         """
         entry, document = self.model_entry(name)
         assert entry.network is not None
@@ -214,7 +225,12 @@ class Catalogue:
         return entry, network, weights, document
 
     def require(self, section: Section, name: str, document: Document, place: Place) -> None:
-        """BadInput, at the place that asks for it, where a section has no such name."""
+        """Check that a section has a name.
+
+        Raises:
+            BadInput: If it has not; the message points to the place in `document` that refers to
+                it.
+        """
         known = {*self.names(section)}
         if name not in known and name not in (offered := self._packaged(section)):
             known |= {*offered}
@@ -222,7 +238,10 @@ class Catalogue:
             raise document.problem(place, message)
 
     def kind(self, document: Document, family: Family, value: object, place: Place) -> Kind:
-        """The spec that a mapping with a `kind` describes."""
+        """Build the spec that a mapping with a `kind` describes.
+
+        The kind may be built in, offered by an installed package, or a class in a user's file.
+        """
         if not isinstance(value, Mapping):
             raise document.problem(place, "expected a mapping with a kind")
         kind = value.get("kind")
@@ -244,7 +263,7 @@ class Catalogue:
         return self._own(document, family, value, place, reference)
 
     def _note(self, family: Family, folder: Path, reference: str) -> None:
-        """Remember a file of code that a config in a folder names."""
+        """Record in `read` a code file that a config refers to."""
         file = reference.partition(":")[0]
         if file.endswith(".py"):
             section = "models" if family == "networks" else family
@@ -258,7 +277,7 @@ class Catalogue:
         place: Place,
         reference: str,
     ) -> Kind:
-        """The spec of a class of the user's own."""
+        """Build a spec of a user's own class."""
         kind_place = (*place, "kind")
         try:
             cls = own_class(reference, document.file_of(kind_place).parent, BASES[family])
@@ -273,7 +292,7 @@ class Catalogue:
 
 
 def config_folders(extra: Sequence[Path] = ()) -> list[Path]:
-    """Where names are looked up: folders asked for, `./configs`, then what comes with us."""
+    """The folders to search for configs, first to last: `extra`, `./configs`, the bundled ones."""
     for folder in extra:
         _check_folder(folder.expanduser())
     here = Path(__file__).parents[1]
@@ -290,7 +309,7 @@ def config_folders(extra: Sequence[Path] = ()) -> list[Path]:
 
 
 def _check_folder(folder: Path) -> None:
-    """BadInput for a folder of configs that is not there, or that holds none."""
+    """Raise BadInput if a folder of configs does not exist or holds none."""
     if not folder.is_dir():
         raise BadInput(f"--configs {folder}: there is no such folder")
     if not any((folder / name).exists() for name in (*SECTIONS, "settings.yaml", "devices.yaml")):
@@ -298,7 +317,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_schedule(recipe: Recipe, document: Document, place: Place) -> None:
-    """BadInput for what a recipe says of milestones that it never comes to."""
+    """Raise BadInput if a recipe has milestones that its schedule or its epochs never reach."""
     given = recipe.model_fields_set
     if recipe.schedule == "one-cycle":
         for key in sorted({"milestones", "decay"} & given):

@@ -1,7 +1,7 @@
-"""What has been published of defenses, read strictly from `configs/claims/`: one file a source.
+"""Published claims about defenses, read from `configs/claims/`: one file for each source.
 
-A claim is what somebody measured on a network of theirs, and stands beside what is measured here
-on other networks: it is shown, and decides nothing.
+A claim was measured by somebody else, on another network. Reports show it beside the results
+measured here; it does not affect any verdict.
 """
 
 from __future__ import annotations
@@ -22,42 +22,41 @@ Percents = Annotated[float, Field(ge=0, le=100)]
 
 
 class PaperPlace(ConfigEntry):
-    """Which of the paper's published numbers a claim is about; see `configs/paper/`."""
+    """Refers to a number in the paper's tables; see `configs/paper/`."""
 
     model: str
-    """Name of a model of the paper's."""
+    """Name of a model in the paper's tables."""
     attack: str
-    """Name of an attack of the paper's."""
+    """Name of an attack in the paper's tables."""
 
 
 class ClaimEntry(ConfigEntry):
-    """One claim: accuracy of a network under an attack, without the defense and with it.
+    """One claim: the accuracy of a network under an attack, with a defense and without it.
 
-    attacked: `bare` where the examples were made on the network alone and replayed, `defended`
-    where the attack knew the defense. `before`, where it is known, and `after` in percent,
-    or `paper`, which reads both from the paper's tables.
+    Give either `after`, and `before` if it is known, or `paper`.
     """
 
     defense: str
     """Name of a defense, or of a chain such as `counter+guo`."""
     network: str
-    """Which network, in words."""
+    """Description of the network."""
     dataset: str = "cifar10"
     """Name of a data set, or what the source calls it."""
     attack: str
-    """Which attack, in words."""
+    """Description of the attack."""
     attacked: Attacked
-    """What the attack was made on."""
+    """Which model the attack was made against: `bare` for the undefended network, whose adversarial
+    examples were then replayed against the defense; `defended` if the attack knew the defense."""
     epsilon: Positive | None = None
-    """Of the attack, in 1/255."""
+    """Size of the perturbation, in 1/255."""
     before: Percents | None = None
-    """Accuracy under the attack without the defense."""
+    """Accuracy under the attack without the defense, in percent."""
     after: Percents | None = None
-    """Accuracy under the attack with the defense."""
+    """Accuracy under the attack with the defense, in percent."""
     images: Count | None = None
-    """On how many test images."""
+    """Number of test images."""
     paper: PaperPlace | None = None
-    """Where the paper's tables have both numbers."""
+    """Take both accuracies from the paper's tables instead."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -67,19 +66,19 @@ class ClaimEntry(ConfigEntry):
 
 
 class ClaimsEntry(ConfigEntry):
-    """What one source says of defenses."""
+    """What one source claims about defenses."""
 
     source: str
-    """Authors, title, where it is printed."""
+    """Reference: authors, title and place of publication."""
     by: Literal["authors", "others"] = "authors"
-    """Whether those who propose the defense say it, or somebody who evaluates it."""
+    """Who claims it: the `authors` of the defense, or `others` who evaluated it."""
     claims: Annotated[tuple[ClaimEntry, ...], Field(strict=False, min_length=1)]
-    """What it says."""
+    """The claims of this source."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim with its numbers; `file` is the stem of the file that holds it."""
+    """A claim with its numbers resolved; `file` is the stem of its file's name."""
 
     file: str
     source: str
@@ -94,13 +93,14 @@ class Claim:
     after: float
     images: int | None
     model: str | None = None
-    """The paper's model that it is about."""
+    """Model of the paper that the claim is about, if its numbers are from the paper."""
 
 
 def claims(catalogue: Catalogue) -> dict[str, tuple[Claim, ...]]:
-    """Every claim by the defense that it is about: its authors' first, then others'.
+    """Load all claims, grouped by defense: those of its authors first, then those of others.
 
-    BadInput, located, for what is no claim, and for a place of the paper that has no number.
+    Raises:
+        BadInput: If an entry is invalid, or refers to a number that the paper does not have.
     """
     numbers: dict[Key, Published] = {}
     found: dict[str, list[Claim]] = {}

@@ -1,4 +1,4 @@
-"""What named devices can do: `devices.yaml` of a `configs` folder."""
+"""Peak speeds of named devices, from `devices.yaml` of a `configs` folder, for estimates."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tasks.specs import Precision
 
 
 class Speed(ConfigEntry):
-    """A peak in 10^12 floating-point operations a second, and the share that is reached."""
+    """Speed of a device: its peak, and the share of it that is reached in practice."""
 
     peak_teraflop_per_s: Annotated[float, Field(gt=0, le=10**6)]
-    """Peak, in 10^12 floating-point operations a second."""
+    """Peak speed, in 10^12 floating-point operations a second."""
     share: Annotated[float, Field(gt=0, le=1)]
-    """Of the peak that is reached."""
+    """Share of the peak that is reached."""
     basis: Literal["assumed", "measured"]
-    """Where the share comes from."""
+    """Whether the share is a guess or was measured."""
 
     @property
     def flop_per_s(self) -> float:
-        """What is reached."""
+        """The speed that is reached, in floating-point operations a second."""
         return self.share * self.peak_teraflop_per_s * 1e12
 
     def __str__(self) -> str:
@@ -38,23 +38,23 @@ class Speed(ConfigEntry):
 
 
 class Device(ConfigEntry):
-    """A device's speeds; a precision that has none of its own is as fast as float32."""
+    """Speeds of a device by precision; a precision without one is as fast as float32."""
 
     float32: Speed
-    """See below."""
+    """Speed in float32, see below."""
     tf32: Speed | None = None
-    """As float32 by default."""
+    """Speed in tf32; that of float32 by default."""
     bfloat16: Speed | None = None
-    """As float32 by default."""
+    """Speed in bfloat16; that of float32 by default."""
 
     def speed(self, precision: Precision) -> Speed:
-        """The speed in a precision."""
+        """The speed in a given precision."""
         own = {"tf32": self.tf32, "bfloat16": self.bfloat16}.get(precision)
         return own or self.float32
 
 
 def read_devices(path: Path) -> dict[str, Device]:
-    """Devices by name; BadInput, located, where the file does not fit."""
+    """Read a `devices.yaml`, by device name; BadInput if it is invalid."""
     document = read_yaml(path)
     return {
         name: validated(Device, document, (name,), entry) for name, entry in document.value.items()
@@ -62,7 +62,12 @@ def read_devices(path: Path) -> dict[str, Device]:
 
 
 def device_named(name: str, devices: Mapping[str, Device]) -> str | None:
-    """The entry that fits a device's whole name (`NVIDIA H100 80GB HBM3`) or a part of one."""
+    """Find the entry for a device's full name (`NVIDIA H100 80GB HBM3`) or a part of one.
+
+    Returns:
+        The longest entry whose name is contained in `name`; otherwise the only entry that contains
+            it; None if there is none or if it is ambiguous.
+    """
     asked = name.casefold()
     inside = [known for known in devices if known.casefold() in asked]
     if inside:
@@ -72,5 +77,5 @@ def device_named(name: str, devices: Mapping[str, Device]) -> str | None:
 
 
 def cpu_name() -> str:
-    """What records call this machine's CPU."""
+    """The name of this machine's CPU in records."""
     return f"{platform.machine()} CPU"

@@ -1,4 +1,4 @@
-"""YAML files read strictly: no duplicate keys, every value with the line that it stands on."""
+"""Strict YAML: no duplicate keys, no ambiguous scalars, and the file and line of every value."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipeline.problems import BadInput, reason_of, regular, shown
 Place = tuple[str | int, ...]
 
 DEEPEST = 20
-"""Levels of nesting; nothing that is read here needs more."""
+"""Maximum nesting depth of a document."""
 MOST_VALUES = 100_000
-"""Values of a document, those of an alias counted each time that it is used."""
+"""Maximum number of values in a document; an alias counts each time it is used."""
 MOST_BYTES = 2**20
-"""Of a file; the largest that is read here has a few thousand."""
+"""Maximum size of a file."""
 STANDARD = "tag:yaml.org,2002:"
 CORE_SCHEMA: tuple[tuple[str, Callable[[str], object]], ...] = (
     ("|~|null|Null|NULL", lambda _: None),
@@ -32,34 +32,35 @@ CORE_SCHEMA: tuple[tuple[str, Callable[[str], object]], ...] = (
     (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
     (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", ""))),
 )
-"""How YAML 1.2 reads plain scalars; what fits no pattern is a text."""
+"""The core schema of YAML 1.2 for plain scalars; what matches no pattern is a string."""
 CONSTRUCTOR = yaml.constructor.SafeConstructor()
 LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where PyYAML came with it, which is ten times as fast."""
+"""libyaml's loader if PyYAML has it, which is ten times as fast."""
 SHORT = 4096
-"""Characters of a text that is left to it: a longer one might nest too deeply for its stack."""
+"""Longest text, in characters, that is given to `LOADER`: deeper nesting could overflow its stack.
+"""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed YAML mapping and where each of its values stands: file and line."""
+    """A parsed YAML mapping, with the file and line of each of its values."""
 
     path: Path
     value: dict[str, object]
     places: dict[Place, tuple[Path, int]] = field(default_factory=dict)
 
     def problem(self, place: Place, message: str) -> BadInput:
-        """A one-line problem at a place, or at the nearest known place around it."""
+        """A one-line BadInput located at `place`, or at its nearest known parent."""
         path, line = self._standing(place)
         where = ".".join(str(part) for part in place)
         return BadInput(f"{shown(path)}:{line}: {where + ': ' if where else ''}{message}")
 
     def file_of(self, place: Place) -> Path:
-        """The file that a value comes from: this one, or one that it extends."""
+        """The file that a value was written in: this one, or one that it extends."""
         return self._standing(place)[0]
 
     def over(self, below: Document) -> Document:
-        """This document laid over another: mappings merged in turn, all else replaced."""
+        """Overlay this document on another: mappings merge recursively, other values replace."""
         merged = Document(self.path, {}, {(): self._standing(())})
         merged.value.update(_merged((), self, self.value, below, below.value, merged))
         return merged
@@ -71,7 +72,11 @@ class Document:
 
 
 def read_yaml(path: Path) -> Document:
-    """Read one mapping; BadInput, with file and line, where the file holds anything else."""
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        BadInput: If the file cannot be read or holds anything else, with file and line.
+    """
     try:
         size = regular(path).stat().st_size
         if size > MOST_BYTES:
@@ -95,9 +100,10 @@ def read_yaml(path: Path) -> Document:
 
 
 def read_value(text: str, document: Document) -> object:
-    """A value as a line of a YAML file would hold it: `10`, `true`, `[0, 1]`.
+    """Parse a single YAML value, such as `10`, `true` or `[0, 1]`.
 
-    document: that which a problem is told of.
+    Args:
+        document: The document that errors are located in.
     """
     try:
         node = _composed(text)
@@ -108,7 +114,8 @@ def read_value(text: str, document: Document) -> object:
 
 def _composed(text: str) -> yaml.Node | None:
     if len(text) <= SHORT:
-        # what is wrong is told below, in the same words whichever loader there is
+        # errors are reported by the second call, so that their wording does not depend on the
+        # loader
         with contextlib.suppress(yaml.YAMLError):
             return yaml.compose(text, Loader=LOADER)
     return yaml.compose(text, Loader=yaml.SafeLoader)
@@ -117,7 +124,7 @@ def _composed(text: str) -> yaml.Node | None:
 def _construct(node: yaml.Node, place: Place, document: Document) -> object:
     document.places[place] = (document.path, node.start_mark.line + 1)
     if len(place) > DEEPEST:
-        # Also an alias that holds itself, which has no end.
+        # this also stops an alias that contains itself
         raise document.problem(place[:1], "nested too deeply")
     if len(document.places) > MOST_VALUES:
         raise document.problem(place[:1], f"more than {MOST_VALUES:,} values, aliases included")
@@ -137,7 +144,7 @@ def _construct(node: yaml.Node, place: Place, document: Document) -> object:
                 _check_one_reading(node, value, place, document)
             return value
         case yaml.ScalarNode(), "timestamp" | "value":
-            # dates, which no field here has, are words like any other
+            # no field is a date, so dates are plain strings
             return str(node.value)
         case _:
             raise document.problem(place, f"unknown tag {node.tag}")
@@ -146,7 +153,7 @@ def _construct(node: yaml.Node, place: Place, document: Document) -> object:
 def _check_one_reading(
     node: yaml.ScalarNode, value: object, place: Place, document: Document
 ) -> None:
-    """BadInput for a plain scalar that YAML 1.1, which reads it here, and 1.2 read differently."""
+    """Raise BadInput for a plain scalar that YAML 1.1, as read here, and 1.2 read differently."""
     other = _read_as_1_2(node.value)
     if type(value) is type(other) and (value == other or value != value):  # noqa: PLR0124  NaN
         return
@@ -158,7 +165,7 @@ def _check_one_reading(
 
 
 def _read_as_1_2(text: str) -> object:
-    """A plain scalar by the core schema of YAML 1.2."""
+    """Interpret a plain scalar by the core schema of YAML 1.2."""
     for pattern, read in CORE_SCHEMA:
         if re.fullmatch(pattern, text, re.ASCII):
             return read(text)
@@ -203,7 +210,7 @@ def _merged(
     under: Mapping[str, object],
     merged: Document,
 ) -> dict[str, object]:
-    """`under` overlaid by `over`; where each value stands is noted in `merged`."""
+    """Merge `over` into `under`, and copy the location of each value to `merged`."""
     values: dict[str, object] = {}
     for key in [*under, *(key for key in over if key not in under)]:
         inner = (*place, key)

@@ -1,6 +1,7 @@
-"""What the YAML files of data sets, models and grids may say.
+"""Pydantic models of the YAML files for data sets, models and grids.
 
-A docstring under a key is its line in `configs/README.md`.
+The string below a field is the description of that key in `configs/README.md`, which `pipeline
+reference` generates.
 """
 
 from __future__ import annotations
@@ -26,34 +27,37 @@ from tasks.data.spec import Interpolation
 from tasks.specs import ADAPTIVE_SHARD, Classes, Count, LinfEpsilon, Precision, Seed
 
 LONGEST_LABEL = 200
-"""Characters of what a table calls a model, an attack or a defense."""
+"""Maximum length of a label of a model, an attack or a defense, in characters."""
 DIGITS = {"classes": 10, "channels": 1, "side_px": 8}
-"""What the digits of scikit-learn are."""
+"""The fixed properties of scikit-learn's digits data set."""
 
 
 class DatasetEntry(ConfigEntry):
-    """A data set: where its images come from and what they look like.
-
-    kind `cifar` is the published archive, or a folder in any layout that is known here.
-    """
+    """A data set: where its images come from and what they look like."""
 
     kind: Literal["digits", "parquet", "cifar", "npz", "folder"]
-    """How its files are read."""
+    """File format. `digits`: scikit-learn's bundled digits. `cifar`: CIFAR-10 or CIFAR-100, as the
+    published archive or as a folder in any of the other formats. `parquet`, `npz`: files of that
+    type. `folder`: image files in one folder for each class."""
     classes: Classes | Annotated[tuple[str | int, ...], Field(strict=False, min_length=2)]
-    """How many classes it has, or their names in the order of labels."""
+    """Number of classes, or the list of their names in the order of the labels."""
     channels: Literal[1, 3] = 3
-    """1 for grey images, 3 for colour."""
+    """Colour channels: 1 for grey images, 3 for RGB."""
     side_px: Annotated[int, Field(ge=4, le=4096)] = 32
-    """Side of its square images, in pixels."""
+    """Width and height of the images, which are square, in pixels."""
     label_column: str = "label"
-    """Of Parquet files, the column of labels: numbers, or names of classes."""
+    """Name of the column with the labels, which are numbers or class names. Only for Parquet files.
+    """
     image_column: str | None = None
-    """Of Parquet files, the column of images, where there are several."""
+    """Name of the column with the images, needed if a file has several. Only for Parquet files."""
     resize: Interpolation | None = None
-    """How images of other sizes are brought to `side_px`: turned upright as their EXIF data say,
-    the shorter side scaled, the middle kept; all but `nearest` average over what they shrink."""
+    """Interpolation filter that resizes images of other sizes to `side_px`. An image is first
+    turned upright as its EXIF data say, then scaled so that its shorter side fits, then cropped to
+    its centre. All filters but `nearest` are antialiased when they shrink an image. Unset, images
+    of another size are an error."""
     folder: str | None = None
-    """Where its files are, from this file's folder; of kind `npz`, the file itself will do."""
+    """Folder that holds the files, relative to the folder of this YAML file; for kind `npz` it may
+    be a single file. `--data` overrides it."""
 
     @field_validator("classes")
     @classmethod
@@ -69,7 +73,7 @@ class DatasetEntry(ConfigEntry):
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The classes in the order of labels, where they are named."""
+        """The class names in the order of the labels; None if only their number is given."""
         return None if isinstance(self.classes, int) else tuple(map(str, self.classes))
 
     @model_validator(mode="after")
@@ -98,25 +102,29 @@ Percent = Annotated[float, Field(gt=0, le=100), AfterValidator(_percent)]
 
 
 class CheckpointEntry(ConfigEntry):
-    """Weights from a file: a path or an address, read with weights only.
+    """Pretrained weights from a file or a URL.
 
-    Without `file` and `url` it is named by `--weights`; published: where one finds it. What is
-    downloaded is kept, and must have the SHA-256 that is given.
+    Only tensors are loaded; no pickled code is executed. Without `file` and `url`, the file has to
+    be given on the command line: `--weights MODEL=FILE`. A downloaded file is kept in the cache
+    folder.
     """
 
     file: str | None = None
-    """Its path, from this file's folder: safetensors, `torch.save` of tensors, or `.pt2`."""
+    """Path of the file, relative to the folder of this YAML file: safetensors, a `torch.save` of
+    tensors, or a `.pt2` program."""
     url: Annotated[str, Field(pattern="^(https?|file)://")] | None = None
-    """Where it is downloaded from, once."""
+    """URL to download the file from, once. Requires `sha256`, and excludes `file`."""
     published: str = ""
+    """Where the weights are published, for people to find them; shown in error messages only."""
     published_accuracy: Percent | None = None
-    """Of clean test images, in percent, as published; one that is far below it is told."""
+    """Published accuracy on clean test images, in percent. If the measured one is far below it, the
+    sanity checks of the report fail."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """Of the file, 64 hexadecimal digits."""
+    """SHA-256 of the file, 64 hexadecimal digits. A file with another checksum is refused."""
     key_prefix: str = ""
-    """What the weights' names begin with, to be left out, such as `module.`."""
+    """Prefix to strip from the names of the weights, such as `module.`."""
     weights_key: str | None = None
-    """The entry of a `torch.save` that holds the weights, such as `state_dict_ema`."""
+    """Entry of a `torch.save` dictionary that holds the weights, such as `state_dict_ema`."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -126,27 +134,30 @@ class CheckpointEntry(ConfigEntry):
 
 
 class ModelEntry(ConfigEntry):
-    """A network on a data set, trained by a recipe or loaded from a checkpoint; or an ensemble.
+    """A network for a data set, trained or loaded from a checkpoint; or an ensemble of models.
 
-    stands_for: the model beside whose published numbers its own are put.
+    A model needs `network` and one of `recipe` and `checkpoint`; an ensemble needs only `members`.
     """
 
     dataset: str
-    """Name of a data set."""
+    """Name of the data set."""
     network: dict[str, object] | None = None
-    """A mapping with a `kind`, see below."""
+    """Architecture: a mapping with a `kind` and the keys of that kind, see below."""
     recipe: str | dict[str, object] | None = None
-    """Name of a recipe to train by, or its keys."""
+    """Name of a training recipe, or a mapping with the keys of one."""
     checkpoint: CheckpointEntry | None = None
-    """A file of weights instead of a recipe."""
+    """Pretrained weights to load instead of training."""
     members: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = None
-    """Of an ensemble, in the place of network and weights: other models of the same data set. It
-    answers their mean probability."""
+    """Makes the model an ensemble of these models, which must be of the same data set. It predicts
+    the mean of their class probabilities. Excludes all other keys but `dataset`."""
     stands_for: str | None = None
+    """Another model whose published numbers are shown beside this model's results."""
     seed: Seed = 0
-    """Of the training, added to the grid's: for a second network by the same recipe."""
+    """Seed of the training, added to the grid's seed. Another seed gives a second network by the
+    same recipe."""
     randomised: bool = False
-    """The network draws random numbers when it is asked, so its answers are redrawn."""
+    """Whether the network draws random numbers during inference. If so, its predictions are
+    repeated (`redraws`)."""
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
@@ -162,7 +173,11 @@ class ModelEntry(ConfigEntry):
 
 
 def plain_label(label: str) -> str:
-    """A label that can be read and typed; ValueError, which says what is wrong with it."""
+    """Validate a label: not empty, printable, no surrounding spaces, not too long.
+
+    Raises:
+        ValueError: If the label breaks a rule; the message says which.
+    """
     if not label.strip():
         raise ValueError("a label with nothing in it")
     if label != label.strip() or not label.isprintable():
@@ -173,7 +188,7 @@ def plain_label(label: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """A heading without line breaks and what else is not printable."""
+    """Strip line breaks and other unprintable characters from a heading."""
     return clean(text)
 
 
@@ -182,15 +197,15 @@ Heading = Annotated[str, AfterValidator(_one_line)]
 
 
 class VariantEntry(ConfigEntry):
-    """A named model, attack or defense with some of its parameters changed, under a label."""
+    """A model, attack or defense with changed parameters, under a label of its own."""
 
     label: Label
-    """What the table calls it."""
+    """Label of the variant in the table."""
     use: str
-    """The name of a model, an attack or a defense."""
+    """Name of the model, attack or defense to start from."""
     set: dict[str, object]
-    """Parameters and their values; of a part of a chain as `guo.draws`, of a model as
-    `recipe.epochs` or `network.width`."""
+    """Parameters to change and their values. In a chain of defenses a parameter is written with its
+    part, `guo.draws`; in a model it is `recipe.epochs` or `network.width`."""
 
 
 def _choice(value: object) -> str:
@@ -200,22 +215,23 @@ def _choice(value: object) -> str:
 Choice = Annotated[
     Annotated[str, Tag("name")] | Annotated[VariantEntry, Tag("variant")], Discriminator(_choice)
 ]
-"""A model, an attack or a defense of a table; by its type, so that a mistake in a variant is told
-as one."""
+"""An entry of a table's `models`, `attacks` or `defenses`: a name or a variant.
+
+The type of the value decides which, so that an error inside a variant is reported as one.
+"""
 
 
 class FigureEntry(ConfigEntry):
-    """What is drawn of a table: accuracy against a parameter, or the probabilities of one image.
-
-    x: what the table sweeps, such as `counter.step_size` or `attack.epsilon`; or a parameter of
-    the defense kind `of`, in whose value the table's variants differ.
-    """
+    """A plot of a table: accuracy against a parameter, or the class probabilities of one image."""
 
     x: str | None = None
+    """Parameter on the x axis. Either a parameter that the table sweeps, such as
+    `counter.step_size` or `attack.epsilon`; or a parameter, without a dot, of the defense kind
+    `of`, in which the table's variants differ. Give either this or `probabilities`."""
     of: str = "counter"
-    """A kind of defense."""
+    """Kind of defense that `x` is a parameter of, if `x` has no dot."""
     probabilities: bool = False
-    """Draw the class probabilities of one image instead."""
+    """Plot the class probabilities of one image instead."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -235,38 +251,40 @@ class FigureEntry(ConfigEntry):
 
 
 SweptValues = Annotated[tuple[object, ...], Field(strict=False, min_length=1)]
-"""What a parameter takes in turn; lists where one key has several parameters."""
+"""The values of a swept parameter; lists of values if one key names several parameters."""
 
 
 class TableEntry(ConfigEntry):
-    """One table: every model with every attack and every defense.
-
-    sweep: parameters and the values that they take, each with each: `guo.draws: [1, 5, 30]` makes
-    three of each defense that `guo` is a part of. Before the dot stands the name of a defense, an
-    attack or a model, or `attack` or `model` for all that have the parameter. Parameters with one
-    key, such as `xie.smallest, xie.largest: [[0.6, 0.8], [0.7, 0.9]]`, take their values together.
-    gains_of: the defense whose rows are compared with those that lack it. gains_over: the
-    defense, model or attack of this table that all others are compared with. equal_cost: a
-    defense that is added with as many draws as each of the others costs forward passes, such as
-    `flip-crop`.
-    """
+    """One results table: the product of its models, attacks and defenses."""
 
     name: Label
-    """Of its files, and for rules."""
+    """Name of the table: used in file names, and by `where: {table: ...}` in rules."""
     title: Heading = ""
-    """Its heading."""
+    """Heading of the table."""
     models: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
-    """Names of models, or variants."""
+    """Names of models, or variants of them."""
     attacks: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
-    """Names of attacks, or variants."""
+    """Names of attacks, or variants of them."""
     defenses: Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
-    """Names of defenses, such as `counter+guo` for one after the other, or variants."""
+    """Names of defenses, or variants of them. `counter+guo` is a chain: first `counter`, then
+    `guo`."""
     sweep: dict[str, SweptValues] = Field(default_factory=dict)
+    """Parameters to vary and their values, such as `guo.draws: [1, 5, 30]`, which makes three
+    variants of each defense that contains `guo`. Several parameters form a product. The word before
+    the dot is the name of a defense, an attack or a model; or it is `attack` or `model`, for all
+    attacks or models that have the parameter. Parameters that share a key, such as `xie.smallest,
+    xie.largest: [[0.6, 0.8], [0.7, 0.9]]`, change together instead."""
     gains_of: str | None = None
+    """Show the gain in accuracy that this defense brings: each chain that starts with it is
+    compared with the same chain without it. Excludes `gains_over`."""
     gains_over: str | None = None
+    """Show the gain in accuracy over this defense, model or attack of the table, with which all
+    others are compared. Excludes `gains_of`."""
     equal_cost: str | None = None
+    """Baseline defense, such as `flip-crop`, that is added to the table once for each cost of the
+    other defenses, with as many draws as they need forward passes."""
     figure: FigureEntry | None = None
-    """What is drawn of it."""
+    """Plot of the table."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -279,75 +297,86 @@ class TableEntry(ConfigEntry):
 
 
 def check_once(key: str, names: Sequence[str]) -> None:
-    """ValueError, which names the key, for a name that stands in a list twice."""
+    """Check that a list has no duplicates.
+
+    Raises:
+        ValueError: If a name occurs twice; the message begins with the key.
+    """
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(f"{key}: '{name}' stands here {count} times")
 
 
 class AttackNote(ConfigEntry):
-    """What an attack's configuration may say besides its parameters.
-
-    note: a sentence for whoever reads the attack's numbers, such as how far from a larger budget's
-    they were when that was measured. It stands beside them in reports, and changes no result.
-    """
+    """An optional comment in the config of any attack, beside its parameters."""
 
     note: Annotated[Heading, Field(min_length=1, max_length=400)] | None = None
+    """Sentence for readers of the attack's results, such as how far they are from those of a larger
+    budget. Reports show it beside the results; it does not change them."""
 
 
 NOTE = "note"
 
 
 class Where(ConfigEntry):
-    """Shell patterns that a cell's names must match."""
+    """Which cells a rule applies to: all patterns must match.
+
+    Patterns are those of the shell: `*`, `?`, `[...]`.
+    """
 
     dataset: str = "*"
-    """Of its name."""
+    """Pattern for the name of the data set."""
     model: str = "*"
-    """Of its name."""
+    """Pattern for the label of the model."""
     attack: str = "*"
-    """Of its name."""
+    """Pattern for the label of the attack."""
     defense: str = "*"
-    """Of its name."""
+    """Pattern for the label of the defense."""
     table: str = "*"
-    """Of the name of a table that the cell is in."""
+    """Pattern for the name of the table that the cell belongs to."""
 
 
 class RuleEntry(ConfigEntry):
-    """Parameters that a grid changes in the cells that match: `attack.epsilon`, `guo.draws`."""
+    """Overrides parameters of attacks and defenses in some cells of this grid's own tables."""
 
     where: Where = Where()
-    """Which cells."""
+    """Which cells; all by default."""
     set: dict[str, object]
-    """Parameters and their values, as `attack.epsilon` or `guo.draws`."""
+    """Parameters and their values. `attack.epsilon` is a parameter of the cell's attack,
+    `guo.draws` one of the defense `guo`, alone or in a chain."""
 
 
 class GridEntry(ConfigEntry):
-    """Which cells a grid holds and the settings that they share."""
+    """An experiment grid: the tables of cells to compute, and the settings that all cells share."""
 
     title: Heading = ""
-    """What a report calls it."""
+    """Title of the report."""
     epsilon: LinfEpsilon = 8.0
-    """Size of perturbations, in 1/255, of attacks and defenses that say nothing else."""
+    """Default size of perturbations, in 1/255, for attacks and defenses that do not set their own.
+    """
     images: Annotated[int, Field(ge=1, le=10**8)] | None = None
-    """The first so many test images, the same of each class; all by default."""
+    """Number of test images to use, from the start of the test set. Its order is fixed and the
+    classes take turns in it, so that they are balanced. All images by default."""
     redraws: Count = 3
-    """How often the whole prediction of a randomised defense is made."""
+    """How often the whole prediction is repeated with new random draws, if the defense or the
+    network is randomised."""
     seed: Seed = 0
-    """Of trainings, attacks and draws."""
+    """Base seed of trainings, attacks and random draws."""
     precision: Precision = "float32"
-    """Of the classifier's arithmetic when it is attacked and asked."""
+    """Floating-point arithmetic of the classifier in attacks and predictions. Trainings have their
+    own, in the recipe."""
     adaptive_shard: Annotated[int, Field(ge=1, le=10**6)] = ADAPTIVE_SHARD
-    """Images in a task of an adaptive attack. Shards run beside each other, so many small ones suit
-    many CPUs and few large ones a GPU. Another size computes these attacks again."""
+    """Images in a shard of an adaptive attack. Shards are computed in parallel: many small ones
+    suit many CPUs, few large ones suit a GPU. Another size means that these attacks are computed
+    again."""
     tables: Annotated[tuple[TableEntry, ...], Field(strict=False)] = ()
-    """What is laid out together; a cell in several tables is computed once."""
+    """Tables of the grid. A cell that is in several tables is computed once."""
     gallery: bool = True
     """Whether the report shows images of each model before and after an attack and a defense."""
     rules: Annotated[tuple[RuleEntry, ...], Field(strict=False)] = ()
-    """Parameters changed in some cells."""
+    """Overrides of parameters in some cells."""
     grids: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Names of other grids, whose tables come before its own."""
+    """Names of other grids to include. Their tables come before this grid's own."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

@@ -1,4 +1,4 @@
-"""The paper's published numbers, read strictly from `configs/paper/`: one file a table."""
+"""The paper's published numbers, read from `configs/paper/`: one file for each table."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pipeline.catalogue.validation import ConfigEntry, validated
 from pipeline.problems import suggestion
 
 Key = tuple[str, str, str]
-"""Model, attack and defense. A model that stands for another goes by the other's name."""
+"""(model, attack, defense). A model with `stands_for` is looked up by the name given there."""
 
 BOUND = re.compile(r"<= (\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published accuracy in percent, or the bound that it does not exceed.
+    """A published accuracy in percent, or an upper bound of it.
 
-    tables: the names of the paper's tables that print it.
+    tables: names of the paper's tables that print it.
     """
 
     value: float
@@ -30,20 +30,23 @@ class Published:
 
 
 class PaperEntry(ConfigEntry):
-    """One table of the paper. accuracy: by model, defense and attack."""
+    """One table of the paper."""
 
     title: str
-    """What the table shows."""
+    """Title of the table."""
     source: str
     """Where it is printed."""
     accuracy: Mapping[str, Mapping[str, Mapping[str, float | str]]]
+    """Nested mapping from model, defense and attack to the accuracy in percent, or to an upper
+    bound such as `'<= 1'`."""
 
 
 def published(catalogue: Catalogue) -> dict[Key, Published]:
-    """Every published number, by its cell; the tables go by the names of their files.
+    """Load all published numbers, by model, attack and defense.
 
-    BadInput, located, for a name that nothing has, for what is no accuracy, and for a number
-    that contradicts another table's.
+    Raises:
+        BadInput: If a name does not exist, a number is no accuracy, or two tables contradict each
+            other.
     """
     found: dict[Key, Published] = {}
     sections: tuple[Section, ...] = ("models", "attacks", "defenses")

@@ -1,4 +1,4 @@
-"""Parts of config files made into models, or one line that says where they do not fit."""
+"""Validation of parts of config files by pydantic models, with one-line, located errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigEntry(BaseModel):
-    """A strict part of a config file."""
+    """Base class for models of config files: strict and frozen, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -23,9 +23,14 @@ class ConfigEntry(BaseModel):
 def validated(
     model: type[Model], document: Document, place: Place, value: object, prefix: str = ""
 ) -> Model:
-    """`model` made from a part of a document; BadInput with the part's place if it does not fit.
+    """Validate a part of a document with `model`.
 
-    prefix: what the document writes before the model's own keys, such as `attack.`.
+    Args:
+        place: Where the part is in the document.
+        prefix: What the document writes before the model's own keys, such as `attack.`.
+
+    Raises:
+        BadInput: If the value is invalid, located at the key that is wrong.
     """
     try:
         return model.model_validate(value, context=WRITTEN)
@@ -41,7 +46,7 @@ def _problem(
     value: object,
     prefix: str,
 ) -> BadInput:
-    """The first thing that is wrong, at the place where the file has it."""
+    """Convert the first error of a ValidationError into a BadInput at its place in the file."""
     first = error.errors(include_url=False)[0]
     where = _within(value, first["loc"], missing=first["type"] == "missing")
     said = ""
@@ -63,7 +68,7 @@ def _problem(
 
 
 def _within(value: object, location: Sequence[str | int], *, missing: bool) -> Place:
-    """A location without the names that pydantic gives to the branches of a choice."""
+    """An error's location without the parts that pydantic adds for branches of a union."""
     where: list[str | int] = []
     for part in location:
         inside = part in value if isinstance(value, Mapping) else isinstance(part, int)
@@ -74,7 +79,7 @@ def _within(value: object, location: Sequence[str | int], *, missing: bool) -> P
 
 
 def _keys(model: type[BaseModel], outer: Iterable[str | int]) -> set[str]:
-    """The keys that a model, or the one inside it at a location, knows."""
+    """The known keys of a model, or of the model nested in it at a location."""
     for part in outer:
         if part in model.model_fields:
             model = next(_models(model.model_fields[str(part)].annotation), model)
@@ -89,7 +94,7 @@ def _models(annotation: object) -> Iterator[type[BaseModel]]:
 
 
 def _of_a_key(value: object, where: Place, said: str) -> tuple[Place, str]:
-    """What a class's own check says, `key: what is wrong`, at that key where the value has it."""
+    """Split a validator's message `key: problem` and locate it at that key, if the value has it."""
     for part in where:
         known = isinstance(value, Mapping | list | tuple)
         value = value[part] if known else None  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""The commands as functions, for notebooks: `pipeline.load_grid`, `pipeline.run`, `results`."""
+"""The public Python API: `pipeline.load_grid`, `pipeline.run` and `pipeline.results`."""
 
 from __future__ import annotations
 
@@ -31,11 +31,25 @@ def load_grid(
     weights: Mapping[str, str | Path] | None = None,
     device: str | None = None,
 ) -> Session:
-    """A grid opened on a store, as the options of `pipeline run` open it; nothing is computed.
+    """Load a grid and open a store, with the same options as `pipeline run`. Nothing is computed.
 
-    only: such as `["attack=targeted-*"]`; add: such as `["defense=jpeg.py"]`; parameters: changed
-    in all cells, such as `{"guo.draws": 10}`; data and weights: places by the names of data sets
-    and models. BadInput, in one line, where something does not fit.
+    Args:
+        name: Name of the grid, a file in a `grids` folder of the configs.
+        store: Folder or address of the artifact store.
+        configs: Further folders of configs, searched before the default ones.
+        only: Filters that select cells, such as `["attack=targeted-*"]`.
+        add: Attacks and defenses to add to every table, such as `["defense=jpeg.py"]`.
+        images: Number of test images, instead of the grid's.
+        seeds: Number of seeds to run the grid with.
+        redraws: Number of repeated predictions of randomised defenses, instead of the grid's.
+        adaptive: Budget of an adaptive attack to add to every table, such as `"quick"`.
+        parameters: Parameters to change in all cells, such as `{"guo.draws": 10}`.
+        data: Folders of data sets, by the name of the data set.
+        weights: Checkpoint files, by the name of the model.
+        device: `"auto"`, `"cpu"` or `"cuda"`, instead of the settings'.
+
+    Raises:
+        BadInput: If a config or an argument is invalid; the message is one line.
     """
     return open_session(
         name,
@@ -65,10 +79,20 @@ def run(
     force: bool = False,
     progress: bool = True,
 ) -> RunFinished:
-    """Compute the cells that are missing, on a local Ray by default; MLflow is not told.
+    """Compute the cells that are missing in the store.
 
-    inline: in this process; address: of a running Ray cluster; workers: CPUs of the local one;
-    progress: shown on stderr. A cell that failed is in the result's `missing`, with its reason.
+    Unlike `pipeline run` it does not log to MLflow and writes no report.
+
+    Args:
+        session: What `load_grid` returned.
+        inline: Compute in this process instead of on Ray.
+        address: Address of a running Ray cluster; a local Ray is started by default.
+        workers: Number of CPUs of the local Ray.
+        force: Compute the defended predictions and scores again even if they are stored.
+        progress: Show the progress on stderr.
+
+    Returns:
+        The result of the run. Its `missing` maps each cell that failed to the reason.
     """
     from rich.console import Console
 
@@ -94,13 +118,17 @@ def run(
 
 
 def results(session: Session) -> pl.DataFrame:
-    """One row for each cell of the grid, with all that its score says; percent where not named.
+    """A table of the results: one row for each cell of the grid, with all values of its score.
 
-    A cell that is not in the store has nulls, and says why in `missing`. A grid loaded with
-    `only` has its other cells too. `gain`: in points, over what the first table with gains
-    compares it with; `worst_case`: what is left of its model and defense where each image is
-    under the attack that breaks it most; `defense_verdict`: on them, where they were attacked
-    adaptively; and a column for each swept parameter, such as `guo.draws`.
+    Accuracies and other rates are in percent unless the column's name says otherwise. A cell that
+    is not in the store has nulls, and the column `missing` says why. All cells of the grid are
+    included, even if it was loaded with `only`. Columns beside those of the score:
+
+    - `gain`: difference in percentage points from the baseline of the first table that has gains.
+    - `worst_case`: accuracy of the model and defense if each image meets the attack that is most
+      successful on it.
+    - `defense_verdict`: verdict on the model and defense, if they were attacked adaptively.
+    - one column for each swept parameter, such as `guo.draws`.
     """
     from pipeline.commands.records import swept_values
     from pipeline.commands.report import known_scores

@@ -1,7 +1,7 @@
-"""The command line, and where everything is put together.
+"""The command line, which connects all other packages.
 
-Exit codes: 0 all cells are there, 1 a node failed, 2 bad input, 130 stopped before the end by
-Ctrl-C or --stop-after.
+Exit codes: 0 all cells are computed, 1 a node failed, 2 bad input, 130 stopped early by Ctrl-C or
+--stop-after.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes"
 
 
 class _Commands(click.Group):
-    """A group that turns BadInput into one line and exit code 2."""
+    """A group of commands that reports BadInput in one line, with exit code 2."""
 
     command_class = GroupedCommand
 
@@ -64,7 +64,7 @@ class _Commands(click.Group):
             say(f"error: {problem}", err=True)
             ctx.exit(1)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise  # not errors of code
+            raise  # errors of click, not of user code
         except (Exception, SystemExit) as error:
             from pipeline.catalogue.code.own import line_of, place_of
 
@@ -537,7 +537,7 @@ def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) ->
 
 
 def _runs(store: str, columns: int | None) -> tuple[list[dict[str, object]], list[str]]:
-    """The runs on a store as records and as lines; columns: of the terminal, if there is one."""
+    """The runs on a store, as records and as lines that fit the terminal, if there is one."""
     from pipeline.commands.compare import runs_of
     from pipeline.store.ledger import Ledger
     from pipeline.store.store import Store
@@ -548,7 +548,7 @@ def _runs(store: str, columns: int | None) -> tuple[list[dict[str, object]], lis
         cells = f"{run['cells']} cells, {run['computed']} computed"
         line = f"{run['run']}  {run['time']}  {run['grid']:16} {cells:24}"
         fits = columns is None or len(f"{line} {run['command']}") <= columns
-        # below where it does not fit, whole, to be copied
+        # on a line of its own if it does not fit, and complete, so that it can be copied
         lines += [f"{line} {run['command']}"] if fits else [line.rstrip(), f"  {run['command']}"]
     return runs, lines
 

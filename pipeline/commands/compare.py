@@ -1,4 +1,4 @@
-"""`pipeline compare A B`: two runs, two stores, or two variants of a defense, attack or model."""
+"""`pipeline compare A B`: compares two runs, two stores, or two defenses, attacks or models."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.store import Store
 
 RUN = re.compile(r"last(?:~([0-9]{1,6}))?|[0-9a-f]{4,8}")
-"""A run: the last, the second before it, or the identifier that `list runs` prints."""
+"""Names a run: `last`, `last~N`, or an identifier that `list runs` prints."""
 
 
 @dataclass(frozen=True)
 class RunListed:
-    """A run as `pipeline list runs` names it. time: Unix time in s."""
+    """A run as listed by `pipeline list runs`."""
 
     identifier: str
     invocation: Invocation
 
     def facts(self) -> dict[str, object]:
-        """As plain values."""
+        """The run as plain values."""
         found = self.invocation
         scored = [cell for cell in found.cells.values() if cell.facts is not None]
         return {
@@ -44,15 +44,18 @@ class RunListed:
 
 
 def runs_of(ledger: Ledger) -> list[RunListed]:
-    """The runs on a store that scored anything, the latest first."""
+    """The runs on a store that scored any cell, latest first."""
     found = (RunListed(name, run) for name, run in ledger.runs.items() if _scored(run.cells))
     return list(found)[::-1]
 
 
 def run_before(store: Store, grid: str | None) -> str:
-    """The latest run that shares a scored cell with the last one, as `last~N`.
+    """The latest earlier run that shares a scored cell with the last run, as `last~N`.
 
-    grid: of the cells, that of the last run by default. BadInput where there is no such run.
+    grid: the grid of the cells; that of the last run by default.
+
+    Raises:
+        BadInput: If there is no such run.
     """
     runs = runs_of(Ledger(store.backend))
     latest = runs[0].invocation if runs else None
@@ -76,11 +79,15 @@ def comparison(
     *,
     grid: str | None,
 ) -> Comparison:
-    """Two sides compared; each is a store, a run, `STORE@RUN`, or a name of the grid's.
+    """Compare two sides: stores, runs, `STORE@RUN`, or names of the grid.
 
-    Without them: the last run, and the one before it with a cell in common. grid: the only one
-    whose cells are looked at, if it was named. BadInput where a side is nothing that is known, or
-    the two have no cell in common.
+    By default the last run is compared with the latest earlier one that shares a cell with it.
+
+    Args:
+        grid: Compare only cells of this grid, if it was named.
+
+    Raises:
+        BadInput: If a side is not recognised, or if they have no cell in common.
     """
     if after is None:
         before, after = before or run_before(Store(store), grid), "last"
@@ -103,7 +110,7 @@ def comparison(
 
 @dataclass(frozen=True)
 class _Source:
-    """Runs of a store whose latest scores count."""
+    """A selection of a store's runs; the latest score of each cell counts."""
 
     store: Store
     runs: Sequence[Invocation]
@@ -127,7 +134,7 @@ def _scored(cells: Mapping[str, CellEntry]) -> dict[str, CellEntry]:
 
 
 def _place(cell: str, grid: str) -> Place:
-    """A cell of a ledger, whose name is all that is known of it."""
+    """Parse the name of a cell in a ledger, of which nothing else is known."""
     name, sign, seed = cell.rpartition("/seed")
     known = sign and seed.isdigit()
     parts = (name if known else cell).split("/", 2)
@@ -136,7 +143,7 @@ def _place(cell: str, grid: str) -> Place:
 
 
 def _source(text: str, store: str) -> _Source | None:
-    """The store or the runs that a side names; None where it names neither."""
+    """The store or the run that a side names; None if it names neither."""
     address, sign, run = text.rpartition("@")
     if sign and RUN.fullmatch(run) and _is_store(address):
         return _one_run(Store(address), run)
@@ -171,7 +178,7 @@ def _one_run(store: Store, name: str) -> _Source:
 
 
 def _variants(session: Session, before: str, after: str) -> tuple[Side, Side]:
-    """Two defenses, attacks or models of a grid, in all else that they were scored with."""
+    """The two sides for two defenses, attacks or models of a grid; all else is paired."""
     names = {
         "defense": {cell.defense for cell in session.grid.cells},
         "attack": {cell.attack for cell in session.grid.cells},
@@ -200,7 +207,7 @@ def _variants(session: Session, before: str, after: str) -> tuple[Side, Side]:
 
 
 def _cells(session: Session, what: str, name: str) -> Iterator[tuple[Place, CellEntry]]:
-    """The scored cells of a variant, without its name, which they are not paired by."""
+    """The scored cells of a variant, with the variant's name blanked for pairing."""
     for cell in session.cells:
         node = session.scores[cell.name]
         if getattr(cell, what) != name or (record := session.record(node)) is None:

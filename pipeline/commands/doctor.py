@@ -1,4 +1,4 @@
-"""Whether this machine can do the work: one line for each thing that it needs."""
+"""`pipeline doctor`: checks whether this machine has what a run needs, one line per item."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "polars", "mlflow", "sciki
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: what it is, whether it is well, and what was seen."""
+    """Result of one check: its subject, whether it is fine, and what was found."""
 
     subject: str
     well: bool
@@ -29,7 +29,7 @@ class Check:
 
 
 def examine(store: str | Path, mlflow_uri: str, address: str | None) -> list[Check]:
-    """Look at versions, processors, GPU, Ray, the store and MLflow."""
+    """Check versions, processors, GPU, Ray, the store and MLflow."""
     return [
         _versions(),
         Check("machine", True, f"{platform.machine()}, {os.cpu_count()} CPUs"),

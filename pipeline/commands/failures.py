@@ -1,4 +1,4 @@
-"""`pipeline failures CELL`: where a defense fails, by class, by confusion and by image."""
+"""`pipeline failures CELL`: where a defense fails, by class, confusion and image."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from pipeline.report.words.failures import listed, share
 from pipeline.report.words.numbers import accuracy, gain
 
 PAIRS = 10
-"""Confusions that are told, the most frequent ones."""
+"""Maximum number of confusions that are printed, the most frequent ones."""
 
 
 def failures_of(session: Session, cell: Cell) -> Failures:
-    """Where a cell's defense fails; BadInput, with the command that computes it, if unknown."""
+    """Analyse the failures of a cell's defense.
+
+    Raises:
+        BadInput: If the cell has no score; the message has the command that computes it.
+    """
     node = session.scores[cell.name]
     if session.record(node) is None:
         raise BadInput(
@@ -33,7 +37,7 @@ def failures_of(session: Session, cell: Cell) -> Failures:
 
 
 def failures_facts(cell: Cell, found: Failures) -> dict[str, object]:
-    """For a program."""
+    """The analysis for programs."""
 
     def moved(images: Sequence[Moved]) -> list[dict[str, object]]:
         return [vars(each) for each in images]
@@ -53,7 +57,7 @@ def failures_facts(cell: Cell, found: Failures) -> dict[str, object]:
 
 
 def failures_lines(cell: Cell, found: Failures) -> Iterator[str]:
-    """For a person."""
+    """The analysis for people."""
     width = max(5, *(len(each.name) for each in found.classes))
     yield cell.name
     yield f"  {'class':{width}}  images  none   {cell.defense}"

@@ -1,4 +1,4 @@
-"""Help in groups: what chooses cells, what says how they are computed, what is put out."""
+"""Help texts with the options in groups: choosing cells, computing, output."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("markdown", "paths", "half"),
     ),
 }
-"""Headings and the parameters below each; what is in none of them stands last."""
+"""Headings and the options below each; all other options come last."""
 FEWEST = 8
-"""Options from which on they are grouped."""
+"""Minimum number of options of a command for grouping them."""
 
 
 class GroupedCommand(click.Command):
-    """A command whose many options stand in groups."""
+    """A command whose help shows its options in groups, if there are many."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See `click.Command`."""

@@ -1,8 +1,9 @@
-"""`pipeline judge`: the shortest way to a verdict on one's own defense.
+"""`pipeline judge`: the quickest way to a verdict on a defense.
 
-The contract is checked first, then a grid is made in memory and run like any other: the defense
-beside none and beside flips and crops of equal cost, clean, under replayed examples, straight
-from the image, and under an adaptive attack of the budget that the time allows.
+The contract is checked first. Then a grid is built in memory and run like any other. It compares
+the defense with no defense and with flips and crops of equal cost: on clean images, under replayed
+examples, under a direct attack, and under an adaptive attack with the largest budget that the time
+limit allows.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ from pipeline.report.words.verdicts import judged_sentence, plain
 from tasks.attacks.adaptive import Adaptive
 
 DEMO = "demo"
-"""The grid whose networks, and on their data whose epsilon, are taken where none is named."""
+"""Grid that provides the default networks, and epsilon for their data set."""
 REPLAYED = "untargeted-pgd50"
 DIRECT = "direct"
 CONTROL = "flip-crop"
 BUDGETS = ("full", "standard", "quick")
-"""From the largest; the last is taken where none fits."""
+"""Attack budgets, largest first; the last one is used if none fits."""
 AROUND_S = 45.0
-"""To start workers and to write the report, beside what is estimated."""
+"""Time in addition to the estimate, for starting workers and writing the report."""
 MARGIN = 4.0
-"""How many times the estimated seconds have to fit, which small networks take longer than."""
+"""Safety factor of the estimated time; small networks take longer than estimated."""
 EXIT: Mapping[Conclusion, int] = {"holds": 0, "does not hold": 1, "cannot tell": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions:
-    """What is judged, on what, and for how long. epsilon: in 1/255."""
+    """What to judge, on which networks, and the time limit. epsilon: in 1/255."""
 
     defense: str
     models: Sequence[str] = ()
@@ -62,9 +63,16 @@ class JudgeOptions:
 
 
 def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> int:
-    """Judge a defense; returns the exit code: 0 it holds, 1 it does not, 3 that cannot be told.
+    """Judge a defense.
 
-    command: the words that repeat it. BadInput where the defense does not keep the contract.
+    Args:
+        command: The words of the command line that repeats it.
+
+    Returns:
+        The exit code: 0 it holds, 1 it does not hold, 3 cannot tell; or that of a failed run.
+
+    Raises:
+        BadInput: If the defense breaks the contract.
     """
     began = time.time()
     catalogue = Catalogue(config_folders(asked.configs))
@@ -81,14 +89,14 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         return code
     rows = [row for row in verdict_rows(session.grid, known_scores(session)) if row.defense == name]
     answer = conclusion(rows)
-    # the sentences about each network end what the run has printed
+    # printed last, after the output of the run
     say(plain(judged_sentence(rows, answer)), err=options.as_json)
     return EXIT[answer]
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """The grid of one defense on some networks, whatever the budget."""
+    """Builds the grid that judges one defense on some networks, for a given budget."""
 
     catalogue: Catalogue
     asked: JudgeOptions
@@ -98,11 +106,11 @@ class _Judged:
 
     @property
     def models(self) -> Sequence[str]:
-        """The networks: those that were named, else the demo's."""
+        """The networks: those that were named, otherwise the demo's."""
         return self.named or _models(self._demo)
 
     def check(self) -> None:
-        """BadInput, with file and line, where a part of the defense does not keep the contract."""
+        """Raise BadInput, with file and line, if a part of the defense breaks the contract."""
         dataset = self._dataset
         spec, _ = self._ingredients.dataset(dataset)
         for part in self.name.split("+"):
@@ -114,7 +122,7 @@ class _Judged:
                 raise BadInput(found.line)
 
     def affordable(self) -> tuple[str, Session]:
-        """The largest budget that is estimated to fit, in words, and its session."""
+        """The largest budget whose estimate fits the time limit, in words, and its session."""
         workers = os.cpu_count() or 1
         for budget in BUDGETS:
             session = self._session(budget)
@@ -141,7 +149,7 @@ class _Judged:
 
     @property
     def _dataset(self) -> str:
-        """The data set of the networks; BadInput where they have several."""
+        """The data set of the networks; BadInput if they have different ones."""
         datasets = {self.catalogue.model_entry(model)[0].dataset for model in self.models}
         if len(datasets) > 1:
             raise BadInput(
@@ -151,7 +159,8 @@ class _Judged:
         return datasets.pop()
 
     def _session(self, budget: str) -> Session:
-        # smaller ones first, with whose candidates it begins: they decide until it is done
+        # a budget begins with the candidates of the smaller ones, so these are listed first and
+        # give an answer while the larger is unfinished
         budgets = reversed(BUDGETS[BUDGETS.index(budget) :])
         attack = self.catalogue.attack(f"adaptive-{budget}")
         assert isinstance(attack, Adaptive)
@@ -190,5 +199,5 @@ class _Judged:
 
 
 def _models(entry: GridEntry) -> list[str]:
-    """The names of the networks of a grid's first table."""
+    """Names of the models in a grid's first table."""
     return [each if isinstance(each, str) else each.use for each in entry.tables[0].models]

@@ -1,4 +1,4 @@
-"""What `pipeline list` tells: names, and what each means in a line."""
+"""`pipeline list`: names, each with its meaning in one line."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tasks import registry
 from tasks.registry import Family
 
 SETTINGS = 3
-"""Parameters that are told of an attack or a defense."""
+"""Maximum number of parameters shown for an attack or a defense."""
 FEWEST = 16
-"""Letters of a meaning before its parameters are left out."""
+"""Minimum room for the words of a meaning, in characters; with less, its parameters are dropped."""
 CODED: Mapping[str, Family] = {"attacks": "attacks", "defenses": "defenses"}
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A name of a section, what it means, and the file that says so."""
+    """A name of a section, its meaning, and the file that defines it."""
 
     name: str
     meaning: str
     path: str
 
     def facts(self) -> dict[str, object]:
-        """As plain values."""
+        """The entry as plain values."""
         return {"name": self.name, "meaning": self.meaning, "path": self.path}
 
 
 def listed_lines(found: Sequence[Listed], *, paths: bool, columns: int | None) -> Iterator[str]:
-    """A line for each name, as wide as a terminal of so many columns; None: as long as it is."""
+    """A line for each name, cut to `columns` characters; not cut if None."""
     width = max((len(each.name) for each in found), default=0)
     room = None if columns is None else columns - width - 2
     for each in found:
@@ -48,9 +48,9 @@ def listed_lines(found: Sequence[Listed], *, paths: bool, columns: int | None) -
 
 
 def fitting(meaning: str, room: int) -> str:
-    """A meaning in one line, cut at a word; the parameters at its end stay, which tell names apart.
+    """A meaning shortened to `room` characters at a word, keeping the parameters at its end.
 
-    Where they leave no room for words they go first.
+    The parameters distinguish similar names. They are dropped if they leave no room for words.
     """
     if len(meaning) <= room:
         return meaning
@@ -63,7 +63,7 @@ def fitting(meaning: str, room: int) -> str:
 
 
 def listed(catalogue: Catalogue, section: Section) -> list[Listed]:
-    """The names of a section. Nothing of a user's own is imported; a broken file says so."""
+    """The names of a section, without importing user code. A broken file's entry is its error."""
     found = []
     for name, path in catalogue.names(section).items():
         try:
@@ -128,7 +128,7 @@ def _plain(given: object) -> str:
 
 
 def _docstring_in(path: Path | None, document: Document) -> str:
-    """The docstring of the first class in a file of the user's, which is read and not run."""
+    """The docstring of the first class in a user's file, which is parsed and not executed."""
     if path is None:
         reference = str(document.value.get("kind", "")).partition(":")[0]
         if not reference.endswith(".py"):

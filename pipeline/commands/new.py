@@ -1,4 +1,4 @@
-"""`pipeline new`: a defense, an attack or a model to begin with, with its YAML and its test."""
+"""`pipeline new`: writes a template of a defense, an attack or a model, with YAML file and test."""
 
 from __future__ import annotations
 
@@ -219,20 +219,24 @@ FORMS: dict[Form, tuple[str, str]] = {
     "votes": (VOTES, "kind: {name}.py\ndraws: 20\n"),
     "optimiser": (OPTIMISER, "kind: {name}.py\nsteps: 5\n"),
 }
-"""Python file and YAML file of each form of a defense."""
+"""Python file and YAML file of each form of defense."""
 KINDS: dict[str, tuple[Section, str, str]] = {
     "defense": ("defenses", DEFENSE, "kind: {name}.py\ndraws: 10\n"),
     "attack": ("attacks", ATTACK, "kind: {name}.py\nsteps: 10\n"),
     "model": ("models", MODEL, MODEL_YAML),
 }
-"""Section, Python file and YAML file of what can be begun."""
+"""Section, Python file and YAML file of each kind of template."""
 
 
 def write_skeleton(kind: str, name: str, folder: Path, form: Form = "draws") -> list[Path]:
-    """Write the three files into a folder of configs; returns them.
+    """Write the three files into a folder of configs; returns their paths.
 
-    form: of a defense, see `FORMS`.
-    BadInput for a name that is none, or where a file is there already; Unwritable.
+    Args:
+        form: Form of a defense, see `FORMS`.
+
+    Raises:
+        BadInput: If the name is invalid or taken, or a file exists.
+        Unwritable: If the folder cannot be written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,63}", name):
         raise BadInput(
@@ -273,7 +277,7 @@ def write_skeleton(kind: str, name: str, folder: Path, form: Form = "draws") -> 
 
 
 def _check_unknown(kind: str, name: str, section: Section) -> None:
-    """BadInput for a name that something has already, which the new files would stand before."""
+    """Raise BadInput if the name exists already, since the new files would shadow it."""
     catalogue = Catalogue(config_folders())
     place = catalogue.names(section).get(name)
     if place is not None:

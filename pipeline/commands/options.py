@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Command-line options shared by several commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.problems.sanitize import printable
 
 if TYPE_CHECKING:
-    # what reads grids takes its time to import, and help does without
+    # imported lazily: reading grids needs slow imports, which --help does without
     from pipeline.catalogue.catalogue import Section
     from pipeline.commands.session import Session
     from pipeline.commands.view import StoredGrid
@@ -34,7 +34,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class FiniteRange(click.FloatRange):
-    """A number of a range: neither infinity nor what is no number at all."""
+    """A number within a range; infinity and NaN are rejected."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType.convert`."""
@@ -45,7 +45,7 @@ class FiniteRange(click.FloatRange):
 
 
 class Epsilon(click.ParamType[float]):
-    """The size of a perturbation, as a config file may have it: in 1/255, above 0."""
+    """A perturbation size as in config files: in 1/255, above 0."""
 
     name = "float"
 
@@ -86,7 +86,7 @@ store_option = click.option(
 
 
 def _mlflow_address(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
-    """What `--mlflow` or its variable says; BadInput for what is no address."""
+    """Validate `--mlflow` or its environment variable; BadInput if it is no address."""
     from pipeline.observers.tracking.server import checked_address
 
     return checked_address(given) if given else None
@@ -124,12 +124,12 @@ device_option = click.option(
 )
 ADDABLE: dict[str, Section] = {"model": "models", "attack": "attacks", "defense": "defenses"}
 ONCE = frozenset({"grid", "only", "stop_after", "quiet", "verbose", "as_json"})
-"""Options of a run that a command to go on with does not take over as they were."""
+"""Options that are not repeated in a suggested follow-up command."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
 def _grids(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
-    """The grids whose names begin like this, for a shell."""
+    """Shell completion of grid names."""
     from pipeline.catalogue.catalogue import Catalogue, config_folders
 
     try:
@@ -140,7 +140,7 @@ def _grids(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
 
 
 def _cells(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
-    """The cells of the grid of a command line whose names begin like this, for a shell."""
+    """Shell completion of cell names, for the grid on the command line."""
     from pipeline.catalogue.catalogue import Catalogue, config_folders
     from pipeline.grid.builder import load_grid
 
@@ -155,7 +155,7 @@ def _cells(ctx: click.Context, _: click.Parameter, typed: str) -> list[str]:
 grid_argument = click.argument(
     "grid_named", metavar="[GRID]", required=False, shell_complete=_grids
 )
-"""A grid's name, in the place of `--grid`."""
+"""Name of a grid, as an alternative to `--grid`."""
 cell_argument = click.argument("cell", shell_complete=_cells)
 
 _GRID = (
@@ -221,7 +221,7 @@ _GRID = (
 
 @dataclass(frozen=True, kw_only=True)
 class GridOptions:
-    """A grid, cells of it, and where they live, as the options of a command say it."""
+    """Values of the options that select a grid, its cells, the store and the files."""
 
     grid: str
     store: str
@@ -242,7 +242,7 @@ class GridOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How `pipeline run` goes about it, and what it tells whom. stop_after: minutes."""
+    """Values of the options that control a run. stop_after: in minutes."""
 
     mlflow_uri: str | None
     reports: Path
@@ -272,16 +272,16 @@ _RUNNING = (
 
 
 def running_options(command: Command) -> Command:
-    """The options of a command that computes: where, and what it says meanwhile."""
+    """Decorator: add the options of a command that computes."""
     for option in reversed(_RUNNING):
         command = option(command)
     return command
 
 
 def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that choose a grid; the command is called with them as `chosen`.
+    """Decorator: add the options that select a grid; passed to the command as `chosen`.
 
-    Its name may also be the command's `grid_argument`.
+    The grid may also be named by the command's `grid_argument`.
     """
 
     @functools.wraps(command)
@@ -301,7 +301,7 @@ def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def session_from(chosen: GridOptions) -> Session:
-    """The session that the grid options ask for."""
+    """Open the session that the options select."""
     from pipeline.commands.session import open_session
 
     with _quiet():
@@ -318,7 +318,7 @@ def session_from(chosen: GridOptions) -> Session:
 
 
 def stored_grid_from(chosen: GridOptions) -> StoredGrid:
-    """The grid that the options ask for beside its store, where nothing is to be computed."""
+    """Open the grid and store that the options select, for commands that only read."""
     from pipeline.commands.view import open_stored_grid
 
     with _quiet():
@@ -333,7 +333,7 @@ def stored_grid_from(chosen: GridOptions) -> StoredGrid:
 
 
 def _quiet() -> contextlib.AbstractContextManager[object]:
-    """A user's own module may print where it is imported: stdout is the answer's."""
+    """Redirect stdout to stderr: user code may print during import, and stdout is for results."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
@@ -354,7 +354,7 @@ def _overrides(chosen: GridOptions) -> Overrides:
 
 
 def choice_words(chosen: GridOptions) -> list[str]:
-    """The options that made a grid what it is, without places on this machine."""
+    """The options that define a grid, without paths on this machine."""
     words: list[str] = []
     for item in chosen.only:
         words += ["--only", item]
@@ -377,7 +377,7 @@ def choice_words(chosen: GridOptions) -> list[str]:
 
 
 def additions(items: Sequence[str]) -> list[tuple[Section, str]]:
-    """What `--add KEY=NAME` says: sections and names; BadInput for another key."""
+    """Parse `--add KEY=NAME` into sections and names; BadInput for an unknown key."""
     found: list[tuple[Section, str]] = []
     for item in items:
         key, sign, name = item.partition("=")
@@ -391,23 +391,23 @@ def additions(items: Sequence[str]) -> list[tuple[Section, str]]:
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """An answer that a program reads, on stdout, with the version of its schema."""
+    """Print a JSON answer for programs on stdout, with the schema version."""
     json.dump(answer(value), sys.stdout, indent=1)
     sys.stdout.write("\n")
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print a line, on stdout by default, without what would steer the terminal."""
+    """Print a line, on stdout by default, without terminal control characters."""
     click.echo(printable(line), err=err)
 
 
 def terminal_columns() -> int | None:
-    """How wide the terminal is that stdout goes to; None where it goes to none."""
+    """Width of the terminal; None if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def say_wrapped(line: str) -> None:
-    """Print a line of prose, on a narrower terminal broken at its words."""
+    """Print a line of prose, wrapped at words if the terminal is narrower."""
     columns = terminal_columns()
     if columns is None or len(line) <= columns:
         say(line)
@@ -419,10 +419,10 @@ def say_wrapped(line: str) -> None:
 
 
 def repeated(context: click.Context) -> list[str]:
-    """The words of the command line that a command to go on with needs as well.
+    """The options of this command line that a suggested follow-up command has to repeat.
 
-    Not what chose the cells, and not what was only about that run. Nothing of the environment,
-    which is there the next time too; no secret of an address.
+    Left out are the options in `ONCE`, such as --grid and --only, and values from environment
+    variables, which will still be set. Secrets in addresses are hidden.
     """
     words: list[str] = []
     for option in context.command.params:
@@ -441,17 +441,17 @@ def repeated(context: click.Context) -> list[str]:
 
 
 def data_places(given: Sequence[str]) -> dict[str, Path]:
-    """What `--data` says: folders by the names of data sets."""
+    """Parse `--data`: folders by the name of the data set."""
     return _places("--data", given, "NAME=FOLDER, such as cifar10=/data/cifar10")
 
 
 def weights_places(given: Sequence[str]) -> dict[str, Path]:
-    """What `--weights` says: files by the names of models."""
+    """Parse `--weights`: files by the name of the model."""
     return _places("--weights", given, "NAME=FILE, such as cifar10-resnet20=resnet20.th")
 
 
 def _places(option: str, items: Sequence[str], expected: str) -> dict[str, Path]:
-    """Paths by the names that they are given for."""
+    """Parse NAME=PATH options into paths by name."""
     places: dict[str, Path] = {}
     for item in items:
         name, sign, path = item.partition("=")

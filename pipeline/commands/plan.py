@@ -1,4 +1,4 @@
-"""`pipeline plan`: what a run would compute, and which published numbers it would stand beside."""
+"""`pipeline plan`: what a run would compute, and which published numbers it would cover."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pipeline.plan.why import changed_cells
 from pipeline.plan.words import counted
 
 SHOWN = 20
-"""Cells that are named one by one unless all are asked for."""
+"""Maximum number of cells listed by name without `--all`."""
 COMPARED = 100
-"""Cells to compute again whose old artifacts are looked at for what changed."""
+"""Maximum number of cells whose old artifacts are examined for what changed."""
 
 
 def plan_lines(
@@ -33,13 +33,17 @@ def plan_lines(
     workers: int,
     measures: bool = False,
 ) -> Iterator[str]:
-    """The plan for a person; `every` names all the cells to compute.
+    """The plan for people.
 
-    device, workers: what the work is estimated for; see `Session.estimate`. measures: the speed of
-    this machine's CPU where nothing tells it, once, which takes some seconds.
+    Args:
+        forced: Digests of nodes to compute again.
+        every: List all cells to compute.
+        device, workers: What to estimate for; see `Session.estimate`.
+        measures: Measure the speed of this machine's CPU if it is unknown, which takes some
+            seconds.
     """
     made = session.plan(forced)
-    # first, so that an unknown device is refused before anything is said
+    # before any output, so that an unknown device is the only message
     estimated = _estimated(session, made, device, workers, measures=measures)
     yield from _absent(session)
     yield from session.notes()
@@ -71,7 +75,7 @@ def plan_facts(
     workers: int,
     measures: bool = False,
 ) -> dict[str, Any]:
-    """The plan for a program; see `plan_lines`."""
+    """The plan for programs; see `plan_lines`."""
     made = session.plan(forced)
     covered = coverage(session)
     return {
@@ -111,9 +115,9 @@ def _estimated(
 
 
 def worker_gb(session: Session, kinds: Collection[str]) -> float:
-    """The peak memory of a worker process at nodes of these kinds, in GB.
+    """Peak memory of a worker process that computes nodes of these kinds, in GB.
 
-    Rows at once are as many as their budget holds, so it is known before the network is.
+    It depends on the settings' memory limits only, since the batch size is chosen to fit them.
     """
     batched = [kind for kind in NODE_KINDS if kind in kinds and KINDS[kind].batched]
     budgets = (session.settings.of(kind).memory_gb for kind in batched)
@@ -121,12 +125,12 @@ def worker_gb(session: Session, kinds: Collection[str]) -> float:
 
 
 def coverage(session: Session) -> Coverage:
-    """The published numbers beside the cells that are meant."""
+    """The published numbers that the selected cells cover."""
     return Coverage(published(session.catalogue), session.cells, session.grid.tables)
 
 
 def _changed(session: Session, todo: Collection[str]) -> dict[str, int]:
-    """What changed since the cells to compute had scores, and how many of them that concerns."""
+    """What changed since the cells to compute were last scored, and for how many of them."""
     scores = {name: session.chosen[name] for name in todo}
     grid, store = session.grid.name, session.store
     return changed_cells(grid, scores, store, session.ledger, most=COMPARED)
@@ -140,7 +144,7 @@ def _named(cells: Collection[str], *, every: bool) -> Iterator[str]:
 
 
 def _absent(session: Session) -> Iterator[str]:
-    """A line for each data set that a run would have to fetch first."""
+    """A line for each data set that a run would download first."""
     files = {cell.dataset: cell.files for cell in session.cells}
     for name, places in files.items():
         if not all(Path(path).exists() for _, path in places):

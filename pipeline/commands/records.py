@@ -1,4 +1,4 @@
-"""JSON for programs: what every answer has, and a cell's names as fields; see `docs/json.md`."""
+"""JSON answers for programs, and the fields that all of them share; see `docs/json.md`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # what reads grids takes its time to import, and help does without
+    # imported lazily: reading grids needs slow imports, which --help does without
     from pipeline.grid.cells import Cell, Table
 
 SCHEMA = 1
-"""Raised when a field of an answer is renamed, removed or changes its meaning."""
+"""Incremented when a field of an answer is renamed, removed or changes its meaning."""
 
 
 def answer(facts: Mapping[str, object]) -> dict[str, object]:
-    """An answer with the version of its schema."""
+    """Add the schema version to an answer."""
     return {"schema": SCHEMA, **facts}
 
 
 def cell_record(cell: Cell) -> dict[str, object]:
-    """A cell's name, and what it is made of as fields."""
+    """A cell's name, and its components as fields."""
     return {
         "cell": cell.name,
         "dataset": cell.dataset,
@@ -31,7 +31,7 @@ def cell_record(cell: Cell) -> dict[str, object]:
 
 
 def swept_values(cell: Cell, tables: tuple[Table, ...]) -> dict[str, object]:
-    """The swept parameters of a cell and their values, such as `guo.draws: 10`."""
+    """Values of a cell's swept parameters, such as `guo.draws: 10`."""
     labels = {("models", cell.model), ("attacks", cell.attack), ("defenses", cell.defense)}
     found: dict[str, object] = {}
     for table in tables:

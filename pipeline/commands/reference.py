@@ -1,7 +1,7 @@
-"""`configs/README.md`: every key of every kind of YAML file, written from the classes that read it.
+"""Generates `configs/README.md`, the reference of all keys of YAML files, from their classes.
 
-What a key means is said where the key is: in the string below a field, or in the docstring of
-its class, as `key: meaning`.
+The description of a key is the string below its field, or `key: description` in the docstring of
+its class.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ SHORT: dict[object, str] = {
     object: "anything",
 }
 HIDDEN = frozenset({"kind", "source"})
-"""Keys that the text around a table explains, or that the program fills in."""
+"""Keys that are explained in the text around a table, or that the program sets itself."""
 
 
 def reference() -> str:
-    """The whole text."""
+    """The text of the reference."""
     parts = [HEAD]
     for title, said, classes in _sections():
         parts.append(f"## {title}\n\n{said}\n")
@@ -159,7 +159,7 @@ def _part(name: str, cls: type[BaseModel]) -> str:
 
 
 def meaning(cls: type[BaseModel], key: str) -> str:
-    """What a key means, by the class or the nearest of its bases that says so; else empty."""
+    """The description of a key, from the class or its nearest base class that has one, or empty."""
     for base in cls.__mro__:
         if issubclass(base, BaseModel) and base.__module__.partition(".")[0] in {
             "pipeline",
@@ -173,12 +173,12 @@ def meaning(cls: type[BaseModel], key: str) -> str:
 
 
 def type_text(annotation: object, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
-    """A type in words: `whole number, at least 1`."""
+    """A type in words, such as `whole number, at least 1`."""
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         return type_text(inner, [*more, *metadata])
     for each in metadata:
-        # a field inside an annotation holds its own limits
+        # a Field inside Annotated carries its own constraints
         metadata = [*metadata, *getattr(each, "metadata", ())]
     limits = [words for each in metadata for words in _limits(each)]
     return ", ".join([_bare(annotation), *limits])
@@ -238,13 +238,13 @@ def _kind_text(spec: Kind) -> str:
 
 
 def _prose(cls: type[BaseModel]) -> str:
-    """A class's docstring without what it says of single keys."""
+    """A class's docstring without the descriptions of single keys."""
     return _clauses(cls)[0]
 
 
 @cache
 def _clauses(cls: type[BaseModel]) -> tuple[str, dict[str, str]]:
-    """A docstring's prose, and what it says of keys as `key: meaning`."""
+    """Split a docstring into prose and `key: description` clauses."""
     text = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.getdoc(cls) or "")
     prose: list[str] = []
     said: dict[str, str] = {}
@@ -270,7 +270,7 @@ def _clauses(cls: type[BaseModel]) -> tuple[str, dict[str, str]]:
 
 @cache
 def _strings(cls: type[BaseModel]) -> dict[str, str]:
-    """The strings that stand below a class's fields."""
+    """The strings below a class's fields."""
     tree = ast.parse(Path(inspect.getfile(cls)).read_text(encoding="utf-8"))
     [body] = [
         n.body for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == cls.__name__

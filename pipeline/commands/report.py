@@ -1,4 +1,4 @@
-"""`pipeline report`, and the end of `pipeline run`: print the tables and write their files."""
+"""`pipeline report`, and the end of `pipeline run`: prints the tables and writes the files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     from pipeline.execution.events import RunFinished
 
 FOR_FILES = ("polars", "matplotlib", "great_tables")
-"""What writing a report's files needs, and computing does not."""
+"""Packages that are needed to write a report's files, but not to compute."""
 
 
 @dataclass(frozen=True)
 class Reported:
-    """page: the path of the report's page, None where no files were written; doubts: what makes
-    no sense about the grid's models and attacks, a line each."""
+    """Result of reporting.
+
+    Attributes:
+        page: Path of the report's page; None if no files were written.
+        doubts: Warnings about the grid's models and attacks, one line each.
+    """
 
     page: Path | None
     doubts: Sequence[str]
@@ -46,13 +50,21 @@ def report_grid(
     uri: str = "",
     again: Sequence[str] = (),
 ) -> Reported:
-    """Write the tables of what the store holds and print them; returns what came of it.
+    """Print the tables of the results in the store, and write the report's files.
 
-    finished: how the run ended that this is the report of. uri: the tracking server that the page
-    links to, if it has pages; again: words that a command which computes a cell anew needs
-    besides the grid and the cell. Where a library that files need is not installed, that is
-    said, and there is no page. BadInput or Unwritable, once all is printed, where the files
-    cannot be written. Nothing is computed for a report: it asks no network.
+    Nothing is computed: no network is queried. If a library that the files need is not installed, a
+    message says so and no files are written.
+
+    Args:
+        view: The grid and its store.
+        reports: Folder for the files.
+        as_json: Print JSON instead of tables.
+        finished: Result of the run, if the report follows one.
+        uri: Tracking server that the page links to, if that has web pages.
+        again: Further options of commands, shown in the report, that compute a cell again.
+
+    Raises:
+        BadInput, Unwritable: If the files cannot be written; raised after printing.
     """
     links = _links(view, uri)
     scores = known_scores(view, finished)
@@ -72,7 +84,7 @@ def report_grid(
 
 
 def _links(view: StoredGrid, uri: str) -> dict[str, str]:
-    """Cell's name → its page on the tracking server, if that has pages."""
+    """Page of each cell on the tracking server, by cell name, if the server has pages."""
     known = Results(
         view.grid,
         view.scores,
@@ -85,7 +97,7 @@ def _links(view: StoredGrid, uri: str) -> dict[str, str]:
 
 
 def known_scores(view: StoredGrid, finished: RunFinished | None = None) -> Scores:
-    """All that is reported of the grid's cells as the store holds them."""
+    """All data for a report of the grid's cells, as found in the store."""
     from pipeline.report.paper import references_of
 
     cards = view.examined()
@@ -109,9 +121,10 @@ def _files(
     links: Mapping[str, str],
     again: Sequence[str],
 ) -> Path | None:
-    """Write the files; the page's path, None, and a line, where a library that it takes is absent.
+    """Write the files; returns the path of the page, or None if a library is missing.
 
-    BadInput or Unwritable where they cannot be written.
+    Raises:
+        BadInput, Unwritable: If they cannot be written.
     """
     absent = [name for name in FOR_FILES if importlib.util.find_spec(name) is None]
     if absent:
@@ -123,7 +136,7 @@ def _files(
     from pipeline.report.views.pictures import Artifacts
     from pipeline.report.writer import write_report
 
-    # code of a user's own may print: stdout is the answer's
+    # user code may print, and stdout is for results
     with contextlib.redirect_stdout(sys.stderr):
         return write_report(
             view.grid,
@@ -137,7 +150,7 @@ def _files(
 
 
 def _print(view: StoredGrid, scores: Scores) -> None:
-    """The tables, as wide as the terminal, of the cells that are meant."""
+    """Print the tables of the selected cells, fitted to the terminal."""
     from rich.console import Console
 
     from pipeline.report.formats.terminal import render_terminal
@@ -149,7 +162,7 @@ def _print(view: StoredGrid, scores: Scores) -> None:
 def _answer(
     grid: Grid, scores: Scores, finished: RunFinished | None, doubts: Sequence[str]
 ) -> None:
-    """The scores, the verdicts, and how the run went, for a program."""
+    """Print scores, verdicts and the result of the run as JSON."""
     told: dict[str, object] = {
         "grid": grid.name,
         "verdicts": [row.facts() for row in verdict_rows(grid, scores)],

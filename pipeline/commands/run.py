@@ -1,4 +1,4 @@
-"""`pipeline run`: compute, tell MLflow, report, say how it ended."""
+"""`pipeline run`: computes, logs to MLflow, reports, and prints how the run ended."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 
 NO_MLFLOW = "not installed; the results wait in the store, and a run with it logs them"
 DOUBTS_SHOWN = 8
-"""Lines about what makes no sense before all others at the end of a run."""
+"""Maximum number of warnings printed at the end of a run."""
 RETRIES = 5
-"""Cells that a command to retry names one by one."""
+"""Maximum number of cells that a suggested retry command lists by name."""
 
 
 def run_grid(
     session: Session, options: RunOptions, *, only: Sequence[str], again: Sequence[str] = ()
 ) -> int:
-    """Run the chosen cells; returns the exit code.
+    """Run the selected cells; returns the exit code.
 
-    only: what chose them, as it was typed; again: words that a command which retries what failed
-    needs besides the grid and its cells.
+    Args:
+        only: The `--only` options as typed.
+        again: Further options for the suggested retry commands.
     """
 
     def say(line: str) -> None:
-        # not through the console, whose lock may be held where the signal came
+        # not via the console, whose lock the interrupted code may hold
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
 
     with stopping(say):
@@ -94,7 +95,7 @@ def _run_grid(
     reported = Reported(None, ())
     try:
         if tracker is not None and is_web(uri):
-            tracker.settle()  # so that the page can link to the runs
+            tracker.settle()  # now, so that the page can link to the runs
         reported = report_grid(
             session,
             options.reports,
@@ -117,14 +118,17 @@ def _run_grid(
 
 
 def _unwritten(session: Session, finished: RunFinished) -> dict[str, int]:
-    """Why the run is not in the ledger, with its exit code; a failed node's reason stands alone."""
+    """Why the run could not be written to the ledger, with the exit code.
+
+    Empty if a failed node has reported the same reason.
+    """
     if session.unwritten is None or session.unwritten in finished.missing.values():
         return {}
     return {session.unwritten: 1}
 
 
 def _doubts(session: Session, errors: Console) -> Observer:
-    """Who says early that a model makes no sense."""
+    """An observer that warns early if a model's results are implausible."""
     from pipeline.observers.doubts import Doubts
     from pipeline.report.answers import stored_answers
 
@@ -138,7 +142,7 @@ def _doubts(session: Session, errors: Console) -> Observer:
 def _tracker(
     session: Session, uri: str, again: Sequence[str], *, system_metrics: bool
 ) -> Tracker | None:
-    """Who tells MLflow, where it is installed."""
+    """The observer that logs to MLflow; None if it is not installed."""
     if system_metrics and importlib.util.find_spec("psutil") is None:
         raise BadInput(
             "--system-metrics needs psutil: install test-time-defense-bench[system-metrics]"
@@ -163,7 +167,7 @@ def _tracker(
 
 
 def _where_logged(tracker: Tracker, uri: str) -> str:
-    """Where a run's numbers are seen: a server's own page of them, or a database and how."""
+    """Where to view the logged results: the server's page, or the database and the command."""
     from pipeline.observers.tracking.server import is_web
 
     known = without_secrets(uri)
@@ -192,7 +196,7 @@ def _closing_words(
         words = session.grid.run_words(only)
         line(f"again   {shlex.join([*words, *again])}")
     for reason, names in _by_reason(finished).items():
-        # the run's own choice where they are many: only what is missing is computed again
+        # for many cells the run's own selection, which computes only what is missing
         chosen = only if len(names) > RETRIES else [f"cell={name}" for name in names]
         words = session.grid.run_words(chosen)
         line(f"failed  {reason}")

@@ -1,6 +1,6 @@
-"""`pipeline scale`: how a grid's time falls with the number of workers, and where it stops.
+"""`pipeline scale`: simulates how a grid scales with the number of workers, and where it stops.
 
-Nothing is computed: the whole grid is replayed as if nothing of it were stored.
+Nothing is computed. The whole grid is simulated as if nothing were stored.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from pipeline.problems.sanitize import markdown
 from pipeline.report.formats.figures.scale import draw_scale
 
 COSTS = Overhead(task_s=0.5, driver_s=0.01)
-"""Assumed: a task's start, reading and writing; the driver's share of each task."""
+"""Assumed overhead: start, reading and writing of a task; the driver's time for each task."""
 WORSE = (Overhead(task_s=0.1, driver_s=0.002), COSTS, Overhead(task_s=2.0, driver_s=0.05))
 SHARDS = (1, 2, 5, 20)
 DOUBLED = tuple(1 << power for power in range(11))
 STOPS = 1.05
-"""Where twice the workers are not even so much faster, more are of no use."""
+"""Speed-up from doubling the workers below which more of them are useless."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """A grid replayed: on the workers asked for, on each power of two, and with other tasks."""
+    """Results of simulating a grid with various numbers of workers and sizes of tasks."""
 
     grid: str
     estimate: Estimate
     asked: tuple[int, ...]
     runs: dict[tuple[int, int], Replay]
-    """(shards in a task, workers) → replay, at the assumed costs."""
+    """Simulation by (shards in a task, workers), with the assumed overhead."""
     costly: dict[tuple[Overhead, int], Replay]
     trained: dict[int, Replay]
-    """Workers → replay as if all weights were there already."""
+    """Simulation by number of workers, as if all trainings were done."""
     chain: list[tuple[str, Task]]
-    """The longest, each task with its name."""
+    """The critical path: names and tasks of the longest chain."""
 
     @property
     def chain_s(self) -> float:
-        """How long the longest chain takes, s."""
+        """Duration of the critical path, in seconds."""
         return sum(task.seconds for _, task in self.chain)
 
     def said(self, workers: int) -> str:
-        """One replay in a line."""
+        """One simulation in a line."""
         run = self.runs[1, workers]
         return (
             f"{counted(workers, 'worker')}: {duration(run.wall_s)}, "
@@ -62,7 +62,7 @@ class Scaling:
         )
 
     def stop(self) -> int:
-        """The number of workers whose double is hardly faster."""
+        """The number of workers beyond which doubling hardly helps."""
         for workers in DOUBLED[:-1]:
             if self.runs[1, workers].wall_s < STOPS * self.runs[1, 2 * workers].wall_s:
                 return workers
@@ -70,7 +70,7 @@ class Scaling:
 
 
 def scaling(session: Session, *, device: str | None, workers: Sequence[int]) -> Scaling:
-    """Replay a session's chosen cells; BadInput where no node's time is known."""
+    """Simulate the selected cells of a session; BadInput if no node's duration is known."""
     plan = session.plan(forced={node.digest for node in session.graph})
     estimate = session.estimate(plan, device=device)
     if not estimate.work_s:
@@ -99,7 +99,7 @@ def scaling(session: Session, *, device: str | None, workers: Sequence[int]) -> 
 
 
 def write_scaling(scaling: Scaling, reports: Path) -> Path:
-    """Write the page, the numbers and the figure into `reports`/scale; the page's path."""
+    """Write the page, the numbers and the figure into `reports`/scale; returns the page's path."""
     folder = reports / "scale"
     files: dict[str, Callable[[Path], object]] = {
         "README.md": partial(_write, markdown("\n".join(_page(scaling)) + "\n")),

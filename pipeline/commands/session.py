@@ -1,4 +1,4 @@
-"""A grid opened on a store: what the commands work with."""
+"""A session: a grid with its store and settings, which commands and the API work with."""
 
 from __future__ import annotations
 
@@ -36,17 +36,24 @@ from tasks.specs import Kind, Spec
 
 @dataclass(kw_only=True, repr=False)
 class Session(StoredGrid):
-    """A grid that is opened on a store, and how what is missing is computed."""
+    """A grid with its store, and the settings to compute what is missing.
+
+    Returned by `pipeline.load_grid`.
+    """
 
     settings: Settings
     devices: Path
     unwritten: str | None = None
-    """Why a run could not be written into the ledger."""
+    """Why the last run could not be written to the ledger; None if it was."""
     details: str | None = None
-    """Where the last run's ledger keeps the tracebacks of what failed, if anything did."""
+    """Location of the tracebacks of the last run's failures; None if there are none."""
 
     def check_code(self) -> list[str]:
-        """Stop, as BadInput, at code that changed undecided; returns what versions decided."""
+        """Check for undecided code changes; returns lines about versions that settled changes.
+
+        Raises:
+            BadInput: If code changed and no version was raised; see `fingerprint.check`.
+        """
         return check(
             [
                 KindCode(classes, frozenset(KINDS[kind].modules))
@@ -55,7 +62,7 @@ class Session(StoredGrid):
         )
 
     def check_libraries(self) -> None:
-        """BadInput where the cells to compute need a library that is not installed here."""
+        """Raise BadInput if a cell to compute needs a library that is not installed."""
         classes = frozenset[type[Spec]]().union(*(classes for _, classes in self.meant_classes))
         libraries = {cls: cls.library for cls in classes if issubclass(cls, Kind) and cls.library}
         lacking = {cls: name for cls, name in libraries.items() if find_spec(name) is None}
@@ -65,10 +72,16 @@ class Session(StoredGrid):
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
     def check_contracts(self) -> list[str]:
-        """Try the user's own defenses and attacks on six images, once for each state of their code.
+        """Check the user's own defenses and attacks on six images.
 
-        BadInput, with file and line, for one that gives something else a second time, since its
-        results could not be found again; returns what else they do not keep to, a line each.
+        Each version of their code is checked once.
+
+        Returns:
+            A line for each violation of the contract that does not prevent the run.
+
+        Raises:
+            BadInput: If the code is not repeatable, with file and line: its results could not be
+                reproduced.
         """
         found: dict[str, None] = {}
         for cell in self.cells:
@@ -78,14 +91,15 @@ class Session(StoredGrid):
                 if not verdict.repeatable:
                     raise BadInput(verdict.line)
                 if verdict.line and not verdict.raised:
-                    # what the code raises is said by the nodes that meet it
+                    # exceptions are reported by the nodes that run into them
                     found[f"contract: {verdict.line}"] = None
         return list(found)
 
     def notes(self) -> list[str]:
-        """What the attacks of the chosen cells leave out on this machine, in lines.
+        """Remarks for the user about the selected cells, in lines.
 
-        And which of the user's own defenses are asked once, since they draw nothing.
+        They say what attacks leave out on this machine, and which of the user's own defenses are
+        evaluated once because they draw no random numbers.
         """
         notes = [note for cell in self.cells for note in cell.attack_spec.notes()]
         for part in own_parts(cell.defense_spec for cell in self.cells):
@@ -95,7 +109,7 @@ class Session(StoredGrid):
         return list(dict.fromkeys(notes))
 
     def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:
-        """How long a plan's work takes on a named device; see `estimate`."""
+        """Estimate the duration of a plan; see `pipeline.plan.estimate.estimate`."""
         return estimate(
             self.graph,
             plan.todo,
@@ -117,7 +131,7 @@ class Session(StoredGrid):
         forced: set[str],
         until: float | None = None,
     ) -> RunFinished:
-        """Compute what is missing, to the end or to a Unix time, and write it into the ledger."""
+        """Compute what is missing, until done or until a Unix time; recorded in the ledger."""
         self.last_snapshot = self.details = None
         if address is None:
             self.check_libraries()
@@ -159,7 +173,7 @@ class Session(StoredGrid):
             self._write_down(run)
 
     def _write_down(self, run: Run) -> None:
-        """Write a run into the ledger, and the tracebacks of what failed beside it."""
+        """Record a run in the ledger, with the tracebacks of failures."""
         invocation = Invocation(
             grid=self.grid.name,
             command=fit_to_show(["pipeline", *sys.argv[1:]]),
@@ -172,7 +186,7 @@ class Session(StoredGrid):
                 place = self.ledger.keep_details(key, details)
                 self.details = f"{self.store.address.partition('?')[0]}/{place}"
         except Unwritable as problem:
-            # what was computed is there all the same, and is reported
+            # the computed artifacts are stored anyway, and the problem is reported
             self.unwritten = str(problem)
 
 
@@ -189,7 +203,7 @@ def open_session(
     catalogue: Catalogue | None = None,
     command: Sequence[str] = (),
 ) -> Session:
-    """Read a grid's configs and the settings; see `open_stored_grid`."""
+    """Load a grid's configs and the settings; see `open_stored_grid`."""
     view = open_stored_grid(
         grid,
         store=store,
@@ -216,5 +230,5 @@ def open_session(
 
 
 def _first_file(folders: Sequence[Path], name: str) -> Path:
-    """A file of the first folder that has it; the program's own folder has every one."""
+    """A file from the first folder that has it; the bundled folder has all of them."""
     return next(folder / name for folder in folders if (folder / name).exists())

@@ -1,6 +1,6 @@
-"""What a bundle carries beside results: the grid's configs and one's own code, as text.
+"""Configs and user code in a bundle, as text, beside the results.
 
-Nothing of it is run, or looked into for names, until a command is given its folder.
+None of it is executed or used for looking up names until a command is given its folder.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tasks.training.recipe import CheckpointSpec, ClassifierSpec
 
 
 def configs_of(session: Session) -> tuple[dict[str, bytes], list[str]]:
-    """The files that a session's grid was read from, by `section/file`; and what cannot go along.
+    """The files that a session's grid was loaded from, by `section/file`, and those left out.
 
-    A checkpoint's YAML names its file by SHA-256 alone, since the file itself stays here.
+    A checkpoint's YAML refers to its file by SHA-256 only, since the file is not included.
     """
     found: dict[str, bytes] = {}
     left: list[str] = []
@@ -39,7 +39,7 @@ def configs_of(session: Session) -> tuple[dict[str, bytes], list[str]]:
 
 
 def _without_file(session: Session, document: Document) -> bytes | None:
-    """The YAML of a model whose checkpoint is a file here; None for any other."""
+    """The YAML of a model with a local checkpoint, without its path; None for other models."""
     checkpoint = document.value.get("checkpoint")
     if not isinstance(checkpoint, dict) or "url" in checkpoint:
         return None
@@ -54,7 +54,7 @@ def _without_file(session: Session, document: Document) -> bytes | None:
 
 
 def _models(session: Session) -> Iterator[tuple[str, ClassifierSpec]]:
-    """The models of a session's cells by the names of their files, and the members of ensembles."""
+    """Models of a session's cells, members of ensembles included, by the name of their file."""
     for cell in session.grid.cells:
         for own in cell.models():
             yield own.model.partition("[")[0], own.model_spec
@@ -63,18 +63,19 @@ def _models(session: Session) -> Iterator[tuple[str, ClassifierSpec]]:
 def command_words(
     grid: str, folder: Path, options: Sequence[str], datasets: Sequence[str]
 ) -> list[str]:
-    """The command that shows the report that the sender saw.
+    """The command that shows the sender's report.
 
-    datasets: whose files it needs.
+    datasets: data sets whose files it needs.
     """
     data = [word for name in datasets for word in ("--data", f"{name}=FOLDER")]
     return ["pipeline", "report", grid, "--configs", str(folder), *options, *data]
 
 
 def unpack(bundle: Bundle, folder: Path) -> list[str]:
-    """Write the configs of a bundle into a folder; lines that say what came and how it is used.
+    """Write the configs of a bundle into a folder; returns lines on their contents and use.
 
-    BadInput where the folder holds another file of one of these names.
+    Raises:
+        BadInput: If the folder holds a different file of the same name.
     """
     texts = bundle.configs()
     if not texts:
@@ -97,7 +98,7 @@ def unpack(bundle: Bundle, folder: Path) -> list[str]:
 
 
 def _datasets(texts: Mapping[str, bytes]) -> list[str]:
-    """The data sets among some configs whose files lie in a folder of the sender's."""
+    """Names of the data sets among these configs whose files are in a folder of the sender's."""
     found = []
     for name, data in texts.items():
         if name.startswith("datasets/") and re.search(rb"(?m)^folder:", data):

@@ -1,4 +1,4 @@
-"""A cell's whole story: what it is, what it was made from, how, and what it scored."""
+"""`pipeline show CELL`: everything about a cell: parameters, artifacts and score."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pipeline.report.scores import interval, number
 from pipeline.report.words.numbers import accuracy, interval_words, rough
 
 REMEMBERED = 10
-"""Earlier scores that are told."""
+"""Maximum number of earlier scores shown."""
 
 
 def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, object]:
-    """The story as plain values, for YAML or JSON."""
+    """Everything about a cell, as plain values for YAML or JSON."""
     node = session.scores[cell.name]
     record = session.store.state(node.kind, node.digest).record
     told: dict[str, object] = {
@@ -90,7 +90,7 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
 
 
 def story_lines(told: Mapping[str, object]) -> Iterator[str]:
-    """The story for a person: the answer first, then what it rests on, as YAML."""
+    """The same for people: a summary, followed by the rest as YAML."""
     yield str(told["cell"])
     yield from (f"  {line}" for line in _headline(told))
     yield ""
@@ -101,11 +101,11 @@ def story_lines(told: Mapping[str, object]) -> Iterator[str]:
 
 
 WIDTH = 64
-"""Beyond which a value's words go on in the next line."""
+"""Line width at which values are wrapped."""
 MEASURED = frozenset({"score", "published", "card"})
-"""Parts of a story whose fractions are measured, so rounded; those of settings are exact."""
+"""Sections whose numbers are measured and therefore rounded; settings are shown exactly."""
 ANSWERED = frozenset({"cell", "model", "attack", "defense", "dataset", "seed", "state", "again"})
-"""What the first lines of a story have told."""
+"""Keys that the summary has covered."""
 
 
 def _headline(told: Mapping[str, object]) -> Iterator[str]:
@@ -130,7 +130,7 @@ def _headline(told: Mapping[str, object]) -> Iterator[str]:
 
 
 def _readable(value: object, key: str = "", *, measured: bool = False) -> object:
-    """Plain values with units and dates as people write them."""
+    """Format numbers and dates for people."""
     measured = measured or key in MEASURED
     if isinstance(value, Mapping):
         return {
@@ -157,7 +157,7 @@ def _number(value: float, key: str) -> object:
 
 
 def _history(session: Session, cell: Cell) -> list[str]:
-    """When the cell was asked for and what it then scored, the latest last."""
+    """The cell's scores in earlier runs, latest last."""
     found = []
     for invocation in session.ledger.invocations:
         entry = invocation.cells.get(cell.name)

@@ -1,4 +1,4 @@
-"""The commands about a store as a whole: carrying results, checking it, clearing it."""
+"""Commands on a whole store: export, import, verify, gc."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def verify(
     place = Store(store)
     _say(place.check())
     base = place.address.partition("?")[0]
-    # cleared away at the end; where nobody watches, nothing is drawn
+    # removed at the end; not drawn if stderr is no terminal
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("verify", total=None)
@@ -218,7 +218,7 @@ def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
 
 
 def _suspects(store: str, *, set_aside: bool, as_json: bool) -> int:
-    """Tell which artifacts are suspect; the exit code."""
+    """Print the suspect artifacts; returns the exit code."""
     from pipeline.store.store import Store
     from pipeline.store.suspect import suspects
 

@@ -1,7 +1,7 @@
-"""Carrying results between stores, so that what ran elsewhere is told here like any other.
+"""Export and import of results between stores.
 
-By default scores and weights go whole. Of the artifacts that they were made from the records
-go along, so that lineage, devices and costs are known; their tensors stay where they are.
+By default, scores and weights are exported with their files. Of the artifacts that they were made
+from only the records are included, which hold lineage, devices and costs.
 """
 
 from __future__ import annotations
@@ -27,10 +27,16 @@ from pipeline.store.store import Damaged, Record, Store
 
 @dataclass
 class Arrivals:
-    """What an import did. added, there, told: artifacts by kind; told are records alone.
+    """Result of an import.
 
-    clashes: what the store holds with other content, and kept; outdated: results that count as
-    absent, because the store holds other content of what they were made from.
+    Attributes:
+        added: Number of artifacts added, by kind.
+        there: Number of artifacts that existed already.
+        told: Number of records added without files.
+        devices: Devices that the results were computed on.
+        clashes: Artifacts that were kept although the file has other content.
+        outdated: Number of scores that count as absent, because the store holds other content of
+            their ancestors.
     """
 
     added: Counter[str] = field(default_factory=Counter)
@@ -40,18 +46,18 @@ class Arrivals:
     clashes: list[str] = field(default_factory=list)
     outdated: int = 0
     shared: list[str] = field(default_factory=list)
-    """How the configs that came along are used, in lines."""
+    """How to use the included configs, in lines."""
     adopted: str | None = None
-    """What is to be said of a store of an older version; see `Store.prepare`."""
+    """Message about an adopted store of an older version; see `Store.prepare`."""
 
     @property
     def made_on(self) -> str:
-        """The devices that computed it."""
+        """Names of the devices that the results were computed on."""
         return ", ".join(sorted(self.devices)) or "an unnamed device"
 
     @property
     def problems(self) -> list[str]:
-        """A line for each thing that did not go as asked."""
+        """A line for each problem."""
         lines = [*filter(None, [self.adopted])]
         lines += [f"{clash} (--replace takes the file's)" for clash in self.clashes]
         if self.outdated:
@@ -65,10 +71,17 @@ class Arrivals:
 def export_results(
     session: Session, path: Path, *, tensors: bool, options: Sequence[str] = ()
 ) -> Counter[str]:
-    """Write what the store holds of the chosen cells into a file; whole artifacts by kind.
+    """Export the stored results of the selected cells to a bundle; returns the counts by kind.
 
-    The grid's configs and one's own code go along as text. options: with which it was opened.
-    BadInput where there is nothing, where an artifact is damaged, or the file cannot be written.
+    The grid's configs and the user's own code are included as text.
+
+    Args:
+        tensors: Include the files of all artifacts.
+        options: Command-line options that the grid was loaded with.
+
+    Raises:
+        BadInput: If there is nothing to export, an artifact is damaged, or the file cannot be
+            written.
     """
     records = list(_standing(session, tensors=tensors))
     whole = Counter(record.kind for record, complete in records if complete)
@@ -97,10 +110,14 @@ def export_results(
 def import_results(
     store: Store, path: Path, *, replace: bool, configs: Path | None = None
 ) -> Arrivals:
-    """Put what a file holds into the store; BadInput, and the store as it was, if it is bad.
+    """Import a bundle into the store.
 
-    Artifacts that are there stay, also with other content, unless `replace`. configs: the folder
-    that the configs in it are written to, which nothing looks into by itself.
+    Args:
+        replace: Replace existing artifacts that have other content; otherwise they are kept.
+        configs: Folder for the included configs; nothing uses it automatically.
+
+    Raises:
+        BadInput: If the bundle is invalid, in which case the store is not changed.
     """
     arrivals = Arrivals()
     with open_bundle(path, NODE_KINDS) as bundle:
@@ -120,7 +137,7 @@ def import_results(
 
 
 def _check_facts(bundle: Bundle, path: Path) -> None:
-    """BadInput where a record says other things than the files that come with it."""
+    """Raise BadInput if a record contradicts its own files."""
     for record in bundle.whole():
         with TemporaryDirectory() as folder:
 
@@ -135,7 +152,7 @@ def _check_facts(bundle: Bundle, path: Path) -> None:
 
 
 def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool]]:
-    """What is known of the chosen cells' artifacts, parents first, and whether it goes whole."""
+    """Records of the selected cells' artifacts, parents first, and whether to add their files."""
     snapshot = Snapshot(session.store)
     for node in session.meant:
         state = snapshot.state(node, session.graph)
@@ -180,7 +197,7 @@ def _take_in_whole(
 
 
 def _outdated(store: Store, records: Sequence[Record]) -> int:
-    """How many scores were made from other content than the store holds now."""
+    """Number of scores that were made from other content than the store holds."""
     kinds = {record.digest: record.kind for record in records}
     snapshot = Snapshot(store)
 
@@ -195,7 +212,7 @@ def _outdated(store: Store, records: Sequence[Record]) -> int:
 
 
 def _note(store: Store, bundle: Bundle, path: Path) -> None:
-    """Write the cells into the ledger, which later tells what changed since."""
+    """Record the imported cells in the ledger, so that later changes can be detected."""
     records = {record.digest: record for record in bundle.whole()}
     manifest = bundle.manifest
     cells = {

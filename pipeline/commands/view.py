@@ -1,4 +1,4 @@
-"""A view of the store: what it holds of a grid, and what that says."""
+"""A grid together with what a store holds of it, read-only."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, repr=False)
 class StoredGrid(OpenedGrid):
-    """An opened grid beside a store; nothing here writes."""
+    """A loaded grid and its store; nothing here writes to the store."""
 
     store: Store
     ledger: Ledger = field(init=False)
     last_snapshot: Snapshot | None = None
-    """What a run saw of the store at its end, where it had done all; see `snapshot`."""
+    """State of the store at the end of the last run, if it completed everything; see `snapshot`."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store.backend)
 
     def __repr__(self) -> str:
-        """Five lines for a notebook; the store is not asked."""
+        """A summary of five lines for notebooks; the store is not read."""
 
         def counted(what: str, names: Iterable[str]) -> str:
             count = len(set(names))
@@ -71,7 +71,7 @@ class StoredGrid(OpenedGrid):
         )
 
     def examined(self) -> Cards:
-        """The integrity cards of the grid's cells as the store holds them now."""
+        """The integrity cards of the grid's cells, as found in the store."""
         from pipeline.report.answers import stored_answers
         from pipeline.report.cards import Cards
 
@@ -80,7 +80,7 @@ class StoredGrid(OpenedGrid):
         return Cards(self.grid, self.cards, self.store, facts, answers, sane)
 
     def _sanity(self, facts: Mapping[str, Facts], answers: PerImage) -> Sanity:
-        """What is known anyway of whether the grid's models and attacks make sense."""
+        """Sanity checks of the grid's models and attacks that need no further computation."""
         from pipeline.report.sanity import Sanity
 
         snapshot = self.snapshot()
@@ -92,16 +92,16 @@ class StoredGrid(OpenedGrid):
         return Sanity(self.grid.cells, facts, self.scores, facts_of, answers)
 
     def known_cards(self) -> dict[str, Card]:
-        """The cards of cells, by the cells' names, whose models were examined."""
+        """Integrity cards by cell name, for cells whose model was examined."""
         found = self.examined().all()
         return {name: card for name, card in found.items() if card.verdict != "skipped"}
 
     def snapshot(self) -> Snapshot:
-        """Into the store: what this session's last run saw at its end, if it had done all."""
+        """The state of the store; after a run that completed everything, as it was at its end."""
         return self.last_snapshot or Snapshot(self.store)
 
     def plan(self, forced: set[str] | None = None) -> Plan:
-        """What the meant cells, their cards and their exhibits lack."""
+        """What is missing of the selected cells, their cards and exhibits."""
         return make_plan(
             self.graph,
             self.leaves,
@@ -111,19 +111,19 @@ class StoredGrid(OpenedGrid):
         )
 
     def record(self, node: Node) -> Record | None:
-        """A node's record if it counts as there."""
+        """The record of a node if its artifact is valid."""
         return self.snapshot().standing(node, self.graph)
 
     def facts(self) -> dict[str, Mapping[str, object]]:
-        """The scores that the store holds, of any cell of the grid."""
+        """Scores in the store of all cells of the grid, by cell name."""
         snapshot = self.snapshot()
         records = {name: snapshot.standing(node, self.graph) for name, node in self.scores.items()}
         return {name: record.facts for name, record in records.items() if record is not None}
 
     def test_images_by_class(self) -> dict[str, list[int]]:
-        """How many test images of each class the data sets have that the store knows of.
+        """Number of test images of each class, for the data sets whose record the store has.
 
-        Their records are enough, which a bundle has without their files.
+        The record of an import is sufficient; the files are not needed.
         """
         nodes = {node.spec: node for node in self.graph if isinstance(node.spec, DatasetSpec)}
         counts = {}
@@ -135,9 +135,9 @@ class StoredGrid(OpenedGrid):
         return counts
 
     def provenance(self) -> dict[str, object]:
-        """How what the store holds of this grid was computed: days, devices, library versions.
+        """How the stored results were computed: days, devices, library versions.
 
-        And from which commit the program that says so was made, where that is known.
+        Includes the commit of the program that reports it, if it is known.
         """
         snapshot = self.snapshot()
         found: set[Provenance] = set()
@@ -152,7 +152,7 @@ class StoredGrid(OpenedGrid):
         values: dict[str, set[str]] = {}
         for key, value in itertools.chain.from_iterable(found):
             values.setdefault(key, set()).add(value)
-        # records may have been imported: their words are not this machine's
+        # imported records are untrusted text
         told = {clean(key): clean(", ".join(sorted(each))) for key, each in values.items()}
         days = sorted(self._days())
         if days:
@@ -170,7 +170,7 @@ class StoredGrid(OpenedGrid):
 
 @cache
 def program_commit() -> str | None:
-    """The commit that this program was made from, where it lies in a checkout of its own."""
+    """The commit of this program, if it runs from its own git checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -193,10 +193,14 @@ def open_stored_grid(
     catalogue: Catalogue | None = None,
     command: Sequence[str] = (),
 ) -> StoredGrid:
-    """Read a grid's configs; BadInput, located, where they do not fit.
+    """Load a grid's configs and open its store.
 
-    catalogue: what names mean, where more is known than the folders of configs hold; command: see
-    `Grid`.
+    Args:
+        catalogue: Used instead of a new one for `configs`, if more is registered in it.
+        command: See `Grid`.
+
+    Raises:
+        BadInput: If a config is invalid.
     """
     catalogue = catalogue or Catalogue(config_folders(configs))
     loaded = replace(load_grid(catalogue, grid, overrides), command=tuple(command))

@@ -1,4 +1,4 @@
-"""A model's weights as a file of their own, to be used as a checkpoint elsewhere."""
+"""`pipeline export-weights`: a model's weights as a file, to be used as a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.training.recipe import ClassifierSpec
 
 @dataclass(frozen=True)
 class Written:
-    """A file of weights: its size, its SHA-256, and how many numbers it holds."""
+    """A written file of weights: size, SHA-256 and number of values."""
 
     size_bytes: int
     sha256: str
@@ -30,10 +30,13 @@ class Written:
 
 
 def export_weights(session: Session, model: str, path: Path, *, half: bool) -> Written:
-    """Write a model's weights, as they are or as float16, in the safetensors format.
+    """Write a model's weights as safetensors, unchanged or as float16.
 
-    Whole numbers, such as counts of batches, keep their type. BadInput where the store has no
-    such weights, where float16 cannot hold one, or where the file cannot be written.
+    Integers, such as batch counters, keep their type.
+
+    Raises:
+        BadInput: If the store does not have the weights, a value does not fit into float16, or the
+            file cannot be written.
     """
     node = _model(session, model)
     record = session.record(node)
@@ -60,7 +63,7 @@ def export_weights(session: Session, model: str, path: Path, *, half: bool) -> W
 
 
 def _model(session: Session, model: str) -> Node:
-    """The one node of a model's weights among the chosen cells."""
+    """The model node among the selected cells; BadInput if there is not exactly one."""
     names = {own.model for cell in session.grid.cells for own in cell.models()}
     if model not in names:
         raise BadInput(

@@ -1,1 +1,1 @@
-"""How the missing nodes of a graph are computed."""
+"""Execution of a task graph: the runner, the executors (Ray and inline), and the work of a node."""

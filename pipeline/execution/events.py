@@ -1,4 +1,4 @@
-"""What observers are told of a run."""
+"""Events of a run, and the observer interface that receives them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from pipeline.problems.sanitize import bounded, clean
 from tasks.progress import Progress
 
 LONGEST_DETAIL = 20_000
-"""Characters of a traceback that are kept: its end says most."""
+"""Maximum length of a stored traceback, in characters; its end is kept."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a node has no artifact.
+    """A node failed: it has no artifact.
 
-    damaged: (kind, digest) of an artifact that it could not read. gone: because it was no longer
-    there. fatal: no other node would fare better, as on a full disk.
+    Attributes:
+        reason: One line.
+        detail: More about it, such as a traceback.
+        damaged: Kind and digest of an input artifact that could not be read.
+        gone: Whether that artifact was missing rather than damaged.
+        fatal: Whether no other node would succeed either, as on a full disk.
     """
 
     digest: str
@@ -31,17 +35,21 @@ class Failure:
     fatal: bool = False
 
     def __post_init__(self) -> None:
-        # an exception's message may be megabytes long, and hold what steers a terminal
+        # the message of an exception may be megabytes long and contain terminal control codes
         object.__setattr__(self, "reason", clean(self.reason))
         object.__setattr__(self, "detail", bounded(self.detail, LONGEST_DETAIL))
 
 
 @dataclass(frozen=True)
 class Done:
-    """A node's artifact: its content's checksum, its facts, and how it was computed.
+    """A node's artifact is in the store.
 
-    unchanged: the artifact that it replaces had the same content. found: it was in the store
-    already, since another run had made it in the meantime.
+    Attributes:
+        content: Content hash of the artifact.
+        facts: Recorded results.
+        how: Recorded circumstances of the computation, such as its duration.
+        unchanged: Whether the artifact replaced one with the same content.
+        found: Whether it was in the store already, because another run had made it meanwhile.
     """
 
     digest: str
@@ -54,16 +62,16 @@ class Done:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A node that was left unfinished because the time of its run was up: no failure."""
+    """A node was left unfinished at the run's time limit; this is not a failure."""
 
     digest: str
 
 
 @dataclass(frozen=True)
 class Retry:
-    """A node that is tried once more: its worker was lost, or it ran out of memory.
+    """A node will be retried: its worker was lost, or it ran out of memory.
 
-    smaller: with half as many images at once.
+    smaller: whether the batch size is halved.
     """
 
     digest: str
@@ -75,12 +83,18 @@ class Retry:
 
 
 Result = Done | Failure | Stopped | Retry
-"""How an attempt at a node ended."""
+"""Outcome of one attempt at a node."""
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A run begins that has something to do. `todo` counts nodes by kind."""
+    """A run starts that has work to do.
+
+    Attributes:
+        todo: Number of nodes to compute, by kind.
+        stored: Number of nodes whose artifact was found in the store.
+        executor: Name of the executor.
+    """
 
     grid: Grid
     todo: Mapping[str, int]
@@ -90,14 +104,14 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class NodeStarted:
-    """A node was handed to the executor."""
+    """A node was submitted to the executor."""
 
     node: Node
 
 
 @dataclass(frozen=True)
 class NodeProgress:
-    """A long node tells how far it is."""
+    """Progress of a node that is being computed."""
 
     digest: str
     progress: Progress
@@ -105,7 +119,7 @@ class NodeProgress:
 
 @dataclass(frozen=True)
 class NodeRetried:
-    """A node is tried once more, and why."""
+    """A node will be retried; `reason` says why."""
 
     node: Node
     reason: str
@@ -113,7 +127,10 @@ class NodeRetried:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """The first node that is left to another run on this store. by: which run, in words."""
+    """A node is being computed by another run on this store, described by `by`.
+
+    Sent for the first such node of each other run.
+    """
 
     node: Node
     by: str
@@ -121,7 +138,12 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class NodeSilent:
-    """A node at work has told nothing for so many seconds; ended_after: when it is ended."""
+    """A running node has reported no progress for some time.
+
+    Attributes:
+        seconds: Time since its last report.
+        ended_after: Time without a report after which it is terminated; None if it is not.
+    """
 
     node: Node
     seconds: float
@@ -138,7 +160,12 @@ class NodeDone:
 
 @dataclass(frozen=True)
 class NodeFailed:
-    """A node failed for good; `blocked` counts the nodes that now cannot be computed."""
+    """A node failed and will not be retried.
+
+    Attributes:
+        cells: Names of the cells that get no score because of it.
+        blocked: Number of descendants that cannot be computed.
+    """
 
     node: Node
     failure: Failure
@@ -148,7 +175,7 @@ class NodeFailed:
 
 @dataclass(frozen=True)
 class SetAside:
-    """An artifact did not match its record and was moved away; it is computed again."""
+    """An artifact did not match its record and was moved away; it will be computed again."""
 
     kind: str
     digest: str
@@ -157,9 +184,12 @@ class SetAside:
 
 @dataclass(frozen=True)
 class CellScored:
-    """A cell has a score. `before` is the score that the ledger knew for this cell's name.
+    """A cell has a score.
 
-    facts: see `tasks.evaluation.score`; percentages.
+    Attributes:
+        facts: The score; see `tasks.evaluation.score`.
+        before: The last score of a cell of this name in the ledger, if there is one.
+        computed: Whether this run computed it; otherwise another run had done so meanwhile.
     """
 
     cell: Cell
@@ -171,9 +201,15 @@ class CellScored:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """A run is over. Cells without a score are in `missing`, with the reason.
+    """A run is over.
 
-    failed_leaves: why an integrity card or exhibits could not be made, by their name.
+    Attributes:
+        scored: Score of each cell that has one, by cell name.
+        missing: Reason for each cell that has none, by cell name.
+        computed: Number of computed nodes, by kind.
+        interrupted: Whether it ended by a signal or its time limit.
+        set_aside: Number of artifacts that were moved away.
+        failed_leaves: Reason for each integrity card or exhibit that failed, by name.
     """
 
     grid: Grid
@@ -202,27 +238,27 @@ Event = (
 
 
 class Observer(Protocol):
-    """Someone who is told."""
+    """Receives the events of a run."""
 
     def notify(self, event: Event) -> None:
-        """Take an event, quickly: the run waits."""
+        """Handle an event. Must return quickly, since the run waits for it."""
 
     def close(self) -> None:
-        """Finish; nothing follows."""
+        """Release resources; no further event follows."""
 
 
 @dataclass
 class Observers:
-    """Several observers as one; none is the null observer."""
+    """A list of observers that behaves as one; an empty list ignores all events."""
 
     members: list[Observer] = field(default_factory=list)
 
     def notify(self, event: Event) -> None:
-        """Tell each in turn."""
+        """Pass the event to each observer in turn."""
         for member in self.members:
             member.notify(event)
 
     def close(self) -> None:
-        """Close each in turn."""
+        """Close each observer in turn."""
         for member in self.members:
             member.close()

@@ -1,17 +1,17 @@
-"""The runner: walk the graph, skip what is stored, submit what is ready, survive failures.
+"""The runner: walks the task graph, skips what is stored, and computes the rest.
 
     repeat
-        plan what is absent (nothing: done)
-        submit nodes whose parents are there, cell by cell, as many as are worth it;
-            what another run is at (see `leases`) is left to it, and taken when it is there
-        as each ends: tell the observers and release its children;
-            a failed one blocks its descendants and nothing else;
-            an artifact found damaged is set aside, and the next round computes it again,
-            as it does one that another process took away
+        plan which nodes are missing; stop if there are none
+        submit nodes whose parents are stored, cell by cell, up to the executor's capacity;
+            nodes leased by another run (see `leases`) are awaited instead
+        when a node ends, notify the observers and release its children;
+            a failed node blocks its descendants, but nothing else;
+            a damaged artifact is set aside and computed again in the next round,
+            as is one that another process removed
 
-A failure that no other node would escape, such as a full disk, ends the run: what runs ends.
-Once the time of the run is up nothing more is submitted; what runs ends, a training at its epoch.
-Rounds also catch artifacts whose ancestor was computed again with other content.
+A fatal failure, such as a full disk, ends the run after the running nodes. At the time limit no
+more nodes are submitted; running ones finish, a training at the end of its epoch. Further rounds
+also catch artifacts that became outdated because an ancestor was recomputed with other content.
 """
 
 from __future__ import annotations
@@ -51,15 +51,20 @@ from pipeline.store.ledger import CellEntry, Ledger
 from pipeline.store.store import Store
 
 LOOK_S = 1.0
-"""How often to look at what other runs are at, while something waits for it."""
+"""Interval for checking the leases of other runs, if any node is waiting for them."""
 
 
 @dataclass
 class _Round:
-    """What is ready, at work and over of one plan. rank: digest → place, first things first.
+    """State of one round, which executes one plan.
 
-    waiting: digest → planned parents that are not there yet. elsewhere: what another run is at.
-    over: nothing more is begun.
+    Attributes:
+        rank: Priority of each node by digest; smaller values start first.
+        waiting: Planned parents that are not stored yet, by the digest of the child.
+        elsewhere: Nodes that another run is computing.
+        ended: Nodes that are done or failed.
+        mended: Damaged inputs that were dealt with in this round.
+        over: Whether no further node is started.
     """
 
     plan: Plan
@@ -79,27 +84,27 @@ class _Round:
         heapify(self.ready)
 
     def push(self, digest: str) -> None:
-        """A node can be begun."""
+        """Mark a node as ready to start."""
         heappush(self.ready, (self.rank[digest], digest))
 
     def pop(self) -> str:
-        """The next node to begin."""
+        """Take the next node to start."""
         return heappop(self.ready)[1]
 
     def drop(self, digests: Collection[str]) -> None:
-        """These nodes cannot be begun any more."""
+        """Remove nodes that can no longer be computed from the queue."""
         self.ready = [entry for entry in self.ready if entry[1] not in digests]
         heapify(self.ready)
 
     def release(self, child: str, parent: str) -> None:
-        """A parent's artifact is there: its child may have waited for it alone."""
+        """Note that a parent is stored; its child becomes ready if it waited for nothing else."""
         if child in self.waiting and child not in self.ended | self.running.keys():
             self.waiting[child].discard(parent)
             if not self.waiting[child]:
                 self.push(child)
 
     def looks_now(self) -> bool:
-        """Whether it is time to look at what other runs are at."""
+        """Whether it is time to check what other runs are computing."""
         due = bool(self.elsewhere) and time.monotonic() - self._looked >= LOOK_S
         if due:
             self._looked = time.monotonic()
@@ -107,18 +112,23 @@ class _Round:
 
 
 class TimeLimitReached(Exception):
-    """The time of the run is up and there is work left."""
+    """The time limit of the run was reached with work left."""
 
 
 @dataclass
 class Run:
-    """One walk over a grid's graph.
+    """One run over the task graph of a grid.
 
-    start_executor is called when there is work for it; start_local when files of the user's
-    have to be read first. cluster_first: start it before even these are read, since it may turn
-    out to be of no use. `scores` maps a cell's name to its score node; `cards` and `exhibits` are
-    computed after them, see `make_plan`. until: Unix time, s, to stop at in order; each run begins
-    one node at least, so that runs in pieces end.
+    Attributes:
+        scores: Score node of each cell to compute, by cell name.
+        start_executor: Creates the executor; called when there is work for it.
+        start_local: Creates the executor for nodes that read the user's files, which come first.
+        cards, exhibits: Further nodes to compute; see `make_plan`.
+        forced: Digests of nodes to compute again.
+        cluster_first: Start the executor even before the user's files are read, since a cluster may
+            turn out to be unusable.
+        until: Time limit, Unix time in seconds. Each run starts at least one node, so that a
+            sequence of limited runs makes progress.
     """
 
     grid: Grid
@@ -138,7 +148,7 @@ class Run:
     unchanged: set[str] = field(default_factory=set)
     failures: dict[str, Failure] = field(default_factory=dict)
     last_snapshot: Snapshot | None = None
-    """What the last round saw of the store, where nothing was to be done any more."""
+    """State of the store in the last round, if that found nothing left to do."""
     _executor: Executor | None = None
     _local: Executor | None = None
     _damage: Counter[str] = field(default_factory=Counter)
@@ -152,7 +162,10 @@ class Run:
         self._leases = Leases(self.store.backend)
 
     def execute(self) -> RunFinished:
-        """Run to the end, to `until` or the first Ctrl-C; what was finished is kept always."""
+        """Run to completion, to the time limit or to the first Ctrl-C.
+
+        The artifacts of finished nodes are kept in every case.
+        """
         began = time.monotonic()
         interrupted = False
         try:
@@ -208,10 +221,15 @@ class Run:
             left -= self._round(plan, left)
 
     def _ingest(self, plan: Plan) -> tuple[list[Done], list[Failure]]:
-        """Read the user's files before anything is started.
+        """Compute the nodes that read the user's files, before anything else is started.
 
-        What is wrong with them is BadInput where every cell needs them; else it fails those that
-        do.
+        Returns:
+            The nodes that are done, and those that failed.
+
+        Raises:
+            BadInput: If a file is invalid and all cells need it. Otherwise only the cells fail that
+                do.
+            Unwritable: If the store cannot be written.
         """
         done: list[Done] = []
         failed: list[Failure] = []
@@ -240,7 +258,7 @@ class Run:
         return done, failed
 
     def _without(self, plan: Plan, done: list[Done]) -> Plan:
-        """What is left of a plan after its files were read, and what failed of them."""
+        """The rest of a plan after the user's files were read."""
         gone = self._blocked().union(result.digest for result in done)
         return replace(plan, todo={k: v for k, v in plan.todo.items() if k not in gone})
 
@@ -250,7 +268,7 @@ class Run:
         self.observers.notify(RunStarted(self.grid, todo, plan.stored, self._executor.name))
 
     def _round(self, plan: Plan, forced: set[str]) -> set[str]:
-        """Compute what is planned; returns the forced digests that are done with."""
+        """Execute a plan; returns the forced digests that have ended."""
         round_ = _Round(plan, self._ranks(plan), self._parents(plan))
         while True:
             self._submit(round_)
@@ -270,14 +288,14 @@ class Run:
                 return forced & round_.ended
 
     def _parents(self, plan: Plan) -> dict[str, set[str]]:
-        """The parents that each planned node waits for."""
+        """Planned parents of each planned node."""
         return {
             digest: {parent.digest for _, parent in self.graph[digest].parents} & plan.todo.keys()
             for digest in plan.todo
         }
 
     def _submit(self, round_: _Round) -> None:
-        """Hand out what is ready, as much as is worth it and no other run is at."""
+        """Submit ready nodes up to the executor's capacity, except those leased by other runs."""
         running = round_.running
         while round_.ready and not round_.over:
             if (running or round_.ended) and self._time_is_up():
@@ -291,12 +309,12 @@ class Run:
                 continue
             node = self.graph[digest]
             self.observers.notify(NodeStarted(node))
-            # what another driver has made since the plan is taken as it is
+            # without replace, an artifact that another driver made since the plan is accepted
             executor.submit(node, replace=digest in round_.plan.replaced)
             running[digest] = executor
 
     def _end(self, round_: _Round, result: Done | Failure | Stopped) -> None:
-        """Note how a node ended, and what follows from it."""
+        """Record how a node ended, and release, retry or block what depends on it."""
         round_.running.pop(result.digest, None)
         round_.ended.add(result.digest)
         if isinstance(result, Done):
@@ -311,12 +329,12 @@ class Run:
             round_.over = round_.over or result.fatal
             round_.drop(self._descendants(result.digest))
         else:
-            # its input is computed again first; what was asked for with --force still is
+            # the damaged input is computed again first; a forced node remains forced
             round_.ended.discard(result.digest)
             round_.over = True
 
     def _look_elsewhere(self, round_: _Round) -> None:
-        """Take what other runs have made, and what they gave up."""
+        """Accept artifacts that other runs have completed, and queue nodes that they gave up."""
         others = self._leases.others()
         for digest in sorted(round_.elsewhere, key=round_.rank.__getitem__):
             node, holder = self.graph[digest], others.get(digest)
@@ -334,7 +352,7 @@ class Run:
                 self._end(round_, done)
 
     def _ranks(self, plan: Plan) -> dict[str, int]:
-        """By the rank of their kind; then cell by cell, so scores come early."""
+        """Priority of each planned node: by kind, then cell by cell, so that scores come early."""
         order = sorted(plan.todo, key=lambda digest: self.graph[digest].info.rank)
         return {digest: rank for rank, digest in enumerate(order)}
 
@@ -370,9 +388,13 @@ class Run:
                     )
 
     def _mend(self, failure: Failure, mended: set[str]) -> bool:
-        """Whether the failure was an input that the next round brings back; twice is enough.
+        """Handle a failure that was caused by a damaged or missing input.
 
-        mended: digests of those of this round: of the nodes that find the same fault, one counts.
+        An input is repaired twice at most. Nodes that find the same fault in one round count once,
+        by `mended`.
+
+        Returns:
+            Whether the next round will compute the input again; if not, the node has failed.
         """
         if failure.damaged is None:
             return False
@@ -445,7 +467,7 @@ class Run:
         return fatal.reason if fatal is not None and node.digest in self._undone else None
 
     def failure_details(self) -> dict[str, str]:
-        """The line of each failure that has details, such as a traceback, and its details."""
+        """Details of failures, such as tracebacks, by the line that was shown."""
         details = {}
         for digest, failure in self.failures.items():
             if failure.detail and failure.detail != failure.reason:
@@ -455,7 +477,7 @@ class Run:
         return details
 
     def entries(self) -> dict[str, CellEntry]:
-        """The cells as the ledger keeps them."""
+        """The ledger's entries for the cells of this run."""
         entries = {}
         snapshot = self.last_snapshot or Snapshot(self.store)
         for name, node in self.scores.items():

@@ -1,7 +1,7 @@
-"""How a run goes about its work. Nothing here enters a digest.
+"""Settings of a run that do not affect its results, so they are not part of any digest.
 
-Batch sizes and thread counts move results only within rounding; each artifact's record
-keeps the ones that it was made with.
+Batch sizes and numbers of threads affect results only by rounding; each artifact records those that
+it was computed with.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 SMALLEST_BATCH = 8
-"""Where so few images at once do not fit, fewer would not either."""
+"""Smallest batch size that is tried after an out-of-memory error."""
 
 
 class KindSettings(ConfigEntry):
-    """How the nodes of one kind run.
-
-    threads: CPU threads, and the CPUs that a Ray task asks for. gpus: the share of a GPU that
-    a Ray task asks for where there are GPUs. memory_gb, gpu_memory_gb: what the rows that go
-    through the network at once may take, on a CPU or a GPU; how many these are follows from the
-    size of a row, as a power of two. batch_size: how many at most, images or draws of images.
-    compiled: call the network through torch.compile, which pays where a worker process has
-    minutes of work; without a compiler it runs as it is, and the record says so.
-    """
+    """Settings for all nodes of one kind."""
 
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """CPU threads of a node, and the number of CPUs that its Ray task requests."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+    """Share of a GPU that its Ray task requests, if there are GPUs."""
     memory_gb: Annotated[float, Field(gt=0, le=10**4)] = 0.75
+    """Memory for the images that pass through the network at once, on a CPU. The batch size follows
+    from it and the memory of one image, as a power of two."""
     gpu_memory_gb: Annotated[float, Field(gt=0, le=10**4)] = 8.0
+    """The same on a GPU."""
     batch_size: Annotated[int, Field(ge=1, le=10**6)] = 1024
+    """Upper limit of the batch size, in images or draws of images."""
     compiled: bool = False
+    """Run the network through torch.compile, which pays off if a worker process has minutes of
+    work. Without a compiler the network runs as it is, and the record says so."""
 
 
 class Settings(ConfigEntry):
-    """Settings by kind of node.
-
-    device: `auto` takes a GPU where a worker has one. attempts: how often a node is tried whose
-    worker is lost, with a pause that doubles each time. deterministic: bit-equal results on a
-    GPU, at a cost. beside: how many nodes share a machine's memory; Ray fills in as many as its
-    CPUs allow. node_timeout_s: a node that tells nothing for so many seconds is ended, and
-    its cells fail; by default nothing is ended. A training tells at the end of each epoch,
-    attacks and defenses after each batch, and the reading of a data set nothing before its end.
-    """
+    """Settings of a run."""
 
     device: Device = "auto"
+    """`cpu`, `cuda`, or `auto`, which uses a GPU where a worker has one."""
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a node is attempted if its worker is lost. The pause before a retry doubles each
+    time."""
     deterministic: bool = False
+    """Use deterministic algorithms on a GPU, for bit-identical results; slower."""
     beside: Annotated[int, Field(ge=1, le=10**5)] = 1
+    """Number of nodes that share the memory of a machine. On Ray it is derived from the CPUs."""
     node_timeout_s: Annotated[float, Field(gt=0, le=2_592_000)] | None = None
+    """Terminate a node that reports no progress for so many seconds; its cells fail. Off by
+    default. A training reports after each epoch, attacks and defenses after each batch, the reading
+    of a data set only at its end."""
     kinds: dict[str, KindSettings] = Field(default_factory=dict)
-    """By kind of node: dataset, train, checkpoint, craft, select, defend, score and so on."""
+    """Settings by kind of node, such as train, craft, select, defend or score."""
 
     def of(self, kind: NodeKind) -> KindSettings:
-        """The settings of one kind of node."""
+        """The settings for a kind of node."""
         return self.kinds.get(kind, KindSettings())
 
     def smaller(self, kind: NodeKind) -> Settings | None:
-        """With half the memory and batch size for one kind; None where that would not help."""
+        """The settings with half the memory and batch size for one kind; None if too small."""
         own = self.of(kind)
         size = own.batch_size // 2
         if not KINDS[kind].batched or size < SMALLEST_BATCH:
@@ -77,7 +77,7 @@ class Settings(ConfigEntry):
 
 
 def read_settings(path: Path) -> Settings:
-    """Settings from a YAML file; BadInput, located, where it does not fit."""
+    """Read settings from a YAML file; BadInput if it is invalid."""
     document = read_yaml(path)
     settings = validated(Settings, document, (), document.value)
     for kind in settings.kinds:

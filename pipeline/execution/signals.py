@@ -1,6 +1,6 @@
-"""Ctrl-C, or a batch system's SIGTERM: the first ends a run in order, the second at once.
+"""Handling of Ctrl-C and SIGTERM: the first stops a run in order, the second at once.
 
-Also what ends a node of this process that tells nothing for too long.
+Also the timeout of a node in this process that reports no progress.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOPPED = 130
-"""The exit code of what was stopped."""
+"""Exit code of a program that was stopped by a signal."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.1
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came. A plain KeyboardInterrupt is one that somebody's code raised."""
+    """A signal was received. Unlike a plain KeyboardInterrupt it was not raised by user code."""
 
 
 class Silent(BaseException):
-    """A node of this process has told nothing for longer than it may."""
+    """A node of this process has reported no progress for longer than allowed."""
 
 
 @contextmanager
 def stopping(say: Callable[[str], object]) -> Iterator[None]:
-    """Inside, the first signal raises Interrupted and the second ends the process.
+    """Context manager: the first signal raises Interrupted, the second ends the process.
 
-    say: told in a line what happens. What is in the store is whole in either case. The second
-    ends the process also where the main thread is in code that is not Python's and never returns.
+    The store is consistent in either case. The second signal works even if the main thread is stuck
+    in code that is not Python's.
+
+    Args:
+        say: Called with a line that tells the user what happens.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -73,7 +76,7 @@ def stopping(say: Callable[[str], object]) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, a Ctrl-C that nobody else handles raises Interrupted."""
+    """Context manager: a Ctrl-C that nobody else handles raises Interrupted."""
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  the system's form
         raise Interrupted
@@ -90,9 +93,11 @@ def interruptible() -> Iterator[None]:
 
 
 def wait_for(ended: Callable[[float], object], over: Callable[[], bool]) -> None:
-    """Wait in pieces: in one long wait, a library's handler may keep signals from being seen.
+    """Wait in short intervals, since a library's handler may hide signals during one long wait.
 
-    ended: waits for so many seconds; over: whether there is nothing to wait for any more.
+    Args:
+        ended: Waits for the given number of seconds.
+        over: Whether there is nothing left to wait for.
     """
     while not over():
         ended(POLL_S)
@@ -100,10 +105,10 @@ def wait_for(ended: Callable[[float], object], over: Callable[[], bool]) -> None
 
 @contextmanager
 def ended_when_silent(seconds: float | None) -> Iterator[Callable[[], None]]:
-    """Inside, Silent is raised where what is given was not called for so many seconds.
+    """Context manager: raise Silent if the yielded function is not called for `seconds`.
 
-    It is raised again each second, since somebody's code may catch it. Only where signals are
-    handled, in the main thread, and once code that is not Python's returns.
+    Silent is raised again each second, since user code may catch it. This works only in the main
+    thread, where signals are handled, and only when code that is not Python's returns.
     """
     main = threading.current_thread() is threading.main_thread()
     if seconds is None or not main:
@@ -127,6 +132,6 @@ def ended_when_silent(seconds: float | None) -> Iterator[Callable[[], None]]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
         if left:
-            # somebody else's alarm goes off when it would have
+            # restore another alarm that was pending, so that it goes off in time
             rest = max(left - (time.monotonic() - began), 0.001)
             signal.setitimer(signal.ITIMER_REAL, rest, interval)

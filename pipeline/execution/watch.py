@@ -1,4 +1,4 @@
-"""Telling of nodes that tell nothing: a defense that never returns gives a sign all the same."""
+"""Watchdog: reports running nodes that have reported no progress for some time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.execution.events import (
 from pipeline.grid.graph import Node
 
 SILENT_S = 60.0
-"""A node that has told nothing for so long is told of, and again each time that has doubled."""
+"""Time without progress after which a node is reported; doubled each time."""
 
 
 @dataclass
@@ -30,9 +30,13 @@ class _Heard:
 
 
 class Watch:
-    """An observer that notifies others of nodes which tell nothing; `close` ends its thread.
+    """An observer that sends NodeSilent events for nodes without progress.
 
-    limit_s: after how many seconds such a node is ended, if it is.
+    `close` stops its thread.
+
+    Args:
+        notify: Receives the events.
+        limit_s: Time after which such a node is terminated, if it is; part of the event.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class Watch:
         self._thread.start()
 
     def notify(self, event: Event) -> None:
-        """Note who told something; a node that waits for its turn has not begun."""
+        """Record that a node started, made progress or ended."""
         with self._lock:
             match event:
                 case NodeStarted(node=node):
@@ -71,12 +75,12 @@ class Watch:
                     pass
 
     def close(self) -> None:
-        """Tell nothing any more."""
+        """Stop watching."""
         self._over.set()
         self._thread.join()
 
     def look(self) -> None:
-        """Tell of the nodes that have been silent for long enough by now."""
+        """Send an event for each node that is due."""
         found = []
         with self._lock:
             for digest, heard in self._heard.items():

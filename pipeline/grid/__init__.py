@@ -1,1 +1,1 @@
-"""From a named grid to cells, and from cells to the graph of nodes that computes them."""
+"""Experiment grids: from a named grid to its cells, and from cells to the task graph."""

@@ -1,4 +1,4 @@
-"""Parameters that the command line sets: `--set guo.draws=10 --set attack.epsilon=4`."""
+"""Parameters set on the command line: `--set guo.draws=10 --set attack.epsilon=4`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.problems import BadInput
 
 @dataclass(frozen=True)
 class _CommandLine(Document):
-    """The settings of a command line, whose problems are told as its options."""
+    """A document made of `--set` options, so that errors are reported as those of the option."""
 
     path: Path = Path("--set")
     value: dict[str, object] = field(default_factory=dict)
 
     def problem(self, place: Place, message: str) -> BadInput:
-        """A one-line problem of a setting, or of all of them."""
+        """A one-line BadInput about the option at `place`, or about all options."""
         name = str(place[0]) if place else ""
         if name not in self.value:
             return BadInput(f"{self.path}: {message}")
@@ -27,7 +27,11 @@ class _CommandLine(Document):
 
 
 def assignments(options: Sequence[str]) -> dict[str, object]:
-    """What `--set OWNER.PARAMETER=VALUE` says, by parameter; a value is read as in a config."""
+    """Parse `--set OWNER.PARAMETER=VALUE` options; values are parsed as in a config file.
+
+    Returns:
+        The values by `OWNER.PARAMETER`.
+    """
     found: dict[str, object] = {}
     for option in options:
         name, sign, text = option.partition("=")
@@ -41,7 +45,7 @@ def assignments(options: Sequence[str]) -> dict[str, object]:
 
 
 class Assigned:
-    """Settings for all cells of a grid, and which of them were of use."""
+    """Applies `--set` options to the specs of a grid, and records which of them had an effect."""
 
     def __init__(self, values: Mapping[str, object]) -> None:
         self._document = _CommandLine(value=dict(values))
@@ -49,9 +53,12 @@ class Assigned:
         self._owners: set[str] = set()
 
     def applied(self, spec: AnySpec, owner: str, word: str | None = None) -> AnySpec:
-        """A spec with what is set of its owner.
+        """Apply the options for one owner to its spec.
 
-        word: `attack` or `model`, which stands for all of them that have the parameter.
+        Args:
+            owner: Name of the attack, defense or model.
+            word: `attack` or `model`: also apply options that begin with this word, which are for
+                all specs that have the parameter.
         """
         self._owners.add(owner)
         if word is not None:
@@ -62,7 +69,7 @@ class Assigned:
         return self._changed(spec, owned(self._document.value, owner), owner)
 
     def refuse(self, owner: str, message: str) -> None:
-        """BadInput where anything is set of an owner that has nothing to set."""
+        """Raise BadInput if an option sets a parameter of this owner, which has none."""
         for key in owned(self._document.value, owner):
             raise self._document.problem((f"{owner}.{key}",), message)
 
@@ -71,7 +78,7 @@ class Assigned:
         return changed(spec, changes, self._document, (), f"{owner}.")
 
     def check(self) -> None:
-        """BadInput for a setting that nothing in the grid has."""
+        """Raise BadInput for an option that matched nothing in the grid."""
         for name in self._document.value:
             if name in self._used:
                 continue

@@ -1,7 +1,7 @@
-"""From a named grid to its cells: products of models, attacks and defenses, with rules applied.
+"""Builds the cells of a named grid: products of models, attacks and defenses, with rules applied.
 
-A cell's specs are complete: every default that depends on the problem (perturbation size,
-classes, image size) is filled in, so what enters a digest is what is computed.
+The specs of a cell are complete: all defaults that depend on the problem (perturbation size,
+classes, image size) are filled in. So a digest covers exactly what is computed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,17 @@ from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec, 
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What the command line changes of a grid.
+    """Changes of a grid that are given on the command line.
 
-    add: (section, name or file) of models, attacks and defenses that every table gets as well;
-    adaptive: the budget of an adaptive attack that every table gets, for all its defenses;
-    parameters: values by `guo.draws`, `attack.epsilon` and their like, in all cells.
+    Attributes:
+        add: Pairs of section and name or file: models, attacks and defenses added to every table.
+        images: Number of test images.
+        seeds: Number of seeds.
+        redraws: Number of repeated predictions of randomised defenses.
+        adaptive: Budget of an adaptive attack that is added to every table.
+        parameters: Parameters changed in all cells, such as `guo.draws` or `attack.epsilon`.
+        data: Folders of data sets, by name.
+        weights: Checkpoint files, by the name of the model.
     """
 
     add: Sequence[tuple[CatalogueSection, str]] = ()
@@ -52,7 +58,11 @@ class Overrides:
 
 
 def load_grid(catalogue: Catalogue, name: str, overrides: Overrides | None = None) -> Grid:
-    """The cells of a grid; BadInput, located, for anything that does not fit."""
+    """Build all cells of a grid.
+
+    Raises:
+        BadInput: If anything is invalid; the message says where.
+    """
     overrides = overrides or Overrides()
     builder = _Builder(catalogue, overrides)
     grid = builder.grid(name, frozenset())
@@ -69,19 +79,19 @@ def load_grid(catalogue: Catalogue, name: str, overrides: Overrides | None = Non
 
 
 CHOSEN: tuple[Section, ...] = ("models", "attacks", "defenses")
-"""What a cell has one each of."""
+"""The dimensions of a table; a cell has one of each."""
 
 
 @dataclass(frozen=True)
 class _Placed:
-    """A choice of a table, and where the document says so."""
+    """An entry of a table, and its place in the document for error messages."""
 
     choice: str | VariantEntry
     place: Place
 
 
 class _Builder:
-    """Makes the cells of a grid and of the grids that it includes."""
+    """Builds the cells of a grid and of the grids that it includes."""
 
     def __init__(self, catalogue: Catalogue, overrides: Overrides) -> None:
         self._catalogue = catalogue
@@ -96,11 +106,11 @@ class _Builder:
         self._ingredients = Ingredients(catalogue, overrides.data, overrides.weights)
         self.assigned = Assigned(overrides.parameters)
         self.models: set[str] = set()
-        """The names that models of the grid, and variants of them, have in the configs."""
+        """Config names of the grid's models, including those that variants are based on."""
         self._added += [("attacks", name) for name in _budget(catalogue, overrides.adaptive)]
 
     def grid(self, name: str, above: frozenset[str]) -> Grid:
-        """A grid; `above` are the grids that include it."""
+        """Build a grid; `above` are the grids that include it."""
         entry, document = self._catalogue.grid(name)
         if not entry.tables and not entry.grids:
             raise document.problem((), "a grid needs tables or other grids")
@@ -129,9 +139,10 @@ class _Builder:
         return Grid(name, entry.title, tuple(cells.values()), tuple(tables), gallery=entry.gallery)
 
     def _grown(self, table: TableEntry) -> TableEntry:
-        """A table with what the command line adds; a figure's keeps what it draws.
+        """Add the models, attacks and defenses of the command line to a table.
 
-        Of accuracy against a parameter, other models and attacks are further curves.
+        A table with a figure gets no further defenses, but models and attacks, which are further
+        curves. A table with a figure of class probabilities is not changed.
         """
         if table.figure is not None and table.figure.probabilities:
             return table
@@ -156,7 +167,7 @@ class _Builder:
     def _swept(
         self, entry: GridEntry, table: TableEntry, document: Document, place: Place
     ) -> tuple[Sweep, TableEntry]:
-        """The sweep of a table, and the table with what it makes in the place of its choices."""
+        """Expand a table's sweep; returns the sweep and the table with its variants."""
         sweep = Sweep(table, document, (*place, "sweep"))
         if not table.sweep:
             return sweep, table
@@ -187,14 +198,14 @@ class _Builder:
         return sweep, swept
 
     def _problem(self, entry: GridEntry, parts: ModelParts) -> Problem:
-        """What the defaults of a model's attacks and defenses depend on."""
+        """The problem of a model's data set, which defaults of attacks and defenses depend on."""
         spec, source = self._ingredients.dataset(parts.dataset)
         return Problem(
             epsilon=entry.epsilon, classes=spec.classes, side=spec.side, pool=source.train
         )
 
     def _completed(self, table: TableEntry, document: Document, place: Place) -> TableEntry:
-        """A table with a baseline of equal cost for each of its defenses, where it asks for one."""
+        """Add the baselines of equal cost to a table that has `equal_cost`."""
         if table.equal_cost is None:
             return table
         at: Place = (*place, "equal_cost")
@@ -235,7 +246,7 @@ class _Builder:
             for attack in attacks
             for defense in defenses
         ]
-        # seeds are the outer dimension, so that a first seed's table is whole early
+        # seeds are the outer dimension, so that the table of the first seed is complete early
         return [
             dataclasses.replace(cell, seed=entry.seed + seed, model_spec=_seeded(cell, seed))
             for seed in range(self._overrides.seeds)
@@ -253,7 +264,7 @@ class _Builder:
         rules: Rules,
         document: Document,
     ) -> Cell:
-        """The cell of a table's model, attack and defense."""
+        """Build the cell of one model, attack and defense of a table."""
         parts = self._model(model.choice, document, model.place)
         dataset_spec, source = self._ingredients.dataset(parts.dataset)
         problem = self._problem(entry, parts)
@@ -330,7 +341,7 @@ class _Builder:
         raise document.problem(("images",), f"{message}, not {wanted}")
 
     def _model(self, choice: str | VariantEntry, document: Document, place: Place) -> ModelParts:
-        """A model; a variant of one stands for no other, and nobody published its accuracy."""
+        """Resolve a model or variant. A changed model has no published numbers of its own."""
         name = _used(choice)
         self.models.add(name)
         parts = self._ingredients.model(name, document, place)
@@ -350,7 +361,7 @@ class _Builder:
         document: Document,
         place: Place,
     ) -> ModelParts:
-        """An ensemble, with what the command line sets of its members."""
+        """Resolve an ensemble, applying `--set` options to its members."""
         if not isinstance(choice, str) and choice.set:
             message = "an ensemble has no parameters of its own; set those of its members' models"
             raise document.problem((*place, "set"), message)
@@ -372,7 +383,7 @@ class _Builder:
     def _attack_note(
         self, spec: Attack, choice: str | VariantEntry, document: Document, place: Place
     ) -> str | None:
-        """What the configs say of an attack's numbers, unless it has other parameters here."""
+        """The note from the config of an attack; None if its parameters are changed here."""
         name = _used(choice)
         as_named = self._ingredients.attack(name, document, place)
         return self._catalogue.attack_note(name) if spec == as_named else None
@@ -415,7 +426,7 @@ def _budget(catalogue: Catalogue, budget: str | None) -> tuple[str, ...]:
 
 
 def _seeded(cell: Cell, seed: int) -> ClassifierSpec:
-    """A model whose training, or that of each member, is by another seed."""
+    """A model's spec with `seed` added to its training seed, or to those of its members."""
     if isinstance(cell.model_spec, EnsembleSpec):
         return EnsembleSpec.of(
             [_trained_by(spec, cell.seed + seed) for spec in cell.model_spec.members]
@@ -424,7 +435,7 @@ def _seeded(cell: Cell, seed: int) -> ClassifierSpec:
 
 
 def _trained_by(spec: TrainSpec | CheckpointSpec, seed: int) -> TrainSpec | CheckpointSpec:
-    """A model trained by a seed, and by its own beyond that."""
+    """A model's spec with `seed` added to its training seed; a checkpoint has none."""
     if isinstance(spec, CheckpointSpec):
         return spec
     return spec.model_copy(update={"seed": spec.seed + seed})

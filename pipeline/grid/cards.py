@@ -1,9 +1,10 @@
-"""Which integrity cards a grid gets, and how large: one for each bare and each defended model.
+"""Selects integrity cards and their size: one card for each bare and each defended model.
 
-How large a card is depends on the adaptive cell that it belongs to and on nothing else of the
-grid, so that one more cell makes no card stale. It costs a quarter of that cell's own nodes at
-most, and so all cards together a quarter of the grid. Of a cascade the candidates up to the end
-of its cheapest climbs count: how many images outlast those is not known before.
+The size of a card depends only on its own adaptive cell, so adding cells to a grid does not
+invalidate cards. A card costs at most a quarter of the work of the cell's own nodes, so all cards
+together cost at most a quarter of the grid. Of a cascade of candidates only those up to the last of
+the cheapest climbs are counted, since it is not known in advance how many images will need the
+later ones.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tasks.defenses.none import NoDefense
 from tasks.evaluation.specs import CardSpec, CraftSpec
 
 SHARE = 0.25
-"""Of the work of an adaptive cell, what its card may cost unless it is asked for in full."""
+"""Maximum cost of a card, as a share of the work of its adaptive cell, for size `quarter`."""
 
 _LEAST = {"queries": 0, "steps": (10,), "converges": False, "climb_steps": 10}
 SMALLER: tuple[Mapping[str, object], ...] = (
@@ -32,14 +33,15 @@ SMALLER: tuple[Mapping[str, object], ...] = (
     _LEAST,
     *({**_LEAST, "images": images, "corners": 5} for images in (70, 50, 35, 25, 15)),
 )
-"""What a card does without, step by step, until it is small enough."""
+"""Successive reductions of a card, until its cost is within the limit."""
 
 
 def card_nodes(nodes: CellNodes, cells: Sequence[Cell], size: CardSize) -> dict[str, Node]:
-    """The card of each cell by its name: an adaptive cell's own, else that of its bare model.
+    """The card node of each cell, by cell name.
 
-    Cells of models that nothing adaptive is made on have none, nor has a cell that is too small
-    for the smallest card.
+    An adaptive cell has a card of its own; other cells have that of their bare model. Cells of
+    models without an adaptive attack have none, nor do cells that are too small for the smallest
+    card.
     """
     if size == "none":
         return {}
@@ -65,7 +67,10 @@ def card_nodes(nodes: CellNodes, cells: Sequence[Cell], size: CardSize) -> dict[
 
 
 def _card(nodes: CellNodes, cell: Cell, size: CardSize) -> Node | None:
-    """The largest card of an adaptive cell that is not too large; none of a ball of one point."""
+    """The largest card of an adaptive cell within the cost limit.
+
+    None if even the smallest card is too large, or if epsilon is 0.
+    """
     attack = cell.attack_spec
     assert isinstance(attack, CompoundAttack)
     if not attack.epsilon:
@@ -96,7 +101,10 @@ def _card(nodes: CellNodes, cell: Cell, size: CardSize) -> Node | None:
 
 
 def _cost(model: Node) -> int:
-    """One, for a network whose cost only a run can tell: a card is compared with its own cell."""
+    """Multiplications of a forward pass, or 1 if only a run can count them.
+
+    The value cancels out, since a card is only compared with a cell of the same model.
+    """
     try:
         return stated(model)
     except NotImplementedError:
@@ -104,7 +112,7 @@ def _cost(model: Node) -> int:
 
 
 def _sure(score: Node, cell: Cell) -> Iterator[Node]:
-    """Those of a cell's own nodes that are there for the first climbs of its cascade, or before."""
+    """Own nodes of a cell that precede or belong to the first climbs of its cascade."""
     attack = cell.attack_spec
     assert isinstance(attack, CompoundAttack)
     last = attack.first_tries(cell.defense_spec) - (0 if attack.transfers() else 1)
@@ -122,7 +130,7 @@ def _selections_before(node: Node) -> int:
 
 
 def _own(score: Node, cell: Cell) -> Iterator[Node]:
-    """The nodes that ask or attack a cell's own model: of a defended one, not the bare one's."""
+    """The nodes that query or attack the cell's own model, which is defended or bare."""
     bare = isinstance(cell.defense_spec, NoDefense)
     for node in Graph([score]):
         transferred = isinstance(node.spec, CraftSpec) and node.spec.against is None

@@ -1,4 +1,4 @@
-"""A grid as it is planned, run and reported: cells, the tables that lay them out."""
+"""Data model of a grid, used by plan, run and report: cells, and tables that arrange them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ from tasks.training.recipe import ClassifierSpec, EnsembleSpec
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a grid. The first fields are names for people; specs are what is computed.
+    """One cell of a grid: a model, an attack and a defense on a data set, with a seed.
 
-    members: the names of those of an ensemble.
+    Attributes:
+        dataset, model, attack, defense: Names for people; they are in no digest.
+        redraws: Number of repeated predictions; 1 if nothing is random.
+        dataset_spec, model_spec, attack_spec, defense_spec: What is computed.
+        files: Role and path of the data set's files on this machine.
+        model_files: The same for the model.
+        stands_for: Model whose published numbers are shown beside this cell.
+        adaptive_shard: Images in a shard of an adaptive attack.
+        attack_note: Comment on the attack's results from its config.
+        members: Names of the members of an ensemble.
     """
 
     dataset: str
@@ -47,13 +56,16 @@ class Cell:
 
     @property
     def deterministic(self) -> bool:
-        """Whether neither the defense nor the network has anything to draw."""
+        """Whether neither the defense nor the network draws random numbers."""
         return not self.model_spec.randomised and self.defense_spec.deterministic(
             self.dataset_spec.classes
         )
 
     def models(self) -> tuple[Cell, ...]:
-        """A cell for each model behind it: itself, and as if of that alone each member."""
+        """One cell for each model involved: this cell and, for an ensemble, a copy for each member.
+
+        A copy describes the member as if it were the cell's only model.
+        """
         if not isinstance(self.model_spec, EnsembleSpec):
             return (self,)
         pairs = zip(self.members, self.model_spec.members, strict=True)
@@ -67,21 +79,24 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """`model/attack/defense`, and the seed where it is not 0."""
+        """`model/attack/defense`, followed by the seed if it is not 0."""
         seed = f"/seed{self.seed}" if self.seed else ""
         return f"{self.model}/{self.attack}/{self.defense}{seed}"
 
 
 Section = Literal["models", "attacks", "defenses"]
-"""What a cell has one each of."""
+"""The dimensions of a table."""
 
 
 @dataclass(frozen=True)
 class SweptChoice:
-    """A model, an attack or a defense that a table's sweep made, by the label that it goes by.
+    """A variant of a model, an attack or a defense that a table's sweep made.
 
-    values: the swept parameters, such as `guo.draws`, and what they are; without: by each of
-    these, the label without it, which is the same for all that differ in nothing else.
+    Attributes:
+        label: Label of the variant.
+        values: Swept parameters, such as `guo.draws`, and their values.
+        without: For each swept parameter, the label without it. Variants that differ only in this
+            parameter share it.
     """
 
     section: Section
@@ -92,9 +107,9 @@ class SweptChoice:
 
 @dataclass(frozen=True)
 class Table:
-    """How some cells are laid out: rows are defenses by model, columns are attacks.
+    """Arrangement of cells: defenses by model are the rows, attacks are the columns.
 
-    swept: those of them that a sweep made.
+    swept: the variants that a sweep made.
     """
 
     name: str
@@ -108,7 +123,7 @@ class Table:
     swept: tuple[SweptChoice, ...] = ()
 
     def baseline(self, model: str, attack: str, defense: str) -> tuple[str, str, str] | None:
-        """The model, attack and defense that a place's gain is counted from, if it has one."""
+        """The (model, attack, defense) that a cell's gain is measured against, if it has one."""
         base = self.gains_over
         if self.gains_of is not None:
             first, _, rest = defense.partition("+")
@@ -124,9 +139,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Grid:
-    """A named grid: its cells, each once, its tables, and whether its report shows images.
+    """A named grid: its cells without duplicates, and its tables.
 
-    command: the words of the command that computes it, where its name is that of no file.
+    Attributes:
+        command: The command that computes the grid, if it is not defined in a file.
+        gallery: Whether the report shows images.
     """
 
     name: str
@@ -137,9 +154,14 @@ class Grid:
     gallery: bool = True
 
     def run_words(self, only: Iterable[str] = (), *, force: bool = False) -> list[str]:
-        """The command that computes it, or the cells that `only` chooses, or these again.
+        """The command line that computes the grid.
 
-        One of a grid that is in no file computes all that is missing.
+        For a grid without a file this is always its own command, which computes all that is
+        missing.
+
+        Args:
+            only: `--only` filters of the cells to compute.
+            force: Compute them again even if they are stored.
         """
         if self.command:
             return list(self.command)
@@ -151,7 +173,7 @@ class Grid:
         return {cell.name: cell for cell in self.cells}
 
     def cell(self, name: str) -> Cell:
-        """The cell of a name; BadInput with a suggestion if there is none."""
+        """Look up a cell; BadInput with a suggestion if there is none of that name."""
         known = self._by_name
         if name not in known:
             near = suggestion(name, known) if len(known) < 400 else ""
@@ -161,5 +183,5 @@ class Grid:
 
 
 def plain(label: str) -> str:
-    """A label without the parameters in brackets that a sweep or a variant adds."""
+    """A label without the bracketed parameters that a sweep or a variant adds."""
     return label.partition("[")[0]

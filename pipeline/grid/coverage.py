@@ -1,4 +1,4 @@
-"""Which published numbers some cells stand beside, and which cells stand beside none."""
+"""Coverage of the paper: which published numbers have a cell, and which cells have none."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.catalogue.paper import Key, Published
 from pipeline.grid.cells import Cell, Table
 
 NAMED = 6
-"""What is told one by one; of more, how many there are."""
+"""Maximum number of items listed by name; of more, only the count is given."""
 
 
 def key(cell: Cell) -> Key:
-    """What the published number of a cell goes by, if there is one."""
+    """The key under which the published number of a cell would be."""
     return (cell.stands_for or cell.model, cell.attack, cell.defense)
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Some cells of a grid with these tables, and the published numbers."""
+    """Compares cells of a grid with the published numbers."""
 
     numbers: Mapping[Key, Published]
     cells: Sequence[Cell]
@@ -29,12 +29,12 @@ class Coverage:
 
     @property
     def beside(self) -> list[Cell]:
-        """The cells that have a published number."""
+        """Cells that have a published number."""
         return [cell for cell in self.cells if key(cell) in self.numbers]
 
     @property
     def alone(self) -> dict[str, list[Cell]]:
-        """The cells that have none, by the first table that holds them."""
+        """Cells without a published number, grouped by the first table that contains them."""
         found: dict[str, list[Cell]] = {}
         told = {cell.name for cell in self.beside}
         for table in self.tables:
@@ -46,12 +46,12 @@ class Coverage:
 
     @property
     def missing(self) -> dict[Key, Published]:
-        """The published numbers that no cell stands beside."""
+        """Published numbers without a cell."""
         covered = {key(cell) for cell in self.cells}
         return {key: number for key, number in self.numbers.items() if key not in covered}
 
     def lines(self) -> Iterator[str]:
-        """What a person is told: how many are covered, which are not, which cells have none."""
+        """A summary for people: numbers that are covered or not, and cells without a number."""
         total, missing = _count(self.numbers.values()), self.missing
         left = _count(missing.values())
         if left == total:
@@ -84,7 +84,7 @@ class Coverage:
         )
 
     def _alone(self, table: Table, cells: Sequence[Cell]) -> str:
-        """Some cells of a table: all, or its rows and columns that are wholly among them."""
+        """Describe cells of a table: all, or by complete rows and columns, then single names."""
         mine = self._of(table)
         if len(cells) == len(mine):
             return f"all {len(cells)}"
@@ -112,7 +112,7 @@ class Coverage:
 
 
 def _count(numbers: Iterable[Published]) -> int:
-    """How many numbers the paper prints: one in two tables counts in each."""
+    """How many numbers the paper prints; one that is in two tables counts twice."""
     return sum(len(number.tables) for number in numbers)
 
 

@@ -1,7 +1,8 @@
-"""Digests of specs: SHA-256 over a tagged, versioned, canonical form. Unknown types raise.
+"""Content hashes of specs: SHA-256 of a canonical, tagged and versioned form.
 
-Each value is written with a tag and its length, so no two structures share a form:
-1, 1.0, true and '1' differ, and so do a list and its only element.
+Each value is written with a type tag and its length, so different structures never have the same
+form: 1, 1.0, true and '1' differ, and so do a list and its only element. Unknown types raise
+TypeError.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from tasks.specs import Spec
 
 FORMAT = 1
 REMEMBERED = 4096
-"""Specs of which what was made is kept; the next one begins afresh."""
+"""Maximum size of the cache of a function of specs; it is cleared when it is full."""
 
 Derived = TypeVar("Derived")
 
 
 class _OfSpec(Generic[Derived]):
-    """What is made of a spec, made once for each object.
+    """Caches a function of specs by object identity.
 
-    A spec is frozen, and kept here for as long as what was made of it, so its identity tells it.
-    Equality does not: specs with 1 and with 1.0 are equal, and their forms differ.
+    Identity is safe, since specs are frozen and the cache keeps them alive. Equality would not be:
+    specs with 1 and with 1.0 are equal, but their canonical forms differ.
     """
 
     def __init__(self, make: Callable[[Spec], Derived]) -> None:
@@ -43,16 +44,19 @@ class _OfSpec(Generic[Derived]):
 
 
 def digest(value: object) -> str:
-    """SHA-256, 64 hexadecimal digits, of a value's canonical form."""
+    """SHA-256 of a value's canonical form, 64 hexadecimal digits."""
     return hashlib.sha256(f"format:{FORMAT};{canonical(value)}".encode()).hexdigest()
 
 
 def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
-    """The canonical form; TypeError for a type that has none.
+    """The canonical form of a value.
 
-    A spec is its class name, its version and its fields, whatever module it lives in, without
-    those of `unset_is_left_out` that are at their default; a spec of a user's own carries the
-    digest of its source as well.
+    A spec is written as its class name, its version and its fields, independent of its module.
+    Fields in `unset_is_left_out` are left out at their default value. A user's own class adds the
+    digest of its source code.
+
+    Raises:
+        TypeError: For a type that has no canonical form.
     """
     match value:
         case str():
@@ -92,7 +96,7 @@ _form = _OfSpec(_written)
 
 @cache
 def _keys(cls: type[Spec]) -> tuple[tuple[str, str], ...]:
-    """The names of a class's fields, sorted, and their forms."""
+    """Sorted field names of a class, each with its canonical form."""
     return tuple((key, canonical(key)) for key in sorted(cls.model_fields))
 
 
@@ -104,7 +108,7 @@ def _pairs(value: Mapping[object, object]) -> list[str]:
 
 
 def parts_of(spec: Spec) -> Iterator[Spec]:
-    """A spec and every spec inside it."""
+    """Iterate over a spec and all specs nested in it."""
     yield spec
     for name in type(spec).model_fields:
         value = getattr(spec, name)
@@ -114,7 +118,7 @@ def parts_of(spec: Spec) -> Iterator[Spec]:
 
 
 def versions_of(spec: Spec) -> dict[str, int]:
-    """The versions of a spec and of every spec inside it, by the names of their classes."""
+    """Versions of a spec and of all specs nested in it, by class name."""
     found: dict[str, int] = {}
     for part in parts_of(spec):
         name = type(part).__name__
@@ -123,7 +127,7 @@ def versions_of(spec: Spec) -> dict[str, int]:
 
 
 def own_digests(spec: Spec) -> dict[str, str]:
-    """The digests of the classes of a user's own in a spec, by the classes' names."""
+    """Source digests of the user's own classes in a spec, by class name."""
     classes = sorted(spec_classes(spec), key=lambda found: found.__name__)
     return {found.__name__: found.source_digest for found in classes if found.source_digest}
 
@@ -141,5 +145,5 @@ _classes = _OfSpec(_found_in)
 
 
 def spec_classes(spec: Spec) -> frozenset[type[Spec]]:
-    """The classes of a spec and of every spec inside it."""
+    """Classes of a spec and of all specs nested in it."""
     return _classes(spec)

@@ -1,4 +1,4 @@
-"""Which images a grid's report shows before and after an attack and a defense: one node a model."""
+"""Exhibits: example images before and after an attack and a defense, one node for each model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipeline.grid.nodes import CellNodes
 from tasks.evaluation.specs import ExhibitSpec
 
 CLASSES = 10
-"""Classes that are shown of a data set with more."""
+"""Maximum number of classes that are shown."""
 
 
 @dataclass(frozen=True)
 class ExhibitNode:
-    """The exhibits of one model: the bare and the defended cell that they are of, and the node."""
+    """The exhibits of one model: the bare and the defended cell that are compared, and the node."""
 
     bare: Cell
     defended: Cell
@@ -24,17 +24,19 @@ class ExhibitNode:
 
     @property
     def classes(self) -> int:
-        """How many classes are shown, from the first."""
+        """Number of classes shown, counted from the first."""
         assert isinstance(self.node.spec, ExhibitSpec)
         return self.node.spec.classes
 
 
 def exhibit_nodes(nodes: CellNodes, grid: Grid, scores: Mapping[str, Node]) -> list[ExhibitNode]:
-    """The exhibits of each model with a defended cell, none of a grid that asks for no gallery.
+    """The exhibits of each model that has a defended cell; empty if the grid has no gallery.
 
-    Of the model's cells the first is shown whose defense is the counter-perturbation alone,
-    else the first defended one; a bare cell of the same examples must be in the grid. scores:
-    the score node of each cell, by its name.
+    For each model the first cell whose defense is the counter-perturbation alone is shown, else the
+    first defended cell, provided that the grid has a bare cell with the same examples.
+
+    Args:
+        scores: Score node of each cell, by cell name.
     """
     if not grid.gallery:
         return []
@@ -59,7 +61,7 @@ def exhibit_nodes(nodes: CellNodes, grid: Grid, scores: Mapping[str, Node]) -> l
 
 
 def _pair(cells: Sequence[Cell], scores: Mapping[str, Node]) -> tuple[Cell, Cell] | None:
-    """A bare cell, and the defended one that is shown of those with the very same examples."""
+    """A bare cell, and the defended cell with identical examples that is shown beside it."""
     bare = {
         _examples(cell, scores): cell
         for cell in reversed(cells)
@@ -75,5 +77,5 @@ def _pair(cells: Sequence[Cell], scores: Mapping[str, Node]) -> tuple[Cell, Cell
 
 
 def _examples(cell: Cell, scores: Mapping[str, Node]) -> tuple[str, ...]:
-    """Digests of the examples of each shard."""
+    """Digests of the examples of each shard, which identify them."""
     return tuple(node.parent("examples").digest for _, node in scores[cell.name].parents)

@@ -1,4 +1,4 @@
-"""Nodes: units of work with digests, each once, parents before children."""
+"""The task graph: a DAG of nodes, each identified by a digest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from tasks.specs import Spec
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One unit of work. Its digest names the recipe: kind, spec, and the parents' digests.
+    """A task: one unit of work, which produces one artifact.
 
-    `files` are places on this machine (role to path); they never enter the digest.
+    Its digest identifies the recipe: the kind, the spec and the digests of the parents. `files`
+    maps roles to paths on this machine, and is not part of the digest.
     """
 
     kind: NodeKind
@@ -26,19 +27,20 @@ class Node:
 
     @cached_property
     def digest(self) -> str:
-        """64 hexadecimal digits."""
+        """SHA-256 of the recipe, 64 hexadecimal digits."""
         parents = [[role, parent.digest] for role, parent in self.parents]
         return digest(["node", self.kind, self.spec, parents])
 
     @property
     def info(self) -> KindInfo:
-        """What is true of every node of this kind."""
+        """Properties of this kind of node."""
         return KINDS[self.kind]
 
     def with_batched_ancestors(self) -> list[Node]:
-        """This node and the nodes of batched kinds that it was made from, each once.
+        """This node, and all ancestors of batched kinds that are reached through such nodes.
 
-        Of a cascade, whose nodes are reached along more paths than could ever be walked.
+        Visited nodes are remembered, since the number of paths through a cascade grows
+        exponentially.
         """
         found = {self.digest: self}
         waiting = [self]
@@ -51,7 +53,7 @@ class Node:
 
     @property
     def identity(self) -> Identity:
-        """By which the store knows the artifact."""
+        """The description under which the store keeps the artifact."""
         return Identity(
             kind=self.kind,
             digest=self.digest,
@@ -61,7 +63,7 @@ class Node:
         )
 
     def parent(self, role: str) -> Node:
-        """The parent in a role; KeyError where there is none."""
+        """The parent in a role; KeyError if there is none."""
         return dict(self.parents)[role]
 
     def __hash__(self) -> int:
@@ -72,7 +74,7 @@ class Node:
 
 
 class Graph:
-    """Deduplicated nodes in an order in which every parent precedes its children."""
+    """A DAG of nodes without duplicates; iteration is in topological order, parents first."""
 
     def __init__(self, leaves: Iterable[Node]) -> None:
         self._nodes: dict[str, Node] = {}
@@ -104,11 +106,11 @@ class Graph:
         return self._nodes[digest]
 
     def children(self, node: Node) -> list[Node]:
-        """The nodes that read this one's artifact."""
+        """The nodes that read this node's artifact."""
         return self._children.get(node.digest, [])
 
     def descendants(self, node: Node) -> frozenset[str]:
-        """Digests of everything that depends on a node; worked out once for each."""
+        """Digests of all nodes that depend on this one, directly or not; cached."""
         if node.digest in self._descendants:
             return self._descendants[node.digest]
         found: set[str] = set()

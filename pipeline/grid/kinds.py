@@ -1,8 +1,8 @@
-"""The kinds of node, one row each, in the order of the work.
+"""The kinds of node and their properties, in the order of the work.
 
-Every other module asks this table how a kind is run, scheduled, forced, timed and exported. A new
-kind is a row here, a function in `pipeline.execution.work.kinds` that performs it, and a spec.
-Imports nothing heavy, since the command line's help reads it.
+All other modules look up here how a kind is performed, scheduled, forced, timed and exported. A new
+kind needs an entry here, a function in `pipeline.execution.work.kinds` and a spec. Nothing heavy is
+imported, since the command line's help reads this module.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ NodeKind = Literal[
     "exhibit",
 ]
 ForceStart = Literal["defend", "craft"]
-"""What `--force` may begin with; the later ones include those before them."""
+"""Values of `--force --from`; a later one includes those before it."""
 FORCE_STARTS: tuple[ForceStart, ...] = get_args(ForceStart)
 CardSize = Literal["full", "quarter", "none"]
-"""How large the nodes of kind `card` may be; see `pipeline.grid.cards`."""
+"""Size limit of integrity cards; see `pipeline.grid.cards`."""
 CARD_SIZES: tuple[CardSize, ...] = get_args(CardSize)
 
 _FROZEN = ("tasks.classifier.frozen", "tasks.classifier.checkpoint")
@@ -35,14 +35,17 @@ _FROZEN = ("tasks.classifier.frozen", "tasks.classifier.checkpoint")
 
 @dataclass(frozen=True)
 class KindInfo:
-    """What is true of every node of a kind.
+    """Properties of a kind of node.
 
-    modules: of `tasks`, those that perform it, beside the modules of its spec's classes.
-    network: whether it trains the network, evaluates it in batches of any size, or neither; the
-    work of the first two is counted in multiplications. local: it reads the user's own files, so
-    it runs on the user's machine and before anything else. rank: smaller ones are started first.
-    forced_from: with which start of `--force` it is computed again; None for never.
-    exported_whole: an export takes its files along even without `--with tensors`.
+    Attributes:
+        modules: Modules of `tasks` that perform it, beside those of its spec classes.
+        network: Whether it trains the network, or evaluates it in batches of arbitrary size. The
+            work of both is measured in multiplications. None for kinds that do neither.
+        local: Whether it reads the user's own files. Such nodes run on the user's machine, before
+            all others.
+        rank: Priority in scheduling; smaller values start first.
+        forced_from: The start of `--force` from which on it is computed again; None for never.
+        exported_whole: Whether an export includes its files even without `--with tensors`.
     """
 
     modules: tuple[str, ...]
@@ -54,23 +57,23 @@ class KindInfo:
 
     @property
     def trains(self) -> bool:
-        """Whether its nodes train a network, epoch by epoch."""
+        """Whether it trains a network, epoch by epoch."""
         return self.network == "trains"
 
     @property
     def batched(self) -> bool:
-        """Whether its batch size is free; that of a training is part of its recipe."""
+        """Whether its batch size may be chosen freely; that of a training is part of the recipe."""
         return self.network == "evaluates"
 
     @property
     def uses_network(self) -> bool:
-        """Whether its work is the network's multiplications, and so takes more than seconds."""
+        """Whether it runs the network, so that its work may take more than seconds."""
         return self.network is not None
 
 
 KINDS: Mapping[NodeKind, KindInfo] = {
     "dataset": KindInfo(("tasks.data.splits",), local=True),
-    # first, since most other nodes wait for them
+    # scheduled first, since most other nodes wait for it
     "train": KindInfo(
         ("tasks.training.train", "tasks.classifier.checkpoint"),
         network="trains",
@@ -91,7 +94,7 @@ KINDS: Mapping[NodeKind, KindInfo] = {
         ("tasks.evaluation.defend", *_FROZEN), network="evaluates", forced_from="defend"
     ),
     "score": KindInfo(("tasks.evaluation.score",), forced_from="defend", exported_whole=True),
-    # last, since nothing waits for them
+    # scheduled last, since nothing waits for it
     "card": KindInfo(
         ("tasks.integrity.card", *_FROZEN),
         network="evaluates",
@@ -111,6 +114,6 @@ NODE_KINDS: tuple[NodeKind, ...] = tuple(KINDS)
 
 
 def forced_kinds(start: ForceStart) -> frozenset[NodeKind]:
-    """The kinds that `--force --from start` computes again."""
+    """The kinds that `--force --from START` computes again."""
     included = FORCE_STARTS[: FORCE_STARTS.index(start) + 1]
     return frozenset(kind for kind, info in KINDS.items() if info.forced_from in included)

@@ -1,4 +1,4 @@
-"""The named things that cells are made of, each read once: data sets, models, attacks, defenses."""
+"""Resolves the names that cells consist of, each once: data sets, models, attacks, defenses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec, 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """A model: the name of its data set, its spec before its defaults, and its files.
+    """A resolved model, its defaults not yet filled in.
 
-    members: of an ensemble, the names of its models; the name of a file of the second of them
-    begins with `1/`. stands_for: the model beside whose published numbers its own are put, if it
-    is another; published_accuracy: of a checkpoint on clean images, in percent.
+    Attributes:
+        dataset: Name of its data set.
+        spec: Its spec.
+        files: Role and path of its files. For an ensemble the role begins with the member's index,
+            such as `1/weights`.
+        members: Names of an ensemble's members.
+        stands_for: Another model whose published numbers are shown beside its own.
+        published_accuracy: Published accuracy of a checkpoint on clean images, in percent.
     """
 
     dataset: str
@@ -37,9 +42,13 @@ class ModelParts:
 
 
 class Ingredients:
-    """Reads what a grid names; `data` and `weights` say where files are, by data set and model.
+    """Looks up data sets, models, attacks and defenses in the catalogue, and caches them.
 
-    BadInput for an unknown name stands at the place in the document that asks for it.
+    An unknown name raises BadInput, located where the document refers to it.
+
+    Args:
+        data: Folders of data sets, by name.
+        weights: Checkpoint files, by the name of the model.
     """
 
     def __init__(
@@ -57,28 +66,28 @@ class Ingredients:
         self._defenses: dict[str, Defense] = {}
 
     def attack(self, name: str, document: Document, place: Place) -> Attack:
-        """An attack, its defaults not yet filled in."""
+        """The spec of an attack, its defaults not yet filled in."""
         if name not in self._attacks:
             self._catalogue.require("attacks", name, document, place)
             self._attacks[name] = self._catalogue.attack(name)
         return self._attacks[name]
 
     def defense(self, name: str, document: Document, place: Place) -> Defense:
-        """A defense of one name, its defaults not yet filled in."""
+        """The spec of a single defense, its defaults not yet filled in."""
         if name not in self._defenses:
             self._catalogue.require("defenses", name, document, place)
             self._defenses[name] = self._catalogue.defense(name)
         return self._defenses[name]
 
     def model(self, name: str, document: Document, place: Place) -> ModelParts:
-        """A model, and with it its data set."""
+        """A model; its data set is known to exist."""
         if name not in self._models:
             self._catalogue.require("models", name, document, place)
             self._models[name] = self._model(name)
         return self._models[name]
 
     def dataset(self, name: str) -> tuple[DatasetSpec, DatasetSource]:
-        """A data set whose name is known to be there, and its files on this machine."""
+        """The spec of an existing data set, and its files on this machine."""
         if name not in self._datasets:
             entry = self._catalogue.dataset(name)
             source = locate(name, entry, self._data.get(name))
@@ -149,7 +158,7 @@ class Ingredients:
 def _checkpoint_file(
     name: str, entry: CheckpointEntry, given: Path | None, document: Document
 ) -> tuple[Path, str]:
-    """The file, the one `given` on the command line if there is one, and its SHA-256."""
+    """Locate a checkpoint, preferably the `given` one; returns its path and SHA-256."""
     place: Place = ("checkpoint", "file")
     if given is not None:
         path = given.resolve()

@@ -1,4 +1,4 @@
-"""What nodes are called in the words of a grid: its models, attacks and defenses."""
+"""Names of nodes for people, composed of the model, attack and defense of a cell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tasks.training.recipe import CheckpointSpec, EnsembleSpec, TrainSpec
 
 
 def node_name(node: Node, grid: Grid | None) -> str:
-    """Such as `craft demo-iat/untargeted-pgd10, images 0 to 500`; without a cell, its digest."""
+    """A readable name, such as `craft demo-iat/untargeted-pgd10, images 0 to 500`.
+
+    If no cell of the grid is found that the node belongs to, the name is its kind and digest.
+    """
     cells = grid.cells if grid is not None else ()
     cell = next((cell for cell in cells if _behind(cell, node)), None)
     if cell is None:
@@ -41,7 +44,7 @@ def node_name(node: Node, grid: Grid | None) -> str:
 
 
 def _behind(cell: Cell, node: Node) -> bool:
-    """Whether a cell asks for a node; of a score, which has many parents, nothing is known."""
+    """Whether a node is computed for a cell; always False for scores, which are not compared."""
     match node.spec:
         case DatasetSpec():
             same = cell.dataset_spec == node.spec

@@ -1,25 +1,29 @@
-"""From cells to nodes: dataset → train, checkpoint or ensemble → craft → select →
+"""Builds the task graph of cells.
+
+The kinds of node follow one another as dataset → train, checkpoint or ensemble → craft → select →
 defend → score.
 
-An oblivious craft knows nothing of the defense, so all defenses of a model share its tensors.
-A compound attack is a cascade in each of its shards, and nothing of it depends on what else a
-grid holds:
+A transferred attack is made on the bare model and does not depend on the defense, so all defenses
+of a model share its craft nodes. A compound attack is a cascade of candidates, separate in each
+shard and independent of the rest of the grid:
 
     craft (bare model) ... → select → craft → select → craft → select → defend
 
-A select node asks the defended model about the candidates that are its parents and keeps the
-best of those and of the selection `before` it. Its artifact says which images still stand. The
-craft node after it has it for its parent `standing` and is made for those images alone, so it
-may be of none. Which images these are is known only when the selection has run, yet the graph is
-static: a digest names the recipe (the candidate, and the cascade before it), as everywhere.
+A select node queries the defended model about its candidates, which are its parents, and keeps the
+best of them and of the previous selection (its parent `before`). Its artifact records which images
+still stand, that is, on which the defended model has not surely failed yet. The next craft node has
+this selection as its parent `standing` and attacks only those images, possibly none. Which images
+these are is known only at run time, yet the graph is static, since a digest identifies the recipe:
+the candidate and the cascade before it.
 
-- Resuming: each node is put when it is whole, and the next run goes on with the one after it.
-- Growing: a shard is a cascade of its own, of 100 images unless the grid says otherwise, so more
-  images are more shards, and those that are there stay.
-- A larger budget that begins with the candidates of a smaller one, as `standard` does with those
-  of `quick`, has these nodes' digests, and computes only what it adds.
-- Content: an artifact's record holds the content of its ancestors, so a selection that comes out
-  otherwise makes what followed from it absent.
+- Resuming: each node is stored when it is complete, and the next run continues with the one after
+  it.
+- Growing: each shard, of 100 images by default, has a cascade of its own. More images mean more
+  shards; existing ones stay valid.
+- Larger budgets: a budget that begins with the candidates of a smaller one, as `standard` does with
+  `quick`, shares those nodes and computes only the rest.
+- Consistency: an artifact's record holds the content hashes of its ancestors. If a selection is
+  recomputed with another result, its descendants count as outdated.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec
 
 @cache
 def shards(images: int, size: int = SHARD) -> tuple[Shard, ...]:
-    """The shards of the first `images` images, the last one as short as it must be."""
+    """Split the first `images` images into shards; the last one may be shorter."""
     return tuple(
         Shard(start=start, stop=min(start + size, images)) for start in range(0, images, size)
     )
@@ -54,7 +58,7 @@ def shards(images: int, size: int = SHARD) -> tuple[Shard, ...]:
 
 @dataclass
 class CellNodes:
-    """Makes each node once, however many cells share it."""
+    """Builds the nodes of cells; a node that several cells share is made once."""
 
     _made: dict[str, Node] = field(default_factory=dict)
     _attacked: dict[tuple[object, ...], Node] = field(default_factory=dict)
@@ -89,12 +93,12 @@ class CellNodes:
         return self._node(kind, spec, files, dataset=dataset)
 
     def card(self, cell: Cell, spec: CardSpec) -> Node:
-        """A node that examines a cell's defended model."""
+        """The integrity card of a cell's defended model."""
         dataset, model = self._read(cell)
         return self._node("card", spec, (), dataset=dataset, model=model, **_pool(cell, dataset))
 
     def score(self, cell: Cell) -> Node:
-        """The node that scores a cell over all its shards."""
+        """The score node of a cell, the child of all its shards."""
         dataset, model = self._read(cell)
         size = cell.adaptive_shard if isinstance(cell.attack_spec, CompoundAttack) else SHARD
         parents = {
@@ -104,9 +108,11 @@ class CellNodes:
         return self._node("score", ScoreSpec(), (), **parents)
 
     def exhibit(self, cell: Cell, spec: ExhibitSpec, bare: Node, defended: Node) -> Node:
-        """A node of images before and after a cell's attack and defense.
+        """A node with images before and after a cell's attack and defense.
 
-        bare, defended: scores about the same examples, without the defense and with it.
+        Args:
+            bare, defended: Score nodes of two cells with the same examples, without and with the
+                defense.
         """
         dataset, model = self._read(cell)
         parents: dict[str, Node] = {}
@@ -129,7 +135,7 @@ class CellNodes:
         return self._node("defend", spec, (), **parents, **_pool(cell, dataset))
 
     def _examples(self, cell: Cell, shard: Shard, dataset: Node, model: Node) -> Node:
-        """The node whose artifact holds the examples of a shard; clean ones are the data set."""
+        """The node that holds the examples of a shard; for clean images that is the data set."""
         attack = cell.attack_spec
         if not attack.crafts:
             return dataset
@@ -140,7 +146,7 @@ class CellNodes:
     def _transferred(
         self, cell: Cell, attack: Attack, shard: Shard, dataset: Node, model: Node
     ) -> Node:
-        """The node that attacks the bare model, asked for by each defense of it."""
+        """The craft node of an attack on the bare model, shared by all defenses."""
         key = (canonical(attack), shard.start, shard.stop, cell.seed, cell.precision, model.digest)
         if key not in self._attacked:
             spec = CraftSpec(attack=attack, shard=shard, seed=cell.seed, precision=cell.precision)
@@ -150,7 +156,7 @@ class CellNodes:
     def _selected(
         self, cell: Cell, attack: CompoundAttack, shard: Shard, dataset: Node, model: Node
     ) -> Node:
-        """The last node of the cascade of a compound attack's candidates."""
+        """The last select node of a compound attack's cascade."""
         defense = cell.defense_spec
         made = {"dataset": dataset, "model": model, **_pool(cell, dataset)}
         choice = attack.choice(deterministic=cell.deterministic)
@@ -197,7 +203,7 @@ class CellNodes:
 
 
 def models_behind(cell: Cell, model: Node) -> list[tuple[Cell, Node]]:
-    """The models behind a cell, see `Cell.models`, each with its node; `model` is the cell's."""
+    """Pairs of the cells of `Cell.models` and their model nodes; `model` is the cell's own node."""
     members = [parent for role, parent in model.parents if role.startswith("member")]
     return list(zip(cell.models(), (model, *members), strict=True))
 

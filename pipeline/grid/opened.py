@@ -1,4 +1,4 @@
-"""A grid with the nodes of its cells, and which of them are meant; nothing of any store."""
+"""A loaded grid with its task graph and the selection of cells; independent of any store."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from tasks.specs import Spec
 class GridNodes:
     """The nodes of a whole grid.
 
-    scores: of each cell, by its name; cards: of each cell that has one, see `card_nodes`;
-    exhibits: see `exhibit_nodes`.
+    Attributes:
+        scores: Score node of each cell, by cell name.
+        cards: Integrity card of each cell that has one, see `card_nodes`.
+        exhibits: See `exhibit_nodes`.
     """
 
     graph: Graph
@@ -32,7 +34,7 @@ class GridNodes:
 
 @dataclass(kw_only=True)
 class OpenedGrid:
-    """A grid and the cells of it that are meant. card: how large integrity cards may be."""
+    """A grid and the selected cells of it. card: size limit of integrity cards."""
 
     catalogue: Catalogue
     grid: Grid
@@ -50,27 +52,27 @@ class OpenedGrid:
 
     @property
     def graph(self) -> Graph:
-        """The graph of all the grid's cells, of their integrity cards and exhibits."""
+        """The task graph of all cells of the grid, with their integrity cards and exhibits."""
         return self._nodes.graph
 
     @property
     def scores(self) -> dict[str, Node]:
-        """The score node of every cell of the grid."""
+        """Score node of every cell of the grid, by cell name."""
         return self._nodes.scores
 
     @cached_property
     def chosen(self) -> dict[str, Node]:
-        """The score nodes of the cells that are meant."""
+        """Score nodes of the selected cells, by cell name."""
         return {cell.name: self.scores[cell.name] for cell in self.cells}
 
     @property
     def cards(self) -> dict[str, Node]:
-        """The integrity card of each cell that has one; see `card_nodes`."""
+        """Integrity card of each cell that has one; see `card_nodes`."""
         return self._nodes.cards
 
     @cached_property
     def chosen_cards(self) -> list[Node]:
-        """The cards of the models that a cell that is meant attacks adaptively."""
+        """Cards of the models that a selected cell attacks adaptively."""
         adaptive = {(cell.model, cell.seed) for cell in self.cells if cell.attack_spec.compound}
         cells = (cell for cell in self.cells if (cell.model, cell.seed) in adaptive)
         found = (self.cards.get(cell.name) for cell in cells)
@@ -78,12 +80,12 @@ class OpenedGrid:
 
     @property
     def exhibits(self) -> list[ExhibitNode]:
-        """The images before and after an attack and a defense; see `exhibit_nodes`."""
+        """Images before and after an attack and a defense; see `exhibit_nodes`."""
         return self._nodes.exhibits
 
     @property
     def chosen_exhibits(self) -> list[Node]:
-        """The exhibits of cells that are both meant."""
+        """Exhibits whose bare and defended cell are both selected."""
         chosen = self.chosen
         return [
             exhibit.node
@@ -93,12 +95,12 @@ class OpenedGrid:
 
     @property
     def leaves(self) -> list[Node]:
-        """What is meant to be in the store after a run: scores, then cards."""
+        """The nodes that a run has to deliver: scores, then cards."""
         return [*self.chosen.values(), *self.chosen_cards]
 
     @cached_property
     def meant(self) -> Graph:
-        """The graph of the leaves and exhibits: all that a run may have to compute."""
+        """The task graph of a run: leaves and exhibits of the selected cells, with ancestors."""
         return (
             self.graph
             if self.cells == self.grid.cells
@@ -107,10 +109,10 @@ class OpenedGrid:
 
     @cached_property
     def meant_classes(self) -> frozenset[tuple[NodeKind, frozenset[type[Spec]]]]:
-        """The kinds of the nodes that are meant, each with the classes of its specs."""
+        """Kind and spec classes of each node of a run, without duplicates."""
         return frozenset((node.kind, spec_classes(node.spec)) for node in self.meant)
 
     def forced(self, start: ForceStart) -> set[str]:
-        """Digests of the nodes that --force computes again."""
+        """Digests of the nodes that `--force --from START` computes again."""
         kinds = forced_kinds(start)
         return {node.digest for node in self.meant if node.kind in kinds}

@@ -1,4 +1,4 @@
-"""Parameters that a grid changes: in the variants of its tables, and by its rules."""
+"""Parameter overrides in a grid: variants in its tables, and rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 class Rules:
-    """The rules of a grid's document, and which of them, and of their parameters, were of use."""
+    """Applies the rules of a grid, and records which rules and parameters had an effect."""
 
     def __init__(self, entries: Sequence[RuleEntry], document: Document) -> None:
         self._entries = entries
@@ -27,7 +27,7 @@ class Rules:
         self._used: set[tuple[int, str]] = set()
 
     def matching(self, names: Mapping[str, str]) -> Matching:
-        """The rules for a cell, by its names: dataset, model and so on."""
+        """The rules that match a cell, given its names (dataset, model, ...)."""
         return Matching(
             self,
             [
@@ -38,14 +38,14 @@ class Rules:
         )
 
     def applied(self, position: int, spec: AnySpec, owner: str) -> AnySpec:
-        """A spec with what one rule says of its owner: `attack`, or the name of a defense."""
+        """Apply one rule to a spec; `owner` is `attack` or the name of a defense."""
         self._owners.setdefault(position, set()).add(owner)
         changes = owned(self._entries[position].set, owner)
         self._used.update((position, f"{owner}.{key}") for key in changes)
         return changed(spec, changes, self._document, ("rules", position, "set"), f"{owner}.")
 
     def check(self) -> None:
-        """BadInput for a rule, or a parameter of one, that changes nothing."""
+        """Raise BadInput for a rule that matched no cell, or a parameter that had no effect."""
         for position, rule in enumerate(self._entries):
             if position not in self._owners:
                 raise self._document.problem(("rules", position, "where"), "matches no cell")
@@ -57,13 +57,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class Matching:
-    """The rules that are for one cell, by their positions."""
+    """The rules that apply to one cell, by position."""
 
     rules: Rules
     positions: Sequence[int]
 
     def applied(self, spec: AnySpec, owner: str) -> AnySpec:
-        """A spec with what they say of its owner: `attack`, or the name of a defense."""
+        """Apply all of them to a spec; `owner` is `attack` or the name of a defense."""
         for position in self.positions:
             spec = self.rules.applied(position, spec, owner)
         return spec
@@ -78,9 +78,11 @@ def with_variant(
     owner: str = "",
     alone: bool = True,
 ) -> AnySpec:
-    """A spec with a variant's parameters, if the choice is one.
+    """A spec with the parameters of a variant, if the choice is one.
 
-    owner: the part of a chain that the spec is; alone: it is all there is, and needs no prefix.
+    Args:
+        owner: Name of the part of a chain that the spec is.
+        alone: Whether it is the only part, so that parameters need no prefix.
     """
     if isinstance(choice, str):
         return spec
@@ -96,7 +98,7 @@ def with_variant(
 def check_owners(
     choice: str | VariantEntry, owners: Collection[str], document: Document, place: Place
 ) -> None:
-    """BadInput for a parameter of a variant that belongs to none of its parts."""
+    """Raise BadInput for a variant's parameter that belongs to none of its parts."""
     if isinstance(choice, str):
         return
     for key in choice.set:
@@ -108,10 +110,14 @@ def check_owners(
 def changed(
     spec: AnySpec, changes: Mapping[str, object], document: Document, place: Place, prefix: str = ""
 ) -> AnySpec:
-    """A spec with some parameters changed; BadInput, located, where they do not fit.
+    """A spec with some parameters changed.
 
-    prefix: what the document writes before the parameters' names. `recipe.epochs` is a parameter
-    of the spec that the parameter `recipe` holds.
+    Args:
+        changes: Values by parameter. `recipe.epochs` is a parameter of the spec in `recipe`.
+        prefix: What the document writes before the parameter names.
+
+    Raises:
+        BadInput: If a parameter does not exist or a value is invalid; located in the document.
     """
     if not changes:
         return spec
@@ -131,7 +137,7 @@ def changed(
 
 
 def has_parameter(spec: Spec, key: str) -> bool:
-    """Whether a spec has a parameter, such as `draws`, or `recipe.epochs`."""
+    """Whether a spec has a parameter, such as `draws` or the nested `recipe.epochs`."""
     outer, dot, inner = key.partition(".")
     if outer not in type(spec).model_fields or outer == "kind":
         return False
@@ -140,7 +146,7 @@ def has_parameter(spec: Spec, key: str) -> bool:
 
 
 def resolved(spec: AnySpec, problem: Problem, document: Document, place: Place) -> AnySpec:
-    """A spec with the problem's defaults; BadInput, located, where it does not fit the problem."""
+    """A spec with its problem-dependent defaults; BadInput if it does not fit the problem."""
     try:
         return spec.resolved(problem)
     except ValueError as error:
@@ -148,13 +154,13 @@ def resolved(spec: AnySpec, problem: Problem, document: Document, place: Place) 
 
 
 def owned(values: Mapping[str, object], owner: str) -> dict[str, object]:
-    """What of `owner.parameter: value` belongs to an owner, by parameter."""
+    """Select the values for one owner from `owner.parameter: value`, by parameter."""
     prefix = f"{owner}."
     return {key[len(prefix) :]: value for key, value in values.items() if key.startswith(prefix)}
 
 
 def no_owner(key: str, owners: Collection[str]) -> str:
-    """What is said of `owner.parameter` where there is no such owner."""
+    """Error message for a parameter whose owner does not exist."""
     owner, dot, _ = key.partition(".")
     if not dot:
         return f"say of what, such as '{min(owners)}.{key}'"

@@ -1,4 +1,4 @@
-"""Which cells of a grid are meant: `--only model=demo-iat --only 'attack=targeted-*'`."""
+"""Selection of cells by `--only`, such as `--only model=demo-iat --only 'attack=targeted-*'`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ KEYS = ("dataset", "model", "attack", "defense", "seed", "cell")
 
 
 def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
-    """The cells that match: any pattern of each key that is named. BadInput if none does."""
+    """The cells that match the `--only` options.
+
+    Options with the same key are alternatives; different keys must all match. Raises BadInput if no
+    cell matches.
+    """
     wanted: dict[str, list[str]] = {}
     for choice in only:
         key, sign, pattern = choice.partition("=")
@@ -40,7 +44,7 @@ def _matches(cell: Cell, wanted: Iterable[tuple[str, list[str]]]) -> bool:
 
 
 def _fits(value: str, pattern: str) -> bool:
-    """Whether a pattern is the value or matches it: labels may hold what means more in patterns."""
+    """Whether a value equals a pattern or matches it; labels may contain pattern characters."""
     return value == pattern or fnmatchcase(value, pattern)
 
 

@@ -1,8 +1,8 @@
-"""Sweeps of a table: what has a swept parameter becomes one choice for each of its values.
+"""Expands the sweeps of a table: each choice with a swept parameter becomes one variant per value.
 
-A swept choice goes by the label of what it was made of and the values that differ from its
-defaults, as `counter[step_size=2]+guo`; so the one with the defaults keeps its label, and is the
-same cell as in a table without a sweep.
+A variant is labelled with the values that differ from the original's, as in
+`counter[step_size=2]+guo`. The variant with the original values keeps the label, and is the same
+cell as in a table without a sweep.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pipeline.problems import suggestion
 from tasks.specs import Problem, Spec, in_255ths
 
 ALL: Mapping[Section, str] = {"models": "model", "attacks": "attack"}
-"""What stands before the dot for all models, or attacks, that have a parameter."""
+"""Words that stand for all models or attacks that have a parameter."""
 OF_A_MODEL = ("recipe.", "network.")
-"""What the parameters of a model that a sweep may change begin with."""
+"""Prefixes of the model parameters that a sweep may change."""
 MOST = 10_000
-"""Choices that the sweep of a table makes of one."""
+"""Maximum number of variants that a sweep may make of one choice."""
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A choice of a table: the specs of its parts by their names, one where it is no chain.
+    """An entry of a table and its specs: pairs of name and spec, several for a chain.
 
-    problems: those that it is put before, which fill in its defaults.
+    problems: the problems of the table's models, which fill in defaults.
     """
 
     section: Section
@@ -41,11 +41,11 @@ class Ingredient:
 
     @property
     def label(self) -> str:
-        """What the table calls it."""
+        """Its label in the table."""
         return self.choice if isinstance(self.choice, str) else self.choice.label
 
     def owner(self, name: str) -> tuple[str, str] | None:
-        """The part that `owner.parameter` belongs to, and the parameter; None if to no part."""
+        """Split `owner.parameter` into the owning part and the parameter; None if none owns it."""
         for part, _ in self.parts:
             if name.startswith(f"{part}."):
                 return part, name.removeprefix(f"{part}.")
@@ -60,7 +60,7 @@ class Ingredient:
 
 @dataclass
 class _Axis:
-    """Parameters that take their values together; used: whether any choice has them."""
+    """Parameters that change together, and their values; used: whether any choice has them."""
 
     key: str
     names: tuple[str, ...]
@@ -70,7 +70,7 @@ class _Axis:
 
 @dataclass
 class Sweep:
-    """The sweep of a table's entry, and what it makes of the table's choices."""
+    """The sweep of a table; makes the variants of the table's choices."""
 
     table: TableEntry
     document: Document
@@ -99,7 +99,7 @@ class Sweep:
         return self.document.problem((*self.place, key), message)
 
     def made_of(self, found: Ingredient) -> list[str | VariantEntry]:
-        """What the sweep makes of a choice: itself where it has none of the parameters."""
+        """The variants of a choice; the choice itself if it has none of the swept parameters."""
         self._owners.update(part for part, _ in found.parts)
         self._owners.update(filter(None, [ALL.get(found.section)]))
         axes = [axis for axis in self._axes if self._concerns(axis, found)]
@@ -162,7 +162,7 @@ class Sweep:
         return VariantEntry(label=label, use=found.choice.use, set={**found.choice.set, **changes})
 
     def place_of(self, section: Section, choice: str | VariantEntry) -> Place:
-        """Where the document says what became a choice of the table."""
+        """Where in the document a choice of the expanded table comes from."""
         own = getattr(self.table, section)
         if choice in own:
             return (*self.place[:-1], section, own.index(choice))
@@ -170,7 +170,12 @@ class Sweep:
         return self.place if made else (*self.place[:-1], section)
 
     def check(self, expanded: TableEntry) -> None:
-        """BadInput for a parameter that nothing has, and for what cannot be told apart or drawn."""
+        """Check the expanded table.
+
+        Raises:
+            BadInput: If a swept parameter does not exist, if two variants have the same label, or
+                if the figure's `x` is not swept or not a number.
+        """
         for axis in self._axes:
             if not axis.used:
                 owner, dot, parameter = axis.names[0].partition(".")
@@ -201,15 +206,15 @@ class Sweep:
 
 
 def _same(spec: Spec, other: Spec, problems: Sequence[Problem]) -> bool:
-    """Whether two specs are one before each of the problems."""
+    """Whether two specs are equal once the defaults of each problem are filled in."""
     try:
         return all(spec.resolved(problem) == other.resolved(problem) for problem in problems)
     except ValueError:
-        return False  # told where the cell is made
+        return False  # reported when the cell is built
 
 
 def _labelled(found: Ingredient, said: Iterable[tuple[str, str]]) -> str:
-    """A label with what its parts differ in, in brackets after each part where they are told."""
+    """A label with the differing values in brackets, after the part that they belong to."""
     said = list(said)
     pieces = found.label.split("+") if len(found.parts) > 1 else [found.label]
     if len(pieces) != len(found.parts):

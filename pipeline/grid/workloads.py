@@ -1,4 +1,4 @@
-"""How much work a node is, from its spec alone."""
+"""Estimated amount of work of a node, derived from its spec."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec, 
 
 @dataclass(frozen=True)
 class SpeedClass:
-    """What makes the speeds of two nodes comparable. method: such as `iat` or `counter+guo`."""
+    """Nodes of one speed class have comparable speeds. method: such as `iat` or `counter+guo`."""
 
     kind: NodeKind
     network: str = ""
@@ -36,12 +36,14 @@ class SpeedClass:
 
 @dataclass(frozen=True)
 class Workload:
-    """Work of a speed class; amount: multiplications in all where the kind uses the network, else
-    images or nodes.
+    """Amount of work of a node.
 
-    touched: numbers that defenses read and write in memory beside these multiplications; spared:
-    how much of the amount may turn out not to be needed, since a candidate of a cascade is made
-    only for those images that still stand.
+    Attributes:
+        speed_class: Class of nodes with a comparable speed.
+        amount: Multiplications if the kind uses the network, otherwise images or nodes.
+        touched: Numbers that defenses read and write in memory, in addition.
+        spared: Part of the amount that may turn out to be unnecessary, since candidates of a
+            cascade are made only for images that still stand.
     """
 
     speed_class: SpeedClass
@@ -51,11 +53,14 @@ class Workload:
 
 
 CountMultiplications = Callable[[Node], int]
-"""The multiplications of one forward pass of a model's node; NotImplementedError if unknown."""
+"""Counts the multiplications of one forward pass of a model's node.
+
+Raises NotImplementedError if it is unknown.
+"""
 
 
 def stated(model: Node) -> int:
-    """The multiplications of a forward pass, as the class of a model's network states them."""
+    """Multiplications of a forward pass, as stated by the class of the model's network."""
     return multiplications(_network(model), _spec(model.parent("dataset")))
 
 
@@ -65,10 +70,15 @@ def workload(
     costs: CountMultiplications = stated,
     standing: Callable[[Node], int | None] = lambda _: None,
 ) -> Workload:
-    """A node's work. train_images: how many images each data set has to train on.
+    """The workload of a node.
 
-    standing: how many images still stand at a select node, or None where that is not known yet.
-    The work is 0 where it is not known: an attack or a network of a user's own need not say.
+    The amount is 0 if it is unknown: attacks and networks of a user's own need not state it.
+
+    Args:
+        train_images: Number of training images of each data set.
+        costs: Counts the multiplications of a forward pass.
+        standing: Number of images that still stand after a select node; None if it is not known
+            yet.
     """
     try:
         amount, touched = _amount(node, train_images, costs)
@@ -83,9 +93,10 @@ def workload(
 
 
 def _asked(node: Node, standing: Callable[[Node], int | None]) -> tuple[float, float] | None:
-    """The least and the greatest share of its images that a node of a cascade may be asked for.
+    """Minimum and maximum share of its images that a node of a cascade is computed for.
 
-    None for any other node. The first selection asks about its first candidate in any case.
+    None for nodes that are not part of a cascade. The first selection always queries its first
+    candidate.
     """
     spec = node.spec
     if not isinstance(spec, CraftSpec | SelectSpec):
@@ -102,14 +113,14 @@ def _asked(node: Node, standing: Callable[[Node], int | None]) -> tuple[float, f
     images = spec.shard.stop - spec.shard.start
     exact = standing(before)
     if exact is not None:
-        # of a candidate of the first images alone, how many of those stand is not told
+        # a candidate for only the first images: how many of them stand is not recorded
         whole = images == before.spec.shard.stop - before.spec.shard.start
         return (exact / images if whole else 0.0, min(1.0, exact / images))
     return (0.0, _last_known(before, standing))
 
 
 def _last_known(select: Node, standing: Callable[[Node], int | None]) -> float:
-    """The share of a shard that stood at the last selection of which it is known."""
+    """Share of a shard that stood at the latest selection whose result is known."""
     at: Node | None = select
     while at is not None:
         spec = at.spec
@@ -124,7 +135,7 @@ def _last_known(select: Node, standing: Callable[[Node], int | None]) -> float:
 def _amount(
     node: Node, train_images: Mapping[DatasetSpec, int], costs: CountMultiplications
 ) -> tuple[float, float]:
-    """A node's amount, and the numbers that are touched beside; see `Workload`."""
+    """The amount of work of a node and the numbers touched; see `Workload`."""
     spec = node.spec
     if isinstance(spec, ScoreSpec):
         return float(sum(_answers(parent) for _, parent in node.parents)), 0.0
@@ -145,13 +156,13 @@ def _training_passes(
 ) -> Passes:
     size = spec.recipe.batch_size
     images = train_images.get(_spec(node.parent("dataset")), 0)
-    # a last batch that is not full is left out, unless it is the only one
+    # an incomplete last batch is dropped, unless it is the only one
     images = images // size * size or images
     return spec.recipe.forwards_and_backwards() * images * spec.recipe.epochs
 
 
 def _passes(node: Node, classes: int) -> Passes:
-    """Those of a node that asks a model, about all its images."""
+    """Forward and backward passes of a node that queries a model, over all its images."""
     match node.spec:
         case CraftSpec(shard=shard) as spec:
             return craft_passes(spec, classes) * (shard.stop - shard.start)
@@ -169,7 +180,7 @@ def _passes(node: Node, classes: int) -> Passes:
 
 
 def speed_class(node: Node) -> SpeedClass:
-    """What a node's speed is comparable by."""
+    """The speed class of a node."""
     match node.spec:
         case DatasetSpec(kind=source):
             return SpeedClass(node.kind, method=source)
@@ -218,5 +229,5 @@ def _spec(dataset: Node) -> DatasetSpec:
 
 
 def multiplications(network: Network, dataset: DatasetSpec) -> int:
-    """Of one image's forward pass."""
+    """Multiplications of a network's forward pass for one image."""
     return network.multiplications(dataset.channels, dataset.side, dataset.classes)

@@ -1,1 +1,1 @@
-"""Who is told of a run: the terminal, and MLflow."""
+"""Observers of a run: progress on the terminal, early warnings, and logging to MLflow."""

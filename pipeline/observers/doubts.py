@@ -1,4 +1,4 @@
-"""Says while a run goes on what makes no sense about a model: its clean accuracy, its outputs."""
+"""Warns during a run if a model is implausible, by its clean accuracy or its outputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from tasks.defenses.none import NoDefense
 
 
 class Doubts:
-    """Looks at each undefended model as soon as its clean images are scored, before hours of work.
+    """An observer that checks each undefended model as soon as its clean images are scored.
 
-    cells, scores: of a grid, and the score node of each cell by its name; answers: those that are
-    stored; say: takes a line.
+    So a broken model is reported before hours of work.
+
+    Args:
+        cells: The cells of the run, by name.
+        scores: Score node of each cell, by cell name.
+        answers: Access to the stored predictions.
+        say: Prints a line.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How a run goes, for a person at a terminal or for a log. Stdout is left to the tables."""
+"""Progress of a run, as a live display or as lines of a log, on stderr; stdout is for results."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from pipeline.report.scores import number
 from pipeline.report.words.numbers import accuracy, old_to_new
 
 WRONG = NodeFailed | NodeRetried | SetAside
-"""Events that are told however quiet a run is to be."""
+"""Events that are reported even with `quiet`."""
 HEARTBEAT_S = 15.0
 NAMED = 3
-"""Cells that are named where many share a fate."""
+"""Maximum number of cells listed by name for the same reason."""
 SHOWN_CELLS = 5
 SHOWN_NOTES = 4
 
@@ -45,14 +45,17 @@ SHOWN_NOTES = 4
 def make_progress(
     console: Console, *, quiet: bool = False, plain: bool = False, verbose: bool = False
 ) -> Observer:
-    """The live display where someone can watch it, plain lines elsewhere.
+    """The live display on a terminal, plain lines elsewhere.
 
-    console: on stderr. quiet: only what goes wrong, and how it ended; plain: lines even on a
-    terminal; verbose: a line for each finished node as well.
+    Args:
+        console: Writes to stderr.
+        quiet: Report only problems and the final result.
+        plain: Plain lines even on a terminal.
+        verbose: Also a line for each finished node.
     """
     if quiet:
         return PlainProgress(console, quiet=True)
-    # asked of the file too: FORCE_COLOR makes rich take any log for a terminal
+    # the file is checked, too, since with FORCE_COLOR rich considers any log a terminal
     watched = console.is_interactive and console.file.isatty()
     if watched and not plain:
         return LiveProgress(console, verbose=verbose)
@@ -60,10 +63,9 @@ def make_progress(
 
 
 class PlainProgress:
-    """One line for each thing worth a line, without control characters.
+    """Progress as lines of text without control characters.
 
-    While nothing else is said, how far the run is every 15 seconds. quiet, verbose: see
-    `make_progress`.
+    Reports how far the run is every 15 seconds. quiet, verbose: see `make_progress`.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """Bars for each kind of node, what runs, the latest scores; lines scroll by above."""
+    """A live display with a bar for each kind of node, running nodes and the latest scores."""
 
     def __init__(
         self,
@@ -139,7 +141,7 @@ class LiveProgress:
             if isinstance(event, CellScored):
                 self._scored.extend(said)
                 said = []
-        # outside the lock: the display's own thread holds the console when it asks for it
+        # outside the lock, since the display's thread holds the console when it waits for the lock
         if isinstance(event, RunFinished):
             self._live.stop()
         for line in said:
@@ -149,7 +151,7 @@ class LiveProgress:
             self._live.start(refresh=True)
 
     def close(self) -> None:
-        """Take the display away, if it is still there."""
+        """Remove the display, if it is still shown."""
         self._live.stop()
 
     def _display(self) -> RenderableType:
@@ -174,10 +176,10 @@ class LiveProgress:
 
 
 def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]:
-    """What is worth a line of an event, if anything is.
+    """The lines that report an event, if any.
 
-    verbose: a finished node is, but for scores, whose cells have lines of their own; and so is
-    the traceback of a failure.
+    verbose: also report each finished node, except scores, which are reported by cell, and the
+    tracebacks of failures.
     """
     match event:
         case Elsewhere(node=node, by=by):
@@ -207,7 +209,7 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
 
 
 def _waiting(event: NodeRetried | NodeSilent, name: str) -> str:
-    """A node that takes longer than it should."""
+    """A node that is retried or silent."""
     if isinstance(event, NodeRetried):
         return clean(f"again: {name}: {event.reason}")
     limit = event.ended_after

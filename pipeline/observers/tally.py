@@ -1,4 +1,4 @@
-"""How far a run is, how long it may still take, and what its nodes are called."""
+"""Counts the nodes of a run and estimates the remaining time."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from pipeline.plan.words import counted, roughly
 from tasks.progress import Progress
 
 SEEN = 0.01
-"""The share of a node that must have been watched before its speed counts."""
+"""Minimum share of a node that must have been observed before its speed is used."""
 
 
 @dataclass
 class Running:
-    """A node at work: what it first told and what it told last, with the times of both."""
+    """A running node, with the time and content of its first and its last progress report."""
 
     node: Node
     first: tuple[float, Progress] | None = None
@@ -39,17 +39,17 @@ class Running:
 
     @property
     def share(self) -> float:
-        """How much of it is done, 0 to 1."""
+        """Share that is done, 0 to 1."""
         return 0.0 if self.last is None else _share(self.last[1])
 
     @property
     def words(self) -> str:
-        """What it told last."""
+        """Its last progress message."""
         return (self.last and self.last[1].note) or f"{self.share:.0%}"
 
     @property
     def seconds(self) -> float | None:
-        """How long it takes in all, judged by its speed so far."""
+        """Estimated total duration, from the speed so far; None if too little was observed."""
         if self.first is None or self.last is None:
             return None
         share = self.share - _share(self.first[1])
@@ -58,7 +58,7 @@ class Running:
 
 @dataclass(frozen=True)
 class RemainingTime:
-    """Seconds that a run may still take; a lower bound where some kinds are still unknown."""
+    """Estimated remaining time in seconds; a lower bound if some kinds are still unknown."""
 
     seconds: float
     at_least: bool
@@ -69,7 +69,7 @@ class RemainingTime:
 
 @dataclass
 class Tally:
-    """Counts nodes from the events of a run. `clock` gives seconds."""
+    """Counts nodes from the events of a run. `clock` returns seconds."""
 
     clock: Callable[[], float] = time.monotonic
     grid: Grid | None = None
@@ -86,7 +86,7 @@ class Tally:
     _said: set[str] = field(default_factory=set)
 
     def notify(self, event: Event) -> None:
-        """Count an event."""
+        """Process an event."""
         match event:
             case RunStarted(grid=grid, todo=todo):
                 self.grid, self._began = grid, self.clock()
@@ -114,12 +114,12 @@ class Tally:
     def _start(self, node: Node) -> None:
         if node.digest not in self.running:
             self._started[node.kind] += 1
-        # what was set aside is computed again, on top of what was planned
+        # artifacts that were set aside are computed in addition to the plan
         self.todo[node.kind] = max(self.todo[node.kind], self._started[node.kind])
         self.running[node.digest] = Running(node)
 
     def _block(self, failed: NodeKind, blocked: int) -> None:
-        """Take blocked nodes, whose kinds nobody tells, off the later kinds in proportion."""
+        """Subtract blocked nodes, whose kinds are unknown, proportionally from the later kinds."""
         later = NODE_KINDS[NODE_KINDS.index(failed) + 1 :]
         total = sum(self.todo[kind] for kind in later)
         for kind in later:
@@ -127,7 +127,7 @@ class Tally:
             self._blocked[kind] = self._blocked.get(kind, 0.0) + lost
 
     def finished(self, kind: NodeKind) -> float:
-        """Nodes of a kind that are done, with the shares of those at work."""
+        """Number of finished nodes of a kind, plus the shares of running ones."""
         running = (each.share for each in self.running.values() if each.node.kind == kind)
         return self.done[kind] + sum(running)
 
@@ -137,19 +137,19 @@ class Tally:
 
     @property
     def kinds(self) -> list[NodeKind]:
-        """The kinds that the run has to do, in the order of the work."""
+        """The kinds of node in this run, in the order of the work."""
         return [kind for kind in NODE_KINDS if self.todo[kind]]
 
     @property
     def parallelism(self) -> float:
-        """How many nodes were worked on at a time, so far; 1 or more."""
+        """Average number of nodes computed at the same time so far; at least 1."""
         busy = sum(map(sum, self._seconds.values()))
         elapsed = self.clock() - self._began
         return max(1.0, busy / elapsed) if elapsed > 0 else 1.0
 
     @property
     def estimate(self) -> RemainingTime | None:
-        """From the mean seconds of each kind's finished nodes and the speed of running ones."""
+        """Remaining time, from mean durations of finished nodes and the speed of running ones."""
         left_s, longest, unknown, known = 0.0, 0.0, False, False
         for kind in self.kinds:
             left = self._left(kind)
@@ -165,7 +165,7 @@ class Tally:
                 longest = max(longest, fmean(times) * min(left, 1.0))
                 known = True
             elif KINDS[kind].uses_network:
-                # the others take seconds: not knowing them yet does not spoil an estimate
+                # other kinds take seconds, so the estimate does not need them
                 unknown = True
         if not known:
             return None
@@ -173,7 +173,7 @@ class Tally:
 
     @property
     def counts(self) -> str:
-        """`12 of 40 nodes, 1 failed, 3 cells cannot be scored`."""
+        """Such as `12 of 40 nodes, 1 failed, 3 cells cannot be scored`."""
         parts = [f"{self.done.total()} of {self.todo.total()} nodes"]
         if self.failed.total():
             parts.append(f"{self.failed.total()} failed")
@@ -182,12 +182,12 @@ class Tally:
         return ", ".join(parts)
 
     def notes(self, count: int) -> list[str]:
-        """What the first running nodes told last: `train demo-iat: epoch 3/10, loss 0.512`."""
+        """Last messages of the first running nodes, as `train demo-iat: epoch 3/10, loss 0.512`."""
         told = (each for each in self.running.values() if each.last is not None)
         return [f"{self.name(each.node)}: {each.words}" for each in islice(told, count)]
 
     def news(self, done: Done) -> list[str]:
-        """What a finished node says of how its network was made ready, each line once a run."""
+        """Notes of a finished node about its inputs and network, each reported once in a run."""
         said = done.how.get("said")
         lines = [str(line) for line in said] if isinstance(said, list) else []
         new = [line for line in lines if line not in self._said]
@@ -195,7 +195,7 @@ class Tally:
         return new
 
     def name(self, node: Node) -> str:
-        """A node in the grid's words: `craft demo-iat/untargeted-pgd10, images 0 to 500`."""
+        """Name of a node, such as `craft demo-iat/untargeted-pgd10, images 0 to 500`."""
         if node.digest not in self._names:
             self._names[node.digest] = node_name(node, self.grid)
         return self._names[node.digest]

@@ -1,1 +1,1 @@
-"""What of a graph is there, what is missing and why, and how long it will take."""
+"""Planning: which nodes of a task graph are missing and why, and how long they will take."""

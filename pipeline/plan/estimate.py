@@ -1,4 +1,4 @@
-"""How long work will take: from recorded timings, else from counted operations."""
+"""Estimates of computing time, from recorded timings or else from counted operations."""
 
 from __future__ import annotations
 
@@ -19,22 +19,29 @@ from tasks.data.spec import DatasetSpec
 from tasks.specs import Precision
 
 FLOP = 2
-"""Floating-point operations in a multiplication and the addition that goes with it."""
+"""Floating-point operations of a multiply-add."""
 
 TOUCH = 10
-"""Multiplications in float32 that take as long as a number read from memory or written to it: 5 to
-10 on a core of a Xeon."""
+"""Number of float32 multiplications that take as long as one memory access: 5 to 10 on a core of a
+Xeon."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of work by kind of node; what stands in `unknown` is not among them.
+    """Estimated seconds of work by kind of node, not including the kinds in `unknown`.
 
-    They are the most that it can be: candidates of a cascade are made only for images that still
-    stand, and `spared` is how many seconds of a kind are not needed if none does. chain_s: of
-    the longest chain of nodes, each of which waits for the one before it; least_chain_s: the
-    same if none does. basis: where the seconds come from, in words. A worker is one device, or
-    one core of a CPU.
+    All values are upper bounds, since the candidates of a cascade are made only for images that
+    still stand. The lower bounds (`least_...`) assume that the first candidate succeeds on every
+    image.
+
+    Attributes:
+        device: Name of the device; a worker is one device, or one core of a CPU.
+        seconds: Seconds by kind.
+        chain_s: Duration of the longest chain of dependent nodes (critical path), in seconds.
+        basis: Where the numbers come from, for people.
+        unknown: Kinds without an estimate.
+        spared: Part of the seconds that may turn out to be unnecessary, by kind.
+        least_chain_s: Lower bound of `chain_s`.
     """
 
     device: str
@@ -44,34 +51,34 @@ class Estimate:
     basis: tuple[str, ...]
     unknown: tuple[NodeKind, ...] = ()
     by_node: Mapping[str, float] = field(default_factory=dict)
-    """Digest → seconds."""
+    """Seconds of each node, by digest."""
     spared: Mapping[NodeKind, float] = field(default_factory=dict)
     least_chain_s: float = 0.0
     assumed: tuple[Precision, ...] = ()
-    """Precisions of operations that were counted at a speed that nobody measured."""
+    """Precisions whose speed is an assumption and was not measured."""
 
     @property
     def work_s(self) -> float:
-        """Of all nodes, one after the other; at most."""
+        """Total work of all nodes in seconds; upper bound."""
         return sum(self.seconds.values())
 
     @property
     def least_work_s(self) -> float:
-        """As `work_s`, if no image outlasts the first candidate."""
+        """Lower bound of `work_s`."""
         return self.work_s - sum(self.spared.values())
 
     @property
     def wall_s(self) -> float:
-        """With all the workers: neither the work, shared out, nor the chain can be shorter."""
+        """Duration with all workers: at least the longest chain, and the evenly divided work."""
         return max(self.chain_s, self.work_s / self.workers)
 
     @property
     def least_wall_s(self) -> float:
-        """As `wall_s`, if no image outlasts the first candidate."""
+        """Lower bound of `wall_s`."""
         return max(self.least_chain_s, self.least_work_s / self.workers)
 
     def lines(self) -> Iterator[str]:
-        """The estimate for a person to read; nothing where there is no work."""
+        """The estimate for people; no lines if there is no work."""
         if not self.seconds and not self.unknown:
             return
         kinds = ", ".join(
@@ -97,7 +104,7 @@ class Estimate:
             yield f"basis: {words}"
 
     def facts(self) -> dict[str, object]:
-        """The estimate for a program to read; hours."""
+        """The estimate for programs, in hours."""
         return {
             "device": self.device,
             "workers": self.workers,
@@ -121,12 +128,21 @@ def estimate(
     workers: int = 1,
     measured: Mapping[Precision, Speed] | None = None,
 ) -> Estimate:
-    """The work of the nodes in `todo`, digests, on a device: this machine's CPU by default.
+    """Estimate the work of the nodes in `todo` on a device.
 
-    A node's seconds are its work times the median pace of timings of its sort, else of its kind
-    and network; else its operations at the speed that `devices` states. train_images: see
-    `workload`. measured: what this machine's CPU was seen to reach, instead of what is stated of
-    it. BadInput where neither the store nor `devices` knows a device that was asked for.
+    The time of a node is its workload times the median pace (seconds per unit) of recorded timings
+    of its speed class, or else of its kind and network; or else its operations divided by the speed
+    in `devices`.
+
+    Args:
+        todo: Digests of the nodes.
+        train_images: See `workload`.
+        device: Name of the device; this machine's CPU by default.
+        workers: Number of workers.
+        measured: Measured speeds of this machine's CPU, used instead of those in `devices`.
+
+    Raises:
+        BadInput: If neither the store nor `devices` knows the device.
     """
     nodes = [node for node in graph if node.digest in todo]
 
@@ -176,7 +192,7 @@ def estimate(
 
 
 def _costs(store: Store) -> CountMultiplications:
-    """What a model's network states of its own cost, else what a run counted and recorded."""
+    """A function for the cost of a model: as stated by its network, else as counted by a run."""
 
     @cache
     def cost(model: Node) -> int:
@@ -194,7 +210,7 @@ def _costs(store: Store) -> CountMultiplications:
 
 @dataclass
 class _Paces:
-    """Seconds for work, and on what they were based so far."""
+    """Converts workloads to seconds, and records which sources were used."""
 
     timings: list[Timing]
     stated: str | None
@@ -207,7 +223,7 @@ class _Paces:
     _found: dict[SpeedClass, tuple[float, list[Timing]] | None] = field(default_factory=dict)
 
     def seconds(self, work: Workload) -> float:
-        """How long work takes; 0 where nothing tells."""
+        """Seconds for a workload; 0 if there is no basis for an estimate."""
         kind = work.speed_class.kind
         if not work.amount:
             self.unknown.add(kind)
@@ -218,7 +234,7 @@ class _Paces:
         if recorded is not None:
             pace, timings = recorded
             self._used.setdefault(kind, {}).update({id(timing): timing for timing in timings})
-            # what the same method touches is in its seconds
+            # timings of the same method include its memory accesses
             same = timings[0].workload.speed_class.method == work.speed_class.method
             return pace * work.amount + (0.0 if same else self._touching(work))
         if not KINDS[kind].uses_network or self.stated is None:
@@ -230,7 +246,7 @@ class _Paces:
         return flop / self._speed(work.speed_class.precision).flop_per_s + self._touching(work)
 
     def _touching(self, work: Workload) -> float:
-        """Seconds of what defenses do beside asking the network, in float32 whatever that takes."""
+        """Seconds of the memory accesses of defenses, at the speed of float32 in any precision."""
         if not work.touched or self.stated is None:
             return 0.0
         kind = work.speed_class.kind
@@ -244,7 +260,7 @@ class _Paces:
         return (median(each.pace for each in chosen), chosen) if chosen else None
 
     def words(self, device: str) -> Iterator[str]:
-        """What the seconds given so far were based on."""
+        """The basis of the estimates given so far, for people."""
         if self._used:
             used = {key: timing for each in self._used.values() for key, timing in each.items()}
             names = ", ".join(sorted({timing.device for timing in used.values()}))
@@ -266,7 +282,7 @@ class _Paces:
             yield f"{_listed(self.unknown)} left out, with no recorded timing on {device}"
 
     def assumed(self) -> Iterator[Precision]:
-        """Precisions whose operations were counted at a speed that nobody measured."""
+        """Precisions in use whose speed is an assumption."""
         used = {precision for _, precision in self._flop}
         if self._touched:
             used.add("float32")
@@ -287,7 +303,7 @@ def _alike(one: SpeedClass, other: SpeedClass) -> bool:
 
 
 def _range(least_s: float, most_s: float) -> str:
-    """Such as `20 min to 3 h`; one duration where both read the same."""
+    """A range such as `20 min to 3 h`; a single duration if both ends read the same."""
     least, most = roughly(least_s), roughly(most_s)
     return most if least == most else f"{least} to {most}"
 

@@ -1,7 +1,7 @@
-"""What a run would have to do, and why: nodes whose artifact is absent, outdated or forced.
+"""Planning: which nodes a run has to compute (absent, outdated or forced), and why.
 
-A digest names a recipe, not bytes. So an artifact also counts as absent when the store holds
-other content for one of its ancestors than the content that it was made from.
+A digest identifies a recipe, not its result. So an artifact is outdated if the store now holds
+other content for one of its ancestors than it was made from.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from pipeline.store.store import Damaged, Store
 
 @dataclass(frozen=True)
 class Plan:
-    """Digest → reason, for each node to be computed, parents before children.
+    """The nodes to compute, parents first, each with the reason.
 
-    replaced: those of them whose artifact stands in the store, and is to give way.
+    Attributes:
+        todo: Reasons by digest.
+        stored: Number of nodes that are in the store.
+        replaced: Nodes of `todo` whose artifact is in the store and will be replaced.
+        damaged: Damaged artifacts that were found.
     """
 
     todo: Mapping[str, str]
@@ -27,7 +31,7 @@ class Plan:
     damaged: tuple[Damaged, ...] = ()
 
     def by_kind(self, graph: Graph) -> dict[str, int]:
-        """How many nodes of each kind there are to do."""
+        """Number of nodes to compute, by kind."""
         counts: dict[str, int] = {}
         for digest in self.todo:
             kind = graph[digest].kind
@@ -45,12 +49,18 @@ def make_plan(
     without: Collection[str] = (),
     snapshot: Snapshot | None = None,
 ) -> Plan:
-    """What is missing for the leaves. `forced` digests are computed again; `without` are left out.
+    """Determine the nodes that are missing for the given leaves.
 
-    exhibits: are made of what is there or is to be computed anyway; nothing is computed for them
-    alone, so that scores that came without their tensors stay as they are. snapshot: of this
-    store; a new one by default. Work goes upwards from the leaves: what only absent nodes would
-    read is not looked at.
+    The graph is walked from the leaves towards the parents; parents of a stored node are not
+    examined.
+
+    Args:
+        exhibits: Nodes that are computed only if all their parents are stored or will be computed
+            for the leaves anyway. So scores that were imported without tensors are left as they
+            are.
+        forced: Digests of nodes to compute even if they are stored.
+        without: Digests of nodes to leave out.
+        snapshot: State of the store; read afresh by default.
     """
     snapshot = snapshot or Snapshot(store)
     found = _Missing(graph, snapshot, forced, without)
@@ -66,7 +76,7 @@ def make_plan(
 
 @dataclass
 class _Missing:
-    """What was found to be missing so far: digest → reason."""
+    """The missing nodes found so far, with reasons by digest."""
 
     graph: Graph
     snapshot: Snapshot
@@ -82,11 +92,11 @@ class _Missing:
         return node.digest in self.reasons
 
     def has(self, node: Node) -> bool:
-        """Whether a node's artifact is there, or is to be computed anyway."""
+        """Whether a node's artifact is stored or will be computed anyway."""
         return node in self or self.snapshot.standing(node, self.graph) is not None
 
     def parents_of(self, node: Node) -> list[Node]:
-        """The parents of a node that is missing; none of one that is not, or was looked at."""
+        """Examine a node; returns its parents if it is missing and was not examined before."""
         if node.digest in self._seen or node.digest in self.without:
             return []
         self._seen.add(node.digest)

@@ -1,7 +1,7 @@
-"""A dry run: the graph replayed on simulated workers, each node taking its estimated seconds.
+"""Simulates the execution of a task graph on a number of workers, from estimated durations.
 
-As in the real runner, what is ready begins by the rank of its kind, then in the order of the plan,
-and one driver hands out every task. A worker does one task at a time.
+As in the real runner, ready nodes start by the rank of their kind and then in plan order, a single
+driver submits them, and a worker runs one task at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tasks.specs import SHARD
 
 @dataclass(frozen=True)
 class Overhead:
-    """What a task costs beside its nodes' own seconds. task_s: on its worker; driver_s: before."""
+    """Overhead of a task in seconds: on its worker, and in the driver before it starts."""
 
     task_s: float
     driver_s: float
@@ -27,7 +27,7 @@ class Overhead:
 
 @dataclass(frozen=True)
 class Task:
-    """Nodes that one worker does in a row, and the tasks that must have ended."""
+    """Nodes that one worker computes in sequence; after: the tasks that have to end first."""
 
     nodes: tuple[Node, ...]
     seconds: float
@@ -35,13 +35,13 @@ class Task:
 
     @property
     def kind(self) -> NodeKind:
-        """Of all its nodes."""
+        """Kind of its nodes."""
         return self.nodes[0].kind
 
 
 @dataclass(frozen=True)
 class Replay:
-    """How long it took, s, and how much of the workers' time was spent at work."""
+    """Result of a simulation: total duration, and time that workers were busy, in seconds."""
 
     workers: int
     wall_s: float
@@ -49,14 +49,16 @@ class Replay:
 
     @property
     def use(self) -> float:
-        """The share of all workers' time that was spent at work, 0 to 1."""
+        """Utilisation of the workers, 0 to 1."""
         return self.busy_s / (self.wall_s * self.workers) if self.wall_s else 1.0
 
 
 def tasks_of(graph: Graph, seconds: Mapping[str, float], *, shards: int) -> list[Task]:
-    """The nodes whose seconds are given as tasks, each before what waits for it.
+    """Group nodes into tasks, in topological order.
 
-    shards: how many shards of the same work may share a task.
+    Args:
+        seconds: Duration of each node to include, by digest.
+        shards: Number of shards of the same work that may share a task.
     """
     groups: dict[str, list[Node]] = {}
     for node in graph:
@@ -79,7 +81,7 @@ def tasks_of(graph: Graph, seconds: Mapping[str, float], *, shards: int) -> list
 
 
 def _group(node: Node, shards: int) -> str:
-    """What nodes of one task have in common."""
+    """Key that is equal for nodes of the same task."""
     if shards == 1 or not isinstance(node.spec, CraftSpec | DefendSpec | SelectSpec):
         return node.digest
     about: list[object] = [node.kind, node.spec.model_dump(mode="json", exclude={"shard"})]
@@ -92,7 +94,7 @@ def _group(node: Node, shards: int) -> str:
 
 
 def replay(tasks: list[Task], workers: int, costs: Overhead) -> Replay:
-    """Run all tasks on so many workers."""
+    """Simulate the execution of all tasks."""
     children: dict[int, list[int]] = {}
     waiting = [len(task.after) for task in tasks]
     for number, task in enumerate(tasks):
@@ -122,7 +124,7 @@ def _ranked(tasks: list[Task], number: int) -> tuple[tuple[int, int], int]:
 
 
 def longest_chain(tasks: list[Task], costs: Overhead) -> list[Task]:
-    """The tasks of which each waits for the one before it that take the longest together."""
+    """The critical path: the chain of dependent tasks with the longest total duration."""
     ends: list[float] = []
     before: list[int | None] = []
     for task in tasks:

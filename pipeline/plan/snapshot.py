@@ -1,4 +1,4 @@
-"""A snapshot of the store: which nodes of a graph it holds."""
+"""A snapshot of the store: the state of each node of a graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.store.store import Record, Store
 
 
 class AncestorSummary(NamedTuple):
-    """What is kept of an artifact that others were made from."""
+    """The part of an ancestor's record that is kept in memory."""
 
     content: str
     provenance: Provenance
@@ -19,10 +19,10 @@ class AncestorSummary(NamedTuple):
 
 @dataclass
 class Snapshot:
-    """What the store held when it was asked; what is written later is not seen.
+    """The state of the store when it was first queried; later changes are not seen.
 
-    A record is read once, or twice where it was seen first as an ancestor: of an ancestor no
-    more is kept than what planning and reports ask of it, since a grid may have 100,000.
+    A record is read once, or twice if it was first read as an ancestor: of ancestors only a summary
+    is kept, since a grid may have 100,000.
     """
 
     store: Store
@@ -31,9 +31,9 @@ class Snapshot:
     _provenances: dict[Provenance, Provenance] = field(default_factory=dict)
 
     def state(self, node: Node, graph: Graph) -> ArtifactState:
-        """Whether a node's artifact is there, absent, outdated or damaged; see `ArtifactState`.
+        """The state of a node's artifact: there, absent, outdated or damaged; see `ArtifactState`.
 
-        graph: of at least the node and its ancestors.
+        graph: contains at least the node and its ancestors.
         """
         state = self.stored(node.kind, node.digest)
         for digest, content in state.record.lineage.items() if state.record is not None else ():
@@ -50,15 +50,15 @@ class Snapshot:
         return state
 
     def stored(self, kind: str, digest: str) -> ArtifactState:
-        """The same of what is no node of a graph: whatever it was made from, never outdated."""
+        """The state of an artifact without regard to its ancestors; never outdated."""
         if digest not in self._stored:
             self._stored[digest] = self.store.state(kind, digest)
         return self._stored[digest]
 
     def summary(self, kind: str, digest: str) -> AncestorSummary | None:
-        """What is asked of an ancestor; None where its record is absent or damaged."""
+        """Summary of an ancestor; None if its record is absent or damaged."""
         if digest not in self._summaries:
-            # of an ancestor that is not asked for itself, the record is not kept
+            # records that are only needed as ancestors are not kept
             state = self._stored.get(digest) or self.store.state(kind, digest)
             record = state.record
             summary = None
@@ -71,5 +71,5 @@ class Snapshot:
         return self._summaries[digest]
 
     def standing(self, node: Node, graph: Graph) -> Record | None:
-        """A node's record if it counts as there."""
+        """The record of a node if its artifact is valid."""
         return self.state(node, graph).standing

@@ -1,4 +1,4 @@
-"""What this machine's CPU was measured to reach, remembered from one program to the next."""
+"""Measured speeds of this machine's CPU, cached between program runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEMORY = "speeds.json"
 
 
 def known_speeds() -> dict[Precision, Speed]:
-    """The speed of one core in each precision that was calibrated here; empty before."""
+    """Measured speed of one core by precision; empty before the first calibration."""
     found: dict[Precision, Speed] = {}
     for precision, flop_per_s in _read().get(_machine(), {}).items():
         if precision in {"float32", "tf32", "bfloat16"} and flop_per_s > 0:
@@ -26,7 +26,7 @@ def known_speeds() -> dict[Precision, Speed]:
 
 
 def remember_speed(precision: Precision, flop_per_s: float) -> None:
-    """Keep what was measured, in floating-point operations a second, if that can be written."""
+    """Cache a measured speed, in floating-point operations a second, if the cache is writable."""
     known = _read()
     known.setdefault(_machine(), {})[precision] = flop_per_s
     path = cache_folder() / MEMORY
@@ -56,7 +56,7 @@ def _read() -> dict[str, dict[Precision, float]]:
 
 
 def _machine() -> str:
-    """This kind of processor under this version of torch, as far as the system says."""
+    """The processor model and the version of torch, which the speed depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

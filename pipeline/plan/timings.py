@@ -1,4 +1,4 @@
-"""Timings that a store's records hold, from which the speed of a device is known."""
+"""Timings from the records of a store, from which the speed of a device is derived."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tasks.networks.base import Network
 from tasks.training.recipe import Recipe
 
 ENOUGH = 9
-"""Timings of one sort: the median of more would tell nothing new."""
+"""Maximum number of timings of a speed class; more would hardly change the median."""
 TRIES = 50
-"""Nodes of one sort whose records are looked for."""
+"""Maximum number of nodes of a speed class whose records are looked up."""
 SCANNED = 200
-"""Records of one kind, of nodes that are not in the graph, that are read."""
+"""Maximum number of records of a kind that are read outside the graph."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Work that was done, in how many seconds and on which device."""
+    """A completed workload, with its duration and device."""
 
     workload: Workload
     seconds: float
@@ -34,17 +34,20 @@ class Timing:
 
     @property
     def pace(self) -> float:
-        """Seconds for a unit of work."""
+        """Seconds per unit of work."""
         return self.seconds / self.workload.amount
 
 
 def recorded_timings(
     nodes: Iterable[Node], speed_classes: Collection[SpeedClass], store: Store, device: str
 ) -> list[Timing]:
-    """Timings of work of these speed classes on a device, or others of the same kind and network.
+    """Timings of these speed classes on a device, or of others with the same kind and network.
 
-    device: its name or a part of it. A bounded number of the records of `nodes` are read and,
-    for a class that has none there, of the other artifacts in the store.
+    The number of records read is bounded. For a class without timings among `nodes`, other
+    artifacts of the store are read.
+
+    Args:
+        device: Name of the device, or a part of it.
     """
     reader = _Reader(store, device.casefold())
     alike = {(wanted.kind, wanted.network, wanted.precision) for wanted in speed_classes}
@@ -60,7 +63,7 @@ def recorded_timings(
 
 
 def _by_speed_class(nodes: Iterable[Node]) -> dict[SpeedClass, list[Node]]:
-    """Nodes by their sort, in the order of their digests, which is that of no grid."""
+    """Nodes by speed class, in the order of their digests, which favours no grid."""
     found: dict[SpeedClass, list[Node]] = {}
     for node in sorted(nodes, key=lambda node: node.digest):
         found.setdefault(speed_class(node), []).append(node)
@@ -73,7 +76,7 @@ def _first(timings: Iterator[Timing], count: int) -> list[Timing]:
 
 @dataclass
 class _Reader:
-    """Reads each record once, and the timing out of it."""
+    """Reads timings from records, each record once."""
 
     store: Store
     device: str
@@ -82,7 +85,7 @@ class _Reader:
     _costs: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def timings(self, artifacts: Iterable[tuple[str, str]]) -> Iterator[Timing]:
-        """The timings, on the device, of those artifacts that were not read before."""
+        """Timings on the device from artifacts that have not been read yet."""
         for kind, digest in artifacts:
             if digest in self._read_already:
                 continue
@@ -98,7 +101,7 @@ class _Reader:
         return self._known[digest]
 
     def _timing(self, record: Record) -> Timing | None:
-        """What a record tells; None where it tells no speed, as one of another version may."""
+        """The timing in a record; None if it has none, as records of other versions may."""
         try:
             workload, seconds = self._work(record)
             device = str(record.how["device"])
@@ -127,7 +130,7 @@ class _Reader:
             return Workload(SpeedClass(kind, network, spec["precision"], method), amount), seconds
         match kind:
             case "train":
-                # training that was taken up again has its seconds in each epoch's facts only
+                # of a resumed training only the facts of each epoch hold all seconds
                 times, speeds = facts["timings"]["seconds"], facts["timings"]["images_per_second"]
                 images = sum(time * speed for time, speed in zip(times, speeds, strict=True))
                 recipe = Recipe.model_validate(spec["recipe"])
@@ -164,7 +167,7 @@ class _Reader:
 
 
 def recorded_multiplications(model: Record) -> int | None:
-    """Those of a forward pass that a run counted; None where the record says nothing of them."""
+    """Multiplications of a forward pass as counted by a run; None if not recorded."""
     found = model.facts.get("multiplications")
     return found if type(found) is int and found >= 0 else None
 

@@ -1,4 +1,4 @@
-"""Why a cell would be computed, or has another score: what changed, from what to what."""
+"""Explains why a cell has to be computed again or has another score: what changed."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ def _counted(plan: Plan, graph: Graph) -> str:
 
 @dataclass(frozen=True)
 class Described:
-    """What an artifact is of: that of a node, or that of a record in a store.
+    """Description of an artifact, of a node in the graph or of a record in a store.
 
-    own_code: digests of a user's own classes, by name; said: what versions changed in results, by
-    class and version, where that is known; parents: role → the kind and the parent, which is None
-    where its store does not know it.
+    Attributes:
+        own_code: Digests of the user's own classes, by name.
+        said: What each version changed in results, by class and version, if known.
+        parents: Kind and digest of each parent, by role.
+        parent: Looks up the parent in a role; None if its store does not have it.
     """
 
     kind: str
@@ -58,7 +60,7 @@ class Described:
 
 
 def of_node(node: Node) -> Described:
-    """What a node is of."""
+    """The description of a node."""
     return Described(
         node.kind,
         node.digest,
@@ -72,7 +74,7 @@ def of_node(node: Node) -> Described:
 
 
 def stored(store: Store, kind: str, digest: str) -> Described | None:
-    """What an artifact of a store is of; None where the store does not know it."""
+    """The description of an artifact in a store; None if the store does not have it."""
     record = store.known(kind, digest)
     if record is None:
         return None
@@ -91,13 +93,13 @@ def stored(store: Store, kind: str, digest: str) -> Described | None:
 
 @dataclass
 class Comparison:
-    """Artifacts beside older ones of a store; what was compared once is remembered."""
+    """Compares artifacts with older ones of a store; results are cached."""
 
     store: Store
     _known: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def changes(self, new: Described, kind: str, old_digest: str) -> tuple[str, ...]:
-        """What differs between an artifact and an old one, itself first, then its ancestors."""
+        """The differences between an artifact and an old one, then those of their ancestors."""
         if new.digest == old_digest:
             return ()
         found = tuple(dict.fromkeys(self._changes(new, kind, old_digest)))
@@ -142,7 +144,7 @@ class Comparison:
 
 @dataclass
 class Moves:
-    """Why scores of one store differ from older ones of another, or of the same."""
+    """Explains why scores of one store differ from older ones of another or the same store."""
 
     old: Store
     new: Store
@@ -152,8 +154,11 @@ class Moves:
         self._comparison = Comparison(self.old)
 
     def reasons(self, new_digest: str, old_digest: str) -> tuple[str, ...]:
-        """Parameters, code and versions that changed; weights and data that came out otherwise;
-        and the machine, where it is another."""
+        """The reasons for which two scores differ, in lines.
+
+        They are changed parameters, code and versions; weights or data with other content; and
+        another machine.
+        """
         new = stored(self.new, "score", new_digest)
         if new is None or self.old.known("score", old_digest) is None:
             which = "newer" if new is None else "older"
@@ -173,11 +178,11 @@ OUTCOMES: Mapping[str, str] = {
     "select": "examples: the same attack chose others",
     "defend": "answers: the same defense gave others",
 }
-"""By kinds of artifact, from the first to the last, what is said where two of one digest differ."""
+"""Messages for artifacts of the same digest with different content, from first to last kind."""
 
 
 def _other_content(old: Store, new: Store, old_digest: str, new_digest: str) -> Iterator[str]:
-    """The first kind of ancestor that has other content under the same digest."""
+    """The message for the first kind of ancestor with other content under the same digest."""
     before, after = _ancestors(old, old_digest), _ancestors(new, new_digest)
     for kind, words in OUTCOMES.items():
         for digest, record in after.items():
@@ -188,7 +193,7 @@ def _other_content(old: Store, new: Store, old_digest: str, new_digest: str) -> 
 
 
 def _other_machine(old: Store, new: Store, old_digest: str, new_digest: str) -> Iterator[str]:
-    """Where what used the network was computed on another device, or with other libraries."""
+    """Differences in device or libraries of the nodes that used the network."""
     before, after = (
         _machines(_ancestors(store, digest).values())
         for store, digest in ((old, old_digest), (new, new_digest))
@@ -199,7 +204,7 @@ def _other_machine(old: Store, new: Store, old_digest: str, new_digest: str) -> 
 
 
 def _ancestors(store: Store, digest: str) -> dict[str, Record]:
-    """The records of a score and of all that it was made from, as far as the store knows them."""
+    """Records of a score and all its ancestors, as far as the store has them."""
     found: dict[str, Record] = {}
     waiting = [("score", digest)]
     while waiting:
@@ -223,9 +228,12 @@ def _machines(records: Iterable[Record]) -> dict[str, str]:
 def changed_cells(
     grid: str, scores: Mapping[str, Node], store: Store, ledger: Ledger, *, most: int
 ) -> dict[str, int]:
-    """What changed since cells were scored, and in how many of them; at most so many are looked at.
+    """What changed since cells were last scored, and for how many of them.
 
-    scores: of cells that are to be computed, by name. Those that never had a score are left out.
+    Args:
+        scores: Score nodes of cells that will be computed, by name. Cells without an earlier score
+            are ignored.
+        most: Maximum number of cells to examine.
     """
     last: dict[str, str] = {}
     for invocation in ledger.invocations:

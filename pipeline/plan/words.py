@@ -1,4 +1,4 @@
-"""Counts and durations in words."""
+"""Formatting of counts and durations for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """A duration that is estimated, so in steps: `8 s`, `3 min 20 s`, `49 min`, `6 h 10 min`."""
+    """An estimated duration, rounded in steps: `8 s`, `3 min 20 s`, `49 min`, `6 h 10 min`."""
     steps = ((60, 1), (600, 10), (3600, 60), (36_000, 600))
     step = next((step for below, step in steps if seconds < below), 3600)
     return duration(step * round(seconds / step))

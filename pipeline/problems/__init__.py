@@ -1,4 +1,4 @@
-"""Whatever is said in one line: mistakes of a user, failures of a system, text made fit to show."""
+"""Error classes with one-line messages, and sanitising of text that is shown to people."""
 
 from pipeline.problems.errors import (
     NO_ROOM,

@@ -1,4 +1,4 @@
-"""What is wrong with the input, in one line that says where and what would be right."""
+"""Exceptions for users' mistakes and system failures, with one-line messages."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pipeline.problems.sanitize import clean
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-"""What a folder answers that can no longer be written: not the fault of what is written."""
+"""errno codes that mean a folder can no longer be written to, whatever is written."""
 
 
 class BadInput(Exception):
-    """A user's mistake. Its message is the one line that is printed; the exit code is 2."""
+    """A user's mistake. Its message, one line, is printed; the exit code is 2."""
 
     def __init__(self, message: str) -> None:
-        # Names and values of a user's, which messages quote, may hold anything.
+        # messages quote names and values from the user, which may contain anything
         super().__init__(clean(message))
 
 
 class Unwritable(Exception):
-    """A folder that ran full or became read-only in mid-run, in one line; the exit code is 1."""
+    """A folder became full or read-only during a run. One-line message; the exit code is 1."""
 
     def __init__(self, message: str) -> None:
         super().__init__(clean(message))
@@ -34,7 +34,7 @@ class Unwritable(Exception):
 
 @contextlib.contextmanager
 def writing_to(folder: str, codes: frozenset[int] = REFUSED) -> Iterator[None]:
-    """Turn errors of the system with these codes into Unwritable, which names the folder."""
+    """Convert OSErrors with these codes into Unwritable, which names the folder."""
     try:
         yield
     except OSError as error:
@@ -45,7 +45,11 @@ def writing_to(folder: str, codes: frozenset[int] = REFUSED) -> Iterator[None]:
 
 
 def regular(path: Path) -> Path:
-    """The path of a file or a folder; OSError for a pipe or a device, whose reading never ends."""
+    """Return the path if it is a file or a folder.
+
+    Raises:
+        OSError: For pipes and devices, whose reading might never end.
+    """
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
@@ -53,12 +57,12 @@ def regular(path: Path) -> Path:
 
 
 def reason_of(error: BaseException) -> str:
-    """What the system said of an error, in lower case: `no space left on device`."""
+    """The system's message of an error in lower case, such as `no space left on device`."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the known names where none is near."""
+    """`; did you mean 'x'?`, or the list of known names if none is similar."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:
@@ -67,7 +71,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as a person reads it: relative to the current folder where it lies in it."""
+    """A path for messages: relative to the current folder if it is inside it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

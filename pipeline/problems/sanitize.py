@@ -1,8 +1,8 @@
-"""Text and addresses from elsewhere, made fit to be shown, stored and passed on.
+"""Sanitising of untrusted text and addresses before they are shown, stored or passed on.
 
-Labels, error messages, records of other people's stores and addresses of servers reach
-terminals, logs, CSV files, Markdown and web pages. What each of these would act on is taken out
-here, and nowhere else.
+Labels, error messages, records of other people's stores and server addresses end up in terminals,
+logs, CSV files, Markdown and web pages. All characters that these would interpret, and all secrets,
+are removed here and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,40 +12,42 @@ from collections.abc import Iterable
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 LONGEST = 1_000
-"""Characters of a line that is shown; what an exception says has no bound of its own."""
+"""Maximum length of a shown line; an exception's message may be of any length."""
 HIDDEN = "***"
-"""What stands in place of a secret."""
+"""Replacement for a secret."""
 HARMLESS = frozenset(
     {"endpoint", "region", "cache", "cache_gb", "charset", "driver", "sslmode", "timeout"}
 )
-"""Options of an address that are shown; the value of any other may be a secret."""
+"""Options of an address that are shown; values of all others are hidden as possible secrets."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What makes a spreadsheet take a cell of a CSV file for a formula."""
+"""First characters that make a spreadsheet treat a CSV cell as a formula."""
 
-# the length of a scheme is bounded, and it begins a word: else a text of megabytes takes hours
+# the scheme is bounded in length and starts at a word; otherwise matching megabytes of text would
+# take hours
 _SCHEME = r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}"
 _URL = re.compile(_SCHEME + r"://[^\s'\"<>]+")
 _UNFINISHED = re.compile(rf"({_SCHEME}://)\S*$")
 _ADDRESS = re.compile(_SCHEME + r":.*", re.DOTALL)
 _SHORTEST_SECRET = 3
-"""Fewer characters would be found by chance everywhere in a text."""
+"""Minimum length of a secret; shorter ones would match by chance in any text."""
 
 
 def printable(text: str) -> str:
-    """Without control and format characters: no escape codes, line breaks or reversed text."""
+    """Remove control and format characters: escape codes, line breaks, reversed text."""
     return "".join(letter if letter.isprintable() else "" for letter in text)
 
 
 def clean(text: object, longest: int = LONGEST) -> str:
-    """One printable line of at most about `longest` characters; a longer one says what is left out.
+    """Reduce text to one printable line of about `longest` characters at most.
 
-    Runs of white space become one space, and addresses lose their secrets.
+    Runs of white space become one space, secrets in addresses are hidden, and a cut is marked with
+    the number of characters left out.
     """
     said = str(text)
-    # a message of megabytes is not looked at whole
+    # messages may be megabytes long; only their beginning is processed
     head, cut = said[: 4 * longest], len(said) > 4 * longest
     if cut:
-        # half of an address cannot be told to be without a password
+        # an address that was cut may end within its password
         head = _UNFINISHED.sub(rf"\1{HIDDEN}", head)
     head = printable(" ".join(scrubbed(head).split()))
     if len(head) <= longest and not cut:
@@ -55,37 +57,37 @@ def clean(text: object, longest: int = LONGEST) -> str:
 
 
 def bounded(text: str, longest: int) -> str:
-    """A text of several lines, such as a traceback: its end, where it is longer than `longest`."""
+    """The end of a text of several lines, such as a traceback, if it is longer than `longest`."""
     if len(text) <= longest:
         return text
     return f"({len(text) - longest:,} characters left out) … {text[-longest:]}"
 
 
 def shown_lines(text: str, longest: int = 20_000) -> list[str]:
-    """The printable lines of a text such as a traceback, their indentation kept, no secrets."""
+    """The printable lines of a text such as a traceback, with indentation and without secrets."""
     return [printable(line) for line in scrubbed(bounded(text, longest)).splitlines()]
 
 
 def csv_cell(text: str) -> str:
-    """Text for a cell of a CSV file: a quote before what a spreadsheet would take for a formula."""
+    """Text for a CSV cell, with a leading quote if a spreadsheet would treat it as a formula."""
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def markdown(text: str) -> str:
-    """Markdown in which no HTML acts, and no link leads out of the folder that it lies in.
+    """Neutralise HTML and links that lead out of the document's folder in Markdown.
 
-    To be applied to a whole document: its own Markdown has neither.
+    Applied to whole documents: the Markdown written by this program contains neither.
     """
     text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
     return re.sub(r"\]\((?=\s*(?:[A-Za-z][A-Za-z0-9+.-]*:|//|\\|&lt;|<))", r"]\\(", text)
 
 
 def without_secrets(address: str) -> str:
-    """An address without user, password and fragment, the values of its options hidden.
+    """An address without user, password and fragment, and with the values of its options hidden.
 
-    `http://me:pw@host/x?token=abc` becomes `http://host/x?token=***`. Options that are never
-    secret stay (`HARMLESS`), cleaned in turn where they are addresses themselves. What is no
-    address is returned as it is.
+    `http://me:pw@host/x?token=abc` becomes `http://host/x?token=***`. The options in `HARMLESS` are
+    kept, and sanitised in turn if they are addresses. Text that is not an address is returned
+    unchanged.
     """
     scheme, sign, rest = address.partition("://")
     if not sign:
@@ -99,22 +101,25 @@ def without_secrets(address: str) -> str:
         (name, without_secrets(value) if name.lower() in HARMLESS else HIDDEN)
         for name, value in parse_qsl(query)
     ]
-    # what has no name and value may be anything
+    # an option string that is not name=value may be anything
     return f"{shown}?{urlencode(options, safe='/:*') or HIDDEN}"
 
 
 def page(address: str) -> str:
-    """The address of a web server as pages link to it: no secrets, no options, no last slash."""
+    """The address of a web server for links: no secrets, no options, no trailing slash."""
     return without_secrets(address).partition("?")[0].rstrip("/")
 
 
 def command(words: Iterable[str]) -> list[str]:
-    """The words of a command line without the secrets of the addresses among them."""
+    """The words of a command line, without secrets in the addresses among them."""
     return [_ADDRESS.sub(lambda found: without_secrets(found[0]), word) for word in words]
 
 
 def scrubbed(text: str, *addresses: str) -> str:
-    """A text, such as a library's error, without the secrets of addresses, however written."""
+    """Remove the secrets of addresses from a text such as a library's error message.
+
+    addresses: further addresses whose secrets are removed in whatever form they occur.
+    """
     for address in addresses:
         text = text.replace(address, without_secrets(address))
         for secret in sorted(_secrets(address), key=len, reverse=True):
@@ -123,24 +128,24 @@ def scrubbed(text: str, *addresses: str) -> str:
 
 
 def _without_user(rest: str) -> str:
-    """What follows `scheme://` without the user and password that it begins with."""
+    """The rest of an address after `scheme://`, without user and password."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
         return rest[authority.rindex("@") + 1 :]
     port = authority.rpartition(":")[2] if ":" in authority else ""
     if port and not port.isdecimal() and "@" in rest and not authority.startswith("["):
-        # a password that holds a slash or a question mark, which should have been escaped
+        # the password contains a slash or question mark that should have been escaped
         return rest.rpartition("@")[2]
     return rest
 
 
 def _secrets(address: str) -> set[str]:
-    """Password, hidden options and fragment of an address, as written and with escapes resolved."""
+    """Password, hidden options and fragment of an address, in escaped and unescaped spelling."""
     rest = address.partition("://")[2] or address
     kept = _without_user(rest)
     user, _, password = rest[: len(rest) - len(kept)].removesuffix("@").partition(":")
     place, _, fragment = kept.partition("#")
-    # the name of a user is part of many paths, and alone it opens nothing; a token does
+    # a user name occurs in many paths and is no secret by itself; a token without a password is
     found = [password or user, fragment]
     for name, value in parse_qsl(place.partition("?")[2], keep_blank_values=True):
         found += _secrets(value) if name.lower() in HARMLESS else [value]

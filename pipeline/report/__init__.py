@@ -1,1 +1,1 @@
-"""From scores in the store to tables, figures and pages."""
+"""Reports: from scores in the store to tables, figures and web pages."""

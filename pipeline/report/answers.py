@@ -1,4 +1,4 @@
-"""Which redraws of a cell were right, image by image, and what that says of a gain."""
+"""Per-image answers of cells, and significance tests of gains based on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.evaluation import statistics
 from tasks.evaluation.statistics import paired_differences, sign_flip_test
 
 STATISTICS = (Path(statistics.__file__),)
-"""The code that p-values follow from."""
+"""Source files that p-values depend on, as part of the cache key."""
 
 
 class NotTested(Exception):
@@ -27,9 +27,11 @@ class NotTested(Exception):
 
 @dataclass(frozen=True)
 class Answers:
-    """A cell's answers by ascending id of the images.
+    """A cell's answers, sorted by image id.
 
-    ids, labels: int64 [N]; right: bool [N, R], whether a redraw's prediction is the label.
+    Attributes:
+        ids, labels: int64 [N].
+        right: bool [N, R], whether the prediction of each redraw is the label.
     """
 
     ids: NDArray[np.int64]
@@ -37,14 +39,15 @@ class Answers:
     right: NDArray[np.bool_]
 
     def same_images(self, other: Answers) -> bool:
-        """Whether the rows of both are about the same images."""
+        """Whether both are about the same images."""
         return np.array_equal(self.ids, other.ids) and np.array_equal(self.labels, other.labels)
 
 
 class PerImage:
-    """Answers by the names of cells; each is read once, and each gain tested once.
+    """Answers by cell name, read once each; tests of gains, computed once each.
 
-    read: a cell's name → its answers, or NotTested.
+    Args:
+        read: Returns the answers of a cell, or raises NotTested.
     """
 
     def __init__(self, read: Callable[[str], Answers]) -> None:
@@ -52,15 +55,20 @@ class PerImage:
         self._p_values: dict[tuple[tuple[str, str], ...], float] = {}
 
     def answers(self, name: str) -> Answers:
-        """A cell's answers; NotTested where there are none."""
+        """A cell's answers; NotTested if there are none."""
         return self._read(name)
 
     def p_value(self, pairs: Sequence[tuple[str, str]]) -> float:
-        """The two-sided p-value of a gain; NotTested where it has none.
+        """The two-sided p-value of a gain, by a sign-flip test over images.
 
-        pairs: the names of a cell and its baseline, a pair for each seed. An image's differences
-        are added up over the seeds before its sign is flipped: answers of several trainings on
-        one image are no independent evidence.
+        An image's differences are summed over the seeds before its sign is flipped, since answers
+        of several trainings on the same image are not independent evidence.
+
+        Args:
+            pairs: Names of a cell and its baseline, one pair for each seed.
+
+        Raises:
+            NotTested: If the answers are missing or about different images.
         """
         key = tuple(pairs)
         if key not in self._p_values:
@@ -79,9 +87,12 @@ class PerImage:
 
 
 def stored_answers(store: Store, scores: Mapping[str, Node]) -> PerImage:
-    """The answers that a store holds; scores: the score node of each cell by the cell's name.
+    """Access to the answers in a store.
 
-    Cells about the same images share the arrays that say so.
+    Arrays of ids and labels are shared among cells with the same images.
+
+    Args:
+        scores: Score node of each cell, by cell name.
     """
     shared: dict[bytes, NDArray[np.int64]] = {}
 
@@ -103,7 +114,7 @@ def _stored(store: Store, node: Node) -> Answers:
 
 
 def answers_of(store: Store, record: Record) -> Answers:
-    """The answers that a score was made of; NotTested where the store does not hold them."""
+    """The answers that a score was computed from; NotTested if the store does not have them."""
     try:
         columns = arrow.read_arrays(
             store.path(record, "per_image.arrow"), {"ids": 1, "labels": 1, "correct": 2}

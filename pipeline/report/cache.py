@@ -1,8 +1,8 @@
-"""What a report works out slowly and always alike, kept by what it follows from.
+"""Persistent cache of slow, deterministic parts of a report.
 
-P-values, intervals and the files of figures lie in one SQLite file in the user's cache folder,
-under the SHA-256 of their inputs and of the code that makes them. What cannot be kept, or read
-again, is worked out anew.
+P-values, intervals and figure files are kept in an SQLite file in the user's cache folder. The key
+is the SHA-256 of the inputs and of the code that computes them. If the cache cannot be read or
+written, values are computed again.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ from pipeline.store.files import cache_folder
 
 FILE = "report.sqlite"
 LARGEST_BYTES = 200_000_000
-"""Of all values together; where there are more, the older half of them goes."""
+"""Maximum total size of the values; beyond it the older half is deleted."""
 
 
 def kept(code: Sequence[Path], parts: Sequence[object], make: Callable[[], bytes]) -> bytes:
-    """What `make` gives, made once for these inputs and this code.
+    """The bytes that `make` returns, cached for these inputs and this code.
 
-    code: the modules whose source decides the value. parts: what it follows from: None, numbers,
-    text, bytes, arrays, dataclasses, pydantic models, and sequences and mappings of these;
-    TypeError for others.
+    Args:
+        code: Source files that determine the value.
+        parts: Inputs: None, numbers, text, bytes, arrays, dataclasses, pydantic models, and
+            sequences and mappings of these.
+
+    Raises:
+        TypeError: For inputs of other types.
     """
     whole = hashlib.sha256(b"".join(map(_digest_of, code)))
     for piece in _pieces(tuple(parts)):
@@ -52,7 +56,7 @@ def kept(code: Sequence[Path], parts: Sequence[object], make: Callable[[], bytes
 def kept_numbers(
     code: Sequence[Path], parts: Sequence[object], make: Callable[[], Sequence[float]]
 ) -> list[float]:
-    """The same of numbers, infinite ones included."""
+    """The same for a sequence of numbers, including infinite ones."""
     text = kept(code, parts, lambda: json.dumps([float(each) for each in make()]).encode())
     return [float(each) for each in json.loads(text)]
 
@@ -72,15 +76,15 @@ def _database(path: Path) -> sqlite3.Connection:
     try:
         return _opened(path)
     except sqlite3.OperationalError:
-        raise  # busy, or not to be written
+        raise  # busy or read-only
     except sqlite3.DatabaseError:
-        path.unlink()  # torn
+        path.unlink()  # damaged
         return _opened(path)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=1.0)
-    # a value that a failing machine forgets is made again
+    # a value lost in a crash is computed again
     database.execute("PRAGMA synchronous = OFF")
     with database:
         database.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB)")
@@ -93,7 +97,7 @@ def _digest_of(module: Path) -> bytes:
 
 
 def _pieces(value: object) -> Iterator[bytes]:
-    """A value as bytes, of which equal ones give equal ones and others others."""
+    """Serialise a value to bytes for hashing; different values give different bytes."""
     if isinstance(value, np.ndarray):
         yield f"array {value.dtype.str} {value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()

@@ -1,6 +1,6 @@
-"""The integrity card of each cell: findings about its model, and about its stored answers.
+"""Integrity cards of cells: findings about the model, and about the cell's stored answers.
 
-An adaptive cell has the card of its own defended model; any other cell inherits that of the bare
+An adaptive cell has a card of its own defended model. Any other cell inherits the card of the bare
 model, on which its examples were made.
 """
 
@@ -27,12 +27,16 @@ from tasks.integrity.stored import adaptive_not_above, oblivious_steps, scored_a
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of whether a cell's number can be believed.
+    """Whether a cell's result can be trusted.
 
-    of: the model that was examined, such as `model/defense`; attack: the adaptive attack whose
-    own card this is, None where it is inherited; images: how many the model was asked about;
-    draws: how many of the defense's `own_draws` an answer of the card is the mean of; model: what
-    was found, empty while that is not computed; stored: what the cell's own answers say.
+    Attributes:
+        of: The examined model, such as `model/defense`.
+        images: Number of images that the model was queried about.
+        attack: The adaptive attack whose own card this is; None if it is inherited.
+        draws: Number of draws that an answer of the card averages.
+        own_draws: Number of draws that the defense itself averages.
+        model: Findings about the model; empty until they are computed.
+        stored: Findings about the cell's stored answers.
     """
 
     of: str
@@ -45,32 +49,35 @@ class Card:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All of them."""
+        """All findings."""
         return (*self.model, *self.stored)
 
     @property
     def draws_words(self) -> str:
-        """`5 of 50`, or `50` where the card answers as the table does."""
+        """`5 of 50`, or `50` if the card uses all draws."""
         return f"{self.draws} of {self.own_draws}" if self.few_draws else str(self.own_draws)
 
     @property
     def few_draws(self) -> bool:
-        """Whether the card answers with fewer draws than the table, so with other accuracies."""
+        """Whether the card averages fewer draws than the table, so that its accuracies differ."""
         return self.draws < self.own_draws
 
     @property
     def examined(self) -> Verdict:
-        """The gravest of the findings about the model."""
+        """The worst verdict of the findings about the model."""
         return overall(self.model)
 
     @property
     def verdict(self) -> Verdict:
-        """The gravest of the findings; `skipped` while the model was not examined."""
+        """The worst verdict of all findings.
+
+        It is `skipped` if the model was not examined and no finding fails.
+        """
         found = overall(self.findings)
         return found if self.model or found == "fail" else "skipped"
 
     def complaint(self) -> str:
-        """What fails, or else warns, in one line; empty where nothing does."""
+        """The first failure, else the first warning, in one line; empty if there is none."""
         complaints = list(self.not_passed())
         if not complaints:
             return ""
@@ -85,10 +92,12 @@ class Card:
 
 @dataclass
 class Cards:
-    """The cards of a grid as a store holds them, each put together once.
+    """The integrity cards of a grid, as found in a store; each is assembled once.
 
-    nodes: the card node of a cell by its name; facts: of the scores; sanity: what is known anyway
-    of models and attacks, which becomes a part of each cell's card.
+    Attributes:
+        nodes: Card node of each cell, by cell name.
+        facts: Facts of the scores, by cell name.
+        sanity: Sanity checks of models and attacks, which are included in each cell's card.
     """
 
     grid: Grid
@@ -103,19 +112,19 @@ class Cards:
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str, int], list[Cell]]:
-        """The cells of a defended model, by model, defense and seed."""
+        """Cells of each defended model, by model, defense and seed."""
         cells: dict[tuple[str, str, int], list[Cell]] = {}
         for cell in self.grid.cells:
             cells.setdefault((cell.model, cell.defense, cell.seed), []).append(cell)
         return cells
 
     def all(self) -> dict[str, Card]:
-        """The cards of all the grid's cells that have one, by the cells' names."""
+        """All cards by cell name."""
         found = {cell.name: self.of(cell.name) for cell in self.grid.cells}
         return {name: card for name, card in found.items() if card is not None}
 
     def of(self, name: str) -> Card | None:
-        """A cell's card; None where its model has none, or the cell no score."""
+        """A cell's card; None if its model has none, or the cell has no score."""
         if name not in self._made:
             known = name in self.nodes and name in self.facts
             self._made[name] = self._card(self.grid.cell(name)) if known else None
@@ -154,7 +163,7 @@ class Cards:
             yield from self._by_steps(cell, answers)
 
     def _beside_oblivious(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
-        """Beside the strongest oblivious attack on the same images."""
+        """Comparison with the strongest transferred attack on the same images."""
         others = [
             found.right[np.searchsorted(found.ids, answers.ids)]
             for other in self._others(cell)
@@ -167,7 +176,7 @@ class Cards:
             yield adaptive_not_above(answers.right, lowest)
 
     def _by_steps(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
-        """Beside attacks that differ from the cell's in the number of steps alone."""
+        """Comparison with attacks that differ from the cell's only in the number of steps."""
         if getattr(cell.attack_spec, "steps", None) is None:
             return
         key = (_but_for_steps(cell), answers.ids.tobytes(), answers.labels.tobytes())
@@ -185,7 +194,7 @@ class Cards:
 
     @cached_property
     def _variants(self) -> dict[Hashable, list[Cell]]:
-        """Cells that differ in the number of an attack's steps alone."""
+        """Cells that differ only in the number of steps of the attack."""
         found: dict[Hashable, list[Cell]] = {}
         for cell in self.grid.cells:
             if getattr(cell.attack_spec, "steps", None) is not None:
@@ -193,7 +202,7 @@ class Cards:
         return found
 
     def _others(self, cell: Cell) -> Iterator[Cell]:
-        """The cells of the same defended model."""
+        """Other cells of the same defended model."""
         cells = self._cells[cell.model, cell.defense, cell.seed]
         return (other for other in cells if other.name != cell.name)
 
@@ -207,13 +216,13 @@ class Cards:
 
 
 def _but_for_steps(cell: Cell) -> Hashable:
-    """What cells share that differ in the number of an attack's steps alone."""
+    """Key shared by cells that differ only in the number of steps of the attack."""
     spec = cell.attack_spec.model_copy(update={"steps": 0})
     return cell.model, cell.defense, cell.seed, spec
 
 
 def findings_of(node: Node, store: Store) -> list[Finding]:
-    """What a card node found; nothing where its artifact does not count as there."""
+    """Findings of a card node; empty if its artifact is not valid."""
     record = Snapshot(store).standing(node, Graph([node]))
     found = record.facts.get("findings") if record is not None else None
     if not isinstance(found, Sequence):

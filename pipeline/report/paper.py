@@ -1,8 +1,7 @@
-"""Published numbers beside measured ones: which cell has one, and whether it may be judged.
+"""Published numbers beside measured ones: which cells have one, and whether they agree.
 
-A measured accuracy is judged against a published one, inside or outside its interval, only
-where everything that decides it is the paper's. What the paper computed is told by cells too,
-those of a grid that holds them all.
+A published accuracy counts as inside or outside a measured interval only if the whole setup is the
+paper's. What the paper computed is described by the cells of a grid that contains them all.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tasks.defenses.base import Defense
 from tasks.training.recipe import ClassifierSpec, TrainSpec
 
 PAPER_GRID = "full"
-"""The grid of all the cells that the paper computed."""
+"""The grid with all cells that the paper computed."""
 
 Other = Literal[
     "other data set", "other network", "other recipe", "other attack", "other defense", "not judged"
@@ -31,7 +30,7 @@ Verdict = Literal["inside", "outside"] | Other
 
 @dataclass(frozen=True)
 class Reference:
-    """A published number, the cell that it stands beside, and the cell of the paper's."""
+    """A published number, the cell that it is shown beside, and the paper's own cell."""
 
     published: Published
     cell: Cell
@@ -39,12 +38,12 @@ class Reference:
 
     @property
     def printed_in(self) -> tuple[str, ...]:
-        """The paper's tables with the number, as `Table 1`."""
+        """The paper's tables that print the number, such as `Table 1`."""
         return tuple(re.sub(r"^table(?=\d)", "Table ", name) for name in self.published.tables)
 
     @property
     def other(self) -> Other | None:
-        """The first thing that is not the paper's; None where all is."""
+        """The first difference from the paper's setup; None if there is none."""
         cell, paper = self.cell, self.paper
         if paper is None:
             return "not judged"
@@ -59,16 +58,16 @@ class Reference:
         return "other defense" if cell.defense_spec != paper.defense_spec else None
 
     def difference(self, accuracy: float) -> float | None:
-        """Measured minus published, in points; None where a published bound is met."""
+        """Measured minus published accuracy in points; None if a published bound is met."""
         value = self.published.value
         if self.published.upper_bound and accuracy <= value:
             return None
         return accuracy - value
 
     def verdict(self, interval: tuple[float, float] | None) -> Verdict:
-        """Where the published number lies; `not judged` without an interval.
+        """Whether the published number is in the interval; `not judged` without an interval.
 
-        A published bound is met by any interval that reaches it or below.
+        A published upper bound is met by an interval that reaches it or lies below.
         """
         if self.other is not None:
             return self.other
@@ -81,14 +80,14 @@ class Reference:
 
 
 def same_recipe(ours: ClassifierSpec, theirs: ClassifierSpec) -> bool:
-    """Whether two models' weights come to be in the same way, whatever the seed."""
+    """Whether the weights of two models come from the same recipe or file, whatever the seed."""
     if isinstance(ours, TrainSpec) and isinstance(theirs, TrainSpec):
         return ours.recipe == theirs.recipe
     return ours == theirs
 
 
 def references_of(grid: Grid, catalogue: Catalogue) -> dict[str, Reference]:
-    """The published numbers of a grid's cells, as the configs have them."""
+    """Published numbers of a grid's cells, by cell name."""
     numbers = published(catalogue)
     models = {model for model, _, _ in numbers}
     if not any(key_of(cell)[0] in models for cell in grid.cells):
@@ -100,14 +99,17 @@ def references_of(grid: Grid, catalogue: Catalogue) -> dict[str, Reference]:
 def references(
     cells: Iterable[Cell], numbers: Mapping[Key, Published], paper: Iterable[Cell]
 ) -> dict[str, Reference]:
-    """The published number of each cell that has one, by the cell's name.
+    """The published number of each cell that has one, by cell name.
 
-    numbers: what is published; paper: the cells that the paper computed. A cell has the number
-    of its names or, where its defense goes by another label, that of the paper's cell with the
-    same model, attack and defense parameters: one step size of a sweep is the published one.
+    A cell is matched by its names or, if its defense has another label, by the parameters of the
+    defense: one variant of a sweep may be the published one.
+
+    Args:
+        numbers: Published numbers.
+        paper: The cells that the paper computed.
     """
     own = [cell for cell in paper if cell.stands_for is None and key_of(cell) in numbers]
-    theirs = {key_of(cell): cell for cell in reversed(own)}  # of several seeds the first one
+    theirs = {key_of(cell): cell for cell in reversed(own)}  # the first of several seeds
     labels: dict[tuple[str, str, Defense], Key] = {}
     for key, cell in theirs.items():
         labels.setdefault((*key[:2], cell.defense_spec), key)

@@ -1,7 +1,7 @@
-"""What makes no sense in a grid: models and attacks about which its numbers say nothing.
+"""Sanity checks: models and attacks in a grid whose results are implausible.
 
-Everything follows from scores, and from what attacks and predictions showed in passing
-(`tasks.evaluation.seen`); nothing is computed for it.
+Based on scores and on what was observed during attacks and predictions (`tasks.evaluation.seen`);
+nothing is computed for them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tasks.integrity import sanity
 from tasks.integrity.findings import Finding
 
 Key = tuple[str, int]
-"""A model and its seed."""
+"""Model and seed."""
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """What makes no sense about a model, or about an attack on it where one is named."""
+    """A finding about a model, or about an attack on it if one is named, that did not pass."""
 
     model: str
     seed: int
@@ -35,7 +35,7 @@ class Doubt:
 
     @property
     def line(self) -> str:
-        """`model/attack: what was found`, in one line."""
+        """`model/attack: finding`, in one line."""
         seed = f"/seed{self.seed}" if self.seed else ""
         attack = f"/{self.attack}" if self.attack else ""
         return f"{self.model}{attack}{seed}: {self.finding.words}"
@@ -43,11 +43,13 @@ class Doubt:
 
 @dataclass
 class Sanity:
-    """The findings about the models and the attacks of some cells, each made once.
+    """Findings about the models and attacks of some cells; each is computed once.
 
-    cells: of a grid; facts: of their scores, by their names; scores: their score nodes;
-    facts_of: those of a training, empty where it is not in the store; answers: image by image,
-    where they are known.
+    Attributes:
+        facts: Facts of the scores, by cell name.
+        scores: Score nodes, by cell name.
+        facts_of: Facts of a training; empty if it is not in the store.
+        answers: Per-image answers, if available.
     """
 
     cells: Sequence[Cell]
@@ -59,14 +61,14 @@ class Sanity:
     _attacks: dict[tuple[Key, str], tuple[Finding, ...]] = field(default_factory=dict)
 
     def of(self, cell: Cell) -> tuple[Finding, ...]:
-        """The findings about a cell's model and, where it has one, about its attack."""
+        """Findings about a cell's model and, if it has one, its attack."""
         about = self._about_model((cell.model, cell.seed))
         if not cell.attack_spec.crafts:
             return about
         return (*about, *self._about_attack((cell.model, cell.seed), cell.attack))
 
     def doubts(self) -> tuple[Doubt, ...]:
-        """What did not pass: of each model, then of the attacks on it, in the cells' order."""
+        """Findings that did not pass: of each model, followed by those of the attacks on it."""
         found: list[Doubt] = []
         for key, cells in self._by_model.items():
             about = [(None, finding) for finding in self._about_model(key)]
@@ -104,7 +106,7 @@ class Sanity:
         return self._attacks[key, attack]
 
     def _clean(self, key: Key) -> Iterator[Finding]:
-        """Of the undefended model; else of the defense that is best on clean images."""
+        """Clean accuracy of the undefended model, or else of the defense with the highest one."""
         cell = self._clean_cell(key)
         if cell is None:
             return
@@ -149,7 +151,7 @@ class Sanity:
         return 100 * chance
 
     def _trained(self, cell: Cell) -> float | None:
-        """The accuracy at the end of the training, in percent; None of a checkpoint."""
+        """Accuracy at the end of the training, in percent; None for a checkpoint."""
         model = self.scores[cell.name].parent("shard0").parent("model")
         if model.kind != "train":
             return None
@@ -157,7 +159,7 @@ class Sanity:
         return None if share is None else 100 * share
 
     def _outputs(self, key: Key) -> Finding:
-        """Of the first node of the model that looked at its outputs, an undefended one first."""
+        """Finding from the first cell whose outputs were observed, preferring undefended ones."""
         cells = [cell for cell in self._by_model[key] if cell.name in self.facts]
         cells.sort(key=lambda cell: not isinstance(cell.defense_spec, NoDefense))
         for cell in cells:
@@ -167,7 +169,7 @@ class Sanity:
         return sanity.outputs({})
 
     def _gradients(self, key: Key, attack: str) -> Finding:
-        """Of the examples that were made on the bare model."""
+        """Finding about the gradients of the attack on the bare model."""
         for cell in self._by_model[key]:
             if cell.attack != attack or cell.attack_spec.compound or cell.name not in self.facts:
                 continue

@@ -1,4 +1,4 @@
-"""What is known of a grid's cells, and the tables that are made of it.
+"""All data for the tables of a grid's report.
 
 Rates are in percent, gains and differences in points; nothing is rounded here.
 """
@@ -22,23 +22,27 @@ if TYPE_CHECKING:
 Facts = Mapping[str, object]
 
 PAGE = "index.html"
-"""In the folder of a grid's report, what a browser opens."""
+"""File in a report's folder to open in a browser."""
 
 
 NOT_COMPUTED = "not computed"
-"""Why a cell has no score, where nothing went wrong."""
+"""Reason for a missing score if nothing went wrong."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What is known of a grid's cells, by their names.
+    """Data about a grid's cells, by cell name unless stated otherwise.
 
-    facts: of their scores, see `tasks.evaluation.score`; missing: why a cell has none; digests: of
-    the score nodes; published: what the paper says of those it says something of; by_class: how
-    many test images a data set, by its name, has of each class; per_image: where gains are
-    tested, None where they are not; cards: the integrity cards of those that have one; doubts:
-    what makes no sense about the models and the attacks; claims: what has been published of a
-    defense, by its name.
+    Attributes:
+        facts: Facts of the scores, see `tasks.evaluation.score`.
+        missing: Why a cell has no score.
+        digests: Digests of the score nodes.
+        published: Published numbers of the cells that have one.
+        by_class: Number of test images of each class, by data set.
+        per_image: Per-image answers for testing gains; None to test none.
+        cards: Integrity cards of the cells that have one.
+        doubts: Sanity checks of models and attacks that did not pass.
+        claims: Published claims, by defense.
     """
 
     facts: Mapping[str, Facts]
@@ -52,7 +56,7 @@ class Scores:
     claims: Mapping[str, Sequence[Claim]] = field(default_factory=dict)
 
     def reason(self, name: str) -> str:
-        """Why a cell has no score, in one line; empty where it has one."""
+        """Why a cell has no score, in one line; empty if it has one."""
         if self.accuracy(name) is not None:
             return ""
         return clean(self.missing.get(name) or NOT_COMPUTED)
@@ -63,7 +67,7 @@ class Scores:
 
 
 def number(facts: Facts, key: str) -> float | None:
-    """A numeric fact, or None."""
+    """A fact as a number; None if it is not one."""
     value = facts.get(key)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
@@ -71,10 +75,10 @@ def number(facts: Facts, key: str) -> float | None:
 
 
 def interval(facts: Facts) -> tuple[float, float] | None:
-    """The interval of a score, in percent, or None.
+    """The confidence interval of a score in percent; None if there is none.
 
-    Its ends are exact where no image or every image is right, which they are not in scores of
-    earlier versions.
+    The bounds are set to exactly 0 or 100 if no image or every image is right; scores of earlier
+    versions have rounding errors there.
     """
     value = facts.get("interval")
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
@@ -86,5 +90,5 @@ def interval(facts: Facts) -> tuple[float, float] | None:
 
 
 def deterministic(cell: Cell) -> bool:
-    """Whether a cell has nothing to draw."""
+    """Whether nothing in a cell is random."""
     return cell.deterministic

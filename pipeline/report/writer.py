@@ -1,6 +1,6 @@
-"""Writing the report of a grid: files of numbers, tables, figures and a page.
+"""Writes the report of a grid: data files, tables, figures and a web page.
 
-Files hold nothing but what follows from the scores, so equal scores give equal bytes.
+All files but the page depend only on the scores, so equal scores give identical files.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from polars import DataFrame
 
 PARTS = ("", "-robustness", "-epsilon", "-cost", "-probabilities")
-"""What a table's files are called, after the table."""
+"""Suffixes of the names of a table's files."""
 
 
 def write_report(
@@ -75,13 +75,19 @@ def write_report(
     again: Sequence[str] = (),
     links: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `<reports>/<grid name>/`: all cells, every table, README.md, and the page.
+    """Write all files of a report into `<reports>/<grid name>/`; returns the path of the page.
 
-    Returns the path of the page, `index.html`. provenance: what to say of how it was computed, such
-    as device and library versions; artifacts: where figures that show images find them; again,
-    links: see `page.parts.cell_summaries`, they are all in the page that does not follow
-    from the scores. Each file is replaced whole. BadInput where the folder cannot be written,
-    Unwritable where there is no room for it.
+    Each file is replaced atomically.
+
+    Args:
+        provenance: How the results were computed, such as device and library versions.
+        artifacts: Access to the images that figures show.
+        again, links: See `page.parts.cell_summaries`. Unlike the rest of the report they do not
+            follow from the scores, and are used in the page only.
+
+    Raises:
+        BadInput: If the folder cannot be written.
+        Unwritable: If the disk is full.
     """
     folder = reports / grid.name
     try:
@@ -124,7 +130,7 @@ def _write_files(
     trained: Sequence[Training],
     curves: Drawing | None,
 ) -> tuple[list[Section], list[VerdictRow], Plot | None]:
-    """All but the page; returns what the page has of the tables, the verdicts and their figure."""
+    """Write all files but the page; returns tables, verdicts and verdict figure for the page."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_frame(results(grid, scores), folder / "results")
     parts, sections = [], []
@@ -188,14 +194,14 @@ def _write_files(
 
 
 def _failures(grid: Grid, scores: Scores, artifacts: Artifacts | None) -> list[ModelFailures]:
-    """Where defenses fail; nothing without the answers that tell it."""
+    """Analysis of failures; empty if the required answers are not available."""
     if artifacts is None or scores.per_image is None:
         return []
     return failures_by_model(grid, scores.per_image, artifacts.store, artifacts.scores)
 
 
 def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
-    """Tables with names for their files: plain, and none twice where case does not count."""
+    """Tables with unique file names, also on file systems that ignore case."""
     taken = {"results", "readme", "index", "cards", "verdicts", "training"}
     parts = []
     for view in found:
@@ -210,7 +216,7 @@ def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
 
 
 def _write_frame(frame: DataFrame, path: Path) -> None:
-    # through Python, whose errors keep the system's number
+    # written by Python, whose exceptions keep the errno
     parquet = io.BytesIO()
     frame.write_parquet(parquet)
     _write_text(as_csv(frame), path.with_name(f"{path.name}.csv"))
@@ -218,7 +224,7 @@ def _write_frame(frame: DataFrame, path: Path) -> None:
 
 
 def _write_figure(figure: Drawing, folder: Path, stem: str) -> str:
-    """Write a figure's files; returns the text of the SVG one, empty where it has none."""
+    """Write a figure's files; returns the SVG source, empty if it has none."""
     for ending, file in figure.files.items():
         replace_bytes(folder / f"{stem}.{ending}", file.content())
     if figure.pictures:

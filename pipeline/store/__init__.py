@@ -1,1 +1,1 @@
-"""Artifacts by digest, the ledger beside them, and the folder or bucket that holds both."""
+"""The artifact store: content-addressed artifacts, the ledger of runs, and the storage backends."""

@@ -1,7 +1,7 @@
-"""Tensors in Arrow files, memory-mapped: the only door to pyarrow.
+"""Tensors in memory-mapped Arrow files. The only module that imports pyarrow for tensors.
 
-A file is Arrow IPC; a tensor column has the fixed-shape-tensor type, and the schema's
-metadata hold the spec, so that pyarrow, polars or another language can open it.
+Files are in the Arrow IPC format. A column of tensors has the fixed-shape-tensor type, and the
+schema's metadata hold the spec, so that pyarrow, polars or other languages can read it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ NOTHING: Mapping[str, int] = {}
 
 
 class BadArrow(ValueError):
-    """An Arrow file that cannot be read or lacks a column."""
+    """An Arrow file is unreadable or lacks a column."""
 
 
 def write_tensors(path: Path, columns: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
-    """Write tensors [N, ...] of one length N as columns, `about` as JSON in the metadata."""
+    """Write tensors [N, ...] of the same length N as columns, and `about` as JSON metadata."""
     arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in columns.items()}
     fields = [pa.field(name, _type(array)) for name, array in arrays.items()]
     schema = pa.schema(fields, metadata={"about": json.dumps(about, sort_keys=True)})
@@ -41,11 +41,15 @@ def write_tensors(path: Path, columns: Mapping[str, Tensor], about: Mapping[str,
 
 
 def read_tensors(path: Path, needed: Mapping[str, int] = NOTHING) -> dict[str, Tensor]:
-    """The columns as tensors [N, ...]; BadArrow where the file is no such thing.
+    """Read all columns as tensors [N, ...].
 
-    needed: columns that there must be, and how many dimensions each has.
+    The tensors of a file with a single batch are memory-mapped and must not be written to.
 
-    A file of one batch is mapped, not copied: its tensors must not be written to.
+    Args:
+        needed: Required columns, and the number of dimensions of each.
+
+    Raises:
+        BadArrow: If the file is unreadable, or a column is missing or of another type.
     """
     import torch
 
@@ -55,7 +59,7 @@ def read_tensors(path: Path, needed: Mapping[str, int] = NOTHING) -> dict[str, T
 
 
 def read_arrays(path: Path, needed: Mapping[str, int] = NOTHING) -> dict[str, np.ndarray]:
-    """The columns as arrays [N, ...], without torch; mapped and refused as by `read_tensors`."""
+    """Read all columns as NumPy arrays, without torch; otherwise like `read_tensors`."""
     try:
         with pa.memory_map(str(path), "r") as source:
             table = pa.ipc.open_file(source).read_all()
@@ -84,7 +88,7 @@ def _type(array: np.ndarray) -> pa.DataType:
 def _column(array: np.ndarray) -> pa.Array:
     if array.ndim == 1:
         return pa.array(array)
-    # Flat first: pyarrow takes the strides of a dimension of size 1 for a permutation.
+    # flattened first: pyarrow mistakes the strides of a dimension of size 1 for a permutation
     kind = _type(array)
     flat = pa.array(array.reshape(-1))
     rows = pa.FixedSizeListArray.from_arrays(flat, type=kind.storage_type)

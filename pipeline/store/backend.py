@@ -1,6 +1,6 @@
-"""Storage backends: the few things that a folder and a bucket both can do for a store.
+"""The storage backend interface: the operations that folders and buckets have in common.
 
-A key is a path below the store's own place, with slashes: `train/ab/abcd.../meta.json`.
+A key is a path relative to the root of the store, with slashes: `train/ab/abcd.../meta.json`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file or, on a backend that has them, a folder of 0 bytes.
+    """A file or, on backends that have them, a folder, with a size of 0 bytes.
 
-    changed: Unix time, s, of the last change.
+    changed: Unix time of the last change, in seconds.
     """
 
     key: str
@@ -27,62 +27,64 @@ class FileInfo:
 
 
 class Backend(Protocol):
-    """A storage backend: where a store's files lie. Every file is whole whenever it is seen.
+    """Storage of a store's files. Files appear atomically: a reader never sees a part of one.
 
-    What is not there raises FileNotFoundError. Unwritable where the backend can no longer be
-    used in mid-run, as when a disk is full or a bucket out of reach.
+    Raises:
+        FileNotFoundError: From methods that are given a key that does not exist.
+        Unwritable: If the backend fails during a run, such as when a disk is full or a bucket
+            cannot be reached.
     """
 
     @property
     def address(self) -> str:
-        """By which every process opens the same backend, and a person knows it. No secrets."""
+        """Address for people, and for other processes to open the same backend. Without secrets."""
 
     def prepare(self) -> None:
-        """Make it ready to be written; BadInput where it cannot be."""
+        """Prepare for writing; BadInput if that is not possible."""
 
     def check(self) -> None:
-        """BadInput where there is no such backend."""
+        """Raise BadInput if the backend does not exist."""
 
     def read(self, key: str) -> bytes:
-        """A small file."""
+        """Read a small file."""
 
     def write(self, key: str, data: bytes) -> None:
-        """A small file, new or in the place of another."""
+        """Write a small file, replacing an existing one."""
 
     def touch(self, key: str) -> None:
-        """Make a file's time of change now."""
+        """Set a file's time of change to now."""
 
     def settle(self, draft: Path, key: str) -> None:
-        """Move a local file, safely, to a place that holds nothing else or the same."""
+        """Move a local file durably to `key`, which is free or holds the same file."""
 
     def create(self, draft: Path, key: str) -> None:
-        """Move a local file to its place; FileExistsError where there is one."""
+        """Move a local file to `key`; FileExistsError if it is taken."""
 
     def path(self, key: str, *, fresh: bool = False) -> Path:
-        """A local path at which a file can be read and mapped.
+        """A local path from which a file can be read and memory-mapped.
 
-        fresh: not from a copy that this machine may have.
+        fresh: do not use a cached copy on this machine.
         """
 
     def find(self, pattern: str) -> Iterator[FileInfo]:
-        """What matches a glob pattern, in no order; `**` stands for any folders."""
+        """Files that match a glob pattern, in any order; `**` matches any number of folders."""
 
     def move(self, key: str, target: str) -> None:
-        """Move a folder with all that is in it."""
+        """Move a folder with its contents."""
 
     def remove(self, key: str) -> None:
-        """Delete a file, or a folder with all that is in it; never to be seen in part."""
+        """Delete a file, or a folder with its contents; no partial state is ever visible."""
 
     def scratch(self) -> contextlib.AbstractContextManager[Path]:
-        """A local folder for drafts, gone afterwards."""
+        """Context manager for a temporary local folder for drafts."""
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
-        """Where drafts are written: what the system refuses becomes Unwritable, in one line."""
+        """Context manager for writing drafts: system errors become Unwritable, with one line."""
 
 
 @contextlib.contextmanager
 def draft_folder(parent: Path) -> Iterator[Path]:
-    """A new folder below another, gone afterwards."""
+    """Context manager for a new temporary folder inside `parent`."""
     draft = parent / uuid.uuid4().hex
     draft.mkdir(parents=True)
     try:

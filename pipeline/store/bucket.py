@@ -1,15 +1,15 @@
-"""The storage backend of a bucket, with copies of what is read on each machine.
+"""Storage backend for cloud buckets, with a cache of read files on each machine.
 
     s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=...&cache=FOLDER&cache_gb=20
     gs://BUCKET/PREFIX?endpoint=...
     az://CONTAINER/PREFIX?account=NAME&endpoint=...
 
-All of the question mark's options may be left out. Credentials come from the environment or from
-the machine, as each cloud's tools find them; those in `~/.aws` need boto3 to be installed.
+All options after the question mark may be omitted. Credentials come from the environment or the
+machine, as with each cloud's own tools; those in `~/.aws` need boto3.
 
-An object appears whole or not at all, and of two writers of one record exactly one writes it:
-the client sends it under the condition that there is none (`If-None-Match: *` on S3 and Azure,
-generation 0 on Google's). A server that ignores the condition is refused by `prepare`.
+Objects are written atomically. If two processes write the same record, exactly one succeeds,
+because records are written conditionally (`If-None-Match: *` on S3 and Azure, generation 0 on
+Google Cloud). `prepare` rejects servers that ignore the condition.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OPTIONS = {
     "gs": ("endpoint", "cache", "cache_gb"),
     "az": ("account", "endpoint", "cache", "cache_gb"),
 }
-"""The options of an address, by its scheme."""
+"""Valid options of an address, by scheme."""
 SCHEMES = tuple(f"{scheme}://" for scheme in OPTIONS)
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 CREDENTIALS = {
@@ -51,15 +51,15 @@ CREDENTIALS = {
 }
 CACHE_GB = 20.0
 IN_USE_S = 600.0
-"""A copy that was asked for so lately may be about to be opened: it stays."""
+"""Cached files used within this time are not evicted, since they may be about to be opened."""
 CONNECT = timedelta(seconds=10)
 SILENCE = timedelta(seconds=60)
-"""How long a server may say nothing in the middle of an answer."""
+"""Read timeout: how long a server may pause within a response."""
 LONGEST = timedelta(hours=6)
-"""Of one request; the client's own bound of 30 s would cut off large files."""
+"""Timeout of a whole request; the client's default of 30 s is too short for large files."""
 RETRIES = 5
 FIRST_PAUSE = timedelta(seconds=0.5)
-"""Before the first retry; twice as long each time, so that all take up to 15 s."""
+"""Pause before the first retry; doubled each time, so all retries take up to 15 s."""
 CHUNK = 2**23
 NO_ANSWER = "the server does not answer"
 DENIED = "access denied: are the credentials those of this bucket?"
@@ -72,12 +72,12 @@ PLAIN = {
     "InvalidAccessKeyId": "the server does not know this access key",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
 }
-"""The servers' codes of errors, in words."""
+"""Messages for the error codes of servers."""
 ABSENT = ("NoSuchBucket", "ContainerNotFound")
 
 
 class Bucket:
-    """See `Backend`. BadInput where the address is none, or the bucket cannot be reached."""
+    """See `Backend`. BadInput if the address is invalid or the bucket cannot be reached."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
@@ -104,7 +104,7 @@ class Bucket:
         root = self._root if self._scheme == "s3" else f"{self._scheme}://{self._root}"
         name = hashlib.sha256(f"{whose} {root}".encode()).hexdigest()[:16]
         self._cache = folder.resolve() / name
-        self._unseen = self._bound  # bytes of copies since all were last looked at
+        self._unseen = self._bound  # bytes cached since the last eviction
         self._objects = _client(
             self._scheme,
             self._name,
@@ -116,7 +116,7 @@ class Bucket:
 
     @property
     def address(self) -> str:
-        """As it was given, without what is of no consequence."""
+        """The address as given, with only its valid options and without empty parts."""
         query = urlencode(self._given, safe="/:")
         return f"{self._scheme}://{self._root}" + (f"?{query}" if query else "")
 
@@ -125,7 +125,7 @@ class Bucket:
         return f"{self._name}/{self._prefix}" if self._prefix else self._name
 
     def prepare(self) -> None:
-        """See `Backend.prepare`: something is written only if absent, twice, and deleted."""
+        """See `Backend.prepare`. Checks conditional writes by creating a probe object twice."""
         probe = FileInfo(f"probe-{uuid.uuid4().hex}", 0, 0.0)
         try:
             self._create(probe.key, b"probe")
@@ -146,7 +146,7 @@ class Bucket:
                 self._delete([probe])
 
     def check(self) -> None:
-        """BadInput where the bucket is not there or does not answer."""
+        """Raise BadInput if the bucket does not exist or does not answer."""
         import obstore
 
         try:
@@ -174,7 +174,7 @@ class Bucket:
         self.write(key, self.read(key))
 
     def settle(self, draft: Path, key: str) -> None:
-        """See `Backend.settle`; the draft becomes this machine's copy."""
+        """See `Backend.settle`. The draft becomes the cached copy of this machine."""
         import obstore
 
         with self.writing():
@@ -186,7 +186,10 @@ class Bucket:
         self._create(key, draft.read_bytes())
 
     def _create(self, key: str, data: bytes) -> None:
-        """FileExistsError where there is one, also where an answer that got lost had made it."""
+        """Create an object; FileExistsError if it exists.
+
+        Also raised if an earlier attempt had created it and only its response was lost.
+        """
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
@@ -197,8 +200,8 @@ class Bucket:
                 raise FileExistsError(key) from None
 
     def path(self, key: str, *, fresh: bool = False) -> Path:
-        """See `Backend.path`: a copy, made once on this machine."""
-        # imported here: a machine without buckets need not have it
+        """See `Backend.path`: a cached copy, downloaded once for this machine."""
+        # imported here, since machines that use no bucket may not have it
         import obstore
         from filelock import FileLock
 
@@ -217,7 +220,7 @@ class Bucket:
         return copy
 
     def find(self, pattern: str) -> Iterator[FileInfo]:
-        """See `Backend.find`: asked for page by page, as they are taken."""
+        """See `Backend.find`. Pages of results are requested lazily."""
         import obstore
 
         start = list(_before_wildcard(pattern))
@@ -241,12 +244,12 @@ class Bucket:
                 key = found["path"].removeprefix(f"{self._prefix}/" if self._prefix else "")
                 name = key.rpartition("/")[2]
                 if found["size"] == 0 and "." not in name:
-                    continue  # stands for a folder, as some clients leave them
+                    continue  # a folder placeholder of some clients
                 if wanted.fullmatch(key):
                     yield FileInfo(key, found["size"], found["last_modified"].timestamp())
 
     def _there(self, key: str) -> Iterator[FileInfo]:
-        """The object of a key, if there is one."""
+        """The object of a key, if it exists."""
         import obstore
 
         try:
@@ -257,7 +260,7 @@ class Bucket:
         yield FileInfo(key, found["size"], found["last_modified"].timestamp())
 
     def move(self, key: str, target: str) -> None:
-        """See `Backend.move`: copied whole, then the old ones go, an artifact's record first."""
+        """See `Backend.move`. Copies all objects, then deletes the old ones, the record first."""
         import obstore
 
         found = list(self.find(f"{key}/**/*"))
@@ -271,7 +274,7 @@ class Bucket:
         self._delete(found)
 
     def remove(self, key: str) -> None:
-        """See `Backend.remove`: an artifact's record goes first, and with it the artifact."""
+        """See `Backend.remove`. An artifact's record, which defines its existence, goes first."""
         found = [*self._there(key), *self.find(f"{key}/**/*")]
         if not found:
             raise FileNotFoundError(key)
@@ -282,20 +285,20 @@ class Bucket:
 
         with self.writing():
             for entry in sorted(found, key=lambda entry: PurePosixPath(entry.key).name != META):
-                # somebody else may take it away at the same time
+                # another process may delete it at the same time
                 with contextlib.suppress(FileNotFoundError):
                     obstore.delete(self._objects, self._place(entry.key))
                 (self._cache / "files" / entry.key).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `Backend.scratch`: beside this machine's copies."""
+        """See `Backend.scratch`: a folder in the cache."""
         with self.writing(), draft_folder(self._cache / "scratch") as place:
             yield place
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """See `Backend.writing`: any error but that something is or is not there."""
+        """See `Backend.writing`. Errors about existing or missing files are not converted."""
         from obstore.exceptions import BaseError
 
         try:
@@ -313,7 +316,7 @@ class Bucket:
         return "/".join(filter(None, [self._prefix, key]))
 
     def _keep(self, draft: Path, key: str) -> None:
-        """Make a file this machine's copy; now and then, look whether there are too many."""
+        """Move a file into the cache, and evict others from time to time."""
         copy = self._cache / "files" / key
         copy.parent.mkdir(parents=True, exist_ok=True)
         self._unseen += draft.stat().st_size
@@ -324,7 +327,7 @@ class Bucket:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Drop the copies that were used longest ago, as many as are beyond the bound."""
+        """Evict the least recently used files until the cache is within its limit."""
         copies = []
         for path in self._cache.glob("*/**/*"):
             with contextlib.suppress(FileNotFoundError):
@@ -342,12 +345,12 @@ class Bucket:
 def _client(
     scheme: str, bucket: str, *, endpoint: str | None, region: str | None, account: str | None
 ) -> ObjectStore:
-    """The client of a bucket; one for each process, since it keeps connections open."""
+    """The client of a bucket; one for each process, since it pools connections."""
     from obstore.exceptions import BaseError
     from obstore.store import AzureStore, GCSStore, S3Store
 
     if scheme == "s3":
-        # the first of the variables that AWS tools take a server's address from
+        # the same environment variables as AWS tools, in their order
         variables = (os.environ.get(variable) for variable in ENDPOINT_VARIABLES)
         endpoint = endpoint or next(filter(None, variables), None)
     if endpoint and "://" not in endpoint:
@@ -381,7 +384,7 @@ def _client(
 
 
 def _profile() -> Any:
-    """Credentials of `~/.aws` or of AWS_PROFILE; None where there are none, or others go first."""
+    """Credentials from `~/.aws` or AWS_PROFILE; None if there are none or they are not needed."""
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         return None
     named = os.environ.get("AWS_PROFILE")
@@ -400,7 +403,7 @@ def _profile() -> Any:
 
 
 def _used(copy: Path) -> bool:
-    """Note that a copy is used now; False where there is none."""
+    """Update the time of use of a cached file; False if it does not exist."""
     try:
         os.utime(copy)
     except FileNotFoundError:
@@ -419,13 +422,13 @@ def _number(name: str, text: str) -> float:
 
 
 def _code(error: Exception) -> str | None:
-    """The server's code of an error."""
+    """The error code in a server's response."""
     found = re.search(r"<Code>(\w+)</Code>", str(error))
     return found.group(1) if found else None
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in words where there are some for it; never a signed address."""
+    """Reason of an error, in plain words if they are known; never contains a signed URL."""
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     plain = PLAIN.get(_code(error) or "")
@@ -451,7 +454,7 @@ def _before_wildcard(pattern: str) -> Iterator[str]:
 
 
 def _expression(pattern: str) -> str:
-    """A regular expression of a glob pattern whose stars do not cross slashes."""
+    """A regular expression for a glob pattern in which `*` does not match slashes."""
     marks = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]", "[!": "[^", "[": "[", "]": "]"}
     found = re.split(r"(\*\*/|\*|\?|\[!|\[|\])", pattern)
     return "".join(marks.get(part, re.escape(part)) for part in found)

@@ -1,12 +1,12 @@
-"""Results in one zip file: a manifest, records of artifacts, and data files of the whole ones.
+"""Bundles: exported results in one zip file, with a manifest, records and data files.
 
     manifest.json                       format, program, grid, and every record's checksum
-    records/<kind>/<digest>.json        what meta.json says of an artifact
-    files/<kind>/<digest>/<file>        the data files of an artifact that goes whole
-    configs/<section>/<file>            the grid, what it names, and code of a user's own, as text
+    records/<kind>/<digest>.json        the record of an artifact (its meta.json)
+    files/<kind>/<digest>/<file>        the data files of artifacts that are included whole
+    configs/<section>/<file>            the grid, the configs that it uses, and user code
 
-Nothing that is read is trusted. A bundle is verified to the last byte before anything of it is
-used, and the names of its members are composed from checked parts, never taken from it.
+A bundle is untrusted input: all of it is verified before anything is used, and member names are
+composed from validated parts, never taken from the archive.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pipeline.store.records import Damaged, Record, as_json, content_of, data_fi
 
 MANIFEST = "manifest.json"
 LARGEST_TEXT = 2**26
-"""Bytes of a manifest or of a record: far more than any has."""
+"""Maximum size of a manifest or record, in bytes; far more than any has."""
 DATE = (1980, 1, 1, 0, 0, 0)
-"""Of every member, so that equal results give equal files."""
+"""Date of all members, so that equal results give identical files."""
 UNREADABLE = (
     zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError
 )  # fmt: skip
-"""What zipfile raises at files that are damaged, encrypted or packed in another way."""
+"""What zipfile raises for files that are damaged, encrypted or compressed in another way."""
 
 FILE_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z]+)?")
 
@@ -47,7 +47,7 @@ class _Part(BaseModel):
 
 
 class BundleItem(_Part):
-    """One artifact, with its files where it is `whole`; record: its record's SHA-256."""
+    """An artifact in a bundle. `whole`: its files are included; `record`: SHA-256 of its record."""
 
     kind: str
     digest: Checksum
@@ -59,13 +59,14 @@ CONFIG = (
     r"(datasets|models|recipes|attacks|defenses|grids)/"
     r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}\.(yaml|py)"
 )
-"""The name of a config in a bundle."""
+"""Pattern of the names of configs in a bundle."""
 
 
 class Manifest(_Part):
-    """What a bundle holds. cells: a cell's name → the digest of its score.
+    """Contents of a bundle.
 
-    configs: the SHA-256 of each; options: with which the grid was opened. Format 1 had neither.
+    cells: digest of the score of each cell, by name; configs: SHA-256 of each config; options:
+    command-line options with which the grid was loaded. Format 1 had neither of the last two.
     """
 
     format: Literal[1, 2] = 2
@@ -78,7 +79,7 @@ class Manifest(_Part):
 
 
 class Bundle:
-    """A verified file: its manifest, and the record of each item in the manifest's order."""
+    """A verified bundle: its manifest, and the records in the manifest's order."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, kinds: Collection[str]) -> None:
         self._path = path
@@ -89,7 +90,7 @@ class Bundle:
         self._check_files()
 
     def whole(self) -> Iterator[Record]:
-        """Records of the artifacts that come with their files."""
+        """Records of the artifacts whose files are included."""
         for item, record in zip(self.manifest.artifacts, self.records, strict=True):
             if item.whole:
                 yield record
@@ -99,7 +100,7 @@ class Bundle:
         return {name: self._text(f"configs/{name}") for name in self.manifest.configs}
 
     def copy(self, record: Record, name: str, target: Path) -> None:
-        """Write a data file of a whole artifact."""
+        """Extract a data file of an artifact to `target`."""
         with self._archive.open(_file(record, name)) as reader, target.open("wb") as writer:
             shutil.copyfileobj(reader, writer)
 
@@ -171,9 +172,13 @@ class Bundle:
 
 @contextlib.contextmanager
 def open_bundle(path: Path, kinds: Collection[str]) -> Iterator[Bundle]:
-    """A bundle, once all of it is verified; BadInput in one line where it is not whole.
+    """Context manager: open and verify a bundle.
 
-    kinds: of the nodes whose artifacts it may hold.
+    Args:
+        kinds: Kinds of artifact that it may contain.
+
+    Raises:
+        BadInput: If it is not a complete and valid bundle.
     """
     try:
         archive = zipfile.ZipFile(regular(path))
@@ -201,10 +206,15 @@ def write_bundle(
     configs: Mapping[str, bytes] | None = None,
     options: Sequence[str] = (),
 ) -> None:
-    """Write records, and the files of those that go whole, which `locate` finds.
+    """Write a bundle atomically.
 
-    configs, options: see `Manifest`. The file appears when it is complete. BadInput where it
-    cannot be written.
+    Args:
+        records: Records, and whether to include the files of each.
+        locate: Finds a data file of a record.
+        configs, options: See `Manifest`.
+
+    Raises:
+        BadInput: If the file cannot be written.
     """
     items = [
         BundleItem(

@@ -1,4 +1,4 @@
-"""What the candidates of an adaptive attack were asked for, as the facts of records tell it."""
+"""Statistics of the candidates of an adaptive attack, as stored in the facts of records."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 
 class Candidate(BaseModel, frozen=True):
-    """One candidate of a cascade, in a shard or in all shards of a cell.
+    """One candidate of a cascade, in one shard or summed over the shards of a cell.
 
-    images: how many it was made for and asked about, those that stood; felled: how many of them
-    the defended model then surely failed on; chosen: for how many it is the one that was kept;
-    failed_draws_percent: of the attacker's draws about `images`; forwards, backwards: passes of
-    images through the network that making it took.
+    Attributes:
+        images: Number of images that it was made for and evaluated on: those that still stood.
+        felled: Number of these on which the defended model then surely failed.
+        chosen: Number of images for which this candidate was kept.
+        failed_draws_percent: Share of the attacker's draws on `images` that failed.
+        forwards, backwards: Passes through the network that it took to make it.
     """
 
     candidate: str
@@ -42,15 +44,15 @@ _LIST = TypeAdapter(list[Candidate])
 
 
 def candidates_in(facts: Mapping[str, object]) -> list[Candidate]:
-    """Those of a select or a score record, from cheap to dear; none where it tells of none."""
+    """The candidates in the facts of a select or score record, cheapest first; empty if none."""
     try:
         return _LIST.validate_python(facts.get("candidates", []))
-    except ValidationError:  # of an older version
+    except ValidationError:  # written by an older version
         return []
 
 
 def added_up(shards: Iterable[Iterable[Candidate]]) -> list[Candidate]:
-    """By name, over several shards; a shard need not have all of them."""
+    """Sum candidates of the same name over several shards, which need not have all of them."""
     found: dict[str, Candidate] = {}
     for candidates in shards:
         for each in candidates:
@@ -61,5 +63,5 @@ def added_up(shards: Iterable[Iterable[Candidate]]) -> list[Candidate]:
 
 
 def facts_of(candidates: Iterable[Candidate]) -> list[dict[str, object]]:
-    """As a record keeps them."""
+    """Convert to the form that records store."""
     return [each.model_dump() for each in candidates]

@@ -1,4 +1,4 @@
-"""The types of the facts of artifacts, where other modules read them."""
+"""Types of the facts in artifact records, as far as other modules read them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.store.reading import Malformed, checked
 
 @with_config(ConfigDict(extra="allow"))
 class ScoreFacts(TypedDict, total=False):
-    """See `tasks.evaluation.score.Score`, and what a prediction costs.
+    """Facts of a score, see `tasks.evaluation.score.Score`, and the cost of a prediction.
 
-    acts_on: of the answers, in percent, those that the bare model would not have given, of models
-    that draw nothing; abstained: those that are none, of defenses that may abstain.
+    acts_on: percentage of answers that differ from the bare model's, for models without randomness;
+    abstained: percentage of abstentions, for defenses that may abstain.
     """
 
     images: int
@@ -35,7 +35,7 @@ class ScoreFacts(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class Timings(TypedDict, total=False):
-    """Of each epoch of a training."""
+    """Timings of each epoch of a training."""
 
     seconds: list[float]
     images_per_second: list[float]
@@ -43,7 +43,7 @@ class Timings(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class TrainFacts(TypedDict, total=False):
-    """Of a training."""
+    """Facts of a training."""
 
     epochs: int
     timings: Timings
@@ -52,7 +52,7 @@ class TrainFacts(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class DatasetFacts(TypedDict, total=False):
-    """Of a data set."""
+    """Facts of a data set."""
 
     train_images: int
     test_images: int
@@ -70,7 +70,7 @@ class FindingFacts(TypedDict):
 
 @with_config(ConfigDict(extra="allow"))
 class CardFacts(TypedDict, total=False):
-    """Of an integrity card."""
+    """Facts of an integrity card."""
 
     verdict: str
     findings: list[FindingFacts]
@@ -79,7 +79,7 @@ class CardFacts(TypedDict, total=False):
 
 @with_config(ConfigDict(extra="allow"))
 class ExampleFacts(TypedDict, total=False):
-    """Of what was crafted, selected, asked about or is shown."""
+    """Facts of craft, select, defend and exhibit artifacts."""
 
     images: int
     redraws: int
@@ -99,11 +99,11 @@ FACTS: Mapping[str, type[Any]] = {
     "card": CardFacts,
     "exhibit": ExampleFacts,
 }
-"""By the kind of artifact."""
+"""Type of the facts, by kind of artifact."""
 
 
 def check_facts(kind: str, facts: Mapping[str, object]) -> None:
-    """Spoilt where a fact of an artifact of this kind has not its type."""
+    """Raise Malformed if a fact of an artifact of this kind has the wrong type."""
     if kind in FACTS:
         try:
             checked(facts, FACTS[kind])

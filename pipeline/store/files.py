@@ -1,4 +1,4 @@
-"""SHA-256 of source files, remembered by what tells a change: size, times and inode."""
+"""SHA-256 of source files, cached by size, times and inode; and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pathlib import Path
 from pipeline.problems import BadInput, reason_of, regular, shown
 
 CACHE = "test-time-defense-bench"
-"""The folder of this program in a folder of caches."""
+"""Name of this program's folder in the user's cache folder."""
 MEMORY = "file-hashes.json"
 FRESH_NS = 2_000_000_000
-"""How long after a change a file may change again without a new time stamp."""
+"""Time after a change during which another change may leave the time stamp unchanged."""
 
 
 def cache_folder() -> Path:
-    """Where this program keeps what it can always find out again."""
+    """Folder for data that can be recomputed at any time."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
-        # a container's user who has neither a name nor a home
+        # a user without a name or home, as in some containers
         base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
     return base / CACHE
 
 
 def sha256_of(path: Path) -> str:
-    """64 hexadecimal digits, from memory if the file has not changed; BadInput if unreadable."""
+    """SHA-256 of a file, cached while the file does not change; BadInput if it is unreadable."""
     try:
         status = regular(path).stat()
         key = str(path.resolve())
@@ -51,9 +51,10 @@ def sha256_of(path: Path) -> str:
 
 
 def read_whole(path: Path, sha256: str) -> bytes:
-    """A file's bytes, if they have this SHA-256; BadInput, one line, if they are others now.
+    """Read a file and check its SHA-256, without the cache.
 
-    What a digest names is what is read: no memory is asked, and one that said otherwise forgets.
+    Raises:
+        BadInput: If the file is unreadable or has changed. A wrong entry is removed from the cache.
     """
     try:
         data = path.read_bytes()
@@ -64,7 +65,7 @@ def read_whole(path: Path, sha256: str) -> bytes:
 
 
 def require_sha256(path: Path, found: str, expected: str) -> None:
-    """BadInput where what was read of a file or folder is not what was there to be read."""
+    """Raise BadInput if a file or folder changed since its SHA-256 was determined."""
     if found == expected:
         return
     memory = _remembered()
@@ -77,12 +78,12 @@ def require_sha256(path: Path, found: str, expected: str) -> None:
 
 
 def stamp_of(status: os.stat_result) -> list[int]:
-    """What differs where a file was changed or replaced, even with its size and time kept."""
+    """Values that differ after a file was changed or replaced, even with its size and time kept."""
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def is_fresh(status: os.stat_result) -> bool:
-    """Whether a file changed this very moment, so that its stamp may not tell the next change."""
+    """Whether a file changed so recently that the next change may not be detected."""
     return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < FRESH_NS
 
 
@@ -91,7 +92,7 @@ def _unreadable(path: Path, error: OSError) -> BadInput:
 
 
 def sha256_of_all(folder: Path, files: Sequence[Path]) -> str:
-    """One SHA-256 of files under a folder and of their places in it, remembered as one."""
+    """One SHA-256 of several files in a folder and of their relative paths; cached."""
     try:
         stamps = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
         seen = [f"{name} {stamp_of(status)}" for name, status in stamps]
@@ -112,18 +113,18 @@ def sha256_of_all(folder: Path, files: Sequence[Path]) -> str:
 
 
 class Together:
-    """One SHA-256 of several files' bytes and names, added in order."""
+    """SHA-256 of several files' names and contents, added one after the other."""
 
     def __init__(self) -> None:
         self._whole = hashlib.sha256()
 
     def add(self, name: str, data: bytes) -> None:
-        """Take in the next file."""
+        """Add a file."""
         self._whole.update(f"{hashlib.sha256(data).hexdigest()} {name}\n".encode())
 
     @property
     def sha256(self) -> str:
-        """64 hexadecimal digits, of all files so far."""
+        """SHA-256 of all files added so far, 64 hexadecimal digits."""
         return self._whole.hexdigest()
 
 
@@ -136,17 +137,17 @@ def _remembered() -> dict[str, object]:
 
 
 def _remember(memory: dict[str, object]) -> None:
-    # where nothing can be kept, the next call reads the file again
+    # without a writable cache the next call reads the file again
     with contextlib.suppress(OSError):
         replace_text(cache_folder() / MEMORY, json.dumps(memory))
 
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A draft to write, beside its target and on the same disk, which it then replaces.
+    """Context manager for atomic replacement: yields a draft that replaces `target` at the end.
 
-    So a reader sees the old file or the new one, whole; what is broken off leaves nothing. The
-    folder is made. OSError where the system refuses.
+    Readers see either the old or the new file, complete. The draft is on the same disk, and is
+    deleted after an error. Parent folders are created.
     """
     draft = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -159,11 +160,11 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def replace_bytes(target: Path, data: bytes) -> None:
-    """Write a whole file or none; OSError where that cannot be."""
+    """Write a file atomically; OSError if that fails."""
     with replacing(target) as draft:
         draft.write_bytes(data)
 
 
 def replace_text(target: Path, text: str) -> None:
-    """The same of text."""
+    """Write a text file atomically."""
     replace_bytes(target, text.encode())

@@ -1,4 +1,4 @@
-"""The storage backend of a folder, on this machine or shared over a network."""
+"""Storage backend for a folder, local or on a network file system."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Folder:
         return str(self.root)
 
     def prepare(self) -> None:
-        """Make the folder; BadInput where it cannot be written."""
+        """Create the folder; BadInput if it is not writable."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".probe-{uuid.uuid4().hex}"
@@ -40,14 +40,14 @@ class Folder:
             raise BadInput(f"store {self.root}: cannot be written to: {reason}") from None
 
     def check(self) -> None:
-        """BadInput where there is no folder."""
+        """Raise BadInput if the folder does not exist."""
         if not self.root.is_dir():
             raise BadInput(f"store {self.root}: no such folder")
 
     def read(self, key: str) -> bytes:
         """See `Backend.read`."""
         try:
-            # a plan reads a hundred thousand of them, and a Path costs as much as the reading
+            # a plan reads 100,000 files, and creating a Path costs as much as reading one
             with open(f"{self._place}/{key}", "rb", buffering=0) as file:  # noqa: PTH123
                 return file.readall()
         except NotADirectoryError as error:
@@ -64,7 +64,7 @@ class Folder:
             os.utime(self.root / key)
 
     def settle(self, draft: Path, key: str) -> None:
-        """See `Backend.settle`: on the disk before it has its name."""
+        """See `Backend.settle`. The data are synced to disk before the rename."""
         self._sync(draft)
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class Folder:
         """See `Backend.create`."""
         self._sync(draft)
         (self.root / key).parent.mkdir(parents=True, exist_ok=True)
-        # a link, not a rename: it fails where another writer's file already stands
+        # linked, not renamed, since a link fails if another writer's file exists
         _link(draft, self.root / key)
 
     def path(self, key: str, *, fresh: bool = False) -> Path:  # noqa: ARG002  there are no copies
@@ -88,19 +88,19 @@ class Folder:
                 status = path.lstat()
             except FileNotFoundError:
                 continue
-            # the time of a change of name as well: what was set aside, was so then
+            # includes the time of a rename, so that a file counts as changed when it was set aside
             changed = max(status.st_mtime, status.st_ctime)
             size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
             yield FileInfo(path.relative_to(self.root).as_posix(), size, changed)
 
     def move(self, key: str, target: str) -> None:
-        """See `Backend.move`: in one step."""
+        """See `Backend.move`: a single rename."""
         with self.writing():
             (self.root / target).parent.mkdir(parents=True, exist_ok=True)
             (self.root / key).rename(self.root / target)
 
     def remove(self, key: str) -> None:
-        """See `Backend.remove`: a folder first moves away whole."""
+        """See `Backend.remove`. A folder is first renamed as a whole."""
         path = self.root / key
         with self.writing():
             if path.is_symlink() or not path.is_dir():
@@ -113,7 +113,7 @@ class Folder:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See `Backend.scratch`: on the same disk, so that drafts are moved and not copied."""
+        """See `Backend.scratch`: on the same disk, so that drafts can be renamed into place."""
         with self.writing(), draft_folder(self.root / "scratch") as draft:
             yield draft
 
@@ -133,8 +133,8 @@ def _link(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
             raise
-        # A file system without hard links: a rename leaves no torn record, and of two writers
-        # in the same instant the later one stands, as whole as the other.
+        # on a file system without hard links a rename still leaves no partial record; if two
+        # writers collide at the same instant, the later one wins
         if target.exists():
             raise FileExistsError(target) from None
         source.replace(target)

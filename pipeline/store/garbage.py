@@ -1,8 +1,7 @@
-"""What a store holds that nobody asks for any more.
+"""Garbage collection: artifacts and leftovers in a store that no recent run refers to.
 
-Asked for is what the ledger's invocations of the last days refer to, anybody's: the nodes that
-a run wanted when it began, finished or not, every score of theirs, and by the records all that
-these were made from.
+In use is what the ledger's recent runs, by any user, refer to: the nodes that a run wanted when it
+began, completed or not; all scores; and, by their records, everything that these were made from.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pipeline.store.store import Store
 
 DAY_S = 86400.0
 YOUNGEST_S = DAY_S
-"""Nothing younger goes: it may be of a run that is at work, here or on another machine."""
+"""Minimum age of garbage: anything younger may belong to a run in progress, on any machine."""
 LEFTOVERS = {
     "scratch": "of a put that was broken off",
     "leases": "of a run that was broken off",
@@ -33,7 +32,12 @@ LEFTOVERS = {
 
 @dataclass(frozen=True)
 class Garbage:
-    """What may go: the key of a folder or file. age_s: since its last change, s."""
+    """A file or folder that can be deleted.
+
+    Attributes:
+        key: Its key.
+        age_s: Time since its last change, in seconds.
+    """
 
     key: str
     what: str
@@ -42,10 +46,15 @@ class Garbage:
 
 
 def collectable(store: Store, *, keep_s: float, now: float | None = None) -> list[Garbage]:
-    """What may go: nothing younger than a day, nothing that was asked for within `keep_s`.
+    """Find garbage: nothing younger than a day, and nothing that a run used within `keep_s`.
 
-    keep_s: s back from `now`, a Unix time in s. BadInput where there is no store. What a store
-    does not write stays, wherever it lies.
+    Files that no store writes are never included.
+
+    Args:
+        keep_s: Seconds back from `now`, a Unix time in seconds.
+
+    Raises:
+        BadInput: If there is no store, or the ledger is damaged.
     """
     store.check()
     now = time.time() if now is None else now
@@ -56,13 +65,13 @@ def collectable(store: Store, *, keep_s: float, now: float | None = None) -> lis
 
 
 def remove(store: Store, items: list[Garbage]) -> int:
-    """Delete items; returns how many bytes. Unwritable where the store refuses."""
+    """Delete garbage; returns the number of bytes. Unwritable if the store refuses."""
     freed = 0
     for item in items:
         try:
             store.backend.remove(item.key)
         except FileNotFoundError:
-            continue  # somebody else took it away
+            continue  # another process deleted it
         freed += item.size_bytes
     return freed
 
@@ -97,7 +106,7 @@ def _asked_for(store: Store, *, since: float) -> set[str]:
 
 
 def _artifacts(found: list[FileInfo], kept: set[str], now: float) -> Iterator[Garbage]:
-    """Artifacts, and data files whose record was never written."""
+    """Artifacts that are not in use, and data files without a record."""
     for key, inside in _by_folder(found, depth=3).items():
         kind, _, digest = key.split("/")
         if kind in layout.PLACES or digest in kept or not layout.belongs(key):
@@ -118,7 +127,7 @@ def _leftovers(
         if kind == "leases" and name in at_work:
             continue
         item = _item(key, inside, f"{kind}/{name[:25]}: {LEFTOVERS[kind]}", now)
-        # the hours that a training took are not thrown away before its time
+        # an unfinished training may have taken hours, so it is kept for the whole period
         unfinished = kind == "partial" and store.known("train", name) is None
         if unfinished and (name in kept or item.age_s < keep_s):
             continue
@@ -126,7 +135,7 @@ def _leftovers(
 
 
 def _by_folder(found: list[FileInfo], *, depth: int) -> dict[str, list[FileInfo]]:
-    """What lies in, or is, each folder that is so deep."""
+    """Group files by their folder at a certain depth."""
     folders: dict[str, list[FileInfo]] = {}
     for entry in sorted(found, key=lambda entry: entry.key):
         parts = entry.key.split("/")

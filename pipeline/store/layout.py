@@ -1,7 +1,7 @@
-"""What belongs to a store: its marker, and the places of everything that is ever written to it.
+"""Layout of a store: its marker file, and patterns of everything that is ever written to it.
 
-A store is marked by `store.json`, which holds its format's version. Older stores have none: a
-folder that holds nothing but what a store holds is adopted, and any other folder is left alone.
+A store is marked by `store.json`, which holds the version of its format. Older stores have no
+marker: a folder with only files of a store is adopted, any other folder is rejected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.store.reading import Malformed, parsed
 
 MARKER = "store.json"
 FORMAT = 1
-"""Of the places and files of a store, as this version of the program writes them."""
+"""Version of the layout that this version of the program writes."""
 
 _HEX = "[0-9a-f]"
 PLACES: dict[str, tuple[str, ...]] = {
@@ -33,15 +33,15 @@ PLACES: dict[str, tuple[str, ...]] = {
         rf"{_HEX}{{32}}|{_HEX}{{16}}|\d{{15}}-{_HEX}{{8}}\.txt",
     ),
 }
-"""Folder → what lies in it, level by level; whatever lies deeper belongs to it."""
+"""Patterns of the names in each top-level folder, level by level; deeper levels are not checked."""
 ARTIFACT = (".{2}", f"{_HEX}{{64}}")
-"""The same of every other folder, whose name is a kind of artifact."""
+"""The same for all other folders, which are named after a kind of artifact."""
 IGNORED = re.compile(rf"\..*|lost\+found|probe-{_HEX}{{32}}")
-"""What an operating system puts into a folder, drafts, and trials of whether one can write."""
+"""Names that are ignored: files of the operating system, drafts, and write probes."""
 
 
 class Marker(BaseModel):
-    """What `store.json` holds."""
+    """Content of `store.json`."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -50,7 +50,7 @@ class Marker(BaseModel):
 
 
 def belongs(key: str) -> bool:
-    """Whether a key is one that a store has, or a folder on the way to one."""
+    """Whether a key may be part of a store, or a parent folder of such a key."""
     kind, *inner = key.split("/")
     if key == MARKER or any(map(IGNORED.fullmatch, (kind, *inner))):
         return True
@@ -61,7 +61,7 @@ def belongs(key: str) -> bool:
 
 
 def marked(backend: Backend) -> bool:
-    """Whether a place is marked as a store; BadInput where this program cannot use it."""
+    """Whether a location is marked as a store; BadInput if this program cannot use it."""
     try:
         text = backend.read(MARKER)
     except FileNotFoundError:
@@ -84,18 +84,19 @@ def marked(backend: Backend) -> bool:
 
 
 def holds_store(backend: Backend) -> bool:
-    """Whether an unmarked place holds a store of an older version, False where it is empty.
+    """Whether an unmarked location holds an older store; False if it is empty.
 
-    BadInput where it holds anything else.
+    Raises:
+        BadInput: If it contains anything else.
     """
     found = False
-    # what lies at the top is looked at first, since a folder of somebody else's may be large
+    # the top level is checked first, since a foreign folder may be large
     for pattern in ("*", "**/*"):
         for entry in backend.find(pattern):
             kind, *inner = entry.key.split("/")
             if not belongs(entry.key):
                 raise _foreign(backend, entry.key)
-            # other programs have a folder for scratch as well, so it is no sign of a store
+            # other programs use a folder `scratch`, too, so it does not identify a store
             found = found or (len(inner) > 0 and kind != "scratch" and not IGNORED.fullmatch(kind))
     if not found and any(backend.find("scratch/*")):
         raise _foreign(backend, "scratch")
@@ -103,21 +104,22 @@ def holds_store(backend: Backend) -> bool:
 
 
 def mark(backend: Backend) -> None:
-    """Write the marker; Unwritable where the place refuses."""
+    """Write the marker; Unwritable if that fails."""
     backend.write(MARKER, json.dumps(Marker().model_dump()).encode())
 
 
 def adopt(backend: Backend) -> str | None:
-    """Mark a place that holds an unmarked store; a line that says so, None where nothing was done.
+    """Mark an unmarked store; returns a line that says so, or None if nothing was done.
 
-    BadInput where the place is somebody else's.
+    Raises:
+        BadInput: If the location contains other files.
     """
     if marked(backend) or not holds_store(backend):
         return None
     try:
         mark(backend)
     except Unwritable:
-        return None  # it can be read all the same
+        return None  # a read-only store can be read without a marker
     return f"store {backend.address}: adopted, and marked by {MARKER}"
 
 

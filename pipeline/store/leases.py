@@ -1,13 +1,13 @@
-"""Which run is at which node: of runs that see each other's leases one computes a node.
+"""Leases coordinate concurrent runs on a store, so that each node is computed by one of them.
 
-`<store>/leases/<digest>/<number>` names the run that computes a node, and is written only if
-absent; the one with the highest number counts. `<store>/leases/runs/<run>` says until when a run
-is to be taken as alive: each run renews its own every few seconds, and takes it away at its end.
-A lease of a run that is over or has lapsed gives way to one with the next number, so of several
-runs that take it over exactly one does.
+`<store>/leases/<digest>/<number>` names the run that computes a node. It is created only if it does
+not exist; the highest number counts. `<store>/leases/runs/<run>` holds the time until which a run
+is assumed to be alive: each run renews its own every few seconds and deletes it at the end. If a
+run has ended or its lease has expired, another run takes over with the next number; of several that
+try, exactly one succeeds.
 
-Leases save work; no result depends on them. Runs that do not see each other compute a node
-twice, and of the two artifacts one stands (see `store`).
+Leases only avoid duplicate work; results do not depend on them. If two runs compute the same node,
+one of the two artifacts is kept (see `store`).
 """
 
 from __future__ import annotations
@@ -27,17 +27,22 @@ from pipeline.store.backend import Backend, FileInfo
 from pipeline.store.reading import Malformed, parsed
 
 LASTS_S = 60.0
-"""A run that has not renewed its lease for so long, by the reader's clock, has lapsed."""
+"""Time after its last renewal at which a run's lease expires, by the reader's clock."""
 RENEWED_S = 15.0
 TRIES = 20
-"""Of taking a lease that others take and give back in the same instants."""
+"""Attempts to take a lease that others take and release at the same time."""
 REFUSALS = (OSError, Unwritable)
-"""What a store answers that takes no leases just now."""
+"""Errors of a store that currently accepts no leases."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A run. until: Unix time, s. process: see `process_mark`."""
+    """A run that holds leases.
+
+    Attributes:
+        process: See `process_mark`.
+        until: Time of expiry, Unix time in seconds.
+    """
 
     host: str
     pid: int
@@ -46,7 +51,7 @@ class Holder:
 
     @property
     def alive(self) -> bool:
-        """Whether it may still be at work; of this machine's processes one knows at once."""
+        """Whether the run may still be active; known exactly for processes of this machine."""
         here = self.process.rpartition(" ")[0]
         if here and here == process_mark(os.getpid()).rpartition(" ")[0]:
             return process_mark(self.pid) == self.process
@@ -57,7 +62,7 @@ class Holder:
 
 
 class Leases:
-    """The leases of one run, which is known to others from its first claim until `close`."""
+    """The leases of one run, registered from its first claim until `close`."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -68,9 +73,9 @@ class Leases:
         self._thread: threading.Thread | None = None
 
     def claim(self, digest: str) -> bool:
-        """Take the lease of a node; False where a live run has it.
+        """Take the lease of a node; False if another live run holds it.
 
-        True also where the store takes no lease: what computes the node will say so.
+        Also True if the store accepts no leases: computing the node will then report the problem.
         """
         try:
             self._begin()
@@ -82,14 +87,14 @@ class Leases:
         return True
 
     def release(self, digest: str) -> None:
-        """Give a node's lease back: its artifact is in the store, or will not be of this run."""
+        """Release the lease of a node, which is stored now or will not be computed by this run."""
         if digest in self._mine:
             self._mine.discard(digest)
             with contextlib.suppress(*REFUSALS):
                 self._backend.remove(_folder(digest))
 
     def others(self) -> dict[str, Holder]:
-        """Digest → the other live run that has its lease."""
+        """The other live run that holds the lease of a node, by digest."""
         latest: dict[str, tuple[int, FileInfo]] = {}
         runs: dict[str, Holder | None] = {self._run: None}
         found = {}
@@ -112,7 +117,7 @@ class Leases:
         return found
 
     def close(self) -> None:
-        """Give all leases back, and be known no more."""
+        """Release all leases and unregister the run."""
         self._over.set()
         if self._thread is None:
             return
@@ -146,7 +151,7 @@ class Leases:
             highest = max(self._numbers(digest), default=None)
             run = None if highest is None else self._owner(f"{_folder(digest)}/{highest}")
             if highest is None or run is None:
-                number = 0  # given back in this instant
+                number = 0  # released at this moment
             elif self._alive(run) is not None:
                 return False
             else:
@@ -154,14 +159,14 @@ class Leases:
         return True
 
     def _write(self, digest: str, number: int) -> bool:
-        """Whether a lease of this number could be written, where there was none."""
+        """Create the lease with this number; False if it exists."""
         with self._backend.scratch() as scratch:
             draft = scratch / "lease"
             draft.write_text(self._run)
             try:
                 self._backend.create(draft, f"{_folder(digest)}/{number}")
             except (FileExistsError, FileNotFoundError):
-                # not found: its folder was taken away in this instant
+                # FileNotFoundError: the folder was deleted at this moment
                 return False
         return True
 
@@ -172,7 +177,7 @@ class Leases:
         return [int(name) for name in names if name.isdecimal()]
 
     def _owner(self, key: str) -> str | None:
-        """The run that a lease names, empty where it names none; None where it is gone."""
+        """The run named by a lease; empty if the file is invalid, None if it is gone."""
         try:
             named = self._backend.read(key).decode("ascii", "replace")
         except FileNotFoundError:
@@ -180,7 +185,7 @@ class Leases:
         return named if named.isalnum() else ""
 
     def _alive(self, run: str) -> Holder | None:
-        """A run, if it may still be at work."""
+        """The holder of a run if it may still be active, otherwise None."""
         with contextlib.suppress(FileNotFoundError, Malformed):
             if run:
                 holder = parsed(self._backend.read(f"leases/runs/{run}"), Holder)
@@ -189,9 +194,10 @@ class Leases:
 
 
 def process_mark(pid: int) -> str:
-    """What tells a process of this machine from all others, ever; empty where that is unknown.
+    """An identifier that distinguishes a process of this machine from all others at any time.
 
-    The machine's start, the name space of processes, the process and its start.
+    Composed of the machine's boot id, the PID namespace, the PID and the process's start time.
+    Empty if unknown.
     """
     proc = Path("/proc")
     try:
@@ -202,7 +208,7 @@ def process_mark(pid: int) -> str:
     except (OSError, IndexError):
         return ""
     if state in "ZX":
-        return ""  # ended, and only waited for
+        return ""  # a zombie or dead process
     return f"{boot} {space} {pid}:{start}"
 
 

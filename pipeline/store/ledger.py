@@ -1,7 +1,7 @@
-"""The ledger: one small file for each invocation, never rewritten.
+"""The ledger: a log of all runs on a store, one small file for each, never rewritten.
 
-It knows which score each cell had when, and what was logged to which tracking server. Tracebacks
-of what failed lie beside the invocation, in `ledger/failures/`.
+It records the score of each cell at each run, and what was logged to which tracking server.
+Tracebacks of failures are stored beside it, in `ledger/failures/`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.store.reading import Malformed, parsed, words
 
 
 def user_name() -> str:
-    """Who runs this program; the number of a user who has no name, as in some containers."""
+    """Name of the current user, or the user id if there is no name, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -37,7 +37,7 @@ def user_name() -> str:
 
 @dataclass(frozen=True)
 class CellEntry:
-    """A cell as an invocation left it: its score node, and what it scored, if it did."""
+    """State of a cell at the end of a run: its score node, and the score if there is one."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -49,7 +49,7 @@ class CellEntry:
 
 @dataclass(frozen=True)
 class Invocation:
-    """One run: when, who, what, and its cells."""
+    """One run: time, user, command and the state of its cells."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -63,7 +63,7 @@ class Invocation:
 
 
 def read_invocation(data: bytes) -> Invocation:
-    """What a file of the ledger holds; Spoilt where it is none."""
+    """Parse a file of the ledger; Malformed if it is invalid."""
     invocation = parsed(data, Invocation)
     for name, cell in invocation.cells.items():
         try:
@@ -74,17 +74,17 @@ def read_invocation(data: bytes) -> Invocation:
 
 
 class Ledger:
-    """The invocations on a store, oldest first."""
+    """The log of runs on a store, oldest first."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
     @cached_property
     def runs(self) -> dict[str, Invocation]:
-        """What can be read of the ledger when it is first asked, by identifiers of 8 digits."""
+        """All readable entries by their 8-digit identifier; read once."""
         found: dict[str, Invocation] = {}
         for key in sorted(entry.key for entry in self._backend.find("ledger/*.json")):
-            # what is spoilt says nothing, and `pipeline verify` says so; the rest still counts
+            # damaged files are skipped here and reported by `pipeline verify`
             with contextlib.suppress(OSError, Malformed):
                 name = PurePosixPath(key).stem.rpartition("-")[2]
                 found[name] = read_invocation(self._backend.read(key))
@@ -92,7 +92,7 @@ class Ledger:
 
     @property
     def invocations(self) -> list[Invocation]:
-        """The same, oldest first."""
+        """All readable entries, oldest first."""
         return list(self.runs.values())
 
     def last(self, grid: str, cell: str) -> CellEntry | None:
@@ -104,7 +104,7 @@ class Ledger:
         return None
 
     def write(self, invocation: Invocation) -> str:
-        """Add an invocation; the key of its file."""
+        """Add an entry; returns the key of its file."""
         name = f"{int(invocation.time * 1000):015d}-{uuid.uuid4().hex[:8]}"
         key = f"ledger/{name}.json"
         self._create(key, json.dumps(asdict(invocation), indent=1))
@@ -112,9 +112,11 @@ class Ledger:
         return key
 
     def keep_details(self, key: str, details: Mapping[str, str]) -> str:
-        """Keep the details of an invocation's failures, such as tracebacks; the key of the file.
+        """Store details of a run's failures, such as tracebacks; returns the key of the file.
 
-        key: as `write` returned it; details: the line that a person saw → what it was short for.
+        Args:
+            key: The key that `write` returned.
+            details: Details by the line that was shown to the user.
         """
         place = f"ledger/failures/{PurePosixPath(key).stem}.txt"
         parts = (f"{line}\n\n{detail.rstrip()}\n" for line, detail in details.items())
@@ -122,10 +124,11 @@ class Ledger:
         return place
 
     def want(self, digests: Iterable[str]) -> None:
-        """Remember that a run that begins now wants these nodes, finished or not.
+        """Record the nodes that a run wants, when it begins.
 
-        A run that is killed never gets to `write`; yet `gc` must leave what it had finished.
-        One file holds each set of nodes, and its time is when a run last wanted them.
+        A run that is killed does not call `write`; with this record `gc` keeps what it had
+        finished. There is one file for each set of nodes, and its time is that of the last run that
+        wanted them.
         """
         text = "".join(f"{digest}\n" for digest in sorted(digests))
         key = f"ledger/wanted/{hashlib.sha256(text.encode()).hexdigest()[:32]}"
@@ -135,9 +138,10 @@ class Ledger:
             self._create(key, text)
 
     def wanted(self, since: float) -> set[str]:
-        """Digests of the nodes that runs begun after `since`, Unix time in s, wanted.
+        """Digests of the nodes wanted by runs that began after `since`, Unix time in seconds.
 
-        Spoilt, with its key, where a file cannot be read: what is wanted is not known then.
+        Raises:
+            Malformed: If a file is damaged, with its key: the result would be incomplete.
         """
         found: set[str] = set()
         for entry in self._backend.find("ledger/wanted/[!.]*"):
@@ -151,23 +155,23 @@ class Ledger:
         return found
 
     def logged(self, server: str) -> set[str]:
-        """Keys of what a tracking server already has."""
+        """Keys of what was already logged to a tracking server."""
         found = self._backend.find(f"{_server(server)}/[!.]*")
         return {PurePosixPath(entry.key).name for entry in found}
 
     def mark_logged(self, server: str, key: str, what: str) -> None:
-        """Remember that a server has something, and as what: its run there, or a verdict."""
+        """Record that something was logged to a server; `what` is its run there, or a verdict."""
         self._create(f"{_server(server)}/{key}", what)
 
     def logged_as(self, server: str, key: str) -> str | None:
-        """As what a server was last told something; None where it was not, or that is spoilt."""
+        """What was recorded by `mark_logged`; None if nothing, or if the file is damaged."""
         try:
             return self._backend.read(f"{_server(server)}/{key}").decode()
         except (OSError, UnicodeDecodeError):
             return None
 
     def _create(self, key: str, text: str) -> None:
-        """A file, whole; Unwritable, in one line, where the disk is full or the like."""
+        """Write a text file atomically; Unwritable if that fails."""
         self._backend.write(key, text.encode())
 
 

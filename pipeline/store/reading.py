@@ -1,7 +1,6 @@
-"""Reading the files of a store, which other machines, other versions and other people write.
+"""Validated reading of a store's files, which other machines, versions and people write.
 
-Whatever a file holds, its reader gets a value of the type that was asked for, or `Malformed` with
-the reason in one line.
+A reader gets a value of the requested type, or Malformed with a one-line reason.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ Value = TypeVar("Value")
 
 
 class Malformed(ValueError):
-    """A file that does not hold what it should; the message says why, in one line."""
+    """A file does not have the expected content; the message says why, in one line."""
 
 
 def parsed(data: bytes, kind: type[Value]) -> Value:
-    """The value of a type that a JSON file holds, nothing converted; Spoilt otherwise."""
+    """Parse JSON as a value of a type, strictly; Malformed if it does not match."""
     try:
         return cast("Value", _adapter(cast("Hashable", kind)).validate_json(data, strict=True))
     except ValidationError as error:
@@ -28,7 +27,7 @@ def parsed(data: bytes, kind: type[Value]) -> Value:
 
 
 def checked(value: object, kind: type[Value]) -> Value:
-    """A value, once it is known to be of a type, nothing converted; Spoilt otherwise."""
+    """Check that a value is of a type, strictly; Malformed if it is not."""
     try:
         return cast("Value", _adapter(cast("Hashable", kind)).validate_python(value, strict=True))
     except ValidationError as error:
@@ -36,7 +35,7 @@ def checked(value: object, kind: type[Value]) -> Value:
 
 
 def words(data: bytes) -> list[str]:
-    """The words of a text of ASCII, as they are separated by white space; Spoilt otherwise."""
+    """Split ASCII text at white space; Malformed if it is not ASCII."""
     try:
         return data.decode("ascii").split()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Records of artifacts: what meta.json says of one, and what is wrong with one that is damaged."""
+"""Records of artifacts: the content of `meta.json`, its validation and its checksum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ META = "meta.json"
 
 
 class Damaged(Exception):
-    """An artifact that is not what its record says."""
+    """An artifact does not match its record."""
 
     def __init__(self, kind: str, digest: str, reason: str) -> None:
         super().__init__(kind, digest, reason)
@@ -30,15 +30,17 @@ class Damaged(Exception):
 
 
 class Gone(Damaged):
-    """An artifact that is no longer there: another process took it away, and may bring it back."""
+    """An artifact is missing: another process removed it, and it may be computed again."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What an artifact is of, whatever was computed.
+    """Identifies an artifact by its recipe.
 
-    kind, digest: its place in the store; spec: as JSON holds it; versions: class to version, of
-    every spec inside the spec; parents: role to (kind, digest).
+    Attributes:
+        spec: The node's spec as JSON.
+        versions: Version of each spec class in the spec, by class name.
+        parents: Kind and digest of each parent, by role.
     """
 
     kind: str
@@ -50,7 +52,7 @@ class Identity:
 
 @with_config(ConfigDict(extra="allow"))
 class File(TypedDict):
-    """A data file: its name in the artifact's folder, the SHA-256 and the size of its bytes."""
+    """A data file: its name in the artifact's folder, and the SHA-256 and size of its content."""
 
     file: str
     sha256: str
@@ -59,7 +61,7 @@ class File(TypedDict):
 
 @with_config(ConfigDict(extra="allow"))
 class How(TypedDict, total=False):
-    """How an artifact was computed, where other modules read it; there may be more."""
+    """How an artifact was computed: the keys that other modules read; there may be others."""
 
     written: float
     seconds: float
@@ -72,46 +74,48 @@ class How(TypedDict, total=False):
 
 
 RENAMED = {"worst": "right_in_every_redraw"}
-"""Facts that earlier versions recorded under another name."""
+"""Old names of facts, and the current ones."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What meta.json says: spec, lineage, files and how it was computed."""
+    """The content of `meta.json`: spec, lineage, files and how the artifact was computed."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     kind: str
     digest: str
     content: str
-    """SHA-256 over the names and SHA-256 of the data files: what children record having read."""
+    """Content hash: SHA-256 of the names and SHA-256 of the data files. Children record it."""
     spec: Mapping[str, object]
     versions: Mapping[str, int]
-    """Class → version, of every spec inside the spec."""
+    """Version of each spec class in the spec, by class name."""
     parents: Mapping[str, tuple[str, str]]
-    """Role → (kind, digest)."""
+    """Kind and digest of each parent, by role."""
     lineage: Mapping[str, str]
-    """Digest → content of every ancestor as it was when this was computed."""
+    """Content hash of each ancestor at the time of the computation, by digest."""
     files: Mapping[str, File]
     facts: Mapping[str, object]
     how: Mapping[str, object]
     sealed: bool = False
-    """Whether meta.json ends with a checksum of its own, which older ones do not have."""
+    """Whether `meta.json` ends with a checksum of itself, which old records lack."""
 
 
 SEAL = re.compile(rb',\n "seal": "([0-9a-f]{64})"\n}\Z')
-"""How a sealed meta.json ends: the SHA-256 of all that stands before."""
+"""The end of a sealed `meta.json`: SHA-256 of everything before it."""
 SEALED = 100
-"""Of so many bytes at the end of meta.json a seal is a part."""
+"""Number of bytes at the end of `meta.json` that contain the seal."""
 
 
 @dataclass(frozen=True)
 class ArtifactState:
-    """What the store holds of an artifact.
+    """State of an artifact in the store.
 
-    status: `outdated` where it was made from other content of an ancestor than the store holds
-    now, which `pipeline.plan.snapshot` finds out. record: where it is there or outdated. reason:
-    why it is not there, in one line.
+    Attributes:
+        status: `outdated` means that an ancestor has other content now than when the artifact was
+            computed; only `pipeline.plan.snapshot` detects this.
+        record: The record, if the status is `there` or `outdated`.
+        reason: Why it is not there, in one line.
     """
 
     status: Literal["there", "absent", "outdated", "damaged"]
@@ -120,7 +124,7 @@ class ArtifactState:
 
     @property
     def standing(self) -> Record | None:
-        """The record of an artifact that counts as there."""
+        """The record of a valid artifact, otherwise None."""
         return self.record if self.status == "there" else None
 
 
@@ -128,9 +132,10 @@ ABSENT = ArtifactState("absent", reason="not computed yet")
 
 
 def parse_record(text: bytes, kind: str, digest: str) -> Record:
-    """The record that a meta.json holds; Damaged where it is not that of this artifact.
+    """Parse and verify the content of a `meta.json`.
 
-    Damaged also where it is sealed and was changed since, or a fact has not its type.
+    Raises:
+        Damaged: If it is invalid, is of another artifact, or does not match its seal.
     """
     seal = SEAL.search(text, max(0, len(text) - SEALED))
     body = text if seal is None else text[: seal.start()] + b', "sealed": true}'
@@ -151,19 +156,19 @@ def parse_record(text: bytes, kind: str, digest: str) -> Record:
 
 
 def content_of(files: Mapping[str, File]) -> str:
-    """SHA-256 over the names and SHA-256 of an artifact's files."""
+    """Content hash of an artifact: SHA-256 of the names and SHA-256 of its files."""
     pairs = sorted((name, entry["sha256"]) for name, entry in files.items())
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 def data_file(name: str, sha256: str) -> str:
-    """The name under which a file of an artifact lies in its folder."""
+    """Name of a data file in the artifact's folder, which contains its checksum."""
     stem, dot, ending = name.partition(".")
     return f"{stem}-{sha256[:16]}{dot}{ending}"
 
 
 def as_json(record: Record) -> bytes:
-    """What meta.json holds of a record."""
+    """The `meta.json` of a record."""
     fields = asdict(record)
     del fields["sealed"]
     text = json.dumps(fields, indent=1).encode()
@@ -174,17 +179,17 @@ def as_json(record: Record) -> bytes:
 
 
 Provenance = tuple[tuple[str, str], ...]
-"""Device, a CPU's instructions and versions of libraries, and their values."""
+"""Device, CPU instruction set and library versions, as pairs of name and value."""
 
 
 def hardware(record: Record) -> dict[str, str]:
-    """On what an artifact was computed: its device and, of a CPU, the instructions."""
+    """The hardware that an artifact was computed on: device and CPU instruction set."""
     how = record.how
     return {name: str(how[name]) for name in ("device", "instructions") if name in how}
 
 
 def provenance_of(record: Record) -> Provenance:
-    """On what, and with which versions of libraries, an artifact was computed."""
+    """The hardware and library versions that an artifact was computed with."""
     versions = record.how.get("versions")
     seen = versions if isinstance(versions, dict) else {}
     named = {"device": None, **hardware(record), **seen}

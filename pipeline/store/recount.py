@@ -1,7 +1,7 @@
-"""What an artifact's own files say of its facts.
+"""Recomputes the facts of an artifact from its own files.
 
-A checksum shows that a record was changed by accident. Whoever changes a number on purpose can
-write another checksum, so what an artifact's files can tell is worked out from them again.
+A checksum detects accidental changes of a record. Somebody who changes a number on purpose can
+update the checksum as well, so whatever can be derived from the files is derived again.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pipeline.store.records import Record
 from tasks.integrity.findings import Finding, overall
 
 Locate = Callable[[str], Path]
-"""Where a file of an artifact lies, by its name in the artifact's record."""
+"""Finds a file of an artifact by its name in the record."""
 CLOSE = 1e-6
-"""How far apart, relatively, a number may be that another version of torch has worked out."""
+"""Tolerance for numbers that another version of torch may have computed."""
 
 
 def contradiction(record: Record, locate: Locate) -> str | None:
-    """How an artifact's facts differ from what its own files say, in one line; None if they agree.
+    """The first difference between an artifact's facts and its files, in one line; None if none.
 
-    A fact that no file tells, such as a time, is not looked at.
+    Facts that no file contains, such as durations, are not checked.
     """
     told: dict[str, object] = {}
     try:
@@ -42,7 +42,7 @@ def contradiction(record: Record, locate: Locate) -> str | None:
 
 
 def _same(one: object, other: object) -> bool:
-    """Whether two values of JSON are the same, numbers but for the last of their digits."""
+    """Whether two JSON values are equal, up to rounding of numbers."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
@@ -150,4 +150,4 @@ READERS: Mapping[str, Mapping[str, Callable[[Path, Mapping[str, object]], dict[s
     "card": {"card.json": _card},
     "exhibit": {"exhibits.arrow": _rows},
 }
-"""Kind → a file of such an artifact → what it says of the facts."""
+"""Functions that derive facts from files, by kind of artifact and file name."""

@@ -1,12 +1,12 @@
-"""The store: digest → artifact, with record, path and put, on a backend that many may share.
+"""The artifact store: maps a node's digest to its artifact, on a backend that processes can share.
 
-`<store>/<kind>/<2 hex>/<digest>/` holds data files that carry their own SHA-256 in their names
-and, written last and only if absent, `meta.json`. An artifact exists if and only if its
-meta.json does, so a process killed at any moment leaves whole artifacts only, and of two
-writers one wins whole.
+`<store>/<kind>/<2 hex>/<digest>/` holds data files, with their SHA-256 in their names, and
+`meta.json`, which is written last and only if it does not exist. An artifact exists if and only if
+its `meta.json` does. So a process that is killed leaves no partial artifact, and if two processes
+write the same artifact, one of them wins as a whole.
 
 `<store>/elsewhere/` holds records of artifacts whose files are in another store: see `known`.
-`<store>/store.json` marks the place as a store: see `pipeline.store.layout`.
+`<store>/store.json` marks the location as a store: see `pipeline.store.layout`.
 """
 
 from __future__ import annotations
@@ -45,14 +45,15 @@ __all__ = ["META", "Damaged", "Gone", "Record", "Store", "Writer", "folder_of"]
 
 BUCKETS = f"a bucket's address, which begins with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}"
 ADDRESSES = ("s3", "gs", "gcs", "az", "abfs", "file", "https?", "hdfs", "postgresql", "sqlite")
-"""What an address begins with; a folder whose name does is given as `./s3:name`."""
+"""Prefixes that are recognised as addresses; a folder with such a name is given as `./s3:name`."""
 Writer = Callable[[Path], None]
 
 
 class Store:
-    """Artifacts in a folder, local or of a network, or in a bucket; `location` says which.
+    """Artifacts in a folder, local or on a network, or in a bucket.
 
-    BadInput where a bucket cannot be reached.
+    Raises:
+        BadInput: If `location` is not a valid address, or the bucket cannot be reached.
     """
 
     def __init__(self, location: Path | str | Backend) -> None:
@@ -67,19 +68,23 @@ class Store:
 
     @property
     def address(self) -> str:
-        """By which any process opens the same store."""
+        """Address with which any process opens the same store."""
         return self.backend.address
 
     @property
     def root(self) -> Path | None:
-        """The folder of a store that is one."""
+        """The folder of the store; None for a bucket."""
         return self.backend.root if isinstance(self.backend, Folder) else None
 
     def prepare(self) -> str | None:
-        """Make the store, and mark it as one; a line that says so where an old one was adopted.
+        """Create the store and mark it as one.
 
-        BadInput, and nothing written, where the place holds other things than a store; BadInput
-        also where it cannot be written.
+        Returns:
+            A line for the user if a store without a marker was adopted, otherwise None.
+
+        Raises:
+            BadInput: If the location is not writable or contains other files, in which case nothing
+                is written.
         """
         marked = layout.marked(self.backend)
         old = not marked and layout.holds_store(self.backend)
@@ -95,25 +100,30 @@ class Store:
         return None
 
     def check(self) -> str | None:
-        """BadInput where there is no store, or the place is somebody else's.
+        """Check that the store exists; adopts a store of an older version.
 
-        A line where a store of an older version was adopted, see `pipeline.store.layout`.
+        Returns:
+            A line for the user if a store was adopted, otherwise None.
+
+        Raises:
+            BadInput: If there is no store, or the location contains other files.
         """
         self.backend.check()
         return layout.adopt(self.backend)
 
     def record(self, kind: str, digest: str) -> Record | None:
-        """An artifact's record, or None where there is no artifact.
+        """The record of an artifact; None if it does not exist.
 
-        Damaged where meta.json is there and is not this artifact's; BadInput where it may not
-        be read.
+        Raises:
+            Damaged: If `meta.json` is invalid.
+            BadInput: If it cannot be read.
         """
         text = self._told(kind, digest)
         while text is not None:
             try:
                 return parse_record(text, kind, digest)
             except Damaged:
-                # what is replaced in this instant may be read with the length of what it was
+                # a file that is being replaced may be read with the old length
                 again = self._told(kind, digest)
                 if again == text:
                     raise
@@ -121,9 +131,10 @@ class Store:
         return None
 
     def state(self, kind: str, digest: str) -> ArtifactState:
-        """An artifact's record, or why there is none: it is absent, or damaged.
+        """The state of an artifact: there, absent or damaged.
 
-        Whether it is outdated, `pipeline.plan.snapshot` knows. BadInput as by `record`.
+        Outdated artifacts are not detected here, but in `pipeline.plan.snapshot`. BadInput as in
+        `record`.
         """
         try:
             record = self.record(kind, digest)
@@ -132,7 +143,7 @@ class Store:
         return ABSENT if record is None else ArtifactState("there", record)
 
     def required(self, kind: str, digest: str) -> Record:
-        """An artifact's record; Gone where there is no artifact, Damaged as by `record`."""
+        """The record of an artifact; Gone if it does not exist, Damaged if it is invalid."""
         record = self.record(kind, digest)
         if record is None:
             raise Gone(kind, digest, "is not in this store")
@@ -148,9 +159,10 @@ class Store:
             raise BadInput(f"{what} cannot be read: {reason_of(error)}") from None
 
     def known(self, kind: str, digest: str) -> Record | None:
-        """The record of an artifact here or, as an import told it, of one in another store.
+        """The record of an artifact in this store or, if an import provided it, in another one.
 
-        What only another store has counts as absent; None also where the record is damaged.
+        Artifacts that only another store has count as absent elsewhere. None if the record is
+        damaged.
         """
         try:
             state = self.state(kind, digest)
@@ -161,20 +173,24 @@ class Store:
             return None
 
     def remember(self, record: Record) -> None:
-        """Keep the record of an artifact whose files stay in another store."""
+        """Keep the record of an artifact whose files are in another store."""
         self.backend.write(_elsewhere(record.kind, record.digest), as_json(record))
 
     def whereabouts(self, record: Record) -> str | None:
-        """Where a person finds an artifact's files; None where only another store has them."""
+        """Location of an artifact's files, for people; None if only another store has them."""
         folder = folder_of(record.kind, record.digest)
         found = any(self.backend.find(f"{folder}/{META}"))
         return f"{self.address.partition('?')[0]}/{folder}" if found else None
 
     def path(self, record: Record, name: str, *, fresh: bool = False) -> Path:
-        """A data file of an artifact, its checksum checked once in this process.
+        """Local path of a data file, after its checksum was verified once in this process.
 
-        fresh: checked anew, and not from a copy that this machine may have. Gone where another
-        process took the artifact away meanwhile.
+        Args:
+            fresh: Verify again, and do not use a cached copy.
+
+        Raises:
+            Damaged: If the file is missing, unreadable or does not match its checksum.
+            Gone: If another process removed the artifact.
         """
         entry = record.files.get(name)
         if entry is None:
@@ -186,7 +202,7 @@ class Store:
             if mark in self._checked and not fresh:
                 path.stat()
             elif _sha256(path) != entry["sha256"]:
-                # a copy on this machine may be spoilt where the store's own is not
+                # a cached copy may be damaged while the original is not
                 path = self.backend.path(key, fresh=True)
                 if _sha256(path) != entry["sha256"]:
                     reason = f"{path.name} does not match its checksum"
@@ -212,11 +228,19 @@ class Store:
         how: Mapping[str, object],
         replace: bool = False,
     ) -> Record:
-        """Write an artifact's files, then its record; the record that stands is returned.
+        """Write an artifact's files, then its record.
 
-        writers: file name → a function that writes the file at the path it is given. replace: an
-        artifact that stands gives way; where it is of the same content, there is one at every
-        moment. Unwritable where the disk is full or the like.
+        Args:
+            writers: Functions that write a file to the given path, by file name.
+            lineage, facts, how: See `Record`.
+            replace: Replace an existing artifact. If the content is the same, the artifact exists
+                at every moment.
+
+        Returns:
+            The record that is in the store afterwards, which may be another writer's.
+
+        Raises:
+            Unwritable: If the disk is full or the like.
         """
         with self.backend.scratch() as scratch:
             files = _drafts(writers, scratch)
@@ -236,9 +260,10 @@ class Store:
             return self._stand(record, scratch, over=replace and self._gives_way(record))
 
     def adopt(self, record: Record, writers: Mapping[str, Writer]) -> Record:
-        """Put an artifact of another store under its own record; the record that stands.
+        """Copy an artifact from another store, under its own record; returns the stored record.
 
-        Damaged, and nothing put, where what the writers write is not what the record says.
+        Raises:
+            Damaged: If the written files do not match the record; nothing is stored.
         """
         with self.backend.scratch() as scratch:
             if _drafts(writers, scratch) != record.files:
@@ -246,14 +271,14 @@ class Store:
             return self._stand(record, scratch)
 
     def seal(self, record: Record) -> None:
-        """Give a record that stands its checksum; the artifact stays there at every moment."""
+        """Add the checksum to a record; the artifact exists at every moment."""
         with self.backend.scratch() as scratch:
             draft = scratch / META
             draft.write_bytes(as_json(replace(record, sealed=True)))
             self.backend.settle(draft, f"{folder_of(record.kind, record.digest)}/{META}")
 
     def _gives_way(self, record: Record) -> bool:
-        """Whether an artifact of the same content stands; one of other content goes aside."""
+        """Whether an artifact with the same content exists; one with other content is set aside."""
         state = self.state(record.kind, record.digest)
         if state.status == "absent":
             return False
@@ -263,10 +288,10 @@ class Store:
         return False
 
     def _stand(self, record: Record, scratch: Path, *, over: bool = False) -> Record:
-        """Move an artifact's files to their places, and let its record stand.
+        """Move an artifact's files and record into place; returns the record that is stored then.
 
-        over: in the place of another of the same content; else a record that already stands
-        does so further.
+        over: replace the record of an artifact with the same content. Otherwise an existing record
+        is kept.
         """
         folder = folder_of(record.kind, record.digest)
         draft = scratch / META
@@ -289,9 +314,9 @@ class Store:
         return standing
 
     def set_aside(self, kind: str, digest: str, folder: str | None = None) -> str | None:
-        """Move an artifact out of the way, whole; its new key, None where there is none.
+        """Move an artifact out of the way; returns its new key, or None if there is none.
 
-        folder: the key under which it lies, if that is not its own.
+        folder: the key of its folder, if that is not the regular one.
         """
         aside = f"aside/{kind}-{digest[:12]}-{time.time_ns()}"
         try:
@@ -302,13 +327,13 @@ class Store:
         return aside
 
     def each(self) -> Iterator[tuple[str, str]]:
-        """(kind, digest) of every artifact."""
+        """Iterate over kind and digest of all artifacts."""
         for key in sorted(entry.key for entry in self.backend.find(f"*/??/*/{META}")):
             kind, _, digest, _ = key.split("/")
             yield kind, digest
 
     def some(self, kind: str, count: int) -> Iterator[str]:
-        """Digests of up to `count` artifacts of a kind, here or told by an import; any of them."""
+        """Digests of up to `count` artifacts of a kind, in any order, imported records included."""
         here = self.backend.find(f"{kind}/??/*/{META}")
         elsewhere = self.backend.find(f"elsewhere/{kind}/??/*.json")
         names = chain(
@@ -319,7 +344,7 @@ class Store:
 
 
 def _drafts(writers: Mapping[str, Writer], scratch: Path) -> dict[str, File]:
-    """Write files into a folder; what a record says of them, their names by their checksums."""
+    """Write the files into a scratch folder; returns their entries for the record."""
     files: dict[str, File] = {}
     for name, write in writers.items():
         draft = scratch / name
@@ -331,7 +356,7 @@ def _drafts(writers: Mapping[str, Writer], scratch: Path) -> dict[str, File]:
 
 
 def folder_of(kind: str, digest: str) -> str:
-    """The key of the folder in which an artifact lies or would lie."""
+    """Key of an artifact's folder, whether it exists or not."""
     return f"{kind}/{digest[:2]}/{digest}"
 
 
@@ -345,7 +370,7 @@ def _sha256(path: Path) -> str:
 
 
 def _check_folder_name(location: str) -> None:
-    """BadInput for what is an address, of a sort that no store has, and no folder's name."""
+    """Raise BadInput for an address that no store can have, given in place of a folder."""
     address = without_secrets(location)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", location)
     known = re.match(rf"({'|'.join(ADDRESSES)}):", location, re.IGNORECASE)

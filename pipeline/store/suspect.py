@@ -1,9 +1,10 @@
-"""Scores that may be another network's: of versions that kept classifiers by their weights alone.
+"""Finds results that may be of another network, due to a bug of older versions.
 
-Those versions took two networks on the weights of one file for one, so whichever a process asked
-first answered for both. A record says of which model the answers are (`how.model`) since that was
-mended; an older one is suspect where another network with the same weights was asked on the same
-host and device in the same precision, and so perhaps by the same process.
+Those versions cached classifiers by their weights alone. Two networks with the weights of the same
+file were treated as one, so the first that a process queried also answered for the other. Since the
+fix a record names the queried model (`how.model`). An older record is suspect if another network
+with the same weights was queried on the same host and device in the same precision, so possibly by
+the same process.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from pipeline.store.records import Damaged, Record
 from pipeline.store.store import Store
 
 ASKING = frozenset({"craft", "select", "defend", "card"})
-"""The kinds of artifacts for which a network is asked."""
+"""Kinds of artifact for which a network is queried."""
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """An artifact that may be another network's, and the key that it was moved to, if it was.
+    """A suspect artifact.
 
-    cells: `grid: cell` of a score, as the ledger knows them; inherited: itself computed rightly,
-    or not of a network at all, but from suspect artifacts.
+    Attributes:
+        inherited: Whether it was not computed with a suspect network itself, but from suspect
+            artifacts.
+        cells: `grid: cell` of a score, according to the ledger.
+        aside: Key that it was moved to, if it was.
     """
 
     kind: str
@@ -37,10 +41,13 @@ class Suspect:
 
 
 def suspects(store: Store, *, set_aside: bool = False) -> list[Suspect]:
-    """The suspect artifacts of a store, scores last.
+    """Find the suspect artifacts of a store, scores last.
 
-    set_aside: move them out of the way, so that a run computes them again. BadInput where there
-    is no store.
+    Args:
+        set_aside: Move them out of the way, so that a run computes them again.
+
+    Raises:
+        BadInput: If there is no store.
     """
     store.backend.check()
     records = _records(store)
@@ -76,14 +83,14 @@ def _records(store: Store) -> dict[tuple[str, str], Record]:
         try:
             record = store.record(kind, digest)
         except Damaged:
-            continue  # `verify` tells of it
+            continue  # reported by `verify`
         if record is not None:
             found[kind, digest] = record
     return found
 
 
 def _direct(records: Mapping[tuple[str, str], Record]) -> set[tuple[str, str]]:
-    """Artifacts for which perhaps another network was asked than theirs."""
+    """Artifacts for which another network than their own may have been queried."""
     together: dict[tuple[str, ...], dict[tuple[str, str], str]] = defaultdict(dict)
     for key, record in records.items():
         if record.kind not in ASKING or "model" in record.how or "model" not in record.parents:
@@ -100,14 +107,14 @@ def _direct(records: Mapping[tuple[str, str], Record]) -> set[tuple[str, str]]:
 
 
 def _network(model: Record | None, digest: str) -> str:
-    """What tells a network from another; a model whose record is gone may be any."""
+    """Identifies a network; a model without a record counts as a network of its own."""
     if model is None:
         return digest
     return json.dumps(model.spec.get("network"), sort_keys=True)
 
 
 def _cells(store: Store) -> dict[str, tuple[str, ...]]:
-    """The cells that the ledger knows by the digest of a score."""
+    """Cells in the ledger, by the digest of their score."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for invocation in Ledger(store.backend).invocations:
         for name, entry in invocation.cells.items():

@@ -1,4 +1,7 @@
-"""Every artifact of a store against its own record: what no run would notice until it reads it."""
+"""Verification of a store: every artifact is compared with its record.
+
+Runs only detect damage in artifacts that they read.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from pipeline.store.store import Store
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with one artifact, and the key that it was moved to, if it was."""
+    """What is wrong with an artifact or file; aside: the key that it was moved to, if it was."""
 
     kind: str
     digest: str
@@ -27,9 +30,14 @@ class Damage:
 
 @dataclass
 class Verified:
-    """What was found: sound artifacts by number and size, and every damage.
+    """Result of a verification.
 
-    unsealed: sound ones whose record has no checksum of its own; sealed: those that were given one.
+    Attributes:
+        sound: Number of valid artifacts.
+        sound_bytes: Their total size.
+        unsealed: How many of them have a record without a checksum.
+        sealed: How many records were given a checksum.
+        damages: All damage found.
     """
 
     sound: int = 0
@@ -46,17 +54,21 @@ def verify(
     seal: bool = False,
     tell: Callable[[int, int], object] | None = None,
 ) -> Verified:
-    """Read every file of a store, and compare each artifact with its record.
+    """Read all files of a store and compare each artifact with its record.
 
-    The facts of a record are compared with what the artifact's files say, see
-    `pipeline.store.recount`. set_aside: move damaged artifacts out of the way, so that a run
-    computes them again. seal: give the records of sound ones the checksum that old ones lack.
-    tell: called with how many artifacts are done and how many there are. BadInput where there is
-    no store.
+    Facts are compared with what the files contain, see `pipeline.store.recount`.
+
+    Args:
+        set_aside: Move damaged artifacts out of the way, so that a run computes them again.
+        seal: Add the checksum to valid old records that lack one.
+        tell: Called with the number of artifacts done and in total.
+
+    Raises:
+        BadInput: If there is no store.
     """
     store.check()
     found = Verified()
-    # a store of its own, which has not yet trusted any file
+    # a new Store, which has not verified any file yet
     fresh = Store(store.backend)
     metas = sorted(entry.key for entry in store.backend.find(f"*/??/*/{META}"))
     for count, meta in enumerate(metas, start=1):
@@ -67,7 +79,7 @@ def verify(
         except (Damaged, BadInput) as problem:
             reason = problem.reason if isinstance(problem, Damaged) else str(problem)
             if not _there(store, meta):
-                continue  # another driver took it away meanwhile
+                continue  # another process removed it meanwhile
             aside = store.set_aside(kind, digest, folder) if set_aside else None
             found.damages.append(Damage(kind, digest, reason, aside))
         else:
@@ -85,7 +97,7 @@ def verify(
 
 
 def _beside(store: Store) -> Iterator[Damage]:
-    """What is damaged of the files that are none of an artifact in this store."""
+    """Damage in files other than artifacts: the ledger, and records of other stores."""
     readers: Mapping[str, Callable[[str, bytes], object]] = {
         "ledger/*.json": lambda _, data: read_invocation(data),
         "ledger/wanted/[!.]*": lambda _, data: words(data),
@@ -110,7 +122,11 @@ def _there(store: Store, key: str) -> bool:
 
 
 def _check(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | None, int]:
-    """The record and the size, bytes, of a sound artifact, None where it is gone; else Damaged."""
+    """Verify an artifact; returns its record, or None if it is gone, and its size in bytes.
+
+    Raises:
+        Damaged: If it does not match its record.
+    """
     middle = folder.split("/")[1]
     if middle != digest[:2]:
         raise Damaged(kind, digest, f"lies in the folder {middle}, where nobody looks")
@@ -135,7 +151,7 @@ def _check_file(
     if "/" in file or file in {"", ".", ".."}:
         raise _damaged(record, f"{META} names a file outside its folder: {file}")
     size = sizes.get(f"{folder}/{file}")
-    # what is missing, the store says better
+    # a missing file is reported by the store
     if size is not None and size != entry.get("bytes", size):
         said = f"{file} has {size:,} bytes, its record says {entry['bytes']:,}"
         raise _damaged(record, said)

@@ -1,1 +1,1 @@
-"""Which code a result was made with."""
+"""Identification of code by content hash, so that results can be traced to their code."""

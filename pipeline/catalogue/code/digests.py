@@ -1,4 +1,4 @@
-"""Digests of the modules of a package, and of a user's own module with what it takes from one."""
+"""Digests of Python modules: of a package's, and of a user's module including what it imports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TASKS = Path(tasks.__file__).parent
 
 
 class Code:
-    """The modules of a package as they are now; `fresh` trusts no memory of them."""
+    """The modules of a package as they are on disk now; `fresh` bypasses the cache of digests."""
 
     def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.folder = folder
@@ -31,7 +31,7 @@ class Code:
         self._direct: dict[str, frozenset[str]] = {}
 
     def closure(self, modules: Iterable[str]) -> frozenset[str]:
-        """The package's modules among these, and all that they import in turn."""
+        """Those of the given modules that are the package's, and all that they import in turn."""
         waiting = [module for module in modules if module in self.sources]
         found = set(waiting)
         while waiting:
@@ -41,7 +41,7 @@ class Code:
         return frozenset(found)
 
     def known(self, names: Iterable[str]) -> frozenset[str]:
-        """The package's modules that importing these dotted names would run."""
+        """The package's modules that importing these dotted names would execute."""
         parts = [self._by_place(name).split(".") for name in names]
         every = {".".join(part[: end + 1]) for part in parts for end in range(len(part))}
         return frozenset(every & self.sources.keys())
@@ -56,21 +56,21 @@ class Code:
 
     @staticmethod
     def _by_place(name: str) -> str:
-        """The name of a module where it lies, for one that `tasks` offers by a shorter name."""
+        """Resolve a public short name of `tasks` to the module's full dotted name."""
         head, _, rest = name.removeprefix("tasks.").partition(".")
         place = tasks.PUBLIC.get(head) if name.startswith("tasks.") else None
         return name if place is None else f"{place}.{rest}".rstrip(".")
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """The digest of each module."""
+        """Digest of each module's syntax tree, by module name."""
         return {name: source.digest for name, source in self.sources.items()}
 
 
 def source_digest(own: ModuleSource, folder: Path = TASKS) -> str:
-    """64 hexadecimal digits of a user's own module and of the package's modules it imports.
+    """Digest of a user's module and of the package modules that it imports, 64 hexadecimal digits.
 
-    Other modules of the user's are not followed: what decides results belongs in one file.
+    The user's other modules are not followed, so code that affects results belongs in one file.
     """
     code = Code(folder)
     imported = code.closure(code.known(name for name in own.imports if not name.startswith(".")))

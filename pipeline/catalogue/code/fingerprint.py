@@ -1,13 +1,14 @@
-"""Whether the code is still the code that results were made with.
+"""Detects changes of the `tasks` code that may invalidate stored results.
 
-`fingerprints.json`, beside the code of `tasks`, records the digest of every module's syntax
-tree and the version of every spec class. A node whose code differs from the record is decided
-where a class that answers for that code has a higher version: its digest is then another one,
-and nothing old is served. Else a person decides: by raising a version, or by `pipeline accept`.
+`fingerprints.json`, next to the code of `tasks`, records the digest of each module's syntax tree
+and the version of each spec class. If the code of a node differs from this record, the change is
+settled when the version of a class that is responsible for the code was raised: the node's digest
+changes with it, so that no old artifact is reused. Otherwise the user has to decide: raise a
+version, or run `pipeline accept`.
 
-A check records what versions decided, under `nodes` and for the checked nodes alone, so that
-the next edit is seen, and so that other nodes that share the code still ask. `accept` records
-everything as it is now and empties `nodes`.
+A check records the changes that versions settle in the section `nodes`, only for the kinds of node
+that it checked. So the next edit is noticed, and other nodes that share the code are still checked.
+`accept` records the current state of all code and empties `nodes`.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ RECORD = "fingerprints.json"
 
 
 class UndecidedCode(BadInput):
-    """Code that changed, and nobody has said whether its results did."""
+    """Code changed, and no version or `pipeline accept` says whether results change with it."""
 
 
 @dataclass(frozen=True)
 class KindCode:
     """One kind of node: the spec classes in it, and the modules that perform it.
 
-    A class answers for the modules that its own imports. The classes that are no `Kind`
-    describe the node itself, so they answer for the performing modules as well.
+    A class is responsible for the modules that its own module imports. Classes that are not a
+    `Kind` describe the node itself, so they are also responsible for the modules that perform it.
     """
 
     classes: frozenset[type[Spec]]
@@ -45,14 +46,14 @@ class KindCode:
 
 @dataclass
 class Fingerprints:
-    """What a fingerprint file holds. `nodes` overrides the rest for some kinds of node."""
+    """The content of a fingerprint file. `nodes` overrides the rest for single kinds of node."""
 
     modules: dict[str, str] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     nodes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def of(self, node: str) -> tuple[dict[str, str], dict[str, int]]:
-        """The digests and the versions that a kind of node was last decided with."""
+        """The module digests and class versions last recorded for a kind of node."""
         own = self.nodes.get(node, {})
         return (
             {**self.modules, **own.get("modules", {})},
@@ -60,14 +61,14 @@ class Fingerprints:
         )
 
     def decide(self, node: str, modules: Mapping[str, str], versions: Mapping[str, int]) -> None:
-        """Record a kind of node as it is now."""
+        """Record the current digests and versions of a kind of node."""
         self.nodes[node] = {
             "modules": {k: v for k, v in modules.items() if self.modules.get(k) != v},
             "versions": {k: v for k, v in versions.items() if self.versions.get(k) != v},
         }
 
     def text(self) -> str:
-        """The file's text; without `nodes` where it is empty."""
+        """The JSON text of the file; `nodes` is left out if it is empty."""
         content: dict[str, object] = {"modules": self.modules, "versions": self.versions}
         if self.nodes:
             content["nodes"] = self.nodes
@@ -75,9 +76,13 @@ class Fingerprints:
 
 
 def check(entries: Collection[KindCode], folder: Path = TASKS) -> list[str]:
-    """Raise UndecidedCode where code of these nodes changed and no version decides it.
+    """Check that no code of these nodes changed without a decision.
 
-    Returns lines for the user: which versions were recorded, or why they could not be.
+    Returns:
+        Lines to show to the user: which versions were recorded, or why they could not be.
+
+    Raises:
+        UndecidedCode: If code changed and no version was raised for it.
     """
     code, record = Code(folder), read_record(folder)
     said: dict[str, None] = {}
@@ -93,21 +98,21 @@ def check(entries: Collection[KindCode], folder: Path = TASKS) -> list[str]:
 
 
 def accept(folder: Path = TASKS) -> Path:
-    """Record all code and all versions as they are now; returns the file."""
+    """Record the current state of all code and versions; returns the path of the file."""
     path = folder / RECORD
     replace_text(path, present(folder).text())
     return path
 
 
 def present(folder: Path = TASKS) -> Fingerprints:
-    """What `accept` would record. Imports every module of the package."""
+    """The fingerprints of the current code. Imports every module of the package."""
     code = Code(folder, fresh=True)
     classes = {_name(cls): cls.version for module in code.paths for cls in _spec_classes(module)}
     return Fingerprints(modules=code.digests, versions=classes)
 
 
 def read_record(folder: Path = TASKS) -> Fingerprints:
-    """The fingerprint file; BadInput where there is none."""
+    """Read the fingerprint file; BadInput if it is missing or damaged."""
     shown = f"{folder.name}/{RECORD}"
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -148,7 +153,7 @@ def _check_node(entry: KindCode, code: Code, record: Fingerprints) -> Iterator[s
 
 
 def _owned(entry: KindCode, code: Code) -> dict[type[Spec], frozenset[str]]:
-    """The package's classes of a node, each with the modules it answers for."""
+    """The package's spec classes of a node, each with the modules it is responsible for."""
     classes = [cls for cls in entry.classes if cls.__module__ in code.sources]
     performing = code.closure(entry.modules)
     return {
@@ -158,13 +163,13 @@ def _owned(entry: KindCode, code: Code) -> dict[type[Spec], frozenset[str]]:
 
 
 def _decides(cls: type[Spec], versions: Mapping[str, int], module_known: bool) -> bool:
-    """Whether a class says that code changed: a new class says so of new modules only."""
+    """Whether a class's version settles a change: it was raised, or class and module are new."""
     recorded = versions.get(_name(cls))
     return not module_known if recorded is None else cls.version > recorded
 
 
 def _rank(cls: type[Spec], module: str) -> tuple[bool, bool, str]:
-    """Whose version to raise: a class of that very module, else the node's own spec."""
+    """Sort key for the class that an error names: one of that module, else the node's spec."""
     return cls.__module__ != module, not cls.__name__.endswith("Spec"), _name(cls)
 
 

@@ -1,9 +1,9 @@
-"""Code of a user's own: attacks, defenses and networks in one file, or in an installed package.
+"""User code: attacks, defenses and networks from a single file or an installed package.
 
-It is imported when something needs it and not before: a class when a config names it, the factory
-of a network when a run builds the network. A file becomes a module that is named after its code, so
-two versions of it never meet; a class of it carries the digest of that code.
-Workers get a file as text, and check that an installed package is the one that the driver has.
+Code is imported only when it is needed: a class when a config names it, the factory of a network
+when a run builds the network. A file is imported as a module whose name contains the digest of its
+code, so two versions never mix; its classes carry that digest into the digests of nodes. Ray
+workers receive files as text, and check that an installed package is the same as the driver's.
 """
 
 from __future__ import annotations
@@ -30,16 +30,21 @@ from tasks.networks.factory import Factory, own_module_name
 from tasks.specs import Kind, Spec
 
 GROUP = "test_time_defense_bench"
-"""Of the entry points of installed packages: `test_time_defense_bench.defenses` and the like."""
+"""Prefix of the entry-point groups of installed packages: `test_time_defense_bench.defenses` etc.
+"""
 
 AnyKind = TypeVar("AnyKind", bound=Kind)
 
 
 @dataclass(frozen=True)
 class OwnCode:
-    """A module of a user's own. text: of a file, None for a module of an installed package.
+    """A module of user code.
 
-    place: the file as a person reads it; digest: of its code, see `source_digest`.
+    Attributes:
+        module: Name of the module.
+        place: The file's path as shown to people, or the name of an installed module.
+        digest: Digest of its code, see `source_digest`.
+        text: Source text of a file; None for a module of an installed package.
     """
 
     module: str
@@ -50,7 +55,7 @@ class OwnCode:
 
 @dataclass(frozen=True)
 class Parcel:
-    """Something pickled, with the code of a user's own that it may need."""
+    """A pickled object, with the user code that is needed to unpickle it."""
 
     content: bytes
     codes: tuple[OwnCode, ...]
@@ -58,22 +63,26 @@ class Parcel:
 
 _known: dict[str, OwnCode] = {}
 _seen: dict[str, str] = {}
-"""The digest of an installed module's code when it was last read before this process imported it,
-or first read after."""
+"""Digest of an installed module's code when it was last read before this process imported it, or
+first read afterwards. A later difference means that the process runs outdated code."""
 
 
 def is_reference(kind: str) -> bool:
-    """Whether a kind says where code is: `jpeg.py`, `jpeg.py:Jpeg`, `package.module:Jpeg`."""
+    """Whether a kind refers to code: `jpeg.py`, `jpeg.py:Jpeg` or `package.module:Jpeg`."""
     return kind.endswith(".py") or ":" in kind
 
 
 def packaged(section: str) -> dict[str, str]:
-    """What installed packages offer: name → `package.module:Class`."""
+    """The entry points of installed packages for a section: name → `package.module:Class`."""
     return {entry.name: entry.value for entry in entry_points(group=f"{GROUP}.{section}")}
 
 
 def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind]:
-    """The class that a reference names; files are relative to a folder. BadInput, in one line."""
+    """Import the class that a reference names; files are relative to `folder`.
+
+    Raises:
+        BadInput: If there is no such class, or if a file has several and none is named.
+    """
     module, name = own_module(reference, folder)
     place = _known[module.__name__].place if module.__name__ in _known else module.__name__
     if name:
@@ -96,22 +105,22 @@ def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind
 
 
 def own_module(reference: str, folder: Path) -> tuple[ModuleType, str]:
-    """The module that a reference names, imported, and what stands behind its colon."""
+    """Import the module that a reference names; returns it and the name after the colon."""
     place, _, name = reference.partition(":")
     if place.endswith(".py"):
         return _from_file(folder / Path(place).expanduser()), name
     if not name.isidentifier():
         raise BadInput(f"{reference}: expected package.module:Class")
     if not _binds(_source_file(place), name):
-        # importing a module runs it, so that is not done for what it does not have
+        # importing a module executes it, which is avoided if it does not define the name
         raise BadInput(f"{place}: no class '{name}'")
     return _from_package(place), name
 
 
 def with_source(network: Factory, folder: Path) -> Factory:
-    """A factory with the digest of its code, and without the folder that its file lies in.
+    """A copy of a factory spec with the digest of its code, and without the folder of its file.
 
-    The code is read, not run.
+    The code is read, not executed.
     """
     place, _, name = network.factory.partition(":")
     if place.endswith(".py"):
@@ -123,9 +132,9 @@ def with_source(network: Factory, folder: Path) -> Factory:
 
 
 def pack(content: object) -> Parcel:
-    """Something to be sent to a worker, with the code that it names."""
+    """Pickle an object for a worker, together with the user code that it refers to."""
     pickled = pickle.dumps(content)
-    # a class is named by its module, a factory by the digest of its code
+    # pickles refer to a class by its module, to a factory by the digest of its code
     needed = [
         code
         for code in _known.values()
@@ -135,7 +144,7 @@ def pack(content: object) -> Parcel:
 
 
 def unpack(parcel: Parcel) -> Any:
-    """What was sent; BadInput where a package is not the driver's."""
+    """Unpickle a parcel; BadInput if an installed package differs from the driver's."""
     for code in parcel.codes:
         if code.module in _known:
             continue
@@ -151,13 +160,13 @@ def unpack(parcel: Parcel) -> Any:
 
 
 def place_of(error: BaseException) -> str | None:
-    """The last line of a user's own that an error went through: `jpeg.py:7`."""
+    """The innermost line of user code in an error's traceback, such as `jpeg.py:7`, or None."""
     found = _last_frame(error)
     return None if found is None else f"{found[0].place}:{found[1]}"
 
 
 def module_of(error: BaseException) -> str | None:
-    """The module of that line."""
+    """The module of the innermost frame of user code in an error's traceback, or None."""
     found = _last_frame(error)
     return None if found is None else found[0].module
 
@@ -176,18 +185,18 @@ def _last_frame(error: BaseException) -> tuple[OwnCode, int] | None:
 
 
 def line_of(error: BaseException) -> str:
-    """What went wrong in code of a user's own, in one line with its place."""
+    """An error of user code in one line, with its place."""
     return placed(error, f"{type(error).__name__}: {clean(error) or 'no message'}")
 
 
 def placed(error: BaseException, line: str) -> str:
-    """A line, with the place in code of a user's own that the error went through, if it did."""
+    """Append the place in user code that an error passed through, if it did."""
     place = place_of(error)
     return f"{line} ({place})" if place else line
 
 
 def _declared(path: Path) -> OwnCode:
-    """The code of a file, which from now on can be imported by its module's name."""
+    """Read a file and register its code, so that it can be imported by its module's name."""
     place = shown(path)
     try:
         text = regular(path).read_text(encoding="utf-8")
@@ -211,7 +220,7 @@ def _from_file(path: Path) -> ModuleType:
 
 
 class _OwnFiles(MetaPathFinder, Loader):
-    """How Python imports the files of a user's own, by the names of their modules."""
+    """An importer (finder and loader) for registered files of user code."""
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
         code = _known.get(fullname)
@@ -228,7 +237,7 @@ sys.meta_path.append(_OwnFiles())
 
 
 def _binds(path: Path, name: str) -> bool:
-    """Whether a module's file has a class of a name, or may import one from another module."""
+    """Whether a module's file defines a class of a name, or may import one."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -261,10 +270,11 @@ def _from_package(name: str) -> ModuleType:
 
 
 def _source_of(name: str) -> str:
-    """The digest of an installed module's code as it is now.
+    """Digest of an installed module's current code.
 
-    BadInput where this process runs other code of it: what it computed would be called the new
-    code's and be the old one's, as in a notebook that imported a package and then changed it.
+    Raises:
+        BadInput: If this process has imported an older version, as a notebook does whose package
+            was edited since: its results would be stored under the digest of the new code.
     """
     digest = source_digest(parse(_source_file(name)))
     if name not in sys.modules:
@@ -277,7 +287,7 @@ def _source_of(name: str) -> str:
 
 
 def _source_file(name: str) -> Path:
-    """The file of an installed module, which is not imported for that; BadInput without one."""
+    """The file of an installed module, found without importing it; BadInput if there is none."""
     first, *rest = name.split(".")
     found = importlib.util.find_spec(first)
     if found is None:
@@ -301,7 +311,7 @@ def _mark(module: ModuleType, digest: str, text: str | bytes) -> None:
 
 
 def _transforms(text: str | bytes) -> dict[str, bool]:
-    """The classes of a module with a `transform` of their own, and whether that reads `rows`."""
+    """Classes of a module that define `transform`, and whether it uses its argument `rows`."""
     found = {}
     for cls in (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)):
         for method in cls.body:

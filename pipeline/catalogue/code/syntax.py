@@ -1,7 +1,7 @@
-"""What a module's code says and imports, whatever its comments, layout and docstrings.
+"""Content hash and imports of a module, independent of comments, layout and docstrings.
 
-A digest is of the syntax tree, written in a form of our own that is the same under every
-supported Python. Digests are remembered by path, size, times and inode.
+The digest is computed from the syntax tree, in a canonical form that is the same under all
+supported Python versions. Digests are cached by path, size, times and inode.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 from pipeline.problems import BadInput
 from pipeline.store.files import cache_folder, is_fresh, replace_text, stamp_of
 
-# named by this very code, so that nothing remembered outlives the form it was made in
+# the name contains the hash of this file, so that a change of the form invalidates the cache
 _MEMORY = f"syntax-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}.json"
 _LAYOUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 
 
 @dataclass(frozen=True)
 class ModuleSource:
-    """A module's code: the digest of its syntax tree, and the names that it imports.
+    """Digest of a module's syntax tree, and the names that it imports.
 
     imports: absolute dotted names, or relative ones with their leading dots.
     """
@@ -35,7 +35,7 @@ class ModuleSource:
 
 
 def read_sources(paths: Iterable[Path]) -> dict[Path, ModuleSource]:
-    """Each file's code; BadInput for one that is not Python."""
+    """Parse the files, or take them from the cache; BadInput if one is not Python."""
     memory, found, learned = _remembered(), {}, False
     for path in paths:
         status = path.stat()
@@ -54,12 +54,12 @@ def read_sources(paths: Iterable[Path]) -> dict[Path, ModuleSource]:
 
 
 def parse(path: Path) -> ModuleSource:
-    """A file's code, read afresh."""
+    """Parse a file without the cache."""
     return parse_text(path.read_bytes(), path)
 
 
 def parse_text(text: bytes | str, path: Path) -> ModuleSource:
-    """The code of a text that was read from `path`; BadInput if it is not Python."""
+    """Parse source text; BadInput, with `path` and line, if it is not Python."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
@@ -70,12 +70,12 @@ def parse_text(text: bytes | str, path: Path) -> ModuleSource:
 
 
 def canonical(value: object) -> str:
-    """A syntax tree's form: ASCII, without positions and all else that changes nothing.
+    """Canonical ASCII form of a syntax tree, without positions and anything that has no effect.
 
-    The version of a spec is left out too: it is compared by itself. So is what it says of them.
+    The `version` of a spec and its `changes` are left out too: versions are compared separately.
     """
     if isinstance(value, ast.JoinedStr):
-        # Python 3.12 ends some format specifications with an empty string.
+        # Python 3.12 appends an empty string to some format specifications
         parts = [part for part in value.values if getattr(part, "value", None) != ""]
         return f"JoinedStr{canonical(parts)}"
     if isinstance(value, ast.AST):
@@ -109,7 +109,7 @@ def _says_nothing(item: object) -> bool:
 
 
 def _imports(node: ast.AST) -> Iterator[str]:
-    """Every name imported below a node, inside functions too, but not for type checkers."""
+    """All names imported below a node, inside functions too, but not under `if TYPE_CHECKING`."""
     match node:
         case ast.Import(names=names):
             yield from (alias.name for alias in names)

@@ -1,1 +1,1 @@
-"""Where a data set's files are, and how they are read."""
+"""Data set files: where they are found, and how each format is read."""

@@ -1,4 +1,4 @@
-"""Arrays in .npz files: one for each split, one of one split, or one of all."""
+"""Data sets in `.npz` files: one file for each split, or one file with all of them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
-"""What numpy and zipfile raise over a file that is not whole, or not theirs."""
+"""What numpy and zipfile raise for a file that is truncated or of another format."""
 WHOLE = "arrays"
-"""The role of a file that holds several splits."""
+"""Role of a file that holds several splits."""
 
 Keys = tuple[str, str]
-"""What a file calls the images and the labels of a split."""
+"""Names of the arrays of images and of labels of one split."""
 
 
 def find(
@@ -35,9 +35,14 @@ def find(
     *,
     cifar: bool = False,
 ) -> DatasetFiles:
-    """The splits in a folder of .npz files, or in one such file; BadInput where there are none.
+    """Find the splits in a folder of `.npz` files, or in one such file, from its headers.
 
-    given: the order of classes where labels are names; cifar: these are CIFAR's.
+    Args:
+        given: Class names in the order of the labels, for labels that are names.
+        cifar: Whether the classes are those of CIFAR.
+
+    Raises:
+        BadInput: If the splits are not found, or the classes do not match the config.
     """
     layout = None if place.is_file() else array_layout(place)
     if place.is_file():
@@ -73,9 +78,10 @@ def find(
 
 
 def read(path: Path, sha256: str, split: str | None) -> tuple[dict[str, Split], list[str]]:
-    """The split that a file holds, or all of them where `split` is None, and what to note.
+    """Read the split that a file holds, or all splits if `split` is None; with notes for the user.
 
-    BadInput where it is not the file of the SHA-256, or not whole.
+    Raises:
+        BadInput: If the file is damaged or does not have the SHA-256.
     """
     import numpy as np
 
@@ -136,7 +142,7 @@ def _keys_of_one(path: Path, data: bytes | None = None) -> Keys:
 
 
 def _keys(path: Path, inside: Collection[str]) -> dict[str, Keys]:
-    """The arrays of each split in a file of several; BadInput where they cannot be told."""
+    """The arrays of each split in a file of several; BadInput if no test split is found."""
     found: dict[str, Keys] = {}
     for word in ("train", *SCORED):
         names = [
@@ -169,7 +175,7 @@ def _inside(path: Path, data: bytes | None = None) -> list[str]:
 
 
 def _array_shape(path: Path, key: str, data: bytes | None = None) -> tuple[int, ...]:
-    """The shape of an array of an archive, from its header; BadInput where there is none."""
+    """The shape of an array in an archive, from its header; BadInput if there is no such array."""
     import numpy as np
 
     try:
@@ -194,7 +200,7 @@ def _array_shape(path: Path, key: str, data: bytes | None = None) -> tuple[int, 
 
 
 def _label_names(path: Path, key: str) -> set[str]:
-    """The names that labels are, or nothing where they are numbers."""
+    """The distinct labels if they are names, otherwise an empty set."""
     import numpy as np
 
     _array_shape(path, key)

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 as published, through torchvision: downloaded, unpacked, read.
+"""CIFAR-10 and CIFAR-100: download, unpack and read with torchvision.
 
-What is published is known by its SHA-256, so that plans can be made before it is here.
+The published archives are identified by their known SHA-256, so a plan needs no download.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pipeline.store.files import cache_folder, read_whole, sha256_of
 
 TRAIN, TEST = 50_000, 10_000
 SILENCE_S = 30.0
-"""How long a server may say nothing."""
+"""Socket timeout of downloads, in seconds."""
 
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """An archive, its SHA-256, and what it unpacks to: a folder and its files by role."""
+    """A published archive, its SHA-256, and the folder and files, by role, that it unpacks to."""
 
     archive: str
     sha256: str
@@ -54,7 +54,7 @@ PUBLISHED = {
         (("train-00000", "train"), ("test-00000", "test"), ("names", "meta")),
     ),
 }
-"""By the number of classes."""
+"""Published archives by number of classes."""
 
 
 def default_folder() -> Path:
@@ -63,15 +63,16 @@ def default_folder() -> Path:
 
 
 def holds(folder: Path, classes: int) -> bool:
-    """Whether a folder has the archive or what it unpacks to."""
+    """Whether a folder contains the archive or the unpacked files."""
     published = PUBLISHED[classes]
     return (folder / published.archive).exists() or _unpacked(folder, published) is not None
 
 
 def find(classes: int, folder: Path) -> DatasetFiles:
-    """The archive, or the files that it unpacks to, in a folder that `holds` them.
+    """The archive, or the unpacked files, in a folder for which `holds` is true.
 
-    BadInput where the archive is not the published one, or a file is missing.
+    Raises:
+        BadInput: If the archive is not the published one, or a file is missing.
     """
     published = PUBLISHED[classes]
     archive = folder / published.archive
@@ -90,21 +91,21 @@ def find(classes: int, folder: Path) -> DatasetFiles:
 
 
 def to_download(classes: int) -> DatasetFiles:
-    """The archive at the place that `read` downloads it to."""
+    """The archive at the path that `read` will download it to."""
     archive = default_folder() / PUBLISHED[classes].archive
     return DatasetFiles((("archive", archive),), TRAIN, TEST)
 
 
 def read(classes: int, files: Mapping[str, str], hashes: Mapping[str, str]) -> dict[str, Split]:
-    """Both splits, uint8 [N, 32, 32, 3], downloaded first where the archive is not there.
+    """Read both splits, uint8 [N, 32, 32, 3]; downloads the archive first if it is absent.
 
-    hashes: by role, of the files that are to be read. torchvision compares every file with its
-    published checksum before it unpickles it.
+    hashes: SHA-256 of the files by role. torchvision compares every file with its published
+    checksum before it unpickles it.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / PUBLISHED[classes].folder
         if "archive" not in files:
-            # what torchvision reads are the very bytes whose checksum was compared
+            # copied, so that torchvision reads the same bytes whose checksum was compared
             folder.mkdir()
             for role, path in files.items():
                 (folder / Path(path).name).write_bytes(read_whole(Path(path), hashes[role]))
@@ -135,14 +136,14 @@ def _torchvision(classes: int) -> Any:
 
 
 def _read_unpacked(classes: int, folder: Path, place: Path) -> dict[str, Split]:
-    """Both splits from a copy of what is at a place."""
+    """Read both splits from `folder`, a copy of the files at `place`, which messages name."""
     import numpy as np
 
     splits = {}
     for split in ("train", "test"):
         try:
             with warnings.catch_warnings():
-                # The files were pickled by a numpy whose ways newer ones warn of.
+                # newer versions of numpy warn about pickles of the old one
                 warnings.simplefilter("ignore")
                 content = _torchvision(classes)(folder.parent, train=split == "train")
         except (RuntimeError, OSError) as error:
@@ -153,7 +154,7 @@ def _read_unpacked(classes: int, folder: Path, place: Path) -> dict[str, Split]:
 
 
 def _download(classes: int, archive: Path) -> None:
-    """Download beside the archive's place and move there, so that it is whole or absent."""
+    """Download to a temporary folder and move into place: the file is complete or absent."""
     from torchvision.datasets.utils import download_url
 
     published, source = PUBLISHED[classes], _torchvision(classes)
@@ -167,7 +168,7 @@ def _download(classes: int, archive: Path) -> None:
                 draft.replace(archive)
     except (OSError, RuntimeError, EOFError) as error:
         if isinstance(error, HTTPError):
-            # it holds the connection
+            # closes the connection
             error.close()
         raise _not_downloaded(classes, archive, _line(error)) from None
     if not whole:

@@ -1,4 +1,4 @@
-"""Which label each name of a class has: the order that is given, or the one that names say."""
+"""Order of class names: which label each name has."""
 
 from __future__ import annotations
 
@@ -30,11 +30,17 @@ OFFICIAL = {10: CIFAR10, 100: CIFAR100}
 
 
 def class_order(names: Collection[str], given: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    """Names of classes in the order of their labels; BadInput, which begins with `where`.
+    """Class names in the order of their labels.
 
-    given: the order that a config says, which may hold classes without images. Without one,
-    numbers go by their value and other names by the alphabet. Where numbers inside of names would
-    say another order than the alphabet, one has to be given.
+    Args:
+        names: Class names found in the data.
+        given: Order from the config, which may include classes without images. Without it, numbers
+            are sorted by value and other names alphabetically; if the numbers in such names suggest
+            another order than the alphabet, the config has to decide.
+        where: Beginning of error messages.
+
+    Raises:
+        BadInput: If a name is not in `given`, or the order is ambiguous.
     """
     if given is not None:
         unknown = sorted(set(names) - set(given))
@@ -59,9 +65,12 @@ def class_order(names: Collection[str], given: Sequence[str] | None, where: str)
 
 
 def official_order(names: Collection[str], where: str, classes: int) -> tuple[str, ...]:
-    """CIFAR's classes as they are called here, in the official order; BadInput for others.
+    """CIFAR's classes in the official order, spelled as in the data.
 
-    They may be called by their labels, or by their names in any case.
+    They may be named by label, or by official name in any case.
+
+    Raises:
+        BadInput: If a name is not a class of CIFAR.
     """
     official = OFFICIAL[classes]
     if set(names) == {str(label) for label in range(classes)}:
@@ -80,11 +89,11 @@ def official_order(names: Collection[str], where: str, classes: int) -> tuple[st
 
 
 def plain_name(name: str) -> str:
-    """A class's name without case and with `_` between words."""
+    """A class name in lower case with `_` between words."""
     return re.sub(r"[\s_-]+", "_", name.strip().casefold())
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that takes runs of digits for numbers."""
+    """Sort key for natural order: runs of digits compare as numbers."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -1,6 +1,6 @@
-"""Data sets in files of a user's: which of a folder's files are which split.
+"""Layout of data set files: which files of a folder belong to which split.
 
-Sizes of splits come from footers, headers and listings; pixels are read only by `read`.
+Sizes of splits come from footers, headers and directory listings. Pixels are read only by `read`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ FileFormat = Literal["parquet", "npz", "folder"]
 
 SPLITS = ("train", "test")
 SCORED = ("test", "validation", "valid", "val")
-"""What the images that are scored on may be called; of several the first is taken."""
+"""Names of the split that is evaluated; if there are several, the first one here is used."""
 WORDS = ("train", *SCORED)
 LAYOUTS = (
     "train-*.parquet and test-*.parquet, train.npz and test.npz, "
     "or train/CLASS/*.png and test/CLASS/*.png"
 )
-"""What `layout_of` knows, in words."""
+"""The layouts that `layout_of` recognises, for messages."""
 NAMED = 3
-"""How many of several files or classes a message names."""
+"""How many of several names a message lists."""
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """Files, or folders of images, by their roles, and how many images a split has.
+    """Files, or folders of images, by role, and the number of images in each split.
 
     class_names: see `DatasetSpec.class_names`.
     """
@@ -46,9 +46,12 @@ class DatasetFiles:
 
 @dataclass(frozen=True)
 class Split:
-    """images: encoded files, or uint8 [N, H, W, C] or [N, H, W]; labels: integers or names [N].
+    """The content of a split.
 
-    names: of the images, for messages; none for arrays.
+    Attributes:
+        images: Encoded files, or uint8 [N, H, W, C] or [N, H, W].
+        labels: Integers or class names [N].
+        names: Names of the images for messages; None for arrays.
     """
 
     images: list[bytes] | np.ndarray
@@ -58,9 +61,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of a folder's splits, test and perhaps train; either may be several files.
+    """The paths of a folder's splits: test and possibly train. A split may be several files.
 
-    notes: what was taken for the test split where none is called that, and what is not used.
+    notes: lines for the user, on what is used as the test split if none has that name, and on files
+    that are not used.
     """
 
     places: Mapping[str, tuple[Path, ...]]
@@ -68,12 +72,12 @@ class Layout:
 
     @property
     def test(self) -> tuple[Path, ...]:
-        """What is scored on; there always is something."""
+        """The split that is evaluated; it always exists."""
         return self.places["test"]
 
 
 def layout_of(folder: Path) -> FileFormat | None:
-    """How a folder holds a data set, by the names in it."""
+    """The format of the data set in a folder, judged by file names; None if none is recognised."""
     if any(_parquet_word(path) for path in folder.glob("*.parquet")):
         return "parquet"
     if any(folder.glob("*.npz")):
@@ -84,9 +88,10 @@ def layout_of(folder: Path) -> FileFormat | None:
 
 
 def table_layout(folder: Path) -> Layout | None:
-    """The Parquet files of a folder by split, in the order of their names; None without any.
+    """The Parquet files of a folder by split, sorted by name; None if there are none.
 
-    BadInput where a numbered part is missing or there twice.
+    Raises:
+        BadInput: If a numbered part is missing or occurs twice.
     """
     found: dict[str, list[Path]] = {}
     others = []
@@ -102,7 +107,7 @@ def table_layout(folder: Path) -> Layout | None:
 
 
 def array_layout(folder: Path) -> Layout | None:
-    """The .npz files of a folder by split, or its only one as the test split; None otherwise."""
+    """The `.npz` files of a folder by split; a single file of any name is the test split."""
     paths = sorted(folder.glob("*.npz"))
     found = {path.stem: (path,) for path in paths if path.stem in WORDS}
     if not found and len(paths) == 1:
@@ -111,7 +116,7 @@ def array_layout(folder: Path) -> Layout | None:
 
 
 def folder_layout(folder: Path) -> Layout | None:
-    """The folders of a folder that are called as splits are; None without any."""
+    """The subfolders of a folder that have the name of a split; None if there are none."""
     inner = sorted(path for path in folder.iterdir() if path.is_dir())
     found = {path.name: (path,) for path in inner if path.name in WORDS}
     others = [p.name for p in inner if p.name not in WORDS and not p.name.startswith(".")]
@@ -119,7 +124,7 @@ def folder_layout(folder: Path) -> Layout | None:
 
 
 def notes_about(kind: str, files: Mapping[str, Path]) -> tuple[str, ...]:
-    """The notes of the layout that files by their roles were found in."""
+    """The notes of the layout that these files, by role, belong to."""
     path = next(iter(files.values()))
     layout = None
     match kind:
@@ -133,7 +138,7 @@ def notes_about(kind: str, files: Mapping[str, Path]) -> tuple[str, ...]:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """The first few of some names, and the number of further ones."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
@@ -166,7 +171,7 @@ def _parquet_word(path: Path) -> str | None:
 
 
 def _check_parts(word: str, paths: Sequence[Path]) -> None:
-    """BadInput where parts `word-3-of-7` or `word-3` are not all there, each once."""
+    """Raise BadInput unless the parts `word-3-of-7` or `word-3` are complete, each once."""
     numbered = [re.fullmatch(r"\w+-(\d+)(?:-of-(\d+))?\.parquet", path.name) for path in paths]
     totals = {int(match[2]) for match in numbered if match and match[2]}
     numbers = sorted(int(match[1]) for match in numbered if match)

@@ -1,4 +1,4 @@
-"""Images in folders, `SPLIT/CLASS/**/IMAGE`: each file is read, named as ignored, or refused."""
+"""Image folders, `SPLIT/CLASS/**/IMAGE`. Each file is read, reported as ignored, or an error."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pipeline.store.files import Together, require_sha256
 IMAGES = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff"}
 )
-"""Endings of files that are read, in either case."""
+"""Extensions of image files, in any case."""
 OTHER = frozenset(
     {".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".rst", ".xml", ".yaml", ".yml", ".html",
      ".log", ".ini", ".db", ".py", ".mat", ".sha256", ".md5"}
 )  # fmt: skip
-"""Endings of files that come with images and are none: ignored, and named as that."""
+"""Extensions of files that often accompany images: ignored, and reported as such."""
 PLAIN = frozenset({"readme", "license", "licence", "copying", "checksums", "manifest"})
-"""Such files without an ending."""
+"""Names without an extension that are ignored as well."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a split, sorted by path, its class folders, and what is ignored in it."""
+    """Contents of a split: images sorted by path, class folders, and ignored files."""
 
     split: Path
     images: list[Path] = field(default_factory=list)
@@ -35,12 +35,12 @@ class Listing:
     ignored: list[Path] = field(default_factory=list)
 
     def class_of(self, image: Path) -> str:
-        """The name of the folder of a class that an image lies in, at whatever depth."""
+        """The class folder that an image is in, at any depth."""
         return image.relative_to(self.split).parts[0]
 
 
 def listing(split: Path) -> Listing:
-    """All that a split holds; BadInput where a file is neither an image nor known to be none."""
+    """List a split; BadInput if a file is neither an image nor known to be something else."""
     found = Listing(split)
     for path in _walk(split, frozenset()):
         inside = path.relative_to(split)
@@ -69,9 +69,14 @@ def listing(split: Path) -> Listing:
 def find(
     name: str, folder: Path, classes: int, given: Sequence[str] | None, *, cifar: bool = False
 ) -> DatasetFiles:
-    """The splits of a folder; BadInput where one is not as it should be.
+    """Find the splits of a folder.
 
-    given: the order of classes; cifar: the names are those of CIFAR.
+    Args:
+        given: Class names in the order of the labels, from the config.
+        cifar: Whether the class names are those of CIFAR.
+
+    Raises:
+        BadInput: If a split is missing or empty, or its classes do not match the config.
     """
     layout = folder_layout(folder)
     if layout is None:
@@ -94,7 +99,8 @@ def find(
         found = f"{shown(folder)} has {len(order)} class folders"
         raise BadInput(f"data set '{name}': {found}; its config says {classes} classes")
     filled = {each.class_of(image) for each in listed.values() for image in each.images}
-    # the hashes of images say the names of their classes, but for those that have none
+    # the hash of a folder covers the paths of images and so the class names, except of empty
+    # classes
     alphabetical = [*order] == sorted(filled)
     return DatasetFiles(
         files=tuple((split, each.split) for split, each in listed.items()),
@@ -105,9 +111,9 @@ def find(
 
 
 def read(split: Path, sha256: str, order: Sequence[str] | None) -> tuple[Split, list[str]]:
-    """A split, if its images are those of the SHA-256, and what to note about its files.
+    """Read a split after comparing its images with the SHA-256; returns it with notes for the user.
 
-    order: the names of classes by their labels; unset, the alphabetical one.
+    order: class names in the order of the labels; alphabetical if None.
     """
     found = listing(split)
     labels = {name: label for label, name in enumerate(order or found.classes)}
@@ -128,7 +134,7 @@ def read(split: Path, sha256: str, order: Sequence[str] | None) -> tuple[Split, 
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """All that is in a folder and below, also behind links; a link to what is above is BadInput."""
+    """All paths below a folder, following links; BadInput for a link to a parent folder."""
     real = os.path.realpath(folder)
     if real in above:
         raise BadInput(f"{shown(folder)}: links to a folder that it lies in")

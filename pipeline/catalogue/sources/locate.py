@@ -1,6 +1,6 @@
-"""Where a data set's files are on this machine, and how they are read.
+"""Locate and read the files of a data set.
 
-A data set's identity is the SHA-256 of its files, never their place.
+A data set is identified by the SHA-256 of its files, never by their location.
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ DIGITS_TRAIN, DIGITS_TEST = 1197, 600
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A data set found: (role, path), (role, SHA-256), and the sizes of its splits.
+    """The located files of a data set.
 
-    kind: how its files are read; an entry of kind cifar may be found in another layout.
-    class_names: see `DatasetSpec.class_names`.
+    Attributes:
+        files: Pairs of role and path.
+        hashes: Pairs of role and SHA-256.
+        train: Number of training images.
+        test: Number of test images.
+        kind: The format; a data set of kind cifar may be found in another one.
+        class_names: See `DatasetSpec.class_names`.
     """
 
     files: tuple[tuple[str, str], ...]
@@ -50,14 +55,14 @@ class DatasetSource:
 
 @dataclass(frozen=True)
 class Content:
-    """A data set as it was read. notes: what a person should know of it, each in one line."""
+    """The content of a data set. notes: one-line remarks for the user."""
 
     splits: Splits
     notes: tuple[str, ...] = ()
 
 
 def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> DatasetSource:
-    """Find a data set's files without reading them; BadInput where they are not there."""
+    """Find the files of a data set without reading the pixels; BadInput if they are missing."""
     if entry.kind == "digits":
         if folder is not None:
             raise BadInput(f"--data {name}: these digits come with scikit-learn, from no folder")
@@ -79,7 +84,7 @@ def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> Datase
 
 
 def _check_cifar(name: str, entry: DatasetEntry) -> None:
-    """BadInput where the classes are not those of CIFAR."""
+    """Raise BadInput if the configured classes are not those of CIFAR."""
     if entry.count not in source_cifar.PUBLISHED:
         raise BadInput(f"data set '{name}': CIFAR has 10 or 100 classes, not {entry.count}")
     if entry.names is not None and entry.names != OFFICIAL[entry.count]:
@@ -90,7 +95,7 @@ def _check_cifar(name: str, entry: DatasetEntry) -> None:
 
 
 def _found(name: str, entry: DatasetEntry, place: Path) -> tuple[DatasetFormat, DatasetFiles]:
-    """What a folder of a user's holds, and in which layout."""
+    """Detect what a user's folder holds, and in which format."""
     cifar = entry.kind == "cifar"
     kind = source_files.layout_of(place) if cifar else entry.kind
     match kind:
@@ -116,7 +121,7 @@ def _found(name: str, entry: DatasetEntry, place: Path) -> tuple[DatasetFormat, 
 
 
 def _published(classes: int) -> DatasetSource:
-    """The published archive, which need not have been downloaded yet."""
+    """The published CIFAR archive, which may not have been downloaded yet."""
     place = source_cifar.default_folder()
     if source_cifar.holds(place, classes):
         return _source("cifar", source_cifar.find(classes, place))
@@ -159,8 +164,8 @@ def _digits_file() -> Path:
 
 
 def described(entry: DatasetEntry, source: DatasetSource) -> DatasetSpec:
-    """The spec of a data set that was found, whatever its place."""
-    # only Parquet has columns
+    """The spec of a located data set, which does not depend on its location."""
+    # only Parquet files have columns
     columns: dict[str, Any] = {}
     if source.kind == "parquet":
         columns = {"label_column": entry.label_column, "image_column": entry.image_column}
@@ -177,10 +182,10 @@ def described(entry: DatasetEntry, source: DatasetSource) -> DatasetSpec:
 
 
 def read(spec: DatasetSpec, files: Mapping[str, str]) -> Content:
-    """A data set in its fixed order, and what is odd about it.
+    """Read a data set into its fixed order, with remarks on what is unusual about it.
 
-    Bytes are compared with the spec's SHA-256 as they are read. BadTensor or BadInput, in one
-    line, where they are others, or not as declared.
+    Raises:
+        BadTensor, BadInput: If the bytes do not have the spec's SHA-256, or are not as declared.
     """
     from tasks.data import splits as data
 
@@ -233,7 +238,7 @@ def _read_splits(
     class_names: Sequence[str] | None,
     notes: list[str],
 ) -> dict[str, Split]:
-    """The splits that files hold; what there is to note of them is added to `notes`."""
+    """Read the splits from files; remarks are appended to `notes`."""
     if spec.kind == "cifar":
         places = {role: str(path) for role, path in files.items()}
         return source_cifar.read(spec.classes, places, hashes)
@@ -256,7 +261,7 @@ def _read_splits(
 
 
 def _labels(split: Split, class_names: Sequence[str] | None) -> Tensor:
-    """int64 [N]; names of classes by their places among all."""
+    """Labels as int64 [N]; class names become their index in `class_names`."""
     import torch
 
     if not isinstance(split.labels, list):

@@ -1,4 +1,4 @@
-"""Images from Parquet files, as the Hugging Face hub exports them."""
+"""Images in Parquet files, in the format of Hugging Face exports. The only user of pyarrow here."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from pipeline.problems import BadInput, shown
 
 @dataclass(frozen=True)
 class TableColumns:
-    """What a Parquet file says of itself. images: columns that hold encoded images.
+    """The schema of a Parquet file.
 
-    numbers, names: whether labels are integers, or texts; class_names: what Hugging Face's
-    metadata call the integers, if they do.
+    Attributes:
+        rows: Number of rows.
+        images: Columns that hold encoded images.
+        numbers: Whether labels are integers; otherwise they are names.
+        class_names: Names of integer labels in Hugging Face's metadata, if there are any.
     """
 
     rows: int
@@ -29,7 +32,7 @@ class TableColumns:
 
 
 def parquet_columns(path: Path, label_column: str) -> TableColumns:
-    """What a file's footer says; BadInput without a footer, images or such labels."""
+    """Read a file's footer; BadInput if it has none, no images, or labels of another type."""
     try:
         with pq.ParquetFile(path) as file:
             return _columns(path, file, label_column)
@@ -38,7 +41,7 @@ def parquet_columns(path: Path, label_column: str) -> TableColumns:
 
 
 def parquet_label_names(path: Path, label_column: str) -> set[str]:
-    """The names in a column of labels that are names."""
+    """The distinct class names in a label column that holds names."""
     try:
         column = pq.read_table(path, columns=[label_column], partitioning=None).column(0)
     except (OSError, pa.ArrowException) as error:
@@ -51,9 +54,13 @@ def read_parquet_images(
 ) -> tuple[list[bytes], list[int] | list[str]]:
     """Encoded images and labels of a file, from its bytes.
 
-    Images are structs with `bytes`, as Hugging Face has them, or bytes alone. image_column: which
-    of several. BadInput where the file has no such columns, or a row of it lacks its image or
-    label.
+    An image is a struct with a field `bytes`, as in Hugging Face exports, or plain bytes.
+
+    Args:
+        image_column: Which column to use if the file has several with images.
+
+    Raises:
+        BadInput: If the columns do not exist, or a row lacks its image or label.
     """
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
@@ -72,7 +79,7 @@ def read_parquet_images(
 
 
 def one_image_column(path: Path, found: TableColumns, wanted: str | None) -> str:
-    """The column of images, which a config names where there are several; else BadInput."""
+    """The image column to read; BadInput if there are several and the config names none."""
     if wanted is not None:
         if wanted in found.images:
             return wanted

@@ -1,4 +1,4 @@
-"""Images in Parquet files: their parts, columns and labels."""
+"""Data sets in Parquet files: parts, columns and labels."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ def find(
     image_column: str | None,
     cifar: bool = False,
 ) -> DatasetFiles:
-    """The parts of a folder's splits; BadInput where one is missing or not whole.
+    """Find the parts of a folder's splits.
 
-    given: the order of classes; cifar: the labels are those of CIFAR.
+    Args:
+        given: Class names in the order of the labels, from the config.
+        cifar: Whether the classes are those of CIFAR.
+
+    Raises:
+        BadInput: If a part is missing or damaged, or the classes do not match the config.
     """
     layout = table_layout(folder)
     if layout is None:
@@ -65,7 +70,7 @@ def read(
     label_column: str,
     image_column: str | None,
 ) -> Split:
-    """A split from its parts, each if it is the file of its SHA-256."""
+    """Read a split from its parts, each checked against its SHA-256."""
     images: list[bytes] = []
     labels: list[Any] = []
     names: list[str] = []
@@ -87,7 +92,7 @@ def _check_names(
     *,
     cifar: bool,
 ) -> None:
-    """BadInput where a file calls its labels otherwise than its config or CIFAR does."""
+    """Raise BadInput if a file's class names contradict those of the config or of CIFAR."""
     if found is None:
         return
     expected = OFFICIAL[classes] if cifar else given
@@ -95,7 +100,7 @@ def _check_names(
         return
     called = [plain_name(name) if cifar else name for name in found]
     known = {name: label for label, name in enumerate(expected)}
-    # one export of CIFAR-100 has a misspelt name, so those that are known decide
+    # one export of CIFAR-100 misspells a name, so unknown names are accepted if most are known
     elsewhere = [label for label, name in enumerate(called) if known.get(name, label) != label]
     strange = [label for label, name in enumerate(called) if name not in known]
     if len(called) == len(expected) and not elsewhere and 2 * len(strange) < len(called):

@@ -1,1 +1,1 @@
-"""Where nodes run: in this process, or on Ray."""
+"""Executors, which compute nodes: in this process, or on Ray."""

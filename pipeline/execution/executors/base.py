@@ -1,7 +1,7 @@
-"""Where nodes run: the protocol, and the executor that runs them here.
+"""The executor protocol, and what all executors share.
 
-The inline executor has the interface of the big one, so a node that fails on a cluster can be
-stepped through in a debugger.
+The inline executor has the same interface as the Ray executor, so a node that fails on a cluster
+can be run in a debugger.
 """
 
 from __future__ import annotations
@@ -15,56 +15,59 @@ from pipeline.grid.graph import Node
 from tasks.progress import Progress
 
 Report = Callable[[str, Progress], None]
-"""Digest of a node and how far it is."""
+"""Callback for progress: digest of the node, and its progress."""
 
 
 class Executor(Protocol):
-    """Runs nodes whose parents are in the store."""
+    """Computes nodes whose parents are in the store."""
 
     @property
     def name(self) -> str:
-        """What a person calls it: `inline`, `ray (local, 2 CPUs)`."""
+        """Name for people, such as `inline` or `ray (local, 2 CPUs)`."""
 
     @property
     def capacity(self) -> int:
-        """How many nodes are worth having submitted at once."""
+        """Number of nodes that should be submitted at the same time to keep it busy."""
 
     def submit(self, node: Node, *, replace: bool = False) -> None:
-        """Take a node; with `replace` its artifact is computed even if it is there."""
+        """Queue a node. With `replace` its artifact is computed even if the store has it."""
 
     def next(self, patience_s: float | None = None) -> Result | None:
-        """Wait for an attempt at a submitted node to end, in whatever order they do.
+        """Wait until an attempt at any submitted node ends.
 
-        After `Retry` the node is still submitted. patience_s: None comes back where nothing ended
-        for so long; an executor that works while it is asked may take longer.
+        After a `Retry` the node remains submitted.
+
+        Args:
+            patience_s: Return None if no attempt ended in this time. An executor that does the work
+                in this call may take longer.
         """
 
     def close(self) -> None:
-        """Drop what has not begun, stop what has, give resources back."""
+        """Discard queued nodes, stop running ones and release resources."""
 
 
 BEGUN = Progress(0.0, 1.0, "begun")
-"""What an executor tells of a node when its work begins."""
+"""Progress that an executor reports when a node begins to run."""
 
 
 def silent_for(settings: Settings) -> str:
-    """Why a node was ended that told nothing."""
+    """Failure reason of a node that was terminated by `node_timeout_s`."""
     return f"ended: it told nothing for {settings.node_timeout_s:g} s (node_timeout_s)"
 
 
 class Smaller:
-    """With which settings each node runs: what ran out of memory, with half the batch size."""
+    """Settings for each node; the batch size is halved after a node ran out of memory."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._own: dict[str, Settings] = {}
 
     def of(self, node: Node) -> Settings:
-        """The settings for a node's next attempt."""
+        """The settings for the next attempt at a node."""
         return self._own.get(node.digest, self._settings)
 
     def after(self, node: Node, again: Retry) -> Retry | Failure:
-        """What follows from having run out of memory: a smaller attempt, or none."""
+        """Decide what follows an out-of-memory error: a smaller attempt, or failure."""
         size = self.of(node).of(node.kind).batch_size
         smaller = self.of(node).smaller(node.kind)
         if smaller is None:

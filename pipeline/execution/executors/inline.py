@@ -1,4 +1,4 @@
-"""Nodes performed in this process, one after the other."""
+"""The inline executor: computes nodes in this process, one at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.progress import Progress
 
 
 class InlineExecutor:
-    """Runs nodes in this process, one at a time, in the order of submission."""
+    """Computes nodes in this process, in the order of submission."""
 
     name = "inline"
     capacity = 1
@@ -31,11 +31,11 @@ class InlineExecutor:
         self._waiting: deque[tuple[Node, bool]] = deque()
 
     def submit(self, node: Node, *, replace: bool = False) -> None:
-        """Put a node at the end of the line."""
+        """Append a node to the queue."""
         self._waiting.append((node, replace))
 
     def next(self, patience_s: float | None = None) -> Result:  # noqa: ARG002  it works meanwhile
-        """Perform the first node in line."""
+        """Compute the first node of the queue."""
         from pipeline.execution.work.attempt import attempt
 
         node, replace = self._waiting.popleft()
@@ -43,7 +43,7 @@ class InlineExecutor:
         settings = self._settings.of(node)
         self._report(node.digest, BEGUN)
         try:
-            # what a user's own code prints goes to stderr: stdout is the answer's
+            # output of user code goes to stderr, since stdout is for results
             with ended_when_silent(settings.node_timeout_s) as told, redirect_stdout(sys.stderr):
 
                 def tell(progress: Progress) -> None:
@@ -62,5 +62,5 @@ class InlineExecutor:
         return result
 
     def close(self) -> None:
-        """Forget what waits."""
+        """Discard the queue."""
         self._waiting.clear()

@@ -1,8 +1,7 @@
-"""Where nodes run on many workers: the only door to Ray.
+"""The Ray executor: computes nodes on many workers. The only module that imports Ray.
 
-Workers get the driver's own code: the packages are copied into a folder that Ray hands to
-every worker as its working directory. So no module that happens to lie in the driver's
-current folder stands before ours.
+Workers use the driver's code: the packages are copied into a folder that Ray distributes as the
+workers' working directory. So a module in the driver's current folder cannot shadow them.
 """
 
 from __future__ import annotations
@@ -29,27 +28,28 @@ from pipeline.store.store import Store
 
 POLL_S = 1.0
 PAUSE_S = 1.0
-"""Before a node whose worker was lost is tried again; twice as long each time."""
+"""Pause before a node whose worker was lost is retried; doubled each time."""
 LONGEST_PAUSE_S = 60.0
 LOOK_S = 300.0
-"""How long all machines together may take to start a worker and look at the store."""
+"""Timeout for all machines together to start a worker and check the store."""
 SLOW_START = "timed out during startup"
-"""What Ray says where its own processes took too long to find each other."""
+"""Part of Ray's message if its own processes needed too long to start."""
 CONNECT_S = 5.0
 ANSWER_S = 10.0
-"""How long a cluster's port may take to be reached, and then to say what it speaks."""
+"""Timeouts for connecting to a cluster's port, and then for its answer."""
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""With what gRPC, which Ray speaks, opens a connection: its preface and an empty SETTINGS frame,
-which is also how the other side begins."""
+"""How gRPC, which Ray uses, opens a connection: the HTTP/2 preface and an empty SETTINGS frame. The
+other side begins with such a frame, too."""
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Ray's own memory for objects: tensors go through the store, so little is needed."""
+"""Size of Ray's object store; small, since tensors are passed through the artifact store."""
 
 
 class RayExecutor:
-    """Runs each node as a Ray task, on a cluster or on a local Ray of its own.
+    """Computes each node as a Ray task, on a running cluster or on a local Ray of its own.
 
-    BadInput where the cluster does not answer, or one of its machines is of no use: it does not
-    see the store, or has other code or libraries.
+    Raises:
+        BadInput: If the cluster does not answer, or if one of its machines is unusable: it does not
+            see the store, or has other code or libraries.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class RayExecutor:
         try:
             begin(
                 self._ray,
-                # never the cluster that some leftover file or variable points to
+                # never connect implicitly to a cluster that a leftover file or variable points to
                 address=address or "local",
                 runtime_env={"working_dir": str(self._code)},
                 log_to_driver=False,
@@ -104,11 +104,11 @@ class RayExecutor:
         self._later: list[tuple[float, Node, bool]] = []
         self._lost: dict[str, int] = {}
         self._heard: dict[str, float] = {}
-        """When a node at work last told something, by `time.monotonic`."""
+        """Time, by `time.monotonic`, of each running node's last progress report."""
         self._ended: set[str] = set()
-        """Nodes that are being ended since they told nothing for too long."""
+        """Nodes that are being cancelled because they reported no progress for too long."""
         self._given_up: list[str] = []
-        """Why workers ended of themselves, as far as no node has come to one of them since."""
+        """Reasons of workers that ended on their own, not yet matched to a task lost with one."""
         if address is not None:
             try:
                 self._look_at_machines()
@@ -118,17 +118,17 @@ class RayExecutor:
 
     @property
     def name(self) -> str:
-        """`ray (local, 2 CPUs)`."""
+        """Such as `ray (local, 2 CPUs)`."""
         gpus = f", {self._gpus:g} GPUs" if self._gpus else ""
         return f"ray ({self._where}, {self._cpus} CPUs{gpus})"
 
     @property
     def capacity(self) -> int:
-        """Enough that no worker waits for the driver."""
+        """Enough queued nodes that no worker has to wait for the driver."""
         return 4 * max(self._cpus, 1)
 
     def submit(self, node: Node, *, replace: bool = False) -> None:
-        """Hand a node to Ray with the resources that its kind asks for."""
+        """Submit a node as a Ray task, with the resources set for its kind."""
         settings = self._settings.of(node)
         kind = settings.of(node.kind)
         options = {
@@ -136,7 +136,7 @@ class RayExecutor:
             "num_cpus": min(kind.threads, self._cpus),
             "num_gpus": kind.gpus if self._gpus and self._on_gpu else 0,
             "scheduling_strategy": "SPREAD",
-            # the executor's own attempts pause in between, and are told of
+            # the executor retries by itself, with pauses and with events
             "max_retries": 0,
         }
         reference = self._task.options(**options).remote(
@@ -152,7 +152,7 @@ class RayExecutor:
         self._heard.pop(node.digest, None)
 
     def next(self, patience_s: float | None = None) -> Result | None:
-        """Wait for one task, telling meanwhile how far the others are."""
+        """Wait for a task, forwarding the progress of the others meanwhile."""
         until = math.inf if patience_s is None else time.monotonic() + patience_s
         while time.monotonic() < until:
             self._submit_due()
@@ -174,7 +174,7 @@ class RayExecutor:
         return None
 
     def _result(self, reference: Any, node: Node) -> Result:
-        """What a task returned, or what became of it."""
+        """The result of a task, or what its error means."""
         errors = self._ray.exceptions
         if node.digest in self._ended:
             self._ended.remove(node.digest)
@@ -193,9 +193,9 @@ class RayExecutor:
         return result
 
     def _after_loss(self, node: Node, error: Exception) -> Retry | Failure:
-        """What follows for a node whose worker was lost."""
+        """Retry a node whose worker was lost, or fail it after `attempts` losses."""
         if self._given_up:
-            # what came to a worker that was about to end is not to blame
+            # the task reached a worker that was about to end, which does not count as an attempt
             return Retry(node.digest, f"its worker was given up: {self._given_up.pop()}")
         self._lost[node.digest] = lost = self._lost.get(node.digest, 0) + 1
         reason = f"its worker was lost ({type(error).__name__})"
@@ -204,7 +204,7 @@ class RayExecutor:
         return Retry(node.digest, reason)
 
     def _end_silent(self) -> None:
-        """End the workers of nodes that told nothing for longer than the settings allow."""
+        """Cancel tasks of nodes that reported no progress for longer than `node_timeout_s`."""
         for reference, (node, _) in self._running.items():
             limit = self._settings.of(node).node_timeout_s
             heard = self._heard.get(node.digest)
@@ -225,7 +225,7 @@ class RayExecutor:
             self.submit(entry[1], replace=entry[2])
 
     def _look_at_machines(self) -> None:
-        """BadInput, naming the machine, where one sees no store or has other code."""
+        """Check all machines; BadInput names one that does not see the store or has other code."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         key, token = f"scratch/token-{uuid.uuid4().hex}", uuid.uuid4().bytes
@@ -239,7 +239,7 @@ class RayExecutor:
             asked[machine] = task.options(**options).remote(self._store.address, key, token)
         try:
             ready, _ = self._ray.wait(list(asked.values()), num_returns=len(asked), timeout=LOOK_S)
-            # one that died meanwhile, or before Ray took notice, gets no work and is no hindrance
+            # a machine that died meanwhile, or before Ray noticed, gets no work and is ignored
             for machine, name in self._machines().items():
                 if machine not in asked:
                     continue
@@ -250,7 +250,7 @@ class RayExecutor:
             self._store.backend.remove(key)
 
     def _machines(self) -> dict[str, str]:
-        """Those that Ray takes to be alive, by their ids."""
+        """Names of the machines that Ray considers alive, by id."""
         return {
             machine["NodeID"]: f"{machine['NodeManagerHostname']} ({machine['NodeName']})"
             for machine in self._ray.nodes()
@@ -279,10 +279,10 @@ class RayExecutor:
             self._report(digest, progress)
 
     def close(self) -> None:
-        """Leave the cluster or end the local Ray; either ends the tasks of this driver.
+        """Disconnect from the cluster or stop the local Ray, which ends this driver's tasks.
 
-        They are not cancelled before: Ray was seen to abort a driver to which the end of a
-        cancelled task came while it shut down.
+        Tasks are not cancelled first: Ray was seen to abort a driver that received the end of a
+        cancelled task during shutdown.
         """
         self._running.clear()
         self._later.clear()
@@ -291,7 +291,7 @@ class RayExecutor:
 
 
 def cluster_summary(address: str) -> str:
-    """What a running cluster has; BadInput where it does not answer."""
+    """Resources of a running cluster, for people; BadInput if it does not answer."""
     ask_port(address)
     _prepare_environment(address)
     ray = _ray()
@@ -307,7 +307,7 @@ def cluster_summary(address: str) -> str:
 
 
 def begin(ray: Any, **options: Any) -> None:
-    """`ray.init`; once more where a busy machine was too slow for Ray, which allows itself 30 s."""
+    """Call `ray.init`, once more if a busy machine exceeded Ray's startup limit of 30 s."""
     try:
         ray.init(**options)
     except Exception as error:
@@ -318,9 +318,12 @@ def begin(ray: Any, **options: Any) -> None:
 
 
 def ask_port(address: str) -> None:
-    """BadInput where no Ray listens at `HOST:PORT`, within seconds; Ray itself tries for minutes.
+    """Check quickly that Ray listens at `HOST:PORT`; Ray itself would retry for minutes.
 
     Addresses without a port, such as `auto`, are left to Ray.
+
+    Raises:
+        BadInput: If nothing answers there, or it is not Ray.
     """
     plain = address.removeprefix("ray://")
     host, colon, port = plain.rpartition(":")
@@ -340,7 +343,7 @@ def ask_port(address: str) -> None:
 
 
 def _ray() -> Any:
-    """Ray, whose own types do not follow options and actors; BadInput where it is not there."""
+    """Import Ray; BadInput if it is not installed. Untyped, since Ray's types are incomplete."""
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -349,7 +352,7 @@ def _ray() -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    """The last of what an error says: of a remote one the cause, below its traceback."""
+    """The last line of an error's message; of a remote one, the cause below its traceback."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {said[-1] if said else 'no message'}"[:300]
 
@@ -362,19 +365,19 @@ def _no_answer(address: str | None, error: Exception) -> BadInput:
 
 def _prepare_environment(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # else a driver started by uv makes every worker build an environment of its own
+    # otherwise, with a driver started by uv, every worker would build its own environment
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # a driver that is itself a job of the cluster hands on its own copy of the code
+    # a driver that is itself a job of the cluster passes on its own copy of the code
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     token = os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / ".ray" / "auth_token").exists()
     if address and token:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if not address:
-        # else the servers of Ray listen on all of a machine's addresses; on the systems that the
-        # variable is named for, Ray alone would do this
+        # otherwise Ray's servers listen on all addresses of the machine; Ray itself restricts them
+        # only on Windows and macOS, which the variable is named for
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        # a local cluster's own token concerns nobody, and its notice would open every run
+        # the notice about a local cluster's token is irrelevant and would precede every run
         name = "ray._private.authentication.authentication_token_setup"
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -1,4 +1,4 @@
-"""Which executors a run uses: one on the user's machine, and the one that was asked for."""
+"""Creates the executors of a run: a local one, and the one that was chosen."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from tasks.progress import Progress
 
 @dataclass(frozen=True, kw_only=True)
 class Starter:
-    """Starts executors.
+    """Creates executors.
 
-    notify: told how far nodes are. inline: in this process instead of on Ray; address: of a
-    running Ray cluster; workers: CPUs of a local one; until: Unix time, s, to stop at.
+    Attributes:
+        notify: Receives progress events.
+        inline: Compute in this process instead of on Ray.
+        address: Address of a running Ray cluster.
+        workers: Number of CPUs of a local Ray.
+        until: Time limit of the run, Unix time in seconds.
     """
 
     store: Store
@@ -30,11 +34,11 @@ class Starter:
     until: float | None = None
 
     def local(self) -> Executor:
-        """One in this process, for what reads the user's own files."""
+        """An executor in this process, for nodes that read the user's own files."""
         return InlineExecutor(self.store, self.settings, self._report, until=self.until)
 
     def chosen(self) -> Executor:
-        """The one that was asked for."""
+        """The executor that the options ask for."""
         if self.inline:
             return self.local()
         from pipeline.execution.executors.ray import RayExecutor

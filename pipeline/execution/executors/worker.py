@@ -1,6 +1,6 @@
-"""What runs on the workers of a cluster: a node, and the look at a machine before any node.
+"""Code that runs on the workers of a cluster: computing a node, and checking the machine.
 
-Knows no Ray: the executor turns these into tasks and an actor.
+Independent of Ray: the executor wraps these as tasks and an actor.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from tasks.progress import Progress
 
 TELL_S = 1.0
 ENDS_AFTER_S = 1.0
-"""A worker that is given up ends so long after it has handed over its last result."""
+"""Delay between a worker's last result and its exit, so that the result is delivered."""
 LIBRARIES = ("torch", "numpy", "pyarrow", "safetensors")
-"""Whose versions may move results, or the form of what is stored."""
+"""Libraries whose versions may affect results or the format of artifacts."""
 
 
 class Mailbox:
-    """An actor that holds the latest word of every node at work."""
+    """An actor that holds the latest progress of each running node."""
 
     def __init__(self) -> None:
         self._latest: dict[str, Progress] = {}
 
     def put(self, digest: str, progress: Progress) -> None:
-        """Keep how far a node is."""
+        """Store a node's progress."""
         self._latest[digest] = progress
 
     def drain(self) -> dict[str, Progress]:
-        """What came since the last time."""
+        """Return and clear what was stored since the last call."""
         latest, self._latest = self._latest, {}
         return latest
 
@@ -57,21 +57,26 @@ def perform_remotely(
     replace: bool,
     until: float | None,
 ) -> tuple[Result, str | None]:
-    """`work.attempt`, its progress sent to the mailbox now and then.
+    """Call `work.attempt` on a worker and send its progress to the mailbox.
 
-    parcel: of the node, with code of a user's own. What waited for a worker until the time of
-    the run was up does not begin. Beside the result stands why this worker performs no other
-    node and ends, if it does: a node changed what could not be put back, or grew it.
+    A node that was still queued at the time limit is not started.
+
+    Args:
+        parcel: The pickled node, with the user code that it needs.
+
+    Returns:
+        The result, and the reason why this worker will exit and take no further node, or None. The
+            reason is that a node changed global state that cannot be restored, or leaked memory.
     """
     from pipeline.execution.work import memory
 
     if memory.unusable() is not None:
-        # the end that the last node brought about comes in a moment, and Ray is told of it
+        # the worker is about to exit because of the previous node; Ray will report the loss
         time.sleep(60 * ENDS_AFTER_S)
     result = _performed(digest, parcel, store, settings, mailbox, replace=replace, until=until)
     reason = memory.unusable()
     if reason is not None:
-        # once the result is on its way
+        # exits after the result was delivered
         ending = threading.Timer(ENDS_AFTER_S, os._exit, (0,))
         ending.daemon = True
         ending.start()
@@ -114,15 +119,15 @@ def _performed(
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine is like, as far as it matters to the results."""
+    """Properties of a machine that may affect results."""
 
     code: str
     versions: tuple[tuple[str, str], ...]
     blind: str | None = None
-    """Why it does not see the store, if it does not."""
+    """Why it does not see the store; None if it does."""
 
     def differs(self, other: Machine) -> str | None:
-        """The first thing in which another machine's code or libraries are not these."""
+        """The first difference of another machine's code or libraries; None if there is none."""
         for (name, here), (_, there) in zip(self.versions, other.versions, strict=True):
             if here != there:
                 return f"has {name} {there}, the driver {here}: install the same everywhere"
@@ -132,7 +137,7 @@ class Machine:
 
 
 def look(store: str, key: str, token: bytes) -> Machine:
-    """What this machine is like, and whether it reads the token that lies in the store."""
+    """Describe this machine, and check that it can read the driver's token from the store."""
     blind = None
     try:
         if Store(store).backend.read(key) != token:
@@ -157,7 +162,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 
 def _code() -> str:
-    """SHA-256 of all code that is imported here."""
+    """SHA-256 of the source code of both packages on this machine."""
     import pipeline
     import tasks
 

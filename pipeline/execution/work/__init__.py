@@ -1,1 +1,1 @@
-"""What performs a node: the only bridge to `tasks`."""
+"""Computing a node: the only code that calls the functions of `tasks`."""

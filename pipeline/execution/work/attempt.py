@@ -1,4 +1,4 @@
-"""Performing a node: do its work, put the result, name in one line what went wrong."""
+"""One attempt at a node: compute, store the artifact, and turn errors into one-line failures."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ EXPECTED = (
     Diverged,
     LibraryProblem,
 )
-"""Failures whose own line says all that a person needs."""
+"""Exceptions whose own message is sufficient for people, without the type of the error."""
 FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
-"""What a part is called, by its base class."""
+"""Base classes of the parts of a node's spec, by their name in messages."""
 PROGRAM = "test-time-defense-bench"
 NO_MEMORY = ("can't allocate memory", "not enough memory")
-"""What torch's error says when a CPU's memory is full; a GPU's has a class of its own."""
+"""Phrases of torch's error when CPU memory is exhausted; a GPU has its own exception."""
 VERSIONS = ("torch", "numpy", "pyarrow")
 
 
@@ -67,12 +67,15 @@ def attempt(
     replace: bool = False,
     until: float | None = None,
 ) -> Result:
-    """Perform a node; whatever goes wrong becomes a Failure that names it in one line.
+    """Compute a node; an error, even SystemExit, becomes a Failure or Retry with a one-line reason.
 
-    until: Unix time, s, after which training stops at the end of an epoch. Out of memory is
-    worth another, smaller attempt. What belongs to the whole process is as it was afterwards, or
-    the process is not to be used again; see `memory.unusable`. Of a node's code, SystemExit and
-    KeyboardInterrupt are failures like any other.
+    Out of memory leads to a Retry with a smaller batch. Global state of the process is restored
+    afterwards; if that fails, the process must not be used again, see `memory.unusable`.
+
+    Args:
+        tell: Receives progress.
+        replace: Compute even if the artifact is stored, and replace it.
+        until: Unix time in seconds after which a training stops at the end of an epoch.
     """
     before = memory.resident_bytes()
     with process.kept() as found:
@@ -105,7 +108,7 @@ def _attempted(
 
 
 def _failure(node: Node, settings: Settings, error: BaseException) -> Failure | Retry:
-    """What became of a node whose code raised an error."""
+    """Classify an error of a node: a failure, or a retry after running out of memory."""
     if isinstance(error, Silent):
         return Failure(node.digest, _own_parts(node) + silent_for(settings), traceback.format_exc())
     if _is_no_memory(error):
@@ -119,7 +122,7 @@ def _failure(node: Node, settings: Settings, error: BaseException) -> Failure | 
 
 
 def _told(node: Node) -> str:
-    """A node as the process that performs it knows it, with the user's own parts of it."""
+    """Description of a node for log lines of this process, including the user's own parts."""
     return f"{_own_parts(node)}{node.kind} {node.digest[:12]}"
 
 
@@ -134,7 +137,7 @@ def _own_parts(node: Node) -> str:
 
 
 def _named(spec: Spec, error: BaseException) -> str:
-    """What to say first: the part of a user's own, or of a library, that the error is about."""
+    """Prefix of an error message: the part, of a user's own or a library's, that caused it."""
     if isinstance(error, BadDefense):
         return "defense "
     parts = {
@@ -170,8 +173,10 @@ def perform(
 ) -> Done:
     """Compute a node's artifact and put it into the store.
 
-    With `replace` an artifact that is there gives way to the new one. TimeUp where a training
-    has more epochs to go after `until`.
+    If the artifact exists, it is returned as it is, or replaced if `replace` is true.
+
+    Raises:
+        Unfinished: If `until` has passed and the training has epochs left.
     """
     standing = None if replace else store.record(node.kind, node.digest)
     if standing is not None:
@@ -182,7 +187,7 @@ def perform(
     torch.set_num_threads(kind.threads)
     deterministic = settings.deterministic and device.type == "cuda"
     if deterministic != torch.are_deterministic_algorithms_enabled():
-        # not called in vain, since it imports torch's compiler, which takes seconds
+        # called only if necessary, since it imports torch's compiler, which takes seconds
         torch.use_deterministic_algorithms(deterministic)
     inputs = NodeInputs(node, store, kind, device, tell, until, settings.beside)
     began = time.monotonic()
@@ -201,10 +206,10 @@ def perform(
         | {name: version(name) for name in VERSIONS},
     }
     if device.type == "cpu":
-        # what decides how sums are rounded, beside the versions
+        # affects rounding, as do the versions
         how["instructions"] = torch.backends.cpu.get_cpu_capability()
     if inputs.queried is not None:
-        # that what was asked is the model of this node; `verify --suspect` looks for it
+        # identifies the model that was queried; `verify --suspect` checks it
         how["model"] = inputs.queried
     if inputs.notes:
         how["said"] = inputs.notes

@@ -1,34 +1,34 @@
-"""How much memory there is on a machine for each of the nodes that run there at once."""
+"""Available memory, divided among the nodes that run on a machine at the same time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 PROCESS_BYTES = int(0.8e9)
-"""What torch and this program take of a process before the first row; measured 0.7 to 1.0 GB."""
+"""Memory of a process with torch and this program before any work; measured 0.7 to 1.0 GB."""
 
 
 def worker_bytes(memory_gb: float) -> float:
-    """The most that a worker process takes whose rows at once may take `memory_gb`."""
+    """Upper limit of a worker process's memory if its batches may take `memory_gb`."""
     return PROCESS_BYTES + memory_gb * 1e9
 
 
 def memory_bytes() -> int | None:
-    """What this machine, or the container that the process is in, has; None where it does not say.
+    """Memory of this machine or container; None if unknown.
 
-    Read on Linux, from /proc and from control groups of either version.
+    Read from /proc and cgroups (v1 and v2), on Linux only.
     """
     known = [_system("MemTotal"), *map(_limit, CONTROL_GROUPS)]
     return min((each for each in known if each is not None), default=None)
 
 
 def available_bytes() -> int | None:
-    """What is free of it, or can be made free, now."""
+    """Memory that is currently free or can be freed; None if unknown."""
     return _system("MemAvailable")
 
 
 def share_bytes(workers: int) -> float | None:
-    """What the rows of one of `workers` processes beside one another may take; None if unknown."""
+    """Memory for the data of each of `workers` concurrent processes; None if unknown."""
     total, free = memory_bytes(), available_bytes()
     if total is None:
         return None

@@ -1,4 +1,4 @@
-"""How many operations a second one core of this machine's CPU reaches: some seconds of work."""
+"""Measures the speed of one CPU core of this machine, in a few seconds."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from tasks.specs import Precision
 
 SECONDS = 2.0
-"""That are measured, after one pass that is not."""
+"""Duration of the measurement, after a warm-up pass."""
 ROWS = 32
 FLOP = 2
-"""Operations in a multiplication and the addition that goes with it."""
+"""Operations of a multiply-add."""
 
 
 def calibrate(precision: Precision, seconds: float = SECONDS) -> float:
-    """Floating-point operations a second of a ResNet-20 on 32 x 32 pixels, there and back.
+    """Floating-point operations a second of a ResNet-20 on 32 x 32 pixels, forward and backward.
 
-    On one thread, as a worker by default has. Of its processor time, of the fastest pass: what
-    else runs on this machine does not count.
+    Measured on one thread, the default of a worker, as the processor time of the fastest pass, so
+    that other programs do not affect it.
     """
     import torch
 

@@ -1,6 +1,6 @@
-"""Whether a user's own defense or attack keeps the contract, tried once for each state of its code.
+"""Checks once for each version of a user's defense or attack whether it keeps the contract.
 
-The verdict is remembered on this machine by the digest of the spec, which holds that of the code.
+The verdict is cached on this machine under the digest of the spec, which covers the code.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from tasks.defenses.base import Defense
 from tasks.specs import Spec
 
 REMEMBERED = "contracts"
-"""In the cache folder, a file for each verdict."""
+"""Subfolder of the cache folder, with a file for each verdict."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found, in one line with its place; "" where nothing was.
+    """Result of a check.
 
-    repeatable: whether the same images and draws give the same a second time, without which no
-    result can be found again; raised: whether the code raised something of its own.
+    Attributes:
+        line: The violation in one line, with its place; empty if there is none.
+        repeatable: Whether the same images and draws give the same result twice, which all results
+            rely on.
+        raised: Whether the code raised an exception of its own.
     """
 
     line: str = ""
@@ -36,7 +39,7 @@ class Verdict:
 
 
 def own_parts(specs: Iterable[Spec]) -> Iterator[Defense | Attack]:
-    """The defenses and attacks of a user's own among specs, those in chains too, each once."""
+    """The user's own defenses and attacks among specs, including parts of chains, each once."""
     found: dict[str, Defense | Attack] = {}
     for spec in specs:
         parts = [part for _, part in spec.stages()] if isinstance(spec, Defense) else [spec]
@@ -47,7 +50,7 @@ def own_parts(specs: Iterable[Spec]) -> Iterator[Defense | Attack]:
 
 
 def contract_verdict(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
-    """What `tasks.contract` says of a spec on six images of a size, from memory if it is known."""
+    """Check a spec with `tasks.contract` on six images of this size; cached."""
     key = digest({"spec": spec, "channels": channels, "side": side})
     if key not in _known:
         _known[key] = _remembered(key, spec, channels, side)
@@ -63,7 +66,7 @@ def _remembered(key: str, spec: Defense | Attack, channels: int, side: int) -> V
         return Verdict(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         found = _tried(spec, channels=channels, side=side)
-    with contextlib.suppress(OSError):  # where nothing can be kept, the next run tries again
+    with contextlib.suppress(OSError):  # without a writable cache the next run checks again
         replace_text(path, json.dumps(asdict(found)))
     return found
 
@@ -89,6 +92,6 @@ def _tried(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
 
 
 def _place(spec: Defense | Attack) -> str:
-    """The file and line of what was tried."""
+    """File and line of the method that was checked."""
     method = type(spec).transform if isinstance(spec, Defense) else type(spec).perturb
     return f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}"

@@ -1,7 +1,7 @@
-"""What a node's work reads: its parents, from the store, each checked as it is read.
+"""Inputs of a node: the artifacts of its parents, checked as they are read from the store.
 
-What many nodes read, data sets and frozen classifiers, a process keeps, each under all that
-decides what it is.
+Data sets and frozen classifiers are cached in the process, keyed by everything that determines
+them.
 """
 
 from __future__ import annotations
@@ -43,33 +43,38 @@ from tasks.training.recipe import ClassifierSpec
 GB = 1e9
 
 KEPT = 4
-"""How many data sets, and how many classifiers, a process keeps."""
+"""Maximum number of cached data sets, and of cached classifiers."""
 
 _splits: dict[tuple[str, str], Splits] = {}
-"""By the data set node's digest, which decides how bytes are read, and by its content."""
+"""Cached data sets, by digest of the data set node and content hash."""
 _classifiers: dict[tuple[str, str, str, str, bool], Frozen] = {}
-"""By the model node's digest, its content, precision, device, and whether it is compiled.
+"""Cached classifiers.
 
-The digest names the network and the content its weights: neither tells the other. Two networks
-may have the weights of one file, and one node's weights may be computed anew with other rounding.
+The key is the digest of the model node, its content hash, precision, device, and whether it is
+compiled. Digest and content are both needed: the digest identifies the network, the content its
+weights. Two networks may have the weights of the same file, and a recomputed node may have other
+weights by rounding.
 """
 
 
 def forget() -> None:
-    """Let go of all that this process keeps."""
+    """Clear the caches of this process."""
     _splits.clear()
     _classifiers.clear()
 
 
 @dataclass
 class NodeInputs:
-    """What a node at work is given: its parents' artifacts, settings and a device.
+    """The inputs of a node that is being computed: its parents' artifacts, settings and device.
 
-    Reading a parent raises Damaged if it is not what its record says.
+    Reading a parent raises Damaged if the artifact does not match its record.
 
-    until: Unix time, s, at which the run is to stop. workers: how many nodes may be at work on this
-    machine at once. queried: the digest of the model node whose network was asked; rows: how many
-    go through it at once; notes: what a person should know of how it was made ready.
+    Attributes:
+        until: Time limit of the run, Unix time in seconds.
+        workers: Number of nodes that may run on this machine at the same time.
+        queried: Digest of the model node whose network was queried.
+        rows: Batch size.
+        notes: Remarks for people.
     """
 
     node: Node
@@ -86,11 +91,11 @@ class NodeInputs:
     _asked_before: Passes = field(default_factory=Passes)
 
     def record(self, node: Node) -> Record:
-        """A parent's record."""
+        """The record of a parent."""
         return self.store.required(node.kind, node.digest)
 
     def lineage(self) -> dict[str, str]:
-        """Digest → content of every ancestor, as the store holds them now."""
+        """Content hash of every ancestor in the store, by digest."""
         lineage: dict[str, str] = {}
         for _, parent in self.node.parents:
             record = self.record(parent)
@@ -99,7 +104,7 @@ class NodeInputs:
         return lineage
 
     def splits(self, node: Node) -> Splits:
-        """A data set."""
+        """The training and test images of a data set node."""
         key = (node.digest, self.record(node).content)
         if key not in _splits:
             train, test = (self._images(node, name) for name in ("train.arrow", "test.arrow"))
@@ -108,9 +113,9 @@ class NodeInputs:
         return _splits[key]
 
     def examples(self, node: Node, shard: Shard) -> Crafted:
-        """The examples of a shard: crafted or selected ones, or the data set's own.
+        """The examples of a shard: crafted or selected ones, or clean images of the data set.
 
-        A craft that was of fewer images, as a candidate of a cascade is, gives those.
+        A craft node of fewer images, such as a later candidate of a cascade, returns only those.
         """
         spec = node.spec
         if isinstance(spec, DatasetSpec):
@@ -131,7 +136,7 @@ class NodeInputs:
         return crafted
 
     def images_of(self, node: Node) -> Images:
-        """The images that a craft or select node is of: its shard's, or those that still stand."""
+        """The images of a craft or select node: those of its shard, or those that still stand."""
         spec = node.spec
         assert isinstance(spec, CraftSpec | SelectSpec)
         images = self.splits(node.parent("dataset")).test[spec.shard.start : spec.shard.stop]
@@ -140,12 +145,12 @@ class NodeInputs:
             return images
         before = roles["standing"].spec
         assert isinstance(before, SelectSpec)
-        # the shard of a candidate of fewer images begins where the selection's does
+        # a candidate for fewer images has a shard with the same start as the selection
         standing = self._choice(roles["standing"])["standing"] != 0
         return images[standing[: len(images)]]
 
     def chosen(self, node: Node) -> Chosen:
-        """What a select node chose, to go on from."""
+        """The result of a select node, for the next selection to continue from."""
         spec = node.spec
         assert isinstance(spec, SelectSpec)
         columns = self._choice(node)
@@ -165,9 +170,9 @@ class NodeInputs:
         return columns
 
     def context(self, precision: Precision) -> Context:
-        """What a defense may ask: the node's model and, where it has one, its pool, on the device.
+        """What a defense may use: the node's model and, if it needs one, a pool of images.
 
-        Only nodes whose defense needs a pool have one for a parent.
+        Both are on the node's device. Only nodes whose defense needs a pool have a parent `pool`.
         """
         pool = None
         spec = self.node.spec
@@ -183,11 +188,11 @@ class NodeInputs:
 
     @property
     def rows_at_once(self) -> int:
-        """How many rows go through the node's network at once, of which `context` was asked."""
+        """The batch size, as chosen by `context`."""
         return self.rows or self.settings.batch_size
 
     def _fitting(self, frozen: Frozen) -> int:
-        """As many as the settings' memory holds; fewer, with a line, where less is free."""
+        """The batch size that fits the settings' memory; reduced, with a note, if less is free."""
         own = self.settings
         shape = _shape(self.node.parent("model"))
         each = row_bytes(frozen, shape.channels, shape.side)
@@ -206,14 +211,14 @@ class NodeInputs:
         return rows
 
     def outcomes(self, node: Node) -> Outcomes:
-        """A defended model's answers about a shard."""
+        """The defended model's predictions for a shard."""
         try:
             return Outcomes.of_columns(self._columns(node, "outcomes.arrow"))
         except (BadTensor, TypeError) as error:
             raise Damaged(node.kind, node.digest, str(error)) from None
 
     def frozen(self, precision: Precision) -> Frozen:
-        """The node's model, ready to be attacked or asked; from now on `passes` counts."""
+        """The node's model, ready for attacks and predictions; resets the count in `passes`."""
         node = self.node.parent("model")
         record = self.record(node)
         compiled = self.settings.compiled
@@ -229,7 +234,7 @@ class NodeInputs:
         self.queried = node.digest
         self.note_network(_spec_of(node).network, *self.classifier.left_out)
         if self.classifier.randomised:
-            # of what asks it without saying for which images
+            # for queries of a randomised network that do not say which images they are about
             torch.manual_seed(int(self.node.digest[:15], 16))
         self.classifier.check()
         self._asked_before = self.classifier.passes
@@ -237,13 +242,15 @@ class NodeInputs:
 
     @property
     def passes(self) -> Passes:
-        """What this node asked of its model; see `frozen`."""
+        """Forward and backward passes that this node has made through its model; see `frozen`."""
         return self.classifier.passes - self._asked_before if self.classifier else Passes()
 
     def freeze(self, node: Node, module: nn.Module, precision: Precision) -> Frozen:
-        """A network of a model node, made ready and checked.
+        """Prepare and check the network of a model node.
 
-        BadNetwork unless it answers an image by that image alone; see `check_consistent`.
+        Raises:
+            BadNetwork: If its answer for an image depends on the other images of the batch; see
+                `check_consistent`.
         """
         spec = _spec_of(node)
         probe = self.probe(node)
@@ -263,31 +270,31 @@ class NodeInputs:
         return frozen
 
     def note_network(self, network: Network, *lines: str) -> None:
-        """Put lines about a network into the record of what is computed, and before a person."""
+        """Add notes about a network to the record and the output."""
         self.note(f"network {title_of(network)}", *lines)
 
     def note_second_derivative(self, *, with_width: bool) -> None:
-        """Say what there is to know of that of the node's network, once that was asked for one."""
+        """Add notes about the network's second derivative, after one was computed."""
         if self.classifier is not None:
             lines = self.classifier.examined.get(with_width, ())
             self.note_network(_spec_of(self.node.parent("model")).network, *lines)
 
     def note(self, what: str, *lines: str) -> None:
-        """Put lines about something that was read there, such as a file of a user's."""
+        """Add notes about something that was read, such as a user's file."""
         self.notes += [f"{what}: {line}" for line in lines]
 
     def probe(self, model: Node) -> Tensor:
-        """The images that a model's network is compared and checked on, see `probe_images`."""
+        """The images on which a model's network is checked; see `probe_images`."""
         dataset = model.parent("dataset")
         if self.store.record(dataset.kind, dataset.digest) is None:
-            # of a model that came without its data set
+            # the model was imported without its data set
             shape = _shape(model)
             return probe_images(torch.zeros(0, shape.channels, shape.side, shape.side))
         test = self.splits(dataset).test
         return probe_images(as_float(test.pixels[:REAL_IMAGES]))
 
     def loaded(self, node: Node) -> nn.Module:
-        """The network of a model's node, with its weights."""
+        """The network of a model node, with its weights."""
         return self._network(node, self.record(node))
 
     def _network(self, node: Node, record: Record) -> nn.Module:
@@ -324,7 +331,7 @@ class NodeInputs:
 
 @contextmanager
 def naming(network: Network) -> Iterator[None]:
-    """Say which network it is that a BadNetwork is about."""
+    """Context manager: prefix a BadNetwork error with the network's name."""
     try:
         yield
     except BadNetwork as error:
@@ -332,18 +339,18 @@ def naming(network: Network) -> Iterator[None]:
 
 
 def title_of(network: Network) -> str:
-    """What a person calls a network."""
+    """Name of a network for people."""
     return network.title() if isinstance(network, ForeignNetwork) else network.kind
 
 
 def candidates_of(node: Node) -> dict[str, Node]:
-    """What a select node selects of, by name, beside what was chosen before."""
+    """The candidates of a select node, by name, without the previous selection."""
     others = {"dataset", "model", "pool", "before"}
     return {role: parent for role, parent in node.parents if role not in others}
 
 
 def _ball(node: Node) -> Ball:
-    """The largest ball of the attacks that a node's examples are made by."""
+    """The largest ball among the attacks that made a node's examples."""
     if isinstance(node.spec, CraftSpec):
         return node.spec.attack.ball()
     before = [parent for role, parent in node.parents if role == "before"]
@@ -351,7 +358,7 @@ def _ball(node: Node) -> Ball:
 
 
 def untrained(model: Node) -> nn.Module:
-    """The network of a model's node, with weights of no consequence."""
+    """The network of a model node, with initial weights."""
     shape = _shape(model)
     return _spec_of(model).network.build(shape.channels, shape.side, shape.classes)
 

@@ -1,4 +1,4 @@
-"""What a node of each kind does: load its parents, call the task, say what is to be written."""
+"""The work of each kind of node: read its parents, call the task, return the files to write."""
 
 from __future__ import annotations
 
@@ -57,15 +57,18 @@ from tasks.training.train import train
 
 TIMINGS = ("seconds", "images_per_second")
 ACTED = "acted_on_answers"
-"""In a defend's record: of its answers, over images and redraws, those that the bare model would
-not have given."""
+"""Fact of a defend record: number of answers, over images and redraws, that differ from the bare
+model's."""
 COSTS = {"forwards": "forwards", "backwards": "backwards", "seconds": "asking_seconds"}
-"""What is told of one prediction, and where a defend's record has it."""
+"""Costs of a prediction, and the keys of a defend record that they come from."""
 
 
 @dataclass(frozen=True)
 class NodeOutput:
-    """Files to write and facts to record. asking_s: of the time, what the network was asked in."""
+    """Result of a node: writers of its files, and facts to record.
+
+    asking_s: the part of the time in which the network was queried, in seconds.
+    """
 
     files: Mapping[str, Writer]
     facts: Mapping[str, object]
@@ -73,7 +76,7 @@ class NodeOutput:
 
 
 class Unfinished(Exception):
-    """The time of the run is up, and the state of this node's work is kept."""
+    """The run's time limit was reached; the state of this node's work is saved."""
 
 
 def _dataset(inputs: NodeInputs) -> NodeOutput:
@@ -116,7 +119,7 @@ def _train(inputs: NodeInputs) -> NodeOutput:
             raise Unfinished
     assert state is not None
     epochs = state.facts["history"]
-    # seconds differ from run to run: they are facts about it, not content
+    # durations differ from run to run: they are facts about it, not part of the content
     history = [{key: epoch[key] for key in epoch if key not in TIMINGS} for epoch in epochs]
     timings = {key: [epoch[key] for epoch in epochs] for key in TIMINGS}
     files: dict[str, Writer] = {
@@ -130,11 +133,11 @@ def _train(inputs: NodeInputs) -> NodeOutput:
 
 
 def _trainable(inputs: NodeInputs) -> Manner:
-    """The manner to train a node's network in; BadNetwork where training would be in vain."""
+    """How to train a node's network; BadNetwork if it is not usable, before any time is spent."""
     spec = inputs.node.spec
     assert isinstance(spec, TrainSpec)
     _fits(inputs, untrained(inputs.node))
-    # each is handed a network of its own, which it may have to change
+    # each check gets its own instance, since it may modify it
     inputs.freeze(inputs.node, untrained(inputs.node), "float32")
     with naming(spec.network):
         manner = training_manner(untrained(inputs.node), inputs.probe(inputs.node))
@@ -143,7 +146,7 @@ def _trainable(inputs: NodeInputs) -> Manner:
 
 
 def _fits(inputs: NodeInputs, module: nn.Module) -> None:
-    """BadNetwork where somebody else's network is no classifier of the data set's images."""
+    """Raise BadNetwork if a foreign network does not fit the data set's images and classes."""
     spec, shape = inputs.node.spec, inputs.node.parent("dataset").spec
     assert isinstance(spec, TrainSpec | CheckpointSpec)
     assert isinstance(shape, DatasetSpec)
@@ -202,7 +205,7 @@ def _ensemble(inputs: NodeInputs) -> NodeOutput:
 
 
 def _counted(module: nn.Module, model: Node) -> dict[str, int]:
-    """What a plan may know of somebody else's network without calling its code."""
+    """Multiplications of a foreign network, counted so that a plan need not run its code."""
     shape = model.parent("dataset").spec
     assert isinstance(shape, DatasetSpec)
     found = counted_multiplications(module, shape.channels, shape.side)
@@ -210,13 +213,17 @@ def _counted(module: nn.Module, model: Node) -> dict[str, int]:
 
 
 def _download(url: str, path: Path, sha256: str) -> None:
-    """To its place once it is whole and has its checksum; BadInput otherwise."""
+    """Download to `path`, which appears only when it is complete and has the checksum.
+
+    Raises:
+        BadInput: If the download fails.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, HTTPError):
-            error.close()  # it holds the connection
+            error.close()  # closes the connection
         reason = scrubbed(str(error), url)
         raise BadInput(
             f"{without_secrets(url)} cannot be downloaded ({reason}): "
@@ -349,7 +356,7 @@ def _exhibit(inputs: NodeInputs) -> NodeOutput:
 
 
 def _shown_shards(inputs: NodeInputs) -> Iterator[tuple[Crafted, Outcomes, Outcomes]]:
-    """The examples of each shard, and the bare and the defended model's answers about them."""
+    """Examples of each shard, with the predictions of the bare and of the defended model."""
     roles = dict(inputs.node.parents)
     for index in itertools.count():
         if f"examples{index}" not in roles:
@@ -369,7 +376,7 @@ def _score(inputs: NodeInputs) -> NodeOutput:
     cost: dict[str, float] = {}
     hows = [inputs.record(parent).how for parent in parents]
     for name, key in COSTS.items():
-        # a record of an older version has no time of its own for asking
+        # records of older versions do not have the time of queries
         total = sum(float(str(how.get(key, how[name]))) for how in hows)
         cost[f"{name}_per_prediction"] = total / predictions
     columns = {
@@ -394,9 +401,9 @@ def _score(inputs: NodeInputs) -> NodeOutput:
 
 
 def _acts_on(inputs: NodeInputs, shards: Sequence[Node], answers: int) -> dict[str, float]:
-    """The share of answers that the bare model would not have given, in percent.
+    """Percentage of answers that differ from the bare model's.
 
-    Nothing where a shard's record is of a version that did not look.
+    Empty if the record of a shard, of an older version, does not have it.
     """
     found = [inputs.record(shard).facts.get(ACTED) for shard in shards]
     counts = [count for count in found if isinstance(count, int)]
@@ -404,7 +411,7 @@ def _acts_on(inputs: NodeInputs, shards: Sequence[Node], answers: int) -> dict[s
 
 
 def _candidates(inputs: NodeInputs, shards: Sequence[Node]) -> dict[str, object]:
-    """What the candidates of an adaptive cell were asked for, over all its shards."""
+    """Statistics of the candidates of an adaptive cell, over all its shards."""
     examples = [shard.parent("examples") for shard in shards]
     selected = [inputs.record(node) for node in examples if isinstance(node.spec, SelectSpec)]
     found = added_up(candidates_in(record.facts) for record in selected)
@@ -412,7 +419,7 @@ def _candidates(inputs: NodeInputs, shards: Sequence[Node]) -> dict[str, object]
 
 
 def _seen(inputs: NodeInputs, shards: Sequence[Node]) -> dict[str, object]:
-    """What answers and attacks showed of a cell's model, over all its shards; see `Seen`."""
+    """Observations about a cell's model from answers and attacks, over all shards; see `Seen`."""
     total: dict[str, int] = {}
     for shard in shards:
         for node in (shard, shard.parent("examples")):
@@ -442,7 +449,7 @@ def _tensors(inputs: NodeInputs, columns: Mapping[str, Tensor]) -> Writer:
 
 
 def _write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    # not `save_file`, whose errors hide what the system said
+    # not `save_file`, whose errors hide the reason of the system
     path.write_bytes(safetensors.torch.save({name: w.contiguous() for name, w in weights.items()}))
 
 

@@ -1,4 +1,4 @@
-"""Memory of a process that asks for the same large tensors again and again."""
+"""Memory of worker processes: reuse of freed memory, and detection of leaks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import resource
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""What `mallopt` of the GNU C library calls them."""
+"""Parameter numbers of `mallopt` in the GNU C library."""
 KEPT_BYTES = 2**31 - 1
 NOTED_BYTES = 64 * 2**20
-"""A node that leaves its process larger by less than this is not noticed."""
+"""Growth of a process by one node below this size is ignored."""
 LEAK_BYTES = 2**30
-"""By so much nodes with code of a user's own may have grown a process that is used again."""
+"""Total growth by nodes with user code after which a process is not used again."""
 
 _grown: dict[str, int] = {}
 _given_up: list[str] = []
 
 
 def resident_bytes() -> int:
-    """The memory that this process holds; 0 where the system does not say."""
+    """Resident memory of this process; 0 if unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -30,7 +30,7 @@ def resident_bytes() -> int:
 
 
 def note_growth(node: str, count: int) -> None:
-    """Remember by how many bytes the process is larger after a node than it was before."""
+    """Record by how many bytes a node has left the process larger."""
     if count < NOTED_BYTES:
         return
     _grown[node] = _grown.get(node, 0) + count
@@ -39,7 +39,7 @@ def note_growth(node: str, count: int) -> None:
 
 
 def grown_by_others() -> str:
-    """Which earlier node holds most of this process's memory, in words; empty where none does."""
+    """Which earlier node holds the most memory of this process, for messages; empty if none."""
     if not _grown:
         return ""
     node = max(_grown, key=lambda name: _grown[name])
@@ -48,20 +48,20 @@ def grown_by_others() -> str:
 
 
 def give_up(reason: str) -> None:
-    """Let this process perform no other node, if it has a choice."""
+    """Mark this process as not to be used for another node, if that is possible."""
     _given_up.append(reason)
 
 
 def unusable() -> str | None:
-    """Why this process is to perform no other node; None where nothing speaks against it."""
+    """Why this process should not compute another node; None if it can."""
     return _given_up[0] if _given_up else None
 
 
 def return_freed_memory(above: float) -> None:
-    """Give freed memory back to the system where this process holds more than `above` bytes.
+    """Return freed memory to the system if this process holds more than `above` bytes.
 
-    Tensors of many sizes leave gaps that the next node's do not fit into, so a process that keeps
-    what it frees grows from node to node.
+    Tensors of many sizes leave gaps that those of the next node do not fit into, so a process that
+    keeps freed memory grows from node to node (fragmentation).
     """
     if platform.libc_ver()[0] == "glibc" and resident_bytes() > above:
         ctypes.CDLL(None).malloc_trim(0)
@@ -69,10 +69,10 @@ def return_freed_memory(above: float) -> None:
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 2 GiB of what it frees; False where that cannot be said.
+    """Let malloc keep up to 2 GiB of freed memory; False if that cannot be set.
 
-    Else each tensor of some megabytes goes back to the system when it is freed, and the next
-    one is made of pages that the system must clear first.
+    By default, memory of large tensors is returned to the system when freed, and the system has to
+    clear new pages for the next ones.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,8 +1,8 @@
-"""What belongs to a whole process and has to be as it was after every node.
+"""Saves and restores the global state of the process around each node.
 
-A user's defense, or a library's attack, may set torch's default dtype, seed a generator, or change
-the folder that it works in. The next node of the process would then compute something else, so
-all this is put back. What cannot be put back is told, and the process is not used again.
+A user's defense or a library's attack may change torch's default dtype, seed a generator or change
+the working folder, which would affect the next node in this process. All such state is restored. If
+something cannot be restored, this is reported and the process is not used again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 
 @dataclass(frozen=True)
 class Setting:
-    """Something that a whole process shares: how it is read, and how it is set."""
+    """A global setting of the process, with functions to read and write it."""
 
     name: str
     read: Callable[[], Any]
@@ -93,23 +93,23 @@ def _process_settings() -> list[Setting]:
 
 
 TRACKER = "mlflow"
-"""What another thread of an inline run may import meanwhile: its settings are its own."""
+"""Module that another thread of an inline run may import meanwhile; its settings are left alone."""
 _ALL = slice(None)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
 
 @dataclass
 class Kept:
-    """What a process was like, and `left`: what a node changed and could not be put back."""
+    """What a node changed. `left`: settings that could not be restored."""
 
     left: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
-    """What was another after the node, and is now as before."""
+    """Settings that the node changed and that were restored."""
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[Kept]:
-    """Put back, at the end, what belongs to the whole process, however the inside ends."""
+    """Context manager: restore the global state of the process at the end, even after an error."""
     settings = [*_torch_settings(), *_process_settings()]
     before = [(setting, _state(setting)) for setting in settings]
     handlers = _handlers()
@@ -137,7 +137,7 @@ def kept() -> Iterator[Kept]:
 
 
 def start_as_new() -> None:
-    """Give torch the settings that it begins with, whatever a module changed when imported."""
+    """Reset torch's settings to their defaults, whatever a module changed during its import."""
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
     if torch.get_default_device().type != "cpu":
@@ -152,14 +152,14 @@ def _put_back(setting: Setting, old: Any, found: Kept) -> None:
     if _state(setting) == old:
         return
     found.changed.append(setting.name)
-    with contextlib.suppress(Exception):  # told below
+    with contextlib.suppress(Exception):  # reported below
         setting.write(old)
     if _state(setting) != old:
         found.left.append(setting.name)
 
 
 def _state(setting: Setting) -> Any:
-    """What a setting is; None where that cannot be known, such as a folder that is gone."""
+    """Value of a setting; None if it cannot be read, as a working folder that was deleted."""
     try:
         return setting.read()
     except Exception:  # noqa: BLE001  of whatever library
@@ -170,7 +170,7 @@ def _handlers() -> dict[signal.Signals, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     known = {number: signal.getsignal(number) for number in SIGNALS}
-    # one that was not installed by Python is None, and cannot be put back
+    # a handler that was not installed by Python is None, and cannot be restored
     return {number: handler for number, handler in known.items() if handler is not None}
 
 
@@ -179,7 +179,7 @@ def _set_default_device(old: torch.device) -> None:
 
 
 def _flushes_denormals() -> bool:
-    # the smallest float32 but three: a denormal number
+    # a denormal number
     return bool((torch.tensor([1e-44], dtype=torch.float32) * 1.0 == 0).item())
 
 
@@ -204,7 +204,7 @@ def _of_the_tracker(one: Any) -> bool:
 def _set_filters(old: list[Any]) -> None:
     own = [one for one in warnings.filters if _of_the_tracker(one)]
     warnings.filters[:] = [*own, *old]  # type: ignore[index]
-    # what was shown once is remembered by the version of the filters
+    # the registry of warnings shown once is tied to the version of the filters
     getattr(warnings, "_filters_mutated", lambda: None)()
 
 

@@ -1,6 +1,6 @@
-"""The last state of an unfinished training, kept so that a killed one goes on. No artifact.
+"""Checkpoints of unfinished trainings, so that an interrupted training can be resumed.
 
-It lies in the store, so that the training goes on wherever the next worker is.
+They are kept in the store, where any worker can read them, but are not artifacts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARTS = ("weights", "optimizer")
 
 
 def load(backend: Backend, digest: str) -> State | None:
-    """The last whole state of a node, or None where there is none that can be read."""
+    """The last complete checkpoint of a node; None if there is none that can be read."""
     folder = f"partial/{digest}"
     try:
         facts = dict(parsed(backend.read(f"{folder}/facts.json"), _Facts))
@@ -42,7 +42,7 @@ def load(backend: Backend, digest: str) -> State | None:
 
 
 def save(backend: Backend, digest: str, state: State) -> None:
-    """Tensors first, then the facts that name them, each whole; then what they replace goes."""
+    """Write a checkpoint: tensors, then the facts that refer to them; delete old ones last."""
     folder = f"partial/{digest}"
     epoch = state.facts["epoch"]
     for part, tensors in zip(PARTS, (state.weights, state.optimizer), strict=True):
@@ -55,6 +55,6 @@ def save(backend: Backend, digest: str, state: State) -> None:
 
 
 def forget(backend: Backend, digest: str) -> None:
-    """Delete what is kept of a node, if anything is."""
+    """Delete the checkpoints of a node, if there are any."""
     with contextlib.suppress(FileNotFoundError):
         backend.remove(f"partial/{digest}")

@@ -1,1 +1,1 @@
-"""Results in MLflow."""
+"""Logging of results to MLflow."""

@@ -1,4 +1,4 @@
-"""A tracking server as it is written to: the only door to MLflow."""
+"""Client that writes to a tracking server. The only module that imports MLflow."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from pipeline.observers.tracking.view import TAG, is_ours, saved_view
 from pipeline.problems.sanitize import markdown
 
 NOTE = "mlflow.note.content"
-"""The tag that MLflow shows as a run's description, in Markdown."""
+"""Tag that MLflow displays as the description of a run, in Markdown."""
 KIND = "mlflow.experimentKind"
-"""The tag by which MLflow shows an experiment's runs as trainings, and not as those of an agent."""
+"""Tag that makes MLflow show the runs of an experiment as trainings, not as an agent's."""
 BATCH = 100
-"""Entries of a request: MLflow takes 100 parameters or 1,000 metrics."""
+"""Entries per request; MLflow's limits are 100 parameters and 1,000 metrics."""
 LONGEST_NOTE = 7_500
-"""Characters of a description: MLflow takes 8,000 of a tag."""
+"""Maximum length of a description; MLflow's limit for tags is 8,000 characters."""
 ATTEMPTS = 3
-"""How often a database is tried that cannot be opened."""
+"""Attempts to open a database."""
 SAMPLING_S = 5.0
-"""Between two looks at the machine, for its metrics."""
+"""Interval of system metrics."""
 
 
 class Server:
-    """A grid's experiment on a server, and the parent run of this invocation in it."""
+    """The experiment of a grid on a tracking server, with the parent run of this invocation."""
 
     def __init__(self, uri: str, grid: str, title: str) -> None:
         for name, value in {**QUIET, **PATIENCE}.items():
@@ -43,7 +43,7 @@ class Server:
         from mlflow import MlflowClient
         from mlflow.store.db import utils
 
-        # else a database that cannot be opened is tried for minutes
+        # otherwise a database that cannot be opened is retried for minutes
         utils.MAX_RETRY_COUNT = min(utils.MAX_RETRY_COUNT, ATTEMPTS)
         self._uri = uri
         self._monitor: Any = None
@@ -52,7 +52,7 @@ class Server:
             _make_database(self._database, uri)
         with alone(self._database):
             follow(uri)
-            # the server registers models too, whatever the environment says of another registry
+            # the same server is the model registry, even if the environment names another one
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self.identity = self._identified()
             self._experiment = self._opened(grid, title)
@@ -63,7 +63,7 @@ class Server:
         self._parent = ""
 
     def _identified(self) -> str | None:
-        """What tells this database from any other at its address; None where it keeps nothing."""
+        """Unique id of the database, created if necessary; None if the server cannot store one."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -76,7 +76,7 @@ class Server:
         return str(known)
 
     def _opened(self, grid: str, title: str) -> str:
-        """The experiment of a grid, made where there is none."""
+        """Find or create the experiment of a grid."""
         from mlflow.exceptions import MlflowException
 
         files = artifact_folder(self._uri)
@@ -87,29 +87,29 @@ class Server:
             try:
                 return str(self._client.create_experiment(grid, artifact_location=place, tags=tags))
             except MlflowException:
-                # another run may have made it in this moment
+                # another run may have created it at this moment
                 found = self._client.get_experiment_by_name(grid)
                 if found is None:
                     raise
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         if KIND not in found.tags:
-            # of an earlier version, which MLflow would open as the conversations of an agent
+            # created by an earlier version; MLflow would open it as the conversations of an agent
             self._client.set_experiment_tag(found.experiment_id, KIND, tags[KIND])
         return str(found.experiment_id)
 
     def _save_view(self) -> None:
-        """Save the list of cells with the experiment, unless somebody has changed it."""
+        """Save the view of cells with the experiment, unless a user has changed it."""
         found = self._client.get_experiment(self._experiment).tags.get(TAG)
         if found != saved_view() and (found is None or is_ours(found)):
             self._client.set_experiment_tag(self._experiment, TAG, saved_view())
 
     def begin(self, name: str, tags: Mapping[str, str], began: float) -> None:
-        """Open the parent run."""
+        """Create the parent run."""
         self._parent = self._create(name, {**tags, "mlflow.source.name": tags["command"]}, began)
 
     def watch_machine(self) -> None:
-        """Log the parent's processor, memory, disk and network every few seconds until its end."""
+        """Log system metrics (CPU, memory, disk, network) to the parent run until it ends."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
@@ -118,9 +118,10 @@ class Server:
         self._monitor.start()
 
     def child(self, child: ChildRun) -> str:
-        """Log a result under the parent, or under the run that a crash left; returns its id.
+        """Log a result as a child of the parent run; returns the run's id.
 
-        A result that another run has logged, from whatever store, is not logged again.
+        A run that a crash left incomplete is continued. A result that was already logged, from any
+        store, is not logged again.
         """
         with alone(self._database):
             return self._child(child)
@@ -141,7 +142,7 @@ class Server:
         return run_id
 
     def has_run(self, run_id: str) -> bool:
-        """Whether the server knows a run, deleted or not."""
+        """Whether the server has a run, including deleted ones."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -155,11 +156,14 @@ class Server:
     def register(
         self, name: str, module: Any, example: Any, *, run_id: str, tags: Mapping[str, str]
     ) -> None:
-        """Make a network a version of a registered model, under the run that trained it.
+        """Register a network as a version of a model, under the run that trained it.
 
-        module: a `torch.nn.Module`; example: float32 [2, C, H, W], what it takes. It is saved as
-        a traced graph, in which there is no pickle; `mlflow.pytorch.load_model` gives it back. A
-        version with the same `content` among its tags is not made again.
+        It is saved as a traced graph without pickle, for `mlflow.pytorch.load_model`. Nothing is
+        done if a version with the same `content` tag exists.
+
+        Args:
+            module: A `torch.nn.Module`.
+            example: Example input, float32 [2, C, H, W].
         """
         import mlflow.pytorch
         import torch
@@ -185,11 +189,11 @@ class Server:
 
     @property
     def experiment(self) -> str:
-        """The id of the grid's experiment."""
+        """Id of the grid's experiment."""
         return self._experiment
 
     def experiment_of(self, run_id: str) -> str | None:
-        """The experiment of a run; None where the run is gone, or deleted and takes nothing."""
+        """Id of a run's experiment; None if the run is gone, or is deleted and accepts no data."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -201,11 +205,11 @@ class Server:
         return str(info.experiment_id) if info.lifecycle_stage == "active" else None
 
     def tag(self, run_id: str, name: str, value: str) -> None:
-        """Tag a run."""
+        """Set a tag of a run."""
         self._client.set_tag(run_id, name, value)
 
     def add(self, run_id: str, points: Sequence[Metric]) -> None:
-        """Log more numbers of a run."""
+        """Log further metrics of a run."""
         self._log(run_id, points, time.time(), {})
 
     def end(
@@ -216,7 +220,7 @@ class Server:
         note: str,
         parameters: Mapping[str, str],
     ) -> None:
-        """Give the parent its numbers, files, parameters and description, and close it."""
+        """Log metrics, files, parameters and description of the parent run, and end it."""
         if self._monitor is not None:
             self._monitor.finish()
         self._log(self._parent, points, time.time(), parameters)
@@ -269,7 +273,7 @@ class Server:
 
 
 def _make_database(path: Path, uri: str) -> None:
-    """Make a database where there is none, whole or not at all."""
+    """Create the database atomically if it does not exist or is empty."""
     from mlflow import MlflowClient
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -286,5 +290,5 @@ def _make_database(path: Path, uri: str) -> None:
 
     if not path.exists() or is_empty(path):
         make(path, fill)
-        # this process may still hold the one that was there before
+        # this process may still have the previous file open
         close(uri, forget=False)

@@ -1,7 +1,7 @@
-"""SQLite databases of MLflow: whether one can be used, and which one it is; MLflow not imported.
+"""MLflow's SQLite databases: checks, identification and creation, without importing MLflow.
 
-A database is made beside its place and linked there whole, so that a process which dies while
-it makes one leaves none, and of two that make one at once the first stands.
+A new database is created under a temporary name and then linked into place. So a process that dies
+leaves no partial database, and if two processes create one, the first wins.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from urllib.parse import quote, unquote
 
 SQLITE = "sqlite:///"
 IDENTITY = "test-time-defense-bench.database"
-"""The tag of MLflow's first experiment that tells one database from another at its address."""
+"""Tag of MLflow's first experiment that holds the unique id of the database."""
 PATIENCE_S = 5.0
 LEFT_S = 3600.0
-"""A draft that is older was left by a process that died."""
+"""Age at which a temporary database was left by a process that died."""
 
 
 def database_path(uri: str) -> Path | None:
-    """The file of an SQLite database; None for an address of another sort."""
+    """The file of an SQLite database; None for other addresses."""
     if not uri.startswith(SQLITE):
         return None
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])).absolute()
 
 
 def uri_of(path: Path) -> str:
-    """The address of a file's database."""
-    # MLflow takes a URI's escapes back, and what follows a question mark for options
+    """The address of a database file."""
+    # MLflow unescapes a URI, and treats the part after a question mark as options
     return SQLITE + path.as_posix().replace("%", "%25").replace("?", "%3F")
 
 
 def wrong_with_database(path: Path) -> str | None:
-    """Why a database cannot be used, with the way out; None where it can, or can be made."""
+    """Why a database cannot be used, with a remedy; None if it can be used or created."""
     if not path.exists():
         return _wrong_with_folder(next(parent for parent in path.parents if parent.exists()))
     return _wrong_with_file(path) or _wrong_inside(path)
@@ -66,7 +66,7 @@ def _wrong_inside(path: Path) -> str | None:
     try:
         return _not_whole(path)
     except sqlite3.OperationalError as error:
-        # busy: that it is somebody's at the moment says nothing against it
+        # a busy database is usable
         if "locked" in str(error) or "busy" in str(error):
             return None
         return f"{path} cannot be opened: {error}"
@@ -78,14 +78,14 @@ WAY_OUT = "move it away, and the next run makes a new one"
 
 
 def is_empty(path: Path) -> bool:
-    """Whether a file is there that holds no table, as one has that was only opened."""
+    """Whether a file exists that contains no table, as after merely opening it."""
     with contextlib.suppress(sqlite3.DatabaseError, OSError):
         return path.is_file() and not _tables(path)
     return False
 
 
 def identity_of(path: Path) -> str | None:
-    """What tells a database from any other; None where it has not been given one, or is none."""
+    """The unique id of a database; None if it has none or is not a database."""
     with contextlib.suppress(sqlite3.DatabaseError, OSError):
         if path.is_file():
             query = "SELECT value FROM experiment_tags WHERE experiment_id = 0 AND key = ?"
@@ -101,14 +101,19 @@ ARTIFACTS = {
     "model_versions": ("source", "storage_location"),
     "logged_models": ("artifact_location",),
 }
-"""Tables and columns in which MLflow writes down where artifacts lie, as absolute addresses."""
+"""Tables and columns in which MLflow stores absolute paths of artifacts."""
 
 
 def follow_artifacts(path: Path, folder: Path) -> bool:
-    """Make a database that was moved with its artifacts find them; whether it was.
+    """Update the artifact paths in a database that was moved together with its artifacts.
 
-    folder: where the artifacts lie now. Those of a program's own experiments that were in another
-    folder of this name, which is no longer there, are sought here.
+    Paths of experiments in another folder of the same name, which no longer exists, are replaced.
+
+    Args:
+        folder: The current folder of artifacts.
+
+    Returns:
+        Whether anything was updated.
     """
     if not path.is_file() or not folder.is_dir():
         return False
@@ -131,7 +136,7 @@ def follow_artifacts(path: Path, folder: Path) -> bool:
 
 
 def _is_gone(place: str, folder: Path) -> bool:
-    """Whether an address is that of another folder of the same name which is not there."""
+    """Whether an address is that of a missing folder with the same name as `folder`."""
     if not place.startswith("file://") or place == folder.as_uri():
         return False
     path = Path(unquote(place.removeprefix("file://")))
@@ -140,10 +145,7 @@ def _is_gone(place: str, folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class LastRun:
-    """The run of the last invocation that a database was told of.
-
-    has_tag: whether its experiment has the tag that was asked for.
-    """
+    """The latest parent run in a database; has_tag: whether its experiment has a given tag."""
 
     experiment: str
     run: str
@@ -151,7 +153,7 @@ class LastRun:
 
 
 def last_run(path: Path, tag: str) -> LastRun | None:
-    """The run of the last invocation that a database was told of; None where there is none."""
+    """The latest parent run in a database; None if there is none."""
     query = (
         "SELECT r.experiment_id, r.run_uuid, EXISTS (SELECT 1 FROM experiment_tags e "
         "WHERE e.experiment_id = r.experiment_id AND e.key = ?) "
@@ -168,9 +170,9 @@ def last_run(path: Path, tag: str) -> LastRun | None:
 
 
 def make(path: Path, fill: Callable[[str], object]) -> bool:
-    """Make a database at its place; False where another process was faster.
+    """Create a database at `path`; False if another process was faster.
 
-    fill: makes one at the address that it is given, and leaves it closed.
+    fill: creates a database at the given address and closes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear(path)
@@ -187,7 +189,7 @@ def make(path: Path, fill: Callable[[str], object]) -> bool:
         except FileExistsError:
             return False
         except OSError:
-            # a file system without links: whoever comes last there takes what stands
+            # on a file system without links the last one accepts what exists
             if path.exists():
                 return False
             draft.replace(path)
@@ -199,7 +201,7 @@ def make(path: Path, fill: Callable[[str], object]) -> bool:
 
 @contextlib.contextmanager
 def alone(path: Path | None) -> Iterator[None]:
-    """Inside, no other process that asks for this is at work on the same database."""
+    """Context manager: a lock on the database against other processes of this program."""
     if path is None:
         yield
         return
@@ -209,7 +211,7 @@ def alone(path: Path | None) -> Iterator[None]:
     try:
         lock.acquire()
     except (Timeout, OSError, NotImplementedError):
-        # where there can be no lock, the search for what is there already has to do
+        # without a lock, the search for existing runs has to prevent duplicates
         yield
         return
     try:
@@ -249,7 +251,7 @@ def _tables(path: Path) -> set[str]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    # for writing, too: what a process that died has left half written is undone
+    # opened for writing, so that half-written changes of a process that died are rolled back
     place = f"file:{quote(str(path))}?mode=rw"
     with contextlib.closing(sqlite3.connect(place, uri=True, timeout=PATIENCE_S)) as database:
         yield database

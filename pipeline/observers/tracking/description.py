@@ -1,4 +1,4 @@
-"""The description of an invocation, in Markdown, as a tracking server shows it."""
+"""The Markdown description of a run for a tracking server."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pipeline.report.scores import Facts
 from pipeline.report.words.numbers import changes
 
 LONGEST = 7_000
-"""Characters, of 8,000 that MLflow takes."""
+"""Maximum length of a description; MLflow's limit is 8,000 characters."""
 VERDICTS = "verdicts.md"
-"""Of a report's files the first: whether defenses hold."""
+"""File of a report that comes first."""
 ELSEWHERE = "The rest is too long for a description: see `report/index.html` among the artifacts."
 
 
@@ -24,10 +24,12 @@ def story(
     before: Mapping[str, Facts],
     report: Path | None,
 ) -> str:
-    """What was asked, what was done, which cells moved, and the tables as far as they go in.
+    """Describe a run: command, work done, changed cells, and as many tables as fit.
 
-    scored: all cells that have a score; before: the earlier scores of those computed now;
-    report: the folder with the tables.
+    Args:
+        scored: Scores of all cells that have one.
+        before: Earlier scores of the cells that were computed in this run.
+        report: Folder with the tables.
     """
     work = ", ".join(f"{count} {kind}" for kind, count in computed.items()) or "nothing"
     parts = [
@@ -47,7 +49,7 @@ def _tables(report: Path | None) -> list[str]:
         return []
     found = (path for path in report.glob("*.md") if path.name != "README.md")
     files = sorted(found, key=lambda path: (path.name != VERDICTS, path.name))
-    # of each what comes first: a description shows no pictures
+    # only the part before the first image, since a description cannot show images
     return [path.read_text(encoding="utf-8").partition("\n![")[0].strip() for path in files]
 
 

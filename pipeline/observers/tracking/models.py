@@ -1,4 +1,4 @@
-"""Trained networks as a tracking server registers them."""
+"""Trained networks in the form that is registered with a tracking server."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from tasks.classifier.checkpoint import load_weights, weights_from_bytes
 
 
 def network(trained: Trained, store: Store) -> tuple[nn.Module, NDArray[np.float32]]:
-    """A trained network in eval mode, from pixels in [0, 1] to logits, and two blank images.
+    """A trained network in eval mode, and two blank example images.
 
-    Damaged where the store can no longer give its weights, BadCheckpoint where they do not fit.
+    The network maps pixels in [0, 1] to logits.
+
+    Raises:
+        Damaged: If the store no longer has valid weights.
+        BadCheckpoint: If the weights do not fit.
     """
     module = untrained(trained.node)
     path = store.path(trained.record, WEIGHTS)
     load_weights(module, weights_from_bytes(path.read_bytes()))
     spec = trained.cell.dataset_spec
-    # two: a dimension of one would be taken for a constant
+    # two images, since a dimension of size 1 would be traced as a constant
     example = np.zeros((2, spec.channels, spec.side, spec.side), dtype=np.float32)
     return module.eval(), example
 
 
 def registered_name(model: str) -> str:
-    """A model's name without what MLflow does not allow in one."""
+    """A model's name without the characters that MLflow does not allow."""
     return re.sub(r"[^\w.+-]", "-", model)

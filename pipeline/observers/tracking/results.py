@@ -1,4 +1,4 @@
-"""Which results a grid has, and which of them a tracking server was not told of yet."""
+"""Results of a grid in the store, and which of them have not been logged to a tracking server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Trained:
-    """A network that a server is to have: a cell that uses it, and the run of its training."""
+    """A network to register: a cell that uses it, and the run of its training."""
 
     cell: Cell
     node: Node
@@ -43,9 +43,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Tagged:
-    """What an integrity card says of the cell of a run. `key` names that on any server.
+    """The verdict of an integrity card, for the run of a cell.
 
-    points: the accuracies that the cell's own card measured, in percent, by epsilon.
+    Attributes:
+        key: Identifies it on any server.
+        points: Accuracies that the cell's own card measured, in percent, by epsilon.
     """
 
     key: str
@@ -65,11 +67,14 @@ class Untold:
 
 @dataclass(frozen=True)
 class Results:
-    """The scores and trainings of a grid, as the store holds them.
+    """Scores and trainings of a grid, as found in the store.
 
-    server: the address that the ledger knows it by. scores: the score node of every cell;
-    cards: gives the integrity cards of cells whose models were examined, by the cells' names;
-    snapshot: gives one of the store, a new one by default; again: see `score_run`.
+    Attributes:
+        scores: Score node of every cell, by cell name.
+        server: Name of the server in the ledger.
+        cards: Returns the integrity cards by cell name, for cells whose model was examined.
+        snapshot: Returns a snapshot of the store; a new one by default.
+        again: See `score_run`.
     """
 
     grid: Grid
@@ -91,7 +96,7 @@ class Results:
 
     @cached_property
     def _trained(self) -> dict[str, Cell]:
-        """Digest of a training → the first cell whose model it is."""
+        """The first cell that uses a trained model, by digest of the training."""
         cells: dict[str, Cell] = {}
         for cell in self.grid.cells:
             for own, node in self._trainings(cell):
@@ -99,20 +104,20 @@ class Results:
         return cells
 
     def _trainings(self, cell: Cell) -> list[tuple[Cell, Node]]:
-        """The trained models behind a cell: its own or, of an ensemble, those of its members."""
+        """The trained models of a cell: its own, or those of an ensemble's members."""
         if cell.name not in self.scores:
             return []
         model = self.scores[cell.name].parents[0][1].parent("model")
         return [(own, node) for own, node in models_behind(cell, model) if node.info.trains]
 
     def standing(self) -> dict[str, Record]:
-        """Cell's name → the record of its score, where that counts as there."""
+        """Records of the valid scores, by cell name."""
         snapshot = self.snapshot() if self.snapshot is not None else Snapshot(self.store)
         records = {name: snapshot.standing(node, self._graph) for name, node in self.scores.items()}
         return {name: record for name, record in records.items() if record is not None}
 
     def worst_cases(self, scored: Mapping[str, Record]) -> dict[tuple[str, str], float]:
-        """The worst case by model and defense over the grid's attacks, in percent."""
+        """Worst-case accuracy over the grid's attacks, in percent, by model and defense."""
         from pipeline.report.answers import stored_answers
         from pipeline.report.scores import Scores
         from pipeline.report.views.adaptive import worst_cases
@@ -126,9 +131,10 @@ class Results:
     def untold(
         self, scored: Mapping[str, Record], worst: Mapping[tuple[str, str], float]
     ) -> Iterator[Untold]:
-        """Worst cases that the runs of their cells were not told of, or of which they know others.
+        """Worst cases that have not been logged to the runs of their cells, or have changed.
 
-        They change with the attacks of a grid, when a cell's own score does not.
+        A worst case depends on the attacks in a grid, so it may change while the cell's score does
+        not.
         """
         label = hashlib.sha256(self.grid.name.encode()).hexdigest()[:8]
         for name, record in scored.items():
@@ -143,11 +149,11 @@ class Results:
                 yield untold
 
     def mark_told(self, untold: Untold) -> None:
-        """Remember that the server was told of a worst case."""
+        """Record that a worst case was logged."""
         self.ledger.mark_logged(self.server, untold.key, repr(untold.worst))
 
     def owed(self) -> list[Node | Cell]:
-        """Trainings, then cells, that stand and that the server was not told of."""
+        """Valid trainings and cells, in this order, that have not been logged."""
         logged = self.ledger.logged(self.server)
         trainings: dict[str, Node | Cell] = {}
         cells: dict[str, Node | Cell] = {}
@@ -162,7 +168,7 @@ class Results:
         return [result for key, result in (trainings | cells).items() if key not in logged]
 
     def unregistered(self) -> list[Trained]:
-        """Trainings that stand, whose run the server has and whose network it has not."""
+        """Valid trainings whose run was logged but whose network was not registered."""
         found = []
         logged = self.ledger.logged(self.server)
         standing = self.standing()
@@ -178,12 +184,12 @@ class Results:
         return found
 
     def mark_registered(self, trained: Trained) -> None:
-        """Remember that the server has a network, or that it cannot have it."""
+        """Record that a network was registered, or cannot be."""
         key = f"{train_key(trained.record)}-model"
         self.ledger.mark_logged(self.server, key, trained.run_id)
 
     def untagged(self) -> list[Tagged]:
-        """What the cards of cells say, where the server has the cell's run and not that."""
+        """Verdicts of integrity cards that are missing in the logged runs of their cells."""
         cards = self.cards()
         if not cards:
             return []
@@ -203,11 +209,11 @@ class Results:
         return found
 
     def mark_tagged(self, tagged: Tagged) -> None:
-        """Remember that the server was told what a card says."""
+        """Record that the verdict of a card was logged."""
         self.ledger.mark_logged(self.server, tagged.key, tagged.verdict)
 
     def links(self, uri: str) -> dict[str, str]:
-        """Cell's name → the page of its run, of the cells that a web server was told of."""
+        """Page of each logged cell on a web server, by cell name."""
         if not is_web(uri):
             return {}
         found = {}
@@ -218,7 +224,7 @@ class Results:
         return found
 
     def child(self, result: Node | Cell) -> ChildRun | None:
-        """The run of a training or a cell; None if it is no longer there, or already logged."""
+        """The run for a training or cell; None if it no longer exists or is already logged."""
         if isinstance(result, Cell):
             node = self.scores[result.name]
             record = self._record(node)
@@ -234,7 +240,7 @@ class Results:
         return train_run(cell, result, record, store=self.store, grid=self.grid)
 
     def mark(self, child: ChildRun, run_id: str) -> None:
-        """Remember that the server was told."""
+        """Record that a run was logged."""
         self.ledger.mark_logged(self.server, child.key, run_id)
 
     def _is_logged(self, key: str) -> bool:
@@ -245,7 +251,10 @@ class Results:
 
 
 def _by_epsilon(card: Card) -> Iterator[Metric]:
-    """Of an adaptive cell's own card; steps are whole, and so are the epsilons that are told."""
+    """Accuracies by epsilon from an adaptive cell's own card.
+
+    Only whole epsilons are logged, since steps of metrics are integers.
+    """
     from pipeline.report.views.epsilons import by_epsilon
 
     for left in by_epsilon(card) if card.attack is not None else ():

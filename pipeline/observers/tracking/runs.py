@@ -1,4 +1,4 @@
-"""What a tracking server is told of a result: names, parameters, numbers and tags of its run."""
+"""The content of MLflow runs: names, parameters, metrics and tags of results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COSTS = ("seconds", "forwards", "backwards")
 
 @dataclass(frozen=True)
 class Metric:
-    """A number under a name; steps count epochs from 1, and 0 is for what has none."""
+    """A metric; steps count epochs from 1, and are 0 if there are none."""
 
     name: str
     value: float
@@ -38,11 +38,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set that a run used, as MLflow shows one.
+    """A data set used by a run, for MLflow.
 
-    digest: of at most 36 characters; kind: where it is from; context: `training` or `test`;
-    shape: of an image, [C, H, W]. A server keeps one of each name and digest, so nothing else
-    in it depends on the run.
+    A server keeps one entry for each name and digest, so the rest must not depend on the run.
+
+    Attributes:
+        digest: At most 36 characters.
+        kind: Its source.
+        context: `training` or `test`.
+        shape: Shape of an image, [C, H, W].
     """
 
     name: str
@@ -65,15 +69,19 @@ class Data:
 
     @property
     def profile(self) -> dict[str, object]:
-        """What there is in it."""
+        """Number of classes and shape of the images."""
         return {"classes": self.classes, "image_shape": list(self.shape)}
 
 
 @dataclass(frozen=True)
 class ChildRun:
-    """One result as a run. `key` names the result on any server; times are Unix seconds.
+    """A result as an MLflow run.
 
-    note: its description, in Markdown; data: what it used.
+    Attributes:
+        key: Identifies the result on any server.
+        began, ended: Unix time in seconds.
+        note: Description in Markdown.
+        data: Data sets that it used.
     """
 
     key: str
@@ -88,13 +96,13 @@ class ChildRun:
 
 
 def score_key(cell: Cell, record: Record) -> str:
-    """The key of a cell's score: cells of different names may share a score node."""
+    """The key of a cell's score; contains the cell's name, since cells may share a score node."""
     label = hashlib.sha256(cell.name.encode()).hexdigest()[:8]
     return f"{record.digest}-{record.content[:8]}-{label}"
 
 
 def train_key(record: Record) -> str:
-    """The key of a training, whatever the model is called."""
+    """The key of a training, independent of the model's name."""
     return f"{record.digest}-{record.content[:8]}"
 
 
@@ -107,9 +115,9 @@ def score_run(
     grid: Grid,
     again: Sequence[str] = (),
 ) -> ChildRun:
-    """A scored cell: its settings, its score, and what its own nodes cost.
+    """The run of a scored cell: settings, score and costs of its nodes.
 
-    again: words of a command line that a run of the grid needs besides its name.
+    again: further options of the command that runs the grid, for the description.
     """
     parameters = {
         "dataset": cell.dataset,
@@ -142,9 +150,9 @@ def score_run(
 
 
 def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Grid) -> ChildRun:
-    """A training: its recipe, and a point of each curve for each epoch.
+    """The run of a training: recipe, and learning curves by epoch.
 
-    A curve that the store can no longer give is left out; the last values are in the facts.
+    Curves that are no longer in the store are left out; the facts hold the final values.
     """
     parameters = {
         "dataset": cell.dataset,
@@ -178,9 +186,9 @@ def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
 
 
 def metric_names(prefix: str, names: Iterable[str]) -> dict[str, str]:
-    """Names → distinct names of metrics, of the characters that MLflow allows everywhere.
+    """Unique metric names with characters that MLflow allows everywhere, by original name.
 
-    Where two become one, or one is too long, a checksum of the original tells them apart.
+    A checksum is added to names that would collide or are too long.
     """
     found: dict[str, str] = {}
     taken: set[str] = set()
@@ -215,7 +223,7 @@ def _data(cell: Cell, dataset: Node, context: str) -> Data:
 
 
 def _told(cell: Cell, record: Record, grid: Grid, more: Sequence[str]) -> str:
-    """A cell in a sentence, and the command that computes it again; more: words of that."""
+    """A cell in one sentence, and the command that computes it again; more: further options."""
     accuracy = number(record.facts, "accuracy")
     ends = interval(record.facts)
     within = f" (95 % interval {ends[0]:.1f} to {ends[1]:.1f})" if ends else ""
@@ -229,7 +237,7 @@ def _told(cell: Cell, record: Record, grid: Grid, more: Sequence[str]) -> str:
 
 
 def _redraws(record: Record, store: Store) -> Iterator[Metric]:
-    """The accuracy of each redraw, in percent, by its number from 1, where there are several."""
+    """Accuracy of each redraw in percent, numbered from 1, if there are several."""
     if ANSWERS not in record.files:
         return
     from pipeline.store import arrow
@@ -255,7 +263,10 @@ def _tags(record: Record, grid: Grid) -> dict[str, str]:
 def _costs(
     score: Node, record: Record, store: Store
 ) -> tuple[dict[str, float], dict[str, set[str]]]:
-    """Sums over the score, its defends and their crafts, by kind and in all; their hardware."""
+    """Costs summed over the score and its ancestors that query the network, by kind and in total.
+
+    Also returns the hardware that these were computed on.
+    """
     sums: dict[str, float] = {}
     used: dict[str, set[str]] = {}
     for node in score.with_batched_ancestors():
@@ -263,7 +274,7 @@ def _costs(
         if found is None:
             continue
         if node is not score:
-            # where the counting of answers ran tells nothing
+            # the hardware that computed the score itself is irrelevant
             for name, value in hardware(found).items():
                 used.setdefault(name, set()).add(value)
         for point in _points(found.how, only=COSTS):
@@ -273,7 +284,7 @@ def _costs(
 
 
 def _points(facts: Mapping[str, object], only: tuple[str, ...] = ()) -> Iterator[Metric]:
-    """The finite numbers among facts; a pair, such as an interval, gives its two ends."""
+    """The finite numbers among facts as metrics; a pair, such as an interval, becomes two."""
     for name, value in facts.items():
         if only and name not in only:
             continue
@@ -292,7 +303,7 @@ def _fields(prefix: str, spec: Spec) -> dict[str, str]:
 
 
 def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
-    """Dotted names → values as text; what is unset is left out."""
+    """Flatten nested values to dotted names with text values, without unset ones."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(f"{prefix}.{key}", inner)

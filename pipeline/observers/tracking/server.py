@@ -1,4 +1,4 @@
-"""Where tracking servers are, whether they answer, and their pages; MLflow itself not imported."""
+"""Tracking servers: addresses, availability and web pages, without importing MLflow."""
 
 from __future__ import annotations
 
@@ -39,47 +39,47 @@ QUIET = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""MLflow's settings for saying nothing, to the terminal or to its makers."""
+"""MLflow settings that disable its output and telemetry."""
 
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
-"""Seconds and retries of one request, unless the user has set others."""
+"""MLflow's timeout and retries for requests, unless the user has set them."""
 
 PAGES = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-"""Settings of its pages: no processes that run jobs, no warnings."""
+"""Settings of MLflow's web server: no job processes, no warnings."""
 
 SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "databricks", "file"}
-"""Addresses that MLflow takes besides those of web servers."""
+"""Address schemes that MLflow supports besides HTTP."""
 
 DATABASE = "database"
-"""Where the ledger keeps which database a server had when it was last open."""
+"""Key in the ledger for the id of the database that a server had when it was last used."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-"""Where servers of databases listen that say nothing else."""
+"""Default ports of database servers."""
 
 
 def default_uri(folder: Path) -> str:
-    """The SQLite database of a folder, which holds the artifacts too."""
+    """Address of the SQLite database in a folder."""
     return uri_of(folder.resolve() / "mlflow.db")
 
 
 def artifact_folder(uri: str) -> Path | None:
-    """The folder of artifacts beside an SQLite database; None for a server of another sort."""
+    """Folder of artifacts beside an SQLite database; None for other servers."""
     database = database_path(uri)
     return None if database is None else database.resolve().with_name("mlartifacts")
 
 
 def follow(uri: str) -> None:
-    """Where an SQLite database was moved with its artifacts, make it find them."""
+    """Update the artifact paths of an SQLite database that was moved with its artifacts."""
     database, folder = database_path(uri), artifact_folder(uri)
     if database is not None and folder is not None:
         follow_artifacts(database, folder)
 
 
 def pages(uri: str, port: int) -> dict[str, str]:
-    """What to open first of the pages of a database, by what it is; nothing if it has no run."""
+    """The most useful pages of a database, by name; empty if it contains no run."""
     database = database_path(uri)
     found = None if database is None else last_run(database, TAG)
     if found is None:
@@ -92,12 +92,12 @@ def pages(uri: str, port: int) -> dict[str, str]:
 
 
 def is_web(uri: str) -> bool:
-    """Whether a server is asked over HTTP."""
+    """Whether the address is an HTTP server."""
     return uri.lower().startswith(("http://", "https://"))
 
 
 def checked_address(uri: str) -> str:
-    """An address that can be one of a server; BadInput for any other, which nobody is asked for."""
+    """Validate the address of a server, without connecting; BadInput if it cannot be one."""
     if _can_be_asked(uri):
         return uri
     raise BadInput(
@@ -109,12 +109,12 @@ def checked_address(uri: str) -> str:
 def _can_be_asked(uri: str) -> bool:
     scheme, sign, rest = uri.partition("://")
     if not uri.isprintable() or not sign:
-        # MLflow's own name for the service that the user's Databricks profile is of
+        # MLflow's name for the service in the user's Databricks profile
         return uri == "databricks"
     if is_web(uri):
         return bool(page(uri).partition("://")[2])
     if scheme.partition("+")[0] == "sqlite":
-        # in memory it would be gone at the end of the run
+        # a database in memory would be lost at the end of the run
         name = PurePosixPath(unquote(rest.partition("?")[0].removeprefix("/"))).name
         return rest.startswith("/") and name not in {"", ":memory:"}
     plugged = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
@@ -122,9 +122,9 @@ def _can_be_asked(uri: str) -> bool:
 
 
 def wrong_with(uri: str) -> str | None:
-    """Why a server cannot be used, as far as can be seen without MLflow; None if nothing is.
+    """Why a server cannot be used, as far as can be checked without MLflow; None if it can.
 
-    A web server that does not answer within five seconds counts as unreachable.
+    A web server that does not answer within five seconds is considered unreachable.
     """
     if is_web(uri):
         return None if answers(uri) else f"{without_secrets(uri)} does not answer"
@@ -137,7 +137,7 @@ def wrong_with(uri: str) -> str | None:
 
 
 def _listens(uri: str, port: int) -> bool:
-    """Whether something takes connections at the host and port of an address."""
+    """Whether the host and port of an address accept connections."""
     try:
         parts = urlsplit(uri)
         place = parts.hostname or "localhost", parts.port or port
@@ -148,26 +148,26 @@ def _listens(uri: str, port: int) -> bool:
 
 
 def name_in_ledger(uri: str, ledger: Ledger) -> str:
-    """By what the ledger knows a server: its address, and which database is there.
+    """Name of a server in the ledger: its address and the id of its database.
 
-    A database that was deleted, or replaced by another, was told nothing yet.
+    So a new database at the same address counts as a server that nothing was logged to.
     """
     address = without_secrets(uri)
     path = database_path(uri)
     if path is None:
-        # as it was when it was last open
+        # the id from when it was last used
         return named(uri, ledger.logged_as(address, DATABASE))
     return named(uri, identity_of(path) if path.exists() else "absent")
 
 
 def named(uri: str, identity: str | None) -> str:
-    """See `name_in_ledger`; identity: of the database, None where it has none."""
+    """See `name_in_ledger`; identity: id of the database, or None."""
     address = without_secrets(uri)
     return f"{address} {identity}" if identity else address
 
 
 def answers(uri: str) -> bool:
-    """Whether anything speaks HTTP there: an error status is an answer, so is a certificate."""
+    """Whether an HTTP server answers, even with an error status or a certificate problem."""
     health = f"{page(uri)}/health"
     try:
         with urllib.request.urlopen(health, timeout=5):  # noqa: S310
@@ -182,9 +182,10 @@ def answers(uri: str) -> bool:
 
 
 def ui(uri: str, port: int) -> int:
-    """Serve a database's pages on 127.0.0.1 until Ctrl-C; returns MLflow's exit code.
+    """Serve the web pages of a database on 127.0.0.1 until Ctrl-C; returns MLflow's exit code.
 
-    BadInput where the port is taken, or the address is of a server with pages of its own.
+    Raises:
+        BadInput: If the port is taken, or the server has web pages of its own.
     """
     if is_web(uri):
         known = without_secrets(uri)
@@ -198,18 +199,19 @@ def ui(uri: str, port: int) -> int:
             raise BadInput(f"--port {port}: {reason}; choose another") from None
     follow(uri)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    # at Ctrl-C its web server would print a traceback of its own
+    # without this option its web server prints a traceback at Ctrl-C
     command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level critical"]
     if (files := artifact_folder(uri)) is not None:
         files.parent.mkdir(parents=True, exist_ok=True)
-        # so that what is logged over HTTP lies where it does without a server
+        # artifacts logged over HTTP are stored in the same place as without a server
         command += ["--no-serve-artifacts", "--default-artifact-root", files.as_uri()]
-    # the address may hold a password, and anyone on the machine can list arguments
+    # passed in the environment, since other users can see command-line arguments and the address
+    # may contain a password
     address = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
     server = subprocess.Popen(
         command, env={**QUIET, **PAGES, **os.environ, **address}, start_new_session=True
     )
-    # a session of its own gets no Ctrl-C from the terminal: its workers are ended here, with it
+    # the process group does not receive the terminal's Ctrl-C, so it is terminated here
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return server.wait()

@@ -1,9 +1,9 @@
-"""Telling MLflow: a parent run for an invocation that did something, a child for each result.
+"""An observer that logs to MLflow: one parent run per invocation, one child run per result.
 
-The driver alone writes, from a thread of its own, and MLflow is imported there, when there is
-something to log. A result is logged once for each server: it is
-known by the ledger, or by its key on the server after a crash between the run and the ledger's
-mark. A server that fails is left alone until the end of the run, and tried once more then.
+Only the driver logs, in a separate thread, which imports MLflow when there is something to log.
+Each result is logged once to each server: the ledger records what was logged, and a key on the
+server detects duplicates after a crash. If a server fails, logging is suspended and tried again at
+the end of the run.
 """
 
 from __future__ import annotations
@@ -47,17 +47,20 @@ if TYPE_CHECKING:
     from pipeline.report.cards import Card
 
 OUTDATED = "out-of-date database schema"
-"""What MLflow says of a database that it has to migrate first."""
+"""Part of MLflow's message about a database that has to be migrated."""
 
 
 class Tracker:
-    """An observer that logs to one server.
+    """Logs a run to one tracking server.
 
-    scores: the score node of every cell of the grid, whether it is computed now or not;
-    system_metrics: whether this machine is watched while it logs; cards, snapshot, again: see
-    `Results`.
-    `problem`, after `finish`: None, or one line that says what was not logged; `page`: where a
-    web server shows the grid's cells, None where nothing was logged to one.
+    Args:
+        scores: Score node of every cell of the grid, computed in this run or not.
+        system_metrics: Log system metrics of this machine.
+        cards, snapshot, again: See `Results`.
+
+    Attributes:
+        problem: After `finish`, one line that says what was not logged, or None.
+        page: Page of the grid's cells on a web server; None if nothing was logged to one.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class Tracker:
         self._trouble: str | None = None
 
     def notify(self, event: Event) -> None:
-        """Queue what there is to log; the first artifact starts the thread."""
+        """Queue what has to be logged; the first artifact starts the thread."""
         if isinstance(event, RunStarted):
             self._tags["executor"] = event.executor
         elif isinstance(event, RunFinished):
@@ -115,12 +118,12 @@ class Tracker:
             self._tasks.put(event.cell)
 
     def owes(self) -> bool:
-        """Whether the store holds results of this grid that the server was not told of."""
+        """Whether the store holds results of this grid that have not been logged."""
         results = self._results
         return bool(results.owed() or results.unregistered() or results.untagged())
 
     def settle(self) -> None:
-        """Log the results that are owed by now, and wait for that: their runs are then known."""
+        """Log all pending results and wait for completion, so that their runs are known."""
         if self._closed or (self._thread is None and not self.owes()):
             return
         self._started()
@@ -129,9 +132,9 @@ class Tracker:
         wait_for(settled.wait, settled.is_set)
 
     def finish(self, report: Path | None = None) -> None:
-        """Log all that is owed, the parent's numbers and the report's files; sets `problem`.
+        """Log everything pending, the parent run's metrics and the report's files; sets `problem`.
 
-        Does nothing where nothing was computed and nothing is owed.
+        Does nothing if nothing was computed and nothing is pending.
         """
         if self._closed:
             return
@@ -146,7 +149,7 @@ class Tracker:
             self.problem = f"MLflow at {self._trouble}; {self._waiting()}"
 
     def close(self) -> None:
-        """End what was begun, without a report, unless `finish` did."""
+        """End logging without a report, unless `finish` was called."""
         if self._thread is None:
             self._closed = True
         self.finish()
@@ -188,7 +191,7 @@ class Tracker:
             self._trouble = wrong_with(self._uri) or self._said_of(error)
 
     def _said_of(self, error: Exception) -> str:
-        """What to say of a server that fails, with the way out where there is one."""
+        """Message about a failing server, with a remedy if there is one."""
         if OUTDATED in str(error):
             return (
                 f"{self._address} is of another version of MLflow: "
@@ -215,7 +218,7 @@ class Tracker:
         return self._server
 
     def _note_database(self, identity: str | None) -> None:
-        """Go by the database that is open: another than before was told nothing yet."""
+        """Switch to the name of the database that is open; a new one has nothing logged yet."""
         results = self._results
         known = named(self._uri, identity)
         if identity is not None and results.ledger.logged_as(self._address, DATABASE) != identity:
@@ -236,7 +239,7 @@ class Tracker:
             self._log(result)
 
     def _complete(self) -> None:
-        """Everything that is still owed, and then the parent's own numbers and files."""
+        """Log everything pending, then the parent run's metrics and files."""
         self._check()
         server = self._open()
         self._log_owed()
@@ -250,7 +253,7 @@ class Tracker:
         scored = {name: record.facts for name, record in standing.items()}
         worst = self._results.worst_cases(standing)
         for untold in self._results.untold(standing, worst):
-            # a cell that grids share is a run of one of them
+            # the run of a cell shared by grids belongs to one of them
             if server.experiment_of(untold.run_id) == server.experiment:
                 server.add(untold.run_id, [Metric("worst_case", untold.worst)])
             self._results.mark_told(untold)
@@ -273,9 +276,9 @@ class Tracker:
         server.end(points, self._report, self._status(), note, parameters)
 
     def _register(self, server: Server) -> None:
-        """Networks that the server has not; once all is computed, since it takes a processor.
+        """Register missing networks, after the computation, since this needs a CPU.
 
-        One that cannot be traced stays unregistered, and its run says why.
+        A network that cannot be traced is not registered; its run is tagged with the reason.
         """
         for trained in self._results.unregistered():
             from pipeline.observers.tracking.models import network, registered_name
@@ -289,7 +292,7 @@ class Tracker:
             }
             name = registered_name(trained.cell.model)
             if not server.has_run(trained.run_id):
-                # another database under the same address: what it was told is not known
+                # another database at the same address, whose content is unknown
                 self._results.mark_registered(trained)
                 continue
             try:

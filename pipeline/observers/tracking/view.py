@@ -1,7 +1,7 @@
-"""The list of a grid's cells in MLflow's pages: a saved view, and the addresses that open it.
+"""The list of a grid's cells on MLflow's web pages: a saved view, and addresses that open it.
 
-MLflow's list of runs shows no number by itself, and its charts one for each metric. A view that is
-saved with an experiment says which columns and charts there are; its menu *Views* has it too.
+By default MLflow's list of runs shows no metrics, and its charts show one for each. A view that is
+saved with the experiment selects columns and charts; it also appears in the menu *Views*.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import json
 
 NAME = "Cells"
 TAG = "mlflow.sharedViewState.cells"
-"""The experiment's tag that holds the view; what follows its last dot names it in an address."""
+"""Tag of the experiment that holds the view; the part after the last dot is its name in URLs."""
 ASKED = "workflowType=machine_learning"
-"""Tells the pages to show trainings: without it an address opens as the traces of an agent."""
+"""Makes the page show trainings; without it the address opens as the traces of an agent."""
 SAVED_MS = 1
-"""When the view was saved and changed: later times are those of somebody's own changes."""
+"""Creation time of the view; a later time means that a user has changed it."""
 FIRST_PX = {"attributes.`Run Name`": 125, "runDateAndNestInfo": 105}
-"""Columns that MLflow always shows, by their widths."""
+"""Widths of the columns that MLflow always shows."""
 COLUMNS_PX = {
     "metrics.`accuracy`": 78,
     "metrics.`worst_case`": 92,
@@ -26,15 +26,15 @@ COLUMNS_PX = {
 }
 CHARTS = ("accuracy", "worst_case")
 FOLDED = ("Model metrics", "redraw", "epsilon", "epoch", "worst", "System metrics")
-"""Sections of charts that MLflow makes of the other metrics, and that are opened on demand."""
+"""Sections of charts for other metrics, which are collapsed at first."""
 CHART_PX = 640
 
 
 def saved_view() -> str:
-    """The view as the value of its tag: cells by name, and of charts the accuracies first."""
+    """The value of the view's tag: cells sorted by name, and charts of the accuracies first."""
     state = {
         "searchFilter": "tags.cell != ''",
-        # by any other order than that of time the cells are rows, and not below their parents
+        # in any order but by time MLflow lists the cells as rows instead of below their parents
         "orderByKey": "tags.`mlflow.runName`",
         "orderByAsc": True,
         "selectedColumns": list(COLUMNS_PX),
@@ -65,7 +65,7 @@ def saved_view() -> str:
 
 
 def is_ours(value: str) -> bool:
-    """Whether a saved view is as a version of this program left it."""
+    """Whether a saved view is unchanged since a version of this program wrote it."""
     try:
         found = json.loads(value)
     except ValueError:
@@ -74,13 +74,13 @@ def is_ours(value: str) -> bool:
 
 
 def cells_page(server: str, experiment: str, *, saved: bool) -> str:
-    """The address of the list of an experiment's cells; saved: whether it has the view."""
+    """Address of the list of an experiment's cells; saved: whether the view exists."""
     view = f"&viewStateShareKey={TAG.rpartition('.')[2]}" if saved else ""
     return f"{server}/#/experiments/{experiment}/runs?{ASKED}{view}"
 
 
 def run_page(server: str, experiment: str, run: str) -> str:
-    """The address of a run."""
+    """Address of a run's page."""
     return f"{server}/#/experiments/{experiment}/runs/{run}?{ASKED}"
 
 

@@ -1,1 +1,1 @@
-"""Tables and figures as files: Markdown, LaTeX, CSV, Parquet, SVG and HTML."""
+"""Output formats of a report: Markdown, LaTeX, CSV, Parquet, SVG, HTML and the terminal."""

@@ -1,4 +1,4 @@
-"""A comparison of two sets of scores on a terminal, and as Markdown."""
+"""A comparison of two sets of scores, for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pipeline.report.words.numbers import NOTHING, accuracy, gain
 
 COLUMNS = ("before", "after", "change", "lost", "won", "p")
 REASONS = 12
-"""Reasons that are told; there may be one for each swept value."""
+"""Maximum number of reasons shown; there may be one for each swept value."""
 NARROWEST = 12
-"""Letters of a cell's name that stand in a line, however narrow the terminal."""
+"""Minimum width of the column of cell names, however narrow the terminal."""
 STYLES = {"worse": "bold red", "better": "bold green"}
 LEGEND = (
     "lost, won: number of images that are right less often, or more often, than before. "
@@ -28,7 +28,7 @@ LEGEND = (
 
 
 def comparison_terminal(found: Comparison, *, every: bool, width: int) -> Group:
-    """The cells that moved, or every one, then what made them move; no line beyond `width`."""
+    """The changed cells, or all of them, and the reasons; fitted to `width` columns."""
     rows = _shown(found, every=every)
     room = max(NARROWEST, width - _others_width(rows))
     table = Table(
@@ -51,7 +51,7 @@ def comparison_terminal(found: Comparison, *, every: bool, width: int) -> Group:
 
 
 def broken_name(name: str, room: int) -> str:
-    """A cell's name in lines of at most `room` letters that end at its slashes, where they can."""
+    """A cell's name, broken after slashes into lines of at most `room` characters, if possible."""
     lines = [""]
     for part in re.findall(r"[^/]+/?", name):
         if lines[-1] and len(lines[-1]) + len(part) > room:
@@ -61,13 +61,13 @@ def broken_name(name: str, room: int) -> str:
 
 
 def _others_width(rows: list[Compared]) -> int:
-    """Of the columns beside the names, with what stands between two columns."""
+    """Total width of the other columns, with their padding."""
     cells = [[*COLUMNS, ""], *([*_numbers(row), _outcome(row)] for row in rows)]
     return sum(2 + max(map(len, column)) for column in zip(*cells, strict=True))
 
 
 def comparison_markdown(found: Comparison, *, every: bool) -> str:
-    """The same as Markdown."""
+    """The comparison as Markdown."""
     rows = [
         [f"`{row.place.words}`", *_numbers(row), _outcome(row)]
         for row in _shown(found, every=every)
@@ -80,7 +80,7 @@ def comparison_markdown(found: Comparison, *, every: bool) -> str:
 
 
 def _shown(found: Comparison, *, every: bool) -> list[Compared]:
-    """Worst first, then by how far they moved."""
+    """The rows to show: worst first, then by size of the change."""
     rank = {"worse": 0, "better": 1, "moved": 2}
     rows = [row for row in found.rows if every or row.outcome in rank]
     return sorted(rows, key=lambda row: (rank.get(row.outcome, 3), -abs(row.change or 0.0)))

@@ -1,4 +1,4 @@
-"""A report's numbers as frames: the only door to polars."""
+"""A report's numbers as data frames. The only module that imports polars."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "difference": pl.Float64,
     "verdict": pl.String,
 }
-"""Of `results`; other facts follow in alphabetical order, then `digest` and `missing`."""
+"""Columns of `results`; other facts follow in alphabetical order, then `digest` and `missing`."""
 
 ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "model": pl.String,
@@ -67,16 +67,16 @@ ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "published_gain": pl.Float64,
     "note": pl.String,
 }
-"""Of a table's own file."""
+"""Columns of a table's data file."""
 
 CARD_COLUMNS = ("examined", "attack", "cell", "check", "verdict", "words", "measured")
-"""Of the file of integrity cards; cell is empty where a finding is about the model."""
+"""Columns of the file of integrity cards; `cell` is empty for findings about a model."""
 
 
 def results(grid: Grid, scores: Scores) -> pl.DataFrame:
-    """One row a cell, in the grid's order, with all its facts.
+    """One row for each cell, in the grid's order, with all its facts.
 
-    A cell without a score keeps its row: facts are null and `missing` says why.
+    A cell without a score has null facts, and `missing` contains the reason.
     """
     rows = [_cell_row(cell, scores) for cell in grid.cells]
     others = sorted({key for row in rows for key in row} - CELL_COLUMNS.keys())
@@ -97,7 +97,7 @@ def results(grid: Grid, scores: Scores) -> pl.DataFrame:
 
 
 def with_more(frame: pl.DataFrame, columns: Mapping[str, Sequence[object]]) -> pl.DataFrame:
-    """A frame of results with more columns, before the digest."""
+    """Insert columns into a frame of results, before `digest`."""
     more = [_guessed(list(values)).alias(name) for name, values in columns.items()]
     place = frame.columns.index("digest")
     for offset, series in enumerate(more):
@@ -106,7 +106,7 @@ def with_more(frame: pl.DataFrame, columns: Mapping[str, Sequence[object]]) -> p
 
 
 def as_csv(frame: pl.DataFrame) -> str:
-    """A frame as CSV in which no text is a spreadsheet's formula; see `csv_cell`."""
+    """A frame as CSV, with text protected from being read as formulas; see `csv_cell`."""
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
     columns = [
         pl.Series(name, [value and csv_cell(value) for value in frame[name]], dtype=pl.String)
@@ -116,13 +116,13 @@ def as_csv(frame: pl.DataFrame) -> str:
 
 
 def table_values(view: View) -> pl.DataFrame:
-    """One row for each place of a table, with unrounded numbers."""
+    """One row for each entry of a table, with unrounded numbers."""
     rows = [_entry_row(view, row, entry) for row in view.rows for entry in row.entries]
     return pl.DataFrame(rows, schema=ENTRY_COLUMNS)
 
 
 def training_values(trainings: Sequence[Training]) -> pl.DataFrame:
-    """One row an epoch of each training; accuracy in percent."""
+    """One row for each epoch of each training; accuracy in percent."""
     rows = [
         {
             "model": training.model,
@@ -139,7 +139,10 @@ def training_values(trainings: Sequence[Training]) -> pl.DataFrame:
 
 
 def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:
-    """A table as it is read: a row a defense of a model, an attack's place names its column."""
+    """A table in its visual layout: a row for each defense of a model, a column for each attack.
+
+    The columns of attacks are named by their index.
+    """
     columns = {
         "model": [row.model for row in view.rows],
         "defense": [row.defense for row in view.rows],
@@ -151,7 +154,7 @@ def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:
 
 
 def texts(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
-    """Columns of words."""
+    """A frame of text columns."""
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
@@ -192,7 +195,7 @@ def _robustness_row(row: Robustness) -> dict[str, object]:
 
 
 def candidate_values(rows: Sequence[Robustness]) -> pl.DataFrame:
-    """One row for each candidate that an adaptive attack on a defended model is made of."""
+    """One row for each candidate of an adaptive attack on a defended model."""
     return pl.DataFrame(
         [
             {
@@ -209,7 +212,7 @@ def candidate_values(rows: Sequence[Robustness]) -> pl.DataFrame:
 
 
 def card_values(cards: Mapping[str, Card]) -> pl.DataFrame:
-    """One row for each finding about a model, and for each about a cell's stored answers."""
+    """One row for each finding about a model or about a cell's stored answers."""
     models = {(card.of, card.attack): card.model for card in cards.values()}
     rows: list[tuple[str, str | None, str | None, Finding]] = [
         (*key, None, finding) for key, found in models.items() for finding in found
@@ -235,7 +238,7 @@ def card_values(cards: Mapping[str, Card]) -> pl.DataFrame:
 
 
 def probabilities(found: Sequence[Picture]) -> pl.DataFrame:
-    """Class probabilities of pictured images: a row for each image, thing seen, and class."""
+    """Class probabilities of the pictured images: one row for each image, column and class."""
     rows = [
         {
             "model": picture.model,
@@ -298,7 +301,7 @@ def _flat(facts: Facts) -> dict[str, object]:
 
 
 def _guessed(values: Sequence[object]) -> pl.Series:
-    """A column for facts of no known type; whole numbers and fractions together are fractions."""
+    """A column with a type inferred from the values; integers mixed with floats become floats."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float}:
         dtype: type[pl.DataType] = pl.Int64 if kinds == {int} else pl.Float64

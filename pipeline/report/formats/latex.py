@@ -1,4 +1,4 @@
-"""A table in LaTeX, in the form of the paper's: booktabs and nothing else is needed."""
+"""A table in LaTeX, in the form used in papers; requires only booktabs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _SPECIAL = {
 
 
 def table_latex(view: View) -> str:
-    """A `table` environment, to be put into a document with `\\usepackage{booktabs}`.
+    r"""A `table` environment; the document needs `\\usepackage{booktabs}`.
 
-    A significant gain is bold; a published number stands in brackets.
+    Significant gains are bold; published numbers are in brackets.
     """
     columns = len(view.attacks)
     lines = [
@@ -58,7 +58,7 @@ def table_latex(view: View) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Escape text for LaTeX."""
     return "".join(_SPECIAL.get(letter, letter) for letter in text)
 
 

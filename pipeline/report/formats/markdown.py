@@ -1,4 +1,4 @@
-"""Tables and reports as Markdown."""
+"""Tables and reports in Markdown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ published accuracy is a bound."""
 
 
 def beside_markdown(view: View) -> str:
-    """`Beside the paper`: published numbers, gains and what differs; empty without any."""
+    """The section `Beside the paper`: published numbers, gains, differences; empty without any."""
     both = beside(view)
     if both is None:
         return ""
@@ -71,7 +71,7 @@ def _gain_words(entry: Entry) -> str:
 
 
 def table_markdown(view: View) -> str:
-    """A table with its title, and what is to be said below it."""
+    """A table with its title, caption and footnotes."""
     lines = [f"## {heading(view)}", ""]
     lines += markdown_table(["model", "defense", "redraws"], view.attacks, map(_row, view.rows))
     lines.extend(["", *caption(view)])
@@ -84,7 +84,7 @@ def table_markdown(view: View) -> str:
 def markdown_table(
     names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> list[str]:
-    """The lines of a table: columns of names, then columns of numbers, which end flush right."""
+    """Lines of a table: left-aligned columns of names, then right-aligned columns of numbers."""
     whole = [[*names, *numbers], [*("---" for _ in names), *("---:" for _ in numbers)], *rows]
     return ["| " + " | ".join(word.replace("|", "\\|") for word in row) + " |" for row in whole]
 
@@ -99,11 +99,14 @@ def page(
     verdicts: str = "",
     trainings: str = "",
 ) -> str:
-    """The report's front page: what is measured and how, and every table.
+    """The front page of a report: what is measured and how, and all tables.
 
-    parts: the tables in Markdown with the stems of their files; provenance: by what it was computed
-    (device, versions), as the caller knows it; cards: what is said of integrity cards; answer,
-    verdicts: whether defenses hold, in sentences and as tables; trainings: of models, with curves.
+    Args:
+        parts: Tables in Markdown, with the stems of their files.
+        provenance: How the results were computed, such as device and versions.
+        cards: Section on integrity cards.
+        answer, verdicts: Verdicts in sentences and as tables.
+        trainings: Section on trainings, with curves.
     """
     missing = [cell.name for cell in grid.cells if scores.accuracy(cell.name) is None]
     lines = [f"# {grid.title or grid.name}", ""]
@@ -134,7 +137,7 @@ def page(
 
 
 def trainings_markdown(trainings: Sequence[Training], curves: str, file: str) -> str:
-    """How models were trained. curves: the figure; file: where each epoch's numbers are."""
+    """The section on trainings. curves: the figure; file: data file with all epochs."""
     lines = ["## Training", "", *(f"- {training.words}" for training in trainings), "", curves]
     return "\n".join([*lines, f"Every epoch, with its learning rate: [{file}]({file})."])
 
@@ -144,7 +147,7 @@ def _row(row: Row) -> list[str]:
 
 
 def _bold(entry: Entry) -> str:
-    """An entry's words, its gain in bold where that is significant."""
+    """The words of an entry, with the gain in bold if it is emphasised."""
     words = entry_words(entry)
     if entry.bold:
         words[1] = f"(**{words[1].strip('()')}**)"
@@ -152,9 +155,9 @@ def _bold(entry: Entry) -> str:
 
 
 def candidates_markdown(rows: Sequence[Robustness], file: str) -> str:
-    """What the candidates of adaptive attacks were asked for; empty where that is not known.
+    """Statistics of the candidates of adaptive attacks; empty if unknown.
 
-    file: where the same is told with all its numbers.
+    file: data file with all numbers.
     """
     lines: list[str] = []
     known = [row for row in rows if row.candidates]
@@ -169,7 +172,7 @@ def candidates_markdown(rows: Sequence[Robustness], file: str) -> str:
 
 
 def answer_markdown(rows: Sequence[VerdictRow], grid: Grid) -> str:
-    """Whether each defense holds, in sentences; what to do where nothing tells."""
+    """Whether each defense holds, in sentences; what to do if nothing is known."""
     lines = [f"## {verdict_words.HEADING}", ""]
     lines += [f"- {line}" for line in verdict_words.answers(rows)]
     lines += [verdict_words.without_verdict(grid)]
@@ -177,9 +180,9 @@ def answer_markdown(rows: Sequence[VerdictRow], grid: Grid) -> str:
 
 
 def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
-    """The verdicts of each network's defenses as tables, and what is claimed of them.
+    """The verdicts as a table for each network, and published claims.
 
-    file: where the same is told with all its numbers.
+    file: data file with all numbers.
     """
     if not verdict_words.known(rows):
         return ""
@@ -201,7 +204,7 @@ def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
 
 
 def robustness_markdown(rows: Sequence[Robustness], notes: Sequence[str] = ()) -> str:
-    """The summary, a table for each adaptive attack, and notes on them; empty without any."""
+    """A table for each adaptive attack, with explanations; empty without any."""
     lines: list[str] = []
     for attack in dict.fromkeys(row.adaptive_attack for row in rows):
         own = [row for row in rows if row.adaptive_attack == attack]
@@ -215,7 +218,7 @@ def robustness_markdown(rows: Sequence[Robustness], notes: Sequence[str] = ()) -
 
 
 def cards_markdown(cards: Mapping[str, Card]) -> str:
-    """The section of a report about the cards of its cells, by their names; empty without any."""
+    """The section on integrity cards; empty without any."""
     if not cards:
         return ""
     lines = ["## Integrity cards", "", card_words.LEGEND, ""]

@@ -1,4 +1,4 @@
-"""A report's tables on a terminal, in as many columns as it has."""
+"""Tables of a report for the terminal, fitted to its width."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from pipeline.report.words.paper import compact_words, differing, judged
 from pipeline.report.words.table import caption, heading
 
 LETTERS = 6
-"""What is left of a long word of a heading, before its full stop."""
+"""Number of characters kept of a long word in a heading that is abbreviated."""
 NARROWEST = 8
 
 
 @dataclass(frozen=True)
 class Wrapping:
-    """How headings and entries are broken into lines."""
+    """A way to break headings and entries into lines."""
 
     heading: Callable[[str], str]
     separator: str
@@ -38,14 +38,14 @@ class Wrapping:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table and the words of its entries."""
+    """A table, and a function for the words of its entries."""
 
     view: View
     words: Callable[[Entry], list[str]]
 
 
 def _stacked(label: str) -> str:
-    """A line a word; what is swept, `[epsilon=20]`, has lines of its own."""
+    """One line per word; swept parameters such as `[epsilon=20]` have lines of their own."""
     return re.sub(r"(?<=[-+_/ ,=])(?=.)|(?<=.)(?=\[)", "\n", label)
 
 
@@ -54,7 +54,7 @@ def _abbreviated(label: str) -> str:
 
 
 def _short(word: str) -> str:
-    """A long word cut off; what is swept and numbers, which tell columns apart, stay whole."""
+    """Abbreviate a long word; swept parameters and numbers distinguish columns and are kept."""
     swept = word.startswith("[") or any(letter.isdigit() for letter in word)
     if swept or len(word.rstrip("-")) <= LETTERS + 1:
         return word
@@ -67,16 +67,18 @@ WRAPPINGS = (
     Wrapping(_stacked, "\n"),
     Wrapping(_abbreviated, "\n"),
 )
-"""From the roomiest to the tightest; the first that fits is taken."""
+"""From widest to narrowest; the first one that fits is used."""
 
 
 def render_terminal(
     grid: Grid, scores: Scores, *, width: int, asked: Sequence[Cell] | None = None
 ) -> Group:
-    """Every table of a grid, no line longer than `width`.
+    """All tables of a grid, with no line longer than `width`.
 
-    What is too wide in every layout is continued in another block of columns below. asked: the
-    cells whose rows and columns are shown, all of the grid's by default.
+    Columns that do not fit continue in another block below.
+
+    Args:
+        asked: Cells whose rows and columns are shown; all by default.
     """
     shown = views(grid, scores)
     if asked is not None and len(asked) < len(grid.cells):
@@ -89,7 +91,7 @@ def render_terminal(
 
 
 def _verdicts(grid: Grid, scores: Scores, asked: Sequence[Cell]) -> Iterator[RenderableType]:
-    """Whether the defenses that were asked for hold, last, where a person looks first."""
+    """Whether the selected defenses hold; printed last, where people look first."""
     meant = {(cell.model, cell.defense, cell.attack) for cell in asked}
     rows = [
         row for row in verdict_rows(grid, scores) if (row.model, row.defense, row.attack) in meant
@@ -119,7 +121,7 @@ def _rendered(view: View, grid: Grid, scores: Scores, width: int) -> Iterator[Re
 
 
 def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableType]:
-    """Robustness of each defense, a block for each adaptive attack; a defense a line."""
+    """Robustness of defenses, with a block for each adaptive attack and a line for each defense."""
     for attack in dict.fromkeys(row.adaptive_attack for row in rows):
         own = [row for row in rows if row.adaptive_attack == attack]
         yield Text(robustness_heading(attack, own), style="bold")
@@ -137,7 +139,7 @@ def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableTy
 
 
 def _legend(shown: Sequence[View], grid: Grid, scores: Scores) -> Iterator[RenderableType]:
-    """What the columns of the robustness tables mean: once, below all of them."""
+    """Explanation of the columns of robustness tables, once below all of them."""
     if any(robustness_rows(view, grid, scores) for view in shown):
         yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
     for note in attack_notes(grid, dict.fromkeys(name for view in shown for name in view.attacks)):
@@ -152,7 +154,7 @@ def _said(both: View) -> list[str]:
 
 
 def _tables(sheet: Sheet, width: int) -> Iterator[RenderableType]:
-    """Columns side by side as far as they fit, the rest below."""
+    """The columns in blocks that fit the width."""
     room = width - min(_first_width(sheet.view), max(width // 3, NARROWEST)) - 1
     fitting = (wrapping for wrapping in WRAPPINGS if sum(_widths(sheet, wrapping)) <= room)
     wrapping = next(fitting, WRAPPINGS[-1])
@@ -190,7 +192,7 @@ def _table(sheet: Sheet, wrapping: Wrapping, block: range, width: int) -> Table:
 
 
 def _blocks(widths: Sequence[int], room: int) -> Iterator[range]:
-    """Places of columns that fit beside each other, at least one at a time."""
+    """Ranges of columns that fit side by side, at least one each."""
     start, used = 0, 0
     for place, width in enumerate(widths):
         if place > start and used + width > room:
@@ -205,13 +207,13 @@ def _first_width(view: View) -> int:
 
 
 def _widths(sheet: Sheet, wrapping: Wrapping) -> list[int]:
-    """Of the columns, with two characters between one and the next."""
+    """Widths of the columns, including two characters of padding."""
     places = range(len(sheet.view.attacks))
     return [2 + max(map(len, _column(sheet, wrapping, place))) for place in places]
 
 
 def _column(sheet: Sheet, wrapping: Wrapping, place: int) -> list[str]:
-    """Every line of a column."""
+    """All lines of a column."""
     heading = wrapping.heading(sheet.view.attacks[place]).split("\n")
     entries = (wrapping.separator.join(sheet.words(row.entries[place])) for row in sheet.view.rows)
     return [*heading, *(line for entry in entries for line in entry.split("\n"))]

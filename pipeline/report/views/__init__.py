@@ -1,1 +1,1 @@
-"""What a table or a figure shows, as data."""
+"""Views: the content of tables and figures as data, independent of the output format."""

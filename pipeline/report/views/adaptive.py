@@ -1,7 +1,7 @@
-"""Robustness of a defense: its replayed, its adaptive and its worst accuracy, and its cost.
+"""Robustness of defenses: accuracy under transferred and adaptive attacks, worst case, and cost.
 
-All of it is about the same images, those that the adaptive attack was made on, so that the
-columns compare. Rates are in percent.
+All columns are about the same images, those of the adaptive attack, so that they are comparable.
+Rates are in percent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Shares = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rate:
-    """An accuracy over images; its interval is None where several seeds are averaged."""
+    """An accuracy; the interval is None if it is averaged over several seeds."""
 
     accuracy: float
     interval: tuple[float, float] | None
@@ -35,10 +35,12 @@ class Rate:
 
 @dataclass(frozen=True)
 class Doubling:
-    """What twice the steps and draws of a climb are worth, as the integrity card tried it.
+    """The effect of doubling the steps and draws of a climb, as measured by the integrity card.
 
-    points: how much lower the accuracy is then; images: how many it was tried on; budget, larger:
-    of the climb, in words.
+    Attributes:
+        points: How much lower the accuracy becomes.
+        images: Number of images that it was measured on.
+        budget, larger: Descriptions of the two budgets.
     """
 
     points: float
@@ -51,13 +53,18 @@ class Doubling:
 class Robustness:
     """Robustness of one defended model under one adaptive attack.
 
-    clean: without an attack, in the column `clean_attack`; bare: the undefended model under
-    `bare_attack`, the replayed attack that leaves it the least, so the same for all defenses of a
-    model; oblivious: the defended one under `replayed`, the replayed attack that leaves the
-    defended one the least; worst: every image under whichever attack of the table breaks it most.
-    Of a randomised defense that is chosen by the same redraws that are counted, so chance alone
-    lowers it. candidates: what the adaptive attack tried, from cheap to dear, of the first seed.
-    doubling: of the first seed; None where the card had no budget for it.
+    Attributes:
+        adaptive: Accuracy under the adaptive attack.
+        worst: Accuracy if each image meets the attack of the table that is most successful on it.
+            For a randomised defense the attack is chosen by the same redraws that are counted, so
+            chance alone lowers this value.
+        clean: Accuracy without an attack, from the column `clean_attack`.
+        replayed: The transferred attack that leaves the defended model the lowest accuracy.
+        oblivious: The accuracy under `replayed`.
+        bare: Accuracy of the undefended model under `bare_attack`, the transferred attack that is
+            strongest against it; the same for all defenses of a model.
+        candidates: Candidates of the adaptive attack, cheapest first, for the first seed.
+        doubling: For the first seed; None if the card's budget did not allow it.
     """
 
     model: str
@@ -78,7 +85,7 @@ class Robustness:
 
 
 def robustness_rows(view: View, grid: Grid, scores: Scores) -> list[Robustness]:
-    """A row for each defended model of a table, and for each adaptive attack on it."""
+    """A row for each adaptive attack on each defended model of a table."""
     compound = {cell.attack for cell in grid.cells if cell.attack_spec.compound}
     adaptive = [attack for attack in view.attacks if attack in compound]
     reader = RobustnessReader(view.attacks, Paired(grid, scores))
@@ -87,10 +94,11 @@ def robustness_rows(view: View, grid: Grid, scores: Scores) -> list[Robustness]:
 
 
 def worst_cases(grid: Grid, scores: Scores) -> dict[tuple[str, str], Rate]:
-    """By model and defense, what is left where each image is under whichever attack of the grid
-    breaks it most, of the images that all of these attacks were made on.
+    """Worst-case accuracy over all attacks of the grid, by model and defense.
 
-    Of those alone that were attacked. See `Robustness` for what that says of a randomised one.
+    Each image counts under the attack that is most successful on it. Only images that all of these
+    attacks were made on, and only models that were attacked, are included. For randomised defenses
+    see the note in `Robustness`.
     """
     attacks = tuple(dict.fromkeys(cell.attack for cell in grid.cells))
     reader = RobustnessReader(attacks, Paired(grid, scores))
@@ -101,13 +109,13 @@ def worst_cases(grid: Grid, scores: Scores) -> dict[tuple[str, str], Rate]:
 
 @dataclass(frozen=True)
 class RobustnessReader:
-    """Reads the robustness of defended models under some attacks."""
+    """Computes the robustness of defended models under the given attacks."""
 
     attacks: Sequence[str]
     paired: Paired
 
     def row(self, model: str, defense: str, attack: str) -> Robustness | None:
-        """A row; None where the adaptive cell has no answers."""
+        """A row; None if there are no answers of the adaptive cell."""
         images = self.paired.images(model, defense, attack)
         if not images:
             return None
@@ -138,7 +146,7 @@ class RobustnessReader:
         )
 
     def worst(self, model: str, defense: str) -> Rate | None:
-        """See `worst_cases`; None where no attack on it is scored."""
+        """See `worst_cases`; None if no attack on the defended model is scored."""
         asked = {attack: self.paired.images(model, defense, attack) for attack in self.attacks}
         asked = {attack: images for attack, images in asked.items() if images}
         if all(self._is_clean(model, defense, attack) for attack in asked):
@@ -170,7 +178,7 @@ class RobustnessReader:
     def _replayed(
         self, model: str, defense: str, shares: Mapping[str, Mapping[int, Shares]]
     ) -> str | None:
-        """The oblivious attack that leaves least."""
+        """The transferred attack with the lowest accuracy."""
         candidates = [
             attack
             for attack in shares
@@ -183,18 +191,18 @@ class RobustnessReader:
         return not self.paired.cells(model, defense, attack)[0].attack_spec.crafts
 
     def left(self, model: str, defense: str, attack: str, images: Images) -> Rate | None:
-        """What an attack leaves of some images; None without answers about them."""
+        """Accuracy under an attack on the given images; None if there are no answers about them."""
         shares = self._shares(model, defense, attack, images)
         return rate(shares) if shares else None
 
     def _shares(self, model: str, defense: str, attack: str, images: Images) -> dict[int, Shares]:
-        """By seed, the shares of right redraws of these images; no seed that lacks one of them."""
+        """Share of right redraws of each image, by seed; without seeds that lack an image."""
         right = self.paired.right(model, defense, attack, images)
         return {seed: each.mean(axis=1, dtype=np.float64) for seed, each in right.items()}
 
 
 def _lowest(attacks: Sequence[Mapping[int, Shares]]) -> dict[int, Shares]:
-    """By seed, each image's share under the attack that breaks it most."""
+    """Share of each image under the attack that is most successful on it, by seed."""
     seeds = set.intersection(*(set(by_seed) for by_seed in attacks))
     return {
         seed: np.minimum.reduce([by_seed[seed] for by_seed in attacks]) for seed in sorted(seeds)
@@ -202,7 +210,7 @@ def _lowest(attacks: Sequence[Mapping[int, Shares]]) -> dict[int, Shares]:
 
 
 def rate(by_seed: Mapping[int, Shares]) -> Rate:
-    """The accuracy of some images' shares of right redraws, by seed."""
+    """Mean accuracy from the images' shares of right redraws, by seed."""
     accuracies = [float(shares.mean()) for shares in by_seed.values()]
     interval = None
     if len(accuracies) == 1:

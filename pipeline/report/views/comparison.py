@@ -1,7 +1,6 @@
-"""Two sets of scores side by side: which moved, by how many images, and why.
+"""Comparison of two sets of scores: which cells changed, on how many images, and why.
 
-A set is a run, a store, or the cells of one variant of a defense; its cells are paired by what
-they have in common.
+A set is a run, a store, or the cells of one variant. Cells are paired by what they have in common.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ Outcome = Literal["worse", "better", "moved", "same", "only before", "only after
 
 @dataclass(frozen=True)
 class Place:
-    """What cells of both sets have in common; "" where that is what they differ in.
+    """Key by which cells of both sets are paired; a component in which they differ is empty.
 
-    model, attack, defense: in the words of the grid; grid: where several are compared.
+    grid: only if several grids are compared.
     """
 
     model: str
@@ -46,7 +45,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the sets. name: as a heading says it; cells: scores by what they are paired by."""
+    """One of the sets. name: for headings; cells: scores by their pairing key."""
 
     name: str
     store: Store
@@ -55,12 +54,15 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One cell in both sets. Accuracies in percent.
+    """One cell in both sets. Accuracies are in percent.
 
-    images: how many both were asked about; lost, won: on how many of them the defended model is
-    right less often than before, and more often; p_value: of the sign-flip test over images;
-    p_holm: the same, corrected for all cells of the comparison; untested: why there is neither;
-    reasons: what made it move.
+    Attributes:
+        images: Number of images that both have.
+        lost, won: Number of images on which the model is right less often, or more often.
+        p_value: P-value of the sign-flip test over images.
+        p_holm: The same, corrected for all cells of the comparison.
+        untested: Why there are no p-values.
+        reasons: Why the cell changed.
     """
 
     place: Place
@@ -76,14 +78,14 @@ class Compared:
 
     @property
     def change(self) -> float | None:
-        """After less before, in points."""
+        """After minus before, in points."""
         if self.before is None or self.after is None:
             return None
         return self.after - self.before
 
     @property
     def outcome(self) -> Outcome:
-        """`worse` and `better` where the change is significant."""
+        """Kind of change; `worse` and `better` only if it is significant."""
         if self.before is None or self.after is None:
             return "only after" if self.before is None else "only before"
         assert self.change is not None
@@ -92,7 +94,7 @@ class Compared:
         return "moved" if self.lost or self.won or self.change else "same"
 
     def facts(self) -> dict[str, object]:
-        """As plain values."""
+        """The row as plain values."""
         return {
             "model": self.place.model,
             "attack": self.place.attack,
@@ -115,7 +117,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of each cell, those of the later set first. reasons: why, and in how many cells."""
+    """Result of a comparison: all cells, those of the later set first.
+
+    reasons: the number of cells by reason for the change.
+    """
 
     before: str
     after: str
@@ -127,7 +132,7 @@ class Comparison:
         return [row for row in self.rows if row.outcome in outcomes]
 
     def facts(self) -> dict[str, object]:
-        """As plain values."""
+        """The comparison as plain values."""
         return {
             "before": self.before,
             "after": self.after,
@@ -138,7 +143,7 @@ class Comparison:
 
 
 def compare(before: Side, after: Side) -> Comparison:
-    """Two sets of scores, cell by cell."""
+    """Compare two sets of scores cell by cell."""
     moves = Moves(before.store, after.store)
     places = dict.fromkeys([*after.cells, *before.cells])
     rows = [_compared(place, before, after, moves) for place in places]
@@ -192,7 +197,7 @@ def _answers(store: Store, entry: CellEntry) -> Answers:
 
 
 def _common(first: Answers, second: Answers) -> tuple[Answers, Answers]:
-    """The answers of both about the images that both were asked about."""
+    """The answers of both for the images that they have in common."""
     ids = np.intersect1d(first.ids, second.ids)
     pair = []
     for answers in (first, second):

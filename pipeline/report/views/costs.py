@@ -1,4 +1,4 @@
-"""What a prediction costs, and a defense's accuracy against the passes that it takes."""
+"""Cost of predictions, and accuracy of defenses against it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pipeline.report.scores import Facts, Scores, number
 from pipeline.report.views.table import Entry, Row, View
 
 FEWEST = 3
-"""Defenses of a model that make a figure."""
+"""Minimum number of a model's defenses for a figure."""
 
 
 @dataclass(frozen=True)
 class Priced:
-    """A defense: passes an image's prediction takes, and its least accuracy of the table's.
+    """A defense: passes for the prediction of an image, and its lowest accuracy in the table.
 
-    attack: under which it is least; accuracy, interval: percent, the interval None where
-    several seeds are averaged.
+    Attributes:
+        attack: The attack with the lowest accuracy.
+        accuracy, interval: In percent; the interval is None if several seeds are averaged.
     """
 
     defense: str
@@ -39,14 +40,14 @@ class CostPanel:
 
 @dataclass(frozen=True)
 class Costs:
-    """Panels to be drawn side by side."""
+    """Panels of a figure, side by side."""
 
     title: str
     panels: tuple[CostPanel, ...]
 
     @property
     def defenses(self) -> tuple[str, ...]:
-        """All that are drawn, in their order."""
+        """All defenses shown, in order."""
         return tuple(
             dict.fromkeys(point.defense for panel in self.panels for point in panel.points)
         )
@@ -54,9 +55,9 @@ class Costs:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one prediction for one image: passes through the network, and milliseconds.
+    """Cost of one prediction for one image: passes through the network, and milliseconds.
 
-    times_bare: the milliseconds as a multiple of the bare model's; None without it.
+    times_bare: the time relative to the bare model; None if that is unknown.
     """
 
     forwards: float
@@ -66,11 +67,11 @@ class Cost:
 
 
 def prediction_costs(grid: Grid, scores: Scores) -> dict[tuple[str, str], Cost]:
-    """By model and defense, of those that tell of it: passes are the median over their cells.
+    """Cost of a prediction by model and defense, where recorded.
 
-    One for all attacks, since how an image came about does not change what its answer costs. The
-    time is that of the quickest cell: a first question that warms up, and whatever else the machine
-    did, only add to it.
+    There is one value for all attacks, since the cost of a prediction does not depend on how the
+    image was made. Passes are the median over the cells. The time is the minimum, since warm-up and
+    other load on the machine only add to it.
     """
     told: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     for cell in grid.cells:
@@ -93,9 +94,9 @@ def prediction_costs(grid: Grid, scores: Scores) -> dict[tuple[str, str], Cost]:
 
 
 def costs(view: View, grid: Grid, scores: Scores) -> Costs | None:
-    """The costs of a table's defenses; None where too few are known, or all cost the same.
+    """Costs of a table's defenses; None if too few are known or all are equal.
 
-    A table with a figure of its own has none: its rows are one defense with other parameters.
+    Tables with a figure of their own have none, since their rows are variants of one defense.
     """
     if view.table.figure is not None:
         return None
@@ -113,7 +114,7 @@ def costs(view: View, grid: Grid, scores: Scores) -> Costs | None:
 
 
 def passes(facts: Facts) -> float | None:
-    """Forwards and backwards a prediction, together; None where a score tells of neither."""
+    """Forward and backward passes of a prediction in total; None if not recorded."""
     found = (number(facts, f"{name}_per_prediction") for name in ("forwards", "backwards"))
     known = [value for value in found if value is not None]
     return sum(known) if known else None

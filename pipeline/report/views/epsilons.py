@@ -1,7 +1,7 @@
-"""What a figure of epsilons shows: what larger and larger attacks leave of each defense.
+"""Accuracy of each defense against the epsilon of the attack.
 
-The numbers are those of the integrity cards, which attack every defended model at several
-epsilons; so they are of the card's images, fewer than the table's.
+The values come from the integrity cards, which attack each defended model with several epsilons. So
+they are based on the card's images, which are fewer than the table's.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pipeline.report.views.table import View
 from tasks.evaluation.statistics import wilson_interval
 
 CHECK = "epsilon"
-"""Of a card, the finding that holds the accuracies."""
+"""The finding of a card that contains the accuracies."""
 FEWEST = 3
-"""Epsilons that make a curve."""
+"""Minimum number of epsilons for a curve."""
 
 
 @dataclass(frozen=True)
 class EpsilonPoint:
-    """epsilon: in 1/255 of the pixel range; accuracy, interval: percent of the card's images."""
+    """epsilon: in 1/255 of the pixel range; accuracy, interval: in percent of the card's images."""
 
     epsilon: float
     accuracy: float
@@ -32,9 +32,12 @@ class EpsilonPoint:
 
 @dataclass(frozen=True)
 class EpsilonCurve:
-    """A defense, its points by ascending epsilon; images: how many were attacked.
+    """The curve of one defense, by ascending epsilon.
 
-    draws, own_draws: how many draws an answer is the mean of, and how many the defense makes.
+    Attributes:
+        images: Number of attacked images.
+        draws: Number of draws that an answer averages.
+        own_draws: Number of draws that the defense itself averages.
     """
 
     defense: str
@@ -54,20 +57,20 @@ class EpsilonPanel:
 
 @dataclass(frozen=True)
 class Epsilons:
-    """Panels to be drawn side by side."""
+    """Panels of a figure, side by side."""
 
     title: str
     panels: tuple[EpsilonPanel, ...]
 
     @property
     def defenses(self) -> tuple[str, ...]:
-        """All that are drawn, in their order."""
+        """All defenses shown, in order."""
         found = (curve.defense for panel in self.panels for curve in panel.curves)
         return tuple(dict.fromkeys(found))
 
     @property
     def few_draws(self) -> dict[str, str]:
-        """Of the defenses that were answered with fewer draws than a table has: `5 of 50`."""
+        """Defenses with answers of fewer draws than in a table, in words such as `5 of 50`."""
         return {
             curve.defense: f"{curve.draws} of {curve.own_draws}"
             for panel in self.panels
@@ -77,20 +80,20 @@ class Epsilons:
 
 
 def by_epsilon(card: Card) -> Iterator[EpsilonPoint]:
-    """The accuracies that a card measured, by ascending epsilon; nothing where it did not."""
+    """Accuracies that a card measured, by ascending epsilon; empty if it measured none."""
     measured = next((found.measured for found in card.model if found.check == CHECK), {})
     sizes = {float(key.partition("/")[0]): value for key, value in measured.items()}
     for size in sorted(sizes):
-        # a card counts right answers, and tells them in percent
+        # a card stores percentages of counted answers
         right = round(sizes[size] / 100 * card.images)
         low, high = wilson_interval(right, card.images)
         yield EpsilonPoint(size, sizes[size], (100 * low, 100 * high))
 
 
 def epsilons(view: View, grid: Grid, scores: Scores) -> Epsilons | None:
-    """The curves of a table's defenses; None where it has no adaptive attack with a card.
+    """Curves of a table's defenses; None if it has no adaptive attack with a card.
 
-    An undefended model is drawn beside defenses, and not alone.
+    An undefended model is shown only together with defenses.
     """
     cells: dict[tuple[str, str], list[Cell]] = {}
     for cell in grid.cells:
@@ -107,7 +110,7 @@ def epsilons(view: View, grid: Grid, scores: Scores) -> Epsilons | None:
 
 
 def _curve(defense: str, cells: list[Cell], cards: Mapping[str, Card]) -> EpsilonCurve | None:
-    """Of the first card that is of the defended model; any undefended cell has the bare model's."""
+    """The curve from the first card of the defended model, or of the bare model for `none`."""
     for cell in cells:
         card = cards.get(cell.name)
         if card is None or not (cell.attack_spec.compound or defense == "none"):

@@ -1,4 +1,4 @@
-"""One image before and after an attack and a defense, as data."""
+"""Images before and after an attack and a defense, as data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPAN = 0.5
-"""The share of the pixel range that the largest change is magnified to."""
+"""Share of the pixel range to which the largest change is magnified."""
 
 
 Pixels = NDArray[np.float32]
@@ -25,10 +25,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """An image of class `label` at a place of the test set, and what became of it.
+    """A test image of class `label` at index `place`, and what the attack and defense did to it.
 
-    clean, adversarial, after: float32 [H, W, C] in [0, 1]; clean_answer, attacked_answer: the
-    bare model's, defended_answer: the defended model's first redraw, float32 [classes].
+    Attributes:
+        clean, adversarial, after: Images, float32 [H, W, C] in [0, 1].
+        clean_answer, attacked_answer: Probabilities of the bare model, float32 [classes].
+        defended_answer: Probabilities of the defended model's first redraw.
     """
 
     place: int
@@ -42,27 +44,27 @@ class Exhibit:
 
     @property
     def perturbation(self) -> Change:
-        """What the attack added."""
+        """The change made by the attack."""
         return change_between(self.clean, self.adversarial)
 
     @property
     def countered(self) -> Change:
-        """What the defense added."""
+        """The change made by the defense."""
         return change_between(self.adversarial, self.after)
 
 
 def _magnification(largest: float) -> float:
-    """How many times a change is shown magnified, so that its largest pixel spans half the range.
+    """Factor by which a change is magnified, so that its maximum spans half of the pixel range.
 
-    largest: in the pixel range [0, 1]. A whole number from 2 on, else one with one decimal.
+    largest: in the pixel range [0, 1]. Factors from 2 on are integers, others have one decimal.
     """
     times = SPAN / largest if largest > 0 else 1.0
-    # a change of 8/255 in float32 is a little more or less than that
+    # 8/255 is not exact in float32
     return float(math.floor(times + 1e-6)) if times >= 2 else round(times, 1)
 
 
 def change_between(before: Pixels, after: Pixels) -> Change:
-    """What was added to an image, magnified."""
+    """The difference between two images, magnified."""
     change = after - before
     times = _magnification(float(np.abs(change).max()))
     return Change(np.clip(0.5 + times * change, 0, 1).astype(np.float32), times)

@@ -1,7 +1,6 @@
-"""Where a defense fails: by class, which class is taken for which, and on which images.
+"""Analysis of failures of a defense: by class, by confusion, and by image.
 
-Everything is read from answers that the store holds. `before` is the same model under the same
-attack without a defense.
+Based on stored answers. `before` refers to the same model under the same attack without a defense.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ from pipeline.store import arrow
 from pipeline.store.store import Damaged, Store
 
 Confusion = NDArray[np.int64]
-"""[classes, classes]: of images of a class, a row, how many answers named each class; all redraws
-count."""
+"""Confusion matrix [true class, predicted class]: number of answers over all redraws."""
 
 
 @dataclass(frozen=True)
 class ClassRate:
-    """One class. before, after: percent of right answers; before is None without such a cell."""
+    """One class. before, after: percentage of right answers; before is None without a bare cell."""
 
     label: int
     name: str
@@ -37,30 +35,30 @@ class ClassRate:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predicted classes by ascending id. ids, labels: int64 [N]; classes: int64 [N, R]."""
+    """Predicted classes, sorted by image id. ids, labels: int64 [N]; classes: int64 [N, R]."""
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     classes: NDArray[np.int64]
 
     def confusion(self, count: int) -> Confusion:
-        """See `Confusion`."""
+        """The confusion matrix."""
         found = np.zeros((count, count), dtype=np.int64)
         for column in self.classes.T:
             np.add.at(found, (self.labels, column), 1)
         return found
 
     def mostly(self) -> dict[int, int]:
-        """By image, the class that most redraws named, of several the lowest."""
+        """The most frequent class over redraws by image; the lowest one if several are equal."""
         winners = [int(np.bincount(row).argmax()) for row in self.classes]
         return dict(zip(self.ids.tolist(), winners, strict=True))
 
 
 @dataclass(frozen=True)
 class Moved:
-    """An image on which the defended model is right more, or less, often than the bare one.
+    """An image on which the defended model is right more often, or less often, than the bare one.
 
-    before, after: the class that most redraws named, None where the store has no predictions.
+    before, after: the most frequent predicted class; None without stored predictions.
     """
 
     image: int
@@ -73,8 +71,11 @@ class Moved:
 class Failures:
     """Where a cell's defense fails.
 
-    always, never: images on which the model is wrong, or right, in every redraw of every attacked
-    cell of the grid, of `common` images that all `cells` of these have.
+    Attributes:
+        before, after: Confusion matrices without and with the defense.
+        won, lost: Images on which the model is right more often, or less often, with the defense.
+        always, never: Images on which the model is wrong, or right, in every redraw of every
+            attacked cell of the model, out of the `common` images that all these `cells` have.
     """
 
     classes: Sequence[ClassRate]
@@ -88,7 +89,7 @@ class Failures:
     cells: Sequence[str] = field(default_factory=tuple)
 
     def pairs(self) -> list[tuple[int, int, int]]:
-        """True class, class named instead, and how often, the most frequent first."""
+        """Confusions as (true class, predicted class, count), most frequent first."""
         if self.after is None:
             return []
         wrong = self.after.copy()
@@ -99,9 +100,9 @@ class Failures:
 
 @dataclass(frozen=True)
 class ModelFailures:
-    """Where the defenses of one model fail under one attack: its cells, and what is known of each.
+    """Failures of all defenses of one model under one attack, by cell.
 
-    The bare model's cell is the first, where there is one.
+    The bare model's cell comes first, if there is one.
     """
 
     model: str
@@ -110,14 +111,14 @@ class ModelFailures:
 
     @property
     def any(self) -> Failures:
-        """One of them, for what all say of their model."""
+        """Any of them, for values that are the same for all."""
         return self.cells[0][1]
 
 
 def failures(
     cell: Cell, grid: Grid, per_image: PerImage, store: Store, scores: Mapping[str, Node]
 ) -> Failures:
-    """Where a scored cell's defense fails; NotTested where the store has no answers of it."""
+    """Where a scored cell's defense fails; NotTested if the store does not have its answers."""
     attacked = _attacked(cell, grid, per_image)
     read = _reader(store, scores)
     return _failures(cell, grid, per_image, read, attacked, _extremes(attacked))
@@ -126,10 +127,10 @@ def failures(
 def failures_by_model(
     grid: Grid, per_image: PerImage, store: Store, scores: Mapping[str, Node]
 ) -> list[ModelFailures]:
-    """Of each model the failures under its adaptive attack, without one under a replayed one.
+    """The failures of each model under its adaptive attack, or else a transferred one.
 
-    Of several that is the one that most defenses were given, of several such the last of the
-    grid. Models without answers are left out, and of several seeds all but the first.
+    If there are several, it is the attack on most defenses, and among equals the last one of the
+    grid. Models without answers are omitted, and only the first seed is included.
     """
     first = {cell.model: cell.seed for cell in reversed(grid.cells)}
     read = _reader(store, scores)
@@ -142,7 +143,7 @@ def failures_by_model(
                 by_attack.setdefault(cell.attack, []).append(cell)
         if not by_attack:
             continue
-        # the last of those that are equal comes first
+        # reversed, so that the last of equals is chosen
         cells = max(
             reversed(by_attack.values()),
             key=lambda each: (each[0].attack_spec.compound, len({c.defense for c in each})),
@@ -165,7 +166,12 @@ def _failures(
     attacked: Mapping[str, Answers],
     extremes: tuple[Sequence[int], Sequence[int], int],
 ) -> Failures:
-    """See `failures`; read: a cell's predictions; attacked, extremes: of the cell's model."""
+    """See `failures`.
+
+    Args:
+        read: Returns a cell's predictions.
+        attacked, extremes: Those of the cell's model.
+    """
     answers = per_image.answers(cell.name)
     bare = _bare(cell, grid)
     known = None if bare is None else _answers(bare, per_image)
@@ -188,7 +194,7 @@ def _failures(
 
 
 def _bare(cell: Cell, grid: Grid) -> Cell | None:
-    """The same without a defense."""
+    """The corresponding cell without a defense."""
     for other in grid.cells:
         place = (other.model, other.attack, other.seed)
         if place == (cell.model, cell.attack, cell.seed) and other.defense_spec.kind == "none":
@@ -223,12 +229,12 @@ def _by_class(cell: Cell, after: Answers, before: Answers | None) -> list[ClassR
 
 
 def _reader(store: Store, scores: Mapping[str, Node]) -> Callable[[str], Predicted | None]:
-    """Reads the predictions of cells by their names, each once."""
+    """A function that returns a cell's predictions, and caches them."""
     return cache(lambda name: _predicted(store, scores[name]))
 
 
 def _predicted(store: Store, score: Node) -> Predicted | None:
-    """The predicted classes behind a score; None where the store has not all of them."""
+    """The predicted classes behind a score; None if some of them are not in the store."""
     parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
     for _, defend in score.parents:
         record = store.known(defend.kind, defend.digest)
@@ -264,7 +270,7 @@ def _moved(
 
 
 def _attacked(cell: Cell, grid: Grid, per_image: PerImage) -> dict[str, Answers]:
-    """The answers of the attacked cells of a cell's model and seed, by their names."""
+    """Answers of the attacked cells of a cell's model and seed, by cell name."""
     cells = [
         other
         for other in grid.cells
@@ -275,7 +281,7 @@ def _attacked(cell: Cell, grid: Grid, per_image: PerImage) -> dict[str, Answers]
 
 
 def _extremes(attacked: Mapping[str, Answers]) -> tuple[list[int], list[int], int]:
-    """Images that everything breaks, images that nothing breaks, and of how many they are."""
+    """Images that are always wrong, images that never are, and the number of common images."""
     if not attacked:
         return [], [], 0
     ids = reduce(np.intersect1d, (answers.ids for answers in attacked.values()))

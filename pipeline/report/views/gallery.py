@@ -1,6 +1,6 @@
-"""Images through an attack and a defense, as the report's page shows them.
+"""Galleries of images before and after an attack and a defense, for the report's page.
 
-Which images is a rule, see `tasks.evaluation.exhibit`; a run computed them, and the store has them.
+The images are selected by a rule, see `tasks.evaluation.exhibit`, and are computed by a run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = {
     "attacked_answer": 2,
     "defended_answer": 2,
 }
-"""Of `exhibits.arrow`, and their dimensions; see `tasks.evaluation.exhibit.Exhibits`."""
+"""Columns of `exhibits.arrow` and their dimensions; see `tasks.evaluation.exhibit.Exhibits`."""
 
 NOT_COMPUTED = "not computed; a run makes it where the store has the examples and answers"
 
@@ -48,13 +48,13 @@ class Gallery:
 
     @property
     def absent(self) -> list[int]:
-        """Classes of which no image fits the rule."""
+        """Classes without an image that fits the rule."""
         found = {exhibit.label for exhibit in self.exhibits}
         return [] if self.problem else sorted(set(range(self.classes)) - found)
 
 
 def galleries(artifacts: Artifacts) -> list[Gallery]:
-    """A gallery for each model that has exhibits; one that is not in the store says so."""
+    """A gallery for each model with exhibits; if they are missing, it contains the reason."""
     snapshot = Snapshot(artifacts.store)
     return [_gallery(each, artifacts.store, snapshot) for each in artifacts.exhibits]
 

@@ -1,4 +1,4 @@
-"""The answers of cells about the same images, by model, defense and attack."""
+"""Answers of cells restricted to common images, by model, defense and attack."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.report.scores import Scores
 from pipeline.report.views.costs import Cost, prediction_costs
 
 Images = Mapping[int, NDArray[np.int64]]
-"""By seed, the ids of images in ascending order."""
+"""Ids of images in ascending order, by seed."""
 Right = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Paired:
-    """A grid's cells and their answers, several seeds of a cell together."""
+    """Cells of a grid and their answers, with the seeds of a cell grouped together."""
 
     grid: Grid
     scores: Scores
@@ -39,11 +39,11 @@ class Paired:
         return prediction_costs(self.grid, self.scores)
 
     def cells(self, model: str, defense: str, attack: str) -> list[Cell]:
-        """The cells of a place, one a seed; none where the grid has none."""
+        """The cells of a model, defense and attack, one for each seed; may be empty."""
         return self._cells.get((model, defense, attack), [])
 
     def answers(self, model: str, defense: str, attack: str) -> dict[int, Answers]:
-        """By seed, of the cells that are scored."""
+        """Answers of the scored cells, by seed."""
         found: dict[int, Answers] = {}
         for cell in self.cells(model, defense, attack):
             if self.scores.per_image is None or self.scores.accuracy(cell.name) is None:
@@ -55,12 +55,12 @@ class Paired:
         return found
 
     def images(self, model: str, defense: str, attack: str) -> Images:
-        """By seed, which images the cells of a place are about."""
+        """The images that the cells are about, by seed."""
         answers = self.answers(model, defense, attack)
         return {seed: found.ids for seed, found in answers.items()}
 
     def right(self, model: str, defense: str, attack: str, images: Images) -> dict[int, Right]:
-        """By seed, bool [N, R] of these images; no seed that lacks one of them."""
+        """Right answers on the given images, bool [N, R], by seed; only seeds with all images."""
         found = {}
         for seed, answers in self.answers(model, defense, attack).items():
             wanted = images.get(seed)

@@ -1,7 +1,7 @@
-"""One image before and after an attack, and what a model says of it, read from the store.
+"""An example image before and after an attack, with the predicted probabilities.
 
-Which image is a rule, not a choice: the first one, in the data set's fixed order, that the
-bare model gets right when clean and wrong under the attack.
+It is selected by a rule: the first image of the test set that the bare model classifies correctly
+when clean and wrongly under the attack.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NoPicture(Exception):
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Where results lie: a store, the score node of each cell by the cell's name, and exhibits."""
+    """Access to results: the store, the score node of each cell by name, and the exhibits."""
 
     store: Store
     scores: Mapping[str, Node]
@@ -38,11 +38,13 @@ class Artifacts:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that an attack turned.
+    """An example image.
 
-    place: in the data set's fixed order, from 0; clean, adversarial: float32 [H, W, C] in
-    [0, 1]; clean_answer: float32 [classes], None where the grid has no clean cell; answers:
-    a defense's label → float32 [classes], the undefended model's first.
+    Attributes:
+        place: Index in the test set, from 0.
+        clean, adversarial: float32 [H, W, C] in [0, 1].
+        clean_answer: Probabilities, float32 [classes]; None if the grid has no clean cell.
+        answers: Probabilities by defense; the undefended model comes first.
     """
 
     model: str
@@ -56,17 +58,17 @@ class Picture:
 
     @property
     def largest_change(self) -> float:
-        """Of a pixel, in the range [0, 1]."""
+        """Largest change of a pixel, in the range [0, 1]."""
         return float(np.abs(self.adversarial - self.clean).max())
 
     @property
     def perturbation(self) -> Change:
-        """What the attack added, magnified."""
+        """The change made by the attack, magnified."""
         return change_between(self.clean, self.adversarial)
 
 
 def pictures(view: View, grid: Grid, artifacts: Artifacts) -> list[Picture]:
-    """A picture for each model and attack of a table; NoPicture where one cannot be made."""
+    """A picture for each model and attack of a table; NoPicture if one cannot be made."""
     cells: dict[tuple[str, str, str], Cell] = {}
     for cell in grid.cells:
         cells.setdefault((cell.model, cell.attack, cell.defense), cell)
@@ -144,12 +146,12 @@ class _Shard:
         self.answers: NDArray[np.float32] = columns["probabilities"].mean(axis=1)
 
     def adversarial(self, row: int) -> NDArray[np.float32]:
-        """The attacked image of a row, [C, H, W]."""
+        """The adversarial image of a row, [C, H, W]."""
         examples = self._node.parent("examples")
         return self._pixels(examples, "examples.arrow", row)
 
     def clean_pixels(self, place: int) -> NDArray[np.uint8]:
-        """The image at a place of the test set, [C, H, W]."""
+        """The image at an index of the test set, [C, H, W]."""
         dataset = self._node.parent("examples").parent("dataset")
         return self._pixels(dataset, "test.arrow", place)
 
@@ -161,7 +163,7 @@ class _Shard:
         return found
 
     def _path(self, node: Node, name: str) -> Path:
-        """A file of an artifact that is what the results were made from."""
+        """A file of an artifact, after checking that the results were made from this artifact."""
         record = self._store.required(node.kind, node.digest)
         if node is not self._node:
             made = self._store.required(self._node.kind, self._node.digest)
@@ -175,7 +177,7 @@ def _channels_last(pixels: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def class_probabilities(picture: Picture) -> Iterator[tuple[str, Sequence[float]]]:
-    """The columns of a picture's table: what was seen, and the probability of each class."""
+    """Columns of a picture's table: name, and the probability of each class."""
     if picture.clean_answer is not None:
         yield "clean", picture.clean_answer.tolist()
     for place, (label, answer) in enumerate(picture.answers.items()):

@@ -1,6 +1,6 @@
-"""What a figure of a swept parameter shows: accuracy against it.
+"""Accuracy against a swept parameter.
 
-A curve is what differs in that parameter alone: one model, attack and defense.
+The cells of one curve differ only in that parameter, and share model, attack and defense.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ QUANTITIES = {
     "limit": "limit of the perturbation, μ (1/255 of the pixel range)",
     "step_size": "step size, α (1/255 of the pixel range)",
 }
-"""Names and units of parameters, for axes; others go by their own names."""
+"""Axis labels of parameters; others are labelled with their name."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """An accuracy in percent; its interval is None where several seeds are averaged."""
+    """An accuracy in percent; the interval is None if several seeds are averaged."""
 
     x: float
     accuracy: float
@@ -34,10 +34,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """One model under one attack, its points by ascending x.
+    """A curve of one model under one attack, by ascending x.
 
-    defense: its label without the parameter, "" where all curves of the figure are of one;
-    level: whether it has no such parameter, so that its points repeat one accuracy.
+    Attributes:
+        defense: Label of the defense without the parameter; empty if it is the same for all curves.
+        level: Whether the cell does not have the parameter, so that the curve is constant.
     """
 
     dataset: str
@@ -49,13 +50,13 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """What a legend calls it."""
+        """Its label in a legend."""
         return ", ".join(filter(None, [self.model, self.attack, self.defense]))
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Curves to be drawn together, and what is said of their axes."""
+    """Curves of a figure, with the labels of its axes."""
 
     title: str
     quantity: str
@@ -63,7 +64,7 @@ class Sweep:
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """The data sets of the curves, in their order: each has a panel."""
+        """Data sets of the curves, in order; each has a panel."""
         return tuple(dict.fromkeys(curve.dataset for curve in self.curves))
 
     @property
@@ -74,7 +75,7 @@ class Sweep:
 
 
 def sweep(view: View, grid: Grid) -> Sweep | None:
-    """The curves of a table that asks for them; None where it does not, or nothing is scored."""
+    """The curves of a table's figure; None if it has none, or no cell is scored."""
     figure = view.table.figure
     if figure is None or figure.x is None:
         return None
@@ -88,9 +89,9 @@ def sweep(view: View, grid: Grid) -> Sweep | None:
 
 
 def _swept_curves(view: View, grid: Grid, x: str) -> list[Curve]:
-    """The curves of a parameter that the table sweeps, and levels of what has none.
+    """Curves of a parameter that the table sweeps, and constant ones of cells without it.
 
-    Against an attack's epsilon, clean images are the point of epsilon 0.
+    If x is the epsilon of an attack, clean images are shown as the point at epsilon 0.
     """
     swept = {
         (each.section, each.label): each for each in view.table.swept if x in dict(each.values)
@@ -139,7 +140,7 @@ def _begin_clean(
     x: str,
     grid: Grid,
 ) -> None:
-    """Clean images become the points of epsilon 0 of the attacks on the same model and defense."""
+    """Add clean accuracies as points at epsilon 0 to the curves of the same model and defense."""
     clean = {cell.attack for cell in grid.cells if not cell.attack_spec.crafts}
     for key, entry in list(level.items()):
         dataset, model, attack, defense = key
@@ -153,7 +154,7 @@ def _begin_clean(
 
 
 def _curves(view: View, grid: Grid, figure: FigureEntry) -> list[Curve]:
-    """The curves of a table whose variants were written one by one."""
+    """Curves of a table whose variants are listed individually."""
     assert figure.x is not None
     cells = {(cell.model, cell.defense, cell.attack): cell for cell in grid.cells}
     curves = []
@@ -173,7 +174,7 @@ def _curves(view: View, grid: Grid, figure: FigureEntry) -> list[Curve]:
 
 
 def _point(row: Row, place: int, cell: Cell, of: str, name: str) -> Point | None:
-    """The point of an entry; None where it has no score or its defense no such parameter."""
+    """The point of a cell; None if it has no score, or its defense does not have the parameter."""
     entry = row.entries[place]
     values = [getattr(part, name) for _, part in cell.defense_spec.stages() if part.kind == of]
     if entry.accuracy is None or not values or isinstance(values[0], str | bool | tuple | None):

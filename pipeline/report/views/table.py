@@ -1,6 +1,6 @@
-"""From the facts of cells to what a table shows: means over seeds, gains, and notes.
+"""Content of a table from the facts of cells: means over seeds, gains and footnotes.
 
-Everything is computed from unrounded accuracies; rounding is for those who print.
+Everything is computed from unrounded accuracies; output formats round.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tasks.integrity.findings import gravest
 
 
 def views(grid: Grid, scores: Scores) -> list[View]:
-    """The grid's tables, without rows, columns and tables that no cell of the grid is in."""
+    """The tables of a grid, without rows, columns and tables that have no cells."""
     cells: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in grid.cells:
         cells.setdefault((cell.model, cell.defense, cell.attack), []).append(cell)
@@ -37,7 +37,7 @@ def views(grid: Grid, scores: Scores) -> list[View]:
 
 
 class _Reader:
-    """Reads one table's cells, numbering notes as they come."""
+    """Reads the cells of one table, numbering footnotes in order of appearance."""
 
     def __init__(
         self, table: Table, cells: Mapping[tuple[str, str, str], Sequence[Cell]], scores: Scores
@@ -120,7 +120,7 @@ class _Reader:
         )
 
     def _card(self, cells: Sequence[Cell]) -> tuple[CardVerdict | None, int | None]:
-        """The gravest verdict of the cards, and the note of what the first failed one found."""
+        """The worst verdict of the cards, and the footnote of the first one that failed."""
         cards = [self._scores.cards.get(cell.name) for cell in cells]
         known = [card for card in cards if card is not None]
         if not known:
@@ -130,12 +130,12 @@ class _Reader:
         return gravest(card.verdict for card in known), note
 
     def _accuracies(self, cells: Sequence[Cell]) -> dict[int, float]:
-        """By seed, of the cells that are scored."""
+        """Accuracies of the scored cells, by seed."""
         scored = ((cell.seed, self._scores.accuracy(cell.name)) for cell in cells)
         return {seed: accuracy for seed, accuracy in scored if accuracy is not None}
 
     def _test(self, pairs: Sequence[tuple[str, str]]) -> tuple[float | None, str | None]:
-        """The p-value of a gain, or why it has none; neither where there is no gain."""
+        """The p-value of a gain, or why it has none; both None if there is no gain."""
         if not pairs or self._scores.per_image is None:
             return None, "per-image answers were not looked at" if pairs else None
         try:
@@ -149,7 +149,8 @@ class _Reader:
 
     def _published_gain(self, model: str, defense: str, attack: str) -> float | None:
         base = self._table.baseline(model, attack, defense)
-        # What is no other defense of the paper's, such as another recipe, has its very number.
+        # a cell that differs from its baseline in something else, such as the recipe, has the same
+        # published number as the baseline
         if base is None or base[2] == defense:
             return None
         pair = [self._reference(model, label, attack) for label in (defense, base[2])]
@@ -181,7 +182,7 @@ class _Reader:
 
 
 def _corrected(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows with Holm's p-values: the gains of all of them are one family."""
+    """Add Holm-corrected p-values; the gains of all rows form one family."""
     p_values = (entry.p_value for row in rows for entry in row.entries)
     adjusted = iter(holm([p_value for p_value in p_values if p_value is not None]))
     return tuple(
@@ -197,23 +198,28 @@ def _corrected(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 LEVEL = 0.05
-"""The chance that a table without any true gain calls one of its gains significant."""
+"""Significance level: the probability that a table without any true gain reports one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One place of a table. Rates in percent, gains in points.
+    """One entry of a table. Rates are in percent, gains in points.
 
-    accuracy, gain: means over seeds, a gain only from seeds that have its baseline too.
-    interval and spread (over redraws) belong to one set of weights, so they are None where
-    several seeds are averaged; seed_spread is the standard deviation over those.
-    seeds: how many were scored; note: number of a footnote of the view.
-    reference: the published number; published_gain: from published accuracies, None where one
-    of them is a bound.
-    p_value: of the gain; p_holm: the same, corrected for all gains of the view that were tested;
-    untested: why a gain has neither.
-    card: the gravest verdict of the integrity cards; card_note: number of the footnote that says
-    what a failed one found.
+    Attributes:
+        accuracy: Mean over seeds.
+        gain: Mean over the seeds that have the baseline, too.
+        interval, spread: Confidence interval, and standard deviation over redraws, of one set of
+            weights; None if several seeds are averaged.
+        seed_spread: Standard deviation over several seeds.
+        seeds: Number of scored seeds.
+        note: Number of a footnote.
+        reference: The published number.
+        published_gain: Gain by published accuracies; None if one of them is a bound.
+        p_value: P-value of the gain.
+        p_holm: The same, corrected for all tested gains of the table.
+        untested: Why the gain has no p-values.
+        card: Worst verdict of the integrity cards.
+        card_note: Number of the footnote about a failed card.
     """
 
     attack: str
@@ -236,24 +242,24 @@ class Entry:
 
     @property
     def bold(self) -> bool:
-        """Whether the gain is shown: it is significant, and no integrity card fails."""
+        """Whether the gain is emphasised: it is significant, and no integrity card fails."""
         return self.significant is True and self.card != "fail"
 
     @property
     def significant(self) -> bool | None:
-        """Whether the gain, or loss, is significant in its view; None where it is not tested."""
+        """Whether the gain or loss is significant in its table; None if it was not tested."""
         return None if self.p_holm is None else self.p_holm <= LEVEL
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published, in points; see `Reference.difference`."""
+        """Measured minus published accuracy, in points; see `Reference.difference`."""
         if self.reference is None or self.accuracy is None:
             return None
         return self.reference.difference(self.accuracy)
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether the published number lies in the interval; None without one of both."""
+        """Whether the published number is in the interval; None if either is missing."""
         if self.reference is None or self.accuracy is None:
             return None
         return self.reference.verdict(self.interval)
@@ -261,9 +267,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One defense on one model, an entry for each attack of the view.
+    """One defense on one model, with an entry for each attack of the table.
 
-    redraws: how often whole predictions were drawn, or `deterministic`.
+    redraws: number of repeated predictions, or `deterministic`.
     """
 
     model: str
@@ -274,10 +280,12 @@ class Row:
 
 @dataclass(frozen=True)
 class View:
-    """A table as it is shown; a note's number is its place, from 1.
+    """A table as it is shown; footnotes are numbered from 1.
 
-    doubts: what makes no sense about its models and attacks, a line each. replayed: those of its
-    attacks whose examples were made on the bare model, so that they bound a defense from above.
+    Attributes:
+        doubts: Sanity checks of its models and attacks that did not pass, one line each.
+        replayed: Its transferred attacks, made on the bare model, whose accuracy is only an upper
+            bound for a defense.
     """
 
     table: Table
@@ -288,10 +296,10 @@ class View:
     replayed: frozenset[str] = frozenset()
 
     def gain_shows(self, entry: Entry) -> Literal["up", "down", ""]:
-        """Which way a gain goes, as far as that may be shown by a colour.
+        """The direction of a gain that may be shown by a colour.
 
-        Not up under replayed examples, which only bound it, and neither where it is none when
-        rounded.
+        Gains under transferred attacks are not shown as up, since they are only bounds. Values that
+        round to 0 have no direction.
         """
         rounded = 0.0 if entry.gain is None else round(entry.gain, 1)
         if rounded > 0 and entry.attack not in self.replayed:
@@ -300,7 +308,7 @@ class View:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models of the rows, in their order."""
+        """The models of the rows, in order."""
         return tuple(dict.fromkeys(row.model for row in self.rows))
 
     @property
@@ -311,9 +319,9 @@ class View:
 
 
 def spans(attacks: Sequence[str]) -> list[tuple[str, int]]:
-    """Headings above columns: what neighbours share before their first hyphen, and how many.
+    """Headings that group columns: common first word (before a hyphen) and number of columns.
 
-    The heading is empty above a column that shares nothing.
+    The heading of a column that is not grouped is empty.
     """
     found: list[tuple[str, int]] = []
     for attack in attacks:
@@ -327,9 +335,9 @@ def spans(attacks: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def of_cells(view: View, cells: Sequence[Cell]) -> View | None:
-    """The rows and columns of a table that hold any of some cells; None if there are none.
+    """The rows and columns of a table that contain any of these cells; None if there are none.
 
-    Gains stay those over rows that are left out.
+    Gains remain relative to rows that are left out.
     """
     rows_of = {(cell.model, cell.defense) for cell in cells}
     columns = {cell.attack for cell in cells}
@@ -363,7 +371,7 @@ def of_cells(view: View, cells: Sequence[Cell]) -> View | None:
 
 
 def beside(view: View) -> View | None:
-    """The rows and columns of a table that hold a published number; None if there are none."""
+    """The rows and columns of a table that have a published number; None if there are none."""
     places = [
         place
         for place in range(len(view.attacks))

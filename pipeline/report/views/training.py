@@ -1,4 +1,4 @@
-"""How a grid's models were trained, epoch by epoch, as the store tells it."""
+"""Trainings of a grid's models, epoch by epoch, as recorded in the store."""
 
 from __future__ import annotations
 
@@ -21,13 +21,19 @@ MEASURED_ON = {
     "iat": "mixed training images",
     "mixup": "mixed training images",
 }
-"""What a recipe's accuracies are of."""
+"""What a recipe's training accuracy is measured on."""
 
 
 @dataclass(frozen=True)
 class TrainingEpoch:
-    """loss: the mean over batches; accuracy: percent of training images as the recipe shows them,
-    see `tasks.training.train.State`; seconds: None where they were not kept."""
+    """One epoch.
+
+    Attributes:
+        loss: Mean over the batches.
+        accuracy: Percentage of training images as augmented by the recipe, see
+            `tasks.training.train.State`.
+        seconds: Duration; None if it was not recorded.
+    """
 
     loss: float
     accuracy: float
@@ -37,7 +43,10 @@ class TrainingEpoch:
 
 @dataclass(frozen=True)
 class Training:
-    """A model's training: its recipe in a few words, its epochs, and on what the last one ran."""
+    """A model's training: short description of the recipe, epochs, and hardware.
+
+    hardware: that of the process that finished the training.
+    """
 
     model: str
     recipe: str
@@ -47,13 +56,13 @@ class Training:
 
     @property
     def hours(self) -> float | None:
-        """Of all epochs together; None where one is not known."""
+        """Total duration; None if that of any epoch is unknown."""
         seconds = [epoch.seconds for epoch in self.epochs]
         return None if None in seconds else sum(filter(None, seconds)) / 3600
 
     @property
     def words(self) -> str:
-        """All but the numbers of each epoch, in a line."""
+        """Summary in one line."""
         last, hours = self.epochs[-1], self.hours
         took = "" if hours is None else f" in {hours:.2g} h"
         return (
@@ -63,9 +72,9 @@ class Training:
 
 
 def trainings(grid: Grid, artifacts: Artifacts | None) -> list[Training]:
-    """Of each model that the grid trains, in its order; those that the store has lost are left out.
+    """Trainings of the grid's models, in order, without those that are not in the store.
 
-    A model of several seeds has one for each.
+    A model with several seeds has one for each.
     """
     found: dict[str, Training] = {}
     for cell in grid.cells if artifacts is not None else ():
@@ -91,7 +100,7 @@ def _training(name: str, cell: Cell, record: Record, epochs: Sequence[TrainingEp
 
 
 def _epochs(artifacts: Artifacts, record: Record) -> list[TrainingEpoch]:
-    """Those of a record; empty where its file is lost or holds something else."""
+    """The epochs of a record; empty if its file is missing or invalid."""
     try:
         text = artifacts.store.path(record, "history.json").read_bytes()
         history = parsed(text, list[dict[str, Any]])

@@ -1,6 +1,7 @@
-"""The figure of verdicts as data: what each defense leaves in the worst case, a panel a network.
+"""Content of the figure of verdicts: worst case of each defense, with a panel for each network.
 
-Each mark is of what `VerdictRow.facts` gives, which is a line of `verdicts.csv`; rates in percent.
+Marks are built from `VerdictRow.facts`, which are the lines of `verdicts.csv`. Rates are in
+percent.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class VerdictMark:
 
 @dataclass(frozen=True)
 class VerdictPanel:
-    """The defenses of one network in one ball, by their worst case, the highest first.
+    """The defenses of one network in one ball, sorted by worst case, highest first.
 
-    images: how many a verdict of these is about, the fewest and the most.
+    images: minimum and maximum number of images of these verdicts.
     """
 
     model: str
@@ -42,8 +43,8 @@ class VerdictPanel:
 def verdict_panels(facts: Iterable[Mapping[str, Any]]) -> list[VerdictPanel]:
     """A panel for each network and ball, in the order of the facts.
 
-    What was not computed has no mark, and a panel without a mark is none. The bare network is what
-    each mark is compared with, and no mark itself.
+    Defenses that were not computed have no mark, and panels without marks are omitted. The bare
+    network has no mark, since all marks are compared with it.
     """
     groups: dict[tuple[str, str, float], list[Mapping[str, Any]]] = {}
     for row in facts:

@@ -1,7 +1,7 @@
-"""Does it hold? The verdict of each defense on each network that was attacked adaptively.
+"""Verdicts: whether each defense holds on each network that was attacked adaptively.
 
-A row is about the images of one adaptive attack, that of a network's with the most candidates.
-Rates are in percent, changes in points.
+A row is about the images of one adaptive attack, the one with the most candidates. Rates are in
+percent, changes in points.
 """
 
 from __future__ import annotations
@@ -35,18 +35,24 @@ Conclusion = Literal["holds", "does not hold", "cannot tell"]
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictRow:
-    """What one defense is worth on one network.
+    """The verdict on one defense on one network, and the values that it is based on.
 
-    attack: the adaptive attack, of so many `candidates`, in the ball of `norm` and `epsilon`;
-    worst: what it leaves; without: what it leaves the bare network with the same budget; gain:
-    their difference. clean, clean_change: without an attack, and that beside the bare network;
-    replayed: under the oblivious attack `replayed_attack` that leaves the defense the least.
-    control: the flips and crops that cost as much, over_control: how much more the defense is
-    left with than they are. hidden: how far the gain under an attack straight from the image, with
-    nothing else to choose from, exceeds the worst case's. acts_on, acts_on_clean: of the answers in
-    the worst case, and about clean images, those that the bare network would not have given, of the
-    first seed. is_control: whether the row is one of flips and crops itself. computed: False where
-    nothing of it was, or of the bare network, and nothing failed.
+    Attributes:
+        attack: The adaptive attack, which has this number of `candidates`, in the ball of `norm`
+            and `epsilon`.
+        worst: Accuracy under it.
+        without: Accuracy of the bare network under it, with the same budget.
+        gain: The difference between the two.
+        clean, clean_change: Accuracy without an attack, and its change from the bare network.
+        replayed: Accuracy under `replayed_attack`, the strongest transferred attack.
+        control: The flip-and-crop defense of the same cost.
+        over_control: Difference in accuracy from the control.
+        hidden: By how much the gain under a direct attack, which has only one candidate, exceeds
+            the gain in the worst case.
+        acts_on, acts_on_clean: Percentage of answers in the worst case, and on clean images, that
+            differ from the bare network's, for the first seed.
+        is_control: Whether the defense is flips and crops itself.
+        computed: False if nothing was computed for it or for the bare network, and nothing failed.
     """
 
     model: str
@@ -76,7 +82,7 @@ class VerdictRow:
     computed: bool = True
 
     def facts(self) -> dict[str, object]:
-        """All of it as plain values, unrounded, each number in a column of its own."""
+        """All values, unrounded, one per column."""
         claim = self.claims[0] if self.claims else None
         found: dict[str, object] = {
             "model": self.model,
@@ -118,24 +124,25 @@ class VerdictRow:
 
     @property
     def hides_gradients(self) -> bool:
-        """Whether a direct attack leaves a gain that the others take away, beyond chance."""
+        """Whether a direct attack shows a gain that other attacks remove, beyond chance."""
         return self.hidden is not None and self.hidden.rises
 
     @property
     def costs_accuracy(self) -> bool:
-        """Whether fewer clean images are right than without it, beyond chance."""
+        """Whether the accuracy on clean images is lower than without the defense, beyond chance."""
         return self.clean_change is not None and self.clean_change.falls
 
     @property
     def beats_control(self) -> bool | None:
-        """Whether it is left with more than flips and crops are; None without these."""
+        """Whether its accuracy exceeds the control's beyond chance; None without a control."""
         return None if self.over_control is None else self.over_control.rises
 
 
 def verdict_rows(grid: Grid, scores: Scores) -> list[VerdictRow]:
-    """A row for each defense on each network; networks in the grid's order, by the worst case.
+    """A row for each defense on each network, in the grid's order of networks.
 
-    Highest first, the bare network's among them; those that nothing is known of come last.
+    The rows of a network are sorted by worst case, highest first, including the bare network; those
+    without a value come last.
     """
     reader = _Reader(Paired(grid, scores))
     rows = list(reader.rows())
@@ -149,10 +156,11 @@ def verdict_rows(grid: Grid, scores: Scores) -> list[VerdictRow]:
 
 
 def conclusion(rows: Sequence[VerdictRow]) -> Conclusion:
-    """The answer about one defense from its verdicts on several networks.
+    """The overall answer for one defense, from its verdicts on several networks.
 
-    It does not hold where it harms or gains nothing on any of them, and holds where it does on
-    all that tell anything: a bare network that has fallen does not. All else cannot be told.
+    It does not hold if it harms or gains nothing on any network. It holds if it does so on all
+    networks that are informative; a network whose bare accuracy is near zero is not. Otherwise the
+    answer is `cannot tell`.
     """
     words = {row.verdict.word for row in rows if not row.verdict.fallen}
     if words & {"harms", "no gain"}:
@@ -166,7 +174,7 @@ class _Reader:
 
     @cached_property
     def _attacks(self) -> dict[tuple[str, str, float], list[str]]:
-        """The adaptive attacks on each network by its name, the norm and the epsilon."""
+        """The adaptive attacks on each network, by network, norm and epsilon."""
         found: dict[tuple[str, str, float], list[str]] = {}
         for cell in self.paired.grid.cells:
             spec = cell.attack_spec
@@ -178,7 +186,7 @@ class _Reader:
 
     @cached_property
     def _others(self) -> tuple[str, ...]:
-        """Every attack of the grid, in its order."""
+        """All attacks of the grid, in order."""
         return tuple(dict.fromkeys(cell.attack for cell in self.paired.grid.cells))
 
     def rows(self) -> Iterator[VerdictRow]:
@@ -194,9 +202,9 @@ class _Reader:
                     yield self._row(model, defense, attack, attacks, norm, epsilon)
 
     def _deciding(self, model: str, defense: str, attacks: Sequence[str]) -> str | None:
-        """The attack with the most candidates, of those that are scored if any is.
+        """The attack with the most candidates, preferring those that are scored.
 
-        One that has nothing to choose from decides only where it is alone.
+        An attack with a single candidate is used only if there is no other.
         """
         found = [name for name in attacks if self.paired.cells(model, defense, name)]
         several = [name for name in found if self._candidates(model, defense, name) > 1]
@@ -206,7 +214,7 @@ class _Reader:
             for name in known
             if self.paired.images(model, defense, name) and self.paired.images(model, BARE, name)
         ]
-        # of equals the last: grids name the larger budget after the smaller
+        # the last of equals, since grids list larger budgets after smaller ones
         chosen = reversed(scored or known)
         return max(chosen, key=lambda name: self._candidates(model, defense, name), default=None)
 
@@ -282,7 +290,7 @@ class _Reader:
         return None
 
     def _absent(self, model: str, defense: str, attack: str) -> str:
-        """Why there is nothing to judge, in one line."""
+        """Why there is no verdict, in one line."""
         for of in (defense, BARE):
             cells = self.paired.cells(model, of, attack)
             if not cells:
@@ -293,12 +301,12 @@ class _Reader:
         return "its answers image by image are not in the store"
 
     def _computed(self, model: str, defense: str, attack: str) -> bool:
-        """Whether there is something to judge, or something went wrong."""
+        """Whether there is something to judge, or something failed."""
         cells = [cell for of in (defense, BARE) for cell in self.paired.cells(model, of, attack)]
         return all(self.paired.scores.reason(cell.name) != NOT_COMPUTED for cell in cells)
 
     def _failed(self, model: str, defense: str, attack: str) -> str | None:
-        """What a failed card says, the defended model's or the bare one's."""
+        """The complaint of a failed card, of the defended or of the bare model."""
         for of in (defense, BARE):
             for cell in self.paired.cells(model, of, attack):
                 card = self.paired.scores.cards.get(cell.name)
@@ -309,7 +317,7 @@ class _Reader:
     def _change(
         self, more: tuple[str, str, str | None], less: tuple[str, str, str | None], images: Images
     ) -> Change | None:
-        """Of two places, over the seeds that both have."""
+        """Difference between two places, over the seeds that both have."""
         (model, defense, attack), (_, other, against) = more, less
         if attack is None or against is None:
             return None
@@ -319,7 +327,7 @@ class _Reader:
         return None if both is None else _change([both[0]], [both[1]])
 
     def _control(self, cell: Cell) -> str | None:
-        """The flips and crops that cost as many passes as a prediction of the cell's defense."""
+        """The flip-and-crop defense with as many passes as a prediction of the cell's defense."""
         if isinstance(cell.defense_spec, FlipCrop) or cell.defense == BARE:
             return None
         passes = prediction_passes(cell.defense_spec, cell.dataset_spec.classes).equivalents
@@ -334,7 +342,7 @@ class _Reader:
         return None
 
     def _direct(self, model: str, defense: str, attacks: Sequence[str]) -> str | None:
-        """The attack straight from the image, on the defense and on the bare network."""
+        """The direct attack, if it was made on both the defense and the bare network."""
         for name in attacks:
             places = [self.paired.cells(model, of, name) for of in (defense, BARE)]
             if all(cells and isinstance(cells[0].attack_spec, Direct) for cells in places):
@@ -342,7 +350,8 @@ class _Reader:
         return None
 
     def _hidden(self, model: str, defense: str, attack: str, direct: str) -> Change | None:
-        """The gain under the direct attack less that in the worst case, on the former's images."""
+        """The gain under the direct attack minus that in the worst case, on the direct one's
+        images."""
         images = self.paired.images(model, defense, direct)
         parts = [
             self.paired.right(model, of, name, images)
@@ -358,7 +367,7 @@ class _Reader:
 
 
 def _change(more: Sequence[Right], less: Sequence[Right]) -> Change:
-    """See `tasks.evaluation.verdicts.change`; its interval takes half a second."""
+    """See `tasks.evaluation.verdicts.change`; cached, since its interval takes half a second."""
     code = [*STATISTICS, Path(verdicts.__file__)]
     numbers = kept_numbers(code, [more, less], lambda: astuple(change(more, less)))
     points, low, high, images = numbers
@@ -366,7 +375,7 @@ def _change(more: Sequence[Right], less: Sequence[Right]) -> Change:
 
 
 def candidates(cell: Cell) -> int:
-    """From how many candidates a cell's attack chooses for an image."""
+    """Number of candidates among which a cell's attack chooses for each image."""
     spec = cell.attack_spec
     if not isinstance(spec, CompoundAttack):
         return 1
@@ -374,12 +383,13 @@ def candidates(cell: Cell) -> int:
 
 
 def _joined(*places: Mapping[int, Right]) -> list[Right] | None:
-    """The answers of each place, its seeds beside one another; None without a seed in common.
+    """The answers of several places with their common seeds side by side; None without any.
 
-    An image's answers of several trainings are no independent evidence, so they are one mean.
+    Answers of several trainings for one image are not independent evidence, so they become one
+    mean.
     """
     seeds = sorted(set.intersection(*(set(place) for place in places)))
     if not seeds:
         return None
-    # the n-th image of each seed is the same one: a test set has one order
+    # rows correspond, since all seeds share the order of the test set
     return [np.hstack([place[seed] for seed in seeds]) for place in places]

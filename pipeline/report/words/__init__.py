@@ -1,1 +1,1 @@
-"""How numbers and settings read in text."""
+"""Texts of reports: how numbers, settings and findings are phrased."""

@@ -1,4 +1,4 @@
-"""Robustness of defenses, in words: the summary of a table with an adaptive attack."""
+"""Texts about robustness, for tables with an adaptive attack."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from cheap to expensive; {} has the number of images for which each was kept, an
 
 
 def candidate_rows(rows: Sequence[Robustness]) -> list[list[str]]:
-    """The name of each candidate, and for each of some defenses `asked for (felled)`."""
+    """A row for each candidate: its name, and for each defense `asked for (felled)`."""
     names = dict.fromkeys(each.candidate for row in rows for each in row.candidates)
     found = [{each.candidate: each for each in row.candidates} for row in rows]
     return [[name, *(_asked(each.get(name)) for each in found)] for name in names]
@@ -47,14 +47,14 @@ def _asked(candidate: Candidate | None) -> str:
 
 
 def robustness_words(row: Robustness) -> list[str]:
-    """A row's words, in the order of `NUMBERS`, with intervals."""
+    """The texts of a row, in the order of `NUMBERS`, with intervals."""
     passes, time = _cost(row.cost)
     *before, worst = (_rate(rate, intervals=True) for rate in _rates(row))
     return [*before, _doubling(row.doubling), worst, passes, time]
 
 
 def short_robustness_words(row: Robustness) -> list[str]:
-    """The same in as little room as a terminal has."""
+    """The same, short enough for a terminal."""
     passes, _ = _cost(row.cost)
     times = row.cost.times_bare if row.cost else None
     *before, worst = (_rate(rate, intervals=False) for rate in _rates(row))
@@ -63,7 +63,7 @@ def short_robustness_words(row: Robustness) -> list[str]:
 
 
 def attacks_words(rows: Sequence[Robustness]) -> str:
-    """Which replayed attacks the columns `bare` and `oblivious` are about."""
+    """Which transferred attacks the columns `bare` and `oblivious` refer to."""
     bare = sorted({row.bare_attack for row in rows if row.bare_attack})
     oblivious = sorted({row.replayed for row in rows if row.replayed})
     return (
@@ -73,13 +73,13 @@ def attacks_words(rows: Sequence[Robustness]) -> str:
 
 
 def heading(attack: str, rows: Sequence[Robustness]) -> str:
-    """Of one adaptive attack's rows: which it is, and how many images they are about."""
+    """Heading of the rows of one adaptive attack: its name and the number of images."""
     counts = [row.images for row in rows]
     return f"{HEADING} under {attack} ({range_of(min(counts), max(counts))} images)"
 
 
 def attack_notes(grid: Grid, attacks: Iterable[str]) -> list[str]:
-    """What the configs say of the numbers of some attacks, where they say something."""
+    """The notes in the configs of these attacks, if there are any."""
     found = {cell.attack: cell.attack_note for cell in grid.cells}
     return [f"{attack}: {found[attack]}." for attack in attacks if found.get(attack)]
 

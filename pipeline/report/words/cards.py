@@ -1,4 +1,4 @@
-"""Integrity cards in words: what did not pass, model by model and cell by cell."""
+"""Texts about integrity cards: what did not pass, by model and by cell."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ with those of a table."""
 
 
 def card_rows(cards: Mapping[str, Card]) -> list[tuple[str, ...]]:
-    """A row of words for each model that was examined, in the order of `NAMES`."""
+    """The texts of a row for each examined model, in the order of `NAMES`."""
     return list(dict.fromkeys(_row(card) for card in cards.values()))
 
 
 def stored_lines(cards: Mapping[str, Card]) -> list[str]:
-    """What did not pass of stored answers, a line of Markdown for each."""
+    """Checks of stored answers that did not pass, a line of Markdown each."""
     return [
         f"`{name}` ({finding.verdict}): {finding.words}"
         for name, card in cards.items()
@@ -36,7 +36,7 @@ def stored_lines(cards: Mapping[str, Card]) -> list[str]:
 
 
 def _row(card: Card) -> tuple[str, ...]:
-    """A model's card, the same for all the cells that share it."""
+    """A model's card, which is the same for all cells that share it."""
     found = [finding for finding in card.not_passed() if finding in card.model]
     words = "; ".join(f"{finding.check} ({finding.verdict}): {finding.words}" for finding in found)
     verdict = card.examined

@@ -1,4 +1,4 @@
-"""How a report is cited."""
+"""Citation of a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEADING = "How to cite it"
 
 
 def bibtex(grid: Grid, scores: Scores, provenance: Mapping[str, object]) -> str:
-    """An entry for a bibliography: the program, its version, and which results.
+    """A BibTeX entry: the program, its version, and the results.
 
     provenance: see `write_report`.
     """

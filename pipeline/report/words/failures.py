@@ -1,4 +1,4 @@
-"""Where a defense fails, in words."""
+"""Texts about the failures of a defense."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ predictions. Each row is a defense; the percentages are accuracies on the images
 lowest of a row in **bold**. `pipeline failures CELL` shows the same for any cell, with every class
 and image."""
 CLASSES = 10
-"""Classes of a table; of more those that all defenses together answer worst."""
+"""Maximum number of classes in a table; of more, those with the lowest overall accuracy."""
 PAIRS = 3
-"""Confusions of a row, the most frequent ones."""
+"""Maximum number of confusions in a row, the most frequent ones."""
 IMAGES = 12
-"""Images of a list that are named."""
+"""Maximum number of images listed by id."""
 
 
 def listed(images: Sequence[int]) -> str:
-    """`2 images: 4, 17`, the first few by their number."""
+    """`2 images: 4, 17`, with the ids of the first few."""
     if not images:
         return "no image"
     shown = ", ".join(map(str, images[:IMAGES]))
@@ -31,13 +31,13 @@ def listed(images: Sequence[int]) -> str:
 
 
 def share(confusion: Confusion, true: int, named: int) -> str:
-    """Of the answers about a class those that name another, such as `40 %`."""
+    """Percentage of the answers about a class that name another class, such as `40 %`."""
     row = confusion[true]
     return f"{100 * row[named] / max(1, row.sum()):.0f} %"
 
 
 def confusions(found: Failures) -> Iterator[str]:
-    """`8 → 3 in 40 % (none: 10 %)`, the most frequent first; none where answers are not stored."""
+    """Confusions such as `8 → 3 in 40 % (none: 10 %)`, most frequent first; empty if unknown."""
     names = {each.label: each.name for each in found.classes}
     for true, named, _ in found.pairs():
         assert found.after is not None
@@ -47,7 +47,7 @@ def confusions(found: Failures) -> Iterator[str]:
 
 
 def extremes(one: ModelFailures) -> str:
-    """Which images everything breaks, and which nothing does."""
+    """Which images all attacks break, and which none breaks."""
     found = one.any
     return (
         f"Of {found.common:,} images, in all {len(found.cells)} attacked cells of this model: "
@@ -56,12 +56,11 @@ def extremes(one: ModelFailures) -> str:
 
 
 Row = tuple[str, list[str], list[int], str]
-"""A defense, its percentages, the places of the least of these, and which classes it takes for
-others."""
+"""A defense, its percentages, the indices of the lowest ones, and its confusions as text."""
 
 
 def table(one: ModelFailures) -> tuple[list[str], list[Row]]:
-    """Headings of classes, and the rows below them."""
+    """Headings for the classes, and the rows below them."""
     classes = {each.label: each for _, found in one.cells for each in found.classes}
     rates = {
         label: [f.after for _, found in one.cells for f in found.classes if f.label == label]
@@ -80,7 +79,7 @@ def table(one: ModelFailures) -> tuple[list[str], list[Row]]:
             (
                 cell.defense,
                 ["–" if value is None else f"{value:.0f}" for value in known],
-                # where all are alike none stands out
+                # if all are equal, none is emphasised
                 places if len(places) < len(known) else [],
                 taken.replace(" %", "\u00a0%"),
             )

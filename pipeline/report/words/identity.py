@@ -1,4 +1,4 @@
-"""What identifies a result: what was attacked, by whom, and which program says so."""
+"""Texts that identify a result: what was attacked, how, and by which version of the program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.attacks.base import BoundedAttack
 
 
 def identity(grid: Grid, scores: Scores, provenance: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Terms and what they are, in Markdown. provenance: see `write_report`."""
+    """Terms and their values, in Markdown. provenance: see `write_report`."""
     return [
         ("data", "; ".join(_data(grid.cells))),
         ("attacks", "; ".join(_attacks(grid.cells))),
@@ -24,7 +24,7 @@ def identity(grid: Grid, scores: Scores, provenance: Mapping[str, object]) -> li
 
 
 def digest(scores: Scores) -> str:
-    """Of what a grid asks for: SHA-256 over the digests of its cells, by name."""
+    """Digest of a grid: SHA-256 over the digests of its cells, by name."""
     lines = (f"{name} {each}\n" for name, each in sorted(scores.digests.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -37,7 +37,7 @@ def _data(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _attacks(cells: Sequence[Cell]) -> Iterator[str]:
-    """The balls of the attacks; epsilon is in 1/255."""
+    """The balls of the attacks, with epsilon in 1/255."""
     specs = [cell.attack_spec for cell in cells]
     balls = sorted(
         {(spec.norm, spec.epsilon) for spec in specs if isinstance(spec, BoundedAttack)},
@@ -64,7 +64,7 @@ def _knowledge(cells: Sequence[Cell]) -> str:
 
 
 def _models(cells: Sequence[Cell], scores: Scores) -> Iterator[str]:
-    """Each model with the accuracy of the bare network on clean images."""
+    """Each model with the clean accuracy of the bare network."""
     for model in dict.fromkeys(cell.model for cell in cells):
         clean = [
             scores.accuracy(cell.name)

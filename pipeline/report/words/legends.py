@@ -1,4 +1,4 @@
-"""What stands below the tables."""
+"""Explanations below the tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def oblivious(grid: Grid) -> str:
-    """What the accuracy under an oblivious attack says, and which attacks of a grid are not one."""
+    """What accuracy under a replayed attack means, and which attacks of a grid are not replayed."""
     knowing = dict.fromkeys(cell.attack for cell in grid.cells if cell.attack_spec.compound)
     but = f" except {', '.join(f'`{attack}`' for attack in knowing)}" if knowing else ""
     return f"""\

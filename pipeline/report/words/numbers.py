@@ -1,4 +1,4 @@
-"""Accuracies, intervals and gains in words."""
+"""Formatting of accuracies, intervals and gains."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ def accuracy(value: float | None) -> str:
 
 
 def interval_words(interval: tuple[float, float] | None) -> str:
-    """`45.1 to 55.9`, in percent; empty where there is none."""
+    """An interval in percent, such as `45.1 to 55.9`; empty if there is none."""
     return "" if interval is None else f"{accuracy(interval[0])} to {accuracy(interval[1])}"
 
 
 def gain(value: float) -> str:
-    """Points with their sign; what rounds to zero is `+0.0`."""
+    """Points with their sign; values that round to zero are `+0.0`."""
     return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def rough(value: float) -> str:
-    """Two digits, which is as much as a timing is good for: `0.035`, `4.6`, `120`."""
+    """Two significant digits, the precision of timings: `0.035`, `4.6`, `120`."""
     return f"{float(f'{value:.2g}'):.12g}"
 
 
 def passes_words(forwards: float, backwards: float) -> str:
-    """`51+50`: passes forward and backward, which are counted."""
+    """Number of forward and backward passes: `51+50`."""
     return "+".join(f"{round(count, 1):,.12g}" for count in (forwards, backwards))
 
 
 def entry_words(entry: Entry) -> list[str]:
-    """`50.5`, then `(+19.3)` and `[1]` where there is a gain and a note."""
+    """An entry's accuracy, and its gain and footnote if there are any: `50.5`, `(+19.3)`, `[1]`."""
     words = [accuracy(entry.accuracy)]
     if entry.gain is not None:
         words.append(f"({gain(entry.gain)})")
@@ -45,9 +45,9 @@ def entry_words(entry: Entry) -> list[str]:
 
 
 def old_to_new(before: Facts, after: Facts) -> str | None:
-    """`52.0 → 53.2 %`, with the numbers of images where they differ; None if nothing changed.
+    """`52.0 → 53.2 %`, with the numbers of images if they differ; None if nothing changed.
 
-    Accuracies that look alike rounded are given as many decimals as it takes.
+    Accuracies that are equal when rounded are shown with as many decimals as necessary.
     """
     old, new = number(before, "accuracy"), number(after, "accuracy")
     if old is None or new is None:
@@ -62,7 +62,7 @@ def old_to_new(before: Facts, after: Facts) -> str | None:
 
 
 def changes(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> list[str]:
-    """A line for each cell whose accuracy is another than before, in the order of `after`."""
+    """A line for each cell whose accuracy changed, in the order of `after`."""
     changed = {
         name: words
         for name, facts in after.items()
@@ -73,5 +73,5 @@ def changes(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> list[str
 
 
 def range_of(fewest: int, most: int) -> str:
-    """`500`, or `200 to 500` of two different numbers."""
+    """`500`, or `200 to 500` if the two numbers differ."""
     return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"

@@ -1,4 +1,4 @@
-"""The paper beside what was measured, in words: a table of both, and what differs."""
+"""Texts that compare measured with published numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def published_words(reference: Reference) -> str:
 
 
 def compact_words(entry: Entry) -> list[str]:
-    """`31.2`, `(57.8)`, and `in` or `out` where that is judged."""
+    """`31.2`, `(57.8)`, and `in` or `out` if it is judged."""
     if entry.reference is None:
         return [accuracy(entry.accuracy)]
     words = [accuracy(entry.accuracy), f"({published_words(entry.reference)})"]
@@ -30,7 +30,7 @@ def compact_words(entry: Entry) -> list[str]:
 
 
 def judged(view: View) -> list[str]:
-    """How many published numbers lie inside their intervals, if any could be judged."""
+    """How many published numbers lie inside their intervals, if any is judged."""
     verdicts = [entry.verdict for row in view.rows for entry in row.entries]
     inside, outside = verdicts.count("inside"), verdicts.count("outside")
     if not inside + outside:
@@ -39,7 +39,7 @@ def judged(view: View) -> list[str]:
 
 
 def differing(view: View) -> list[str]:
-    """What is not the paper's: once for each model, attack and defense."""
+    """Differences from the paper's setup, once for each model, attack and defense."""
     models: dict[str, None] = {}
     others: dict[str, None] = {}
     for reference in _references(view):
@@ -62,7 +62,7 @@ def differing(view: View) -> list[str]:
 
 
 def differences(ours: Spec, theirs: Spec, within: str = "") -> list[str]:
-    """How one spec differs from another, as `epochs 16 instead of 200`."""
+    """Differences of one spec from another, such as `epochs 16 instead of 200`."""
     kinds = [
         spec.kind if isinstance(spec, Kind) else type(spec).__name__ for spec in (ours, theirs)
     ]

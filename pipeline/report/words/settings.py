@@ -1,4 +1,4 @@
-"""A report in words: numbers as they are printed, tables and pages in Markdown."""
+"""Texts about settings: data sets, and parameters of models, attacks and defenses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec
 
 
 def joined(values: Iterable[object]) -> str:
-    """Values in words, with commas between them."""
+    """Values separated by commas."""
     return ", ".join(map(str, values))
 
 
@@ -27,7 +27,7 @@ def datasets_said(cells: Sequence[Cell], by_class: Mapping[str, Sequence[int]]) 
 
 
 def _per_class(images: int, classes: int, by_class: Sequence[int] | None) -> str:
-    """How many of the first images belong to a class, in the order in which classes take turns."""
+    """How many of the first images belong to each class, as text; the classes take turns."""
     if by_class is None:
         return f"{images / classes:.4g} a class on average"
     rounds = 0
@@ -39,8 +39,8 @@ def _per_class(images: int, classes: int, by_class: Sequence[int] | None) -> str
 
 
 def settings_said(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
-    """Models, attacks and defenses with their parameters: a heading, and lines of Markdown."""
-    # cells share specs, and so the words for them
+    """Models, attacks and defenses with their parameters: a heading, and lines of Markdown each."""
+    # cells share specs, so their texts are cached
     words: dict[int, str] = {}
 
     def said(spec: Spec, of: Callable[[Any], str]) -> str:
@@ -64,7 +64,7 @@ def settings_said(cells: Sequence[Cell]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _by_label(described: Iterable[tuple[str, str, str]]) -> list[str]:
-    """A line a label; where cells differ under one label, a line for each way, saying where."""
+    """A line for each label, or several with their cells if a label has different parameters."""
     labels: dict[str, dict[str, dict[str, None]]] = {}
     for label, words, where in described:
         labels.setdefault(label, {}).setdefault(words, {})[where] = None
@@ -94,7 +94,7 @@ def _defense(spec: Defense) -> str:
 
 
 def _spec(spec: Spec) -> str:
-    """A spec's kind and parameters in words."""
+    """Kind and parameters of a spec."""
     words = [spec.kind] if isinstance(spec, Kind) else []
     for name in type(spec).model_fields:
         value = getattr(spec, name)
@@ -106,7 +106,7 @@ def _spec(spec: Spec) -> str:
 
 
 def value_words(value: object) -> str:
-    """A parameter's value as it is printed."""
+    """The value of a parameter as text."""
     match value:
         case None:
             return "none"

@@ -1,4 +1,4 @@
-"""What is said below a table of its gains: how many were tested, and what could be seen."""
+"""Captions of tables: the number of tested gains, and the smallest visible one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from pipeline.report.views.table import LEVEL, View
 
 DISCORDANT = 0.1
-"""The share of images on which two answers are taken to differ, for what could be seen."""
+"""Share of images on which answers are assumed to differ, to compute the smallest visible gain."""
 
 
 REPLAYED = """\
@@ -20,7 +20,7 @@ the accuracy is their mean. A deterministic defense is evaluated once."""
 
 
 def terms(view: View) -> list[str]:
-    """What a stranger has to know of a table's words, a sentence or two a word."""
+    """Explanations of a table's terms, one or two sentences each."""
     drawn = any(row.redraws != "deterministic" for row in view.rows)
     return [*[REPLAYED] * bool(view.replayed), *[REDRAWS] * drawn]
 
@@ -36,7 +36,7 @@ def heading(view: View) -> str:
 
 
 def gain_lines(view: View) -> list[str]:
-    """How many gains were tested and the smallest visible one; why others were not tested."""
+    """How many gains were tested, the smallest visible one, and why others were not tested."""
     entries = [entry for row in view.rows for entry in row.entries]
     tested = [entry for entry in entries if entry.p_value is not None]
     lines = []
@@ -55,7 +55,7 @@ def gain_lines(view: View) -> list[str]:
 
 
 def _visible(images: int, comparisons: int) -> str:
-    """What would show with so many images, and how many it takes for a point."""
+    """The smallest visible gain with the given images, and how many images a point would need."""
     from tasks.evaluation.statistics import images_needed, smallest_gain
 
     smallest = smallest_gain(images, comparisons=comparisons, discordant=DISCORDANT, level=LEVEL)
@@ -73,7 +73,7 @@ def _gains(count: int) -> str:
 
 
 def caption(view: View) -> list[str]:
-    """What is to be said below a table: what makes no sense, what gains are over, intervals."""
+    """Lines below a table: implausible results, baselines of gains, intervals."""
     table = view.table
     lines = [f"Doubtful: {doubt}." for doubt in view.doubts]
     if any(entry.gain is not None for row in view.rows for entry in row.entries):

@@ -1,4 +1,4 @@
-"""Does it hold? Verdicts in words: a sentence for each defense, and the rows of a table."""
+"""Texts about verdicts: a sentence for each defense, and the rows of a table."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ COLUMNS = (
     "claimed",
 )
 IN_WORDS = ("verdict", "claimed")
-"""Columns that are no numbers."""
+"""Columns with text instead of numbers."""
 MANY = 24
-"""Sentences above which a line for each network takes the place of one for each defense."""
+"""Number of sentences above which a summary with a line for each network is shown instead."""
 ORDER: tuple[Word, ...] = ("holds", "no gain", "harms", "undecided", "cannot tell")
 
 READING = """\
@@ -71,12 +71,12 @@ examples against the network alone (`bare attacked`), compare the claim with the
 
 
 def subjects(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
-    """The rows about defenses: neither the bare network nor a control."""
+    """The rows about defenses, without the bare network and controls."""
     return [row for row in rows if row.defense != BARE and not row.is_control]
 
 
 def about(rows: Sequence[VerdictRow]) -> str:
-    """The heading of one network's rows: which network, attack and ball, on how many images."""
+    """Heading of one network's rows: network, attack, ball and number of images."""
     first = rows[0]
     counts = [row.images for row in rows if row.images] or [0]
     images = range_of(min(counts), max(counts))
@@ -98,7 +98,7 @@ def verdict_words(row: VerdictRow) -> str:
 
 
 def sentence(row: VerdictRow) -> str:
-    """The answer about one defense on one network, in Markdown."""
+    """The verdict on one defense on one network, in Markdown."""
     name = f"`{row.defense}` on {row.model}: "
     if row.verdict.word == "cannot tell":
         return f"{name}**cannot tell**: {row.verdict.why}."
@@ -118,7 +118,7 @@ def sentence(row: VerdictRow) -> str:
 
 
 def judged_sentence(rows: Sequence[VerdictRow], answer: Conclusion) -> str:
-    """The answer about one defense on some networks, which names them and their data."""
+    """The verdict on one defense on some networks, with their names and data set."""
     first = rows[0]
     attacks = ", ".join(dict.fromkeys(row.attack for row in rows))
     models = " and ".join(dict.fromkeys(row.model for row in rows))
@@ -134,19 +134,19 @@ def judged_sentence(rows: Sequence[VerdictRow], answer: Conclusion) -> str:
 
 
 def plain(text: str) -> str:
-    """A line of Markdown without its signs, for a terminal."""
+    """A line of Markdown without markup, for a terminal."""
     return text.replace("**", "").replace("`", "")
 
 
 def known(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
-    """The rows that have something to show."""
+    """The rows that have values to show."""
     return [row for row in rows if row.computed]
 
 
 def sentences(rows: Sequence[VerdictRow]) -> list[str]:
-    """The answer about each defense on each network; of the bare network where it is alone.
+    """The verdict on each defense on each network, or on the bare network if it is alone.
 
-    What was not computed is named in a line for each network, at the end.
+    Defenses that were not computed are named in a final line for each network.
     """
     about = subjects(rows) or rows
     return [*map(sentence, known(about)), *_not_computed(about)]
@@ -174,7 +174,7 @@ def _names(rows: Sequence[VerdictRow]) -> str:
 
 
 def summary(rows: Sequence[VerdictRow]) -> list[str]:
-    """A line for each network: which defenses hold, gain nothing, harm."""
+    """A line for each network: which defenses hold, gain nothing, or harm."""
     lines = []
     for model in dict.fromkeys(row.model for row in rows):
         own = known([row for row in subjects(rows) if row.model == model])
@@ -191,20 +191,20 @@ def summary(rows: Sequence[VerdictRow]) -> list[str]:
 
 
 def _fallen(rows: Sequence[VerdictRow]) -> str:
-    """Why some rows of a network tell nothing, where the network without a defense is why."""
+    """Why rows of a network are uninformative, if the reason is the network without a defense."""
     if not all(row.verdict.fallen for row in rows):
         return ""
     return f", since the accuracy without a defense is at most {FALLEN:g} %"
 
 
 def answers(rows: Sequence[VerdictRow], most: int = MANY) -> list[str]:
-    """`sentences`, or the `summary` where there are more of them than `most`."""
+    """The `sentences`, or the `summary` if there are more than `most` of them."""
     told = sentences(rows)
     return told if len(told) <= most else summary(rows)
 
 
 def without_verdict(grid: Grid) -> str:
-    """What stands in the verdicts' place where nothing was attacked adaptively; else empty."""
+    """Text shown if nothing was attacked adaptively; otherwise empty."""
     if any(cell.attack_spec.compound for cell in grid.cells):
         return ""
     return (
@@ -214,7 +214,7 @@ def without_verdict(grid: Grid) -> str:
 
 
 def row_words(row: VerdictRow) -> list[str]:
-    """A row's words, in the order of `COLUMNS`."""
+    """The texts of a row, in the order of `COLUMNS`."""
     clean = _rate(row.clean)
     if row.clean_change is not None and row.defense != BARE:
         clean += f" ({gain(row.clean_change.points)})"
@@ -236,14 +236,14 @@ def row_words(row: VerdictRow) -> list[str]:
 
 
 def claimed_words(row: VerdictRow) -> str:
-    """`42.5 → 60.9, bare attacked`: the first claim, of this network where there is one."""
+    """`42.5 → 60.9, bare attacked`: the first claim, preferably about this network."""
     for claim in row.claims:
         return _claim(claim)
     return NOTHING
 
 
 def claim_lines(rows: Sequence[VerdictRow]) -> list[str]:
-    """Every claim about the defenses of some rows, a line of Markdown for each source."""
+    """All claims about the defenses of these rows, a line of Markdown for each source."""
     found = dict.fromkeys(claim for row in rows for claim in row.claims)
     lines = []
     for source, by in dict.fromkeys((claim.source, claim.by) for claim in found):
@@ -266,7 +266,7 @@ def _claim(claim: Claim) -> str:
 
 
 def _acts_on(row: VerdictRow) -> str:
-    """`2.0, 15.3`: of clean images, then in the worst case."""
+    """`2.0, 15.3`: on clean images, then in the worst case."""
     if row.acts_on is None and row.acts_on_clean is None:
         return NOTHING
     return f"{accuracy(row.acts_on_clean)}, {accuracy(row.acts_on)}"
@@ -288,7 +288,7 @@ def _change(change: Change | None) -> str:
 
 
 def _signed(points: float) -> str:
-    """Points with their sign; what rounds to zero has none."""
+    """Points with their sign; values that round to zero have none."""
     return gain(points) if round(points, 1) else "0.0"
 
 
@@ -297,7 +297,7 @@ def _capital(text: str) -> str:
 
 
 def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
-    """What some rows need said below their table."""
+    """Remarks below the table of these rows."""
     dear = [
         row for row in subjects(rows) if row.cost and row.cost.forwards + row.cost.backwards > 1
     ]

@@ -1,6 +1,6 @@
-"""Colours that the figures and the page share."""
+"""Colours shared by the figures and the page."""
 
 from __future__ import annotations
 
 INK, LINE, PAPER = "#1c1c1c", "#dddddd", "#ffffff"
-"""Colours of text, of grids and behind all; a page puts colours of its own in their place."""
+"""Colours of text, grid lines and background; the page replaces them by its own."""

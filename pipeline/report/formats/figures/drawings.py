@@ -1,4 +1,4 @@
-"""The figures of a report: which files a table's figure has, and what stands below it."""
+"""Figures of a report: their files, captions and embedding in Markdown."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ FIGURES = Path(__file__).parent
 
 @dataclass(frozen=True)
 class DrawnFile:
-    """A file of a figure: what it shows, and what draws that into a file, with matplotlib."""
+    """A file of a figure: its content as data, and the function that draws it with matplotlib."""
 
     shown: Any
     kind: FileKind
     draw: Callable[[Any, Path, FileKind], None]
 
     def content(self) -> bytes:
-        """The file's bytes, drawn once for what they show; see `pipeline.report.cache`."""
+        """The bytes of the file, cached; see `pipeline.report.cache`."""
         code = sorted(FIGURES.glob("*.py"))
         parts = [self.draw.__name__, self.shown, self.kind, version("matplotlib")]
         return kept(code, parts, self._drawn)
@@ -86,9 +86,14 @@ card is the mean over fewer draws than the defense makes ({draws})."""
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: Markdown that embeds it, its files by their ending, and its pictures.
+    """A figure.
 
-    alt: what it shows, for who cannot see it; caption: in Markdown.
+    Attributes:
+        markdown: Markdown that embeds it.
+        alt: Alternative text for people who cannot see it.
+        caption: Caption in Markdown.
+        files: Files by extension.
+        pictures: The images that it shows.
     """
 
     markdown: str
@@ -99,9 +104,11 @@ class Drawing:
 
 
 def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> Drawing | None:
-    """The figure that a table asks for; None where it asks for none or nothing is scored yet.
+    """The figure that a table defines; None if it has none, or nothing is scored yet.
 
-    stem: of the files' names; artifacts: where images and probabilities are read from.
+    Args:
+        stem: Stem of the file names.
+        artifacts: Access to images and probabilities.
     """
     if view.table.figure is None:
         return None
@@ -117,7 +124,7 @@ def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> D
 
 
 def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
-    """The figure of a table's costs, see `views.costs`; None where there is nothing to draw."""
+    """Accuracy against cost, see `views.costs`; None if there is nothing to draw."""
     found = costs(view, grid, scores)
     if found is None:
         return None
@@ -128,7 +135,7 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
 
 
 def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
-    """Accuracy against epsilon, see `views.epsilons`; None where no card of the table tells."""
+    """Accuracy against epsilon, see `views.epsilons`; None if no card of the table has values."""
     found = epsilons(view, grid, scores)
     if found is None:
         return None
@@ -144,7 +151,7 @@ def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawin
 
 
 def robustness_drawing(rows: Sequence[Robustness], stem: str) -> Drawing | None:
-    """Adaptive against oblivious accuracy; None where no adaptive attack was made."""
+    """Adaptive and transferred accuracy of each defense; None without adaptive attacks."""
     if not rows:
         return None
     files = {"svg": DrawnFile(rows, "svg", _robustness)}
@@ -155,7 +162,7 @@ def robustness_drawing(rows: Sequence[Robustness], stem: str) -> Drawing | None:
 
 
 def verdict_drawing(facts: Iterable[Mapping[str, Any]], stem: str) -> Drawing | None:
-    """The verdicts of defenses, of the lines of `verdicts.csv`; None where none was computed."""
+    """Verdicts of defenses, from the lines of `verdicts.csv`; None if none was computed."""
     panels = verdict_panels(facts)
     if not panels:
         return None
@@ -165,7 +172,7 @@ def verdict_drawing(facts: Iterable[Mapping[str, Any]], stem: str) -> Drawing | 
 
 
 def training_drawing(trainings: Sequence[Training], stem: str) -> Drawing | None:
-    """Training curves; None where nothing was trained."""
+    """Training curves; None if nothing was trained."""
     if not trainings:
         return None
     files = {"svg": DrawnFile(trainings, "svg", _trainings)}
@@ -197,7 +204,7 @@ def _files(shown: Any, draw: Callable[[Any, Path, FileKind], None]) -> dict[str,
     return {kind: DrawnFile(shown, kind, draw) for kind in kinds}
 
 
-# matplotlib is imported where something is drawn, and not for what is known
+# matplotlib is imported only when something is drawn that is not cached
 
 
 def _sweep(shown: Any, path: Path, kind: FileKind) -> None:

@@ -1,4 +1,4 @@
-"""Figures of images: examples and what defenses make of them."""
+"""Figures of example images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.report.views.pictures import Picture
 
 
 def draw_pictures(pictures: Sequence[Picture], path: Path, kind: FileKind) -> None:
-    """Each image clean and attacked, with what the attack added, magnified, a row a picture."""
+    """Draw each image clean and attacked, and the magnified perturbation, in one row each."""
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(7.5, 3.2 * len(pictures)), layout="constrained")
         rows = figure.subplots(len(pictures), 3, squeeze=False)

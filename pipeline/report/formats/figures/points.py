@@ -1,4 +1,4 @@
-"""Figures of defenses: accuracy against cost and epsilon, adaptive against oblivious."""
+"""Figures of defenses: accuracy against cost, accuracy against epsilon, robustness."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from pipeline.report.views.costs import CostPanel, Costs
 from pipeline.report.views.epsilons import EpsilonPanel, Epsilons
 
 APART = 0.03
-"""Between marks that would lie on one another, of the width that all take."""
+"""Minimum distance of marks, as a share of the width of all marks."""
 Panel = TypeVar("Panel", CostPanel, EpsilonPanel)
 
 
 def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
-    """A defense's least accuracy against its passes, a panel a model, with intervals."""
+    """Draw the lowest accuracy of each defense against its passes, with a panel for each model."""
     with _panels(costs.panels, costs.defenses, _cost_panel) as (figure, row):
         row[0].set_ylabel("least accuracy (% of images)")
         for axes in row:
@@ -40,7 +40,7 @@ def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
 
 
 def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
-    """What attacks of rising epsilon leave of each defense, a panel a model, with intervals."""
+    """Draw the accuracy of each defense against epsilon, with a panel for each model."""
     with _panels(epsilons.panels, epsilons.defenses, _epsilon_panel) as (figure, row):
         accuracy = "few-draw accuracy" if epsilons.few_draws else "accuracy"
         row[0].set_ylabel(f"{accuracy} (% of the card's images)")
@@ -51,7 +51,7 @@ def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
 
 
 def draw_robustness(rows: Sequence[Robustness], path: Path, kind: FileKind) -> None:
-    """Robustness of each defense: oblivious, adaptive and worst case, a line a defense."""
+    """Draw transferred, adaptive and worst-case accuracy, with a line for each defense."""
     with sheet(7.2, 1.6 + 0.34 * len(rows)) as figure:
         axes = figure.subplots()
         for line, row in enumerate(rows):
@@ -85,9 +85,9 @@ def _panels(
     defenses: Sequence[str],
     draw: Callable[[Any, Panel, Sequence[str]], dict[str, Any]],
 ) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes: a panel a model, accuracy upwards, one legend of the defenses.
+    """Context manager: a figure with a panel for each model and a common legend of defenses.
 
-    draw: fills a panel and gives a handle for each of its defenses.
+    draw: fills a panel and returns a legend handle for each of its defenses.
     """
     lines = -(-len(defenses) // 2)
     with sheet(max(6.4, 4.6 * len(panels)), 4.2 + 0.22 * lines) as figure:
@@ -108,7 +108,7 @@ def _panels(
 
 
 def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[str, Any]:
-    """Draws the points of a model; returns a handle for each defense."""
+    """Draw the points of a model; returns a legend handle for each defense."""
     handles = {}
     taken = [point.passes for point in panel.points]
     wide = max(taken) / min(taken) > WIDE
@@ -133,8 +133,10 @@ def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[st
 
 
 def side_by_side(values: Sequence[float], *, logarithmic: bool) -> list[float]:
-    """Where marks at these values are drawn so that none lies on another: moved apart, as little
-    as that takes, around the middle of those that would."""
+    """Positions at which marks do not overlap, moved as little as possible.
+
+    Marks that would overlap are placed side by side around their centre.
+    """
     places = [math.log(value) if logarithmic else value for value in values]
     gap = APART * (max(places) - min(places))
     groups: list[list[int]] = []
@@ -151,14 +153,14 @@ def side_by_side(values: Sequence[float], *, logarithmic: bool) -> list[float]:
 
 
 def _ends(group: Sequence[int], places: Sequence[float], gap: float) -> tuple[float, float]:
-    """Of marks that stand a gap from one another, around the middle of their places."""
+    """First and last position of marks placed at distance `gap` around their centre."""
     middle = sum(places[mark] for mark in group) / len(group)
     half = gap * (len(group) - 1) / 2
     return middle - half, middle + half
 
 
 def _epsilon_panel(axes: Any, panel: EpsilonPanel, defenses: Sequence[str]) -> dict[str, Any]:
-    """Draws the curves of a model; returns a handle for each defense."""
+    """Draw the curves of a model; returns a legend handle for each defense."""
     handles = {}
     for curve in panel.curves:
         place = defenses.index(curve.defense)
@@ -166,7 +168,7 @@ def _epsilon_panel(axes: Any, panel: EpsilonPanel, defenses: Sequence[str]) -> d
         mark, line = MANNERS[place % len(MANNERS)]
         sizes = [point.epsilon for point in curve.points]
         low, high = zip(*(point.interval for point in curve.points), strict=True)
-        # no bands, of which ten hide one another
+        # lines instead of bands, since ten bands would hide one another
         axes.vlines(sizes, low, high, color=colour, alpha=0.4, linewidth=1.2)
         (handles[curve.defense],) = axes.plot(
             sizes,
@@ -179,14 +181,14 @@ def _epsilon_panel(axes: Any, panel: EpsilonPanel, defenses: Sequence[str]) -> d
             label=curve.defense,
         )
     shown = sorted({point.epsilon for curve in panel.curves for point in curve.points})
-    # from 0 to the smallest ball in one piece, then doublings are equally wide
+    # linear from 0 to the smallest epsilon, logarithmic beyond
     axes.set_xscale("symlog", base=2, linthresh=next(size for size in shown if size > 0))
     ticks_at(axes, shown)
     return handles
 
 
 def _rates(axes: Any, line: int, row: Robustness) -> None:
-    """The marks of a defense, on its line."""
+    """Draw the marks of a defense on its line."""
     marks = (
         ("oblivious", row.oblivious, "o", COLOURS[0], "none"),
         ("adaptive", row.adaptive, "o", COLOURS[1], COLOURS[1]),

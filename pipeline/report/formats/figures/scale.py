@@ -1,4 +1,4 @@
-"""The figure of how a grid's time falls with the number of workers."""
+"""Figure of the simulated time against the number of workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pipeline.report.formats.figures.style import COLOURS, save, sheet, write_ti
 
 
 def draw_scale(times: Sequence[tuple[int, float]], bound: float, title: str, path: Path) -> None:
-    """Hours against workers as SVG, both logarithmic; `bound`: h that no number goes below."""
+    """Draw hours against workers as SVG, both axes logarithmic.
+
+    bound: lower limit in hours for any number of workers.
+    """
     with sheet(6.4, 4.4) as figure:
         axes = figure.subplots()
         counts, hours = zip(*times, strict=True)

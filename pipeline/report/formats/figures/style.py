@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is saved."""
+"""Common style of all figures, and saving."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FileKind = Literal["svg", "png"]
 
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
-"""One a model of a panel."""
+"""Colours of curves and marks, in order."""
 
 
 MANNERS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", "-"), ("P", "--"))
-"""A mark and a line, one pair an attack of the figure."""
+"""Pairs of marker and line style, in order."""
 
 
 STYLE: dict[Any, Any] = {
@@ -50,18 +50,18 @@ STYLE: dict[Any, Any] = {
 
 
 HOLLOW: dict[str, Any] = {"markersize": 11, "markeredgewidth": 1.8, "markerfacecolor": "none"}
-"""Of marks of published numbers."""
+"""Style of marks for published numbers."""
 
 
 RESOLUTION_DPI = 150
 
 
 WIDE = 15
-"""How many times the smallest parameter the largest is where an axis becomes logarithmic."""
+"""Ratio of largest to smallest value above which an axis becomes logarithmic."""
 
 
 def ticks_at(axes: Axes, values: Sequence[float]) -> None:
-    """Ticks along x at these values alone, written as they are."""
+    """Place ticks on the x axis at exactly these values."""
     axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -69,19 +69,19 @@ def ticks_at(axes: Axes, values: Sequence[float]) -> None:
 
 @contextlib.contextmanager
 def sheet(width_in: float, height_in: float) -> Iterator[Figure]:
-    """A figure to be drawn and saved within the style."""
+    """Context manager: a figure to be drawn and saved with the common style."""
     with mpl.rc_context(STYLE):
         yield Figure(figsize=(width_in, height_in), layout="constrained")
 
 
 def write_title(figure: Figure, title: str) -> None:
-    """Above all, in as many lines as it takes."""
+    """Set the figure's title, wrapped to its width."""
     room = int(figure.get_figwidth() * 11)
     figure.suptitle("\n".join(textwrap.wrap(title, room)), fontsize=11)
 
 
 def ends(value: float, interval: tuple[float, float]) -> list[list[float]]:
-    """How far the ends of an interval lie from a value, as error bars take it."""
+    """Distances of an interval's bounds from a value, in the form of matplotlib's error bars."""
     low, high = interval
     return [[max(0.0, value - low)], [max(0.0, high - value)]]
 
@@ -89,9 +89,9 @@ def ends(value: float, interval: tuple[float, float]) -> list[list[float]]:
 def save(
     figure: Figure, path: Path, kind: FileKind, *, title: str = "", description: str = ""
 ) -> None:
-    """Without anything that differs from day to day.
+    """Save a figure reproducibly, without dates.
 
-    title, description: what an SVG file says of itself, for who cannot see it.
+    title, description: metadata of an SVG file for people who cannot see it.
     """
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     named = {"Title": title} if title else {}

@@ -1,7 +1,8 @@
-"""Figures as SVG and PNG: the only door to matplotlib.
+"""Figures of parameter sweeps.
 
-Equal data give equal bytes: no dates, no random identifiers, text as outlines. Curves differ
-in colour, line and mark at once, in colours that colour-blind eyes tell apart (Okabe and Ito).
+Equal data give identical files: no dates, no random ids, text as outlines. Curves differ in colour,
+line style and marker at the same time, with colours that colour-blind people can distinguish (Okabe
+and Ito).
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from pipeline.report.views.sweeps import Curve, Point, Sweep
 
 PANEL_WIDTH_IN = 5.2
 SPACE = 0.045
-"""The least distance of two ticks, as a share of its length."""
+"""Minimum distance of ticks, as a share of the axis."""
 
 
 def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
-    """Accuracy against a parameter, a panel a data set, with bands of intervals.
+    """Draw accuracy against a parameter, with a panel for each data set and bands of intervals.
 
-    Large hollow marks are published accuracies, thin lines without marks are of what has no such
-    parameter.
+    Large hollow marks are published accuracies. Thin lines without marks are for cells that do not
+    have the parameter.
     """
     panels = sweep.datasets
     attacks = list(dict.fromkeys(curve.attack for curve in sweep.curves))
@@ -52,7 +53,7 @@ def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
             axes.set_title(panel, fontsize=10)
             axes.set_xlabel(sweep.quantity)
         row[0].set_ylabel("accuracy (% of images)")
-        low, high = row[0].get_ylim()  # of all panels, once all are drawn
+        low, high = row[0].get_ylim()  # common limits, once all panels are drawn
         row[0].set_ylim(max(-2.0, low), min(102.0, high))
         write_title(figure, sweep.title)
         save(figure, path, kind)
@@ -95,7 +96,7 @@ def _panel(axes: Axes, curves: Sequence[Curve], attacks: Sequence[str]) -> None:
 
 
 def _intervals(axes: Axes, points: Sequence[Point], colour: str) -> None:
-    """A band, which has a width even around a point that stands alone."""
+    """Draw intervals as a band, or as a bar if there is a single point."""
     known = [(point.x, *point.interval) for point in points if point.interval is not None]
     if not known:
         return
@@ -107,7 +108,7 @@ def _intervals(axes: Axes, points: Sequence[Point], colour: str) -> None:
 
 
 def _published(axes: Axes, points: Sequence[Point], colour: str, mark: str) -> Iterator[str]:
-    """Draws the published points; yields the tables that print them."""
+    """Draw the published points; yields the tables that print them."""
     for point in points:
         if point.reference is None:
             continue
@@ -129,7 +130,7 @@ def _published(axes: Axes, points: Sequence[Point], colour: str, mark: str) -> I
 
 
 def _ticks(axes: Axes, points: Sequence[Point]) -> None:
-    """Ticks at the values drawn, as many as there is room for, published ones first."""
+    """Place ticks at the drawn values, as many as fit, published ones first."""
     values = sorted({point.x for point in points})
     first = [point.x for point in points if point.reference is not None]
     logarithmic = values[0] > 0 and values[-1] / values[0] > WIDE

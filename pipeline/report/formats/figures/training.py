@@ -1,4 +1,4 @@
-"""Training curves."""
+"""Figure of training curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.report.views.training import Training
 
 
 def draw_trainings(trainings: Sequence[Training], path: Path, kind: FileKind) -> None:
-    """Loss and training accuracy against epochs, in a panel each, a line a model."""
+    """Draw loss and training accuracy against epochs, in two panels, with a line for each model."""
     with sheet(9.2, 3.8 + 0.22 * len(trainings)) as figure:
         loss, accuracy = figure.subplots(1, 2)
         for place, training in enumerate(trainings):

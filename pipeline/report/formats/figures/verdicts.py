@@ -1,4 +1,4 @@
-"""The figure of verdicts: what each defense leaves in the worst case, and what stands without."""
+"""Figure of verdicts: worst-case accuracy of each defense, and accuracy without a defense."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tasks.evaluation.verdicts import Word
 
 TITLE = "Verdicts: what each defense leaves in the worst case"
 WIDTH_IN = 4.7
-"""So narrow that it is read on a telephone without scrolling."""
+"""Narrow enough to be read on a phone without scrolling."""
 ROW_IN, PANEL_IN, LINE_IN = 0.25, 0.75, 0.2
-"""Heights: of a defense, of a panel without any, of a line of the legend."""
+"""Heights in inches: of a defense, of an empty panel, of a line of the legend."""
 GREY = "#888888"
-"""Of what says less; seen on white as on black."""
+"""Colour of less important marks, visible on white and on black."""
 WITHOUT, REPLAYED = "without a defense", "replayed"
 LOOKS: dict[Word, tuple[str, str, str]] = {
     "holds": ("^", COLOURS[2], COLOURS[2]),
@@ -30,11 +30,11 @@ LOOKS: dict[Word, tuple[str, str, str]] = {
     "undecided": ("D", COLOURS[3], "none"),
     "cannot tell": ("x", GREY, GREY),
 }
-"""A shape, a colour and a filling for each verdict."""
+"""Marker, colour and fill colour of each verdict."""
 
 
 def draw_verdicts(panels: Sequence[VerdictPanel], path: Path, kind: FileKind) -> None:
-    """What each defense is left with in the worst case, a panel a network and a line a defense."""
+    """Draw the worst case of each defense: a panel for each network, a line for each defense."""
     heights = [PANEL_IN + ROW_IN * len(panel.marks) for panel in panels]
     words = {mark.verdict for panel in panels for mark in panel.marks}
     labels = [*(word for word in LOOKS if word in words), WITHOUT, REPLAYED]
@@ -46,7 +46,7 @@ def draw_verdicts(panels: Sequence[VerdictPanel], path: Path, kind: FileKind) ->
         handles: dict[str, Any] = {}
         for panel, axes in zip(panels, column, strict=True):
             handles |= _panel(axes, panel)
-        _, most = column[0].get_xlim()  # of all panels, once all are drawn
+        _, most = column[0].get_xlim()  # common limits, once all panels are drawn
         column[0].set_xlim(-1.5, min(101.5, most))
         column[-1].set_xlabel("accuracy (% of images)")
         shown = [label for label in labels if label in handles]
@@ -61,7 +61,7 @@ def draw_verdicts(panels: Sequence[VerdictPanel], path: Path, kind: FileKind) ->
 
 
 def described(panels: Sequence[VerdictPanel]) -> str:
-    """The figure in words, with its numbers, for who cannot see it."""
+    """The figure as text, with its numbers, for people who cannot see it."""
     told = []
     for panel in panels:
         rates = dict.fromkeys(mark.without.accuracy for mark in panel.marks if mark.without)
@@ -78,7 +78,7 @@ def described(panels: Sequence[VerdictPanel]) -> str:
 
 
 def _panel(axes: Axes, panel: VerdictPanel) -> dict[str, Any]:
-    """Draws the defenses of a network; returns a handle for each verdict and for the rest."""
+    """Draw the defenses of a network; returns legend handles of the verdicts and other marks."""
     handles = _without(axes, panel.marks)
     for line, mark in enumerate(panel.marks):
         if mark.replayed is not None:
@@ -117,9 +117,9 @@ def _panel(axes: Axes, panel: VerdictPanel) -> dict[str, Any]:
 
 
 def _without(axes: Axes, marks: Sequence[VerdictMark]) -> dict[str, Any]:
-    """A line down the panel at what stands without a defense, within the band of its interval.
+    """Draw the accuracy without a defense as a vertical line, with its interval as a band.
 
-    Defenses that were attacked with other budgets may each be compared with a number of their own.
+    Defenses that were attacked with different budgets may be compared with different values.
     """
     handles: dict[str, Any] = {}
     top = -0.5

@@ -1,7 +1,7 @@
-"""The report as one page that needs nothing else: the only door to Jinja.
+"""The report as a self-contained HTML page. The only module that imports Jinja.
 
-It opens from disk and asks no network: styles, behaviour, plots and pictures are in it. Links
-to the files beside it and to a tracking server are followed only by who clicks them.
+It can be opened from disk and makes no network requests: styles, scripts, plots and pictures are
+embedded. Links to other files and to a tracking server are followed only if they are clicked.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from pipeline.report.words.settings import datasets_said, settings_said
 from pipeline.report.words.table import caption, heading, terms
 
 LONG = 2000
-"""Places of a table, or cells of a grid, above which the page shows them folded and in brief."""
+"""Number of table entries, or of cells, above which the page collapses them."""
 SENTENCES = 5
-"""Defended models up to which the page's first screen has a sentence for each."""
+"""Maximum number of defended models for which the first screen has one sentence each."""
 TEMPLATES = Path(__file__).with_name("templates")
 FILES = ("csv", "parquet", "md", "tex")
-"""Endings of the files that a table has beside the page."""
+"""Extensions of a table's files in the report's folder."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure that stands in the page: the text of its SVG file, empty where it has none.
+    """A figure on the page: SVG source, empty if it has none.
 
-    alt: what it shows; caption: Markdown to stand below it.
+    alt: alternative text; caption: Markdown.
     """
 
     svg: str
@@ -66,7 +66,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of the page, the stem of its files, its figures, and its robustness tables."""
+    """A table on the page: stem of its files, figures and robustness tables."""
 
     view: View
     stem: str
@@ -89,9 +89,9 @@ def page_html(
     again: Sequence[str] = (),
     links: Mapping[str, str] | None = None,
 ) -> str:
-    """The whole page; see `page.parts.cell_summaries` for `again` and `links`.
+    """The complete page; see `page.parts.cell_summaries` for `again` and `links`.
 
-    judged: the figure of the verdicts; curves: that of the trainings.
+    judged: figure of the verdicts; curves: figure of the trainings.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -148,7 +148,7 @@ def page_html(
 
 
 def _verdicts(rows: Sequence[VerdictRow], grid: Grid, figure: Plot | None) -> dict[str, object]:
-    """Whether defenses hold: sentences for the first screen, a figure, a table for each network."""
+    """Verdicts: sentences for the first screen, a figure, and a table for each network."""
     sentences = verdict_words.sentences(rows)
     known = verdict_words.known(rows)
     networks = dict.fromkeys(row.model for row in known)
@@ -177,7 +177,7 @@ def _verdicts(rows: Sequence[VerdictRow], grid: Grid, figure: Plot | None) -> di
 
 
 def _failures(found: Sequence[ModelFailures]) -> dict[str, object]:
-    """By class, by confusion and by image, a table for each network."""
+    """Failures by class, confusion and image, in a table for each network."""
     tables = []
     for one in found:
         classes, rows = failure_words.table(one)
@@ -237,6 +237,6 @@ def _plot(plot: Plot, prefix: str) -> dict[str, str]:
 
 
 def _folded(view: View) -> str:
-    """What a long table's fold says, empty where a table is not long."""
+    """Summary shown in place of a long table; empty if the table is not long."""
     rows, columns = len(view.rows), len(view.attacks)
     return f"{rows} rows, {columns} columns" if rows * columns > LONG else ""

@@ -1,4 +1,4 @@
-"""What the report's page is made of, as plain values for its template."""
+"""Parts of the report's page as plain values for the template."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pipeline.report.views.gallery import Gallery
 from pipeline.report.words.numbers import NOTHING, interval_words, rough
 
 SHOWN_CLASSES = 3
-"""Of a picture's class probabilities."""
+"""Number of class probabilities shown for a picture."""
 
 
 @dataclass(frozen=True)
 class CellSummary:
-    """A cell as the page tells of it. numbers: what and how much, for a list."""
+    """A cell as shown on the page. numbers: names and values for a list."""
 
     name: str
     anchor: str
@@ -47,7 +47,7 @@ class CellSummary:
 
 @dataclass(frozen=True)
 class Probability:
-    """Of a class, in [0, 1]; `true` where it is the image's."""
+    """Probability of a class, in [0, 1]; `true` for the image's own class."""
 
     label: int
     value: float
@@ -56,7 +56,7 @@ class Probability:
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture of the gallery; probabilities is empty where nobody is asked about it."""
+    """A picture of the gallery, with probabilities if a model was queried about it."""
 
     heading: str
     source: str
@@ -66,7 +66,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Strip:
-    """An image through an attack and a defense."""
+    """The pictures of one image: clean, attacked and defended."""
 
     heading: str
     frames: tuple[Frame, ...]
@@ -86,9 +86,9 @@ class ModelGallery:
 
 
 def anchors(grid: Grid) -> dict[str, str]:
-    """The name of each cell → the id of what the page tells of it: `cell-model/attack/defense`.
+    """HTML id of each cell, by cell name: `cell-model/attack/defense`.
 
-    What a link cannot hold becomes `_`, and a number tells apart what that makes equal.
+    Characters that a link cannot contain become `_`; a number is appended to make ids unique.
     """
     found: dict[str, str] = {}
     taken: set[str] = set()
@@ -106,10 +106,11 @@ def anchors(grid: Grid) -> dict[str, str]:
 def cell_summaries(
     grid: Grid, scores: Scores, again: Sequence[str], links: Mapping[str, str]
 ) -> list[CellSummary]:
-    """Every cell, in the grid's order.
+    """Summaries of all cells, in the grid's order.
 
-    again: words of a command line that a run of this grid needs besides its name; links: the
-    pages of a tracking server, by the names of cells.
+    Args:
+        again: Further options of the command that runs the grid.
+        links: Pages of a tracking server, by cell name.
     """
     places = anchors(grid)
     costs = prediction_costs(grid, scores)
@@ -140,7 +141,7 @@ def cell_summaries(
 
 
 def model_gallery(gallery: Gallery, anchor: str) -> ModelGallery:
-    """A gallery with its pictures as data."""
+    """A gallery with its pictures as data URIs."""
     cell = gallery.cell
     return ModelGallery(
         model=cell.model,
@@ -154,7 +155,7 @@ def model_gallery(gallery: Gallery, anchor: str) -> ModelGallery:
 
 
 def themed(svg: str, prefix: str) -> str:
-    """An SVG file's element, for a page: in the page's colours, its ids not the page's others'."""
+    """The `<svg>` element of a file for embedding, with the page's colours and unique ids."""
     svg = svg[svg.index("<svg") :]
     for colour, other in ((INK, "currentColor"), (LINE, "var(--line)"), (PAPER, "none")):
         svg = svg.replace(colour, other)
@@ -165,7 +166,7 @@ def themed(svg: str, prefix: str) -> str:
 
 
 def inline(text: str) -> str:
-    """`code`, **bold** and *italics* of a line of Markdown as HTML, all else as it is written."""
+    """Convert `code`, **bold** and *italics* in a line of Markdown to HTML; escape the rest."""
     escaped = html.escape(text, quote=False)
     escaped = re.sub(r"`([^`]*)`", r"<code>\1</code>", escaped)
     escaped = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", escaped)
@@ -182,7 +183,7 @@ def _published(cell: Cell, scores: Scores) -> str:
 
 
 def _card(cell: Cell, scores: Scores) -> str:
-    """`pass`, or a graver verdict with what was found; empty without a card."""
+    """`pass`, or a worse verdict with the complaint; empty without a card."""
     card = scores.cards.get(cell.name)
     if card is None:
         return ""
@@ -230,7 +231,7 @@ def _changed(heading: str, change: Change) -> Frame:
 
 
 def data_uri(pixels: NDArray[np.float32]) -> str:
-    """float32 [H, W, C] in [0, 1], grey or in colour, as the address of a PNG within itself."""
+    """float32 [H, W, C] in [0, 1], grey or colour, as a PNG data URI."""
     values = np.rint(255 * pixels).astype(np.uint8)
     image = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
     buffer = io.BytesIO()

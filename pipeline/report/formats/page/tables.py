@@ -1,4 +1,4 @@
-"""The paper's tables in HTML: the only door to great_tables."""
+"""Tables in HTML. The only module that imports great_tables."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from pipeline.report.words.verdicts import IN_WORDS, row_words
 
 
 def table_html(view: View, identity: str, words: Callable[[Row, Entry], str]) -> str:
-    """A `<table>` without styles of its own: models are groups of rows, attacks are columns.
+    """A `<table>` without styles, in which models are row groups and attacks are columns.
 
-    identity: of the element, unique in its page; words: HTML of an entry. Headings that
-    neighbouring attacks share stand above them, and each cell names its headings.
+    Attacks with a common first word share a heading, and each cell refers to its headings.
+
+    Args:
+        identity: Unique id of the element.
+        words: Returns the HTML of an entry.
     """
     frame = laid_out(view, words)
     table = GT(frame, id=identity, rowname_col="defense", groupname_col="model", auto_align=False)
@@ -33,7 +36,7 @@ def table_html(view: View, identity: str, words: Callable[[Row, Entry], str]) ->
             table = table.tab_spanner(first, shared, id=f"over-{start}")
             labels |= {place: labels[place].removeprefix(f"{first}-") for place in shared}
         start += count
-    # labels are the user's own words, and no Markdown
+    # labels are the user's text, not Markdown
     escaped = {place: html(_escaped(label)) for place, label in labels.items()}
     table = (
         table.tab_stubhead("defense")
@@ -46,7 +49,7 @@ def table_html(view: View, identity: str, words: Callable[[Row, Entry], str]) ->
 
 
 def robustness_html(rows: Sequence[Robustness], identity: str) -> str:
-    """Robustness of defenses under one adaptive attack, a group of rows a model."""
+    """Robustness of defenses under one adaptive attack, with a row group for each model."""
     words = {
         name: [robustness_words(row)[place] for row in rows] for place, name in enumerate(NUMBERS)
     }
@@ -63,7 +66,7 @@ def robustness_html(rows: Sequence[Robustness], identity: str) -> str:
 
 
 def verdicts_html(rows: Sequence[VerdictRow], identity: str) -> str:
-    """The verdicts of one network's defenses, a row each, in the order given."""
+    """Verdicts of one network's defenses, one row each, in the given order."""
     words = {
         name: [_over_interval(row_words(row)[place]) for row in rows]
         for place, name in enumerate(VERDICT_COLUMNS)
@@ -85,7 +88,7 @@ def verdicts_html(rows: Sequence[VerdictRow], identity: str) -> str:
 
 
 def _over_interval(words: str) -> str:
-    """HTML of a number with its interval beneath it, such as that of `37.7 [31, 45] (-0.7)`."""
+    """HTML of a number with its interval below it, for text such as `37.7 [31, 45] (-0.7)`."""
     number, bracket, rest = _escaped(words).partition(" [")
     if not bracket:
         return number
@@ -94,7 +97,7 @@ def _over_interval(words: str) -> str:
 
 
 def _bare(table: GT, caption: str) -> str:
-    """A table's element without styles of its own, and with a caption."""
+    """The table element without styles, with a caption."""
     found = re.search(r"<table.*</table>", table.as_raw_html(), re.DOTALL)
     assert found is not None
     element = f"<caption><span>{_escaped(caption)}</span></caption>"
@@ -102,7 +105,7 @@ def _bare(table: GT, caption: str) -> str:
 
 
 def _legend(view: View) -> str:
-    """What an entry's numbers are, in the order in which they stand."""
+    """What the numbers of an entry are, in their order."""
     entries = [entry for row in view.rows for entry in row.entries]
     words = ["Accuracy in percent"]
     if any(entry.gain is not None for entry in entries):
