@@ -52,6 +52,8 @@ CREDENTIALS = {
 CACHE_GB = 20.0
 IN_USE_S = 600.0
 """Cached files used within this time are not evicted, since they may be about to be opened."""
+ABANDONED_S = 86_400.0
+"""A draft older than this was left by a process that was killed; any other may await its upload."""
 CONNECT = timedelta(seconds=10)
 SILENCE = timedelta(seconds=60)
 """Read timeout: how long a server may pause within a response."""
@@ -328,14 +330,17 @@ class Bucket:
 
     def _make_room(self) -> None:
         """Evict the least recently used files until the cache is within its limit."""
-        copies = []
+        total, idle = 0, []
         for path in self._cache.glob("*/**/*"):
+            draft = path.is_relative_to(self._cache / "scratch")
             with contextlib.suppress(FileNotFoundError):
                 if not path.is_dir():
-                    copies.append((path.stat().st_mtime, path.stat().st_size, path))
-        total = sum(size for _, size, _ in copies)
-        for used, size, path in sorted(copies):
-            if total <= self._bound or used > time.time() - IN_USE_S:
+                    used, size = path.stat().st_mtime, path.stat().st_size
+                    total += size
+                    if used <= time.time() - (ABANDONED_S if draft else IN_USE_S):
+                        idle.append((used, size, path))
+        for _, size, path in sorted(idle):
+            if total <= self._bound:
                 return
             path.unlink(missing_ok=True)
             total -= size

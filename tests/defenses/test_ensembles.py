@@ -294,7 +294,7 @@ def test_crossmax_needs_members_that_differ(context: Context, pixels: Tensor, ro
     single = CrossMax(members=1).resolved(PROBLEM)
     seen = single.transform(pixels, rows.within("crossmax#0"), context)
     found = predict(single, context, pixels, rows, batch_size=3)
-    torch.testing.assert_close(found, context.classifier.logits(seen).softmax(dim=1))
+    torch.testing.assert_close(found, context.classifier.logits(seen).softmax(dim=1).double())
 
 
 def gradient_by(defense: Defense, knowing: Context, pixels: Tensor, rows: Rows) -> Tensor:

@@ -238,7 +238,15 @@ def test_the_copies_of_a_machine_are_bounded_and_those_in_use_stay(
     monkeypatch.setattr(bucket_module, "IN_USE_S", 0.0)
     for age, path in enumerate(sorted(copies(tmp_path / "cache"))):
         os.utime(path, (time.time() - 100 - age,) * 2)
+    drafts = next((tmp_path / "cache").rglob("files")).parent / "scratch"
+    waiting, left_by_a_kill = (drafts / name / "a.txt" for name in ("waiting", "killed"))
+    for draft, hours in ((waiting, 2), (left_by_a_kill, 30)):
+        draft.parent.mkdir(parents=True)
+        draft.write_text("x")
+        os.utime(draft, (time.time() - 3600 * hours,) * 2)
     put(store, OTHER, a="x" * 2000)
+    assert waiting.exists()
+    assert not left_by_a_kill.exists()
     left = copies(tmp_path / "cache")
     assert len(left) == 2
     assert any(OTHER.digest in str(path) for path in left)
