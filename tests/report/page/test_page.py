@@ -227,8 +227,9 @@ def test_a_plot_takes_the_pages_colours_and_ids_of_its_own():
 
 
 def test_markdown_of_a_line_becomes_html_and_html_does_not():
-    assert inline("`a<b>`, **bold** & <i>, *so* 2*3*4") == (
-        "<code>a&lt;b&gt;</code>, <strong>bold</strong> &amp; &lt;i&gt;, <em>so</em> 2*3*4"
+    assert inline("`a<b>`, **bold** & <i>, *so*\n*Such* 2*3*4") == (
+        "<code>a&lt;b&gt;</code>, <strong>bold</strong> &amp; &lt;i&gt;, <em>so</em>\n"
+        "<em>Such</em> 2*3*4"
     )
 
 
