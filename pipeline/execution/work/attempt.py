@@ -35,7 +35,7 @@ from tasks.data.arrays import BadTensor
 from tasks.defenses.base import Defense
 from tasks.evaluation.defend import BadDefense
 from tasks.networks.base import Network
-from tasks.progress import Tell
+from tasks.progress import Progress, Tell
 from tasks.registry import LibraryProblem
 from tasks.specs import Kind, Spec
 from tasks.training.train import Diverged
@@ -78,10 +78,16 @@ def attempt(
         until: Unix time in seconds after which a training stops at the end of an epoch.
     """
     before = memory.resident_bytes()
+    bound = worker_bytes(settings.of(node.kind).memory_gb)
+
+    def told(progress: Progress) -> None:
+        memory.return_freed_memory(above=bound)
+        tell(progress)
+
     with process.kept() as found:
         process.start_as_new()
-        result = _attempted(node, store, settings, tell, replace=replace, until=until)
-    memory.return_freed_memory(above=worker_bytes(settings.of(node.kind).memory_gb))
+        result = _attempted(node, store, settings, told, replace=replace, until=until)
+    memory.return_freed_memory(above=bound)
     if found.left:
         memory.give_up(f"{_told(node)} left {', '.join(found.left)} changed")
     if own_digests(node.spec):
