@@ -46,7 +46,7 @@ def test_names_of_a_list_are_told_apart_in_80_columns(section: str, narrow: None
     if section == "defenses":
         found = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines}
         assert found["median-3"].endswith("… (size=3)")
-        assert found["none"] == "The classifier as it is"
+        assert found["none"] == "No defense: the classifier as it is"
 
 
 @pytest.mark.parametrize(
