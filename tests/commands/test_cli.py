@@ -136,7 +136,9 @@ def test_a_list_says_what_each_name_means_and_on_request_where_it_is(shell: Shel
     told = shell("list", "defenses").stdout
     lines = dict(line.split(maxsplit=1) for line in told.splitlines())
     assert lines["guo"].endswith("(draws=2)")
-    assert lines["counter"].startswith("Counter-perturbation: the clamped sum of one signed gradient")
+    assert lines["counter"].startswith(
+        "Counter-perturbation: the clamped sum of one signed gradient"
+    )
     assert lines["own"] == "Darkens a little"  # read, not run
     assert lines["broken"] == "unknown kind 'gou'"
     paths = shell("list", "defenses", "--paths").stdout
