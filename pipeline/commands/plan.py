@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.catalogue.paper import published
 from pipeline.commands.records import cell_record
 from pipeline.commands.session import Session
-from pipeline.execution.work.budget import PROCESS_BYTES, worker_bytes
+from pipeline.execution.work.budget import KEPT, PROCESS_BYTES, peak_bytes
 from pipeline.grid.coverage import Coverage
 from pipeline.grid.kinds import KINDS, NODE_KINDS
 from pipeline.plan.estimate import Estimate
@@ -59,8 +59,9 @@ def plan_lines(
         each = worker_gb(session, counts)
         yield (
             f"memory: at most about {each:.1f} GB a worker, {each * workers:.1f} GB with "
-            f"{counted(workers, 'worker')} (`memory_gb` of settings.yaml, and "
-            f"{PROCESS_BYTES / 1e9:.1f} GB for the program)"
+            f"{counted(workers, 'worker')} (`memory_gb` of settings.yaml, "
+            f"{PROCESS_BYTES / 1e9:.1f} GB for the program, and {KEPT:.0%} for freed memory that "
+            "is kept)"
         )
     else:
         yield f"nothing to do: {len(session.cells)} cells of grid '{session.grid.name}'"
@@ -121,7 +122,7 @@ def worker_gb(session: Session, kinds: Collection[str]) -> float:
     """
     batched = [kind for kind in NODE_KINDS if kind in kinds and KINDS[kind].batched]
     budgets = (session.settings.of(kind).memory_gb for kind in batched)
-    return worker_bytes(max(budgets, default=0.0)) / 1e9
+    return peak_bytes(max(budgets, default=0.0)) / 1e9
 
 
 def coverage(session: Session) -> Coverage:
