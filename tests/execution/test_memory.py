@@ -44,8 +44,14 @@ del tensors
 kept = resident_bytes() - before
 return_freed_memory(above=before + 2 * kept)
 assert resident_bytes() - before == kept
-return_freed_memory(above=before)
-print(kept, resident_bytes() - before)
+return_freed_memory(above=before, every=0.0)
+returned = resident_bytes() - before
+again = [torch.ones(1_000_000, dtype=torch.uint8) for _ in range(400)]
+del again
+grown = resident_bytes()
+return_freed_memory(above=before, every=600.0)  # it has just done so
+assert resident_bytes() == grown
+print(kept, returned)
 """
 
 

@@ -81,7 +81,7 @@ def attempt(
     bound = worker_bytes(settings.of(node.kind).memory_gb)
 
     def told(progress: Progress) -> None:
-        memory.return_freed_memory(above=bound)
+        memory.return_freed_memory(above=bound, every=memory.RETURN_S)
         tell(progress)
 
     with process.kept() as found:

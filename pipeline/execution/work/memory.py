@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import platform
 import resource
+import time
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -13,11 +15,15 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 KEPT_BYTES = 2**31 - 1
 NOTED_BYTES = 64 * 2**20
 """Growth of a process by one node below this size is ignored."""
+RETURN_S = 5.0
+"""Time between two returns of freed memory while a node runs."""
 LEAK_BYTES = 2**30
 """Total growth by nodes with user code after which a process is not used again."""
 
 _grown: dict[str, int] = {}
 _given_up: list[str] = []
+_returned: list[float] = [-math.inf]
+"""When freed memory was last returned, of `time.monotonic`."""
 
 
 def resident_bytes() -> int:
@@ -57,14 +63,22 @@ def unusable() -> str | None:
     return _given_up[0] if _given_up else None
 
 
-def return_freed_memory(above: float) -> None:
+def return_freed_memory(above: float, every: float = 0.0) -> None:
     """Return freed memory to the system if this process holds more than `above` bytes.
 
     Tensors of many sizes leave gaps that those of the next node do not fit into, so a process that
     keeps freed memory grows from node to node (fragmentation).
+
+    Args:
+        above: Bound in bytes.
+        every: Smallest time in seconds since memory was last returned, since the system has to
+            clear it before it is used again.
     """
-    if platform.libc_ver()[0] == "glibc" and resident_bytes() > above:
+    if time.monotonic() - _returned[0] < every or resident_bytes() <= above:
+        return
+    if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+    _returned[0] = time.monotonic()
 
 
 @functools.cache
