@@ -1,4 +1,4 @@
-"""AutoAttack of bare networks beside that of torchattacks: the images left standing, and the time.
+"""AutoAttack of bare networks beside the attacks of torchattacks: what they leave, and the time.
 
 Two public networks at radii of which they withstand something, and a robust one at 8/255, with
 CIFAR-10's first test images of `PIPELINE_TEST_SHARED`. Hours on a CPU: choose with `--only`, and
@@ -134,11 +134,19 @@ def _ours(images: Subject, epsilon: float) -> Attacked:
 
 
 def _torchattacks(images: Subject, epsilon: float) -> Attacked:
+    """The same four attacks with the published lengths, since its own AutoAttack has 10 steps."""
     import torchattacks
 
-    # it counts the classes of what it is given
-    attack = torchattacks.AutoAttack(
-        images.module, norm="Linf", eps=epsilon / 255, n_classes=CLASSES, seed=0
+    module, eps = images.module, epsilon / 255
+    attack = torchattacks.MultiAttack(
+        [
+            torchattacks.APGD(module, eps=eps, steps=100, seed=0),
+            torchattacks.APGDT(module, eps=eps, steps=100, seed=0, n_classes=CLASSES),
+            torchattacks.FAB(
+                module, eps=eps, steps=100, seed=0, n_classes=CLASSES, multi_targeted=True
+            ),
+            torchattacks.Square(module, eps=eps, n_queries=5000, seed=0),
+        ]
     )
 
     def attacked(pixels: Tensor, labels: Tensor) -> Tensor:
