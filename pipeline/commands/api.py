@@ -127,7 +127,8 @@ def results(session: Session) -> pl.DataFrame:
     - `gain`: difference in percentage points from the baseline of the first table that has gains.
     - `worst_case`: accuracy of the model and defense if each image meets the attack that is most
       successful on it.
-    - `defense_verdict`: verdict on the model and defense, if they were attacked adaptively.
+    - `defense_verdict`: verdict on the model and defense, if they were attacked adaptively; of
+      several, that in the ball of the cell's attack.
     - one column for each swept parameter, such as `guo.draws`.
     """
     from pipeline.commands.records import swept_values
@@ -135,7 +136,7 @@ def results(session: Session) -> pl.DataFrame:
     from pipeline.report.formats import frames as report_frames
     from pipeline.report.views.adaptive import worst_cases
     from pipeline.report.views.table import views
-    from pipeline.report.views.verdicts import verdict_rows
+    from pipeline.report.views.verdicts import VerdictRow, verdict_of, verdict_rows
 
     grid, scores = session.grid, known_scores(session)
     gains: dict[tuple[str, str, str], float] = {}
@@ -145,7 +146,9 @@ def results(session: Session) -> pl.DataFrame:
                 if entry.gain is not None:
                     gains.setdefault((row.model, entry.attack, row.defense), entry.gain)
     worst = worst_cases(grid, scores)
-    verdicts = {(row.model, row.defense): row.verdict.word for row in verdict_rows(grid, scores)}
+    verdicts: dict[tuple[str, str], list[VerdictRow]] = {}
+    for verdict in verdict_rows(grid, scores):
+        verdicts.setdefault((verdict.model, verdict.defense), []).append(verdict)
     swept = [swept_values(cell, grid.tables) for cell in grid.cells]
     columns: dict[str, list[object]] = {
         "gain": [gains.get((cell.model, cell.attack, cell.defense)) for cell in grid.cells],
@@ -153,7 +156,9 @@ def results(session: Session) -> pl.DataFrame:
             None if (rate := worst.get((cell.model, cell.defense))) is None else rate.accuracy
             for cell in grid.cells
         ],
-        "defense_verdict": [verdicts.get((cell.model, cell.defense)) for cell in grid.cells],
+        "defense_verdict": [
+            verdict_of(cell, verdicts.get((cell.model, cell.defense), ())) for cell in grid.cells
+        ],
         **{
             name: [values.get(name) for values in swept]
             for name in dict.fromkeys(name for values in swept for name in values)

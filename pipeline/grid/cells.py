@@ -10,7 +10,7 @@ from typing import Literal
 
 from pipeline.catalogue.entries import FigureEntry
 from pipeline.problems import BadInput, suggestion
-from tasks.attacks.base import Attack
+from tasks.attacks.base import Attack, BallAttack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Defense
 from tasks.specs import ADAPTIVE_SHARD, Precision
@@ -60,6 +60,16 @@ class Cell:
         return not self.model_spec.randomised and self.defense_spec.deterministic(
             self.dataset_spec.classes
         )
+
+    def in_ball_of(self, other: Cell) -> bool:
+        """Whether all examples of this cell's attack lie in the ball of the other cell's attack.
+
+        Clean images do. So do those of an attack that is not bounded by a norm and an epsilon.
+        """
+        own, theirs = self.attack_spec, other.attack_spec
+        if not (isinstance(own, BallAttack) and isinstance(theirs, BallAttack)):
+            return True
+        return own.norm == theirs.norm and (own.epsilon or 0.0) <= (theirs.epsilon or 0.0)
 
     def models(self) -> tuple[Cell, ...]:
         """One cell for each model involved: this cell and, for an ensemble, a copy for each member.

@@ -163,11 +163,12 @@ class Cards:
             yield from self._by_steps(cell, answers)
 
     def _beside_oblivious(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
-        """Comparison with the strongest transferred attack on the same images."""
+        """Comparison with the strongest transferred attack on the same images, in the same ball."""
         others = [
             found.right[np.searchsorted(found.ids, answers.ids)]
             for other in self._others(cell)
             if other.attack_spec.crafts and not other.attack_spec.compound
+            if other.in_ball_of(cell)
             for found in [self._answers(other.name)]
             if found is not None and np.isin(answers.ids, found.ids).all()
         ]

@@ -11,11 +11,13 @@ import polars as pl
 import pytest
 from made_up import DEFENSES, PROBLEM, make_cell, printed
 
+from pipeline.grid.cards import card_nodes
 from pipeline.grid.cells import Cell, Grid, Table
+from pipeline.grid.nodes import CellNodes
 from pipeline.report.answers import Answers, NotTested, PerImage
-from pipeline.report.cards import Card
+from pipeline.report.cards import Card, Cards
 from pipeline.report.formats.frames import robustness_values
-from pipeline.report.formats.markdown import robustness_markdown
+from pipeline.report.formats.markdown import robustness_markdown, verdicts_markdown
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import (
     Doubling,
@@ -24,9 +26,12 @@ from pipeline.report.views.adaptive import (
     worst_cases,
 )
 from pipeline.report.views.table import views
+from pipeline.report.views.verdicts import verdict_of, verdict_rows
 from pipeline.report.words.adaptive import SHORT, robustness_words, short_robustness_words
 from pipeline.report.words.numbers import passes_words, rough
+from pipeline.report.words.verdicts import about, sentences, summary
 from pipeline.report.writer import write_report
+from pipeline.store.store import Store
 from tasks.attacks.adaptive import Adaptive
 from tasks.integrity.findings import Finding
 
@@ -111,6 +116,98 @@ def test_the_replayed_attack_is_the_one_that_leaves_least_on_those_images():
     assert row.replayed == "untargeted-pgd50"  # 2 of the 4, where pgd10 leaves 3
     assert row.oblivious is not None
     assert row.oblivious.accuracy == 50.0
+
+
+def in_two_balls() -> tuple[Grid, Scores]:
+    """PGD and an adaptive attack, with epsilon 8 and 16 each; the larger ball breaks all images."""
+    cells = []
+    for epsilon in (8.0, 16.0):
+        for defense in ("none", "guo"):
+            replayed = make_cell(MODEL, "untargeted-pgd10", defense)
+            for cell in (replayed, adaptive_cell(defense)):
+                spec = type(cell.attack_spec)(epsilon=epsilon).resolved(PROBLEM)
+                name = f"{cell.attack}[epsilon={epsilon:g}]"
+                cells.append(dataclasses.replace(cell, attack=name, attack_spec=spec, images=4))
+    cells += [make_cell(MODEL, "clean", defense) for defense in ("none", "guo")]
+    attacks = tuple(dict.fromkeys(cell.attack for cell in cells))
+    table = Table("sweep", "Sweep", (MODEL,), attacks, ("none", "guo"), None, None)
+    grid = Grid("sweep", "Sweep", tuple(cells), (table,))
+
+    def read(name: str) -> Answers:
+        attack = name.split("/")[1]
+        right = [1, 1, 1, 0] if attack == "clean" else [1, 1, 0, 0]
+        if attack.startswith("untargeted"):
+            right = [1, 0, 1, 1]
+        if "epsilon=16" in attack:
+            right = [0, 0, 0, 0]
+        return Answers(np.arange(4), np.arange(4) % 10, np.array(right, dtype=bool)[:, None])
+
+    facts = {cell.name: {"accuracy": 50.0, "images": 4} for cell in grid.cells}
+    return grid, Scores(facts, per_image=PerImage(read))
+
+
+def test_a_row_is_about_attacks_in_the_ball_of_its_adaptive_attack():
+    grid, scores = in_two_balls()
+    rows = {
+        (row.adaptive_attack, row.defense): row
+        for row in robustness_rows(views(grid, scores)[0], grid, scores)
+    }
+    small = rows["adaptive-quick[epsilon=8]", "guo"]
+    assert (small.replayed, small.bare_attack) == ("untargeted-pgd10[epsilon=8]",) * 2
+    assert small.oblivious is not None
+    assert small.oblivious.accuracy == 75.0
+    # clean images lie in every ball: one of the four is broken by each attack alone
+    assert small.worst.accuracy == 25.0
+    large = rows["adaptive-quick[epsilon=16]", "guo"]
+    assert large.replayed == "untargeted-pgd10[epsilon=16]"
+    assert large.worst.accuracy == 0.0
+
+
+def test_a_verdict_is_beside_what_was_replayed_in_its_own_ball():
+    grid, scores = in_two_balls()
+    rows = {(row.epsilon, row.defense): row for row in verdict_rows(grid, scores)}
+    row = rows[8.0, "guo"]
+    assert row.replayed_attack == "untargeted-pgd10[epsilon=8]"
+    assert row.replayed is not None
+    assert row.replayed.accuracy == 75.0
+    assert rows[16.0, "guo"].replayed_attack == "untargeted-pgd10[epsilon=16]"
+
+
+def test_verdicts_in_several_balls_are_told_apart():
+    grid, scores = in_two_balls()
+    rows = verdict_rows(grid, scores)
+    told = sentences(rows)
+    assert [line.partition(" on ")[0] for line in told] == [
+        "`guo` (linf 8/255)",
+        "`guo` (linf 16/255)",
+    ]
+    assert "`guo` (linf 8/255)" in " ".join(summary(rows))
+    assert about(rows).startswith(f"{MODEL}: linf 8/255, linf 16/255, ")
+    assert "| guo (linf 16/255) |" in verdicts_markdown(rows, "verdicts.csv")
+    words = {row.epsilon: row.verdict.word for row in rows if row.defense == "guo"}
+    guo = [row for row in rows if row.defense == "guo"]
+    beside = {cell.attack: verdict_of(cell, guo) for cell in grid.cells if cell.defense == "guo"}
+    assert beside == {
+        "untargeted-pgd10[epsilon=8]": words[8.0],
+        "adaptive-quick[epsilon=8]": words[8.0],
+        "untargeted-pgd10[epsilon=16]": words[16.0],
+        "adaptive-quick[epsilon=16]": words[16.0],
+        "clean": None,
+    }
+    assert len(set(words.values())) == 2
+
+
+def test_a_card_compares_an_adaptive_attack_with_attacks_in_its_own_ball(tmp_path: Path):
+    grid, scores = in_two_balls()
+    assert scores.per_image is not None
+    nodes = card_nodes(CellNodes(), grid.cells, "full")
+    cards = Cards(grid, nodes, Store(tmp_path / "store"), scores.facts, scores.per_image)
+    card = cards.of(f"{MODEL}/adaptive-quick[epsilon=8]/guo")
+    assert card is not None
+    found = {finding.check: finding for finding in card.stored}["adaptive"]
+    # 50 % under the adaptive attack, 75 % under the replayed one; the larger ball leaves 0 %
+    assert found.measured == {"adaptive": 50.0, "oblivious": 75.0}
+    assert found.verdict == "pass"
 
 
 def test_bare_is_the_same_in_every_row_of_a_model_whatever_breaks_the_defended_one_most():

@@ -191,7 +191,7 @@ def verdicts_markdown(rows: Sequence[VerdictRow], file: str) -> str:
     for model in dict.fromkeys(row.model for row in known):
         own = [row for row in known if row.model == model]
         lines += ["", f"### {verdict_words.about(own)}", ""]
-        words = ([row.defense, *verdict_words.row_words(row)] for row in own)
+        words = ([row.title, *verdict_words.row_words(row)] for row in own)
         verdict, *others = verdict_words.COLUMNS
         lines += markdown_table(("defense", verdict), others, words)
     lines += ["", verdict_words.TERMS, "", verdict_words.LEGEND, "", verdict_words.THREAT]

@@ -55,9 +55,10 @@ class Robustness:
 
     Attributes:
         adaptive: Accuracy under the adaptive attack.
-        worst: Accuracy if each image meets the attack of the table that is most successful on it.
-            For a randomised defense the attack is chosen by the same redraws that are counted, so
-            chance alone lowers this value.
+        worst: Accuracy if each image meets the attack of the table that is most successful on it,
+            of those whose examples lie in the ball of the adaptive attack, as for the transferred
+            attacks below. For a randomised defense the attack is chosen by the same redraws that
+            are counted, so chance alone lowers this value.
         clean: Accuracy without an attack, from the column `clean_attack`.
         replayed: The transferred attack that leaves the defended model the lowest accuracy.
         oblivious: The accuracy under `replayed`.
@@ -119,13 +120,11 @@ class RobustnessReader:
         images = self.paired.images(model, defense, attack)
         if not images:
             return None
-        shares = {other: self._shares(model, defense, other, images) for other in self.attacks}
-        shares = {other: by_seed for other, by_seed in shares.items() if by_seed}
+        shares = self._in_the_ball(model, defense, attack, images)
         replayed = self._replayed(model, defense, shares)
         count = len(next(iter(images.values())))
         clean = [other for other in shares if self._is_clean(model, defense, other)]
-        undefended = {other: self._shares(model, "none", other, images) for other in self.attacks}
-        undefended = {other: by_seed for other, by_seed in undefended.items() if by_seed}
+        undefended = self._in_the_ball(model, "none", attack, images, of=defense)
         bare = self._replayed(model, "none", undefended)
         return Robustness(
             model=model,
@@ -144,6 +143,21 @@ class RobustnessReader:
             candidates=self._candidates(model, defense, attack),
             doubling=self._doubling(model, defense, attack),
         )
+
+    def _in_the_ball(
+        self, model: str, defense: str, attack: str, images: Images, *, of: str | None = None
+    ) -> dict[str, dict[int, Shares]]:
+        """Shares under each attack whose examples lie in the ball of `attack`.
+
+        of: the defense whose cell states the ball, `defense` by default.
+        """
+        ball = self.paired.cells(model, of or defense, attack)[0]
+        found = {}
+        for other in self.attacks:
+            cells = self.paired.cells(model, defense, other)
+            if cells and cells[0].in_ball_of(ball):
+                found[other] = self._shares(model, defense, other, images)
+        return {other: by_seed for other, by_seed in found.items() if by_seed}
 
     def worst(self, model: str, defense: str) -> Rate | None:
         """See `worst_cases`; None if no attack on the defended model is scored."""

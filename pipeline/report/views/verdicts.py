@@ -6,6 +6,7 @@ percent, changes in points.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
@@ -22,12 +23,12 @@ from pipeline.report.scores import NOT_COMPUTED, Scores, number
 from pipeline.report.views.adaptive import Rate, RobustnessReader
 from pipeline.report.views.costs import Cost
 from pipeline.report.views.paired import Images, Paired, Right
-from tasks.attacks.base import CompoundAttack
+from tasks.attacks.base import BallAttack, CompoundAttack
 from tasks.attacks.direct import Direct
 from tasks.defenses.flip_crop import FlipCrop
 from tasks.evaluation import verdicts
 from tasks.evaluation.costs import prediction_passes
-from tasks.evaluation.verdicts import Change, DefenseVerdict, change, judged
+from tasks.evaluation.verdicts import Change, DefenseVerdict, Word, change, judged
 
 BARE = "none"
 Conclusion = Literal["holds", "does not hold", "cannot tell"]
@@ -53,6 +54,8 @@ class VerdictRow:
             differ from the bare network's, for the first seed.
         is_control: Whether the defense is flips and crops itself.
         computed: False if nothing was computed for it or for the bare network, and nothing failed.
+        one_of_several: Whether the network was attacked in several balls, so that the defense has
+            several verdicts.
     """
 
     model: str
@@ -80,6 +83,17 @@ class VerdictRow:
     claims: Sequence[Claim] = ()
     is_control: bool = False
     computed: bool = True
+    one_of_several: bool = False
+
+    @property
+    def ball(self) -> str:
+        """Norm and size of the attack's ball, such as `linf 8/255`."""
+        return f"{self.norm} {self.epsilon:g}/255"
+
+    @property
+    def title(self) -> str:
+        """The defense, with the ball if it has verdicts in several: `guo (linf 8/255)`."""
+        return f"{self.defense} ({self.ball})" if self.one_of_several else self.defense
 
     def facts(self) -> dict[str, object]:
         """All values, unrounded, one per column."""
@@ -146,13 +160,27 @@ def verdict_rows(grid: Grid, scores: Scores) -> list[VerdictRow]:
     """
     reader = _Reader(Paired(grid, scores))
     rows = list(reader.rows())
+    balls = Counter(model for model, _ in {(row.model, row.ball) for row in rows})
+    rows = [replace(row, one_of_several=balls[row.model] > 1) for row in rows]
     order = {cell.model: place for place, cell in enumerate(reversed(grid.cells))}
 
     def key(row: VerdictRow) -> tuple[object, ...]:
         worst = -1.0 if row.worst is None else row.worst.accuracy
-        return -order[row.model], row.epsilon, -worst
+        return -order[row.model], row.norm, row.epsilon, -worst
 
     return sorted(rows, key=key)
+
+
+def verdict_of(cell: Cell, rows: Sequence[VerdictRow]) -> Word | None:
+    """The verdict to show beside a cell, of those on its model and defense.
+
+    Of several, it is the one in the ball of the cell's attack; None without such a one.
+    """
+    spec = cell.attack_spec
+    if len(rows) > 1:
+        ball = (spec.norm, spec.epsilon or 0.0) if isinstance(spec, BallAttack) else None
+        rows = [row for row in rows if (row.norm, row.epsilon) == ball]
+    return rows[0].verdict.word if rows else None
 
 
 def conclusion(rows: Sequence[VerdictRow]) -> Conclusion:

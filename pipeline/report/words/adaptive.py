@@ -16,16 +16,17 @@ NUMBERS = ("clean", "bare", "oblivious", "adaptive", "doubled", "worst", "passes
 SHORT = (*NUMBERS[:-1], "time")
 
 LEGEND = """\
-All columns refer to the same images. Bare: accuracy of the undefended model under the replayed
-attack that lowers it most. Oblivious: accuracy of the defended model under the replayed attack that
-lowers it most. Adaptive: accuracy under an attack that knows the defense, but not its random draws.
-Doubled: change in accuracy, in points, when one gradient search of that attack has twice its steps
-and draws, and in parentheses the number of images of the integrity card on which this was measured;
-a dash where the card's budget was too small for it. Worst: accuracy where each image is under the
-attack of the table that breaks it most; for a randomised defense this is somewhat too low, since
-the attack is chosen on the same redraws that are counted. Passes: forward + backward passes through
-the network for one prediction of one image; its time is in ms, for the attack under which it was
-quickest, and as a multiple of the bare model's time."""
+All columns refer to the same images, and to attacks whose examples lie in the ball of the adaptive
+attack. Bare: accuracy of the undefended model under the replayed attack that lowers it most.
+Oblivious: accuracy of the defended model under the replayed attack that lowers it most. Adaptive:
+accuracy under an attack that knows the defense, but not its random draws. Doubled: change in
+accuracy, in points, when one gradient search of that attack has twice its steps and draws, and in
+parentheses the number of images of the integrity card on which this was measured; a dash where the
+card's budget was too small for it. Worst: accuracy where each image is under the attack of the
+table that breaks it most; for a randomised defense this is somewhat too low, since the attack is
+chosen on the same redraws that are counted. Passes: forward + backward passes through the network
+for one prediction of one image; its time is in ms, for the attack under which it was quickest, and
+as a multiple of the bare model's time."""
 
 CANDIDATES = "Attack candidates"
 CANDIDATES_LEGEND = """\

@@ -77,12 +77,11 @@ def subjects(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
 
 def about(rows: Sequence[VerdictRow]) -> str:
     """Heading of one network's rows: network, attack, ball and number of images."""
-    first = rows[0]
     counts = [row.images for row in rows if row.images] or [0]
     images = range_of(min(counts), max(counts))
     attacks = ", ".join(dict.fromkeys(row.attack for row in rows))
-    sizes = ", ".join(f"{size:g}/255" for size in dict.fromkeys(row.epsilon for row in rows))
-    return f"{first.model}: {first.norm} {sizes}, {attacks}, {images} images"
+    balls = ", ".join(dict.fromkeys(row.ball for row in rows))
+    return f"{rows[0].model}: {balls}, {attacks}, {images} images"
 
 
 def verdict_words(row: VerdictRow) -> str:
@@ -99,7 +98,7 @@ def verdict_words(row: VerdictRow) -> str:
 
 def sentence(row: VerdictRow) -> str:
     """The verdict on one defense on one network, in Markdown."""
-    name = f"`{row.defense}` on {row.model}: "
+    name = f"{_name(row)} on {row.model}: "
     if row.verdict.word == "cannot tell":
         return f"{name}**cannot tell**: {row.verdict.why}."
     assert row.gain is not None
@@ -129,7 +128,7 @@ def judged_sentence(rows: Sequence[VerdictRow], answer: Conclusion) -> str:
     }[answer]
     return (
         f"{_capital(said)}: {models}, {max(row.images for row in rows)} images, {attacks}, "
-        f"{first.norm} {first.epsilon:g}/255."
+        f"{first.ball}."
     )
 
 
@@ -170,7 +169,12 @@ def _not_computed(rows: Sequence[VerdictRow]) -> Iterator[str]:
 
 
 def _names(rows: Sequence[VerdictRow]) -> str:
-    return ", ".join(f"`{row.defense}`" for row in rows)
+    return ", ".join(map(_name, rows))
+
+
+def _name(row: VerdictRow) -> str:
+    """The row's title, with the defense as code: "`guo` (linf 8/255)"."""
+    return row.title.replace(row.defense, f"`{row.defense}`", 1)
 
 
 def summary(rows: Sequence[VerdictRow]) -> list[str]:
@@ -306,7 +310,7 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
     for row in rows:
         if row.hidden is not None and row.hides_gradients:
             yield (
-                f"`{row.defense}` on {row.model} hides gradients: under a single gradient attack "
+                f"{_name(row)} on {row.model} hides gradients: under a single gradient attack "
                 f"from the clean image, its gain is {_change(row.hidden)} points higher than in "
                 "the worst case."
             )

@@ -71,7 +71,7 @@ def verdicts_html(rows: Sequence[VerdictRow], identity: str) -> str:
         name: [_over_interval(row_words(row)[place]) for row in rows]
         for place, name in enumerate(VERDICT_COLUMNS)
     }
-    frame = texts({"defense": [row.defense for row in rows], **words})
+    frame = texts({"defense": [row.title for row in rows], **words})
     numbers = [name for name in VERDICT_COLUMNS if name not in IN_WORDS]
     table = (
         GT(frame, id=identity, rowname_col="defense", auto_align=False)
