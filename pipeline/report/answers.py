@@ -68,15 +68,27 @@ class PerImage:
             pairs: Names of a cell and its baseline, one pair for each seed.
 
         Raises:
-            NotTested: If the answers are missing or about different images.
+            NotTested: If the answers are missing, or the baseline's lack some of the cell's images.
         """
         key = tuple(pairs)
         if key not in self._p_values:
             self._p_values[key] = self._tested(key)
         return self._p_values[key]
 
+    def paired(self, name: str, base: str) -> tuple[Answers, Answers]:
+        """The answers of a cell and its baseline, about the images of the cell.
+
+        Raises:
+            NotTested: If the answers are missing, or the baseline's lack some of the images.
+        """
+        own, other = self._read(name), self._read(base)
+        if not np.isin(own.ids, other.ids).all():
+            raise NotTested(f"{name} and its baseline were not asked about the same images")
+        rows = np.searchsorted(other.ids, own.ids)
+        return own, Answers(other.ids[rows], other.labels[rows], other.right[rows])
+
     def _tested(self, pairs: Sequence[tuple[str, str]]) -> float:
-        read = [(self._read(name), self._read(base)) for name, base in pairs]
+        read = [self.paired(name, base) for name, base in pairs]
         first = read[0][0]
         if not all(first.same_images(answers) for pair in read for answers in pair):
             raise NotTested(f"{pairs[0][0]} and its baseline were not asked about the same images")

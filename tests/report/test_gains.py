@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,10 @@ from pipeline.report.answers import Answers, PerImage
 from pipeline.report.formats.markdown import table_markdown
 from pipeline.report.formats.terminal import render_terminal
 from pipeline.report.scores import Scores
-from pipeline.report.views.table import views
+from pipeline.report.views.table import Entry, views
 from pipeline.report.words.table import caption
 from pipeline.report.writer import write_report
+from tasks.data.spec import DatasetSpec
 
 BASES = {"counter": "none", "counter+guo": "guo"}
 
@@ -68,6 +70,38 @@ def test_p_values_are_exact_mcnemars_with_holms_correction_over_the_table():
     assert found["counter"].p_holm == pytest.approx(2 * first)
     assert found["counter+guo"].p_value == found["counter+guo"].p_holm == pytest.approx(second)
     assert found["none"].p_value is found["none"].p_holm is found["none"].significant is None
+
+
+def over_clean(**changes: object) -> tuple[Grid, Entry]:
+    """A table of gains over the clean column, and the entry of an attack on 100 of 300 images."""
+    grid = one_model(("clean", "untargeted-pgd10"))
+    (table,) = grid.tables
+    table = dataclasses.replace(table, gains_of=None, gains_over="clean")
+    cells = tuple(
+        dataclasses.replace(cell, **changes) if cell.attack == "clean" else cell
+        for cell in grid.cells
+    )
+    grid = dataclasses.replace(grid, cells=cells, tables=(table,))
+    # of the first 100 clean images 60 are right, of all 300 only 20 %
+    clean = (np.arange(300) < 60)[:, None]
+    attacked = (np.arange(100) < 50)[:, None]
+    names = [cell.name for cell in grid.cells]
+    scores = scores_from({name: clean if "/clean/" in name else attacked for name in names})
+    (view,) = views(grid, scores)
+    return grid, {row.defense: row for row in view.rows}["guo"].entries[1]
+
+
+def test_a_gain_over_a_column_of_more_images_is_about_the_images_of_both():
+    _, entry = over_clean()
+    assert entry.gain == pytest.approx(-10.0)
+    assert entry.p_value == pytest.approx(binomtest(0, 10).pvalue)
+    assert entry.untested is None
+
+
+def test_there_is_no_gain_over_a_cell_of_other_images():
+    other = DatasetSpec(kind="cifar", classes=10, channels=3, side=32)
+    _, entry = over_clean(dataset_spec=other, dataset="cifar10")
+    assert (entry.gain, entry.p_value) == (None, None)
 
 
 def test_only_a_significant_gain_is_bold_in_markdown():

@@ -94,19 +94,16 @@ class _Reader:
             return empty
         facts = [self._scores.facts[cell.name] for cell in cells if cell.seed in found]
         verdict, card_note = self._card(cells)
-        baseline = self._baseline(model, defense, attack)
-        base = self._accuracies(baseline)
-        gains = [found[seed] - base[seed] for seed in found if seed in base]
-        names = {cell.seed: cell.name for cell in baseline if cell.seed in base}
-        p_value, untested = self._test(
-            [(cell.name, names[cell.seed]) for cell in cells if cell.seed in found.keys() & names]
-        )
+        pairs = self._pairs(cells, self._baseline(model, defense, attack))
+        gains = [self._gain(*pair) for pair in pairs]
+        known = [gain for gain in gains if gain is not None]
+        p_value, untested = self._test(pairs)
         single = len(found) == 1
         images, redraws = number(facts[0], "images"), number(facts[0], "redraws")
         return replace(
             empty,
             accuracy=fmean(found.values()),
-            gain=fmean(gains) if gains else None,
+            gain=fmean(known) if known else None,
             interval=interval(facts[0]) if single else None,
             spread=number(facts[0], "spread") if single else None,
             seed_spread=None if single else stdev(found.values()),
@@ -133,6 +130,35 @@ class _Reader:
         """Accuracies of the scored cells, by seed."""
         scored = ((cell.seed, self._scores.accuracy(cell.name)) for cell in cells)
         return {seed: accuracy for seed, accuracy in scored if accuracy is not None}
+
+    def _pairs(self, cells: Sequence[Cell], baseline: Sequence[Cell]) -> list[tuple[str, str]]:
+        """Names of the scored cells and of their scored baselines on the same data set."""
+        bases = {
+            base.seed: base for base in baseline if self._scores.accuracy(base.name) is not None
+        }
+        return [
+            (cell.name, base.name)
+            for cell in cells
+            if self._scores.accuracy(cell.name) is not None
+            and (base := bases.get(cell.seed)) is not None
+            and base.dataset_spec == cell.dataset_spec
+        ]
+
+    def _gain(self, name: str, base: str) -> float | None:
+        """A cell's accuracy minus its baseline's, on the cell's images; None if that is unknown."""
+        after, before = self._scores.accuracy(name), self._scores.accuracy(base)
+        assert after is not None
+        assert before is not None
+        images = [number(self._scores.facts[each], "images") for each in (name, base)]
+        if images[0] == images[1]:
+            return after - before
+        if self._scores.per_image is None:
+            return None
+        try:
+            _, other = self._scores.per_image.paired(name, base)
+        except NotTested:
+            return None
+        return after - 100 * float(other.right.mean())
 
     def _test(self, pairs: Sequence[tuple[str, str]]) -> tuple[float | None, str | None]:
         """The p-value of a gain, or why it has none; both None if there is no gain."""
