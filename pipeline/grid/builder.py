@@ -7,6 +7,7 @@ classes, image size) are filled in. So a digest covers exactly what is computed.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -426,12 +427,33 @@ def _budget(catalogue: Catalogue, budget: str | None) -> tuple[str, ...]:
 
 
 def _seeded(cell: Cell, seed: int) -> ClassifierSpec:
-    """A model's spec with `seed` added to its training seed, or to those of its members."""
+    """A model's spec with `seed` added to its training seed.
+
+    The seeds of an ensemble's members rise in steps such that no training is a member of the
+    ensembles of two seeds, whose spread would otherwise be too small.
+    """
     if isinstance(cell.model_spec, EnsembleSpec):
+        members = cell.model_spec.members
         return EnsembleSpec.of(
-            [_trained_by(spec, cell.seed + seed) for spec in cell.model_spec.members]
+            [_trained_by(spec, (cell.seed + seed) * _apart(spec, members)) for spec in members]
         )
     return _trained_by(cell.model_spec, cell.seed + seed)
+
+
+def _apart(spec: TrainSpec | CheckpointSpec, members: Sequence[TrainSpec | CheckpointSpec]) -> int:
+    """The least step by which the seeds of all members with the same recipe may rise.
+
+    Their seeds differ modulo the step, so those of different multiples of it are different.
+    """
+    if isinstance(spec, CheckpointSpec):
+        return 1
+    seeds = [
+        other.seed
+        for other in members
+        if isinstance(other, TrainSpec) and other.model_copy(update={"seed": spec.seed}) == spec
+    ]
+    steps = itertools.count(len(seeds))
+    return next(step for step in steps if len({seed % step for seed in seeds}) == len(seeds))
 
 
 def _trained_by(spec: TrainSpec | CheckpointSpec, seed: int) -> TrainSpec | CheckpointSpec:

@@ -158,13 +158,29 @@ def test_what_is_no_ensemble_is_refused_in_one_line(text, said, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wide", "seeds"), [({}, {(0, 0), (1, 1)}), (SECOND, {(0, 7), (1, 8)})], ids=["grid's", "own"]
+    ("wide", "seeds"), [({}, {(0, 0), (1, 1)}), (SECOND, {(0, 7), (2, 9)})], ids=["grid's", "own"]
 )
 def test_a_seed_trains_each_member_anew_and_the_model_s_own_is_added_to_it(wide, seeds, tmp_path):
     folder = write_configs(tmp_path, {**FILES, **wide})
     grid = load_grid(Catalogue([folder]), "tiny", Overrides(seeds=2))
     cells = [cell for cell in grid.cells if cell.model == "both"]
     assert {tuple(member.seed for member in cell.model_spec.members) for cell in cells} == seeds
+
+
+def test_ensembles_of_several_seeds_have_no_training_in_common(tmp_path):
+    # three trainings of one recipe, whose seeds follow one another, and one of another recipe
+    more = {
+        "models/second.yaml": "extends: mixed\nseed: 1\n",
+        "models/third.yaml": "extends: mixed\nseed: 2\n",
+        "models/both.yaml": "dataset: digits\nmembers: [mixed, second, third, wide]\n",
+    }
+    folder = write_configs(tmp_path, {**FILES, **more})
+    grid = load_grid(Catalogue([folder]), "tiny", Overrides(seeds=4))
+    specs = {cell.seed: cell.model_spec for cell in grid.cells if cell.model == "both"}
+    trained = [member for spec in specs.values() for member in spec.members]
+    assert len(trained) == 16
+    assert len({member.model_dump_json() for member in trained}) == 16
+    assert [member.seed for member in specs[0].members] == [0, 1, 2, 0]
 
 
 def test_what_the_command_line_sets_of_a_model_it_sets_of_a_member(tmp_path):
