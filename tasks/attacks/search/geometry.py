@@ -15,6 +15,9 @@ from tasks.specs import Norm
 
 _TINY = 1e-12
 
+_LENGTH_ERROR = 1e-4
+"""Largest relative error of `lengths`, which sums the squares of a large image in float32."""
+
 
 def lengths(vectors: Tensor) -> Tensor:
     """Return the Euclidean length of each image of [N, C, H, W], as [N, 1, 1, 1]."""
@@ -89,11 +92,12 @@ class Ball:
     def contains(self, pixels: Tensor, originals: Tensor, *, tolerance: float = 1e-6) -> Tensor:
         """Return which images are within `radius` + `tolerance` of their originals, bool [N].
 
-        An image with a NaN is not.
+        An image with a NaN is not. In l2 the error of `project` for large images is tolerated too.
         """
         change = (pixels - originals).double()
         if self.norm == "linf":
             size = change.abs().flatten(1).amax(dim=1)
         else:
             size = lengths(change).flatten()
+            tolerance += _LENGTH_ERROR * self.radius
         return size <= self.radius + tolerance
