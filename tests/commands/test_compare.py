@@ -133,6 +133,19 @@ def test_two_stores_are_compared_and_weights_that_came_out_otherwise_are_told(
     assert cells["none"]["reasons"] == ["train.recipe.epochs: 8 → 1"]
 
 
+def test_runs_of_different_numbers_of_images_are_compared_on_those_of_both(tiny: Tiny) -> None:
+    tiny.run(images=17)
+    facts = tiny.session(images=17).facts()
+    accuracies = {name: found["accuracy"] for name, found in facts.items()}
+    whole = {name: found["accuracy"] for name, found in tiny.session().facts().items()}
+    assert accuracies != whole
+    for defense, cell in as_json(tiny).items():
+        # nothing but the number of images differs
+        assert (cell["outcome"], cell["change"], cell["images"]) == ("same", 0.0, 17)
+        told = accuracies[f"mixed/clean/{defense}"]
+        assert cell["before"] == cell["after"] == pytest.approx(told)
+
+
 def test_two_defenses_of_a_grid_are_compared_on_the_same_images(tiny: Tiny) -> None:
     done = compared(tiny, "none", "guo", "--grid", "tiny", "--json")
     (cell,) = json.loads(done.stdout)["cells"]

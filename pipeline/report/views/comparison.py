@@ -54,9 +54,11 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One cell in both sets. Accuracies are in percent.
+    """One cell in both sets.
 
     Attributes:
+        before, after: Accuracies in percent, on the images that both sets have; on all of a set's
+            if their answers cannot be compared.
         images: Number of images that both have.
         lost, won: Number of images on which the model is right less often, or more often.
         p_value: P-value of the sign-flip test over images.
@@ -171,6 +173,8 @@ def _compared(place: Place, before: Side, after: Side, moves: Moves) -> Compared
         row = replace(row, untested=str(reason))
     else:
         differences, _ = summed_shares([second.right], [first.right])
+        if images != len(differences) or images != number(old.facts or {}, "images"):
+            row = replace(row, before=_on(first), after=_on(second))
         row = replace(
             row,
             images=len(differences),
@@ -185,6 +189,11 @@ def _compared(place: Place, before: Side, after: Side, moves: Moves) -> Compared
 
 def _accuracy(entry: CellEntry | None) -> float | None:
     return None if entry is None else number(entry.facts or {}, "accuracy")
+
+
+def _on(answers: Answers) -> float:
+    """Accuracy on the images of these answers, in percent."""
+    return 100 * float(answers.right.mean())
 
 
 def _answers(store: Store, entry: CellEntry) -> Answers:
