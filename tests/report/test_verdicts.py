@@ -82,6 +82,30 @@ def test_what_stands_without_a_defense_is_about_the_images_of_its_verdict():
     assert row.worst.accuracy - row.without.accuracy == pytest.approx(row.gain.points)
 
 
+def test_a_row_of_several_seeds_is_about_the_seeds_that_the_bare_network_has_too():
+    grid = grid_of()
+    # of the second seed only the defended network is scored, and it is right on every image
+    more = [
+        dataclasses.replace(cell, seed=1)
+        for cell in grid.cells
+        if cell.defense == "counter" and cell.attack == "adaptive-quick"
+    ]
+    grid = dataclasses.replace(grid, cells=(*grid.cells, *more))
+    scores = scores_of(grid)
+    known = scores.per_image
+
+    def read(name: str) -> Answers:
+        if not name.endswith("/seed1"):
+            return known.answers(name)
+        first = known.answers(name.removesuffix("/seed1"))
+        return dataclasses.replace(first, right=np.ones_like(first.right))
+
+    scores = dataclasses.replace(scores, per_image=PerImage(read))
+    row = {each.defense: each for each in verdict_rows(grid, scores)}["counter"]
+    assert row.worst.accuracy - row.without.accuracy == pytest.approx(row.gain.points)
+    assert row.worst.accuracy == pytest.approx(20.0)
+
+
 def test_a_run_of_some_cells_says_the_verdicts_of_those_alone():
     grid = grid_of()
     scores = scores_of(grid)

@@ -115,9 +115,15 @@ class RobustnessReader:
     attacks: Sequence[str]
     paired: Paired
 
-    def row(self, model: str, defense: str, attack: str) -> Robustness | None:
-        """A row; None if there are no answers of the adaptive cell."""
-        images = self.paired.images(model, defense, attack)
+    def row(
+        self, model: str, defense: str, attack: str, images: Images | None = None
+    ) -> Robustness | None:
+        """A row; None if there are no answers of the adaptive cell.
+
+        images: those of the seeds to include; all of the adaptive cell's by default.
+        """
+        if images is None:
+            images = self.paired.images(model, defense, attack)
         if not images:
             return None
         shares = self._in_the_ball(model, defense, attack, images)

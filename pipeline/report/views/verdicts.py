@@ -273,8 +273,12 @@ class _Reader:
             computed=self._computed(model, defense, attack),
         )
         images = self.paired.images(model, defense, attack)
+        of_bare = self.paired.images(model, BARE, attack)
+        # a seed that the bare network lacks has no part in the gain
+        images = {seed: images[seed] for seed in images if seed in of_bare} or images
         read = RobustnessReader(self._others, self.paired)
-        left, bare = read.row(model, defense, attack), read.left(model, BARE, attack, images)
+        left = read.row(model, defense, attack, images)
+        bare = read.left(model, BARE, attack, images)
         if left is not None:
             row = replace(
                 row,
