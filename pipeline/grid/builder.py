@@ -21,7 +21,14 @@ from pipeline.catalogue.entries import GridEntry, TableEntry, VariantEntry, plai
 from pipeline.grid.assigned import Assigned
 from pipeline.grid.cells import Cell, Grid, Section, SweptChoice, Table, plain
 from pipeline.grid.lookup import Ingredients, ModelParts
-from pipeline.grid.parameters import Matching, Rules, check_owners, resolved, with_variant
+from pipeline.grid.parameters import (
+    Matching,
+    Rules,
+    check_kept,
+    check_owners,
+    resolved,
+    with_variant,
+)
 from pipeline.grid.sweeps import Ingredient, Sweep
 from pipeline.problems import BadInput, suggestion
 from tasks.attacks.adaptive import Adaptive
@@ -348,8 +355,9 @@ class _Builder:
         parts = self._ingredients.model(name, document, place)
         if isinstance(parts.spec, EnsembleSpec):
             return self._ensemble(parts, parts.spec, choice, document, place)
-        spec = with_variant(parts.spec, choice, document, place)
-        spec = self.assigned.applied(spec, name, "model")
+        variant = with_variant(parts.spec, choice, document, place)
+        spec = self.assigned.applied(variant, name, "model")
+        check_kept(variant, spec, choice, document, place)
         if spec == parts.spec:
             return parts
         return dataclasses.replace(parts, spec=spec, stands_for=None, published_accuracy=None)
@@ -378,8 +386,10 @@ class _Builder:
         self, choice: str | VariantEntry, rules: Matching, document: Document, place: Place
     ) -> Attack:
         spec = self._ingredients.attack(_used(choice), document, place)
-        spec = with_variant(spec, choice, document, place)
-        return self.assigned.applied(rules.applied(spec, "attack"), _used(choice), "attack")
+        variant = with_variant(spec, choice, document, place)
+        spec = self.assigned.applied(rules.applied(variant, "attack"), _used(choice), "attack")
+        check_kept(variant, spec, choice, document, place)
+        return spec
 
     def _attack_note(
         self, spec: Attack, choice: str | VariantEntry, document: Document, place: Place
@@ -397,8 +407,10 @@ class _Builder:
         parts = []
         for name in names:
             spec = self._ingredients.defense(name, document, place)
-            spec = with_variant(spec, choice, document, place, owner=name, alone=alone)
-            parts.append(self.assigned.applied(rules.applied(spec, name), name))
+            variant = with_variant(spec, choice, document, place, owner=name, alone=alone)
+            spec = self.assigned.applied(rules.applied(variant, name), name)
+            check_kept(variant, spec, choice, document, place, owner=name)
+            parts.append(spec)
         check_owners(choice, names, document, place)
         if alone:
             return parts[0]

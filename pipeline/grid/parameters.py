@@ -95,6 +95,39 @@ def with_variant(
     return spec
 
 
+def check_kept(
+    before: Spec,
+    after: Spec,
+    choice: str | VariantEntry,
+    document: Document,
+    place: Place,
+    *,
+    owner: str = "",
+) -> None:
+    """Raise BadInput if a parameter of a variant has been changed, so that its label is wrong.
+
+    Args:
+        before, after: The spec with the variant's parameters, before and after other changes.
+        owner: See `with_variant`.
+    """
+    if isinstance(choice, str):
+        return
+    for key in choice.set:
+        name = key.removeprefix(f"{owner}.") if owner else key
+        if not has_parameter(before, name):
+            continue  # of another part
+        old, new = _value(before, name), _value(after, name)
+        if old != new:
+            message = f"'{choice.label}' has {name} {old}, and a rule or --set makes it {new}"
+            raise document.problem(place, message)
+
+
+def _value(spec: Spec, key: str) -> object:
+    outer, _, inner = key.partition(".")
+    held = getattr(spec, outer)
+    return _value(held, inner) if inner and isinstance(held, Spec) else held
+
+
 def check_owners(
     choice: str | VariantEntry, owners: Collection[str], document: Document, place: Place
 ) -> None:

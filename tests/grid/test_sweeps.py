@@ -169,6 +169,51 @@ def test_a_parameter_set_on_the_command_line_is_changed_in_all_cells(tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("table", "option", "said"),
+    [
+        (
+            "defenses: [guo]\nsweep: {guo.draws: [1, 2]}",
+            "guo.draws=30",
+            "'guo[draws=1]' has draws 1",
+        ),
+        (
+            "defenses: [none]\nsweep: {attack.epsilon: [20]}",
+            "attack.epsilon=8",
+            "'pgd[epsilon=20]'",
+        ),
+        ("defenses: [none]\nsweep: {mixed.recipe.epochs: [1]}", "model.recipe.epochs=5", "'mixed["),
+        (
+            "defenses: [counter+guo]\nsweep: {counter.label_count: [3], guo.draws: [5]}",
+            "guo.draws=30",
+            "'counter[label_count=3]+guo[draws=5]' has draws 5, and a rule or --set makes it 30",
+        ),
+        (
+            "defenses: [{label: 'guo[few]', use: guo, set: {draws: 5}}]",
+            "guo.draws=30",
+            "'guo[few]' has draws 5, and a rule or --set makes it 30",
+        ),
+    ],
+)
+def test_no_setting_changes_a_parameter_by_which_a_variant_is_labelled(
+    tmp_path: Path, table: str, option: str, said: str
+) -> None:
+    text = f"attacks: [pgd]\n{table}"
+    assert said in told(tmp_path, text, Overrides(parameters=assignments([option])))
+    # what it is anyway, or another parameter, may be set
+    grid_of(tmp_path, text, Overrides(parameters=assignments(["pgd.steps=2"])))
+
+
+def test_no_rule_changes_a_parameter_that_a_table_sweeps(tmp_path: Path) -> None:
+    rules = "rules:\n  - where: {defense: 'guo*'}\n    set: {guo.draws: 30}\n"
+    text = "attacks: [pgd]\ndefenses: [guo]\nsweep: {guo.draws: [1, 2]}"
+    body = "epsilon: 40\nimages: 60\nredraws: 1\ntables:\n  - name: t\n    models: [mixed]\n"
+    lines = "".join(f"    {line}\n" for line in text.splitlines())
+    configs = write_configs(tmp_path, {"grids/swept.yaml": body + lines + rules})
+    with pytest.raises(BadInput, match=r"'guo\[draws=1\]' has draws 1, and a rule or --set makes"):
+        load_grid(Catalogue([configs]), "swept")
+
+
+@pytest.mark.parametrize(
     ("option", "said"),
     [
         ("guo.draws=x", "--set guo.draws=x: input should be a valid integer, got 'x'"),
