@@ -122,7 +122,8 @@ def results(session: Session) -> pl.DataFrame:
 
     Accuracies and other rates are in percent unless the column's name says otherwise. A cell that
     is not in the store has nulls, and the column `missing` says why. All cells of the grid are
-    included, even if it was loaded with `only`. Columns beside those of the score:
+    included, even if it was loaded with `only`. Columns beside those of the score, the same for all
+    seeds of a cell (of the gain and the worst case, the mean over seeds):
 
     - `gain`: difference in percentage points from the baseline of the first table that has gains.
     - `worst_case`: accuracy of the model and defense if each image meets the attack that is most
