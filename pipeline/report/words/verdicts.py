@@ -41,9 +41,9 @@ Images: number of test images in the row; the gain compares with the bare networ
 Bare: the network without the defense. Replayed: accuracy under adversarial examples that were
 crafted against the bare network, for the attack that lowers it most; an upper bound. Over flips and
 crops: worst-case accuracy minus that of plain test-time augmentation with the same number of
-passes, in points. Acts on: share of predictions that differ from the bare network's, on clean
-images and in the worst case (%). Passes: forward + backward passes through the network for one
-prediction."""
+passes, in points. Acts on: share of predictions that differ from the bare network's, on all clean
+images of the cell, which may be more than the row's, and in the worst case (%). Passes: forward +
+backward passes through the network for one prediction."""
 
 LEGEND = f"""\
 Worst case: accuracy under an adaptive attack. The attacker knows the defense, but not the random

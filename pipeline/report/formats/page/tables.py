@@ -82,8 +82,8 @@ def verdicts_html(rows: Sequence[VerdictRow], identity: str) -> str:
     )
     return _bare(
         table,
-        "Accuracy in percent with 95 % intervals, gains in points with 99 % intervals; all numbers "
-        "of a row are about the same images",
+        "Accuracy in percent with 95 % intervals, gains in points with 99 % intervals; all of a "
+        "row are about the same images",
     )
 
 
