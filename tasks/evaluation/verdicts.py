@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.evaluation.statistics import sign_flip_interval, summed_shares
+from tasks.evaluation.statistics import gain_interval, summed_shares
 
 CONFIDENCE = 0.99
 NEGLIGIBLE = 3.0
@@ -78,12 +78,12 @@ def change(more: Sequence[Right], less: Sequence[Right]) -> Change:
         ValueError: If there are no images, or if their numbers differ.
     """
     differences, unit = summed_shares(more, less)
-    most = 100.0 * max(len(more), len(less))
-    low, high = sign_flip_interval(differences, confidence=CONFIDENCE)
+    most = unit * max(len(more), len(less))
+    low, high = gain_interval(differences, most=most, confidence=CONFIDENCE)
     return Change(
         points=100 * float(differences.mean()) / unit,
-        low=max(-most, 100 * low / unit),
-        high=min(most, 100 * high / unit),
+        low=100 * low / unit,
+        high=100 * high / unit,
         images=len(differences),
     )
 

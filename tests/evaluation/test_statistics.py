@@ -4,12 +4,13 @@ import time
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, permutation_test
+from scipy.stats import binomtest, multinomial, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from tasks.evaluation.statistics import (
+    gain_interval,
     holm,
     images_needed,
     paired_differences,
@@ -333,6 +334,48 @@ def test_where_nothing_differs_the_interval_is_zero_and_of_few_images_it_is_ever
     assert sign_flip_interval(np.array([1, 1, 1])) == (-math.inf, math.inf)
     with pytest.raises(ValueError, match="no images"):
         sign_flip_interval(np.array([], dtype=np.int64))
+
+
+@pytest.mark.parametrize("images", [20, 100, 500])
+@pytest.mark.parametrize("won", [0.005, 0.02, 0.05])
+@pytest.mark.parametrize("lost", [0.0, 0.01])
+def test_the_interval_of_a_gain_keeps_its_99_percent_where_few_images_differ(
+    images: int, won: float, lost: float
+) -> None:
+    """Summed over all results, weighted by their probability. The sign-flip interval has 12 %."""
+    covered = 0.0
+    for wins in range(images + 1):
+        losing = range(images - wins + 1) if lost else range(1)
+        chances = multinomial.pmf(
+            [(wins, losses, images - wins - losses) for losses in losing],
+            images,
+            [won, lost, 1 - won - lost],
+        )
+        for losses, chance in zip(losing, np.atleast_1d(chances), strict=True):
+            if chance > 1e-5:
+                equal = images - wins - losses
+                differences = np.array([1] * wins + [-1] * losses + [0] * equal)
+                low, high = gain_interval(differences, most=1)
+                covered += chance * (low <= won - lost <= high)
+    assert covered >= 0.985
+
+
+def test_where_one_image_in_ten_differs_the_interval_of_a_gain_is_the_sign_flip_interval() -> None:
+    differences = np.array([2] * 22 + [-2] * 18 + [0] * 360)
+    assert gain_interval(differences, most=2) == sign_flip_interval(differences)
+
+
+def test_equal_results_bound_a_gain_as_clopper_and_pearson_do() -> None:
+    for images in (20, 200):
+        bound = binomtest(0, images).proportion_ci(0.99, method="exact").high
+        found = gain_interval(np.zeros(images, dtype=np.int64), most=6)
+        assert found == pytest.approx((-6 * bound, 6 * bound))
+    won = binomtest(3, 200).proportion_ci(0.99, method="exact").high
+    found = gain_interval(np.array([6] * 3 + [-6] + [0] * 196), most=6)
+    assert found[1] == pytest.approx(6 * (won - 1 / 200))
+    assert gain_interval(np.array([6, 6]), most=6)[1] == 6
+    with pytest.raises(ValueError, match="more than 1"):
+        gain_interval(np.array([2]), most=1)
 
 
 def test_five_points_show_at_200_images_of_which_a_tenth_differs_and_two_at_1000() -> None:

@@ -356,7 +356,11 @@ class _Reader:
         first = self.paired.right(model, defense, attack, images)
         second = self.paired.right(model, other, against, images)
         both = _joined(first, second)
-        return None if both is None else _change([both[0]], [both[1]])
+        if both is None:
+            return None
+        if more == less:
+            return Change(0.0, 0.0, 0.0, len(both[0]))  # the bare network beside itself
+        return _change([both[0]], [both[1]])
 
     def _control(self, cell: Cell) -> str | None:
         """The flip-and-crop defense with as many passes as a prediction of the cell's defense."""
