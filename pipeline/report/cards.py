@@ -18,11 +18,17 @@ from pipeline.grid.graph import Graph, Node
 from pipeline.plan.snapshot import Snapshot
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.report.sanity import Sanity
+from pipeline.store.candidates import candidates_in
 from pipeline.store.store import Store
 from tasks.evaluation.specs import CardSpec
 from tasks.integrity.costs import answer_draws, own_draws
 from tasks.integrity.findings import Finding, Verdict, overall
-from tasks.integrity.stored import adaptive_not_above, oblivious_steps, scored_again
+from tasks.integrity.stored import (
+    adaptive_not_above,
+    fallen_stay_wrong,
+    oblivious_steps,
+    scored_again,
+)
 
 
 @dataclass(frozen=True)
@@ -158,9 +164,16 @@ class Cards:
             return
         yield scored_again(answers.right, self.facts[cell.name])
         if cell.attack_spec.compound:
+            yield from self._fallen(cell, answers)
             yield from self._beside_oblivious(cell, answers)
         elif cell.attack_spec.crafts:
             yield from self._by_steps(cell, answers)
+
+    def _fallen(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
+        """Comparison of a deterministic model's score with what the attacker saw of it."""
+        tried = candidates_in(self.facts[cell.name])
+        if cell.deterministic and tried:
+            yield fallen_stay_wrong(answers.right, sum(each.felled for each in tried))
 
     def _beside_oblivious(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
         """Comparison with the strongest transferred attack on the same images, in the same ball."""

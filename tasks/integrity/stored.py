@@ -68,6 +68,31 @@ def oblivious_steps(by_steps: Mapping[int, Answers]) -> Finding:
     return found("oblivious-steps", measured, words, warns=higher)
 
 
+def fallen_stay_wrong(answers: Answers, fallen: int) -> Finding:
+    """Check that images on which the model failed to the attacker are wrong in the score too.
+
+    For deterministic models. Their answers in reduced precision depend slightly on the other images
+    of a batch, so an image that was felled by a small margin, and attacked no further, can be
+    answered rightly when it is scored. The accuracy is then too high by as much, which is a
+    warning.
+
+    Args:
+        answers: The stored answers.
+        fallen: Number of images on which the attacker saw the model fail.
+    """
+    images = len(answers)
+    right, standing = _right(answers), images - fallen
+    more = right - standing
+    words = f"{standing} of {images} images stood at the end of the attack, and {right:g} are right"
+    if more > 0:
+        words += (
+            f": the accuracy may be {100 * more / images:.1f} points too high, since answers in "
+            "reduced precision depend on the batch; `precision: float32` avoids this"
+        )
+    measured = {"standing": float(standing), "right": right}
+    return found("fallen", measured, words, warns=more > 0)
+
+
 def scored_again(answers: Answers, stored: Mapping[str, object]) -> Finding:
     """Check that scoring the stored answers again gives the stored score.
 

@@ -6,7 +6,12 @@ import torch
 
 from tasks.data.arrays import Outcomes
 from tasks.evaluation.score import score
-from tasks.integrity.stored import adaptive_not_above, oblivious_steps, scored_again
+from tasks.integrity.stored import (
+    adaptive_not_above,
+    fallen_stay_wrong,
+    oblivious_steps,
+    scored_again,
+)
 
 
 def answers(right: int, images: int = 100, redraws: int = 1) -> np.ndarray:
@@ -84,3 +89,16 @@ def test_a_score_that_its_answers_do_not_give_is_caught(fact):
     assert finding.words.startswith(f"{fact} is stored as")
     del stored[fact]
     assert scored_again(found.correct.numpy(), stored).verdict == "fail"
+
+
+def test_an_image_that_fell_and_is_right_in_the_score_is_a_warning() -> None:
+    answers = np.array([[True]] * 3 + [[False]] * 7)
+    kept = fallen_stay_wrong(answers, fallen=7)
+    assert kept.verdict == "pass"
+    assert kept.measured == {"standing": 3, "right": 3}
+    # one may also fall only when it is scored
+    assert fallen_stay_wrong(answers, fallen=6).verdict == "pass"
+    moved = fallen_stay_wrong(answers, fallen=9)
+    assert moved.verdict == "warn"
+    assert "1 of 10 images stood" in moved.words
+    assert "may be 20.0 points too high" in moved.words
