@@ -110,13 +110,22 @@ class _Judged:
         return self.named or _models(self._demo)
 
     def check(self) -> None:
-        """Raise BadInput, with file and line, if a part of the defense breaks the contract."""
+        """Check that every part of the defense suits the networks and keeps the contract.
+
+        Raises:
+            BadInput: If one does not; for the contract with file and line.
+        """
         dataset = self._dataset
         spec, _ = self._ingredients.dataset(dataset)
+        entries = {model: self.catalogue.model_entry(model)[0] for model in self.models}
+        single = [model for model, entry in entries.items() if not entry.members]
         for part in self.name.split("+"):
             defense = self.catalogue.defense(part)
-            if defense.asks_members() and not self.named:
-                raise BadInput(f"{part} is for ensembles; name a model with `members`: --model")
+            if defense.asks_members() and single:
+                raise BadInput(
+                    f"judge {self.name}: {part} needs an ensemble, and {single[0]} is a single "
+                    "network; name a model with `members`: --model"
+                )
             found = contract_verdict(defense, channels=spec.channels, side=spec.side)
             if found.line:
                 raise BadInput(found.line)
