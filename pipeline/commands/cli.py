@@ -191,7 +191,7 @@ def judge(
 
     Checks the contract, then attacks the defense on the demo's networks and compares it with no
     defense and with flips and crops of equal cost. Exit codes: 0 it holds, 1 it does not, 2 bad
-    input, 3 cannot tell.
+    input, or MLflow cannot be reached, 3 cannot tell.
 
     \b
     pipeline judge jpeg.py

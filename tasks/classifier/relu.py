@@ -6,10 +6,9 @@ network, an attack that differentiates these therefore sees only the softmax at 
 around zero. The same holds for a leaky ReLU and, at each end, for a ReLU6, a hardtanh, a
 hardsigmoid and a clamp from 0. Values and first derivatives are those of torch.
 
-A ReLU is recognised if it is written as one of torch's functions in `_RULES` or as
-`torch.where(x > 0, x, 0)`, also with `>=` or with the branches exchanged. Products with a mask,
-such as `x * (x > 0)`, `masked_fill`, `(x + x.abs()) / 2`, and leaky ReLUs made by `torch.where` are
-not recognised and keep a second derivative of zero.
+A ReLU is recognised if a network calls one of torch's functions for it. One that is composed of
+others, such as `torch.where(x > 0, x, 0)`, `x * (x > 0)` or `(x + x.abs()) / 2`, is not, and keeps
+a second derivative of zero.
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ _Rule = Callable[..., tuple[_Bends, bool]]
 """Maps a function's arguments but the first to its bends, and whether it is to work in place."""
 
 _ZERO: _Bends = (_Bend(0.0, 1.0),)
-_CROSSED: _Bends = (_Bend(0.0, 1.0, crossed=True),)
 
 
 def _relu(inplace: bool = False) -> tuple[_Bends, bool]:
@@ -121,37 +119,6 @@ def _spellings() -> Mapping[Any, tuple[_Rule, bool]]:
 
 
 _SPELLINGS = _spellings()
-_WHERE = frozenset(
-    {
-        torch.where,
-        Tensor.where,
-        torch.ops.aten.where,
-        torch.ops.aten.where.self,
-        torch.ops.aten.where.ScalarOther,
-        torch.ops.aten.where.ScalarSelf,
-    }
-)
-
-
-def _is_zero(value: object) -> bool:
-    if isinstance(value, Tensor):
-        return not value.requires_grad and not value.any()
-    return value == 0
-
-
-def _relu_by_where(condition: Tensor, chosen: object, other: object) -> bool:
-    """Whether `torch.where(condition, chosen, other)` is the ReLU of `chosen`.
-
-    The condition is compared by value, since it may be computed in many ways.
-    """
-    return (
-        isinstance(chosen, Tensor)
-        and chosen.requires_grad
-        and chosen.ndim >= 2
-        and condition.shape == chosen.shape
-        and _is_zero(other)
-        and (torch.equal(condition, chosen > 0) or torch.equal(condition, chosen >= 0))
-    )
 
 
 class _Derivative(torch.autograd.Function):
@@ -247,8 +214,6 @@ class _Bumps(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         named = dict(kwargs or {})
-        if self.width is not None and func in _WHERE and len(args) == 3 and not named:
-            return self._where(func, args)
         if func not in _SPELLINGS or "out" in named or not (args or "input" in named):
             return func(*args, **named)
         values, *rest = args or (named.pop("input"),)
@@ -268,22 +233,6 @@ class _Bumps(TorchFunctionMode):
         if not in_place:
             return _Bent.apply(values, plain, bends, self.width)
         return values.copy_(_Bent.apply(values.clone(), plain, bends, self.width))
-
-    def _where(self, func: Any, args: Sequence[Any]) -> Any:
-        """Call a function of `_WHERE`."""
-        # the method has the values before the condition
-        condition, yes, no = (args[1], args[0], args[2]) if func is Tensor.where else args
-        if not isinstance(condition, Tensor) or condition.dtype != torch.bool:
-            return func(*args)
-        if _relu_by_where(condition, yes, no):
-            return _Bent.apply(
-                yes, lambda given: torch.where(condition, given, no), _CROSSED, self.width
-            )
-        if _relu_by_where(condition.logical_not(), no, yes):
-            return _Bent.apply(
-                no, lambda given: torch.where(condition, yes, given), _CROSSED, self.width
-            )
-        return func(*args)
 
 
 def bumps(width: float | None) -> AbstractContextManager[object]:

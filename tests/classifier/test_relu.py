@@ -43,16 +43,6 @@ FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Any]] = {
     "maximum": (lambda values: torch.maximum(values, torch.zeros_like(values)), ZERO),
     "max": (lambda values: torch.max(values, values.new_zeros(())), ZERO),
     "threshold": (nn.Threshold(0.0, 0.0), ZERO),
-    "where": (lambda values: torch.where(values > 0, values, 0), ZERO),
-    "where, branches exchanged": (
-        lambda values: torch.where(values < 0, torch.zeros_like(values), values),
-        ZERO,
-    ),
-    "where as a method": (lambda values: values.where(values.detach() > 0, 0.0), ZERO),
-    "where as an overload": (
-        lambda values: torch.ops.aten.where.self(values > 0, values, values.new_zeros(())),
-        ZERO,
-    ),
     "leaky": (nn.LeakyReLU(0.25, inplace=True), ((0.0, 0.75),)),
     "hardtanh": (nn.Hardtanh(-0.5, 1.5), ((-0.5, 1.0), (1.5, -1.0))),
     "hardtanh in place": (nn.Hardtanh(0.0, 1.5, inplace=True), SIX),
@@ -102,10 +92,6 @@ def test_values_and_first_derivatives_are_torchs_and_the_second_has_bumps(name):
         lambda values: (values - 0.5).clamp_min(1e-6),
         lambda values: functional.threshold(values, 0.5, 0.0),
         lambda values: torch.maximum(values, values.detach() * 0.9),
-        lambda values: torch.where(values > 0.5, values, 0.0),
-        lambda values: torch.where(values - 0.5 > 0, values - 0.5, 0.1),
-        lambda values: torch.where(values > 0, values, 0.0),  # no value is below 0
-        lambda values: torch.where(torch.tensor([True, False] * 3 + [True]), values, 0.0),
         lambda values: values.max(dim=1, keepdim=True).values.expand_as(values),
         lambda values: torch.flatten(values).relu().view_as(values),  # it has no rows
     ],

@@ -75,6 +75,11 @@ def test_a_defense_that_leaves_nothing_does_not_hold_and_exits_with_1(judge: Jud
     told = json.loads(again.stdout)
     assert told["computed"] == {}
     assert {row["defense"]: row["verdict"] for row in told["verdicts"]}["mine"] == "harms"
+    # the verdict is in the store, so it is told although MLflow cannot be
+    unreachable = judge(GREY, "--minutes", "3", "--epsilon", "4", "--mlflow", "http://127.0.0.1:9")
+    assert unreachable.exit_code == 2
+    assert "MLflow at" in unreachable.stderr
+    assert unreachable.stdout.strip().splitlines()[-1] == last
 
 
 def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Judge) -> None:
