@@ -1,7 +1,7 @@
 """The command line, which connects all other packages.
 
-Exit codes: 0 all cells are computed, 1 a node failed, 2 bad input, 130 stopped early by Ctrl-C or
---stop-after.
+Exit codes: 0 success, 1 a failure, 2 bad input, 130 stopped early. The help of `run`, `compare` and
+`judge` has the details.
 """
 
 from __future__ import annotations
@@ -124,6 +124,10 @@ def main() -> None:
 def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     """Compute the missing cells of a grid and print its tables.
 
+    Exit codes: 0 all cells are computed; 1 a node failed, or the store or the reports cannot be
+    written; 2 bad input, or MLflow cannot be reached; 130 stopped by Ctrl-C or --stop-after. If
+    several apply, 130 comes before 1, and 1 before 2.
+
     \b
     pipeline run demo --only model=demo-iat --only defense=counter+guo --force
     """
@@ -187,7 +191,7 @@ def judge(
 
     Checks the contract, then attacks the defense on the demo's networks and compares it with no
     defense and with flips and crops of equal cost. Exit codes: 0 it holds, 1 it does not, 2 bad
-    input, 3 cannot tell.
+    input, or MLflow cannot be reached, 3 cannot tell.
 
     \b
     pipeline judge jpeg.py

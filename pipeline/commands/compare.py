@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.commands.session import Session
+from pipeline.grid.selection import SECTIONS
 from pipeline.problems import BadInput, suggestion
 from pipeline.report.views.comparison import Comparison, Place, Side, compare
 from pipeline.store.layout import MARKER
@@ -184,8 +185,11 @@ def _variants(session: Session, before: str, after: str) -> tuple[Side, Side]:
         "attack": {cell.attack for cell in session.grid.cells},
         "model": {cell.model for cell in session.grid.cells},
     }
-    what = next((key for key, known in names.items() if {before, after} <= known), None)
-    if what is None:
+    for what, known in names.items():
+        labels = {name: session.grid.label(SECTIONS[what], name) for name in (before, after)}
+        if known.issuperset(labels.values()):
+            break
+    else:
         everything = set().union(*names.values())
         unknown = next((name for name in (before, after) if name not in everything), None)
         if unknown is None:
@@ -195,7 +199,8 @@ def _variants(session: Session, before: str, after: str) -> tuple[Side, Side]:
             f"'{session.grid.name}'{suggestion(unknown, everything)}"
         )
     sides = [
-        Side(name, session.store, dict(_cells(session, what, name))) for name in (before, after)
+        Side(name, session.store, dict(_cells(session, what, labels[name])))
+        for name in (before, after)
     ]
     for side in sides:
         if not side.cells:

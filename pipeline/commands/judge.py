@@ -69,7 +69,8 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         command: The words of the command line that repeats it.
 
     Returns:
-        The exit code: 0 it holds, 1 it does not hold, 3 cannot tell; or that of a failed run.
+        The exit code: 0 it holds, 1 it does not hold, 3 cannot tell; 2 if MLflow cannot be reached,
+        and 130 if it was stopped.
 
     Raises:
         BadInput: If the defense breaks the contract.
@@ -85,13 +86,14 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
     say(f"judge   {name} on {', '.join(grid.models)}: {budget}", err=True)
     code = run_grid(session, replace(options, stop_after=max(left, 0.01)), only=())
     stopped = code == STOPPED and time.time() - began < 60 * asked.minutes
-    if stopped or code == 2:
+    if stopped:
         return code
     rows = [row for row in verdict_rows(session.grid, known_scores(session)) if row.defense == name]
     answer = conclusion(rows)
     # printed last, after the output of the run
     say(plain(judged_sentence(rows, answer)), err=options.as_json)
-    return EXIT[answer]
+    # 2: MLflow was not reached, and everything is in the store
+    return code if code == 2 else EXIT[answer]
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,22 @@ class _Judged:
         return self.named or _models(self._demo)
 
     def check(self) -> None:
-        """Raise BadInput, with file and line, if a part of the defense breaks the contract."""
+        """Check that every part of the defense suits the networks and keeps the contract.
+
+        Raises:
+            BadInput: If one does not; for the contract with file and line.
+        """
         dataset = self._dataset
         spec, _ = self._ingredients.dataset(dataset)
+        entries = {model: self.catalogue.model_entry(model)[0] for model in self.models}
+        single = [model for model, entry in entries.items() if not entry.members]
         for part in self.name.split("+"):
             defense = self.catalogue.defense(part)
-            if defense.asks_members() and not self.named:
-                raise BadInput(f"{part} is for ensembles; name a model with `members`: --model")
+            if defense.asks_members() and single:
+                raise BadInput(
+                    f"judge {self.name}: {part} needs an ensemble, and {single[0]} is a single "
+                    "network; name a model with `members`: --model"
+                )
             found = contract_verdict(defense, channels=spec.channels, side=spec.side)
             if found.line:
                 raise BadInput(found.line)

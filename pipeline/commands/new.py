@@ -12,28 +12,28 @@ from pipeline.problems import REFUSED, BadInput, shown, writing_to
 from tasks import registry
 from tasks.registry import Family
 
-DEFENSE = '''"""What {name} does, in a sentence."""
+DEFENSE = '''"""The defense {name}. Describe in one sentence what it does."""
 
 from tasks import straight
 from tasks.defenses.base import Defense
 
 
 class {cls}(Defense):
-    """Noise of up to `limit_255ths` on every pixel, in 1/255 of the pixel range: a beginning.
+    """Example to replace: adds uniform noise of at most `limit_255ths` / 255 to every pixel.
 
-    Fields are parameters, which the YAML file beside this one may set. `draws` is how many
-    transformed copies of an image a prediction averages.
+    Each field is a parameter that the YAML file next to this file can set. A prediction averages
+    over `draws` randomly transformed copies of an image.
     """
 
     draws: int = 10
     limit_255ths: float = 8.0
 
     def transform(self, pixels, rows, context):
-        """Float32 [N, C, H, W] in [0, 1] to the same; random numbers come from `rows` alone."""
+        """Transform float32 [N, C, H, W] in [0, 1]. All random numbers come from `rows`."""
         noise = 2 * rows.uniform("noise", pixels[0].numel()).view_as(pixels) - 1
         return straight.clip(pixels + self.limit_255ths / 255 * noise)
 '''
-VIEWS = '''"""What {name} does, in a sentence."""
+VIEWS = '''"""The defense {name}. Describe in one sentence what it does."""
 
 import torch
 
@@ -41,28 +41,28 @@ from tasks.defenses.base import Defense
 
 
 class {cls}(Defense):
-    """The image and `shifts` copies of it, each moved by one pixel more: a beginning.
+    """Example to replace: the image and `shifts` copies of it, shifted by 1, 2, ... pixels.
 
-    Fields are parameters, which the YAML file beside this one may set. A prediction asks all
-    views, always; an attacker does too. In a chain such a defense comes last.
+    Each field is a parameter that the YAML file next to this file can set. Every prediction
+    evaluates all views, and so does every attack. In a chain, a defense with views comes last.
     """
 
     shifts: int = 3
 
     def views(self, classes):
-        """How many copies of an image `transform` makes."""
+        """Return the number of views that `transform` makes of each image."""
         return 1 + self.shifts
 
     def transform(self, pixels, rows, context):
-        """Float32 [N, C, H, W] in [0, 1] to [N * views, C, H, W], an image's views side by side."""
+        """Map [N, C, H, W] to [N * views, C, H, W]; the views of an image follow one another."""
         views = [pixels.roll(shift, dims=3) for shift in range(1 + self.shifts)]
         return torch.stack(views, dim=1).flatten(0, 1)
 
     def combine(self, logits):
-        """Logits [..., views, classes] to log-probabilities [..., classes]: here of their mean."""
+        """Map logits [..., views, classes] to log-probabilities [..., classes] of the mean."""
         return logits.mean(dim=-2).log_softmax(dim=-1)
 '''
-VOTES = '''"""What {name} does, in a sentence."""
+VOTES = '''"""The defense {name}. Describe in one sentence what it does."""
 
 import torch
 from torch.nn.functional import one_hot
@@ -71,9 +71,10 @@ from tasks.defenses.base import Defense
 
 
 class {cls}(Defense):
-    """The votes of `draws` draws of Gaussian noise, or no answer: a beginning.
+    """Example to replace: a majority vote over `draws` copies with Gaussian noise.
 
-    Fields are parameters, which the YAML file beside this one may set.
+    Abstains if the winning class has less than `least_share` of the votes. Each field is a
+    parameter that the YAML file next to this file can set.
     """
 
     draws: int = 20
@@ -81,42 +82,43 @@ class {cls}(Defense):
     least_share: float = 0.5
 
     def leaves_range(self):
-        """The noise is not clipped, so that pixels leave [0, 1]. In a chain this comes last."""
+        """Return True, since the noise is not clipped. In a chain, such a defense comes last."""
         return True
 
     def transform(self, pixels, rows, context):
-        """Float32 [N, C, H, W] in [0, 1] to the same shape; chance comes from `rows` alone."""
+        """Transform float32 [N, C, H, W] in [0, 1]. All random numbers come from `rows`."""
         noise = rows.normal("noise", pixels[0].numel()).view_as(pixels)
         return pixels + self.deviation_255ths / 255 * noise
 
     def combine(self, logits):
-        """Logits [..., views, classes] to log-probabilities [..., classes]: one view, one vote."""
+        """Map logits [..., views, classes] to log-probabilities [..., classes] of one vote."""
         votes = one_hot(logits[..., 0, :].argmax(dim=-1), logits.shape[-1])
-        return torch.where(votes == 1, 0.0, -87.0)  # finite, or it is refused
+        return torch.where(votes == 1, 0.0, -87.0)  # must be finite
 
     def gradients(self):
-        """A vote has no gradient: an attacker climbs `surrogate`, the probabilities of the draws.
+        """Return the gradients that an attack tries.
 
-        Of a `combine` that has one almost everywhere, such as a median, both are climbed:
+        A vote has no gradient, so an attack uses that of `surrogate`, the mean probability of the
+        draws. If `combine` has a gradient almost everywhere, as a median has, return both:
         ("straight-through", "surrogate").
         """
         return ("surrogate",)
 
     def abstains(self, probabilities, draws):
-        """Bool [...]: where there is no answer, of the shares of votes [..., classes]."""
+        """Map shares of votes [..., classes] to bool [...]: True where the defense abstains."""
         return probabilities.amax(dim=-1) < self.least_share
 '''
-OPTIMISER = '''"""What {name} does, in a sentence."""
+OPTIMISER = '''"""The defense {name}. Describe in one sentence what it does."""
 
 from tasks.defenses.transforms.descent import Descent
 from tasks.defenses.transforms.optimised import Optimised
 
 
 class {cls}(Optimised):
-    """Steps that bring the image's features nearer to their mean over classes: a beginning.
+    """Example to replace: moves an image so that its features become more equal.
 
-    Fields are parameters, which the YAML file beside this one may set. An attacker reads from the
-    base class that there is an optimiser inside, and by which rules a gradient may pass it.
+    Each field is a parameter that the YAML file next to this file can set. The base class tells an
+    attack that the defense optimises, and in which ways a gradient can pass through it.
     """
 
     steps: int = 5
@@ -124,14 +126,19 @@ class {cls}(Optimised):
     limit_255ths: float = 4.0
 
     def descent(self):
-        """In [0, 1] units: linf takes signs of gradients, l2 gradients of length 1."""
+        """Return the settings of the optimiser, in units of [0, 1].
+
+        With `norm="linf"` a step follows the sign of the gradient, with `norm="l2"` the gradient
+        scaled to length 1.
+        """
         return Descent(self.steps, self.step_255ths / 255, self.limit_255ths / 255, norm="linf")
 
     def value(self, pixels, context):
-        """What the steps lower: a function of moved images to [N], of each row its own.
+        """Return the function that the steps minimise. It maps images to [N], row by row.
 
-        It asks the bare classifier once: `context.logits`, or `context.features`, what its last
-        linear layer takes. More questions are told in `forwards_and_backwards`.
+        It should evaluate the bare classifier once, with `context.logits` or with
+        `context.features` (the input of the last linear layer). If it needs more passes, override
+        `forwards_and_backwards`.
         """
 
         def value(moved):
@@ -140,7 +147,7 @@ class {cls}(Optimised):
 
         return value
 '''
-ATTACK = '''"""What {name} does, in a sentence."""
+ATTACK = '''"""The attack {name}. Describe in one sentence what it does."""
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -149,16 +156,16 @@ from tasks.attacks.base import BoundedAttack
 
 
 class {cls}(BoundedAttack):
-    """`steps` steps up the cross-entropy: a beginning.
+    """Example to replace: gradient ascent on the cross-entropy in `steps` steps.
 
-    Fields are parameters, which the YAML file beside this one may set. `epsilon`, in 1/255 of
-    the pixel range, `norm` and `targeted` come with the base class.
+    Each field is a parameter that the YAML file next to this file can set. The base class has
+    `epsilon` (in 1/255 of the pixel range), `norm` and `targeted`.
     """
 
     steps: int = 10
 
     def perturb(self, victim, pixels, labels, rows):
-        """Float32 [N, C, H, W] in [0, 1] to the same, each image within `self.ball()`."""
+        """Return adversarial examples of `pixels`, float32 [N, C, H, W], inside `self.ball()`."""
         ball = self.ball()
         aims = self.targets(labels, rows, victim.classes) if self.targeted else labels
         sign = -1 if self.targeted else 1
@@ -171,13 +178,13 @@ class {cls}(BoundedAttack):
             found = ball.project(moved, pixels)
         return found
 '''
-MODEL = '''"""The network {name}: [N, C, H, W] to one logit a class, [N, classes]."""
+MODEL = '''"""The network {name}, which maps images [N, C, H, W] to logits [N, classes]."""
 
 from torch import nn
 
 
 def make(width, classes):
-    """Two convolutions and a linear layer: a beginning."""
+    """Example to replace: two convolutions and a linear layer."""
     return nn.Sequential(
         nn.Conv2d(1, width, 3, padding=1),
         nn.ReLU(),
@@ -196,10 +203,10 @@ network:
   mean: [0.5]
   std: [0.5]
 recipe: demo-mixup
-# Weights of your own instead of a recipe, read as weights only:
+# To load weights instead of training with a recipe (only tensors are read, no code):
 # checkpoint: {{file: {name}.safetensors}}
 """
-TEST = '''"""Whether {name} keeps the contract: `pytest {place}`."""
+TEST = '''"""Tests that {name} keeps the contract: `pytest {place}`."""
 
 from pathlib import Path
 
@@ -240,13 +247,13 @@ def write_skeleton(kind: str, name: str, folder: Path, form: Form = "draws") -> 
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,63}", name):
         raise BadInput(
-            f"new {kind} {name}: a name is lower-case letters, digits and hyphens, at most 64"
+            f"new {kind} {name}: a name is at most 64 lower-case letters, digits and hyphens"
         )
     section, code, yaml = KINDS[kind]
     if kind == "defense":
         code, yaml = FORMS[form]
     elif form != "draws":
-        raise BadInput(f"new {kind} {name}: --form is of a defense; leave it out")
+        raise BadInput(f"new {kind} {name}: --form is only for defenses; leave it out")
     _check_unknown(kind, name, section)
     word = name.replace("-", "_")
     check = "network" if kind == "model" else kind
@@ -268,7 +275,7 @@ def write_skeleton(kind: str, name: str, folder: Path, form: Form = "draws") -> 
     }
     for path in texts:
         if path.exists():
-            raise BadInput(f"{shown(path)} is there already")
+            raise BadInput(f"{shown(path)} already exists")
     with writing_to(str(folder), REFUSED):
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,9 +288,9 @@ def _check_unknown(kind: str, name: str, section: Section) -> None:
     catalogue = Catalogue(config_folders())
     place = catalogue.names(section).get(name)
     if place is not None:
-        raise BadInput(f"new {kind} {name}: {shown(place)} has this name already; choose another")
+        raise BadInput(f"new {kind} {name}: {shown(place)} already has this name; choose another")
     family: Family = "defenses" if kind == "defense" else "attacks"
     if kind == "model":
         family = "networks"
     if name in registry.kinds(family) or name in packaged(family):
-        raise BadInput(f"new {kind} {name}: a kind has this name already; choose another")
+        raise BadInput(f"new {kind} {name}: a kind already has this name; choose another")

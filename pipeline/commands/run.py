@@ -219,6 +219,14 @@ def _by_reason(finished: RunFinished) -> dict[str, list[str]]:
 
 
 def _exit_code(finished: RunFinished, problems: Iterable[int]) -> int:
+    """The exit code of a run: the first of 130, 1 and 2 that applies, or 0.
+
+    A script that gets 130 repeats the command. 1 comes before 2 because results, the ledger or the
+    report are then incomplete; after a wrong MLflow address everything is in the store.
+
+    Args:
+        problems: 1 or 2 for each problem after the last node.
+    """
     if finished.interrupted:
         return STOPPED
     if finished.missing or finished.failed_leaves:

@@ -129,11 +129,13 @@ class NodeRetried:
 class Elsewhere:
     """A node is being computed by another run on this store, described by `by`.
 
-    Sent for the first such node of each other run.
+    Sent for the first such node of each other run. It may come before `RunStarted`, so it has the
+    grid.
     """
 
     node: Node
     by: str
+    grid: Grid
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,7 @@ class Run:
         Raises:
             BadInput: If a file is invalid and all cells need it. Otherwise only the cells fail that
                 do.
+            TimeLimitReached: If another run was still reading a file.
             Unwritable: If the store cannot be written.
         """
         done: list[Done] = []
@@ -238,8 +239,7 @@ class Run:
             node = self.graph[digest]
             if node.info.local and digest not in lost:
                 local = self._local = self._local or self.start_local()
-                while not self._leases.claim(digest):
-                    time.sleep(LOOK_S)
+                self._wait_to_claim(node)
                 local.submit(node, replace=digest in plan.replaced)
                 result = local.next()
                 while result is None or isinstance(result, Retry):
@@ -256,6 +256,25 @@ class Run:
             node = self.graph[failed[0].digest]
             raise BadInput(f"{node_name(node, self.grid)}: {failed[0].reason}")
         return done, failed
+
+    def _wait_to_claim(self, node: Node) -> None:
+        """Take the lease of a node; if another run has it, say so and wait until it is released.
+
+        Raises:
+            TimeLimitReached: If it is not released in time.
+        """
+        while not self._leases.claim(node.digest):
+            if (holder := self._leases.others().get(node.digest)) is not None:
+                self._tell_elsewhere(node, str(holder))
+            if self._time_is_up():
+                raise TimeLimitReached
+            time.sleep(LOOK_S)
+
+    def _tell_elsewhere(self, node: Node, holder: str) -> None:
+        """Notify that another run computes a node, once for each run."""
+        if holder not in self._told:
+            self._told.add(holder)
+            self.observers.notify(Elsewhere(node, holder, self.grid))
 
     def _without(self, plan: Plan, done: list[Done]) -> Plan:
         """The rest of a plan after the user's files were read."""
@@ -339,9 +358,7 @@ class Run:
         for digest in sorted(round_.elsewhere, key=round_.rank.__getitem__):
             node, holder = self.graph[digest], others.get(digest)
             if holder is not None:
-                if str(holder) not in self._told:
-                    self._told.add(str(holder))
-                    self.observers.notify(Elsewhere(node, str(holder)))
+                self._tell_elsewhere(node, str(holder))
                 continue
             round_.elsewhere.discard(digest)
             found = self.store.state(node.kind, digest).standing

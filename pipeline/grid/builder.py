@@ -293,10 +293,11 @@ class _Builder:
         )
         if defense_spec.asks_members() and not isinstance(parts.spec, EnsembleSpec):
             message = (
-                f"defense '{names['defense']}' is for ensembles, and '{names['model']}' is one "
-                "network; a model with `members` is an ensemble"
+                f"defense '{names['defense']}' needs an ensemble (a model with `members`), "
+                f"and '{names['model']}' of table '{table.name}' is a single network"
             )
-            raise document.problem(defense.place, message)
+            way = "; choose a grid whose models are all ensembles"
+            raise self._refused("defenses", defense, document, message, way)
         if not source.train:
             spec = parts.spec
             members = spec.members if isinstance(spec, EnsembleSpec) else (spec,)
@@ -336,8 +337,20 @@ class _Builder:
                 f"{cell.model} with defense '{cell.defense}' draws at random; "
                 "an adaptive attack is for those"
             )
-            raise document.problem(attack.place, message)
+            raise self._refused("attacks", attack, document, message)
         return dataclasses.replace(cell, redraws=1) if cell.deterministic else cell
+
+    def _refused(
+        self, section: Section, chosen: _Placed, document: Document, message: str, way: str = ""
+    ) -> BadInput:
+        """The error for an entry of a table, which names `--add` if the entry comes from there.
+
+        Args:
+            way: What to do instead, for an entry that was added.
+        """
+        if (section, chosen.choice) in self._added:
+            return BadInput(f"--add {section[:-1]}={chosen.choice}: {message}{way}")
+        return document.problem(chosen.place, message)
 
     def _images(self, entry: GridEntry, dataset: str, available: int, document: Document) -> int:
         wanted = self._overrides.images or entry.images or available

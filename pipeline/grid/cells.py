@@ -107,12 +107,15 @@ class SweptChoice:
         values: Swept parameters, such as `guo.draws`, and their values.
         without: For each swept parameter, the label without it. Variants that differ only in this
             parameter share it.
+        in_full: The label with the values of all swept parameters, as `guo[draws=10]` where 10 is
+            the original value and the label is `guo`.
     """
 
     section: Section
     label: str
     values: tuple[tuple[str, object], ...]
     without: tuple[tuple[str, str], ...]
+    in_full: str
 
 
 @dataclass(frozen=True)
@@ -182,9 +185,42 @@ class Grid:
     def _by_name(self) -> dict[str, Cell]:
         return {cell.name: cell for cell in self.cells}
 
+    @cached_property
+    def _labels(self) -> dict[tuple[Section, str], str]:
+        """Labels by all names that stand for them."""
+        swept = [each for table in self.tables for each in table.swept]
+        found = {(each.section, each.in_full): each.label for each in swept}
+        for cell in self.cells:
+            found["models", cell.model] = cell.model
+            found["attacks", cell.attack] = cell.attack
+            found["defenses", cell.defense] = cell.defense
+        return found
+
+    def label(self, section: Section, name: str) -> str:
+        """The label of a model, an attack or a defense that a user names.
+
+        In a sweep, the variant with the original value has the plain label. It can also be named
+        like its neighbours: `guo[draws=10]` for `guo`. A name that is not known is returned.
+        """
+        return self._labels.get((section, name), name)
+
+    def cell_name(self, name: str) -> str:
+        """The name of a cell that a user names; see `label`. An unknown name is returned."""
+        model, _, rest = name.partition("/")
+        attack, _, rest = rest.partition("/")
+        defense, sign, seed = rest.partition("/")
+        labels = (
+            self.label("models", model),
+            self.label("attacks", attack),
+            self.label("defenses", defense),
+        )
+        found = f"{'/'.join(labels)}{sign}{seed}"
+        return found if found in self._by_name else name
+
     def cell(self, name: str) -> Cell:
         """Look up a cell; BadInput with a suggestion if there is none of that name."""
         known = self._by_name
+        name = self.cell_name(name)
         if name not in known:
             near = suggestion(name, known) if len(known) < 400 else ""
             near = near if near.startswith("; did") else "; `pipeline list cells` has them"

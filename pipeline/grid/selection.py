@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.cells import Cell, Grid, Section
 from pipeline.problems import BadInput, suggestion
 
 KEYS = ("dataset", "model", "attack", "defense", "seed", "cell")
+SECTIONS: Mapping[str, Section] = {"model": "models", "attack": "attacks", "defense": "defenses"}
 
 
 def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
@@ -24,6 +25,10 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
             raise BadInput(f"--only {choice}: expected KEY=PATTERN, such as model=demo-iat")
         if key not in KEYS:
             raise BadInput(f"--only {choice}: no key '{key}'{suggestion(key, KEYS)}")
+        if key == "cell":
+            pattern = grid.cell_name(pattern)
+        elif key in SECTIONS:
+            pattern = grid.label(SECTIONS[key], pattern)
         wanted.setdefault(key, []).append(pattern)
     for key, patterns in wanted.items():
         known = {_value(cell, key) for cell in grid.cells}

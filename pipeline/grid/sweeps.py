@@ -129,6 +129,7 @@ class Sweep:
         return all(known)
 
     def _variant(self, found: Ingredient, values: Mapping[str, object]) -> VariantEntry:
+        said: dict[str, tuple[str, str]] = {}
         differing: dict[str, tuple[str, str]] = {}
         changes: dict[str, object] = {}
         for name, value in values.items():
@@ -141,8 +142,9 @@ class Sweep:
             spec = dict(found.parts)[part]
             prefix = name.removesuffix(parameter)
             other = changed(spec, {parameter: value}, self.document, self.place, prefix)
+            said[name] = part, f"{parameter.rpartition('.')[2]}={_text(in_255ths(value))}"
             if not _same(spec, other, found.problems):
-                differing[name] = part, f"{parameter.rpartition('.')[2]}={_text(in_255ths(value))}"
+                differing[name] = said[name]
             changes[f"{part}.{parameter}" if found.section == "defenses" else parameter] = value
         label = _labelled(found, differing.values())
         without = {
@@ -155,6 +157,7 @@ class Sweep:
                 label,
                 tuple((name, in_255ths(value)) for name, value in values.items()),
                 tuple(without.items()),
+                _labelled(found, said.values()),
             )
         )
         if isinstance(found.choice, str):

@@ -27,6 +27,7 @@ from pipeline.execution.events import (
     RunStarted,
     SetAside,
 )
+from pipeline.grid.names import node_name
 from pipeline.observers.tally import Tally
 from pipeline.plan.words import counted, duration
 from pipeline.problems.sanitize import clean, shown_lines
@@ -182,8 +183,8 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
     tracebacks of failures.
     """
     match event:
-        case Elsewhere(node=node, by=by):
-            told = f"{tally.name(node)}; what it makes is taken as it comes"
+        case Elsewhere(node=node, by=by, grid=grid):
+            told = f"{node_name(node, grid)}; what it makes is taken as it comes"
             yield clean(f"another run ({by}) is at {told}")
         case NodeDone(node=node, done=done):
             yield from map(clean, tally.news(done))

@@ -1,4 +1,4 @@
-"""The features of a network: the input of its last linear layer."""
+"""The features of a network: the input of the linear layer that gives its logits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,22 @@ LINEAR: Mapping[Any, tuple[int, str]] = {
 """Functions that a linear layer may call, each with the position and name of its input."""
 
 
-class _LastLinear(TorchFunctionMode):
-    """Records the input and output of the last linear layer, and how many outputs had `shape`.
+_ROUNDING = 1e-3
+"""How far log-probabilities of float32 may differ by the arithmetic alone."""
 
-    shape: that of the logits.
+
+class _Linears(TorchFunctionMode):
+    """Records input and output of each linear layer whose output has the shape of the logits.
+
+    Attributes:
+        found: Pairs of input [N, D] and output, in the order of the calls.
+        at_end: Whether the last linear layer that was called is one of them.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__()
-        self.taken: Tensor | None = None
-        self.given: Tensor | None = None
-        self.of_shape = 0
+        self.found: list[tuple[Tensor, Tensor]] = []
+        self.at_end = False
         self._shape = shape
 
     def __torch_function__(
@@ -47,10 +52,31 @@ class _LastLinear(TorchFunctionMode):
         result = func(*args, **named)
         if func in LINEAR:
             place, name = LINEAR[func]
-            self.taken = args[place] if place < len(args) else named[name]
-            self.given = result
-            self.of_shape += tuple(result.shape) == self._shape
+            taken = args[place] if place < len(args) else named[name]
+            self.at_end = tuple(result.shape) == self._shape and taken.ndim == len(self._shape)
+            if self.at_end:
+                self.found.append((taken, result))
         return result
+
+    def of(self, logits: Tensor) -> Tensor | None:
+        """The input of the layer that gives the logits; None if no layer does.
+
+        That is the last one whose output is the logits, or their log-probabilities up to rounding.
+        If only one layer has outputs of this shape and none is called after it, then the logits may
+        be any function of its output, such as scaled.
+        """
+        if len(self.found) == 1 and self.at_end:
+            return self.found[0][0]
+        for taken, given in reversed(self.found):
+            if torch.allclose(given.to(torch.float32), logits, rtol=0, atol=0, equal_nan=True):
+                return taken
+        answers = logits.log_softmax(dim=1)
+        for taken, given in reversed(self.found):
+            known = given.to(torch.float32).log_softmax(dim=1)
+            rounding = 2 * torch.finfo(given.dtype).eps  # the network's may be in bfloat16
+            if torch.allclose(known, answers, rtol=rounding, atol=_ROUNDING):
+                return taken
+        return None
 
 
 def features_and_logits(
@@ -60,7 +86,9 @@ def features_and_logits(
     layout: torch.memory_format,
     classes: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the input of the last linear layer and the logits, differentiable in the pixels.
+    """Return the input of the linear layer that gives the logits, and the logits.
+
+    Both are differentiable in the pixels.
 
     Both are of one forward pass. Compiled parts run uncompiled.
 
@@ -76,10 +104,9 @@ def features_and_logits(
 
     Raises:
         BadNetwork: If the last linear layer does not return [N, classes], or if several do and the
-            logits are not the output of the last one, as in an ensemble.
+            logits are the output of none of them, as in an ensemble.
     """
-    shape = (len(pixels), classes)
-    found = _LastLinear(shape)
+    found = _Linears((len(pixels), classes))
 
     def watched(given: Tensor) -> Tensor:
         with uncompiled(), found:
@@ -87,16 +114,13 @@ def features_and_logits(
         return answer
 
     logits = run(watched, pixels, precision, layout)
-    taken, given = found.taken, found.given
-    if taken is None or given is None or given.shape != shape or taken.ndim != 2:
-        raise BadNetwork(
-            f"network {type(network).__name__} has no features: no linear layer is its last, with "
-            f"one output for each of {classes} classes"
-        )
-    own = torch.allclose(given.to(torch.float32), logits, rtol=0, atol=0, equal_nan=True)
-    if found.of_shape > 1 and not own:
-        raise BadNetwork(
-            f"network {type(network).__name__} has no features: its logits are made of what "
-            f"{found.of_shape} linear layers give"
-        )
+    taken = found.of(logits)
+    if taken is None:
+        why = f"no linear layer is its last, with one output for each of {classes} classes"
+        if len(found.found) > 1:
+            why = (
+                f"none of its {len(found.found)} linear layers with {classes} outputs gives its "
+                "logits or log-probabilities"
+            )
+        raise BadNetwork(f"network {type(network).__name__} has no features: {why}")
     return taken.to(torch.float32), logits

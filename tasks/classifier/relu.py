@@ -5,6 +5,10 @@ network, an attack that differentiates these therefore sees only the softmax at 
 `bumps`, the step-shaped derivative of a ReLU has a derivative of its own: a Gaussian of area 1
 around zero. The same holds for a leaky ReLU and, at each end, for a ReLU6, a hardtanh, a
 hardsigmoid and a clamp from 0. Values and first derivatives are those of torch.
+
+A ReLU is recognised if a network calls one of torch's functions for it. One that is composed of
+others, such as `torch.where(x > 0, x, 0)`, `x * (x > 0)` or `(x + x.abs()) / 2`, is not, and keeps
+a second derivative of zero.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tasks.networks.ensemble import Ensemble
 from tasks.networks.modules.exported import ExportedNetwork
 from tasks.networks.resnet20 import ResNet20
 from tasks.networks.small import Small
+from tasks.specs import Precision
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +88,62 @@ class TwoHeads(nn.Module):
 
 
 def test_logits_of_several_last_layers_have_no_features(pixels: Tensor) -> None:
-    with pytest.raises(BadNetwork, match="its logits are made of what 2 linear layers give"):
+    with pytest.raises(BadNetwork, match="none of its 2 linear layers with 10 outputs gives its"):
         Frozen(TwoHeads(skip=False), classes=10).features(pixels)
     features = Frozen(TwoHeads(skip=True), classes=10).features(pixels)
     assert torch.equal(features, pixels.flatten(1))
+
+
+class HiddenTen(nn.Module):
+    """Its hidden layer is as wide as its number of classes; `end` is applied to the last layer."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(64, 10), nn.Linear(10, 10)
+        self.end = end
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.end(self.last(self.hidden(pixels.flatten(1)).relu()))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "end", [lambda logits: logits, lambda logits: logits.log_softmax(dim=1)], ids=["same", "log"]
+)
+def test_a_hidden_layer_as_wide_as_the_classes_is_told_from_the_last(
+    end: Callable[[Tensor], Tensor], precision: Precision, pixels: Tensor
+) -> None:
+    made = HiddenTen(end)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        features = Frozen(made, classes=10, precision=precision).features(pixels)
+    wanted = made.hidden(pixels.flatten(1)).relu().detach()
+    loose = {"rtol": 0.05, "atol": 0.05} if precision == "bfloat16" else {}
+    torch.testing.assert_close(features, wanted, **loose)
+    with pytest.raises(BadNetwork, match="none of its 2 linear layers"):
+        Frozen(HiddenTen(lambda logits: logits.relu()), classes=10).features(pixels)
+
+
+@pytest.mark.parametrize("width", [3, 10])
+def test_a_second_head_that_the_network_does_not_return_is_passed_over(
+    width: int, pixels: Tensor
+) -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+            self.other = nn.Linear(16, width)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            inner = self.body(pixels.flatten(1)).relu()
+            logits: Tensor = self.head(inner)
+            self.other(inner.square())
+            return logits
+
+    made = Auxiliary()
+    features, logits = Frozen(made, classes=10).features_and_logits(pixels)
+    torch.testing.assert_close(features, made.body(pixels.flatten(1)).relu().detach())
+    torch.testing.assert_close(features @ made.head.weight.T + made.head.bias, logits)
 
 
 def test_an_ensemble_has_no_features(pixels: Tensor) -> None:

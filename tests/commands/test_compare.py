@@ -157,6 +157,17 @@ def test_two_defenses_of_a_grid_are_compared_on_the_same_images(tiny: Tiny) -> N
     assert markdown.startswith("## none → guo\n\n| cell | before | after | change |")
 
 
+def test_a_swept_default_is_compared_by_the_name_that_has_its_value(tiny: Tiny) -> None:
+    swept = f"{GRID}    sweep: {{guo.draws: [2, 5]}}\n"
+    (tiny.folder / "grids/swept.yaml").write_text(swept)
+    plain = compared(tiny, "none", "guo", "--grid", "swept", "--json")
+    done = compared(tiny, "none", "guo[draws=2]", "--grid", "swept", "--json")
+    assert json.loads(done.stdout)["after"] == "guo[draws=2]"
+    assert json.loads(done.stdout)["cells"] == json.loads(plain.stdout)["cells"]
+    missing = compared(tiny, "guo[draws=2]", "guo[draws=5]", "--grid", "swept")
+    assert missing.output.startswith("error: compare guo[draws=5]: the store has no score of it")
+
+
 def test_runs_are_listed_by_what_compare_takes(tiny: Tiny) -> None:
     tiny.run(only=["defense=none"])
     common = ["--store", str(tiny.store)]

@@ -75,6 +75,11 @@ def test_a_defense_that_leaves_nothing_does_not_hold_and_exits_with_1(judge: Jud
     told = json.loads(again.stdout)
     assert told["computed"] == {}
     assert {row["defense"]: row["verdict"] for row in told["verdicts"]}["mine"] == "harms"
+    # the verdict is in the store, so it is told although MLflow cannot be
+    unreachable = judge(GREY, "--minutes", "3", "--epsilon", "4", "--mlflow", "http://127.0.0.1:9")
+    assert unreachable.exit_code == 2
+    assert "MLflow at" in unreachable.stderr
+    assert unreachable.stdout.strip().splitlines()[-1] == last
 
 
 def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Judge) -> None:
@@ -125,7 +130,8 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
         (["xi"], "no defense named 'xi'; did you mean 'xie'?"),
         (["xie", "--model", "demo-iat", "--model", "cifar10-iat"], "of cifar10 and digits"),
         (["xie", "--model", "demo-iot"], "no model named 'demo-iot'"),
-        (["crossmax-models"], "is for ensembles; name a model with `members`: --model"),
+        (["crossmax-models"], "ensemble, and demo-mixup is a single network; name a model with"),
+        (["counter+crossmax-models", "--model", "demo-iat"], "and demo-iat is a single network"),
         (["xie", "--epsilon", "0.031"], "8 (8/255 is 0.03137) was probably meant"),
         (["xie", "--epsilon", "0"], "'0' is no size above 0."),
         (["xie", "--epsilon", "nan"], "'nan' is not a finite number."),

@@ -90,7 +90,7 @@ def test_a_form_is_of_a_defense() -> None:
     done = CliRunner().invoke(main, ["new", "model", "mine", "--form", "votes"])
     assert (done.exit_code, done.stderr) == (
         2,
-        "error: new model mine: --form is of a defense; leave it out\n",
+        "error: new model mine: --form is only for defenses; leave it out\n",
     )
 
 
@@ -99,11 +99,11 @@ def test_nothing_is_written_over_and_a_name_is_a_name(tmp_path: Path) -> None:
     assert run(main, ["new", "defense", "mine", "--folder", "c"]).exit_code == 0
     text = (tmp_path / "c/defenses/mine.py").read_text()
     again = run(main, ["new", "defense", "mine", "--folder", "c"])
-    assert (again.exit_code, again.stderr) == (2, "error: c/defenses/mine.py is there already\n")
+    assert (again.exit_code, again.stderr) == (2, "error: c/defenses/mine.py already exists\n")
     assert (tmp_path / "c/defenses/mine.py").read_text() == text
     wrong = run(main, ["new", "defense", "../Mine"])
     assert wrong.exit_code == 2
-    assert "a name is lower-case letters, digits and hyphens" in wrong.stderr
+    assert "lower-case letters, digits and hyphens" in wrong.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tiny import Recorder, Tiny, write_configs
 from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import (
     Done,
+    Elsewhere,
     Event,
     NodeDone,
     NodeRetried,
@@ -29,6 +30,7 @@ from pipeline.execution.executors.worker import perform_remotely
 from pipeline.observers.progress import lines
 from pipeline.observers.tally import Tally
 from pipeline.problems import BadInput
+from pipeline.store.leases import Leases
 from pipeline.store.store import Store
 from tasks.networks.small import Small
 
@@ -68,6 +70,25 @@ def test_a_run_that_ends_with_its_last_node_was_not_interrupted(tiny: Tiny) -> N
     recorder, finished = run_until(tiny, 0.0)
     assert not finished.interrupted
     assert not recorder.done()
+
+
+def test_a_run_waits_for_another_that_reads_its_data_set_until_its_time_is_up(tiny: Tiny) -> None:
+    session = tiny.session(only=["cell=mixed/clean/none"])
+    session.store.prepare()
+    node = next(node for node in session.meant if node.kind == "dataset")
+    other = Leases(session.store.backend)
+    assert other.claim(node.digest)
+    recorder, finished = run_until(tiny, 0.0)
+    assert finished.interrupted
+    assert finished.computed == {}
+    assert not recorder.failed()
+    (told,) = recorder.events[:-1]
+    assert isinstance(told, Elsewhere)
+    (line,) = lines(told, Tally())
+    assert line.endswith(" is at dataset digits; what it makes is taken as it comes")
+    other.close()
+    _, finished = run_until(tiny, None)
+    assert not finished.missing
 
 
 def test_what_waited_for_a_worker_until_the_time_was_up_does_not_begin(tiny: Tiny) -> None:

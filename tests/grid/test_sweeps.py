@@ -17,6 +17,7 @@ from pipeline.grid.assigned import assignments
 from pipeline.grid.builder import Overrides, load_grid
 from pipeline.grid.cells import Grid
 from pipeline.grid.nodes import CellNodes
+from pipeline.grid.selection import selected
 from pipeline.problems import BadInput
 from pipeline.report.scores import Scores
 from pipeline.report.views.sweeps import sweep
@@ -56,6 +57,25 @@ def test_each_value_is_a_row_and_the_default_keeps_its_name_and_cell(tmp_path: P
     assert sizes == {"counter[step_size=10]": 10, "counter": 20}
     plain = grid_of(tmp_path, "attacks: [pgd]\ndefenses: [counter]")
     assert plain.cell("mixed/pgd/counter") == grid.cell("mixed/pgd/counter")
+
+
+def test_the_default_is_also_known_by_its_value(tmp_path: Path) -> None:
+    grid = grid_of(
+        tmp_path,
+        "attacks: [pgd]\ndefenses: [none, counter+guo]\n"
+        "sweep: {counter.label_count: [1, 2], guo.draws: [2, 5], attack.epsilon: [20, 40]}",
+    )
+    assert grid.tables[0].attacks == ("pgd[epsilon=20]", "pgd")
+    in_full = "counter[label_count=1]+guo[draws=2]"
+    assert grid.label("defenses", in_full) == "counter[label_count=1]+guo"
+    assert grid.label("defenses", "none") == "none"
+    assert grid.label("defenses", "guo[draws=2]") == "guo[draws=2]"  # no cell has guo alone
+    cell = grid.cell(f"mixed/pgd[epsilon=40]/{in_full}")
+    assert cell.name == "mixed/pgd/counter[label_count=1]+guo"
+    only = [f"defense={in_full}", "attack=pgd[epsilon=40]"]
+    assert selected(grid, only) == selected(grid, [f"cell=mixed/pgd/{in_full}"]) == (cell,)
+    with pytest.raises(BadInput, match="no cell 'mixed/pgd/guo\\[draws=2]' in grid"):
+        grid.cell("mixed/pgd/guo[draws=2]")
 
 
 def test_two_parameters_make_a_product_and_one_key_of_two_takes_them_together(

@@ -274,6 +274,19 @@ def test_on_several_networks_a_defense_holds_where_it_does_on_all_that_tell(word
         assert "demo-iat, 300 images, adaptive-quick, linf 8/255." in told
 
 
+def test_a_judgement_names_the_images_and_the_attack_of_each_network_where_they_differ():
+    row = dataclasses.replace(rows_of()["counter"], verdict=DefenseVerdict("harms"))
+    other = dataclasses.replace(row, model="mixed", images=200)
+    assert judged_sentence([row, other], "does not hold") == (
+        "`counter` **does not hold** on digits: demo-iat (300 images, adaptive-quick) and "
+        "mixed (200 images, adaptive-quick), linf 8/255."
+    )
+    absent = dataclasses.replace(other, images=0, attack="adaptive-standard")
+    assert "and mixed (0 images, adaptive-standard), linf" in judged_sentence(
+        [row, absent], "does not hold"
+    )
+
+
 def test_a_report_begins_with_the_verdict_and_the_terminal_ends_with_it(tmp_path: Path):
     grid = grid_of()
     scores = scores_of(grid)

@@ -228,10 +228,20 @@ def test_weights_of_a_member_can_be_exported(tiny, tmp_path):
 
 
 def test_a_defense_about_members_is_refused_for_one_network(tmp_path):
-    grid = GRID.replace("models: [both]", "models: [mixed]")
-    folder = write_configs(tmp_path, {**FILES, "grids/tiny.yaml": grid})
-    with pytest.raises(BadInput, match="'crossmax-models' is for ensembles, and 'mixed' is one"):
+    said = (
+        r"defense 'crossmax-models' needs an ensemble \(a model with `members`\), "
+        "and 'mixed' of table 'main' is a single network"
+    )
+    grid = GRID.replace("defenses: [none]", "defenses: [none, crossmax-models]")
+    folder = write_configs(tmp_path / "in_file", {**FILES, "grids/tiny.yaml": grid})
+    with pytest.raises(BadInput, match=rf"tiny\.yaml:\d+: tables\.0\.defenses\.1: {said}$"):
         load_grid(Catalogue([folder]), "tiny")
+    # the place of one that was added is the option, and no line of the file
+    folder = write_configs(tmp_path / "added", FILES)
+    added = Overrides(add=[("defenses", "crossmax-models")])
+    way = "; choose a grid whose models are all ensembles"
+    with pytest.raises(BadInput, match=f"^--add defense=crossmax-models: {said}{way}$"):
+        load_grid(Catalogue([folder]), "tiny", added)
 
 
 def test_weights_of_an_ensemble_are_those_of_its_members(tmp_path):

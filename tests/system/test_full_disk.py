@@ -101,6 +101,18 @@ def test_no_room_for_the_ledger_or_the_report_is_one_line_and_the_results_are_to
     assert run("--only", "defense=none").exit_code == 0
 
 
+def test_of_several_problems_one_that_leaves_results_incomplete_sets_the_exit_code(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        failing(patched, "reports/tiny/.", errno.ENOSPC, (Path, "write_bytes"))
+        told = run("--only", "defense=none", "--mlflow", "http://127.0.0.1:9")
+    errors = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "MLflow at" in errors[1]
+    assert told.exit_code == 1
+
+
 def test_no_room_when_a_data_set_is_read_ends_the_run_before_its_work(
     run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,19 +118,23 @@ def sentence(row: VerdictRow) -> str:
 
 
 def judged_sentence(rows: Sequence[VerdictRow], answer: Conclusion) -> str:
-    """The verdict on one defense on some networks, with their names and data set."""
+    """The verdict on one defense on some networks, with their names and data set.
+
+    If the networks differ in the number of images or in the attack, these follow each network. They
+    differ if a larger budget was finished on some of the networks only.
+    """
     first = rows[0]
-    attacks = ", ".join(dict.fromkeys(row.attack for row in rows))
-    models = " and ".join(dict.fromkeys(row.model for row in rows))
+    bases = {row.model: f"{row.images} images, {row.attack}" for row in rows}
+    if len(set(bases.values())) == 1:
+        where = f"{' and '.join(bases)}, {bases[first.model]}"
+    else:
+        where = " and ".join(f"{model} ({basis})" for model, basis in bases.items())
     said = {
         "holds": f"`{first.defense}` **holds** on {first.dataset}",
         "does not hold": f"`{first.defense}` **does not hold** on {first.dataset}",
         "cannot tell": f"whether `{first.defense}` holds on {first.dataset} **cannot be told**",
     }[answer]
-    return (
-        f"{_capital(said)}: {models}, {max(row.images for row in rows)} images, {attacks}, "
-        f"{first.ball}."
-    )
+    return f"{_capital(said)}: {where}, {first.ball}."
 
 
 def plain(text: str) -> str:
