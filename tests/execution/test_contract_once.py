@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,29 @@ def test_a_verdict_is_remembered_until_the_code_changes(monkeypatch: pytest.Monk
 
 def test_what_raises_by_itself_is_left_to_the_nodes_that_meet_it() -> None:
     assert opened(DARKER.replace("0.9 * pixels", "1 / 0")).check_contracts() == []
+
+
+def test_an_exception_is_forgotten_since_its_cause_may_be_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A library that was missing is installed; the code of the defense is the same."""
+    text = DARKER.replace("        return", "        import lately_installed\n        return")
+    for _ in range(2):
+        session = opened(text)
+        (part,) = contract.own_parts(cell.defense_spec for cell in session.cells)
+        assert "lately_installed" in contract.contract_verdict(part, channels=1, side=8).line
+    monkeypatch.setitem(sys.modules, "lately_installed", sys)
+    assert contract.contract_verdict(part, channels=1, side=8) == contract.Verdict()
+    monkeypatch.setattr(contract, "_known", {})  # as a new process
+    assert contract.contract_verdict(part, channels=1, side=8) == contract.Verdict()
+
+
+def test_a_verdict_is_found_anew_where_the_checks_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(FLAT).check_contracts()
+    monkeypatch.setattr(contract, "_known", {})  # as a new process
+    monkeypatch.setattr(contract, "_checks", lambda: "of a newer version")
+    monkeypatch.setattr(contract, "_tried", lambda *_, **__: contract.Verdict())
+    assert opened(FLAT).check_contracts() == []
 
 
 def test_a_defense_that_leaves_rows_alone_is_deterministic_and_asked_once() -> None:
