@@ -211,9 +211,18 @@ def _outdated(store: Store, records: Sequence[Record]) -> int:
     return sum(contradicted(record) for record in records if record.kind == "score")
 
 
+def _holds(store: Store, record: Record) -> bool:
+    """Whether the store has this content of an artifact, not another one."""
+    found = store.state(record.kind, record.digest).record
+    return found is not None and found.content == record.content
+
+
 def _note(store: Store, bundle: Bundle, path: Path) -> None:
-    """Record the imported cells in the ledger, so that later changes can be detected."""
-    records = {record.digest: record for record in bundle.whole()}
+    """Record the imported cells in the ledger, so that later changes can be detected.
+
+    Left out are those of which the store kept another score.
+    """
+    records = {record.digest: record for record in bundle.whole() if _holds(store, record)}
     manifest = bundle.manifest
     cells = {
         name: CellEntry(digest, records[digest].content, records[digest].facts)

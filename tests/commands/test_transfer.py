@@ -27,7 +27,7 @@ from pipeline.plan.why import why
 from pipeline.problems import BadInput
 from pipeline.report.scores import Scores
 from pipeline.report.writer import write_report
-from pipeline.store.store import META, Store
+from pipeline.store.store import META, Store, folder_of
 
 Members = dict[str, bytes]
 
@@ -185,6 +185,30 @@ def test_other_content_stays_unless_it_is_to_be_replaced(elsewhere: Tiny, bundle
     assert arrivals.added == {"train": 1}
     assert arrivals.problems == []
     assert elsewhere.session().plan().todo == {}
+
+
+def test_a_score_that_the_store_did_not_take_is_not_in_its_ledger(
+    elsewhere: Tiny, bundle: Path
+) -> None:
+    """`compare`, and the old value beside a new one, would show a number that is nowhere here."""
+    import_results(Store(elsewhere.store), bundle, replace=False)
+    session = elsewhere.session()
+    name = "mixed/pgd/guo"
+    node = session.scores[name]
+    meta = elsewhere.store / folder_of("score", node.digest) / META
+    record = json.loads(meta.read_text())
+    record["content"] = "0" * 64
+    record["facts"]["accuracy"] = 1.0
+    meta.write_text(unsealed(record))
+    shutil.rmtree(elsewhere.store / "exhibit")
+    arrivals = import_results(Store(elsewhere.store), bundle, replace=False)
+    assert arrivals.added == {"exhibit": 1}
+    assert len(arrivals.clashes) == 1
+    latest = elsewhere.session().ledger.invocations[-1]
+    assert len(latest.cells) == 9
+    assert name not in latest.cells
+    import_results(Store(elsewhere.store), bundle, replace=True)
+    assert name in elsewhere.session().ledger.invocations[-1].cells
 
 
 def test_only_the_chosen_cells_go(done: Tiny, elsewhere: Tiny, tmp_path: Path) -> None:
