@@ -126,6 +126,8 @@ def import_results(
             arrivals.shared = unpack(bundle, configs)
         arrivals.adopted = store.prepare()
         try:
+            # before anything is stored, so that `gc` keeps it even if this is killed
+            Ledger(store.backend).want(record.digest for record in bundle.records)
             _take_in(store, bundle, arrivals, replace=replace)
         except OSError as error:
             reason = reason_of(error)

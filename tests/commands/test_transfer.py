@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipeline.plan.why import why
 from pipeline.problems import BadInput
 from pipeline.report.scores import Scores
 from pipeline.report.writer import write_report
+from pipeline.store.garbage import DAY_S, collectable
 from pipeline.store.store import META, Store, folder_of
 
 Members = dict[str, bytes]
@@ -167,6 +169,18 @@ def test_a_second_import_adds_nothing(elsewhere: Tiny, bundle: Path) -> None:
     assert not arrivals.added
     assert not arrivals.told
     assert arrivals.there == {"train": 1, "score": 10, "exhibit": 1}
+
+
+def test_what_was_imported_lately_is_no_garbage_though_nothing_was_new(
+    elsewhere: Tiny, bundle: Path
+) -> None:
+    """An import that was killed before its entry in the ledger, and was made once more."""
+    import_results(Store(elsewhere.store), bundle, replace=False)
+    shutil.rmtree(elsewhere.store / "ledger")
+    store = Store(elsewhere.store)
+    assert not import_results(store, bundle, replace=False).added
+    assert collectable(store, keep_s=30 * DAY_S, now=time.time() + 2 * DAY_S) == []
+    assert collectable(store, keep_s=30 * DAY_S, now=time.time() + 31 * DAY_S)
 
 
 def test_other_content_stays_unless_it_is_to_be_replaced(elsewhere: Tiny, bundle: Path) -> None:
