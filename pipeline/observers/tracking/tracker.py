@@ -291,8 +291,8 @@ class Tracker:
                 "seed": str(trained.cell.seed),
             }
             name = registered_name(trained.cell.model)
-            if not server.has_run(trained.run_id):
-                # another database at the same address, whose content is unknown
+            if server.experiment_of(trained.run_id) is None:
+                # deleted, or another database at the same address, whose content is unknown
                 self._results.mark_registered(trained)
                 continue
             try:
