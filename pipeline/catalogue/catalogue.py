@@ -295,17 +295,20 @@ def config_folders(extra: Sequence[Path] = ()) -> list[Path]:
     """The folders to search for configs, first to last: `extra`, `./configs`, the bundled ones."""
     for folder in extra:
         _check_folder(folder.expanduser())
-    here = Path(__file__).parents[1]
-    own = here / "configs"
-    if not own.is_dir():
-        own = here.parent / "configs"
     local = Path.cwd() / "configs"
     folders = [
         *(folder.expanduser() for folder in extra),
         *([local] if local.is_dir() else []),
-        own,
+        bundled_folder(),
     ]
     return list(dict.fromkeys(folder.resolve() for folder in folders))
+
+
+def bundled_folder() -> Path:
+    """The folder of configs that comes with the program."""
+    here = Path(__file__).parents[1]
+    own = here / "configs"
+    return own if own.is_dir() else here.parent / "configs"
 
 
 def _check_folder(folder: Path) -> None:
