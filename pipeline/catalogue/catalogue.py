@@ -57,8 +57,8 @@ class Catalogue:
         self._folders = list(folders)
         self._files: dict[Section, dict[str, Path]] = {}
         self._grids: dict[str, GridEntry] = {}
-        self.read: dict[str, Path] = {}
-        """Files read so far, keyed by `section/file`."""
+        self.read: dict[str, list[Path]] = {}
+        """Files read so far, keyed by `section/file`; several if their folders differ."""
 
     def add(self, section: Section, choice: str) -> str:
         """Register the file of an `--add` option, if it is one, under the stem of its path.
@@ -123,7 +123,7 @@ class Catalogue:
         self, section: Section, names: Mapping[str, Path], name: str, above: frozenset[str]
     ) -> Document:
         path = names[name]
-        self.read[f"{section}/{path.name}"] = path
+        self._note_read(f"{section}/{path.name}", path)
         if path.suffix == ".py":
             return Document(path, {"kind": path.name})
         document = read_yaml(path)
@@ -267,7 +267,12 @@ class Catalogue:
         file = reference.partition(":")[0]
         if file.endswith(".py"):
             section = "models" if family == "networks" else family
-            self.read[f"{section}/{file}"] = folder / Path(file).expanduser()
+            self._note_read(f"{section}/{file}", folder / Path(file).expanduser())
+
+    def _note_read(self, name: str, path: Path) -> None:
+        places = self.read.setdefault(name, [])
+        if path not in places:
+            places.append(path)
 
     @staticmethod
     def _own(
