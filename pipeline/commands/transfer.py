@@ -173,7 +173,10 @@ def _take_in(store: Store, bundle: Bundle, arrivals: Arrivals, *, replace: bool)
             arrivals.devices.add(str(record.how["device"]))
         if record.digest in whole:
             _take_in_whole(store, bundle, record, arrivals, replace=replace)
-        elif store.known(record.kind, record.digest) is None:
+            continue
+        known = store.known(record.kind, record.digest)
+        # a record beside another store's: of an artifact that is here, the own one counts
+        if known is None or (replace and known != record and store.whereabouts(known) is None):
             store.remember(record)
             arrivals.told[record.kind] += 1
 

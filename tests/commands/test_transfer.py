@@ -225,6 +225,39 @@ def test_a_score_that_the_store_did_not_take_is_not_in_its_ledger(
     assert name in elsewhere.session().ledger.invocations[-1].cells
 
 
+def test_replaced_scores_are_told_with_the_device_of_the_file(
+    elsewhere: Tiny, bundle: Path, tmp_path: Path
+) -> None:
+    """The records of what they were made from are replaced with them."""
+
+    def on_a_gpu(members: Members) -> None:
+        changed = {}
+        for name in [name for name in members if name.startswith("records/")]:
+            record = json.loads(members[name])
+            if record["kind"] in {"craft", "defend"}:
+                record["how"]["device"] = "a GPU"
+                members[name] = unsealed(record).encode()
+                changed[record["digest"]] = hashlib.sha256(members[name]).hexdigest()
+
+        def change(manifest: dict[str, object]) -> None:
+            for item in manifest["artifacts"]:
+                item["record"] = changed.get(item["digest"], item["record"])
+
+        with_manifest(members, change)
+
+    other = edited(bundle, tmp_path / "other.zip", on_a_gpu)
+    store = Store(elsewhere.store)
+    imports = ((bundle, False, "CPU"), (other, False, "CPU"), (other, True, "a GPU"))
+    for path, replace, device in imports:
+        import_results(store, path, replace=replace)
+        session = elsewhere.session()
+        score = session.scores["mixed/pgd/guo"]
+        for node in (score.parents[0][1], score.parents[0][1].parent("examples")):
+            record = store.known(node.kind, node.digest)
+            assert record is not None
+            assert device in str(record.how["device"])
+
+
 def test_only_the_chosen_cells_go(done: Tiny, elsewhere: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "some.zip"
     session = done.session(only=["defense=guo"])
