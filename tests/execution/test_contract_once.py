@@ -102,6 +102,16 @@ def test_a_verdict_is_found_anew_where_the_checks_changed(monkeypatch: pytest.Mo
     assert opened(FLAT).check_contracts() == []
 
 
+def test_what_the_code_prints_while_it_is_checked_is_not_on_stdout(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Stdout is for results: with --json it is JSON."""
+    session = opened(DARKER.replace("        return", "        print('told')\n        return"))
+    capsys.readouterr()
+    session.check_contracts()
+    assert capsys.readouterr().out == ""
+
+
 def test_a_defense_that_leaves_rows_alone_is_deterministic_and_asked_once() -> None:
     session = opened(DARKER)
     assert {cell.redraws for cell in session.cells} == {1}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -88,7 +89,8 @@ def _tried(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
     from pipeline.execution.work import process
     from tasks.contract import BrokenContract, NotRepeatable, check_attack, check_defense
 
-    with process.kept():
+    # output of user code goes to stderr, since stdout is for results
+    with process.kept(), contextlib.redirect_stdout(sys.stderr):
         try:
             if isinstance(spec, Defense):
                 check_defense(spec, channels=channels, side=side)
