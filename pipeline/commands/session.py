@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.fingerprint import KindCode, check
+from pipeline.catalogue.code.own import files_beside, place_of_class
 from pipeline.catalogue.devices import read_devices
 from pipeline.commands.view import StoredGrid, open_stored_grid
 from pipeline.execution.events import Observers, RunFinished
@@ -98,14 +99,25 @@ class Session(StoredGrid):
     def notes(self) -> list[str]:
         """Remarks for the user about the selected cells, in lines.
 
-        They say what attacks leave out on this machine, and which of the user's own defenses are
-        evaluated once because they draw no random numbers.
+        They say what attacks leave out on this machine, which of the user's own defenses are
+        evaluated once because they draw no random numbers, and which of the user's own code is in
+        no digest.
         """
         notes = [note for cell in self.cells for note in cell.attack_spec.notes()]
         for part in own_parts(cell.defense_spec for cell in self.cells):
             if isinstance(part, Defense) and type(part).without_chance:
                 name = f"defense {part.kind}"
                 notes.append(f"{name}: draws nothing from `rows`, so it is asked once")
+        for part in own_parts(
+            spec for cell in self.cells for spec in (cell.defense_spec, cell.attack_spec)
+        ):
+            family = "defense" if isinstance(part, Defense) else "attack"
+            notes += [
+                f"{family} {part.kind}: uses {place}, and a change of that recomputes nothing; "
+                "results that it affects stay as they are until the code is in "
+                f"{place_of_class(type(part))} itself"
+                for place in files_beside(type(part))
+            ]
         return list(dict.fromkeys(notes))
 
     def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:

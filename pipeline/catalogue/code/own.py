@@ -131,6 +131,35 @@ def with_source(network: Factory, folder: Path) -> Factory:
     return network.model_copy(update={"factory": factory, "source": source})
 
 
+def place_of_class(cls: type[Kind]) -> str:
+    """The file of a user's class as shown to people, or the name of its module."""
+    code = _known.get(cls.__module__)
+    return cls.__module__ if code is None else code.place
+
+
+def files_beside(cls: type[Kind]) -> list[str]:
+    """Files that a user's file imports and whose code is in no digest, as shown to people.
+
+    Libraries that are installed and the modules of this program are not among them.
+    """
+    code = _known.get(cls.__module__)
+    if code is None or code.text is None:
+        return []
+    imports = parse_text(code.text, Path(code.place)).imports
+    names = {name.partition(".")[0] for name in imports} - {"", "tasks", "pipeline"}
+    found = []
+    for name in sorted(names - sys.stdlib_module_names):
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            continue
+        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+        place = next((Path(each) for each in places if each and each != "built-in"), None)
+        if place is not None and not {"site-packages", "dist-packages"} & {*place.parts}:
+            found.append(shown(place))
+    return found
+
+
 def pack(content: object) -> Parcel:
     """Pickle an object for a worker, together with the user code that it refers to."""
     pickled = pickle.dumps(content)
