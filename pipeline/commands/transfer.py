@@ -132,6 +132,8 @@ def import_results(
         except OSError as error:
             reason = reason_of(error)
             raise BadInput(f"store {store.address}: cannot be written to: {reason}") from None
+        except Damaged as damaged:
+            raise BadInput(f"store {store.address}: {damaged}; import the file again") from None
         arrivals.outdated = _outdated(store, bundle.records)
         if arrivals.added:
             _note(store, bundle, path)

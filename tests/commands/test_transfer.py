@@ -28,6 +28,7 @@ from pipeline.plan.why import why
 from pipeline.problems import BadInput
 from pipeline.report.scores import Scores
 from pipeline.report.writer import write_report
+from pipeline.store.folder import Folder
 from pipeline.store.garbage import DAY_S, collectable
 from pipeline.store.store import META, Store, folder_of
 
@@ -356,6 +357,19 @@ def test_a_file_that_is_not_whole_and_honest_changes_nothing(
         import_results(Store(tmp_path / "in" / "store"), path, replace=True)
     assert said in str(problem.value)
     assert [found.name for found in tmp_path.iterdir()] == ["bad.zip"]
+
+
+def test_an_artifact_that_is_taken_away_while_it_is_imported_is_told_in_one_line(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Folder, "create", gone)
+    words = ["import", str(bundle), "--store", str(tmp_path / "store")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.endswith("was taken away while it was put; import the file again\n")
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.999])

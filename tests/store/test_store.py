@@ -514,3 +514,29 @@ def test_patterns_find_what_those_of_the_shell_do(store: Store) -> None:
         } | ({"dead"} & found(pattern))
     assert found("ledger/wanted/[!.]*") == set()
     assert found("e.json/*") == found("e.json/inner") == set()
+
+
+@pytest.mark.parametrize("step", ["settle", "create"])
+def test_an_artifact_that_another_run_sets_aside_while_it_is_put_is_gone(
+    store: Store, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A forced run moves the folder between its making and the move of a file into it."""
+    folder = store.root / folder_of(NODE.kind, NODE.digest)
+    sync = store.backend._sync
+    calls = []
+
+    def after_another_process(draft: Path) -> None:
+        sync(draft)
+        calls.append(draft.name)
+
+    mkdir = Path.mkdir
+
+    def made(path: Path, *args: object, **more: object) -> None:
+        mkdir(path, *args, **more)
+        if path == folder and calls[-1] == ("a.txt" if step == "settle" else META):
+            folder.rename(store.root / "moved")
+
+    monkeypatch.setattr(store.backend, "_sync", after_another_process)
+    monkeypatch.setattr(Path, "mkdir", made)
+    with pytest.raises(Gone, match="taken away while it was put"):
+        put(store)
