@@ -23,6 +23,7 @@ from cells import digits_cell, graph_of
 from pipeline.execution.events import CellScored, Done, NodeDone, RunFinished, RunStarted
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.grid.graph import Node
+from pipeline.observers.tracking import tracker as tracker_module
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import metric_names, score_key
 from pipeline.observers.tracking.server import answers, default_uri, name_in_ledger, ui
@@ -619,6 +620,21 @@ def test_a_training_whose_run_was_deleted_is_registered_no_more(bench: Bench) ->
     assert run(bench, defended).problem is None
     assert not bench.tracker().owes()
     assert len(bench.runs(defended)) == 1
+
+
+def test_a_database_that_another_program_holds_is_not_to_be_moved_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object) -> None:
+        raise RuntimeError("(sqlite3.OperationalError) database is locked")
+
+    monkeypatch.setattr(tracker_module, "Server", locked)
+    tracker = run(bench, GRID.cells[0])
+    assert tracker.problem is not None
+    assert "database is locked; 1 cell waits in the store" in tracker.problem
+    monkeypatch.undo()
+    assert run(bench, GRID.cells[1]).problem is None
+    assert len(bench.runs(GRID.cells[0])) == 1
 
 
 def test_a_user_without_a_name_logs_under_a_number(
