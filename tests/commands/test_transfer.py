@@ -367,6 +367,7 @@ def test_an_artifact_that_is_taken_away_while_it_is_imported_is_told_in_one_line
 
     monkeypatch.setattr(Folder, "create", gone)
     words = ["import", str(bundle), "--store", str(tmp_path / "store")]
+    words += ["--configs-to", str(tmp_path / "configs")]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 2, result.output
     assert result.stderr.endswith("was taken away while it was put; import the file again\n")

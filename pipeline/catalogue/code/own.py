@@ -131,20 +131,18 @@ def with_source(network: Factory, folder: Path) -> Factory:
     return network.model_copy(update={"factory": factory, "source": source})
 
 
-def place_of_class(cls: type[Kind]) -> str:
-    """The file of a user's class as shown to people, or the name of its module."""
-    code = _known.get(cls.__module__)
-    return cls.__module__ if code is None else code.place
+def files_beside(part: Kind) -> tuple[str, list[str]]:
+    """The file of a user's own part, and the files that it imports whose code is in no digest.
 
-
-def files_beside(cls: type[Kind]) -> list[str]:
-    """Files that a user's file imports and whose code is in no digest, as shown to people.
-
-    Libraries that are installed and the modules of this program are not among them.
+    As shown to people. Libraries that are installed and the modules of this program are not among
+    them; empty for parts that are in no file.
     """
-    code = _known.get(cls.__module__)
+    module = type(part).__module__
+    if isinstance(part, Factory):
+        module = own_module_name(Path(part.factory.partition(":")[0]).stem, part.source)
+    code = _known.get(module)
     if code is None or code.text is None:
-        return []
+        return "", []
     imports = parse_text(code.text, Path(code.place)).imports
     names = {name.partition(".")[0] for name in imports} - {"", "tasks", "pipeline"}
     found = []
@@ -157,7 +155,7 @@ def files_beside(cls: type[Kind]) -> list[str]:
         place = next((Path(each) for each in places if each and each != "built-in"), None)
         if place is not None and not {"site-packages", "dist-packages"} & {*place.parts}:
             found.append(shown(place))
-    return found
+    return code.place, found
 
 
 def pack(content: object) -> Parcel:
