@@ -57,8 +57,8 @@ class Catalogue:
         self._folders = list(folders)
         self._files: dict[Section, dict[str, Path]] = {}
         self._grids: dict[str, GridEntry] = {}
-        self.read: dict[str, Path] = {}
-        """Files read so far, keyed by `section/file`."""
+        self.read: dict[str, list[Path]] = {}
+        """Files read so far, keyed by `section/file`; several if their folders differ."""
 
     def add(self, section: Section, choice: str) -> str:
         """Register the file of an `--add` option, if it is one, under the stem of its path.
@@ -123,7 +123,7 @@ class Catalogue:
         self, section: Section, names: Mapping[str, Path], name: str, above: frozenset[str]
     ) -> Document:
         path = names[name]
-        self.read[f"{section}/{path.name}"] = path
+        self._note_read(f"{section}/{path.name}", path)
         if path.suffix == ".py":
             return Document(path, {"kind": path.name})
         document = read_yaml(path)
@@ -267,7 +267,12 @@ class Catalogue:
         file = reference.partition(":")[0]
         if file.endswith(".py"):
             section = "models" if family == "networks" else family
-            self.read[f"{section}/{file}"] = folder / Path(file).expanduser()
+            self._note_read(f"{section}/{file}", folder / Path(file).expanduser())
+
+    def _note_read(self, name: str, path: Path) -> None:
+        places = self.read.setdefault(name, [])
+        if path not in places:
+            places.append(path)
 
     @staticmethod
     def _own(
@@ -295,17 +300,20 @@ def config_folders(extra: Sequence[Path] = ()) -> list[Path]:
     """The folders to search for configs, first to last: `extra`, `./configs`, the bundled ones."""
     for folder in extra:
         _check_folder(folder.expanduser())
-    here = Path(__file__).parents[1]
-    own = here / "configs"
-    if not own.is_dir():
-        own = here.parent / "configs"
     local = Path.cwd() / "configs"
     folders = [
         *(folder.expanduser() for folder in extra),
         *([local] if local.is_dir() else []),
-        own,
+        bundled_folder(),
     ]
     return list(dict.fromkeys(folder.resolve() for folder in folders))
+
+
+def bundled_folder() -> Path:
+    """The folder of configs that comes with the program."""
+    here = Path(__file__).parents[1]
+    own = here / "configs"
+    return own if own.is_dir() else here.parent / "configs"
 
 
 def _check_folder(folder: Path) -> None:

@@ -139,6 +139,8 @@ def results(session: Session) -> pl.DataFrame:
     from pipeline.report.views.table import views
     from pipeline.report.views.verdicts import VerdictRow, verdict_of, verdict_rows
 
+    # the state at the end of the session's own run may be hours old
+    session.last_snapshot = None
     grid, scores = session.grid, known_scores(session)
     gains: dict[tuple[str, str, str], float] = {}
     for view in views(grid, scores):

@@ -448,10 +448,15 @@ def report(
     \b
     pipeline report --grid demo
     """
+    from click.core import ParameterSource
+
     from pipeline.commands.report import report_grid
 
+    view = stored_grid_from(chosen)
+    if ctx.get_parameter_source("store") is not ParameterSource.DEFAULT:
+        view.store.backend.check()  # a typing error would replace a report by an empty one
     reported = report_grid(
-        stored_grid_from(chosen),
+        view,
         reports,
         as_json=as_json,
         uri=mlflow_uri or "",

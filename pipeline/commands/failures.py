@@ -30,7 +30,8 @@ def failures_of(session: Session, cell: Cell) -> Failures:
             f"--only 'cell={cell.name}'"
         )
     try:
-        per_image = stored_answers(session.store, session.scores)
+        known = {name: session.scores[name] for name in session.facts()}
+        per_image = stored_answers(session.store, known)
         return failures(cell, session.grid, per_image, session.store, session.scores)
     except NotTested as reason:
         raise BadInput(str(reason)) from None

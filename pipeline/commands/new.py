@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.catalogue.catalogue import Catalogue, Section, config_folders
 from pipeline.catalogue.code.own import packaged
-from pipeline.problems import REFUSED, BadInput, shown, writing_to
+from pipeline.problems import BadInput, shown, writing_to
 from tasks import registry
 from tasks.registry import Family
 
@@ -276,7 +276,7 @@ def write_skeleton(kind: str, name: str, folder: Path, form: Form = "draws") -> 
     for path in texts:
         if path.exists():
             raise BadInput(f"{shown(path)} already exists")
-    with writing_to(str(folder), REFUSED):
+    with writing_to(str(folder), None):
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text.format(**words), encoding="utf-8")

@@ -108,7 +108,7 @@ def write_scaling(scaling: Scaling, reports: Path) -> Path:
     curve = [(count, scaling.runs[1, count].wall_s / 3600) for count in DOUBLED]
     title = f"Grid '{scaling.grid}' on {scaling.estimate.device}, simulated"
     files["scale.svg"] = partial(draw_scale, curve, scaling.chain_s / 3600, title)
-    with writing_to(f"reports {folder}"):
+    with writing_to(f"reports {folder}", None):
         folder.mkdir(parents=True, exist_ok=True)
         for name, write in files.items():
             write(folder / name)

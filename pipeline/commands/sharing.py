@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.catalogue.documents import Document
 from pipeline.commands.session import Session
-from pipeline.problems import BadInput, shown, writing_to
+from pipeline.problems import BadInput, reason_of, shown, writing_to
 from pipeline.store.bundle import CONFIG, Bundle
 from pipeline.store.files import replace_bytes
 from tasks.training.recipe import CheckpointSpec, ClassifierSpec
@@ -24,14 +24,23 @@ def configs_of(session: Session) -> tuple[dict[str, bytes], list[str]]:
     """The files that a session's grid was loaded from, by `section/file`, and those left out.
 
     A checkpoint's YAML refers to its file by SHA-256 only, since the file is not included.
+
+    Raises:
+        BadInput: If two different files have one name: the recipient's grid would use one for both.
     """
     found: dict[str, bytes] = {}
     left: list[str] = []
-    for name, path in session.catalogue.read.items():
+    for name, (path, *others) in session.catalogue.read.items():
         if not re.fullmatch(CONFIG, name):
-            left.append(shown(path))
+            left += map(shown, (path, *others))
             continue
         data = path.read_bytes()
+        for other in others:
+            if other.read_bytes() != data:
+                raise BadInput(
+                    f"export: {shown(path)} and {shown(other)} are different files of one name, so "
+                    "they cannot both go along; rename one of them"
+                )
         if name.startswith("models/") and path.suffix == ".yaml":
             data = _without_file(session, session.catalogue.document("models", path.stem)) or data
         found[name] = data
@@ -82,12 +91,19 @@ def unpack(bundle: Bundle, folder: Path) -> list[str]:
         return []
     for name, data in texts.items():
         place = folder / name
-        if place.exists() and place.read_bytes() != data:
+        try:
+            other = place.exists() and place.read_bytes() != data
+        except OSError as error:
+            raise BadInput(f"{shown(place)}: cannot be read: {reason_of(error)}") from None
+        if other:
             raise BadInput(f"{shown(place)} is there already and is another; --configs-to FOLDER")
-    with writing_to(str(folder)):
-        for name, data in texts.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            replace_bytes(folder / name, data)
+    try:
+        with writing_to(str(folder)):
+            for name, data in texts.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                replace_bytes(folder / name, data)
+    except OSError as error:
+        raise BadInput(f"{shown(folder)}: cannot be written to: {reason_of(error)}") from None
     manifest = bundle.manifest
     words = command_words(manifest.grid, folder, manifest.options, _datasets(texts))
     lines = [f"grid    {manifest.grid}: {shlex.join(words)}"]

@@ -41,6 +41,7 @@ def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> 
     \b
     pipeline export results.zip --grid demo --only model=demo-iat
     """
+    from pipeline.commands.sharing import configs_of
     from pipeline.commands.transfer import export_results
 
     session = session_from(chosen)
@@ -48,6 +49,8 @@ def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> 
     counts = export_results(session, file, tensors="tensors" in extras, options=options)
     say(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
     lacking = len(session.chosen) - counts["score"]
+    for path in configs_of(session)[1]:
+        say(f"not included: {path}; only files that lie in a folder of configs go along", err=True)
     if lacking:
         say(f"{lacking} of {len(session.chosen)} cells have no score yet", err=True)
 

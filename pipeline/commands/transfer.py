@@ -126,10 +126,14 @@ def import_results(
             arrivals.shared = unpack(bundle, configs)
         arrivals.adopted = store.prepare()
         try:
+            # before anything is stored, so that `gc` keeps it even if this is killed
+            Ledger(store.backend).want(record.digest for record in bundle.records)
             _take_in(store, bundle, arrivals, replace=replace)
         except OSError as error:
             reason = reason_of(error)
             raise BadInput(f"store {store.address}: cannot be written to: {reason}") from None
+        except Damaged as damaged:
+            raise BadInput(f"store {store.address}: {damaged}; import the file again") from None
         arrivals.outdated = _outdated(store, bundle.records)
         if arrivals.added:
             _note(store, bundle, path)
@@ -171,7 +175,10 @@ def _take_in(store: Store, bundle: Bundle, arrivals: Arrivals, *, replace: bool)
             arrivals.devices.add(str(record.how["device"]))
         if record.digest in whole:
             _take_in_whole(store, bundle, record, arrivals, replace=replace)
-        elif store.known(record.kind, record.digest) is None:
+            continue
+        known = store.known(record.kind, record.digest)
+        # a record beside another store's: of an artifact that is here, the own one counts
+        if known is None or (replace and known != record and store.whereabouts(known) is None):
             store.remember(record)
             arrivals.told[record.kind] += 1
 
@@ -211,9 +218,18 @@ def _outdated(store: Store, records: Sequence[Record]) -> int:
     return sum(contradicted(record) for record in records if record.kind == "score")
 
 
+def _holds(store: Store, record: Record) -> bool:
+    """Whether the store has this content of an artifact, not another one."""
+    found = store.state(record.kind, record.digest).record
+    return found is not None and found.content == record.content
+
+
 def _note(store: Store, bundle: Bundle, path: Path) -> None:
-    """Record the imported cells in the ledger, so that later changes can be detected."""
-    records = {record.digest: record for record in bundle.whole()}
+    """Record the imported cells in the ledger, so that later changes can be detected.
+
+    Left out are those of which the store kept another score.
+    """
+    records = {record.digest: record for record in bundle.whole() if _holds(store, record)}
     manifest = bundle.manifest
     cells = {
         name: CellEntry(digest, records[digest].content, records[digest].facts)

@@ -75,7 +75,8 @@ class StoredGrid(OpenedGrid):
         from pipeline.report.answers import stored_answers
         from pipeline.report.cards import Cards
 
-        answers, facts = stored_answers(self.store, self.scores), self.facts()
+        facts = self.facts()
+        answers = stored_answers(self.store, {name: self.scores[name] for name in facts})
         sane = self._sanity(facts, answers)
         return Cards(self.grid, self.cards, self.store, facts, answers, sane)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
-import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,15 +32,14 @@ class Unwritable(Exception):
 
 
 @contextlib.contextmanager
-def writing_to(folder: str, codes: frozenset[int] = REFUSED) -> Iterator[None]:
-    """Convert OSErrors with these codes into Unwritable, which names the folder."""
+def writing_to(folder: str, codes: frozenset[int] | None = REFUSED) -> Iterator[None]:
+    """Convert OSErrors with these codes, or all, into Unwritable, which names the folder."""
     try:
         yield
     except OSError as error:
-        if error.errno not in codes:
+        if codes is not None and error.errno not in codes:
             raise
-        reason = os.strerror(error.errno).lower()
-        raise Unwritable(f"{folder}: {reason}") from error
+        raise Unwritable(f"{folder}: {reason_of(error)}") from error
 
 
 def regular(path: Path) -> Path:

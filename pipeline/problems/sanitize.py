@@ -111,8 +111,13 @@ def page(address: str) -> str:
 
 
 def command(words: Iterable[str]) -> list[str]:
-    """The words of a command line, without secrets in the addresses among them."""
-    return [_ADDRESS.sub(lambda found: without_secrets(found[0]), word) for word in words]
+    """The words of a command line, without secrets in the addresses among them.
+
+    Bytes that are not UTF-8, as in a name of a file, become question marks: no page, database or
+    Markdown can hold them.
+    """
+    shown = (word.encode(errors="replace").decode() for word in words)
+    return [_ADDRESS.sub(lambda found: without_secrets(found[0]), word) for word in shown]
 
 
 def scrubbed(text: str, *addresses: str) -> str:

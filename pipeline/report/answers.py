@@ -104,11 +104,14 @@ def stored_answers(store: Store, scores: Mapping[str, Node]) -> PerImage:
     Arrays of ids and labels are shared among cells with the same images.
 
     Args:
-        scores: Score node of each cell, by cell name.
+        scores: Score node of each cell, by cell name. A cell that is not among them has no answers,
+            so a report leaves out those whose score is outdated.
     """
     shared: dict[bytes, NDArray[np.int64]] = {}
 
     def read(name: str) -> Answers:
+        if name not in scores:
+            raise NotTested(f"{name}: has no score in this store")
         found = _stored(store, scores[name])
         ids, labels = (
             shared.setdefault(array.tobytes(), array) for array in (found.ids, found.labels)

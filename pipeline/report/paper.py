@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.catalogue.catalogue import Catalogue
+from pipeline.catalogue.catalogue import Catalogue, bundled_folder
 from pipeline.catalogue.paper import Key, Published, published
 from pipeline.grid.builder import load_grid
 from pipeline.grid.cells import Cell, Grid
@@ -87,12 +87,16 @@ def same_recipe(ours: ClassifierSpec, theirs: ClassifierSpec) -> bool:
 
 
 def references_of(grid: Grid, catalogue: Catalogue) -> dict[str, Reference]:
-    """Published numbers of a grid's cells, by cell name."""
+    """Published numbers of a grid's cells, by cell name.
+
+    The paper's own cells are those of the program's own configs, without options: a user's configs
+    or `--set` may change what a name stands for.
+    """
     numbers = published(catalogue)
     models = {model for model, _, _ in numbers}
     if not any(key_of(cell)[0] in models for cell in grid.cells):
         return {}
-    paper = grid if grid.name == PAPER_GRID else load_grid(catalogue, PAPER_GRID)
+    paper = load_grid(Catalogue([bundled_folder()]), PAPER_GRID)
     return references(grid.cells, numbers, paper.cells)
 
 

@@ -1,6 +1,8 @@
 """Writes the report of a grid: data files, tables, figures and a web page.
 
-All files but the page depend only on the scores, so equal scores give identical files.
+All files but the page depend only on the scores, so equal scores give identical files. Files that
+an earlier report of the grid wrote and this one does not are deleted, since nothing in them says
+that their numbers are of other scores.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,13 +59,78 @@ from pipeline.report.views.table import View, views
 from pipeline.report.views.training import Training, trainings
 from pipeline.report.views.verdicts import VerdictRow, verdict_rows
 from pipeline.report.words.adaptive import attack_notes
-from pipeline.store.files import replace_bytes, replace_text
+from pipeline.store.files import replace_bytes
 
 if TYPE_CHECKING:
     from polars import DataFrame
 
-PARTS = ("", "-robustness", "-epsilon", "-cost", "-probabilities")
+PARTS = ("", "-robustness", "-candidates", "-epsilon", "-cost", "-probabilities")
 """Suffixes of the names of a table's files."""
+WHOLE = ("csv", "parquet", "tex", "md")
+"""Endings of the files that every table has; a name with all four is one of a table."""
+ENDINGS = (*WHOLE, "svg", "png")
+SOMETIMES: Mapping[str, tuple[str, ...]] = {
+    "cards": ("csv", "parquet"),
+    "verdicts": ("csv", "parquet", "md", "svg", "png"),
+    "training": ("csv", "parquet", "svg", "png"),
+}
+"""Files, by stem, that only some reports have, beside those of tables."""
+
+
+@dataclass
+class _Folder:
+    """The folder of a report, and the names of the files that this report wrote into it."""
+
+    path: Path
+    written: set[str] = field(default_factory=set)
+
+    def text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        self.file(name, text.encode())
+
+    def file(self, name: str, data: bytes) -> None:
+        """Write a file atomically."""
+        replace_bytes(self.path / name, data)
+        self.written.add(name)
+
+    def frame(self, stem: str, frame: DataFrame) -> None:
+        """Write a table of values, as CSV and as Parquet."""
+        # written by Python, whose exceptions keep the errno
+        parquet = io.BytesIO()
+        frame.write_parquet(parquet)
+        self.text(f"{stem}.csv", as_csv(frame))
+        self.file(f"{stem}.parquet", parquet.getvalue())
+
+    def figure(self, stem: str, figure: Drawing) -> str:
+        """Write a figure's files; returns the SVG source, empty if it has none."""
+        for ending, file in figure.files.items():
+            self.file(f"{stem}.{ending}", file.content())
+        if figure.pictures:
+            self.frame(f"{stem}-probabilities", probabilities(figure.pictures))
+        return self.read(f"{stem}.svg") if "svg" in figure.files else ""
+
+    def read(self, name: str) -> str:
+        """The text of a file."""
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def clear(self, tables: Sequence[str]) -> None:
+        """Delete what an earlier report wrote and this one did not; nobody else's files.
+
+        tables: stems of the files of this report's tables.
+        """
+        there = {path.name for path in self.path.iterdir()}
+        stems = {name.removesuffix(".tex") for name in there if name.endswith(".tex")}
+        old = {stem for stem in stems if {f"{stem}.{ending}" for ending in WHOLE} <= there}
+        names = {f"{stem}.{ending}" for stem, endings in SOMETIMES.items() for ending in endings}
+        names |= {
+            f"{stem}{part}.{ending}"
+            for stem in old.union(tables)
+            for part in PARTS
+            for ending in ENDINGS
+        }
+        for name in sorted(names & there - self.written):
+            if (self.path / name).is_file():
+                (self.path / name).unlink(missing_ok=True)
 
 
 def write_report(
@@ -77,7 +145,7 @@ def write_report(
 ) -> Path:
     """Write all files of a report into `<reports>/<grid name>/`; returns the path of the page.
 
-    Each file is replaced atomically.
+    Each file is replaced atomically. Files of an earlier report that this one has not are deleted.
 
     Args:
         provenance: How the results were computed, such as device and library versions.
@@ -89,9 +157,9 @@ def write_report(
         BadInput: If the folder cannot be written.
         Unwritable: If the disk is full.
     """
-    folder = reports / grid.name
+    folder = _Folder(reports / grid.name)
     try:
-        with writing_to(f"reports {folder}", NO_ROOM):
+        with writing_to(f"reports {folder.path}", NO_ROOM):
             trained = trainings(grid, artifacts)
             curves = training_drawing(trained, "training")
             sections, verdicts, judged = _write_files(
@@ -109,34 +177,35 @@ def write_report(
                 trainings=[training.words for training in trained],
                 curves=None
                 if curves is None
-                else Plot(_written(folder / "training.svg"), curves.alt, curves.caption),
+                else Plot(folder.read("training.svg"), curves.alt, curves.caption),
                 provenance=provenance or {},
                 again=again,
                 links=links,
             )
-            _write_text(text, folder / PAGE)
+            folder.text(PAGE, text)
+            folder.clear([section.stem for section in sections])
     except OSError as error:
         reason = reason_of(error)
-        raise BadInput(f"reports {folder}: cannot be written: {reason}") from None
-    return folder / PAGE
+        raise BadInput(f"reports {folder.path}: cannot be written: {reason}") from None
+    return folder.path / PAGE
 
 
 def _write_files(
     grid: Grid,
     scores: Scores,
-    folder: Path,
+    folder: _Folder,
     provenance: Mapping[str, object],
     artifacts: Artifacts | None,
     trained: Sequence[Training],
     curves: Drawing | None,
 ) -> tuple[list[Section], list[VerdictRow], Plot | None]:
     """Write all files but the page; returns tables, verdicts and verdict figure for the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_frame(results(grid, scores), folder / "results")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.frame("results", results(grid, scores))
     parts, sections = [], []
     for view, stem in _stems(views(grid, scores)):
-        _write_frame(table_values(view), folder / stem)
-        _write_text(table_latex(view), folder / f"{stem}.tex")
+        folder.frame(stem, table_values(view))
+        folder.text(f"{stem}.tex", table_latex(view))
         robustness = robustness_rows(view, grid, scores)
         figures = {
             stem: drawing(view, stem, grid, artifacts),
@@ -145,15 +214,15 @@ def _write_files(
             f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
         }
         plots = [
-            Plot(_write_figure(figure, folder, name), figure.alt, figure.caption)
+            Plot(folder.figure(name, figure), figure.alt, figure.caption)
             for name, figure in figures.items()
             if figure is not None
         ]
         if robustness:
-            _write_frame(robustness_values(robustness), folder / f"{stem}-robustness")
+            folder.frame(f"{stem}-robustness", robustness_values(robustness))
         tried = candidates_markdown(robustness, f"{stem}-candidates.csv")
         if tried:
-            _write_frame(candidate_values(robustness), folder / f"{stem}-candidates")
+            folder.frame(f"{stem}-candidates", candidate_values(robustness))
         sections.append(Section(view, stem, plots, robustness))
         shown = [figure.markdown for figure in figures.values() if figure is not None]
         said = [
@@ -164,21 +233,21 @@ def _write_files(
             *shown,
         ]
         parts.append((markdown("\n".join(filter(None, said))), stem))
-        _write_text(parts[-1][0], folder / f"{stem}.md")
+        folder.text(f"{stem}.md", parts[-1][0])
     verdicts = verdict_rows(grid, scores)
     answer, told = answer_markdown(verdicts, grid), verdicts_markdown(verdicts, "verdicts.csv")
     if verdicts:
-        _write_frame(verdict_values(verdicts), folder / "verdicts")
-        _write_text(markdown(f"{answer}\n{told}"), folder / "verdicts.md")
+        folder.frame("verdicts", verdict_values(verdicts))
+        folder.text("verdicts.md", markdown(f"{answer}\n{told}"))
     judged = verdict_drawing((row.facts() for row in verdicts), "verdicts")
     plot = None
     if judged is not None:
-        plot = Plot(_write_figure(judged, folder, "verdicts"), judged.alt, judged.caption)
+        plot = Plot(folder.figure("verdicts", judged), judged.alt, judged.caption)
     if scores.cards:
-        _write_frame(card_values(scores.cards), folder / "cards")
+        folder.frame("cards", card_values(scores.cards))
     if curves is not None:
-        _write_figure(curves, folder, "training")
-        _write_frame(training_values(trained), folder / "training")
+        folder.figure("training", curves)
+        folder.frame("training", training_values(trained))
     readme = page(
         grid,
         scores,
@@ -189,7 +258,7 @@ def _write_files(
         told,
         "" if curves is None else trainings_markdown(trained, curves.markdown, "training.csv"),
     )
-    _write_text(markdown(readme), folder / "README.md")
+    folder.text("README.md", markdown(readme))
     return sections, verdicts, plot
 
 
@@ -213,28 +282,3 @@ def _stems(found: Sequence[View]) -> list[tuple[View, str]]:
         taken |= {f"{stem}{part}".lower() for part in PARTS}
         parts.append((view, stem))
     return parts
-
-
-def _write_frame(frame: DataFrame, path: Path) -> None:
-    # written by Python, whose exceptions keep the errno
-    parquet = io.BytesIO()
-    frame.write_parquet(parquet)
-    _write_text(as_csv(frame), path.with_name(f"{path.name}.csv"))
-    replace_bytes(path.with_name(f"{path.name}.parquet"), parquet.getvalue())
-
-
-def _write_figure(figure: Drawing, folder: Path, stem: str) -> str:
-    """Write a figure's files; returns the SVG source, empty if it has none."""
-    for ending, file in figure.files.items():
-        replace_bytes(folder / f"{stem}.{ending}", file.content())
-    if figure.pictures:
-        _write_frame(probabilities(figure.pictures), folder / f"{stem}-probabilities")
-    return _written(folder / f"{stem}.svg") if "svg" in figure.files else ""
-
-
-def _written(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def _write_text(text: str, path: Path) -> None:
-    replace_text(path, text)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import translate
 from pathlib import Path
 
 from pipeline.problems import BadInput, reason_of, writing_to
@@ -82,16 +84,16 @@ class Folder:
         return self.root / key
 
     def find(self, pattern: str) -> Iterator[FileInfo]:
-        """See `Backend.find`."""
-        for path in self.root.glob(pattern):
+        """See `Backend.find`. Other processes may delete any of it meanwhile."""
+        for key in _matching(self._place, "", pattern.split("/")):
             try:
-                status = path.lstat()
-            except FileNotFoundError:
+                status = os.lstat(f"{self._place}/{key}")
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             # includes the time of a rename, so that a file counts as changed when it was set aside
             changed = max(status.st_mtime, status.st_ctime)
             size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-            yield FileInfo(path.relative_to(self.root).as_posix(), size, changed)
+            yield FileInfo(key, size, changed)
 
     def move(self, key: str, target: str) -> None:
         """See `Backend.move`: a single rename."""
@@ -125,6 +127,38 @@ class Folder:
     def _sync(draft: Path) -> None:
         with draft.open("rb+") as handle:
             os.fsync(handle.fileno())
+
+
+def _matching(place: str, before: str, parts: Sequence[str]) -> Iterator[str]:
+    """Keys below `place/before` that match the parts of a pattern, which has one `**` at most.
+
+    Unlike `Path.glob` of Python before 3.13 it goes on where a folder was deleted after it was
+    listed, as another run's drafts are at any time.
+    """
+    part, *rest = parts
+    if part != "**" and not re.search(r"[*?[]", part):
+        if rest:
+            yield from _matching(place, f"{before}{part}/", rest)
+        else:
+            yield f"{before}{part}"
+        return
+    try:
+        with os.scandir(f"{place}/{before}") as found:
+            entries = list(found)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    if part == "**":
+        yield from _matching(place, before, rest)
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _matching(place, f"{before}{entry.name}/", parts)
+        return
+    fits = re.compile(translate(part)).match
+    for entry in entries:
+        if fits(entry.name) and not rest:
+            yield f"{before}{entry.name}"
+        elif fits(entry.name) and entry.is_dir():
+            yield from _matching(place, f"{before}{entry.name}/", rest)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,13 +1,14 @@
 """Garbage collection: artifacts and leftovers in a store that no recent run refers to.
 
 In use is what the ledger's recent runs, by any user, refer to: the nodes that a run wanted when it
-began, completed or not; all scores; and, by their records, everything that these were made from.
+began, completed or not; all scores; and, by their records, everything that these were made from. A
+run that is at work counts as recent, whenever it began.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pipeline.problems import BadInput
@@ -58,9 +59,10 @@ def collectable(store: Store, *, keep_s: float, now: float | None = None) -> lis
     """
     store.check()
     now = time.time() if now is None else now
-    kept = _asked_for(store, since=now - keep_s)
+    at_work = Leases(store.backend).others()
+    kept = _asked_for(store, since=now - keep_s, at_work=at_work)
     found = list(store.backend.find("**/*"))
-    items = [*_artifacts(found, kept, now), *_leftovers(store, found, kept, now, keep_s)]
+    items = [*_artifacts(found, kept, now), *_leftovers(store, found, kept, now, keep_s, at_work)]
     return [item for item in items if item.age_s >= YOUNGEST_S]
 
 
@@ -76,13 +78,13 @@ def remove(store: Store, items: list[Garbage]) -> int:
     return freed
 
 
-def _asked_for(store: Store, *, since: float) -> set[str]:
+def _asked_for(store: Store, *, since: float, at_work: Collection[str]) -> set[str]:
     ledger = Ledger(store.backend)
     try:
-        found = ledger.wanted(since)
+        found = ledger.wanted(since, at_work)
     except Malformed as malformed:
         raise BadInput(
-            f"store {store.address}: what runs asked for is not known, since a file is damaged: "
+            f"store {store.address}: what runs asked for is not known, as a file cannot be read: "
             f"{malformed}; delete it to go on"
         ) from None
     seen: set[tuple[str, str]] = set()
@@ -117,9 +119,13 @@ def _artifacts(found: list[FileInfo], kept: set[str], now: float) -> Iterator[Ga
 
 
 def _leftovers(
-    store: Store, found: list[FileInfo], kept: set[str], now: float, keep_s: float
+    store: Store,
+    found: list[FileInfo],
+    kept: set[str],
+    now: float,
+    keep_s: float,
+    at_work: Collection[str],
 ) -> Iterator[Garbage]:
-    at_work = Leases(store.backend).others()
     for key, inside in _by_folder(found, depth=2).items():
         kind, name = key.split("/")
         if kind not in LEFTOVERS or not layout.belongs(key):

@@ -14,7 +14,7 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -22,6 +22,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
+from pipeline.problems import reason_of
 from pipeline.store.backend import Backend
 from pipeline.store.facts import check_facts
 from pipeline.store.reading import Malformed, parsed, words
@@ -137,21 +138,31 @@ class Ledger:
         except FileNotFoundError:
             self._create(key, text)
 
-    def wanted(self, since: float) -> set[str]:
+    def wanted(self, since: float, at_work: Collection[str] = ()) -> set[str]:
         """Digests of the nodes wanted by runs that began after `since`, Unix time in seconds.
 
+        Args:
+            at_work: Digests of nodes that are being computed; runs that wanted one of them are
+                included, whenever they began.
+
         Raises:
-            Malformed: If a file is damaged, with its key: the result would be incomplete.
+            Malformed: If a file is damaged or cannot be read, with its key: the result would be
+                incomplete.
         """
         found: set[str] = set()
         for entry in self._backend.find("ledger/wanted/[!.]*"):
-            if entry.changed >= since:
+            late = entry.changed >= since
+            if late or at_work:
                 try:
-                    found.update(words(self._backend.read(entry.key)))
+                    named = words(self._backend.read(entry.key))
                 except FileNotFoundError:
                     continue
                 except Malformed as malformed:
                     raise Malformed(f"{entry.key}: {malformed}") from None
+                except OSError as error:
+                    raise Malformed(f"{entry.key}: {reason_of(error)}") from None
+                if late or not set(at_work).isdisjoint(named):
+                    found.update(named)
         return found
 
     def logged(self, server: str) -> set[str]:

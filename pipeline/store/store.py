@@ -296,16 +296,21 @@ class Store:
         folder = folder_of(record.kind, record.digest)
         draft = scratch / META
         draft.write_bytes(as_json(record))
-        for name, entry in record.files.items():
-            self.backend.settle(scratch / name, f"{folder}/{entry['file']}")
-        if over:
-            self.backend.settle(draft, f"{folder}/{META}")
-        else:
-            with contextlib.suppress(FileExistsError):
-                self.backend.create(draft, f"{folder}/{META}")
+        gone = Gone(record.kind, record.digest, "was taken away while it was put")
+        try:
+            for name, entry in record.files.items():
+                self.backend.settle(scratch / name, f"{folder}/{entry['file']}")
+            if over:
+                self.backend.settle(draft, f"{folder}/{META}")
+            else:
+                with contextlib.suppress(FileExistsError):
+                    self.backend.create(draft, f"{folder}/{META}")
+        except FileNotFoundError:
+            # another run, which replaces the artifact, moved its folder away
+            raise gone from None
         standing = self.record(record.kind, record.digest)
         if standing is None:
-            raise Gone(record.kind, record.digest, "was taken away while it was put")
+            raise gone
         kept = {entry["file"] for entry in standing.files.values()}
         for entry in record.files.values():
             if entry["file"] not in kept:

@@ -43,6 +43,28 @@ def test_a_notebook_loads_runs_and_reads_a_grid(
     assert pipeline.run(session, inline=True, progress=False, force=True).computed["defend"] == 2
 
 
+def test_a_notebook_sees_what_others_computed_or_removed_since_its_own_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_configs(tmp_path / "configs")
+    one, other = (
+        pipeline.load_grid("tiny", only=[f"cell=mixed/clean/{name}"], images=20)
+        for name in ("none", "guo")
+    )
+
+    def known() -> set[str]:
+        frame = pipeline.results(one)
+        return set(frame.filter(frame["missing"].is_null())["defense"])
+
+    pipeline.run(one, inline=True, progress=False)
+    assert known() == {"none"}
+    pipeline.run(other, inline=True, progress=False)
+    assert known() == {"none", "guo"}
+    one.store.set_aside("score", one.scores["mixed/clean/none"].digest)
+    assert known() == {"guo"}
+
+
 def test_a_notebook_shows_its_functions_and_a_grid_in_five_lines(tmp_path: Path) -> None:
     assert dir(pipeline) == ["__version__", "load_grid", "results", "run"]
     write_configs(tmp_path)

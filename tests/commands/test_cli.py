@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -116,7 +117,40 @@ def test_run_as_json_holds_every_cell(shell: Shell) -> None:
     assert cell["redraws"] == 1
 
 
+def test_a_store_that_was_named_and_is_not_there_replaces_no_report(
+    shell: Shell, tmp_path: Path
+) -> None:
+    shell("run", "--inline", "--only", "cell=mixed/clean/none")
+    page = Path("reports/tiny/index.html").read_bytes()
+    done = CliRunner().invoke(main, ["report", "--grid", "tiny", "--store", "stroe"])
+    assert done.exit_code == 2
+    assert done.stderr == f"error: store {tmp_path / 'stroe'}: no such folder\n"
+    assert Path("reports/tiny/index.html").read_bytes() == page
+
+
+@pytest.mark.parametrize("words", [("scale", "--reports"), ("new", "defense", "mine", "--folder")])
+def test_a_folder_below_a_file_cannot_be_written_to(
+    shell: Shell, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").touch()
+    grid = () if words[0] == "new" else ("--grid", "tiny")
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "file" / "below"), *grid])
+    assert done.exit_code == 1
+    assert done.stderr.endswith(": not a directory\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_whose_name_is_not_utf8_can_hold_a_report(shell: Shell, tmp_path: Path) -> None:
+    """The page repeats the options of the command."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/r\xff")
+    words = ["--inline", "--only", "cell=mixed/clean/none", "--reports", folder]
+    done = CliRunner().invoke(main, ["run", "--grid", "tiny", *words])
+    assert done.exit_code == 0, done.output
+    assert (Path(folder) / "tiny/index.html").is_file()
+
+
 def test_report_and_lists(shell: Shell) -> None:
+    shell.store.mkdir()
     assert "not computed" in shell("report").stdout
     names = CliRunner().invoke(main, ["list", "defenses"]).stdout
     assert "counter-untargeted" in names

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from artifacts import unsealed
 from click.testing import CliRunner, Result
 from tiny import Tiny, write_configs
 
@@ -18,6 +19,7 @@ from pipeline.report.views.failures import Failures, Predicted, failures_by_mode
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.writer import write_report
 from pipeline.store import arrow
+from pipeline.store.store import META, folder_of
 
 GRID = (
     "epsilon: 40\nimages: 60\nredraws: 2\ntables:\n  - name: main\n    models: [mixed]\n"
@@ -139,3 +141,35 @@ def test_confusions_count_every_redraw_and_the_most_frequent_come_first() -> Non
     assert matrix.tolist() == [[1, 3, 0], [0, 1, 1], [0, 0, 0]]
     assert found.mostly() == {0: 0, 1: 1, 2: 1}
     assert Failures((), after=matrix).pairs() == [(0, 1, 3), (1, 2, 1)]
+
+
+@pytest.fixture
+def outdated(tiny: Tiny, tmp_path: Path) -> Tiny:
+    """A store whose weights were replaced, so that all scores but one count as absent."""
+    shutil.copytree(tiny.store, tmp_path / "store")
+    other = Tiny(tiny.folder, tmp_path / "store")
+    session = other.session()
+    kept = session.scores["mixed/pgd/guo"]
+    for node in session.graph:
+        if node.kind in {"train", "score"}:
+            meta = other.store / folder_of(node.kind, node.digest) / META
+            record = json.loads(meta.read_text())
+            if node.kind == "train":
+                digest, record["content"] = node.digest, "0" * 64
+            elif node == kept:
+                record["lineage"][digest] = "0" * 64
+            meta.write_text(unsealed(record))
+    assert set(other.session().facts()) == {"mixed/pgd/guo"}
+    return other
+
+
+def test_scores_that_count_as_absent_are_in_no_analysis(outdated: Tiny, tmp_path: Path) -> None:
+    told = json.loads(asked(outdated, "mixed/pgd/guo", "--json").stdout)
+    assert told["confusion_before"] is None
+    assert told["of_cells"] == ["mixed/pgd/guo"]
+    assert all(each["before"] is None for each in told["classes"])
+    session = outdated.session()
+    answers = session.examined().per_image
+    found = failures_by_model(session.grid, answers, session.store, session.scores)
+    assert [[cell.name for cell, _ in each.cells] for each in found] == [["mixed/pgd/guo"]]
+    assert found[0].any.before is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -100,6 +101,47 @@ def test_a_bundle_has_no_place_of_the_senders_machine(bundle: Path, tmp_path: Pa
     assert str(tmp_path).encode() not in texts
 
 
+@pytest.fixture
+def two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Defenses of one file name in two folders of configs, and one in a folder below."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dark = DARK.replace("Path('it-ran').touch()\n\n\n", "")
+    grid = OWN["grids/tiny.yaml"].replace("[none]", "[x, y, z]").replace("[own]", "[mixed]")
+    texts = {
+        "grids/tiny.yaml": grid,
+        "defenses/x.yaml": "kind: dark.py\n",
+        "defenses/dark.py": dark,
+        "defenses/z.yaml": "kind: below/dark.py\n",
+        "defenses/below/dark.py": dark.replace("0.5", "0.125"),
+    }
+    write_configs(tmp_path / "configs", texts)
+    (tmp_path / "more/defenses").mkdir(parents=True)
+    (tmp_path / "more/defenses/y.yaml").write_text("kind: dark.py\n")
+    (tmp_path / "more/defenses/dark.py").write_text(dark.replace("0.5", "0.25"))
+    monkeypatch.chdir(tmp_path)
+    session = pipeline.load_grid("tiny", configs=["more"])
+    assert len(set(session.scores.values())) == 3
+    assert not pipeline.run(session, inline=True, progress=False).missing
+    return tmp_path
+
+
+def test_two_files_of_one_name_are_not_sent_as_one(two_folders: Path) -> None:
+    """The recipient's table would show the results of one in the row of the other."""
+    words = ["export", "results.zip", "--grid", "tiny", "--configs", "more"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2, done.output
+    assert done.stderr == (
+        "error: export: configs/defenses/dark.py and more/defenses/dark.py are different files of "
+        "one name, so they cannot both go along; rename one of them\n"
+    )
+    assert not (two_folders / "results.zip").exists()
+    # copies of one file are no problem, and what is left out is told
+    shutil.copy("configs/defenses/dark.py", "more/defenses/dark.py")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith("not included: configs/defenses/below/dark.py; only files that")
+
+
 def test_other_files_of_the_same_names_are_not_overwritten(bundle: Path, tmp_path: Path) -> None:
     place = tmp_path / "there"
     (place / "grids").mkdir(parents=True)
@@ -109,6 +151,22 @@ def test_other_files_of_the_same_names_are_not_overwritten(bundle: Path, tmp_pat
     assert done.exit_code == 2
     assert "grids/tiny.yaml is there already and is another; --configs-to FOLDER" in done.stderr
     assert not (tmp_path / "s").exists()
+
+
+def test_a_place_that_configs_cannot_be_written_to_is_named_in_one_line(
+    bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a-folder/grids/tiny.yaml").mkdir(parents=True)
+    (tmp_path / "a-file").touch()
+    words = ["import", str(bundle), "--store", str(tmp_path / "s"), "--configs-to"]
+    for place, said in (
+        ("a-folder", r"error: .*a-folder/grids/tiny.yaml: cannot be read: is a directory\n"),
+        ("a-file/below", r"error: .*a-file/below: cannot be written to: not a directory\n"),
+    ):
+        done = CliRunner().invoke(main, [*words, str(tmp_path / place)])
+        assert done.exit_code == 2, done.output
+        assert re.fullmatch(said, done.stderr)
+        assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,9 @@ from pipeline.plan.why import why
 from pipeline.problems import BadInput
 from pipeline.report.scores import Scores
 from pipeline.report.writer import write_report
-from pipeline.store.store import META, Store
+from pipeline.store.folder import Folder
+from pipeline.store.garbage import DAY_S, collectable
+from pipeline.store.store import META, Store, folder_of
 
 Members = dict[str, bytes]
 
@@ -169,6 +172,18 @@ def test_a_second_import_adds_nothing(elsewhere: Tiny, bundle: Path) -> None:
     assert arrivals.there == {"train": 1, "score": 10, "exhibit": 1}
 
 
+def test_what_was_imported_lately_is_no_garbage_though_nothing_was_new(
+    elsewhere: Tiny, bundle: Path
+) -> None:
+    """An import that was killed before its entry in the ledger, and was made once more."""
+    import_results(Store(elsewhere.store), bundle, replace=False)
+    shutil.rmtree(elsewhere.store / "ledger")
+    store = Store(elsewhere.store)
+    assert not import_results(store, bundle, replace=False).added
+    assert collectable(store, keep_s=30 * DAY_S, now=time.time() + 2 * DAY_S) == []
+    assert collectable(store, keep_s=30 * DAY_S, now=time.time() + 31 * DAY_S)
+
+
 def test_other_content_stays_unless_it_is_to_be_replaced(elsewhere: Tiny, bundle: Path) -> None:
     import_results(Store(elsewhere.store), bundle, replace=False)
     meta = next(elsewhere.store.glob(f"train/??/*/{META}"))
@@ -185,6 +200,63 @@ def test_other_content_stays_unless_it_is_to_be_replaced(elsewhere: Tiny, bundle
     assert arrivals.added == {"train": 1}
     assert arrivals.problems == []
     assert elsewhere.session().plan().todo == {}
+
+
+def test_a_score_that_the_store_did_not_take_is_not_in_its_ledger(
+    elsewhere: Tiny, bundle: Path
+) -> None:
+    """`compare`, and the old value beside a new one, would show a number that is nowhere here."""
+    import_results(Store(elsewhere.store), bundle, replace=False)
+    session = elsewhere.session()
+    name = "mixed/pgd/guo"
+    node = session.scores[name]
+    meta = elsewhere.store / folder_of("score", node.digest) / META
+    record = json.loads(meta.read_text())
+    record["content"] = "0" * 64
+    record["facts"]["accuracy"] = 1.0
+    meta.write_text(unsealed(record))
+    shutil.rmtree(elsewhere.store / "exhibit")
+    arrivals = import_results(Store(elsewhere.store), bundle, replace=False)
+    assert arrivals.added == {"exhibit": 1}
+    assert len(arrivals.clashes) == 1
+    latest = elsewhere.session().ledger.invocations[-1]
+    assert len(latest.cells) == 9
+    assert name not in latest.cells
+    import_results(Store(elsewhere.store), bundle, replace=True)
+    assert name in elsewhere.session().ledger.invocations[-1].cells
+
+
+def test_replaced_scores_are_told_with_the_device_of_the_file(
+    elsewhere: Tiny, bundle: Path, tmp_path: Path
+) -> None:
+    """The records of what they were made from are replaced with them."""
+
+    def on_a_gpu(members: Members) -> None:
+        changed = {}
+        for name in [name for name in members if name.startswith("records/")]:
+            record = json.loads(members[name])
+            if record["kind"] in {"craft", "defend"}:
+                record["how"]["device"] = "a GPU"
+                members[name] = unsealed(record).encode()
+                changed[record["digest"]] = hashlib.sha256(members[name]).hexdigest()
+
+        def change(manifest: dict[str, object]) -> None:
+            for item in manifest["artifacts"]:
+                item["record"] = changed.get(item["digest"], item["record"])
+
+        with_manifest(members, change)
+
+    other = edited(bundle, tmp_path / "other.zip", on_a_gpu)
+    store = Store(elsewhere.store)
+    imports = ((bundle, False, "CPU"), (other, False, "CPU"), (other, True, "a GPU"))
+    for path, replace, device in imports:
+        import_results(store, path, replace=replace)
+        session = elsewhere.session()
+        score = session.scores["mixed/pgd/guo"]
+        for node in (score.parents[0][1], score.parents[0][1].parent("examples")):
+            record = store.known(node.kind, node.digest)
+            assert record is not None
+            assert device in str(record.how["device"])
 
 
 def test_only_the_chosen_cells_go(done: Tiny, elsewhere: Tiny, tmp_path: Path) -> None:
@@ -285,6 +357,20 @@ def test_a_file_that_is_not_whole_and_honest_changes_nothing(
         import_results(Store(tmp_path / "in" / "store"), path, replace=True)
     assert said in str(problem.value)
     assert [found.name for found in tmp_path.iterdir()] == ["bad.zip"]
+
+
+def test_an_artifact_that_is_taken_away_while_it_is_imported_is_told_in_one_line(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Folder, "create", gone)
+    words = ["import", str(bundle), "--store", str(tmp_path / "store")]
+    words += ["--configs-to", str(tmp_path / "configs")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.endswith("was taken away while it was put; import the file again\n")
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.999])

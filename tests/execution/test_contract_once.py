@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,67 @@ def test_a_verdict_is_remembered_until_the_code_changes(monkeypatch: pytest.Monk
 
 def test_what_raises_by_itself_is_left_to_the_nodes_that_meet_it() -> None:
     assert opened(DARKER.replace("0.9 * pixels", "1 / 0")).check_contracts() == []
+
+
+def test_an_exception_is_forgotten_since_its_cause_may_be_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A library that was missing is installed; the code of the defense is the same."""
+    text = DARKER.replace("        return", "        import lately_installed\n        return")
+    for _ in range(2):
+        session = opened(text)
+        (part,) = contract.own_parts(cell.defense_spec for cell in session.cells)
+        assert "lately_installed" in contract.contract_verdict(part, channels=1, side=8).line
+    monkeypatch.setitem(sys.modules, "lately_installed", sys)
+    assert contract.contract_verdict(part, channels=1, side=8) == contract.Verdict()
+    monkeypatch.setattr(contract, "_known", {})  # as a new process
+    assert contract.contract_verdict(part, channels=1, side=8) == contract.Verdict()
+
+
+def test_a_verdict_is_found_anew_where_the_checks_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(FLAT).check_contracts()
+    monkeypatch.setattr(contract, "_known", {})  # as a new process
+    monkeypatch.setattr(contract, "_checks", lambda: "of a newer version")
+    monkeypatch.setattr(contract, "_tried", lambda *_, **__: contract.Verdict())
+    assert opened(FLAT).check_contracts() == []
+
+
+def test_what_the_code_prints_while_it_is_checked_is_not_on_stdout(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Stdout is for results: with --json it is JSON."""
+    session = opened(DARKER.replace("        return", "        print('told')\n        return"))
+    capsys.readouterr()
+    session.check_contracts()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_module_beside_the_file_is_told_since_its_changes_recompute_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
+    Path("helper.py").write_text("AMOUNT = 0.9\n")
+    text = "import numpy.linalg, json, torchvision\nfrom helper import AMOUNT\n" + DARKER
+    (line,) = [line for line in opened(text.replace("0.9", "AMOUNT")).notes() if "helper" in line]
+    assert line == (
+        "defense mine: uses helper.py, and a change of that recomputes nothing; results that it "
+        "affects stay as they are until the code is in mine.py itself"
+    )
+    assert not [line for line in opened(DARKER).notes() if "uses" in line]
+
+
+def test_a_module_that_the_file_of_a_network_imports_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("blocks.py").write_text("WIDTH = 4\n")
+    model = "dataset: digits\nnetwork: {kind: factory, factory: 'net.py:make'}\nrecipe: short\n"
+    configs = write_configs(Path("configs"), {"models/mixed.yaml": model})
+    (configs / "models/net.py").write_text("import blocks\n\n\ndef make():\n    return None\n")
+    (line,) = open_session("tiny", store="store", configs=[configs]).notes()
+    assert line.startswith("network net.py:make: uses blocks.py, and a change of that recomputes")
+    assert line.endswith("until the code is in configs/models/net.py itself")
 
 
 def test_a_defense_that_leaves_rows_alone_is_deterministic_and_asked_once() -> None:

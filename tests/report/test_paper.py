@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up import make_cell, make_facts, make_grid, printed, read_csv
 
@@ -247,3 +248,39 @@ def test_numbers_of_the_shipped_configs_stand_beside_the_cells_of_the_shipped_gr
 def test_a_grid_of_other_models_is_put_beside_nothing():
     catalogue = Catalogue(config_folders())
     assert references_of(load_grid(catalogue, "demo"), catalogue) == {}
+
+
+@pytest.mark.parametrize("grid", ["table1", "full"])
+def test_a_changed_parameter_is_no_setup_of_the_paper(grid: str):
+    """Also in the grid that has all of the paper's cells."""
+    catalogue = Catalogue(config_folders())
+    overrides = Overrides(images=10, parameters={"guo.draws": 3, "untargeted-pgd10.steps": 9})
+    found = references_of(load_grid(catalogue, grid, overrides), catalogue)
+    assert found["cifar10-iat/untargeted-pgd10/none"].other == "other attack"
+    assert found["cifar10-iat/untargeted-pgd50/guo"].other == "other defense"
+    assert found["cifar10-iat/untargeted-pgd50/none"].other is None
+
+
+def test_configs_that_hide_the_programs_own_are_no_setup_of_the_paper(tmp_path: Path):
+    """The paper's setup is that of the program's own configs, whatever a user's are called."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for split, count in (("train", 40), ("test", 20)):
+        images = np.zeros((count, 32, 32, 3), dtype=np.uint8)
+        np.savez(data / f"{split}.npz", images=images, labels=np.arange(count) % 10)
+    texts = {
+        "datasets/cifar10.yaml": "kind: npz\nclasses: 10\n",  # with --data alone
+        "attacks/untargeted-pgd10.yaml": "kind: pgd\nsteps: 9\n",
+        "grids/full.yaml": (
+            "tables:\n  - name: mine\n    models: [cifar10-iat]\n    defenses: [none]\n"
+            "    attacks: [untargeted-pgd10, untargeted-pgd50]\n"
+        ),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    catalogue = Catalogue(config_folders([tmp_path]))
+    grid = load_grid(catalogue, "full", Overrides(images=10, data={"cifar10": data}))
+    found = references_of(grid, catalogue)
+    assert found["cifar10-iat/untargeted-pgd10/none"].other == "other attack"
+    assert found["cifar10-iat/untargeted-pgd50/none"].other is None

@@ -18,6 +18,8 @@ from made_up import (
     read_csv,
     scores_of,
 )
+from made_up_verdicts import grid_of
+from made_up_verdicts import scores_of as judged_scores
 
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.problems import BadInput, Unwritable
@@ -290,6 +292,38 @@ def test_tables_of_one_name_or_of_a_reserved_one_do_not_overwrite_each_other(tmp
     found = {path.name for path in page.parent.glob("*.md")}
     assert found == {"README.md", "README-2.md", "a-b.md", "A-b-2.md", "a-b-3.md"}
     assert "oblivious" in page.with_name("README.md").read_text("utf-8")
+
+
+def test_files_of_an_earlier_report_that_this_one_has_not_are_deleted(tmp_path: Path):
+    """Nothing in them says that their numbers are of other scores."""
+    folder = tmp_path / "demo"
+    judged = grid_of()
+    write_report(judged, judged_scores(judged), tmp_path)
+    before = {path.name for path in folder.iterdir()}
+    assert {"verdicts.csv", "verdicts.md", "stress.tex", "stress-robustness.csv"} <= before
+    mine = {"notes.md", "stress.zip", "stress-robustness.txt", "results-1.csv", ".hidden"}
+    for name in mine:
+        (folder / name).write_text("mine")
+    (folder / "training.csv").mkdir()
+    grid = make_grid(("clean",))
+    write_report(grid, make_scores(grid), tmp_path)
+    after = {path.name for path in folder.iterdir()}
+    assert after >= mine | {"training.csv", "table1.csv", "results.csv", "README.md", "index.html"}
+    assert not {name for name in after - mine if name.startswith(("verdicts", "stress"))}
+    fresh = write_report(grid, make_scores(grid), tmp_path / "fresh").parent
+    assert after - mine - {"training.csv"} == {path.name for path in fresh.iterdir()}
+
+
+def test_a_table_that_is_called_like_the_candidates_of_another_has_files_of_its_own(
+    tmp_path: Path,
+):
+    grid = grid_of()
+    (table,) = grid.tables
+    named = f"{table.name}-candidates"
+    tables = (table, dataclasses.replace(table, name=named))
+    page = write_report(Grid("demo", "", grid.cells, tables), judged_scores(grid), tmp_path)
+    texts = {path.name for path in page.parent.glob("*.tex")}
+    assert texts == {f"{table.name}.tex", f"{named}-2.tex"}
 
 
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path):

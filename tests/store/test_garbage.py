@@ -14,6 +14,7 @@ from pipeline.grid.graph import Node
 from pipeline.problems import BadInput
 from pipeline.store import garbage as collect_module
 from pipeline.store.garbage import DAY_S, Garbage, collectable, remove
+from pipeline.store.leases import Leases
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.store import Store, folder_of
 from tasks.specs import Shard
@@ -70,6 +71,35 @@ def test_what_only_an_old_run_refers_to_goes(store: Store) -> None:
     asked(store, OTHER, days_ago=1)
     assert found(store) == {MODEL.digest, CRAFT.digest, SCORE.digest}
     assert found(store, keep_days=32) == set()
+
+
+def test_what_a_run_at_work_wanted_stays_however_long_ago_it_began(store: Store) -> None:
+    """It would compute its finished nodes again; runs of the paper's size take days."""
+    Ledger(store.backend).want([MODEL.digest, CRAFT.digest, "f" * 64])
+    assert found(store, keep_days=1) >= {MODEL.digest, CRAFT.digest, OTHER.digest}
+    leases = Leases(store.backend)
+    assert leases.claim("f" * 64)
+    assert found(store, keep_days=1).isdisjoint({MODEL.digest, CRAFT.digest})
+    assert OTHER.digest in found(store, keep_days=1)
+    leases.close()
+    assert found(store, keep_days=1) >= {MODEL.digest, CRAFT.digest}
+
+
+def test_nothing_is_garbage_while_a_wish_cannot_be_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user's file on a shared store may be."""
+    Ledger(store.backend).want([MODEL.digest])
+    read = store.backend.read
+
+    def refusing(key: str) -> bytes:
+        if key.startswith("ledger/wanted/"):
+            raise PermissionError(13, "Permission denied")
+        return read(key)
+
+    monkeypatch.setattr(store.backend, "read", refusing)
+    with pytest.raises(BadInput, match=r"ledger/wanted/\w+: permission denied"):
+        found(store)
 
 
 def test_what_an_unfinished_run_wanted_stays_though_no_score_refers_to_it(store: Store) -> None:

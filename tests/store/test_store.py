@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -465,3 +466,77 @@ def test_facts_of_earlier_versions_have_todays_names(tmp_path: Path) -> None:
     found = Store(tmp_path).record(record.kind, record.digest)
     assert found is not None
     assert found.facts == {"right_in_every_redraw": 1}
+
+
+@pytest.mark.parametrize("pattern", ["**/*", "scratch/*/*", "*/*/*"])
+def test_a_folder_that_is_deleted_while_files_are_listed_hides_no_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    """Another run's drafts come and go while `gc` and `verify` list a store."""
+    store.backend.write("aside/a/kept", b"")
+    store.backend.write("scratch/b/vanishes", b"")
+    store.backend.write("scratch/c/kept", b"")
+    scandir = os.scandir
+
+    def after_another_process(path: Path | str | int):
+        if not isinstance(path, int) and Path(path).name == "b":
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", after_another_process)
+    found = {entry.key for entry in store.backend.find(pattern)}
+    assert "scratch/c/kept" in found
+    assert ("aside/a/kept" in found) == (not pattern.startswith("scratch"))
+    assert "scratch/b/vanishes" not in found
+
+
+def test_patterns_find_what_those_of_the_shell_do(store: Store) -> None:
+    for key in (
+        "a/bb/c/meta.json",
+        "a/bbb/c/meta.json",
+        "a/.d",
+        "a/[x]",
+        "e.json",
+        "ledger/wanted/.f",
+    ):
+        store.backend.write(key, b"")
+    (store.root / "link").symlink_to(store.root / "a")
+    (store.root / "dead").symlink_to(store.root / "nothing")
+
+    def found(pattern: str) -> set[str]:
+        entries = [entry.key for entry in store.backend.find(pattern)]
+        assert len(entries) == len(set(entries))
+        return set(entries)
+
+    for pattern in ("*", "**/*", "*/??/*/meta.json", "a/*", "a/bb/c/meta.json", "e.json", "none"):
+        assert found(pattern) == {
+            path.relative_to(store.root).as_posix() for path in store.root.glob(pattern)
+        } | ({"dead"} & found(pattern))
+    assert found("ledger/wanted/[!.]*") == set()
+    assert found("e.json/*") == found("e.json/inner") == set()
+
+
+@pytest.mark.parametrize("step", ["settle", "create"])
+def test_an_artifact_that_another_run_sets_aside_while_it_is_put_is_gone(
+    store: Store, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A forced run moves the folder between its making and the move of a file into it."""
+    folder = store.root / folder_of(NODE.kind, NODE.digest)
+    sync = store.backend._sync
+    calls = []
+
+    def after_another_process(draft: Path) -> None:
+        sync(draft)
+        calls.append(draft.name)
+
+    mkdir = Path.mkdir
+
+    def made(path: Path, *args: object, **more: object) -> None:
+        mkdir(path, *args, **more)
+        if path == folder and calls[-1] == ("a.txt" if step == "settle" else META):
+            folder.rename(store.root / "moved")
+
+    monkeypatch.setattr(store.backend, "_sync", after_another_process)
+    monkeypatch.setattr(Path, "mkdir", made)
+    with pytest.raises(Gone, match="taken away while it was put"):
+        put(store)

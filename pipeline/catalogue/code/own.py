@@ -131,6 +131,33 @@ def with_source(network: Factory, folder: Path) -> Factory:
     return network.model_copy(update={"factory": factory, "source": source})
 
 
+def files_beside(part: Kind) -> tuple[str, list[str]]:
+    """The file of a user's own part, and the files that it imports whose code is in no digest.
+
+    As shown to people. Libraries that are installed and the modules of this program are not among
+    them; empty for parts that are in no file.
+    """
+    module = type(part).__module__
+    if isinstance(part, Factory):
+        module = own_module_name(Path(part.factory.partition(":")[0]).stem, part.source)
+    code = _known.get(module)
+    if code is None or code.text is None:
+        return "", []
+    imports = parse_text(code.text, Path(code.place)).imports
+    names = {name.partition(".")[0] for name in imports} - {"", "tasks", "pipeline"}
+    found = []
+    for name in sorted(names - sys.stdlib_module_names):
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            continue
+        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+        place = next((Path(each) for each in places if each and each != "built-in"), None)
+        if place is not None and not {"site-packages", "dist-packages"} & {*place.parts}:
+            found.append(shown(place))
+    return code.place, found
+
+
 def pack(content: object) -> Parcel:
     """Pickle an object for a worker, together with the user code that it refers to."""
     pickled = pickle.dumps(content)

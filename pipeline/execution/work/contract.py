@@ -1,15 +1,19 @@
 """Checks once for each version of a user's defense or attack whether it keeps the contract.
 
-The verdict is cached on this machine under the digest of the spec, which covers the code.
+The verdict is cached on this machine under the digest of the spec, which covers the code, and that
+of the checks. An exception is not: a library that was missing, or memory, may be there next time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 
+from pipeline.catalogue.code.digests import TASKS, Code
 from pipeline.catalogue.code.own import line_of
 from pipeline.grid.digests import digest
 from pipeline.problems.sanitize import clean
@@ -51,13 +55,21 @@ def own_parts(specs: Iterable[Spec]) -> Iterator[Defense | Attack]:
 
 def contract_verdict(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
     """Check a spec with `tasks.contract` on six images of this size; cached."""
-    key = digest({"spec": spec, "channels": channels, "side": side})
-    if key not in _known:
-        _known[key] = _remembered(key, spec, channels, side)
-    return _known[key]
+    key = digest({"spec": spec, "channels": channels, "side": side, "checks": _checks()})
+    found = _known.get(key) or _remembered(key, spec, channels, side)
+    if not found.raised:
+        _known[key] = found
+    return found
 
 
 _known: dict[str, Verdict] = {}
+
+
+@cache
+def _checks() -> str:
+    """Digest of the code that checks."""
+    code = Code(TASKS)
+    return digest({name: code.digests[name] for name in code.closure(["tasks.contract"])})
 
 
 def _remembered(key: str, spec: Defense | Attack, channels: int, side: int) -> Verdict:
@@ -66,6 +78,8 @@ def _remembered(key: str, spec: Defense | Attack, channels: int, side: int) -> V
         return Verdict(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         found = _tried(spec, channels=channels, side=side)
+    if found.raised:
+        return found
     with contextlib.suppress(OSError):  # without a writable cache the next run checks again
         replace_text(path, json.dumps(asdict(found)))
     return found
@@ -75,7 +89,8 @@ def _tried(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
     from pipeline.execution.work import process
     from tasks.contract import BrokenContract, NotRepeatable, check_attack, check_defense
 
-    with process.kept():
+    # output of user code goes to stderr, since stdout is for results
+    with process.kept(), contextlib.redirect_stdout(sys.stderr):
         try:
             if isinstance(spec, Defense):
                 check_defense(spec, channels=channels, side=side)

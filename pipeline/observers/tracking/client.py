@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import tempfile
@@ -18,6 +17,7 @@ from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Metric
 from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder, follow
 from pipeline.observers.tracking.view import TAG, is_ours, saved_view
 from pipeline.problems.sanitize import markdown
+from pipeline.store.ledger import user_name
 
 NOTE = "mlflow.note.content"
 """Tag that MLflow displays as the description of a run, in Markdown."""
@@ -141,18 +141,6 @@ class Server:
         self._client.set_terminated(run_id, "FINISHED", end_time=int(child.ended * 1000))
         return run_id
 
-    def has_run(self, run_id: str) -> bool:
-        """Whether the server has a run, including deleted ones."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
-        return True
-
     def register(
         self, name: str, module: Any, example: Any, *, run_id: str, tags: Mapping[str, str]
     ) -> None:
@@ -253,7 +241,7 @@ class Server:
         run = self._client.create_run(
             self._experiment,
             start_time=int(began * 1000),
-            tags={**tags, "mlflow.user": getpass.getuser()},
+            tags={**tags, "mlflow.user": user_name()},
             run_name=name,
         )
         return str(run.info.run_id)

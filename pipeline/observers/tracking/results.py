@@ -124,7 +124,7 @@ class Results:
 
         scores = Scores(
             {name: record.facts for name, record in scored.items()},
-            per_image=stored_answers(self.store, self.scores),
+            per_image=stored_answers(self.store, {name: self.scores[name] for name in scored}),
         )
         return {place: rate.accuracy for place, rate in worst_cases(self.grid, scores).items()}
 

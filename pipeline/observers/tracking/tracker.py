@@ -50,6 +50,10 @@ OUTDATED = "out-of-date database schema"
 """Part of MLflow's message about a database that has to be migrated."""
 
 
+LOCKED = "database is locked"
+"""Part of SQLite's message about a database that another program writes to for too long."""
+
+
 class Tracker:
     """Logs a run to one tracking server.
 
@@ -199,6 +203,8 @@ class Tracker:
             )
         line = clean(scrubbed(str(error), self._uri), 160) or type(error).__name__
         unopened = self._server is None and database_path(self._uri) is not None
+        # another program's lock is no reason to move a database that is whole
+        unopened = unopened and LOCKED not in str(error)
         way_out = f"; where it is not whole, {WAY_OUT}" if unopened else ""
         return f"{self._address} cannot be used: {line}{way_out}"
 
@@ -291,8 +297,8 @@ class Tracker:
                 "seed": str(trained.cell.seed),
             }
             name = registered_name(trained.cell.model)
-            if not server.has_run(trained.run_id):
-                # another database at the same address, whose content is unknown
+            if server.experiment_of(trained.run_id) is None:
+                # deleted, or another database at the same address, whose content is unknown
                 self._results.mark_registered(trained)
                 continue
             try:

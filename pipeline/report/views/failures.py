@@ -176,7 +176,7 @@ def _failures(
     bare = _bare(cell, grid)
     known = None if bare is None else _answers(bare, per_image)
     predicted = read(cell.name)
-    before = None if bare is None else read(bare.name)
+    before = None if bare is None or known is None else read(bare.name)
     won, lost = _moved(known, answers, before, predicted) if known is not None else ([], [])
     always, never, common = extremes
     count = cell.dataset_spec.classes

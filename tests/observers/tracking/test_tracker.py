@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import getpass
 import json
 import shutil
 import signal
@@ -22,6 +23,7 @@ from cells import digits_cell, graph_of
 from pipeline.execution.events import CellScored, Done, NodeDone, RunFinished, RunStarted
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.grid.graph import Node
+from pipeline.observers.tracking import tracker as tracker_module
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.runs import metric_names, score_key
 from pipeline.observers.tracking.server import answers, default_uri, name_in_ledger, ui
@@ -73,13 +75,15 @@ GRID = make_grid(
 class Bench:
     """A store, a ledger and a database; what is put has the form that `work` gives it.
 
-    right: of cells, whether the answer for each image is right.
+    right: of cells, whether the answer for each image is right; weights: whether a training has
+    weights, which are no network's.
     """
 
     folder: Path
     grid: Grid = GRID
     uri: str = ""
     right: dict[str, list[int]] = field(default_factory=dict)
+    weights: bool = False
     store: Store = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +121,8 @@ class Bench:
         files = {"data.json": partial(write, json.dumps([node.kind, accuracy]))}
         if node.kind == "train":
             files["history.json"] = partial(write, json.dumps(HISTORY))
+            if self.weights:
+                files["weights.safetensors"] = partial(write, "none")
             facts = {"epochs": 2, "timings": {"seconds": [3.0, 4.0]}}
         if node.kind == "score":
             facts |= {"accuracy": accuracy, "interval": [40.0, 60.0], "spread": None}
@@ -599,6 +605,50 @@ def test_a_cell_whose_run_was_deleted_is_told_nothing_more(bench: Bench) -> None
     tracker = run(bench, defended)
     assert tracker.problem is None
     assert len(bench.runs(defended)) == 1
+
+
+def test_a_training_whose_run_was_deleted_is_registered_no_more(bench: Bench) -> None:
+    """The run before was killed after the training was logged, and before it was registered."""
+    fgsm, defended = GRID.cells[1:]
+    bench.weights = True
+    assert run(bench, fgsm).problem is None
+    (training,) = bench.trainings()
+    assert "not_registered" in training.data.tags
+    for mark in (bench.store.root / "ledger" / "logged").rglob("*-model"):
+        mark.unlink()
+    bench.client.delete_run(training.info.run_id)
+    assert run(bench, defended).problem is None
+    assert not bench.tracker().owes()
+    assert len(bench.runs(defended)) == 1
+
+
+def test_a_database_that_another_program_holds_is_not_to_be_moved_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object) -> None:
+        raise RuntimeError("(sqlite3.OperationalError) database is locked")
+
+    monkeypatch.setattr(tracker_module, "Server", locked)
+    tracker = run(bench, GRID.cells[0])
+    assert tracker.problem is not None
+    assert "database is locked; 1 cell waits in the store" in tracker.problem
+    monkeypatch.undo()
+    assert run(bench, GRID.cells[1]).problem is None
+    assert len(bench.runs(GRID.cells[0])) == 1
+
+
+def test_a_user_without_a_name_logs_under_a_number(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs with a number for its user."""
+
+    def nameless() -> str:
+        raise KeyError("uid not found: 4711")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    assert run(bench, GRID.cells[0]).problem is None
+    assert {each.data.tags["mlflow.user"] for each in bench.runs()} == {"4711"}
 
 
 @pytest.mark.parametrize(
