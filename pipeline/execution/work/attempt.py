@@ -35,7 +35,7 @@ from tasks.data.arrays import BadTensor
 from tasks.defenses.base import Defense
 from tasks.evaluation.defend import BadDefense
 from tasks.networks.base import Network
-from tasks.progress import Progress, Tell
+from tasks.progress import Tell
 from tasks.registry import LibraryProblem
 from tasks.specs import Kind, Spec
 from tasks.training.train import Diverged
@@ -79,15 +79,9 @@ def attempt(
     """
     before = memory.resident_bytes()
     bound = worker_bytes(settings.of(node.kind).memory_gb)
-
-    def told(progress: Progress) -> None:
-        memory.return_freed_memory(above=bound, every=memory.RETURN_S)
-        tell(progress)
-
-    with process.kept() as found:
+    with memory.bounded(above=bound), process.kept() as found:
         process.start_as_new()
-        result = _attempted(node, store, settings, told, replace=replace, until=until)
-    memory.return_freed_memory(above=bound)
+        result = _attempted(node, store, settings, tell, replace=replace, until=until)
     if found.left:
         memory.give_up(f"{_told(node)} left {', '.join(found.left)} changed")
     if own_digests(node.spec):

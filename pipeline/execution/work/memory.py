@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-import math
 import platform
 import resource
-import time
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -15,15 +16,13 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 KEPT_BYTES = 2**31 - 1
 NOTED_BYTES = 64 * 2**20
 """Growth of a process by one node below this size is ignored."""
-RETURN_S = 5.0
+RETURN_S = 3.0
 """Time between two returns of freed memory while a node runs."""
 LEAK_BYTES = 2**30
 """Total growth by nodes with user code after which a process is not used again."""
 
 _grown: dict[str, int] = {}
 _given_up: list[str] = []
-_returned: list[float] = [-math.inf]
-"""When freed memory was last returned, of `time.monotonic`."""
 
 
 def resident_bytes() -> int:
@@ -63,22 +62,39 @@ def unusable() -> str | None:
     return _given_up[0] if _given_up else None
 
 
-def return_freed_memory(above: float, every: float = 0.0) -> None:
+def return_freed_memory(above: float) -> None:
     """Return freed memory to the system if this process holds more than `above` bytes.
 
     Tensors of many sizes leave gaps that those of the next node do not fit into, so a process that
-    keeps freed memory grows from node to node (fragmentation).
+    keeps freed memory grows from node to node, and within a long one (fragmentation).
+    """
+    if resident_bytes() > above and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextlib.contextmanager
+def bounded(above: float, every: float = RETURN_S) -> Iterator[None]:
+    """Return freed memory while a block runs and after it, if the process holds more than `above`.
 
     Args:
         above: Bound in bytes.
-        every: Smallest time in seconds since memory was last returned, since the system has to
-            clear it before it is used again.
+        every: Time in seconds between two returns. The system has to clear returned memory before
+            it is used again.
     """
-    if time.monotonic() - _returned[0] < every or resident_bytes() <= above:
-        return
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-    _returned[0] = time.monotonic()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            return_freed_memory(above)
+
+    watcher = threading.Thread(target=watch, name="freed-memory", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        return_freed_memory(above)
 
 
 @functools.cache
