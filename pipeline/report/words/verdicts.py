@@ -48,15 +48,15 @@ backward passes through the network for one prediction."""
 LEGEND = f"""\
 Worst case: accuracy under an adaptive attack. The attacker knows the defense, but not the random
 numbers it draws, and for each image keeps the candidate example on which the defense fails most
-often on the attacker's own draws. Accuracy is then measured on separate redraws, with a Wilson 95 %
-interval. The bare network is attacked with the same budget. The gain is the difference to the bare
-network in points, with a 99 % interval over images: the inverted sign-flip test, widened by the
-exact binomial bound where few images differ. A defense **holds** where this interval lies above
-zero and **harms** where it lies below. **No gain** means that the interval contains zero and ends
-at {NEGLIGIBLE:g} points or less; **undecided**, that it contains zero and ends above {NEGLIGIBLE:g}
-points. **Cannot tell** means that the attack has a single candidate, that an integrity card failed,
-or that the accuracy of the bare network is
-{FALLEN:g} % or less. No verdict depends on which other defenses are listed."""
+often on the attacker's own draws. Accuracy is then measured on separate redraws, with a Wilson
+95 % interval. The bare network is attacked with the same budget. The gain is the difference to
+the bare network in points, with a 99 % interval over images: the inverted sign-flip test,
+widened by the exact binomial bound where few images differ. A defense **holds** where this
+interval lies above zero and **harms** where it lies below. **No gain** means that the interval
+contains zero and ends at {NEGLIGIBLE:g} points or less; **undecided**, that it contains zero and
+ends above {NEGLIGIBLE:g} points. **Cannot tell** means that the attack has a single candidate, that
+an integrity card failed, or that the accuracy of the bare network is {FALLEN:g} % or less. No
+verdict depends on which other defenses are listed."""
 
 THREAT = """\
 Threat model: white box. The attacker knows the network, the defense, its parameters, the
