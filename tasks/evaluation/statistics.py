@@ -171,7 +171,7 @@ def gain_interval(
     ten would leave them so in one of eight samples. Therefore the upper end is at least the exact
     upper bound of Clopper and Pearson (Biometrika 1934) on the share that is won, minus the share
     that was lost; the lower end likewise. From about one image in ten that differs, this changes
-    nothing.
+    little.
 
     Args:
         differences: int64 [N], in any unit, which is also that of the interval.
