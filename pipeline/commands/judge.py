@@ -8,6 +8,7 @@ limit allows.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
     began = time.time()
     catalogue = Catalogue(config_folders(asked.configs))
     name = catalogue.add("defenses", asked.defense)
-    models = [catalogue.add("models", each) for each in asked.models]
+    models = list(dict.fromkeys(catalogue.add("models", each) for each in asked.models))
     grid = _Judged(catalogue, asked, name, models, command)
     grid.check()
     budget, session = grid.affordable()
@@ -133,8 +134,12 @@ class _Judged:
                 raise BadInput(found.line)
 
     def affordable(self) -> tuple[str, Session]:
-        """The largest budget whose estimate fits the time limit, in words, and its session."""
+        """The largest budget whose estimate fits the time limit, in words, and its session.
+
+        The words also say how many minutes the next larger budget needs.
+        """
         workers = os.cpu_count() or 1
+        more = ""
         for budget in BUDGETS:
             session = self._session(budget)
             session.check_code()
@@ -144,11 +149,12 @@ class _Judged:
                 for precision in found.assumed:
                     remember_speed(precision, calibrate(precision))
                 found = session.estimate(plan, workers=workers)
-            fits = MARGIN * found.wall_s + AROUND_S <= 60 * self.asked.minutes
-            if fits or budget == BUDGETS[-1]:
+            minutes = (MARGIN * found.wall_s + AROUND_S) / 60
+            if minutes <= self.asked.minutes or budget == BUDGETS[-1]:
                 break
+            more = f"; --minutes {math.ceil(minutes)} for budget {budget}"
         about = f"at most about {roughly(found.wall_s)} of {self.asked.minutes:g} min"
-        return f"budget {budget}, {about}", session
+        return f"budget {budget}, {about}{more}", session
 
     @property
     def _demo(self) -> GridEntry:

@@ -90,6 +90,10 @@ def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Jud
         result.stdout.split()
     )
     assert "cannot be told" in last
+    assert "; --minutes " in result.stderr
+    # the network is named a second time
+    again = judge(NOISE, "--minutes", "0.001", "--model", "mixed")
+    assert again.exit_code == 3, again.output
 
 
 @pytest.mark.parametrize(

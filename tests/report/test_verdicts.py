@@ -241,7 +241,8 @@ def test_the_sentence_names_network_verdict_and_what_stands_with_and_without():
     )
     undecided = rows_of(SHARES | {("adaptive-quick", "guo"): 0.42})["guo"]
     assert sentence(undecided).endswith(
-        f"points. About {undecided.verdict.needed:,} images would decide."
+        f"points. About {undecided.verdict.needed:,} images would decide "
+        "if the gain stayed the same."
     )
     assert summary([row, undecided]) == [
         "On demo-iat, no defense **holds**; **harms**: `counter`; **undecided**: `guo`."

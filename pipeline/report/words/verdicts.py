@@ -113,7 +113,7 @@ def sentence(row: VerdictRow) -> str:
     found = f"{name}**{row.verdict.word}**{words[len(row.verdict.word) :]}. {both}: "
     found += f"gain {_change(row.gain)} points"
     if row.verdict.needed is not None:
-        return f"{found}. About {row.verdict.needed:,} images would decide."
+        found += f". About {row.verdict.needed:,} images would decide if the gain stayed the same"
     return f"{found}."
 
 
