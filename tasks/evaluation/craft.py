@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from tasks.data.seeding import Rows
 from tasks.defenses.base import Context
 from tasks.evaluation.seen import Seen
 from tasks.evaluation.specs import CraftSpec
-from tasks.evaluation.victim import defended
+from tasks.evaluation.victim import defended, reporting
 from tasks.progress import Progress, Tell, silent
 
 
@@ -76,6 +78,9 @@ def craft(
         victim = _victim(context, spec, rows)
         if seen is not None:
             victim = seen.watched(victim, bare=spec.against is None)
+        asked = _passes(spec, victim) * len(batch)
+        if asked:
+            victim = reporting(victim, asked, _of_batch(tell, first, count, len(images)))
         if start is None:
             crafted = spec.attack.perturb(victim, pixels, labels, rows)
         else:
@@ -90,6 +95,20 @@ def craft(
         ids=images.ids.cpu(),
         targets=_targets(images, spec),
     )
+
+
+def _passes(spec: CraftSpec, victim: Victim) -> int:
+    """Return how many times the attack asks the victim about each image, at most; 0 if unknown."""
+    try:
+        forwards = spec.attack.forwards_and_backwards().forwards
+    except NotImplementedError:
+        return 0
+    return forwards + (spec.attack.judgements() if victim.judged else 0)
+
+
+def _of_batch(tell: Tell, first: int, count: int, total: int) -> Callable[[float], None]:
+    """Return a function that reports the finished share of a batch as progress of the shard."""
+    return lambda share: tell(Progress(first + count * share, total))
 
 
 def _graphs(spec: CraftSpec) -> int:

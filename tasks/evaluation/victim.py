@@ -8,6 +8,7 @@ own streams.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -90,3 +91,35 @@ def defended(
         )
 
     return Victim(logits, classes, judged=None if fixed and as_it_is else judged, part=part)
+
+
+def reporting(victim: Victim, images: int, tell: Callable[[float], None]) -> Victim:
+    """Return the same victim, which reports how far the attack is whenever it has answered.
+
+    Args:
+        victim: The victim, with its parts.
+        images: How many images the attack asks about at most, one that it asks about twice counted
+            twice.
+        tell: Called with the share of these, in [0, 1].
+    """
+    asked = 0
+
+    def counted(answer: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
+        def call(pixels: Tensor, step: int) -> Tensor:
+            nonlocal asked
+            found = answer(pixels, step)
+            asked += len(pixels)
+            tell(min(1.0, asked / images))
+            return found
+
+        return call
+
+    def wrapped(victim: Victim) -> Victim:
+        return replace(
+            victim,
+            logits=counted(victim.logits),
+            judged=victim.judged and counted(victim.judged),
+            part=victim.part and (lambda places: wrapped(victim.of(places))),
+        )
+
+    return wrapped(victim)

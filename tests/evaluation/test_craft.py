@@ -6,16 +6,19 @@ from pydantic import ValidationError
 from torch import nn
 
 from tasks.attacks.apgd import APGD
+from tasks.attacks.apgd_t import APGDT
 from tasks.attacks.base import Attack, Victim
 from tasks.attacks.clean import Clean
 from tasks.attacks.fgsm import FGSM
 from tasks.attacks.foolbox import FoolboxAttack
 from tasks.attacks.pgd import PGD
+from tasks.attacks.square import Square
 from tasks.classifier.frozen import Frozen, NotFrozen
 from tasks.data.arrays import BadTensor, Images, as_float, as_float_on
 from tasks.data.seeding import Rows
 from tasks.data.splits import digits
 from tasks.defenses.base import Context
+from tasks.defenses.gaussian import Gaussian
 from tasks.evaluation.craft import check_crafted, craft
 from tasks.evaluation.specs import CraftSpec
 from tasks.specs import Problem, Shard
@@ -146,12 +149,29 @@ def test_an_attack_that_begins_at_a_given_point_is_given_those_of_its_batch(imag
     assert not torch.equal(begun.pixels, craft(images, Context(frozen), spec, batch_size=5).pixels)
 
 
-def test_progress_is_told_after_each_batch(images, frozen):
+def test_progress_is_told_at_each_step_of_each_batch(images, frozen):
     told = []
 
-    craft(images, Context(frozen), spec_of(PGD(steps=1)), batch_size=5, tell=told.append)
+    craft(images, Context(frozen), spec_of(PGD(steps=2)), batch_size=8, tell=told.append)
 
-    assert [(progress.done, progress.total) for progress in told] == [(5, 12), (10, 12), (12, 12)]
+    assert {progress.total for progress in told} == {12}
+    # after the two steps of each batch, and after the batch
+    assert [progress.done for progress in told] == [4, 8, 8, 10, 12, 12]
+
+
+@pytest.mark.parametrize("attack", [APGD(steps=6), APGDT(steps=4, ranks=(1, 2)), Square(queries=9)])
+def test_the_progress_of_a_batch_rises_to_its_end_and_never_falls(images, frozen, attack):
+    told = []
+    spec = spec_of(attack.model_copy(update={"epsilon": 0.5}))
+    made = spec.model_copy(update={"against": Gaussian(draws=2), "draws": 2})
+
+    craft(images, Context(frozen), made, batch_size=500, tell=told.append)
+
+    shares = [progress.done / progress.total for progress in told]
+    assert len(shares) > 4
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 0.5
+    assert shares[-1] == 1
 
 
 def test_images_of_another_shard_are_refused(images, frozen):
