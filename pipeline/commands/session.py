@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.fingerprint import KindCode, check
-from pipeline.catalogue.code.own import files_beside
 from pipeline.catalogue.devices import read_devices
 from pipeline.commands.view import StoredGrid, open_stored_grid
 from pipeline.execution.events import Observers, RunFinished
@@ -31,7 +30,6 @@ from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.store.ledger import Invocation
 from tasks.defenses.base import Defense
-from tasks.networks.factory import Factory
 from tasks.registry import absent
 from tasks.specs import Kind, Spec
 
@@ -100,35 +98,15 @@ class Session(StoredGrid):
     def notes(self) -> list[str]:
         """Remarks for the user about the selected cells, in lines.
 
-        They say what attacks leave out on this machine, which of the user's own defenses are
-        evaluated once because they draw no random numbers, and which of the user's own code is in
-        no digest.
+        They say what attacks leave out on this machine, and which of the user's own defenses are
+        evaluated once because they draw no random numbers.
         """
         notes = [note for cell in self.cells for note in cell.attack_spec.notes()]
         for part in own_parts(cell.defense_spec for cell in self.cells):
             if isinstance(part, Defense) and type(part).without_chance:
                 name = f"defense {part.kind}"
                 notes.append(f"{name}: draws nothing from `rows`, so it is asked once")
-        for name, known in self._own():
-            own, beside = files_beside(known)
-            notes += [
-                f"{name}: uses {place}, and a change of that recomputes nothing; results that it "
-                f"affects stay as they are until the code is in {own} itself"
-                for place in beside
-            ]
         return list(dict.fromkeys(notes))
-
-    def _own(self) -> Iterator[tuple[str, Kind]]:
-        """The selected cells' parts that may be a user's own, with their names for people."""
-        for part in own_parts(
-            spec for cell in self.cells for spec in (cell.defense_spec, cell.attack_spec)
-        ):
-            yield f"{'defense' if isinstance(part, Defense) else 'attack'} {part.kind}", part
-        for cell in self.cells:
-            for model in cell.models():
-                network = model.model_spec.network
-                if isinstance(network, Factory):
-                    yield f"network {network.factory}", network
 
     def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:
         """Estimate the duration of a plan; see `pipeline.plan.estimate.estimate`."""

@@ -341,16 +341,16 @@ def test_checking_imports_no_torch():
 def test_a_plug_in_is_known_by_its_code_and_by_what_it_imports(toy, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from toy.warps import crop\n\nSIZE = 1\n")
-    first = source_digest(parse(path), toy.folder)
+    first = source_digest(parse(path), {}, toy.folder)
     path.write_text("from toy.warps import crop  # the helper\n\nSIZE = 1\n")
-    assert source_digest(parse(path), toy.folder) == first
+    assert source_digest(parse(path), {}, toy.folder) == first
     toy.edit("lonely.py", "42", "43")
-    assert source_digest(parse(path), toy.folder) == first
+    assert source_digest(parse(path), {}, toy.folder) == first
     toy.edit("grids.py", "STEP = 1", "STEP = 2")
-    second = source_digest(parse(path), toy.folder)
+    second = source_digest(parse(path), {}, toy.folder)
     assert second != first
     path.write_text("from toy.warps import crop\n\nSIZE = 2\n")
-    assert source_digest(parse(path), toy.folder) not in {first, second}
+    assert source_digest(parse(path), {}, toy.folder) not in {first, second}
 
 
 @pytest.mark.parametrize(

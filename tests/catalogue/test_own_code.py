@@ -15,7 +15,10 @@ from tiny import Recorder, data_files, write_configs
 
 from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.catalogue.code import own as own_code
+from pipeline.catalogue.code.digests import source_digest
+from pipeline.catalogue.code.imported import own_modules
 from pipeline.catalogue.code.own import OwnCode, Parcel, pack, unpack
+from pipeline.catalogue.code.syntax import parse, parse_text
 from pipeline.commands.cli import main
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observers, RunFinished
@@ -356,7 +359,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (about / "entry_points.txt").write_text(offered)
     monkeypatch.syspath_prepend(str(site))
     yield code
-    for name in ("gentle", "gentle.jpeg"):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gentle"]:
         sys.modules.pop(name, None)
         own_code._known.pop(name, None)
 
@@ -406,3 +409,92 @@ def test_an_installed_factory_that_changed_after_its_import_is_refused_in_this_p
     with pytest.raises(BadInput, match=r"^changing_nets: its code has changed since this process"):
         own_code.with_source(network, tmp_path)
     monkeypatch.delitem(sys.modules, "changing_nets")
+
+
+def helped(level: int) -> str:
+    """A defense that uses `helper`; a process imports the file of each level once."""
+    transform = f"{TRANSFORM}        return pixels * AMOUNT\n"
+    return f"from helper import AMOUNT\n{HEAD}    level: int = {level}\n\n{transform}"
+
+
+@pytest.fixture
+def beside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A bench with the modules `helper` and `deeper`, which its files may import."""
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    bench.write("deeper.py", "BASE = 0.5\n")
+    bench.write("helper.py", "import json\nfrom deeper import BASE\n\nAMOUNT = BASE + 0.25\n")
+    yield bench
+    for name in ("helper", "deeper"):
+        sys.modules.pop(name, None)
+
+
+def digest_of(bench: Bench, file: str) -> str:
+    """The digest of the code of a defense in a file, as a new process has it."""
+    for name in ("helper", "deeper"):
+        sys.modules.pop(name, None)
+    cells = bench.session(("defenses", file)).cells
+    return next(type(cell.defense_spec).source_digest for cell in cells if file[:-3] in cell.name)
+
+
+@pytest.mark.parametrize("module", ["helper.py", "deeper.py"])
+def test_a_change_of_a_module_that_a_file_imports_in_turn_recomputes_its_cells(
+    beside: Bench, module: str
+) -> None:
+    beside.write("mine.py", helped(0))
+    first = digest_of(beside, "mine.py")
+    text = Path(module).read_text()
+    beside.write(module, f"{text}# a comment\n")
+    assert digest_of(beside, "mine.py") == first
+    beside.write(module, text.replace("BASE = 0.5", "BASE = 0.4").replace("0.25", "0.3"))
+    assert digest_of(beside, "mine.py") != first
+
+
+def test_a_module_that_changed_after_its_import_is_refused_in_this_process(beside: Bench) -> None:
+    beside.write("mine.py", helped(1))
+    digest_of(beside, "mine.py")
+    assert "helper" in sys.modules
+    beside.write("deeper.py", "BASE = 0.1\n")
+    with pytest.raises(BadInput, match=r"^deeper: its code has changed since this process"):
+        beside.session(("defenses", "mine.py"))
+
+
+def test_installed_libraries_are_in_no_digest(beside: Bench) -> None:
+    beside.write("mine.py", f"{HEAD}{TRANSFORM}        return pixels\n")
+    plain = digest_of(beside, "mine.py")
+    imports = "import json\nimport numpy.linalg\nimport torchvision\n"
+    code = parse_text(f"{imports}{Path('mine.py').read_text()}", Path("mine.py"))
+    assert own_modules(code) == {}
+    assert plain == source_digest(parse(Path("mine.py")), {})
+
+
+def test_a_worker_whose_module_differs_is_refused(beside: Bench) -> None:
+    beside.write("mine.py", helped(2))
+    digest_of(beside, "mine.py")
+    parcel = pack(beside.session(("defenses", "mine.py")).scores["mixed/pgd/mine"])
+    for code in parcel.codes:
+        own_code._known.pop(code.module)
+    for name in ("helper", "deeper"):
+        sys.modules.pop(name)
+    beside.write("deeper.py", "BASE = 0.1\n")
+    with pytest.raises(BadInput, match=r"mine\.py: this worker has other code of what it imports"):
+        unpack(parcel)
+
+
+def test_a_change_within_an_installed_package_is_a_change_of_its_defense(package: Path) -> None:
+    helper = package.parent / "tables" / "quality.py"
+    helper.parent.mkdir()
+    helper.write_text("QUALITY = 50\n")
+    package.write_text(f"from .tables import quality\n{JPEG}".replace("75", "quality.QUALITY"))
+
+    def digest() -> str:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "gentle"]:
+            del sys.modules[name]
+            own_code._known.pop(name, None)
+        return type(Catalogue([]).defense("gentle-jpeg")).source_digest
+
+    first = digest()
+    assert digest() == first
+    (package.parent / "unrelated.py").write_text("X = 1\n")
+    assert digest() == first
+    helper.write_text("QUALITY = 40\n")
+    assert digest() != first

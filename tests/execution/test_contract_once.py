@@ -112,34 +112,6 @@ def test_what_the_code_prints_while_it_is_checked_is_not_on_stdout(
     assert capsys.readouterr().out == ""
 
 
-def test_a_module_beside_the_file_is_told_since_its_changes_recompute_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "helper", raising=False)
-    Path("helper.py").write_text("AMOUNT = 0.9\n")
-    text = "import numpy.linalg, json, torchvision\nfrom helper import AMOUNT\n" + DARKER
-    (line,) = [line for line in opened(text.replace("0.9", "AMOUNT")).notes() if "helper" in line]
-    assert line == (
-        "defense mine: uses helper.py, and a change of that recomputes nothing; results that it "
-        "affects stay as they are until the code is in mine.py itself"
-    )
-    assert not [line for line in opened(DARKER).notes() if "uses" in line]
-
-
-def test_a_module_that_the_file_of_a_network_imports_is_told_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    Path("blocks.py").write_text("WIDTH = 4\n")
-    model = "dataset: digits\nnetwork: {kind: factory, factory: 'net.py:make'}\nrecipe: short\n"
-    configs = write_configs(Path("configs"), {"models/mixed.yaml": model})
-    (configs / "models/net.py").write_text("import blocks\n\n\ndef make():\n    return None\n")
-    (line,) = open_session("tiny", store="store", configs=[configs]).notes()
-    assert line.startswith("network net.py:make: uses blocks.py, and a change of that recomputes")
-    assert line.endswith("until the code is in configs/models/net.py itself")
-
-
 def test_a_defense_that_leaves_rows_alone_is_deterministic_and_asked_once() -> None:
     session = opened(DARKER)
     assert {cell.redraws for cell in session.cells} == {1}

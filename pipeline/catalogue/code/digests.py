@@ -67,14 +67,26 @@ class Code:
         return {name: source.digest for name, source in self.sources.items()}
 
 
-def source_digest(own: ModuleSource, folder: Path = TASKS) -> str:
-    """Digest of a user's module and of the package modules that it imports, 64 hexadecimal digits.
+def source_digest(
+    own: ModuleSource, imported: Mapping[str, ModuleSource], folder: Path = TASKS
+) -> str:
+    """Digest of a user's code, 64 hexadecimal digits.
 
-    The user's other modules are not followed, so code that affects results belongs in one file.
+    It covers the code itself, the user's other modules that it imports (see
+    `pipeline.catalogue.code.imported`), and the package's modules that any of these import.
     """
     code = Code(folder)
-    imported = code.closure(code.known(name for name in own.imports if not name.startswith(".")))
-    parts = [own.digest, *(code.digests[module] for module in sorted(imported))]
+    names = {
+        name
+        for source in (own, *imported.values())
+        for name in source.imports
+        if not name.startswith(".")
+    }
+    parts = [
+        own.digest,
+        *(code.digests[module] for module in sorted(code.closure(code.known(names)))),
+        *(f"{name} {imported[name].digest}" for name in sorted(imported)),
+    ]
     return hashlib.sha256(",".join(parts).encode()).hexdigest()
 
 

@@ -2,8 +2,9 @@
 
 Code is imported only when it is needed: a class when a config names it, the factory of a network
 when a run builds the network. A file is imported as a module whose name contains the digest of its
-code, so two versions never mix; its classes carry that digest into the digests of nodes. Ray
-workers receive files as text, and check that an installed package is the same as the driver's.
+code, so two versions never mix; its classes carry that digest into the digests of nodes. The digest
+includes the user's other modules that the code imports. Ray workers receive files as text, and
+check that an installed package, and what a file imports, is the same as the driver's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 import importlib.util
 import pickle
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -22,7 +24,8 @@ from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
 from pipeline.catalogue.code.digests import source_digest
-from pipeline.catalogue.code.syntax import parse, parse_text
+from pipeline.catalogue.code.imported import module_file, own_modules
+from pipeline.catalogue.code.syntax import ModuleSource, parse, parse_text
 from pipeline.problems import BadInput, regular, shown, suggestion
 from pipeline.problems.sanitize import clean
 from tasks.defenses.base import Defense
@@ -131,33 +134,6 @@ def with_source(network: Factory, folder: Path) -> Factory:
     return network.model_copy(update={"factory": factory, "source": source})
 
 
-def files_beside(part: Kind) -> tuple[str, list[str]]:
-    """The file of a user's own part, and the files that it imports whose code is in no digest.
-
-    As shown to people. Libraries that are installed and the modules of this program are not among
-    them; empty for parts that are in no file.
-    """
-    module = type(part).__module__
-    if isinstance(part, Factory):
-        module = own_module_name(Path(part.factory.partition(":")[0]).stem, part.source)
-    code = _known.get(module)
-    if code is None or code.text is None:
-        return "", []
-    imports = parse_text(code.text, Path(code.place)).imports
-    names = {name.partition(".")[0] for name in imports} - {"", "tasks", "pipeline"}
-    found = []
-    for name in sorted(names - sys.stdlib_module_names):
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
-            continue
-        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
-        place = next((Path(each) for each in places if each and each != "built-in"), None)
-        if place is not None and not {"site-packages", "dist-packages"} & {*place.parts}:
-            found.append(shown(place))
-    return code.place, found
-
-
 def pack(content: object) -> Parcel:
     """Pickle an object for a worker, together with the user code that it refers to."""
     pickled = pickle.dumps(content)
@@ -175,14 +151,20 @@ def unpack(parcel: Parcel) -> Any:
     for code in parcel.codes:
         if code.module in _known:
             continue
-        if code.text is not None:
-            _known[code.module] = code
-            continue
-        _from_package(code.module)
-        if _known[code.module].digest != code.digest:
+        if code.text is None:
+            _from_package(code.module)
+            if _known[code.module].digest != code.digest:
+                raise BadInput(
+                    f"{code.module}: this worker has other code of it than the driver, or of what "
+                    "it imports"
+                )
+        elif _digest(parse_text(code.text, Path(code.place))) != code.digest:
             raise BadInput(
-                f"{code.module}: this worker has other code of it than the one that began the run"
+                f"{code.place}: this worker has other code of what it imports than the driver, or "
+                "none"
             )
+        else:
+            _known[code.module] = code
     return pickle.loads(parcel.content)  # noqa: S301  the driver's own, by way of Ray
 
 
@@ -230,7 +212,7 @@ def _declared(path: Path) -> OwnCode:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None
-    digest = source_digest(parse_text(text, Path(place)))
+    digest = _digest(parse_text(text, Path(place)))
     code = OwnCode(own_module_name(path.stem, digest), place, digest, text)
     return _known.setdefault(code.module, code)
 
@@ -280,16 +262,16 @@ def _binds(path: Path, name: str) -> bool:
 
 
 def _from_package(name: str) -> ModuleType:
+    ours = name.partition(".")[0] == "tasks"
+    # read before it is imported, so that a later change is noticed
+    digest = "" if ours else _source_of(name)
     try:
         module = importlib.import_module(name)
     except SystemExit as error:
         raise BadInput(f"module '{name}' ends the program where it is imported") from error
     except ImportError as error:
         raise BadInput(f"no module '{name}': {' '.join(str(error).split())}") from None
-    if name.partition(".")[0] == "tasks":
-        return module
-    digest = _source_of(name)
-    if name not in _known:
+    if not ours and name not in _known:
         code = OwnCode(name, name, digest, None)
         _known[name] = code
         _mark(module, code.digest, _source_file(name).read_bytes())
@@ -297,35 +279,43 @@ def _from_package(name: str) -> ModuleType:
 
 
 def _source_of(name: str) -> str:
-    """Digest of an installed module's current code.
+    """Digest of an installed module's current code; see `_digest`."""
+    source = parse(_source_file(name))
+    _refuse_outdated({name: source})
+    return _digest(source, name)
+
+
+def _digest(source: ModuleSource, module: str = "") -> str:
+    """Digest of code and of the user's other modules that it imports."""
+    imported = own_modules(source, module)
+    _refuse_outdated(imported)
+    return source_digest(source, imported)
+
+
+def _refuse_outdated(sources: Mapping[str, ModuleSource]) -> None:
+    """Compare modules with the code that this process imported.
 
     Raises:
-        BadInput: If this process has imported an older version, as a notebook does whose package
-            was edited since: its results would be stored under the digest of the new code.
+        BadInput: If it imported an older version, as a notebook does whose package was edited
+            since: its results would be stored under the digest of the new code.
     """
-    digest = source_digest(parse(_source_file(name)))
-    if name not in sys.modules:
-        _seen[name] = digest
-    elif _seen.setdefault(name, digest) != digest:
-        raise BadInput(
-            f"{name}: its code has changed since this process imported it; begin a new process"
-        )
-    return digest
+    for name, source in sources.items():
+        if name not in sys.modules:
+            _seen[name] = source.digest
+        elif _seen.setdefault(name, source.digest) != source.digest:
+            raise BadInput(
+                f"{name}: its code has changed since this process imported it; begin a new process"
+            )
 
 
 def _source_file(name: str) -> Path:
     """The file of an installed module, found without importing it; BadInput if there is none."""
-    first, *rest = name.split(".")
-    found = importlib.util.find_spec(first)
-    if found is None:
+    found = module_file(name)
+    if found is None and importlib.util.find_spec(first := name.partition(".")[0]) is None:
         raise BadInput(f"no module '{name}': {first} is not installed here")
-    path = Path(found.origin or "")
-    for part in rest:
-        inner = path.parent / part
-        path = inner / "__init__.py" if inner.is_dir() else inner.with_suffix(".py")
-    if path.suffix != ".py" or not path.is_file():
+    if found is None or found[0] != name:
         raise BadInput(f"no module '{name}' that is a Python file")
-    return path
+    return found[1]
 
 
 def _mark(module: ModuleType, digest: str, text: str | bytes) -> None:
