@@ -83,7 +83,7 @@ def load_grid(catalogue: Catalogue, name: str, overrides: Overrides | None = Non
         for unknown in (known for known in given if known not in used):
             hint = suggestion(unknown, used)
             raise BadInput(f"{option} {unknown}: no such {what} in grid '{name}'{hint}")
-    return grid
+    return dataclasses.replace(grid, parameters=dict(overrides.parameters))
 
 
 CHOSEN: tuple[Section, ...] = ("models", "attacks", "defenses")

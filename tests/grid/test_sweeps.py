@@ -186,6 +186,7 @@ def test_a_parameter_set_on_the_command_line_is_changed_in_all_cells(tmp_path: P
     assert [each.recipe.epochs for each in models if isinstance(each, TrainSpec)] == [1]
     names = [cell.name for cell in grid_of(tmp_path, text).cells]
     assert [cell.name for cell in grid.cells] == names
+    assert grid.parameters == given
 
 
 @pytest.mark.parametrize(

@@ -370,6 +370,14 @@ def test_what_identifies_a_result_is_told():
     assert dict(identity(grid, other, {}))["grid"] != found["grid"]
 
 
+def test_parameters_set_on_the_command_line_identify_a_result():
+    grid = grid_of()
+    assert "overrides" not in dict(identity(grid, scores_of(grid), {}))
+    grid = dataclasses.replace(grid, parameters={"guo.draws": 7, "model.compiled": True})
+    found = dict(identity(grid, scores_of(grid), {}))
+    assert found["overrides"] == "`guo.draws=7`, `model.compiled=true`"
+
+
 def test_a_claim_stands_in_the_row_of_its_defense_and_in_full_below():
     claim = Claim(
         file="a",
