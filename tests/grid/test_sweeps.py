@@ -19,6 +19,7 @@ from pipeline.grid.cells import Grid
 from pipeline.grid.nodes import CellNodes
 from pipeline.grid.selection import selected
 from pipeline.problems import BadInput
+from pipeline.report.formats.figures.drawings import drawing
 from pipeline.report.scores import Scores
 from pipeline.report.views.sweeps import sweep
 from pipeline.report.views.table import views
@@ -274,6 +275,13 @@ def test_a_figure_has_a_curve_for_what_differs_in_the_parameter_alone(tmp_path: 
         assert (curve.attack, [point.x for point in curve.points]) == ("pgd", [0, 20, 40])
         assert [point.accuracy for point in curve.points] == [90, 60, 30]
         assert not curve.level
+    # the clean images are more than the attacked ones
+    for name, known in facts.items():
+        known["images"] = 60 if "/clean/" in name else 40
+    (view,) = views(grid, Scores(facts))
+    drawn = drawing(view, "t", grid, None)
+    assert drawn is not None
+    assert "Number of images: clean: 60; pgd[epsilon=20], pgd: 40." in drawn.caption
 
 
 def _facts(name: str) -> dict[str, object]:

@@ -23,6 +23,7 @@ from pipeline.report.views.table import of_cells, views
 from pipeline.report.views.verdicts import VerdictRow, conclusion, verdict_rows
 from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import oblivious
+from pipeline.report.words.numbers import images_of
 from pipeline.report.words.table import heading
 from pipeline.report.words.verdicts import (
     COLUMNS,
@@ -368,6 +369,34 @@ def test_what_identifies_a_result_is_told():
     assert found["computed"] == "2026-11-27, reported by commit 447fe0e"
     other = dataclasses.replace(scores_of(grid), digests={"a": "b"})
     assert dict(identity(grid, other, {}))["grid"] != found["grid"]
+
+
+def test_a_table_tells_the_number_of_images_of_each_column_where_they_differ(tmp_path: Path):
+    grid = grid_of()
+    scores = scores_of(grid)
+    assert "Number of images" not in printed(grid, scores, 80)
+    fewer = ("adaptive-quick/guo", "adaptive-quick/counter", "direct/none")
+    facts = {
+        name: {**known, "images": 200 if name.endswith(fewer) else known["images"]}
+        for name, known in scores.facts.items()
+    }
+    scores = dataclasses.replace(scores, facts=facts)
+    page = write_report(grid, scores, tmp_path)
+    said = (
+        "Number of images: clean, untargeted-pgd50: 300; adaptive-quick: "
+        "300 (200 for counter, guo); direct: 300 (200 for none)."
+    )
+    for path in (page, page.with_name("README.md"), page.with_name("stress.md")):
+        assert said in path.read_text(encoding="utf-8")
+    assert said in page.with_name("stress.tex").read_text(encoding="utf-8")
+    assert said in " ".join(printed(grid, scores, 80).split())
+
+
+def test_rows_of_other_numbers_of_images_are_named():
+    counts = {("m", "none"): 500, ("m", "guo"): 200, ("n", "none"): 500, ("n", "guo"): 500}
+    assert images_of(counts) == "500 (200 for m/guo)"
+    assert images_of({**counts, ("n", "guo"): 200, ("n", "tv"): 9}) == "500 (200 for guo; 9 for tv)"
+    assert images_of({("m", "none"): 1000}) == "1,000"
 
 
 def test_parameters_set_on_the_command_line_identify_a_result():

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pipeline.grid.cells import Grid
 from pipeline.report.views.adaptive import Doubling, Rate, Robustness
 from pipeline.report.views.costs import Cost
-from pipeline.report.words.numbers import NOTHING, accuracy, passes_words, range_of, rough
+from pipeline.report.words.numbers import NOTHING, accuracy, images_of, passes_words, rough
 from pipeline.store.candidates import Candidate
 
 HEADING = "Robustness of each defense"
@@ -75,8 +75,12 @@ def attacks_words(rows: Sequence[Robustness]) -> str:
 
 def heading(attack: str, rows: Sequence[Robustness]) -> str:
     """Heading of the rows of one adaptive attack: its name and the number of images."""
-    counts = [row.images for row in rows]
-    return f"{HEADING} under {attack} ({range_of(min(counts), max(counts))} images)"
+    return f"{HEADING} under {attack}; images: {images_words(rows)}"
+
+
+def images_words(rows: Sequence[Robustness]) -> str:
+    """Number of images of the rows of one adaptive attack; see `images_of`."""
+    return images_of({(row.model, row.defense): row.images for row in rows})
 
 
 def attack_notes(grid: Grid, attacks: Iterable[str]) -> list[str]:

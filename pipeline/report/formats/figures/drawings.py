@@ -27,6 +27,8 @@ from pipeline.report.views.sweeps import Sweep, sweep
 from pipeline.report.views.table import View
 from pipeline.report.views.training import Training
 from pipeline.report.views.verdict_panels import verdict_panels
+from pipeline.report.words.numbers import images_of
+from pipeline.report.words.table import images_line
 
 if TYPE_CHECKING:
     from pipeline.report.formats.figures.style import FileKind
@@ -71,7 +73,7 @@ the gain image by image, so overlapping intervals are no objection to it."""
 
 EPSILONS_CAPTION = """\
 Accuracy under an APGD that knows the defense, at each epsilon, as measured by the integrity cards
-on {images} images, with Wilson 95 % intervals. It must not rise with epsilon, and at the largest
+with Wilson 95 % intervals. Number of images: {images}. It must not rise with epsilon, and at the largest
 epsilon it must not exceed chance."""
 
 TRAININGS_CAPTION = """\
@@ -118,7 +120,7 @@ def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> D
     if curves is None:
         return None
     files = _files(curves, _sweep)
-    caption = _curves_caption(curves)
+    caption = " ".join(filter(None, [_curves_caption(curves), images_line(view)]))
     markdown = f"{_embedded(curves.quantity, stem)}\n\n{caption}\n"
     return Drawing(markdown, f"Accuracy against {curves.quantity}", caption, files)
 
@@ -130,8 +132,8 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
         return None
     files = {"svg": DrawnFile(found, "svg", _costs)}
     alt = "Least accuracy of each defense against the passes that it takes"
-    markdown = f"![{alt}]({stem}.svg)\n\n{COSTS_CAPTION}\n"
-    return Drawing(markdown, alt, COSTS_CAPTION, files)
+    caption = " ".join(filter(None, [COSTS_CAPTION, images_line(view)]))
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{caption}\n", alt, caption, files)
 
 
 def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
@@ -140,9 +142,8 @@ def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawin
     if found is None:
         return None
     files = {"svg": DrawnFile(found, "svg", _epsilons)}
-    images = sorted({curve.images for panel in found.panels for curve in panel.curves})
-    counts = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,}"
-    caption = EPSILONS_CAPTION.format(images=counts)
+    counts = {(p.model, curve.defense): curve.images for p in found.panels for curve in p.curves}
+    caption = EPSILONS_CAPTION.format(images=images_of(counts))
     if few := found.few_draws:
         listed = ", ".join(f"{defense} {draws}" for defense, draws in few.items())
         caption += FEW_DRAWS_CAPTION.format(draws=listed)
