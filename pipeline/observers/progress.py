@@ -31,7 +31,7 @@ from pipeline.grid.names import node_name
 from pipeline.observers.tally import Tally
 from pipeline.plan.words import counted, duration
 from pipeline.problems.sanitize import clean, shown_lines
-from pipeline.report.scores import number
+from pipeline.report.facts import number
 from pipeline.report.words.numbers import accuracy, old_to_new
 
 WRONG = NodeFailed | NodeRetried | SetAside

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from pipeline.report.scores import Facts, number
+from pipeline.report.facts import Facts, number
 from pipeline.report.views.table import Entry
 
 NOTHING = "–"

@@ -73,8 +73,8 @@ the gain image by image, so overlapping intervals are no objection to it."""
 
 EPSILONS_CAPTION = """\
 Accuracy under an APGD that knows the defense, at each epsilon, as measured by the integrity cards
-with Wilson 95 % intervals. Number of images: {images}. It must not rise with epsilon, and at the largest
-epsilon it must not exceed chance."""
+with Wilson 95 % intervals. Number of images: {images}. It must not rise with epsilon, and at the
+largest epsilon it must not exceed chance."""
 
 TRAININGS_CAPTION = """\
 Loss and accuracy are means over an epoch, measured while its weights were being updated, on the
