@@ -1,4 +1,4 @@
-"""The cascade of an adaptive attack: candidates are made only for images that still stand."""
+"""The cascade of an adaptive attack: a candidate is made only for images not yet broken."""
 
 from __future__ import annotations
 

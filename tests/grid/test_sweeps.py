@@ -147,7 +147,7 @@ def test_a_variant_is_swept_too_and_gains_are_counted_as_of_what_it_is_made_of(
         ("{guo.draws: [0]}", "9: tables.0.sweep.guo.draws: input should be greater than or equal"),
         ("{guo.draws: []}", "9: tables.0.sweep.guo.draws: tuple should have at least 1 item"),
         ("{attack.querys: [1]}", "9: tables.0.sweep.attack.querys: no attack of this table has"),
-        ("{guo.draws: [5, 5]}", "9: tables.0.sweep: defenses: 'guo[draws=5]' stands here 2 times"),
+        ("{guo.draws: [5, 5]}", "9: tables.0.sweep: defenses: 'guo[draws=5]' is given 2 times"),
         ("{'guo.draws, guo.smallest': [[1, 0.5], [2]]}", "9: tables.0.sweep.guo.draws, guo.small"),
         ("{mixed.dataset: [x]}", "9: tables.0.sweep.mixed.dataset: a model's parameters are recip"),
         ("{counter.label_count: [12]}", "9: tables.0.sweep: counter: label_count is 12, but there"),

@@ -163,7 +163,8 @@ def test_what_it_costs_and_what_flips_and_crops_do_stand_beside_it():
     row = rows_of(shares)["counter"]
     assert row.verdict.word == "holds"
     assert row_words(row)[0] == (
-        "holds, at a price of 20.0 clean points, no more than flips and crops do, hides gradients"
+        "holds, at a cost of 20.0 points of clean accuracy, no better than flips and crops, "
+        "hides gradients"
     )
     better = rows_of(shares | {("adaptive-quick", CONTROL): 0.3, ("clean", "counter"): 0.9})
     assert row_words(better["counter"])[0] == "holds, hides gradients"
@@ -236,7 +237,8 @@ def test_the_sentence_names_network_verdict_and_what_stands_with_and_without():
     row = rows_of()["counter"]
     low, high = row.worst.interval
     assert sentence(row) == (
-        "`counter` on demo-iat: **harms**, at a price of 20.0 clean points, hides gradients. "
+        "`counter` on demo-iat: **harms**, at a cost of 20.0 points of clean accuracy, hides "
+        "gradients. "
         f"Worst-case accuracy 20.0 % [{low:.0f}, {high:.0f}], 40.0 % without the defense: "
         f"gain -20.0 [{row.gain.low:.1f}, {row.gain.high:.1f}] points."
     )

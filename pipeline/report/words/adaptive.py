@@ -22,22 +22,22 @@ Oblivious: accuracy of the defended model under the replayed attack that lowers 
 accuracy under an attack that knows the defense, but not its random draws. Doubled: change in
 accuracy, in points, when one gradient search of that attack has twice its steps and draws, and in
 parentheses the number of images of the integrity card on which this was measured; a dash where the
-card's budget was too small for it. Worst: accuracy where each image is under the attack of the
-table that breaks it most; for a randomised defense this is somewhat too low, since the attack is
-chosen on the same redraws that are counted. Passes: forward + backward passes through the network
-for one prediction of one image; its time is in ms, for the attack under which it was quickest, and
-as a multiple of the bare model's time."""
+card's budget was too small for it. Worst: accuracy where each image counts under the attack of the
+table that is most successful on it; for a randomised defense this is somewhat too low, since the
+attack is chosen on the same redraws that are counted. Passes: forward + backward passes through the
+network for one prediction of one image; its time is in ms, for the attack under which it was
+quickest, and as a multiple of the bare model's time."""
 
 CANDIDATES = "Attack candidates"
 CANDIDATES_LEGEND = """\
 Number of images for which each candidate was crafted, which are those that no candidate before it
-had felled, and in parentheses how many of these it felled. On a felled image the defended model
-fails on all of the attacker's draws, by the margin in the attack's settings. Candidates are listed
+broke, and in parentheses how many of these it broke. An image is broken if the defended model is
+wrong on all of the attacker's draws, by the margin in the attack's settings. Candidates are listed
 from cheap to expensive; {} has the number of images for which each was kept, and its cost."""
 
 
 def candidate_rows(rows: Sequence[Robustness]) -> list[list[str]]:
-    """A row for each candidate: its name, and for each defense `asked for (felled)`."""
+    """A row for each candidate: its name, and for each defense `images (broken)`."""
     names = dict.fromkeys(each.candidate for row in rows for each in row.candidates)
     found = [{each.candidate: each for each in row.candidates} for row in rows]
     return [[name, *(_asked(each.get(name)) for each in found)] for name in names]

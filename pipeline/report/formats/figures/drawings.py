@@ -60,16 +60,16 @@ class DrawnFile:
 ROBUSTNESS_CAPTION = """\
 Each line leads from the accuracy under the oblivious attack that lowers it most to the accuracy
 under the adaptive attack on the same images, with Wilson 95 % intervals; the cross is the accuracy
-where each image is under the attack that breaks it most."""
+where each image counts under the attack that is most successful on it."""
 COSTS_CAPTION = """\
 Each point is the accuracy of a defense under the attack of this table that lowers it most, with the
 Wilson 95 % interval over images. Passes are forward and backward passes of the network for one
 image, as counted while the defense ran; points that would overlap are drawn side by side."""
 
 VERDICTS_CAPTION = """\
-A point is what a defense leaves in the worst case, the line what stands without one, each with its
-Wilson 95 % interval over images; a circle is what replayed examples leave. The verdict is that of
-the gain image by image, so overlapping intervals are no objection to it."""
+A point is the worst-case accuracy with a defense, the line that without one, each with its Wilson
+95 % interval over images; a circle is the accuracy under replayed examples. The verdict is that of
+the gain image by image, so overlapping intervals do not contradict it."""
 
 EPSILONS_CAPTION = """\
 Accuracy under an APGD that knows the defense, at each epsilon, as measured by the integrity cards
@@ -168,7 +168,7 @@ def verdict_drawing(facts: Iterable[Mapping[str, Any]], stem: str) -> Drawing | 
     if not panels:
         return None
     files = {"svg": DrawnFile(panels, "svg", _verdicts)}
-    alt = "What each defense leaves in the worst case, and its verdict"
+    alt = "Worst-case accuracy of each defense, and its verdict"
     return Drawing(f"![{alt}]({stem}.svg)\n\n{VERDICTS_CAPTION}\n", alt, VERDICTS_CAPTION, files)
 
 
