@@ -126,7 +126,7 @@ def _headline(told: Mapping[str, object]) -> Iterator[str]:
         yield f"integrity card: {card['verdict']}"
     for line in lines:
         yield line.removeprefix(f"{told['cell']}: ")
-    yield f"again: {told['again']}"
+    yield f"compute again: {told['again']}"
 
 
 def _readable(value: object, key: str = "", *, measured: bool = False) -> object:
