@@ -196,7 +196,7 @@ def _mapping(node: yaml.MappingNode, place: Place, document: Document) -> dict[s
         inner = (*place, key)
         if key in mapping:
             document.places[inner] = (document.path, key_node.start_mark.line + 1)
-            raise document.problem(inner, "stands here twice")
+            raise document.problem(inner, "is given twice")
         mapping[key] = _construct(child, inner, document)
         document.places[inner] = (document.path, key_node.start_mark.line + 1)
     return mapping

@@ -63,7 +63,7 @@ class DatasetEntry(ConfigEntry):
     @classmethod
     def _each_once(cls, value: int | tuple[str | int, ...]) -> int | tuple[str | int, ...]:
         if not isinstance(value, int) and len({*map(str, value)}) < len(value):
-            raise ValueError("a class stands here twice")
+            raise ValueError("a class is given twice")
         return value
 
     @property
@@ -304,7 +304,7 @@ def check_once(key: str, names: Sequence[str]) -> None:
     """
     for name, count in Counter(names).items():
         if count > 1:
-            raise ValueError(f"{key}: '{name}' stands here {count} times")
+            raise ValueError(f"{key}: '{name}' is given {count} times")
 
 
 class AttackNote(ConfigEntry):

@@ -153,7 +153,7 @@ class _Judged:
             if minutes <= self.asked.minutes or budget == BUDGETS[-1]:
                 break
             more = f"; --minutes {math.ceil(minutes)} for budget {budget}"
-        about = f"at most about {roughly(found.wall_s)} of {self.asked.minutes:g} min"
+        about = f"about {roughly(found.wall_s)} of {self.asked.minutes:g} min"
         return f"budget {budget}, {about}{more}", session
 
     @property

@@ -58,7 +58,7 @@ def plan_lines(
         yield from estimated.lines()
         each = worker_gb(session, counts)
         yield (
-            f"memory: at most about {each:.1f} GB a worker, {each * workers:.1f} GB with "
+            f"memory: about {each:.1f} GB a worker, {each * workers:.1f} GB with "
             f"{counted(workers, 'worker')} (`memory_gb` of settings.yaml, "
             f"{PROCESS_BYTES / 1e9:.1f} GB for the program, and {KEPT:.0%} for freed memory that "
             "is kept)"

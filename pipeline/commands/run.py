@@ -190,7 +190,7 @@ def _closing_words(
     for doubt in reported.doubts[:DOUBTS_SHOWN]:
         line(f"doubt   {doubt}")
     if (more := len(reported.doubts) - DOUBTS_SHOWN) > 0:
-        line(f"doubt   {more} more stand below the tables")
+        line(f"doubt   {more} more are listed below the tables")
     for name, reason in finished.failed_leaves.items():
         line(f"failed  {name}: {reason}")
         words = session.grid.run_words(only)

@@ -16,8 +16,8 @@ from pipeline.grid.graph import Graph
 from pipeline.observers.tracking.runs import score_key
 from pipeline.observers.tracking.server import default_uri, name_in_ledger
 from pipeline.plan.why import why
+from pipeline.report.facts import interval, number
 from pipeline.report.paper import references_of
-from pipeline.report.scores import interval, number
 from pipeline.report.words.numbers import accuracy, interval_words, rough
 
 REMEMBERED = 10
@@ -126,7 +126,7 @@ def _headline(told: Mapping[str, object]) -> Iterator[str]:
         yield f"integrity card: {card['verdict']}"
     for line in lines:
         yield line.removeprefix(f"{told['cell']}: ")
-    yield f"again: {told['again']}"
+    yield f"compute again: {told['again']}"
 
 
 def _readable(value: object, key: str = "", *, measured: bool = False) -> object:

@@ -28,8 +28,8 @@ from tasks.data.spec import DatasetSpec
 if TYPE_CHECKING:
     from pipeline.report.answers import PerImage
     from pipeline.report.cards import Card, Cards
+    from pipeline.report.facts import Facts
     from pipeline.report.sanity import Sanity
-    from pipeline.report.scores import Facts
 
 
 @dataclass(kw_only=True, repr=False)

@@ -83,7 +83,7 @@ def load_grid(catalogue: Catalogue, name: str, overrides: Overrides | None = Non
         for unknown in (known for known in given if known not in used):
             hint = suggestion(unknown, used)
             raise BadInput(f"{option} {unknown}: no such {what} in grid '{name}'{hint}")
-    return grid
+    return dataclasses.replace(grid, parameters=dict(overrides.parameters))
 
 
 CHOSEN: tuple[Section, ...] = ("models", "attacks", "defenses")
@@ -508,7 +508,7 @@ def _table(
 ) -> Table:
     labels, models = tuple(map(_label, entry.defenses)), tuple(map(_label, entry.models))
     if entry.gains_of is not None and entry.gains_over is not None:
-        raise document.problem((*place, "gains_over"), "stands beside gains_of; give one of them")
+        raise document.problem((*place, "gains_over"), "give either gains_of or gains_over")
     attacks = tuple(map(_label, entry.attacks))
     bases = {
         "gains_of": ("defense", {plain(label.partition("+")[0]) for label in labels}),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -157,6 +157,7 @@ class Grid:
     Attributes:
         command: The command that computes the grid, if it is not defined in a file.
         gallery: Whether the report shows images.
+        parameters: Parameters that were changed in all cells (`--set`), with their values.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Grid:
     tables: tuple[Table, ...]
     command: tuple[str, ...] = ()
     gallery: bool = True
+    parameters: Mapping[str, object] = field(default_factory=dict)
 
     def run_words(self, only: Iterable[str] = (), *, force: bool = False) -> list[str]:
         """The command line that computes the grid.

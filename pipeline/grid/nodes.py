@@ -11,10 +11,10 @@ shard and independent of the rest of the grid:
 
 A select node queries the defended model about its candidates, which are its parents, and keeps the
 best of them and of the previous selection (its parent `before`). Its artifact records which images
-still stand, that is, on which the defended model has not surely failed yet. The next craft node has
-this selection as its parent `standing` and attacks only those images, possibly none. Which images
-these are is known only at run time, yet the graph is static, since a digest identifies the recipe:
-the candidate and the cascade before it.
+are not broken yet, that is, on which the defended model has not surely failed. The next craft node
+has this selection as its parent `standing` and attacks only those images, possibly none. Which
+images these are is known only at run time, yet the graph is static, since a digest identifies the
+recipe: the candidate and the cascade before it.
 
 - Resuming: each node is stored when it is complete, and the next run continues with the one after
   it.

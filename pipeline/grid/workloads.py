@@ -43,7 +43,7 @@ class Workload:
         amount: Multiplications if the kind uses the network, otherwise images or nodes.
         touched: Numbers that defenses read and write in memory, in addition.
         spared: Part of the amount that may turn out to be unnecessary, since candidates of a
-            cascade are made only for images that still stand.
+            cascade are made only for images that no earlier one has broken.
     """
 
     speed_class: SpeedClass
@@ -77,7 +77,7 @@ def workload(
     Args:
         train_images: Number of training images of each data set.
         costs: Counts the multiplications of a forward pass.
-        standing: Number of images that still stand after a select node; None if it is not known
+        standing: Number of images that are not broken after a select node; None if it is not known
             yet.
     """
     try:

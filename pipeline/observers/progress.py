@@ -31,7 +31,7 @@ from pipeline.grid.names import node_name
 from pipeline.observers.tally import Tally
 from pipeline.plan.words import counted, duration
 from pipeline.problems.sanitize import clean, shown_lines
-from pipeline.report.scores import number
+from pipeline.report.facts import number
 from pipeline.report.words.numbers import accuracy, old_to_new
 
 WRONG = NodeFailed | NodeRetried | SetAside
@@ -184,8 +184,8 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
     """
     match event:
         case Elsewhere(node=node, by=by, grid=grid):
-            told = f"{node_name(node, grid)}; what it makes is taken as it comes"
-            yield clean(f"another run ({by}) is at {told}")
+            told = f"{node_name(node, grid)}; its result will be used here"
+            yield clean(f"another run ({by}) is computing {told}")
         case NodeDone(node=node, done=done):
             yield from map(clean, tally.news(done))
             if verbose and node.kind != "score":
@@ -212,10 +212,10 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
 def _waiting(event: NodeRetried | NodeSilent, name: str) -> str:
     """A node that is retried or silent."""
     if isinstance(event, NodeRetried):
-        return clean(f"again: {name}: {event.reason}")
+        return clean(f"retrying {name}: {event.reason}")
     limit = event.ended_after
     ends = f", and is ended after {duration(limit)}" if limit is not None else ""
-    return clean(f"silent: {name} has told nothing for {duration(event.seconds)}{ends}")
+    return clean(f"no progress: {name} has reported nothing for {duration(event.seconds)}{ends}")
 
 
 def _took(done: Done) -> str:
@@ -245,7 +245,7 @@ def _summary(event: RunFinished) -> Iterator[str]:
             f"in {duration(event.seconds)}{work}"
         )
     if event.set_aside:
-        yield f"{counted(event.set_aside, 'artifact')} did not match and went aside"
+        yield f"set aside, as content and record differ: {counted(event.set_aside, 'artifact')}"
     reasons: dict[str, list[str]] = {}
     for name, reason in event.missing.items():
         reasons.setdefault(reason, []).append(name)

@@ -58,13 +58,13 @@ class Running:
 
 @dataclass(frozen=True)
 class RemainingTime:
-    """Estimated remaining time in seconds; a lower bound if some kinds are still unknown."""
+    """Estimated remaining time in seconds; `at_least` if kinds without a timing are left out."""
 
     seconds: float
     at_least: bool
 
     def __str__(self) -> str:
-        return f"{'at least' if self.at_least else 'about'} {roughly(self.seconds)} left"
+        return f"{'at least ' if self.at_least else ''}about {roughly(self.seconds)} left"
 
 
 @dataclass

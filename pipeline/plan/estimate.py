@@ -30,9 +30,9 @@ Xeon."""
 class Estimate:
     """Estimated seconds of work by kind of node, not including the kinds in `unknown`.
 
-    All values are upper bounds, since the candidates of a cascade are made only for images that
-    still stand. The lower bounds (`least_...`) assume that the first candidate succeeds on every
-    image.
+    The values assume that each candidate of an adaptive attack is crafted for all images, and those
+    that begin with `least_` that the first candidate succeeds on every image. Both are estimates
+    and no bounds, since the time of a unit of work is itself estimated.
 
     Attributes:
         device: Name of the device; a worker is one device, or one core of a CPU.
@@ -41,7 +41,7 @@ class Estimate:
         basis: Where the numbers come from, for people.
         unknown: Kinds without an estimate.
         spared: Part of the seconds that may turn out to be unnecessary, by kind.
-        least_chain_s: Lower bound of `chain_s`.
+        least_chain_s: `chain_s` without what may turn out to be unnecessary.
     """
 
     device: str
@@ -59,22 +59,22 @@ class Estimate:
 
     @property
     def work_s(self) -> float:
-        """Total work of all nodes in seconds; upper bound."""
+        """Total work of all nodes in seconds."""
         return sum(self.seconds.values())
 
     @property
     def least_work_s(self) -> float:
-        """Lower bound of `work_s`."""
+        """`work_s` without what may turn out to be unnecessary."""
         return self.work_s - sum(self.spared.values())
 
     @property
     def wall_s(self) -> float:
-        """Duration with all workers: at least the longest chain, and the evenly divided work."""
+        """Duration with all workers: the longest chain or the evenly divided work."""
         return max(self.chain_s, self.work_s / self.workers)
 
     @property
     def least_wall_s(self) -> float:
-        """Lower bound of `wall_s`."""
+        """`wall_s` without what may turn out to be unnecessary."""
         return max(self.least_chain_s, self.least_work_s / self.workers)
 
     def lines(self) -> Iterator[str]:
@@ -89,16 +89,17 @@ class Estimate:
             yield f"estimated work on {self.device}: not known before the first run"
             yield from (f"basis: {words}" for words in self.basis)
             return
-        least = "at least " if any(KINDS[kind].uses_network for kind in self.unknown) else ""
-        work = f"{least}{_range(self.least_work_s, self.work_s)}" + (f" ({kinds})" if kinds else "")
-        yield f"estimated work on {self.device}: {work}"
+        without_some = any(KINDS[kind].uses_network for kind in self.unknown)
+        about = "at least about" if without_some else "about"
+        work = _range(self.least_work_s, self.work_s) + (f" ({kinds})" if kinds else "")
+        yield f"estimated work on {self.device}: {about} {work}"
         chain = _range(self.least_chain_s, self.chain_s)
-        wall = f"{least}{_range(self.least_wall_s, self.wall_s)}; the longest chain takes {chain}"
-        yield f"estimated time with {counted(self.workers, 'worker')}: {wall}"
+        wall = f"{_range(self.least_wall_s, self.wall_s)}; the longest chain takes about {chain}"
+        yield f"estimated time with {counted(self.workers, 'worker')}: {about} {wall}"
         if any(self.spared.values()):
             yield (
-                "a range since candidates are made only for images that still stand: "
-                "from none to all of them"
+                "a range, since a candidate is crafted only for images that no candidate before it "
+                "broke: from none to all of them"
             )
         for words in self.basis:
             yield f"basis: {words}"

@@ -126,20 +126,47 @@ class Comparison:
         yield from self._parents(new, old)
 
     def _parents(self, new: Described, old: Described) -> Iterator[str]:
-        for role, (kind, digest) in new.parents.items():
-            if role not in old.parents:
-                yield f"{new.kind}: now also reads {role}"
+        now, before = _inputs(new), _inputs(old)
+        if BEFORE in before:
+            yield f"{old.kind}: the store no longer holds the old one"
+            return
+        added = [role for role in now if role not in before]
+        removed = [role for role in before if role not in now]
+        words = [f"also reads {', '.join(added)}"] * bool(added)
+        words += [f"no longer reads {', '.join(removed)}"] * bool(removed)
+        if words:
+            yield f"{new.kind}: now {' and '.join(words)}"
+        for role, stage in now.items():
+            if role not in before or role in EARLIER:
                 continue
-            old_kind, old_parent = old.parents[role]
+            kind, digest = stage.parents[role]
+            old_kind, old_parent = before[role].parents[role]
             if old_kind != kind:
                 yield f"{role}: {old_kind} → {kind}"
                 continue
-            parent = new.parent(role) if digest != old_parent else None
+            parent = stage.parent(role) if digest != old_parent else None
             if parent is not None:
                 yield from self._changes(parent, old_kind, old_parent)
-        for role in old.parents:
-            if role not in new.parents:
-                yield f"{new.kind}: no longer reads {role}"
+
+
+BEFORE = "before"
+EARLIER = (BEFORE, "standing", "start")
+"""Roles of earlier stages of a cascade, whose inputs are compared with those of the last stage."""
+
+
+def _inputs(last: Described) -> dict[str, Described]:
+    """The inputs of an artifact by role, each with the stage of the cascade that reads it.
+
+    Those of a selection include the inputs of all stages before it, from first to last. The role
+    `before` remains only if the store does not have that stage.
+    """
+    stages = [last]
+    while BEFORE in stages[-1].parents and (stage := stages[-1].parent(BEFORE)) is not None:
+        stages.append(stage)
+    found = {role: stage for stage in reversed(stages) for role in stage.parents}
+    if BEFORE not in stages[-1].parents:
+        found.pop(BEFORE, None)
+    return found
 
 
 @dataclass

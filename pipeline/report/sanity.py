@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Node
 from pipeline.report.answers import NotTested, PerImage
-from pipeline.report.scores import Facts, number
+from pipeline.report.facts import Facts, number
 from tasks.defenses.none import NoDefense
 from tasks.integrity import sanity
 from tasks.integrity.findings import Finding

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.grid.cells import Cell
 from pipeline.problems.sanitize import clean
+from pipeline.report.facts import Facts, number
 from pipeline.report.paper import Reference
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from pipeline.report.answers import PerImage
     from pipeline.report.cards import Card
     from pipeline.report.sanity import Doubt
-
-Facts = Mapping[str, object]
 
 PAGE = "index.html"
 """File in a report's folder to open in a browser."""
@@ -64,29 +63,6 @@ class Scores:
     def accuracy(self, name: str) -> float | None:
         """A cell's accuracy in percent."""
         return number(self.facts.get(name, {}), "accuracy")
-
-
-def number(facts: Facts, key: str) -> float | None:
-    """A fact as a number; None if it is not one."""
-    value = facts.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    return None
-
-
-def interval(facts: Facts) -> tuple[float, float] | None:
-    """The confidence interval of a score in percent; None if there is none.
-
-    The bounds are set to exactly 0 or 100 if no image or every image is right; scores of earlier
-    versions have rounding errors there.
-    """
-    value = facts.get("interval")
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
-        accuracy = number(facts, "accuracy")
-        low = 0.0 if accuracy == 0 else float(value[0])
-        high = 100.0 if accuracy == 100 else float(value[1])
-        return low, high
-    return None
 
 
 def deterministic(cell: Cell) -> bool:

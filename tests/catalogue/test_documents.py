@@ -47,8 +47,8 @@ def test_a_date_is_a_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "some.yaml:3: a: stands here twice"),
-        ("a:\n  b: 1\n  b: 1\n", "some.yaml:3: a.b: stands here twice"),
+        ("a: 1\nb: 2\na: 3\n", "some.yaml:3: a: is given twice"),
+        ("a:\n  b: 1\n  b: 1\n", "some.yaml:3: a.b: is given twice"),
         ("", "some.yaml:1: expected a mapping of keys to values"),
         ("- 1\n- 2\n", "some.yaml:1: expected a mapping of keys to values"),
         ("a: 1\n---\nb: 2\n", "some.yaml:2: not valid YAML: but found another document"),
@@ -77,7 +77,7 @@ def test_what_is_no_plain_mapping_is_told_in_one_line(
 
 def test_a_key_with_a_line_break_does_not_break_the_line(tmp_path: Path) -> None:
     told = problem_of(tmp_path, '"a\\nb": 1\n"a\\nb": 2\n')
-    assert told == "some.yaml:2: a b: stands here twice"
+    assert told == "some.yaml:2: a b: is given twice"
 
 
 def test_a_file_that_is_missing_no_text_or_a_folder_is_told_in_one_line(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_tables_that_agree_share_a_number_and_others_are_refused(folder: Path) -
             "6: accuracy.one.none.pgd: input should be",
         ),
         (f"{HEAD}  one: 5\n", "4: accuracy.one: input should be a valid"),
-        (f"{HEAD}  one: {{none: {{pgd: 5, pgd: 5}}}}\n", "4: accuracy.one.none.pgd: stands here"),
+        (f"{HEAD}  one: {{none: {{pgd: 5, pgd: 5}}}}\n", "4: accuracy.one.none.pgd: is given"),
         (f"{HEAD}  one: {{}}\ntitel: x\n", "5: titel: unknown key; did you mean 'title'?"),
     ],
 )

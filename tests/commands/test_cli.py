@@ -211,7 +211,10 @@ def test_a_story_begins_with_the_answer(shell: Shell) -> None:
     assert re.fullmatch(r"  \d+\.\d %, 95 % interval \d+\.\d to \d+\.\d", lines[1])
     assert lines[2] == "  none on mixed under clean, seed 0"
     assert lines[3] == "  520 images of digits"
-    assert "  again: pipeline run --grid tiny --only cell=mixed/clean/none --force" in lines[:8]
+    assert (
+        "  compute again: pipeline run --grid tiny --only cell=mixed/clean/none --force"
+        in lines[:8]
+    )
 
 
 def test_a_run_of_some_cells_shows_their_rows_alone(shell: Shell) -> None:

@@ -85,7 +85,7 @@ def test_a_run_waits_for_another_that_reads_its_data_set_until_its_time_is_up(ti
     (told,) = recorder.events[:-1]
     assert isinstance(told, Elsewhere)
     (line,) = lines(told, Tally())
-    assert line.endswith(" is at dataset digits; what it makes is taken as it comes")
+    assert line.endswith(" is computing dataset digits; its result will be used here")
     other.close()
     _, finished = run_until(tiny, None)
     assert not finished.missing

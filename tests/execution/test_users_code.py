@@ -277,7 +277,7 @@ def test_a_node_that_never_returns_is_ended_inline_where_the_settings_say_so(
     began = time.monotonic()
     _, finished = run(tmp_path, settings="node_timeout_s: 6\n", bad=does)
     assert finished.missing == {
-        "mixed/clean/bad": "defense bad: ended: it told nothing for 6 s (node_timeout_s)"
+        "mixed/clean/bad": "defense bad: ended: it reported nothing for 6 s (node_timeout_s)"
     }
     assert "mixed/clean/guo" in finished.scored
     assert time.monotonic() - began < 120
@@ -290,7 +290,7 @@ def test_a_node_that_never_returns_is_ended_on_ray_where_the_settings_say_so(
 ) -> None:
     _, finished = run(tmp_path, inline=False, settings="node_timeout_s: 30\n", bad=STUCK)
     assert finished.missing == {
-        "mixed/clean/bad": "ended: it told nothing for 30 s (node_timeout_s)"
+        "mixed/clean/bad": "ended: it reported nothing for 30 s (node_timeout_s)"
     }
     assert "mixed/clean/guo" in finished.scored
 

@@ -282,7 +282,7 @@ def test_rules_apply_in_their_order_to_the_cells_that_match(load: Load) -> None:
         ),
         (
             table(defenses="[guo, {label: guo, use: guo, set: {draws: 3}}]"),
-            "5: tables.0.defenses: 'guo' stands here 2 times",
+            "5: tables.0.defenses: 'guo' is given 2 times",
         ),
         (
             table(more="    gains_of: conter\n"),
@@ -294,7 +294,7 @@ def test_rules_apply_in_their_order_to_the_cells_that_match(load: Load) -> None:
         ),
         (
             table(more="    gains_of: none\n    gains_over: none\n"),
-            "7: tables.0.gains_over: stands beside gains_of; give one of them",
+            "7: tables.0.gains_over: give either gains_of or gains_over",
         ),
         (
             table(more="rules:\n  - where: {model: x}\n    set: {}\n"),

@@ -1,4 +1,4 @@
-"""The cascade of an adaptive attack: candidates are made only for images that still stand."""
+"""The cascade of an adaptive attack: a candidate is made only for images not yet broken."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_the_plan_of_a_cascade_is_a_range_that_narrows_as_selections_are_known(
     assert 0 < fresh.least_work_s < 0.6 * fresh.work_s
     assert fresh.least_wall_s < fresh.wall_s
     assert any(" to " in line for line in fresh.lines())
-    assert any("images that still stand" in line for line in fresh.lines())
+    assert any("images that no candidate before it broke" in line for line in fresh.lines())
     # a run that was stopped before the candidate before Square
     shutil.copytree(done.store, tmp_path / "stopped")
     stopped = Tiny(done.folder, tmp_path / "stopped")

@@ -19,6 +19,7 @@ from pipeline.grid.cells import Grid
 from pipeline.grid.nodes import CellNodes
 from pipeline.grid.selection import selected
 from pipeline.problems import BadInput
+from pipeline.report.formats.figures.drawings import drawing
 from pipeline.report.scores import Scores
 from pipeline.report.views.sweeps import sweep
 from pipeline.report.views.table import views
@@ -146,7 +147,7 @@ def test_a_variant_is_swept_too_and_gains_are_counted_as_of_what_it_is_made_of(
         ("{guo.draws: [0]}", "9: tables.0.sweep.guo.draws: input should be greater than or equal"),
         ("{guo.draws: []}", "9: tables.0.sweep.guo.draws: tuple should have at least 1 item"),
         ("{attack.querys: [1]}", "9: tables.0.sweep.attack.querys: no attack of this table has"),
-        ("{guo.draws: [5, 5]}", "9: tables.0.sweep: defenses: 'guo[draws=5]' stands here 2 times"),
+        ("{guo.draws: [5, 5]}", "9: tables.0.sweep: defenses: 'guo[draws=5]' is given 2 times"),
         ("{'guo.draws, guo.smallest': [[1, 0.5], [2]]}", "9: tables.0.sweep.guo.draws, guo.small"),
         ("{mixed.dataset: [x]}", "9: tables.0.sweep.mixed.dataset: a model's parameters are recip"),
         ("{counter.label_count: [12]}", "9: tables.0.sweep: counter: label_count is 12, but there"),
@@ -186,6 +187,7 @@ def test_a_parameter_set_on_the_command_line_is_changed_in_all_cells(tmp_path: P
     assert [each.recipe.epochs for each in models if isinstance(each, TrainSpec)] == [1]
     names = [cell.name for cell in grid_of(tmp_path, text).cells]
     assert [cell.name for cell in grid.cells] == names
+    assert grid.parameters == given
 
 
 @pytest.mark.parametrize(
@@ -273,6 +275,13 @@ def test_a_figure_has_a_curve_for_what_differs_in_the_parameter_alone(tmp_path: 
         assert (curve.attack, [point.x for point in curve.points]) == ("pgd", [0, 20, 40])
         assert [point.accuracy for point in curve.points] == [90, 60, 30]
         assert not curve.level
+    # the clean images are more than the attacked ones
+    for name, known in facts.items():
+        known["images"] = 60 if "/clean/" in name else 40
+    (view,) = views(grid, Scores(facts))
+    drawn = drawing(view, "t", grid, None)
+    assert drawn is not None
+    assert "Number of images: clean: 60; pgd[epsilon=20], pgd: 40." in drawn.caption
 
 
 def _facts(name: str) -> dict[str, object]:

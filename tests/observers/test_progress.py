@@ -187,7 +187,8 @@ def test_a_heartbeat_comes_every_fifteen_seconds_and_no_sooner():
         observer.notify(NodeProgress(train.digest, Progress(place, 120, note)))
     lines = output.getvalue().splitlines()[1:]
     assert len(lines) == 4
-    assert lines[-1] == ("0 of 16 nodes, at least 1 min left; train demo-iat: epoch 4/9, loss 0.51")
+    said = "0 of 16 nodes, at least about 1 min left; train demo-iat: epoch 4/9, loss 0.51"
+    assert lines[-1] == said
 
 
 def test_before_any_data_nothing_is_said_of_the_time_left():
@@ -205,7 +206,7 @@ def test_the_estimate_adds_mean_seconds_of_what_is_left_of_each_kind():
     tally.notify(NodeStarted(first))
     clock.now += 10
     tally.notify(done(first, 10.0))
-    assert str(tally.estimate) == "at least 10 s left"
+    assert str(tally.estimate) == "at least about 10 s left"
     for node, seconds in zip(nodes("defend")[:2], (2.0, 4.0), strict=True):
         tally.notify(NodeStarted(node))
         clock.now += seconds

@@ -331,10 +331,36 @@ def test_why_names_parents_that_came_or_went(store: Store, ledger: Ledger) -> No
     score = step("score", shard0=defend)
     assert why("cell", "g", score, Graph([score]), store, ledger) == [
         "cell: 1 defend, 1 score to do",
+        "defend: now also reads pool and no longer reads examples",
         "model: train → craft",
-        "defend: now also reads pool",
-        "defend: no longer reads examples",
     ]
+
+
+def cascade(*names: str, base: Node) -> Node:
+    """The score of an attack that tries candidates in turn, each on what those before it left."""
+    last = step("select", model=base, transferred=step("craft", model=base))
+    for place, name in enumerate(names):
+        spec = Step(size=place + 2, name=name)
+        craft = step("craft", spec=spec, model=base, standing=last, start=last)
+        last = step("select", model=base, before=last, **{name: craft})
+    return step("score", shard0=step("defend", model=base, examples=last))
+
+
+def test_why_compares_the_candidates_of_whole_cascades(store: Store, ledger: Ledger) -> None:
+    base = Line().train
+    old = cascade("pgd", "apgd", "square", base=base)
+    compute_all(store, Graph([old]))
+    scored(ledger, "cell", old)
+    # each later stage begins with what another one left
+    score = cascade("pgd", "margin", "apgd-t", "square", base=base)
+    told = why("cell", "g", score, Graph([score]), store, ledger)[1:]
+    assert told == [
+        "select: now also reads margin, apgd-t and no longer reads apgd",
+        "craft.size: 4 → 5",
+    ]
+    store.set_aside("select", old.parent("shard0").parent("examples").parent("before").digest)
+    told = why("cell", "g", score, Graph([score]), store, ledger)[1:]
+    assert told == ["select: the store no longer holds the old one"]
 
 
 def test_why_says_that_the_old_one_is_gone(store: Store, ledger: Ledger) -> None:

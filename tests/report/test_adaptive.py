@@ -328,7 +328,7 @@ def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_p
     scores = scores_of(grid)
     page = write_report(grid, scores, tmp_path)
     text = (page.parent / "README.md").read_text(encoding="utf-8")
-    assert "### Robustness of each defense under adaptive-quick (4 images)" in text
+    assert "### Robustness of each defense under adaptive-quick; images: 4" in text
     assert "An **adaptive** attack knows the defense" in text
     frame = pl.read_csv(tmp_path / "demo" / "stress-robustness.csv")
     assert frame.filter(pl.col("defense") == "guo")["worst"].to_list() == [0.0]

@@ -95,7 +95,7 @@ def test_the_figure_tells_how_many_images_and_draws_every_curve(
     (view,) = views(grid, scores)
     drawing = epsilon_drawing(view, "table-epsilon", grid, scores)
     assert drawing is not None
-    assert "on 20 to 40 images" in drawing.caption
+    assert "Number of images: 40 (20 for guo)." in drawing.caption
     assert "(table-epsilon.svg)" in drawing.markdown
     drawn = seen(grid, scores)
     assert drawn is not None

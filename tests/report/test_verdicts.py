@@ -23,6 +23,7 @@ from pipeline.report.views.table import of_cells, views
 from pipeline.report.views.verdicts import VerdictRow, conclusion, verdict_rows
 from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import oblivious
+from pipeline.report.words.numbers import images_of
 from pipeline.report.words.table import heading
 from pipeline.report.words.verdicts import (
     COLUMNS,
@@ -162,7 +163,8 @@ def test_what_it_costs_and_what_flips_and_crops_do_stand_beside_it():
     row = rows_of(shares)["counter"]
     assert row.verdict.word == "holds"
     assert row_words(row)[0] == (
-        "holds, at a price of 20.0 clean points, no more than flips and crops do, hides gradients"
+        "holds, at a cost of 20.0 points of clean accuracy, no better than flips and crops, "
+        "hides gradients"
     )
     better = rows_of(shares | {("adaptive-quick", CONTROL): 0.3, ("clean", "counter"): 0.9})
     assert row_words(better["counter"])[0] == "holds, hides gradients"
@@ -235,7 +237,8 @@ def test_the_sentence_names_network_verdict_and_what_stands_with_and_without():
     row = rows_of()["counter"]
     low, high = row.worst.interval
     assert sentence(row) == (
-        "`counter` on demo-iat: **harms**, at a price of 20.0 clean points, hides gradients. "
+        "`counter` on demo-iat: **harms**, at a cost of 20.0 points of clean accuracy, hides "
+        "gradients. "
         f"Worst-case accuracy 20.0 % [{low:.0f}, {high:.0f}], 40.0 % without the defense: "
         f"gain -20.0 [{row.gain.low:.1f}, {row.gain.high:.1f}] points."
     )
@@ -368,6 +371,42 @@ def test_what_identifies_a_result_is_told():
     assert found["computed"] == "2026-11-27, reported by commit 447fe0e"
     other = dataclasses.replace(scores_of(grid), digests={"a": "b"})
     assert dict(identity(grid, other, {}))["grid"] != found["grid"]
+
+
+def test_a_table_tells_the_number_of_images_of_each_column_where_they_differ(tmp_path: Path):
+    grid = grid_of()
+    scores = scores_of(grid)
+    assert "Number of images" not in printed(grid, scores, 80)
+    fewer = ("adaptive-quick/guo", "adaptive-quick/counter", "direct/none")
+    facts = {
+        name: {**known, "images": 200 if name.endswith(fewer) else known["images"]}
+        for name, known in scores.facts.items()
+    }
+    scores = dataclasses.replace(scores, facts=facts)
+    page = write_report(grid, scores, tmp_path)
+    said = (
+        "Number of images: clean, untargeted-pgd50: 300; adaptive-quick: "
+        "300 (200 for counter, guo); direct: 300 (200 for none)."
+    )
+    for path in (page, page.with_name("README.md"), page.with_name("stress.md")):
+        assert said in path.read_text(encoding="utf-8")
+    assert said in page.with_name("stress.tex").read_text(encoding="utf-8")
+    assert said in " ".join(printed(grid, scores, 80).split())
+
+
+def test_rows_of_other_numbers_of_images_are_named():
+    counts = {("m", "none"): 500, ("m", "guo"): 200, ("n", "none"): 500, ("n", "guo"): 500}
+    assert images_of(counts) == "500 (200 for m/guo)"
+    assert images_of({**counts, ("n", "guo"): 200, ("n", "tv"): 9}) == "500 (200 for guo; 9 for tv)"
+    assert images_of({("m", "none"): 1000}) == "1,000"
+
+
+def test_parameters_set_on_the_command_line_identify_a_result():
+    grid = grid_of()
+    assert "overrides" not in dict(identity(grid, scores_of(grid), {}))
+    grid = dataclasses.replace(grid, parameters={"guo.draws": 7, "model.compiled": True})
+    found = dict(identity(grid, scores_of(grid), {}))
+    assert found["overrides"] == "`guo.draws=7`, `model.compiled=true`"
 
 
 def test_a_claim_stands_in_the_row_of_its_defense_and_in_full_below():

@@ -341,15 +341,15 @@ DIGITS = FILES["datasets/digits.yaml"]
         ({"recipes__short": "nesterov: true\nmomentum: 0.0\n"}, "nesterov: needs a momentum"),
         (
             {"grids__tiny": GRID.replace("[mixed]", "[mixed, mixed]")},
-            "models: 'mixed' stands here 2 times",
+            "models: 'mixed' is given 2 times",
         ),
         (
             {"grids__tiny": GRID.replace("[clean, pgd]", "[pgd, pgd]")},
-            "attacks: 'pgd' stands here 2 times",
+            "attacks: 'pgd' is given 2 times",
         ),
         (
             {"grids__tiny": GRID.replace("[none, counter", "[guo, counter")},
-            "defenses: 'guo' stands here 2 times",
+            "defenses: 'guo' is given 2 times",
         ),
         (
             {
@@ -357,11 +357,11 @@ DIGITS = FILES["datasets/digits.yaml"]
                     "[none, counter", "[{label: guo, use: guo, set: {}}, counter"
                 )
             },
-            "defenses: 'guo' stands here 2 times",
+            "defenses: 'guo' is given 2 times",
         ),
         (
             {"grids__tiny": GRID + GRID[GRID.index("  - name") :]},
-            "tables: 'main' stands here 2 times",
+            "tables: 'main' is given 2 times",
         ),
     ],
 )

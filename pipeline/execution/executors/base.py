@@ -52,7 +52,7 @@ BEGUN = Progress(0.0, 1.0, "begun")
 
 def silent_for(settings: Settings) -> str:
     """Failure reason of a node that was terminated by `node_timeout_s`."""
-    return f"ended: it told nothing for {settings.node_timeout_s:g} s (node_timeout_s)"
+    return f"ended: it reported nothing for {settings.node_timeout_s:g} s (node_timeout_s)"
 
 
 class Smaller:

@@ -136,7 +136,7 @@ class NodeInputs:
         return crafted
 
     def images_of(self, node: Node) -> Images:
-        """The images of a craft or select node: those of its shard, or those that still stand."""
+        """The images of a craft or select node: those of its shard, or those not yet broken."""
         spec = node.spec
         assert isinstance(spec, CraftSpec | SelectSpec)
         images = self.splits(node.parent("dataset")).test[spec.shard.start : spec.shard.stop]
@@ -166,7 +166,9 @@ class NodeInputs:
         assert isinstance(spec, SelectSpec)
         found = columns.get("standing")
         if found is None or len(found) != spec.shard.stop - spec.shard.start:
-            raise Damaged(node.kind, node.digest, "does not say which images still stand")
+            raise Damaged(
+                node.kind, node.digest, "does not say which images no candidate has broken"
+            )
         return columns
 
     def context(self, precision: Precision) -> Context:

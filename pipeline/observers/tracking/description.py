@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.grid.cells import Grid
-from pipeline.report.scores import Facts
+from pipeline.report.facts import Facts
 from pipeline.report.words.numbers import changes
 
 LONGEST = 7_000

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
-from pipeline.report.scores import interval, number
+from pipeline.report.facts import interval, number
 from pipeline.store.reading import Malformed, parsed
 from pipeline.store.records import hardware
 from pipeline.store.store import Damaged, Record, Store

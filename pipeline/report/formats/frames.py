@@ -10,8 +10,9 @@ import polars as pl
 from pipeline.grid.cells import Cell, Grid
 from pipeline.problems.sanitize import csv_cell
 from pipeline.report.cards import Card
+from pipeline.report.facts import Facts, interval, number
 from pipeline.report.paper import Reference
-from pipeline.report.scores import Facts, Scores, deterministic, interval, number
+from pipeline.report.scores import Scores, deterministic
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.pictures import Picture, class_probabilities
 from pipeline.report.views.table import Entry, Row, View

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.grid.cells import Grid
 from pipeline.report.cards import Card
-from pipeline.report.scores import Facts, Scores
+from pipeline.report.facts import Facts
+from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.table import Entry, Row, View, beside
 from pipeline.report.views.training import Training

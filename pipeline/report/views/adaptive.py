@@ -35,7 +35,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Doubling:
-    """The effect of doubling the steps and draws of a climb, as measured by the integrity card.
+    """The effect of doubling a gradient ascent's steps and draws, measured by the integrity card.
 
     Attributes:
         points: How much lower the accuracy becomes.

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.plan.why import Moves
 from pipeline.report.answers import Answers, NotTested, answers_of
-from pipeline.report.scores import number
+from pipeline.report.facts import number
 from pipeline.report.views.table import LEVEL
 from pipeline.store.ledger import CellEntry
 from pipeline.store.store import Store

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from pipeline.grid.cells import Cell, Grid
-from pipeline.report.scores import Facts, Scores, number
+from pipeline.report.facts import Facts, number
+from pipeline.report.scores import Scores
 from pipeline.report.views.table import Entry, Row, View
 
 FEWEST = 3

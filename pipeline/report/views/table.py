@@ -21,7 +21,8 @@ from statistics import fmean, stdev
 from pipeline.grid.cells import Grid
 from pipeline.problems.sanitize import clean
 from pipeline.report.answers import NotTested
-from pipeline.report.scores import Scores, deterministic, interval, number
+from pipeline.report.facts import interval, number
+from pipeline.report.scores import Scores, deterministic
 from tasks.evaluation.statistics import holm
 from tasks.integrity.findings import Verdict as CardVerdict
 from tasks.integrity.findings import gravest

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.nodes import models_behind
-from pipeline.report.scores import number
+from pipeline.report.facts import number
 from pipeline.report.views.pictures import Artifacts
 from pipeline.store.reading import Malformed, parsed
 from pipeline.store.records import Record, hardware

@@ -19,7 +19,8 @@ from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.answers import STATISTICS
 from pipeline.report.cache import kept_numbers
-from pipeline.report.scores import NOT_COMPUTED, Scores, number
+from pipeline.report.facts import number
+from pipeline.report.scores import NOT_COMPUTED, Scores
 from pipeline.report.views.adaptive import Rate, RobustnessReader
 from pipeline.report.views.costs import Cost
 from pipeline.report.views.paired import Images, Paired, Right

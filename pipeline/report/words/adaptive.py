@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pipeline.grid.cells import Grid
 from pipeline.report.views.adaptive import Doubling, Rate, Robustness
 from pipeline.report.views.costs import Cost
-from pipeline.report.words.numbers import NOTHING, accuracy, passes_words, range_of, rough
+from pipeline.report.words.numbers import NOTHING, accuracy, images_of, passes_words, rough
 from pipeline.store.candidates import Candidate
 
 HEADING = "Robustness of each defense"
@@ -22,22 +22,22 @@ Oblivious: accuracy of the defended model under the replayed attack that lowers 
 accuracy under an attack that knows the defense, but not its random draws. Doubled: change in
 accuracy, in points, when one gradient search of that attack has twice its steps and draws, and in
 parentheses the number of images of the integrity card on which this was measured; a dash where the
-card's budget was too small for it. Worst: accuracy where each image is under the attack of the
-table that breaks it most; for a randomised defense this is somewhat too low, since the attack is
-chosen on the same redraws that are counted. Passes: forward + backward passes through the network
-for one prediction of one image; its time is in ms, for the attack under which it was quickest, and
-as a multiple of the bare model's time."""
+card's budget was too small for it. Worst: accuracy where each image counts under the attack of the
+table that is most successful on it; for a randomised defense this is somewhat too low, since the
+attack is chosen on the same redraws that are counted. Passes: forward + backward passes through the
+network for one prediction of one image; its time is in ms, for the attack under which it was
+quickest, and as a multiple of the bare model's time."""
 
 CANDIDATES = "Attack candidates"
 CANDIDATES_LEGEND = """\
 Number of images for which each candidate was crafted, which are those that no candidate before it
-had felled, and in parentheses how many of these it felled. On a felled image the defended model
-fails on all of the attacker's draws, by the margin in the attack's settings. Candidates are listed
+broke, and in parentheses how many of these it broke. An image is broken if the defended model is
+wrong on all of the attacker's draws, by the margin in the attack's settings. Candidates are listed
 from cheap to expensive; {} has the number of images for which each was kept, and its cost."""
 
 
 def candidate_rows(rows: Sequence[Robustness]) -> list[list[str]]:
-    """A row for each candidate: its name, and for each defense `asked for (felled)`."""
+    """A row for each candidate: its name, and for each defense `images (broken)`."""
     names = dict.fromkeys(each.candidate for row in rows for each in row.candidates)
     found = [{each.candidate: each for each in row.candidates} for row in rows]
     return [[name, *(_asked(each.get(name)) for each in found)] for name in names]
@@ -75,8 +75,12 @@ def attacks_words(rows: Sequence[Robustness]) -> str:
 
 def heading(attack: str, rows: Sequence[Robustness]) -> str:
     """Heading of the rows of one adaptive attack: its name and the number of images."""
-    counts = [row.images for row in rows]
-    return f"{HEADING} under {attack} ({range_of(min(counts), max(counts))} images)"
+    return f"{HEADING} under {attack}; images: {images_words(rows)}"
+
+
+def images_words(rows: Sequence[Robustness]) -> str:
+    """Number of images of the rows of one adaptive attack; see `images_of`."""
+    return images_of({(row.model, row.defense): row.images for row in rows})
 
 
 def attack_notes(grid: Grid, attacks: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.grid.cells import Cell, Grid
@@ -18,6 +19,7 @@ def identity(grid: Grid, scores: Scores, provenance: Mapping[str, object]) -> li
         ("attacks", "; ".join(_attacks(grid.cells))),
         ("attacker knows", _knowledge(grid.cells)),
         ("models", "; ".join(_models(grid.cells, scores))),
+        *([("overrides", ", ".join(_overrides(grid)))] if grid.parameters else []),
         ("computed", _computed(provenance)),
         ("grid", f"`{grid.name}`, digest `{digest(scores)[:16]}`"),
     ]
@@ -73,6 +75,11 @@ def _models(cells: Sequence[Cell], scores: Scores) -> Iterator[str]:
         ]
         known = next((each for each in clean if each is not None), None)
         yield f"{model}" + ("" if known is None else f" ({accuracy(known)} % clean)")
+
+
+def _overrides(grid: Grid) -> Iterator[str]:
+    for name, value in grid.parameters.items():
+        yield f"`{name}={value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def _computed(provenance: Mapping[str, object]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
-from pipeline.report.scores import Facts, number
+from pipeline.report.facts import Facts, number
 from pipeline.report.views.table import Entry
 
 NOTHING = "–"
@@ -70,6 +71,25 @@ def changes(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> list[str
     }
     width = max(map(len, changed), default=0)
     return [f"{name:<{width}}  {words}" for name, words in changed.items()]
+
+
+def images_of(counts: Mapping[tuple[str, str], int]) -> str:
+    """`500`, or `500 (200 for crossmax)` if rows differ: the most frequent number comes first.
+
+    counts: number of images of each row, by model and defense; at least one.
+    """
+    (usual, _), *others = Counter(counts.values()).most_common()
+    words = []
+    for count, _ in others:
+        rows = [row for row, images in counts.items() if images == count]
+        # a defense without its model, if this is its number on all models
+        models = {defense: [m for m, other in counts if other == defense] for _, defense in rows}
+        names = dict.fromkeys(
+            defense if all((m, defense) in rows for m in models[defense]) else f"{model}/{defense}"
+            for model, defense in rows
+        )
+        words.append(f"{count:,} for {', '.join(names)}")
+    return f"{usual:,}" + (f" ({'; '.join(words)})" if words else "")
 
 
 def range_of(fewest: int, most: int) -> str:

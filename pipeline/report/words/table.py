@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pipeline.report.views.table import LEVEL, View
+from pipeline.report.words.numbers import images_of
 
 DISCORDANT = 0.1
 """Share of images on which answers are assumed to differ, to compute the smallest visible gain."""
@@ -72,10 +73,31 @@ def _gains(count: int) -> str:
     return f"{count} gain{'s' if count != 1 else ''}"
 
 
+def images_line(view: View) -> str:
+    """The number of images of each column; empty if it is the same for all entries."""
+    counts = [
+        {
+            (row.model, row.defense): row.entries[place].images or 0
+            for row in view.rows
+            if row.entries[place].images
+        }
+        for place in range(len(view.attacks))
+    ]
+    columns: dict[str, list[str]] = {}
+    for attack, images in zip(view.attacks, counts, strict=True):
+        if images:
+            columns.setdefault(images_of(images), []).append(attack)
+    if len({each for images in counts for each in images.values()}) < 2:
+        return ""
+    words = [f"{', '.join(attacks)}: {images}" for images, attacks in columns.items()]
+    return f"Number of images: {'; '.join(words)}."
+
+
 def caption(view: View) -> list[str]:
-    """Lines below a table: implausible results, baselines of gains, intervals."""
+    """Lines below a table: doubts, numbers of images, baselines of gains, intervals."""
     table = view.table
     lines = [f"Doubtful: {doubt}." for doubt in view.doubts]
+    lines += filter(None, [images_line(view)])
     if any(entry.gain is not None for row in view.rows for entry in row.entries):
         over = f"the same defense without {table.gains_of}"
         if table.gains_of is None:

@@ -31,10 +31,10 @@ MANY = 24
 ORDER: tuple[Word, ...] = ("holds", "no gain", "harms", "undecided", "cannot tell")
 
 READING = """\
-The worst case is the accuracy under an adaptive attack: the attacker knows the defense, but not the
-random numbers it draws, and each image is under the example on which the defense fails most often.
-*Bare* is the same network without the defense. A defense **holds** where the 99 % interval of its
-gain over bare lies above zero, and **harms** where it lies below."""
+Worst-case (robust) accuracy is measured under an adaptive attack: the attacker knows the defense,
+but not the random numbers it draws, and each image counts under the example that the defense most
+often misclassifies. *Bare* is the same network without the defense. A defense **holds** where the
+99 % interval of its gain over bare lies above zero, and **harms** where it lies below."""
 
 TERMS = """\
 Images: number of test images in the row; the gain compares with the bare network on the same ones.
@@ -86,12 +86,12 @@ def about(rows: Sequence[VerdictRow]) -> str:
 
 
 def verdict_words(row: VerdictRow) -> str:
-    """`holds, at a price of 12.0 clean points, no more than flips and crops do`."""
+    """`holds, at a cost of 12.0 points of clean accuracy, no better than flips and crops`."""
     words: list[str] = [row.verdict.word]
     if row.costs_accuracy and row.clean_change is not None:
-        words.append(f"at a price of {-row.clean_change.points:.1f} clean points")
+        words.append(f"at a cost of {-row.clean_change.points:.1f} points of clean accuracy")
     if row.verdict.word == "holds" and row.beats_control is False:
-        words.append("no more than flips and crops do")
+        words.append("no better than flips and crops")
     if row.hides_gradients:
         words.append("hides gradients")
     return ", ".join(words)
@@ -307,10 +307,10 @@ def _capital(text: str) -> str:
 
 def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
     """Remarks below the table of these rows."""
-    dear = [
+    expensive = [
         row for row in subjects(rows) if row.cost and row.cost.forwards + row.cost.backwards > 1
     ]
-    if dear and all(row.control is None for row in dear):
+    if expensive and all(row.control is None for row in expensive):
         yield "No flips and crops of equal cost are among the cells (`equal_cost: flip-crop`)."
     for row in rows:
         if row.hidden is not None and row.hides_gradients:

@@ -324,7 +324,7 @@ def test_the_robustness_of_a_defense_stands_below_its_table_by_adaptive_attack(t
     text = page_html(grid, make_scores(grid), [section], [], provenance={})
     page = Elements(text)
     assert "Robustness of each defense under adaptive-quick" in page.words
-    assert text.count("over the same 100 images</span></caption>") == 2
+    assert text.count("about the same images: 100</span></caption>") == 2
     assert text.count("40.0 [30, 50]") == 4
     assert "a<b" in page.words
     assert "<b " not in text

@@ -27,6 +27,8 @@ from pipeline.report.views.sweeps import Sweep, sweep
 from pipeline.report.views.table import View
 from pipeline.report.views.training import Training
 from pipeline.report.views.verdict_panels import verdict_panels
+from pipeline.report.words.numbers import images_of
+from pipeline.report.words.table import images_line
 
 if TYPE_CHECKING:
     from pipeline.report.formats.figures.style import FileKind
@@ -58,21 +60,21 @@ class DrawnFile:
 ROBUSTNESS_CAPTION = """\
 Each line leads from the accuracy under the oblivious attack that lowers it most to the accuracy
 under the adaptive attack on the same images, with Wilson 95 % intervals; the cross is the accuracy
-where each image is under the attack that breaks it most."""
+where each image counts under the attack that is most successful on it."""
 COSTS_CAPTION = """\
 Each point is the accuracy of a defense under the attack of this table that lowers it most, with the
 Wilson 95 % interval over images. Passes are forward and backward passes of the network for one
 image, as counted while the defense ran; points that would overlap are drawn side by side."""
 
 VERDICTS_CAPTION = """\
-A point is what a defense leaves in the worst case, the line what stands without one, each with its
-Wilson 95 % interval over images; a circle is what replayed examples leave. The verdict is that of
-the gain image by image, so overlapping intervals are no objection to it."""
+A point is the worst-case accuracy with a defense, the line that without one, each with its Wilson
+95 % interval over images; a circle is the accuracy under replayed examples. The verdict is that of
+the gain image by image, so overlapping intervals do not contradict it."""
 
 EPSILONS_CAPTION = """\
 Accuracy under an APGD that knows the defense, at each epsilon, as measured by the integrity cards
-on {images} images, with Wilson 95 % intervals. It must not rise with epsilon, and at the largest
-epsilon it must not exceed chance."""
+with Wilson 95 % intervals. Number of images: {images}. It must not rise with epsilon, and at the
+largest epsilon it must not exceed chance."""
 
 TRAININGS_CAPTION = """\
 Loss and accuracy are means over an epoch, measured while its weights were being updated, on the
@@ -118,7 +120,7 @@ def drawing(view: View, stem: str, grid: Grid, artifacts: Artifacts | None) -> D
     if curves is None:
         return None
     files = _files(curves, _sweep)
-    caption = _curves_caption(curves)
+    caption = " ".join(filter(None, [_curves_caption(curves), images_line(view)]))
     markdown = f"{_embedded(curves.quantity, stem)}\n\n{caption}\n"
     return Drawing(markdown, f"Accuracy against {curves.quantity}", caption, files)
 
@@ -130,8 +132,8 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
         return None
     files = {"svg": DrawnFile(found, "svg", _costs)}
     alt = "Least accuracy of each defense against the passes that it takes"
-    markdown = f"![{alt}]({stem}.svg)\n\n{COSTS_CAPTION}\n"
-    return Drawing(markdown, alt, COSTS_CAPTION, files)
+    caption = " ".join(filter(None, [COSTS_CAPTION, images_line(view)]))
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{caption}\n", alt, caption, files)
 
 
 def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing | None:
@@ -140,9 +142,8 @@ def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawin
     if found is None:
         return None
     files = {"svg": DrawnFile(found, "svg", _epsilons)}
-    images = sorted({curve.images for panel in found.panels for curve in panel.curves})
-    counts = f"{images[0]:,}" if len(images) == 1 else f"{images[0]:,} to {images[-1]:,}"
-    caption = EPSILONS_CAPTION.format(images=counts)
+    counts = {(p.model, curve.defense): curve.images for p in found.panels for curve in p.curves}
+    caption = EPSILONS_CAPTION.format(images=images_of(counts))
     if few := found.few_draws:
         listed = ", ".join(f"{defense} {draws}" for defense, draws in few.items())
         caption += FEW_DRAWS_CAPTION.format(draws=listed)
@@ -167,7 +168,7 @@ def verdict_drawing(facts: Iterable[Mapping[str, Any]], stem: str) -> Drawing | 
     if not panels:
         return None
     files = {"svg": DrawnFile(panels, "svg", _verdicts)}
-    alt = "What each defense leaves in the worst case, and its verdict"
+    alt = "Worst-case accuracy of each defense, and its verdict"
     return Drawing(f"![{alt}]({stem}.svg)\n\n{VERDICTS_CAPTION}\n", alt, VERDICTS_CAPTION, files)
 
 

@@ -65,14 +65,14 @@ def described(panels: Sequence[VerdictPanel]) -> str:
     told = []
     for panel in panels:
         rates = dict.fromkeys(mark.without.accuracy for mark in panel.marks if mark.without)
-        without = " or ".join(f"{accuracy(rate)} %" for rate in rates) or "an unknown share"
+        without = " or ".join(f"{accuracy(rate)} %" for rate in rates) or "unknown"
         marks = ", ".join(
             f"{mark.defense} {accuracy(mark.worst.accuracy)} % ({mark.verdict})"
             for mark in panel.marks
         )
         told.append(
-            f"On {panel.model}, {panel.norm} {panel.epsilon:g}/255, {without} of images stand "
-            f"without a defense. In the worst case: {marks}."
+            f"On {panel.model}, {panel.norm} {panel.epsilon:g}/255, worst-case accuracy without a "
+            f"defense is {without}. With one: {marks}."
         )
     return " ".join(told)
 

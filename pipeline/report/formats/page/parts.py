@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.grid.cells import Cell, Grid
+from pipeline.report.facts import Facts, interval
 from pipeline.report.formats.figures.colours import INK, LINE, PAPER
-from pipeline.report.scores import Facts, Scores, interval
+from pipeline.report.scores import Scores
 from pipeline.report.views.costs import passes, prediction_costs
 from pipeline.report.views.exhibits import Change, Exhibit
 from pipeline.report.views.gallery import Gallery

@@ -11,7 +11,7 @@ from pipeline.report.formats.frames import laid_out, texts
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.table import Entry, Row, View, spans
 from pipeline.report.views.verdicts import VerdictRow
-from pipeline.report.words.adaptive import NUMBERS, robustness_words
+from pipeline.report.words.adaptive import NUMBERS, images_words, robustness_words
 from pipeline.report.words.verdicts import COLUMNS as VERDICT_COLUMNS
 from pipeline.report.words.verdicts import IN_WORDS, row_words
 
@@ -59,9 +59,10 @@ def robustness_html(rows: Sequence[Robustness], identity: str) -> str:
         .tab_stubhead("defense")
         .cols_align("right", list(NUMBERS))
     )
-    images = rows[0].images
     return _bare(
-        table, f"Accuracy in percent, with the 95 % interval, over the same {images} images"
+        table,
+        "Accuracy in percent, with the 95 % interval; all columns of a row are about the same "
+        f"images: {images_words(rows)}",
     )
 
 
