@@ -78,7 +78,7 @@ class Climbs(Spec):
     each."""
 
 
-class Adaptive(CompoundAttack):
+class Adaptive(Climbs, CompoundAttack):
     """An untargeted attack with a budget, made of candidates from cheap to expensive.
 
     Each image gets the candidate on which the defended model fails most often. In order, they are:
@@ -111,27 +111,6 @@ class Adaptive(CompoundAttack):
     cheaper: Annotated[tuple[Climbs, ...], Field(strict=False)] = ()
     """Sets of APGD runs to try before the attack's own: images that are done by these need no
     others."""
-    losses: Losses = ("margin",)
-    """Objectives that APGD ascends, with candidates of its own for each."""
-    random_starts: Annotated[int, Field(ge=0, le=10**6)] = 0
-    """Number of random starts of one more candidate, which keeps the best of them; 0 for no such
-    candidate."""
-    steps: Count = 20
-    """Steps of each APGD run."""
-    draws: Count = 5
-    """Draws of the defense at each step, over which the prediction is averaged (EOT)."""
-    smoothing: Positive | None = None
-    """Add candidates in which a sign(u) inside the defense is replaced by tanh(u / tau), where tau
-    is `smoothing` times the mean of abs(u) over an image. Unset, or for a defense without signs,
-    there are none."""
-    relu_width: Positive | None = None
-    """Second derivative of ReLUs (also leaky ones, ReLU6, hardtanh, and clamps at 0) where an
-    attack differentiates a gradient of the network: a Gaussian of this standard deviation, relative
-    to that of the ReLU's inputs; unset, it is zero. A run says how many ReLUs this does not
-    reach."""
-    target_classes: Targets = 0
-    """Add targeted runs to this many wrong classes, the most probable ones, as a candidate for
-    each."""
     square_queries: Count | None = None
     """Queries of the Square Attack for each image; unset, it is left out."""
     square_draws: Count = 20
@@ -246,8 +225,8 @@ class Adaptive(CompoundAttack):
         return self.steps, self.draws
 
     def _sets(self) -> tuple[Climbs, ...]:
-        own = {key: getattr(self, key) for key in Climbs.model_fields}
-        return (*self.cheaper, Climbs.model_validate(own))
+        own = Climbs(**{key: getattr(self, key) for key in Climbs.model_fields})
+        return (*self.cheaper, own)
 
     def _climbs(self, climbs: Climbs, defense: Defense) -> Iterator[Try]:
         starts: dict[str, tuple[Start, int]] = {"image": ("own", 0)}
