@@ -10,7 +10,7 @@ from typing import Literal
 
 from pipeline.catalogue.entries import FigureEntry
 from pipeline.problems import BadInput, suggestion
-from tasks.attacks.base import Attack, BallAttack
+from tasks.attacks.base import Attack, BallAttack, CompoundAttack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Defense
 from tasks.specs import ADAPTIVE_SHARD, Precision
@@ -60,6 +60,14 @@ class Cell:
         return not self.model_spec.randomised and self.defense_spec.deterministic(
             self.dataset_spec.classes
         )
+
+    @property
+    def candidates(self) -> int:
+        """Number of candidates among which the attack chooses for each image."""
+        attack = self.attack_spec
+        if not isinstance(attack, CompoundAttack):
+            return 1
+        return len(attack.transfers()) + len(attack.tries(self.defense_spec))
 
     def in_ball_of(self, other: Cell) -> bool:
         """Whether all examples of this cell's attack lie in the ball of the other cell's attack.

@@ -18,6 +18,7 @@ from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.report.cards import Card, Cards
 from pipeline.report.formats.frames import robustness_values
 from pipeline.report.formats.markdown import robustness_markdown, verdicts_markdown
+from pipeline.report.sanity import Sanity
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import (
     Doubling,
@@ -200,13 +201,17 @@ def test_verdicts_in_several_balls_are_told_apart():
 def test_a_card_compares_an_adaptive_attack_with_attacks_in_its_own_ball(tmp_path: Path):
     grid, scores = in_two_balls()
     assert scores.per_image is not None
-    nodes = card_nodes(CellNodes(), grid.cells, "full")
-    cards = Cards(grid, nodes, Store(tmp_path / "store"), scores.facts, scores.per_image)
+    made = CellNodes()
+    nodes = card_nodes(made, grid.cells, "full")
+    scored = {cell.name: made.score(cell) for cell in grid.cells}
+    answers = scores.per_image
+    sane = Sanity(grid.cells, scores.facts, scored, lambda _: {}, answers)
+    cards = Cards(grid, nodes, Store(tmp_path / "store"), scores.facts, answers, sane)
     card = cards.of(f"{MODEL}/adaptive-quick[epsilon=8]/guo")
     assert card is not None
-    found = {finding.check: finding for finding in card.stored}["adaptive"]
+    found = {finding.check: finding for finding in card.findings}["adaptive"]
     # 50 % under the adaptive attack, 75 % under the replayed one; the larger ball leaves 0 %
-    assert found.measured == {"adaptive": 50.0, "oblivious": 75.0}
+    assert found.measured == {"adaptive": 50.0, "other": 75.0}
     assert found.verdict == "pass"
 
 
