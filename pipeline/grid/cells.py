@@ -16,6 +16,9 @@ from tasks.defenses.base import Defense
 from tasks.specs import ADAPTIVE_SHARD, Precision
 from tasks.training.recipe import ClassifierSpec, EnsembleSpec
 
+Ball = tuple[str, float]
+"""Norm and epsilon, in 1/255, of an attack."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -60,6 +63,12 @@ class Cell:
         return not self.model_spec.randomised and self.defense_spec.deterministic(
             self.dataset_spec.classes
         )
+
+    @property
+    def ball(self) -> Ball | None:
+        """The ball of the attack's examples; None without one, as for clean images."""
+        spec = self.attack_spec
+        return (spec.norm, spec.epsilon or 0.0) if isinstance(spec, BallAttack) else None
 
     @property
     def candidates(self) -> int:

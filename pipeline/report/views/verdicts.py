@@ -23,7 +23,7 @@ from pipeline.report.scores import NOT_COMPUTED, Scores, number
 from pipeline.report.views.adaptive import Rate, RobustnessReader
 from pipeline.report.views.costs import Cost
 from pipeline.report.views.paired import Images, Paired, Right
-from tasks.attacks.base import BallAttack, CompoundAttack
+from tasks.attacks.base import CompoundAttack
 from tasks.attacks.direct import Direct
 from tasks.defenses.flip_crop import FlipCrop
 from tasks.evaluation import verdicts
@@ -176,10 +176,8 @@ def verdict_of(cell: Cell, rows: Sequence[VerdictRow]) -> Word | None:
 
     Of several, it is the one in the ball of the cell's attack; None without such a one.
     """
-    spec = cell.attack_spec
     if len(rows) > 1:
-        ball = (spec.norm, spec.epsilon or 0.0) if isinstance(spec, BallAttack) else None
-        rows = [row for row in rows if (row.norm, row.epsilon) == ball]
+        rows = [row for row in rows if (row.norm, row.epsilon) == cell.ball]
     return rows[0].verdict.word if rows else None
 
 
