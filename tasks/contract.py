@@ -6,7 +6,7 @@ They are meant for the tests of whoever writes one. Each check raises BrokenCont
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +24,8 @@ from tasks.networks.base import Network
 from tasks.specs import Problem
 
 CLASSES, COUNT = 10, 6
+CROWD = 64
+"""Rows of a batch in which the images are repeated, to find what happens only in large batches."""
 MEMBERS = 3
 """Members of the ensemble with which a defense about members is tested."""
 
@@ -62,15 +64,10 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     pixels = as_float(images.pixels)
     before = pixels.clone()
     leaf = pixels.clone().requires_grad_()
-    state = _generators()
+    state = generators()
     result: object = spec.transform(leaf, rows, context)
     name, views = f"defense {spec.kind}", spec.views(CLASSES)
-    drawn = [module for module, now in _generators().items() if now != state[module]]
-    _repeatable(
-        not drawn,
-        f"{name}: draws random numbers of {' and '.join(drawn)}, which are no image's own; "
-        'draw from `rows`, such as rows.uniform("noise", 64)',
-    )
+    check_generators(name, state)
     found = _checked(name, result, pixels, copies=views, anywhere=spec.leaves_range())
     _require(torch.equal(pixels, before), f"{name}: changes the pixels that it is given")
     _require(
@@ -79,6 +76,14 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     )
     asked = partial(_transformed, spec, context, views)
     _check_each_alone(name, asked, pixels, rows, found.detach().view(COUNT, views, -1))
+    crowd = torch.arange(CROWD) % COUNT
+    many = asked(pixels[crowd], rows[crowd])
+    check_generators(name, state)
+    _require(
+        _same(many, found.detach().view(COUNT, views, -1)[crowd]),
+        f"{name}: an image in a batch of {CROWD} gives something else than in one of {COUNT}; "
+        "compute it from that image and its `rows`",
+    )
     if spec.deterministic(CLASSES):
         _require(
             _same(asked(pixels, _rows(draw=1)), asked(pixels, rows)),
@@ -138,13 +143,35 @@ def _check_gradient(name: str, leaf: Tensor, found: Tensor) -> None:
     )
 
 
-def _generators() -> dict[str, bytes]:
-    """Return the state of each global generator, by the module it belongs to."""
+def generators() -> dict[str, bytes]:
+    """Return the state of each global random generator, by the module it belongs to."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states += torch.cuda.get_rng_state_all()
     return {
-        "torch": torch.get_rng_state().numpy().tobytes(),
+        "torch": b"".join(state.numpy().tobytes() for state in states),
         "numpy": repr(np.random.get_state()).encode(),  # noqa: NPY002  whether it was used
         "random": repr(random.getstate()).encode(),
     }
+
+
+def check_generators(name: str, before: Mapping[str, bytes]) -> None:
+    """Check that no global random generator has been used since `before`.
+
+    Args:
+        name: The part that ran meanwhile, for the message.
+        before: Those of the states of `generators` to compare.
+
+    Raises:
+        NotRepeatable: If one has been used.
+    """
+    now = generators()
+    drawn = [module for module, state in before.items() if now[module] != state]
+    _repeatable(
+        not drawn,
+        f"{name}: draws random numbers of {' and '.join(drawn)}, which are no image's own; "
+        'draw from `rows`, such as rows.uniform("noise", 64)',
+    )
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
@@ -207,16 +234,11 @@ def check_attack(spec: Attack, *, channels: int = 1, side: int = 8) -> None:
     victim = Victim(lambda pixels, _: network(pixels), CLASSES)
     pixels = as_float(images.pixels)
     before = pixels.clone()
-    state = _generators()
+    state = generators()
     result: object = spec.perturb(victim, pixels, images.labels, rows)
     name = f"attack {spec.kind}"
     if not spec.library:
-        drawn = [module for module, now in _generators().items() if now != state[module]]
-        _repeatable(
-            not drawn,
-            f"{name}: draws random numbers of {' and '.join(drawn)}, which are no image's own; "
-            'draw from `rows`, such as rows.uniform("start", 64)',
-        )
+        check_generators(name, state)
     found = _checked(name, result, pixels)
     _require(torch.equal(pixels, before), f"{name}: changes the pixels that it is given")
     ball = spec.ball()

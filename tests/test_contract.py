@@ -68,6 +68,14 @@ def of_the_batch(pixels, rows, context):
     return (pixels * (1 - 0.1 * pixels.mean())).clamp(0, 1)
 
 
+def torchs_of_many(pixels, rows, context):
+    return torchs(pixels, rows, context) if len(pixels) > 8 else _plus(pixels, 1)
+
+
+def of_a_large_batch(pixels, rows, context):
+    return of_the_batch(pixels, rows, context) if len(pixels) > 8 else _plus(pixels, 1)
+
+
 def not_deterministic(pixels, rows, context):
     return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
 
@@ -92,6 +100,8 @@ def endless(pixels, rows, context):
         (batch_wide_draw, "in a batch: it has the draws of another image"),
         (batch_wide_seed, "in a batch: it has the draws of another image"),
         (of_the_batch, "in a batch: its result follows from the other images"),
+        (torchs_of_many, "draws random numbers of torch, which are no image's own"),
+        (of_a_large_batch, "an image in a batch of 64 gives something else than in one of 6"),
         (not_deterministic, "says that it is deterministic, and draws differ"),
         (endless, "gives a gradient that is not finite"),
     ],

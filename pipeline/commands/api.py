@@ -123,11 +123,11 @@ def results(session: Session) -> pl.DataFrame:
     Accuracies and other rates are in percent unless the column's name says otherwise. A cell that
     is not in the store has nulls, and the column `missing` says why. All cells of the grid are
     included, even if it was loaded with `only`. Columns beside those of the score, the same for all
-    seeds of a cell (of the gain and the worst case, the mean over seeds):
+    seeds of a cell (of the gain and `all_attacks`, the mean over seeds):
 
     - `gain`: difference in percentage points from the baseline of the first table that has gains.
-    - `worst_case`: accuracy of the model and defense if each image meets the attack that is most
-      successful on it.
+    - `all_attacks`: accuracy of the model and defense if each image meets the attack that is most
+      successful on it, of those in the ball of the cell's attack.
     - `defense_verdict`: verdict on the model and defense, if they were attacked adaptively; of
       several, that in the ball of the cell's attack.
     - one column for each swept parameter, such as `guo.draws`.
@@ -135,7 +135,7 @@ def results(session: Session) -> pl.DataFrame:
     from pipeline.commands.records import swept_values
     from pipeline.commands.report import known_scores
     from pipeline.report.formats import frames as report_frames
-    from pipeline.report.views.adaptive import worst_cases
+    from pipeline.report.views.adaptive import under_all_attacks
     from pipeline.report.views.table import views
     from pipeline.report.views.verdicts import VerdictRow, verdict_of, verdict_rows
 
@@ -148,15 +148,15 @@ def results(session: Session) -> pl.DataFrame:
             for entry in row.entries:
                 if entry.gain is not None:
                     gains.setdefault((row.model, entry.attack, row.defense), entry.gain)
-    worst = worst_cases(grid, scores)
+    under_all = under_all_attacks(grid, scores)
     verdicts: dict[tuple[str, str], list[VerdictRow]] = {}
     for verdict in verdict_rows(grid, scores):
         verdicts.setdefault((verdict.model, verdict.defense), []).append(verdict)
     swept = [swept_values(cell, grid.tables) for cell in grid.cells]
     columns: dict[str, list[object]] = {
         "gain": [gains.get((cell.model, cell.attack, cell.defense)) for cell in grid.cells],
-        "worst_case": [
-            None if (rate := worst.get((cell.model, cell.defense))) is None else rate.accuracy
+        "all_attacks": [
+            None if (rate := under_all.get(cell.name)) is None else rate.accuracy
             for cell in grid.cells
         ],
         "defense_verdict": [

@@ -10,11 +10,14 @@ from typing import Literal
 
 from pipeline.catalogue.entries import FigureEntry
 from pipeline.problems import BadInput, suggestion
-from tasks.attacks.base import Attack, BallAttack
+from tasks.attacks.base import Attack, BallAttack, CompoundAttack
 from tasks.data.spec import DatasetSpec
 from tasks.defenses.base import Defense
 from tasks.specs import ADAPTIVE_SHARD, Precision
 from tasks.training.recipe import ClassifierSpec, EnsembleSpec
+
+Ball = tuple[str, float]
+"""Norm and epsilon, in 1/255, of an attack."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,20 @@ class Cell:
         return not self.model_spec.randomised and self.defense_spec.deterministic(
             self.dataset_spec.classes
         )
+
+    @property
+    def ball(self) -> Ball | None:
+        """The ball of the attack's examples; None without one, as for clean images."""
+        spec = self.attack_spec
+        return (spec.norm, spec.epsilon or 0.0) if isinstance(spec, BallAttack) else None
+
+    @property
+    def candidates(self) -> int:
+        """Number of candidates among which the attack chooses for each image."""
+        attack = self.attack_spec
+        if not isinstance(attack, CompoundAttack):
+            return 1
+        return len(attack.transfers()) + len(attack.tries(self.defense_spec))
 
     def in_ball_of(self, other: Cell) -> bool:
         """Whether all examples of this cell's attack lie in the ball of the other cell's attack.

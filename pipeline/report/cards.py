@@ -22,13 +22,8 @@ from pipeline.store.candidates import candidates_in
 from pipeline.store.store import Store
 from tasks.evaluation.specs import CardSpec
 from tasks.integrity.costs import answer_draws, own_draws
-from tasks.integrity.findings import Finding, Verdict, overall
-from tasks.integrity.stored import (
-    adaptive_not_above,
-    fallen_stay_wrong,
-    oblivious_steps,
-    scored_again,
-)
+from tasks.integrity.findings import OF_STRENGTH, Finding, Verdict, overall
+from tasks.integrity.stored import fallen_stay_wrong, oblivious_steps, scored_again
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,15 @@ class Card:
         found = overall(self.findings)
         return found if self.model or found == "fail" else "skipped"
 
+    @property
+    def bounds(self) -> bool:
+        """Whether nothing failed but checks of the attack's strength, if anything did.
+
+        The accuracy is then at least an upper bound.
+        """
+        failed = {finding.check for finding in self.findings if finding.verdict == "fail"}
+        return failed <= OF_STRENGTH
+
     def complaint(self) -> str:
         """The first failure, else the first warning, in one line; empty if there is none."""
         complaints = list(self.not_passed())
@@ -115,14 +119,6 @@ class Cards:
     _made: dict[str, Card | None] = field(default_factory=dict)
     _found: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     _stepped: dict[Hashable, Finding | None] = field(default_factory=dict)
-
-    @cached_property
-    def _cells(self) -> dict[tuple[str, str, int], list[Cell]]:
-        """Cells of each defended model, by model, defense and seed."""
-        cells: dict[tuple[str, str, int], list[Cell]] = {}
-        for cell in self.grid.cells:
-            cells.setdefault((cell.model, cell.defense, cell.seed), []).append(cell)
-        return cells
 
     def all(self) -> dict[str, Card]:
         """All cards by cell name."""
@@ -165,7 +161,6 @@ class Cards:
         yield scored_again(answers.right, self.facts[cell.name])
         if cell.attack_spec.compound:
             yield from self._fallen(cell, answers)
-            yield from self._beside_oblivious(cell, answers)
         elif cell.attack_spec.crafts:
             yield from self._by_steps(cell, answers)
 
@@ -174,20 +169,6 @@ class Cards:
         tried = candidates_in(self.facts[cell.name])
         if cell.deterministic and tried:
             yield fallen_stay_wrong(answers.right, sum(each.felled for each in tried))
-
-    def _beside_oblivious(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
-        """Comparison with the strongest transferred attack on the same images, in the same ball."""
-        others = [
-            found.right[np.searchsorted(found.ids, answers.ids)]
-            for other in self._others(cell)
-            if other.attack_spec.crafts and not other.attack_spec.compound
-            if other.in_ball_of(cell)
-            for found in [self._answers(other.name)]
-            if found is not None and np.isin(answers.ids, found.ids).all()
-        ]
-        if others:
-            lowest = min(others, key=lambda right: float(right.mean()))
-            yield adaptive_not_above(answers.right, lowest)
 
     def _by_steps(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
         """Comparison with attacks that differ from the cell's only in the number of steps."""
@@ -214,11 +195,6 @@ class Cards:
             if getattr(cell.attack_spec, "steps", None) is not None:
                 found.setdefault(_but_for_steps(cell), []).append(cell)
         return found
-
-    def _others(self, cell: Cell) -> Iterator[Cell]:
-        """Other cells of the same defended model."""
-        cells = self._cells[cell.model, cell.defense, cell.seed]
-        return (other for other in cells if other.name != cell.name)
 
     def _answers(self, name: str) -> Answers | None:
         if name not in self.facts:

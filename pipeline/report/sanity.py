@@ -1,4 +1,4 @@
-"""Sanity checks: models and attacks in a grid whose results are implausible.
+"""Sanity checks: models and attacks in a grid whose results are implausible or inconsistent.
 
 Based on scores and on what was observed during attacks and predictions (`tasks.evaluation.seen`);
 nothing is computed for them.
@@ -14,11 +14,12 @@ import numpy as np
 
 from pipeline.grid.cells import Cell
 from pipeline.grid.graph import Node
-from pipeline.report.answers import NotTested, PerImage
+from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.report.facts import Facts, number
 from tasks.defenses.none import NoDefense
 from tasks.integrity import sanity
 from tasks.integrity.findings import Finding
+from tasks.integrity.stored import adaptive_not_above
 
 Key = tuple[str, int]
 """Model and seed."""
@@ -26,19 +27,19 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True)
 class Doubt:
-    """A finding about a model, or about an attack on it if one is named, that did not pass."""
+    """A finding that did not pass, about a model or, if named, an attack on it or on a defense."""
 
     model: str
     seed: int
     attack: str | None
     finding: Finding
+    defense: str | None = None
 
     @property
     def line(self) -> str:
-        """`model/attack: finding`, in one line."""
-        seed = f"/seed{self.seed}" if self.seed else ""
-        attack = f"/{self.attack}" if self.attack else ""
-        return f"{self.model}{attack}{seed}: {self.finding.words}"
+        """`model/attack/defense: finding`, in one line."""
+        parts = [self.model, self.attack, self.defense, f"seed{self.seed}" if self.seed else None]
+        return f"{'/'.join(filter(None, parts))}: {self.finding.words}"
 
 
 @dataclass
@@ -65,25 +66,29 @@ class Sanity:
         about = self._about_model((cell.model, cell.seed))
         if not cell.attack_spec.crafts:
             return about
-        return (*about, *self._about_attack((cell.model, cell.seed), cell.attack))
+        attacked = self._about_attack((cell.model, cell.seed), cell.attack)
+        return (*about, *attacked, *self._beside_others(cell))
 
     def doubts(self) -> tuple[Doubt, ...]:
-        """Findings that did not pass: of each model, followed by those of the attacks on it."""
+        """Findings that did not pass: of each model, followed by those of the attacks on it.
+
+        Last come its defenses that another attack breaks more often than the adaptive one.
+        """
         found: list[Doubt] = []
         for key, cells in self._by_model.items():
-            about = [(None, finding) for finding in self._about_model(key)]
+            found += [Doubt(*key, None, finding) for finding in self._about_model(key)]
             attacks = dict.fromkeys(cell.attack for cell in cells if cell.attack_spec.crafts)
-            about += [
-                (attack, finding)  # type: ignore[misc]
+            found += [
+                Doubt(*key, attack, finding)
                 for attack in attacks
                 for finding in self._about_attack(key, attack)
             ]
             found += [
-                Doubt(*key, attack, finding)
-                for attack, finding in about
-                if finding.verdict in {"warn", "fail"}
+                Doubt(*key, cell.attack, finding, cell.defense)
+                for cell in cells
+                for finding in self._beside_others(cell)
             ]
-        return tuple(found)
+        return tuple(doubt for doubt in found if doubt.finding.verdict in {"warn", "fail"})
 
     @cached_property
     def _by_model(self) -> dict[Key, list[Cell]]:
@@ -104,6 +109,31 @@ class Sanity:
             known = tuple(each for each in found if each.verdict != "skipped")
             self._attacks[key, attack] = known
         return self._attacks[key, attack]
+
+    def _beside_others(self, cell: Cell) -> Iterator[Finding]:
+        """Comparison of an adaptive cell with the attack that leaves least, on common images."""
+        own = self._answers(cell)
+        if own is None or not cell.attack_spec.compound:
+            return
+        found = []
+        for other in self._by_model[cell.model, cell.seed]:
+            theirs = self._answers(other) if _comparable(cell, other) else None
+            if theirs is not None:
+                common, places, others = np.intersect1d(own.ids, theirs.ids, return_indices=True)
+                if len(common):
+                    found.append((own.right[places], theirs.right[others], other.attack))
+        if found:
+            yield adaptive_not_above(
+                *max(found, key=lambda each: float(each[0].mean() - each[1].mean()))
+            )
+
+    def _answers(self, cell: Cell) -> Answers | None:
+        if self.answers is None or cell.name not in self.facts:
+            return None
+        try:
+            return self.answers.answers(cell.name)
+        except NotTested:
+            return None
 
     def _clean(self, key: Key) -> Iterator[Finding]:
         """Clean accuracy of the undefended model, or else of the defense with the highest one."""
@@ -142,12 +172,9 @@ class Sanity:
     def _chance(self, cell: Cell) -> float:
         """The share of the most frequent class among the cell's images, in percent."""
         chance = 1 / cell.dataset_spec.classes
-        if self.answers is not None:
-            try:
-                labels = self.answers.answers(cell.name).labels
-            except NotTested:
-                return 100 * chance
-            chance = max(chance, float(np.bincount(labels).max()) / len(labels))
+        answers = self._answers(cell)
+        if answers is not None:
+            chance = max(chance, float(np.bincount(answers.labels).max()) / len(answers.labels))
         return 100 * chance
 
     def _trained(self, cell: Cell) -> float | None:
@@ -190,3 +217,18 @@ class Sanity:
                 targeted = bool(getattr(cell.attack_spec, "targeted", False))
                 yield sanity.breaks(left, before, targeted=targeted)
                 return
+
+
+def _comparable(cell: Cell, other: Cell) -> bool:
+    """Whether an adaptive cell should leave no more than another cell of its defended model.
+
+    Of adaptive attacks, a larger budget of the same attack may leave less, and every one may leave
+    less than an attack with a single candidate.
+    """
+    own, theirs = cell.attack_spec, other.attack_spec
+    if not (other.defense == cell.defense and theirs.crafts and other.in_ball_of(cell)):
+        return False
+    if not theirs.compound:
+        return True
+    fewer = other.candidates < cell.candidates
+    return cell.candidates > 1 and (fewer or type(own) is not type(theirs))

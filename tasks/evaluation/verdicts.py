@@ -58,7 +58,7 @@ class DefenseVerdict:
 
     word: Word
     why: str = ""
-    """Reason of `cannot tell`."""
+    """Reason of `cannot tell`; of another word, why the gain is an upper bound, if it is."""
     needed: int | None = None
     """For `undecided`, about how many images would decide if the gain stayed the same; None if none
     would."""
@@ -89,7 +89,12 @@ def change(more: Sequence[Right], less: Sequence[Right]) -> Change:
 
 
 def judged(
-    gain: Change, *, bare: float, candidates: int, failed: str | None = None
+    gain: Change,
+    *,
+    bare: float,
+    candidates: int,
+    failed: str | None = None,
+    weak: str | None = None,
 ) -> DefenseVerdict:
     """Return the verdict on a gain in the worst case.
 
@@ -98,13 +103,20 @@ def judged(
         bare: Accuracy without the defense under the same budget, in percent.
         candidates: Number of candidates of the attack on the defended model.
         failed: What a failed integrity card found.
+        weak: What a failed card found if it shows no more than that the attack on the defended
+            model is too weak. The gain is then an upper bound, from which `harms` and `no gain`
+            follow, and nothing else does.
     """
     if why := _silent(candidates, failed):
         return DefenseVerdict("cannot tell", why)
+    found = _told(gain)
+    if weak:
+        sure = found.word in {"harms", "no gain"} and bare > FALLEN
+        return DefenseVerdict(found.word if sure else "cannot tell", weak)
     if bare <= FALLEN:
         why = f"accuracy without it is {bare:.1f} %, and a verdict needs more than {FALLEN:g} %"
         return DefenseVerdict("cannot tell", why, fallen=True)
-    return _told(gain)
+    return found
 
 
 def _told(gain: Change) -> DefenseVerdict:

@@ -12,6 +12,14 @@ from pydantic import BaseModel, ConfigDict
 from tasks.evaluation.statistics import wilson_interval
 
 Verdict = Literal["pass", "warn", "fail", "skipped"]
+OF_STRENGTH = frozenset(
+    ("gradient", "steps", "epsilon", "chance", "corners", "frozen-draw", "square", "adaptive")
+)
+"""Checks that fail if an attack is too weak, so that the accuracy under it is an upper bound.
+
+If another check fails, the accuracy may be too low as well: the examples are not in their ball, or
+the answers are not those of this model to these images alone.
+"""
 
 
 class Finding(BaseModel):

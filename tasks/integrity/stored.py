@@ -16,26 +16,33 @@ from tasks.integrity.findings import Finding, beyond_interval, found, grows
 Answers = NDArray[np.bool_]
 
 
-def adaptive_not_above(adaptive: Answers, oblivious: Answers) -> Finding:
-    """Check that an adaptive attack leaves no higher accuracy than an oblivious one.
+def adaptive_not_above(adaptive: Answers, other: Answers, name: str) -> Finding:
+    """Check that an adaptive attack leaves no higher accuracy than another attack.
 
     Both are on the same images. A higher accuracy within the 95 % Wilson interval is a warning.
+
+    Args:
+        adaptive: Answers under the adaptive attack.
+        other: Answers under the other attack.
+        name: The other attack.
 
     Raises:
         ValueError: If the numbers of images differ.
     """
-    if len(adaptive) != len(oblivious):
-        raise ValueError(f"{len(adaptive)} images cannot be compared with {len(oblivious)}")
+    if len(adaptive) != len(other):
+        raise ValueError(f"{len(adaptive)} images cannot be compared with {len(other)}")
     images = len(adaptive)
-    knowing, unknowing = _right(adaptive), _right(oblivious)
-    measured = {"adaptive": 100 * knowing / images, "oblivious": 100 * unknowing / images}
+    own, least = _right(adaptive), _right(other)
+    measured = {"adaptive": 100 * own / images, "other": 100 * least / images}
     # integer counts over a common number of redraws, since shares such as 1/3 are not exact
-    higher = int(adaptive.sum()) * oblivious.shape[1] > int(oblivious.sum()) * adaptive.shape[1]
+    higher = int(adaptive.sum()) * other.shape[1] > int(other.sum()) * adaptive.shape[1]
     words = (
-        f"the adaptive attack leaves {measured['adaptive']:.1f} %, the oblivious one "
-        f"{measured['oblivious']:.1f} %"
+        f"the adaptive attack leaves {measured['adaptive']:.1f} % of {images} images, {name} "
+        f"{measured['other']:.1f} %"
     )
-    fails = beyond_interval(knowing, unknowing, images)
+    if higher:
+        words += ", so what the adaptive attack leaves is an upper bound"
+    fails = beyond_interval(own, least, images)
     return found("adaptive", measured, words, fails=fails, warns=higher)
 
 

@@ -68,6 +68,24 @@ class Subject:
                 self.spec.against, self.context, points, rows, draws=self.answer_draws
             )
 
+    def crowded(self) -> Tensor:
+        """Return the logits of the images' first draw, in one batch as full as any of a run.
+
+        The images are repeated until they fill it. As its size is the machine's and not the card's,
+        its passes are not counted.
+
+        Returns:
+            float32 [n, 1, classes] of the first n images, all if they fit into the batch.
+        """
+        views = self.spec.against.views(self.context.classifier.classes)
+        count = max(1, self.batch_size // views)
+        places = torch.arange(count, device=self.pixels.device) % len(self)
+        rows = self.rows[places].within("answer")
+        with torch.no_grad(), self.context.classifier.aside():
+            pixels = self.pixels[places]
+            logits = draw_logits(self.spec.against, self.context, pixels, rows, draws=1)
+        return logits[: len(self)]
+
     def right(self, points: Tensor) -> Tensor:
         """Return which points, one for each image, are classified correctly, bool [N]."""
         return torch.cat(

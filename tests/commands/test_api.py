@@ -38,7 +38,7 @@ def test_a_notebook_loads_runs_and_reads_a_grid(
     assert known["accuracy"].is_between(5, 100).all()
     gains = dict(known.select("defense", "gain").rows())
     assert gains["none"] is None  # it is compared with nothing
-    assert known["worst_case"].to_list() == [None, None]  # nothing attacked it
+    assert known["all_attacks"].to_list() == [None, None]  # nothing attacked it
     assert pipeline.run(session, inline=True, progress=False).computed == {}
     assert pipeline.run(session, inline=True, progress=False, force=True).computed["defend"] == 2
 
@@ -82,7 +82,7 @@ def test_a_notebook_shows_its_functions_and_a_grid_in_five_lines(tmp_path: Path)
         assert (Path(pipeline.__file__).parents[1] / package / "py.typed").is_file()
 
 
-def test_results_have_swept_parameters_gains_and_the_worst_case_as_columns(
+def test_results_have_swept_parameters_gains_and_what_all_attacks_leave_as_columns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -105,8 +105,8 @@ def test_results_have_swept_parameters_gains_and_the_worst_case_as_columns(
     # image by image, so no more than the least of both columns
     for defense in ("none", "guo[draws=1]", "guo[draws=3]"):
         both = [rows[attack, defense]["accuracy"] for attack in ("clean", "pgd")]
-        assert rows["clean", defense]["worst_case"] == rows["pgd", defense]["worst_case"]
-        assert rows["pgd", defense]["worst_case"] <= min(both) + 1e-9
+        assert rows["clean", defense]["all_attacks"] == rows["pgd", defense]["all_attacks"]
+        assert rows["pgd", defense]["all_attacks"] <= min(both) + 1e-9
 
 
 def test_what_does_not_fit_is_one_line_here_too(tmp_path: Path) -> None:

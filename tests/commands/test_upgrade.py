@@ -196,7 +196,7 @@ def test_a_run_goes_on_in_a_database_of_before_and_logs_nothing_twice(logged: Lo
         assert after[name].data.metrics.items() >= run.data.metrics.items()
         assert after[name].data.tags.get("mlflow.parentRunId") in {None, old.info.run_id}
     (cell,) = (run for run in after.values() if run.info.run_name == "trained/pgd/none")
-    assert cell.data.metrics["worst_case"] == new.data.metrics["worst/trained/none"]
+    assert cell.data.metrics["all_attacks"] == new.data.metrics["all_attacks/trained/none"]
     assert len(logged.client.search_model_versions("name = 'trained'")) == 1
     assert TAG in logged.client.get_experiment_by_name("trained").tags
     # and once more there is nothing to tell

@@ -48,6 +48,26 @@ def test_nothing_is_told_from_one_candidate_a_failed_card_or_a_network_that_has_
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (-9.0, -1.0, "harms"),
+        (-4.0, 3.0, "no gain"),
+        (-4.0, 3.1, "cannot tell"),
+        (1.0, 9.0, "cannot tell"),
+    ],
+)
+def test_of_an_upper_bound_only_harm_and_no_gain_are_told(low, high, word):
+    found = gain((low + high) / 2, low, high)
+    verdict = judged(found, bare=20.0, candidates=2, weak="more steps leave more")
+    assert verdict.word == word
+    assert verdict.why == "more steps leave more"
+    assert not verdict.fallen
+    for failed in ({"failed": "not in the ball", "bare": 20.0}, {"bare": 1.0}):
+        given = {"weak": "more steps leave more", "candidates": 2, **failed}
+        assert judged(found, **given).word == "cannot tell"
+
+
+@pytest.mark.parametrize(
     ("found", "needed"),
     [
         # holds once the lower half, 5 points, is below the gain of 4: 200 * (5 / 4)**2 = 312.5

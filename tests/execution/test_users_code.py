@@ -125,6 +125,22 @@ def test_a_file_that_ends_the_program_where_it_is_imported_is_refused(
         assert "SystemExit" in result.stderr
 
 
+@pytest.mark.parametrize("call", ["torch.rand(1)", "np.random.rand()"])
+def test_a_defense_that_draws_globally_in_large_batches_alone_fails_its_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The contract is checked on few images, where it draws nothing."""
+    monkeypatch.chdir(tmp_path)
+    _, finished = run(tmp_path, bad=f"len(pixels) > 20 and {call}")
+    module = "numpy" if call.startswith("np") else "torch"
+    assert finished.missing == {
+        "mixed/clean/bad": f"configs/defenses/bad.py:9: defense bad: draws random numbers of "
+        f"{module}, which are no image's own; draw from `rows`, such as "
+        'rows.uniform("noise", 64)'
+    }
+    assert "mixed/clean/guo" in finished.scored
+
+
 POISONS: dict[str, tuple[str, Callable[[], object]]] = {
     "dtype": ("torch.set_default_dtype(torch.float64)", torch.get_default_dtype),
     "device": ("torch.set_default_device('meta')", torch.get_default_device),

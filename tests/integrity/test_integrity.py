@@ -114,6 +114,20 @@ def test_a_defense_that_shares_its_draws_over_the_batch_is_caught(frozen, images
     assert asked(Gaussian(draws=3), frozen, images)["alone"].verdict == "pass"
 
 
+@pytest.mark.parametrize("above", [8, 500])
+def test_answers_that_depend_on_the_batch_in_large_batches_alone_are_caught(above, frozen, images):
+    class OfLargeBatches(NoDefense):
+        def transform(self, pixels, rows, context):
+            shade = pixels.mean() if len(pixels) > above else 0
+            return (pixels * (1 - shade)).clamp(0, 1)
+
+    finding = asked(OfLargeBatches(), frozen, images)["alone"]
+    assert finding.verdict == "fail"
+    assert finding.measured["median change"] < finding.measured["in a full batch"]
+    small = asked(OfLargeBatches(), frozen, images, batch_size=8)["alone"]
+    assert small.verdict == "pass"
+
+
 def test_a_network_left_in_train_mode_is_caught(network, images):
     with_dropout = nn.Sequential(*network[:-1], nn.Dropout(0.1), network[-1])
     frozen = Frozen(with_dropout, classes=10)

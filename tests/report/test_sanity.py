@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from made_up import make_cell
+from made_up_verdicts import SHARES, grid_of, scores_of
 from safetensors.torch import save_file
 from tiny import write_configs
 from torch import nn
@@ -244,6 +245,24 @@ def test_a_cells_card_gets_what_is_about_its_model_and_about_its_attack() -> Non
         "demo-iat/untargeted-pgd10",
         "demo-iat/untargeted-pgd10",
     ]
+
+
+def test_a_defense_that_another_attack_of_the_ball_breaks_more_often_is_told() -> None:
+    def told(**shares: float) -> list[str]:
+        grid = grid_of()
+        answers = scores_of(grid, SHARES | {(name, "guo"): share for name, share in shares.items()})
+        quick = [cell for cell in grid.cells if cell.attack in {"adaptive-quick", "direct"}]
+        facts = {cell.name: {"accuracy": 50.0} for cell in quick}
+        sane = Sanity(quick, facts, {}, lambda _: {}, answers.per_image)
+        return [doubt.line for doubt in sane.doubts() if doubt.defense == "guo"]
+
+    (line,) = told(direct=0.35)
+    assert line == (
+        "demo-iat/adaptive-quick/guo: the adaptive attack leaves 40.0 % of 300 images, direct "
+        "35.0 %, so what the adaptive attack leaves is an upper bound"
+    )
+    # a single gradient attack is not expected to leave as little as the adaptive one
+    assert told(direct=0.4) == told(direct=0.9) == []
 
 
 def test_a_store_of_an_earlier_version_is_judged_by_its_scores_alone() -> None:

@@ -180,12 +180,34 @@ def test_gradients_are_hidden_where_an_attack_straight_from_the_image_leaves_mor
     assert rows_of(grid=grid_of(attacks=ATTACKS[:3]))["counter"].hidden is None
 
 
+@pytest.mark.parametrize(
+    ("defense", "checks", "word"),
+    [
+        ("counter", ("steps",), "harms"),
+        ("counter", ("steps", "ball"), "cannot tell"),
+        ("none", ("steps",), "cannot tell"),
+    ],
+)
+def test_harm_stands_where_a_failed_card_makes_the_defended_accuracy_an_upper_bound(
+    defense, checks, word
+):
+    found = tuple(Finding(check=check, verdict="fail", words="it is weak") for check in checks)
+    card = Card(f"demo-iat/{defense}", 100, attack="adaptive-quick", model=found)
+    row = rows_of(cards={f"demo-iat/adaptive-quick/{defense}": card})["counter"]
+    assert row.verdict.word == word
+    assert "it is weak" in row.verdict.why
+    if word == "harms":
+        why = f"an upper bound: {card.complaint()}."
+        assert sentence(row).startswith("`counter` on demo-iat: **harms**")
+        assert sentence(row).endswith(f"points, {why}")
+
+
 def test_one_candidate_a_failed_card_a_fallen_network_and_an_absent_cell_tell_nothing():
     direct = rows_of(grid=grid_of(attacks=("clean", "direct")))["counter"]
     assert sentence(direct).startswith(
         "`counter` on demo-iat: **cannot tell**: the attack chooses from 1 candidate"
     )
-    found = Finding(check="steps", verdict="fail", words="more steps leave more")
+    found = Finding(check="alone", verdict="fail", words="more steps leave more")
     card = Card("demo-iat/counter", 100, attack="adaptive-quick", model=(found,))
     failed = rows_of(cards={"demo-iat/adaptive-quick/counter": card})
     assert "more steps leave more" in failed["counter"].verdict.why

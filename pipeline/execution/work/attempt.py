@@ -20,6 +20,7 @@ from pipeline.execution.signals import Interrupted, Silent
 from pipeline.execution.work import memory, process
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.budget import worker_bytes
+from pipeline.execution.work.contract import check_node
 from pipeline.execution.work.inputs import NodeInputs, forget
 from pipeline.execution.work.kinds import PERFORM, Unfinished
 from pipeline.execution.work.memory import keep_freed_memory
@@ -31,6 +32,7 @@ from pipeline.store.store import Damaged, Gone, Store
 from tasks.attacks.base import Attack
 from tasks.classifier.checkpoint import BadCheckpoint
 from tasks.classifier.problems import BadNetwork
+from tasks.contract import NotRepeatable
 from tasks.data.arrays import BadTensor
 from tasks.defenses.base import Defense
 from tasks.evaluation.defend import BadDefense
@@ -48,6 +50,7 @@ EXPECTED = (
     BadNetwork,
     Diverged,
     LibraryProblem,
+    NotRepeatable,
 )
 """Exceptions whose own message is sufficient for people, without the type of the error."""
 FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
@@ -140,6 +143,8 @@ def _named(spec: Spec, error: BaseException) -> str:
     """Prefix of an error message: the part, of a user's own or a library's, that caused it."""
     if isinstance(error, BadDefense):
         return "defense "
+    if isinstance(error, NotRepeatable):
+        return ""  # it names the part
     parts = {
         f"{family} {part.kind}: ": part
         for part in parts_of(spec)
@@ -193,6 +198,7 @@ def perform(
     began = time.monotonic()
     lineage = inputs.lineage()
     result = PERFORM[node.kind](inputs)
+    check_node(node.spec, inputs.generators)
     how = {
         "seconds": time.monotonic() - began,
         "device": _device_name(device),

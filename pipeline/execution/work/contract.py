@@ -2,6 +2,7 @@
 
 The verdict is cached on this machine under the digest of the spec, which covers the code, and that
 of the checks. An exception is not: a library that was missing, or memory, may be there next time.
+What six images do not show, such as a draw in large batches alone, `check_node` looks for in nodes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 
 from pipeline.catalogue.code.digests import TASKS, Code
 from pipeline.catalogue.code.own import line_of
-from pipeline.grid.digests import digest
+from pipeline.grid.digests import digest, parts_of
 from pipeline.problems.sanitize import clean
 from pipeline.store.files import cache_folder, replace_text
 from tasks.attacks.base import Attack
@@ -51,6 +52,34 @@ def own_parts(specs: Iterable[Spec]) -> Iterator[Defense | Attack]:
             if isinstance(part, Defense | Attack) and type(part).source_digest:
                 found.setdefault(digest(part), part)
     yield from found.values()
+
+
+def own_generators() -> dict[str, bytes]:
+    """State of the global random generators that are a node's own while it is computed.
+
+    Python's `random` is left out, since other threads of the process draw from it, such as
+    MLflow's.
+    """
+    from tasks.contract import generators
+
+    return {name: state for name, state in generators().items() if name != "random"}
+
+
+def check_node(spec: Spec, before: Mapping[str, bytes]) -> None:
+    """Check that the user's own parts of a node have used no global random generator.
+
+    Args:
+        spec: The node's spec.
+        before: State of `own_generators` before its work.
+
+    Raises:
+        NotRepeatable: If one has been used, with file and line.
+    """
+    from tasks.contract import check_generators
+
+    parts = [part for part in own_parts(parts_of(spec)) if not part.library]
+    if parts:
+        check_generators(" or ".join(f"{_place(part)}: {_title(part)}" for part in parts), before)
 
 
 def contract_verdict(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
@@ -104,6 +133,10 @@ def _tried(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
         except BaseException as error:  # noqa: BLE001  a user's own code may raise anything
             return Verdict(line_of(error), raised=True)
     return Verdict()
+
+
+def _title(spec: Defense | Attack) -> str:
+    return f"{'defense' if isinstance(spec, Defense) else 'attack'} {spec.kind}"
 
 
 def _place(spec: Defense | Attack) -> str:

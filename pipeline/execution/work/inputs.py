@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.execution.settings import KindSettings
 from pipeline.execution.work.budget import share_bytes
+from pipeline.execution.work.contract import own_generators
 from pipeline.grid.graph import Node
 from pipeline.store import arrow
 from pipeline.store.reading import Malformed, parsed
@@ -75,6 +76,9 @@ class NodeInputs:
         queried: Digest of the model node whose network was queried.
         rows: Batch size.
         notes: Remarks for people.
+        generators: State of the global random generators when the model and what a defense may use
+            were ready; empty for a node that uses neither, and for a randomised network, which may
+            draw from them.
     """
 
     node: Node
@@ -88,6 +92,7 @@ class NodeInputs:
     queried: str | None = None
     rows: int | None = None
     notes: list[str] = field(default_factory=list)
+    generators: dict[str, bytes] = field(default_factory=dict)
     _asked_before: Passes = field(default_factory=Passes)
 
     def record(self, node: Node) -> Record:
@@ -186,6 +191,7 @@ class NodeInputs:
             pool = pool.to(self.device)
         frozen = self.frozen(precision)
         self.rows = self._fitting(frozen)
+        self.generators = {} if frozen.randomised else own_generators()
         return Context(classifier=frozen, pool=pool, rows_at_once=self.rows)
 
     @property

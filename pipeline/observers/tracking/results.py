@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.cells import Ball, Cell, Grid
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.nodes import models_behind
 from pipeline.observers.tracking.runs import (
@@ -58,11 +58,14 @@ class Tagged:
 
 @dataclass(frozen=True)
 class Untold:
-    """The worst case of a cell's model and defense, in percent; `key` as in `Tagged`."""
+    """Accuracy of a cell's model and defense under all attacks, in percent; `key` as in `Tagged`.
+
+    See `pipeline.report.views.adaptive.under_all_attacks`.
+    """
 
     key: str
     run_id: str
-    worst: float
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -116,41 +119,54 @@ class Results:
         records = {name: snapshot.standing(node, self._graph) for name, node in self.scores.items()}
         return {name: record for name, record in records.items() if record is not None}
 
-    def worst_cases(self, scored: Mapping[str, Record]) -> dict[tuple[str, str], float]:
-        """Worst-case accuracy over the grid's attacks, in percent, by model and defense."""
+    def under_all_attacks(self, scored: Mapping[str, Record]) -> dict[str, float]:
+        """Accuracy under all attacks of a cell's ball in the grid, in percent, by cell name."""
         from pipeline.report.answers import stored_answers
         from pipeline.report.scores import Scores
-        from pipeline.report.views.adaptive import worst_cases
+        from pipeline.report.views.adaptive import under_all_attacks
 
         scores = Scores(
             {name: record.facts for name, record in scored.items()},
             per_image=stored_answers(self.store, {name: self.scores[name] for name in scored}),
         )
-        return {place: rate.accuracy for place, rate in worst_cases(self.grid, scores).items()}
+        found = under_all_attacks(self.grid, scores)
+        return {name: rate.accuracy for name, rate in found.items()}
+
+    def by_place(self, under_all: Mapping[str, float]) -> dict[str, float]:
+        """The values of `under_all_attacks` by `model/defense`, with the ball if it has several."""
+        balls: dict[tuple[str, str], set[Ball]] = {}
+        for cell in self.grid.cells:
+            if cell.ball is not None:
+                balls.setdefault((cell.model, cell.defense), set()).add(cell.ball)
+        found = {}
+        for name, value in under_all.items():
+            cell = self._cells[name]
+            several = len(balls.get((cell.model, cell.defense), ())) > 1
+            ball = "/{} {:g}".format(*cell.ball) if several and cell.ball is not None else ""
+            found[f"{cell.model}/{cell.defense}{ball}"] = value
+        return found
 
     def untold(
-        self, scored: Mapping[str, Record], worst: Mapping[tuple[str, str], float]
+        self, scored: Mapping[str, Record], under_all: Mapping[str, float]
     ) -> Iterator[Untold]:
-        """Worst cases that have not been logged to the runs of their cells, or have changed.
+        """Values of `under_all_attacks` that are not logged to their cells' runs, or have changed.
 
-        A worst case depends on the attacks in a grid, so it may change while the cell's score does
-        not.
+        They depend on the attacks in a grid, so one may change while the cell's score does not.
         """
         label = hashlib.sha256(self.grid.name.encode()).hexdigest()[:8]
         for name, record in scored.items():
-            cell = self._cells[name]
-            value = worst.get((cell.model, cell.defense))
-            key = score_key(cell, record)
+            value = under_all.get(name)
+            key = score_key(self._cells[name], record)
             run_id = self.ledger.logged_as(self.server, key)
             if value is None or run_id is None:
                 continue
-            untold = Untold(f"{key}-worst-{label}", run_id, value)
+            untold = Untold(f"{key}-all-attacks-{label}", run_id, value)
             if self.ledger.logged_as(self.server, untold.key) != repr(value):
                 yield untold
 
     def mark_told(self, untold: Untold) -> None:
-        """Record that a worst case was logged."""
-        self.ledger.mark_logged(self.server, untold.key, repr(untold.worst))
+        """Record that an accuracy under all attacks was logged."""
+        self.ledger.mark_logged(self.server, untold.key, repr(untold.accuracy))
 
     def owed(self) -> list[Node | Cell]:
         """Valid trainings and cells, in this order, that have not been logged."""

@@ -257,14 +257,15 @@ class Tracker:
         self._register(server)
         standing = self._results.standing()
         scored = {name: record.facts for name, record in standing.items()}
-        worst = self._results.worst_cases(standing)
-        for untold in self._results.untold(standing, worst):
+        under_all = self._results.under_all_attacks(standing)
+        for untold in self._results.untold(standing, under_all):
             # the run of a cell shared by grids belongs to one of them
             if server.experiment_of(untold.run_id) == server.experiment:
-                server.add(untold.run_id, [Metric("worst_case", untold.worst)])
+                server.add(untold.run_id, [Metric("all_attacks", untold.accuracy)])
             self._results.mark_told(untold)
-        places = metric_names("worst", (f"{model}/{defense}" for model, defense in worst))
-        points = list(map(Metric, places.values(), worst.values()))
+        by_place = self._results.by_place(under_all)
+        places = metric_names("all_attacks", by_place)
+        points = list(map(Metric, places.values(), by_place.values()))
         names = metric_names("accuracy", self._results.scores)
         points += [Metric(names[name], float(str(f["accuracy"]))) for name, f in scored.items()]
         points += [Metric(f"computed/{kind}", count) for kind, count in self._computed.items()]

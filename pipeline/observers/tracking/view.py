@@ -19,13 +19,13 @@ FIRST_PX = {"attributes.`Run Name`": 125, "runDateAndNestInfo": 105}
 """Widths of the columns that MLflow always shows."""
 COLUMNS_PX = {
     "metrics.`accuracy`": 78,
-    "metrics.`worst_case`": 92,
+    "metrics.`all_attacks`": 92,
     "params.`model`": 92,
     "params.`attack`": 112,
     "params.`defense`": 106,
 }
-CHARTS = ("accuracy", "worst_case")
-FOLDED = ("Model metrics", "redraw", "epsilon", "epoch", "worst", "System metrics")
+CHARTS = ("accuracy", "all_attacks")
+FOLDED = ("Model metrics", "redraw", "epsilon", "epoch", "all_attacks", "System metrics")
 """Sections of charts for other metrics, which are collapsed at first."""
 CHART_PX = 640
 

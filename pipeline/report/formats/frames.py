@@ -178,7 +178,7 @@ def _robustness_row(row: Robustness) -> dict[str, object]:
         "bare_attack": row.bare_attack,
         "images": row.images,
     }
-    for name in ("clean", "bare", "oblivious", "adaptive", "worst"):
+    for name in ("clean", "bare", "oblivious", "adaptive", "all_attacks"):
         rate = getattr(row, name)
         low, high = (rate.interval if rate else None) or (None, None)
         values |= {name: rate and rate.accuracy, f"{name}_low": low, f"{name}_high": high}

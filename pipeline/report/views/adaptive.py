@@ -1,4 +1,4 @@
-"""Robustness of defenses: accuracy under transferred and adaptive attacks, worst case, and cost.
+"""Robustness of defenses: accuracy under transferred, adaptive and all attacks, and cost.
 
 All columns are about the same images, those of the adaptive attack, so that they are comparable.
 Rates are in percent.
@@ -14,7 +14,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.grid.cells import Grid
+from pipeline.grid.cells import Ball, Cell, Grid
 from pipeline.report.scores import Scores
 from pipeline.report.views.costs import Cost
 from pipeline.report.views.paired import Images, Paired
@@ -55,10 +55,10 @@ class Robustness:
 
     Attributes:
         adaptive: Accuracy under the adaptive attack.
-        worst: Accuracy if each image meets the attack of the table that is most successful on it,
-            of those whose examples lie in the ball of the adaptive attack, as for the transferred
-            attacks below. For a randomised defense the attack is chosen by the same redraws that
-            are counted, so chance alone lowers this value.
+        all_attacks: Accuracy if each image meets the attack of the table that is most successful on
+            it, of those whose examples lie in the ball of the adaptive attack, as for the
+            transferred attacks below. For a randomised defense the attack is chosen by the same
+            redraws that are counted, so chance alone lowers this value.
         clean: Accuracy without an attack, from the column `clean_attack`.
         replayed: The transferred attack that leaves the defended model the lowest accuracy.
         oblivious: The accuracy under `replayed`.
@@ -73,7 +73,7 @@ class Robustness:
     adaptive_attack: str
     images: int
     adaptive: Rate
-    worst: Rate
+    all_attacks: Rate
     clean: Rate | None = None
     clean_attack: str | None = None
     replayed: str | None = None
@@ -94,18 +94,28 @@ def robustness_rows(view: View, grid: Grid, scores: Scores) -> list[Robustness]:
     return [row for row in rows if row is not None]
 
 
-def worst_cases(grid: Grid, scores: Scores) -> dict[tuple[str, str], Rate]:
-    """Worst-case accuracy over all attacks of the grid, by model and defense.
+def under_all_attacks(grid: Grid, scores: Scores) -> dict[str, Rate]:
+    """Accuracy of each cell's model and defense under all attacks of the cell's ball, by cell name.
 
     Each image counts under the attack that is most successful on it. Only images that all of these
-    attacks were made on, and only models that were attacked, are included. For randomised defenses
-    see the note in `Robustness`.
+    attacks were made on, and only models that were attacked, are included. A cell without an attack
+    is included if all attacks on its model and defense are of one ball. For randomised defenses see
+    the note in `Robustness`.
     """
     attacks = tuple(dict.fromkeys(cell.attack for cell in grid.cells))
     reader = RobustnessReader(attacks, Paired(grid, scores))
-    crafted = {(cell.model, cell.defense) for cell in grid.cells if cell.attack_spec.crafts}
-    found = ((place, reader.worst(*place)) for place in sorted(crafted))
-    return {place: rate for place, rate in found if rate is not None}
+    rates: dict[tuple[str, str], dict[Ball | None, Rate | None]] = {}
+    for cell in grid.cells:
+        if cell.attack_spec.crafts:
+            balls = rates.setdefault((cell.model, cell.defense), {})
+            if cell.ball not in balls:
+                balls[cell.ball] = reader.under_all(cell)
+    found = {}
+    for cell in grid.cells:
+        balls = rates.get((cell.model, cell.defense), {})
+        only = next(iter(balls.values())) if len(balls) == 1 else None
+        found[cell.name] = balls.get(cell.ball) if cell.attack_spec.crafts else only
+    return {name: rate for name, rate in found.items() if rate is not None}
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,7 @@ class RobustnessReader:
             adaptive_attack=attack,
             images=count,
             adaptive=rate(shares[attack]),
-            worst=rate(_lowest(list(shares.values()))),
+            all_attacks=rate(_lowest(list(shares.values()))),
             clean=rate(shares[clean[0]]) if clean else None,
             clean_attack=clean[0] if clean else None,
             replayed=replayed,
@@ -165,9 +175,15 @@ class RobustnessReader:
                 found[other] = self._shares(model, defense, other, images)
         return {other: by_seed for other, by_seed in found.items() if by_seed}
 
-    def worst(self, model: str, defense: str) -> Rate | None:
-        """See `worst_cases`; None if no attack on the defended model is scored."""
-        asked = {attack: self.paired.images(model, defense, attack) for attack in self.attacks}
+    def under_all(self, cell: Cell) -> Rate | None:
+        """See `under_all_attacks`; None if no attack in the cell's ball is scored."""
+        model, defense = cell.model, cell.defense
+        asked = {
+            attack: self.paired.images(model, defense, attack)
+            for attack in self.attacks
+            for other in self.paired.cells(model, defense, attack)[:1]
+            if other.in_ball_of(cell)
+        }
         asked = {attack: images for attack, images in asked.items() if images}
         if all(self._is_clean(model, defense, attack) for attack in asked):
             return None

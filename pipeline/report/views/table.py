@@ -61,11 +61,12 @@ class _Reader:
             for model, defense in places
             if any((model, defense, attack) in self._cells for attack in attacks)
         )
-        models = {row.model for row in rows}
+        models, defenses = {row.model for row in rows}, {row.defense for row in rows}
         doubts = tuple(
             doubt.line
             for doubt in self._scores.doubts
             if doubt.model in models and doubt.attack in {None, *attacks}
+            if doubt.defense in {None, *defenses}
         )
         replayed = frozenset(
             cell.attack

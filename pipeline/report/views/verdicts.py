@@ -24,7 +24,7 @@ from pipeline.report.scores import NOT_COMPUTED, Scores
 from pipeline.report.views.adaptive import Rate, RobustnessReader
 from pipeline.report.views.costs import Cost
 from pipeline.report.views.paired import Images, Paired, Right
-from tasks.attacks.base import BallAttack, CompoundAttack
+from tasks.attacks.base import CompoundAttack
 from tasks.attacks.direct import Direct
 from tasks.defenses.flip_crop import FlipCrop
 from tasks.evaluation import verdicts
@@ -177,10 +177,8 @@ def verdict_of(cell: Cell, rows: Sequence[VerdictRow]) -> Word | None:
 
     Of several, it is the one in the ball of the cell's attack; None without such a one.
     """
-    spec = cell.attack_spec
     if len(rows) > 1:
-        ball = (spec.norm, spec.epsilon or 0.0) if isinstance(spec, BallAttack) else None
-        rows = [row for row in rows if (row.norm, row.epsilon) == ball]
+        rows = [row for row in rows if (row.norm, row.epsilon) == cell.ball]
     return rows[0].verdict.word if rows else None
 
 
@@ -248,7 +246,7 @@ class _Reader:
         return max(chosen, key=lambda name: self._candidates(model, defense, name), default=None)
 
     def _candidates(self, model: str, defense: str, attack: str) -> int:
-        return candidates(self.paired.cells(model, defense, attack)[0])
+        return self.paired.cells(model, defense, attack)[0].candidates
 
     def _row(
         self,
@@ -267,7 +265,7 @@ class _Reader:
             attack=attack,
             norm=norm,
             epsilon=epsilon,
-            candidates=candidates(cell),
+            candidates=cell.candidates,
             verdict=DefenseVerdict("cannot tell", self._absent(model, defense, attack)),
             claims=self.paired.scores.claims.get(defense, ()),
             is_control=isinstance(cell.defense_spec, FlipCrop),
@@ -308,7 +306,7 @@ class _Reader:
                 gain,
                 bare=bare.accuracy,
                 candidates=row.candidates,
-                failed=self._failed(model, defense, attack),
+                **self._failed(model, defense, attack),
             ),
             control=control,
             over_control=None
@@ -338,14 +336,20 @@ class _Reader:
         cells = [cell for of in (defense, BARE) for cell in self.paired.cells(model, of, attack)]
         return all(self.paired.scores.reason(cell.name) != NOT_COMPUTED for cell in cells)
 
-    def _failed(self, model: str, defense: str, attack: str) -> str | None:
-        """The complaint of a failed card, of the defended or of the bare model."""
+    def _failed(self, model: str, defense: str, attack: str) -> dict[str, str]:
+        """The first complaints of failed cards, of the defended and of the bare model.
+
+        They are arguments of `judged`. The bare network's accuracy is subtracted, so an upper bound
+        on it is none on the gain.
+        """
+        found: dict[str, str] = {}
         for of in (defense, BARE):
             for cell in self.paired.cells(model, of, attack):
                 card = self.paired.scores.cards.get(cell.name)
                 if card is not None and card.verdict == "fail":
-                    return card.complaint()
-        return None
+                    weak = card.bounds and of != BARE
+                    found.setdefault("weak" if weak else "failed", card.complaint())
+        return found
 
     def _change(
         self, more: tuple[str, str, str | None], less: tuple[str, str, str | None], images: Images
@@ -409,14 +413,6 @@ def _change(more: Sequence[Right], less: Sequence[Right]) -> Change:
     numbers = kept_numbers(code, [more, less], lambda: astuple(change(more, less)))
     points, low, high, images = numbers
     return Change(points, low, high, int(images))
-
-
-def candidates(cell: Cell) -> int:
-    """Number of candidates among which a cell's attack chooses for each image."""
-    spec = cell.attack_spec
-    if not isinstance(spec, CompoundAttack):
-        return 1
-    return len(spec.transfers()) + len(spec.tries(cell.defense_spec))
 
 
 def _joined(*places: Mapping[int, Right]) -> list[Right] | None:

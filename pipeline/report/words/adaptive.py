@@ -12,21 +12,21 @@ from pipeline.store.candidates import Candidate
 
 HEADING = "Robustness of each defense"
 NAMES = ("model", "defense")
-NUMBERS = ("clean", "bare", "oblivious", "adaptive", "doubled", "worst", "passes", "ms")
+NUMBERS = ("clean", "bare", "oblivious", "adaptive", "doubled", "all attacks", "passes", "ms")
 SHORT = (*NUMBERS[:-1], "time")
 
 LEGEND = """\
 All columns refer to the same images, and to attacks whose examples lie in the ball of the adaptive
 attack. Bare: accuracy of the undefended model under the replayed attack that lowers it most.
-Oblivious: accuracy of the defended model under the replayed attack that lowers it most. Adaptive:
-accuracy under an attack that knows the defense, but not its random draws. Doubled: change in
-accuracy, in points, when one gradient search of that attack has twice its steps and draws, and in
-parentheses the number of images of the integrity card on which this was measured; a dash where the
-card's budget was too small for it. Worst: accuracy where each image counts under the attack of the
-table that is most successful on it; for a randomised defense this is somewhat too low, since the
-attack is chosen on the same redraws that are counted. Passes: forward + backward passes through the
-network for one prediction of one image; its time is in ms, for the attack under which it was
-quickest, and as a multiple of the bare model's time."""
+Oblivious: accuracy of the defended model under the replayed attack that lowers it most. Adaptive
+(the worst case of verdicts): accuracy under an attack that knows the defense, but not its random
+draws. Doubled: change in accuracy, in points, when one gradient search of that attack has twice its
+steps and draws, and in parentheses the number of images of the integrity card on which this was
+measured; a dash where the card's budget was too small for it. All attacks: accuracy where each
+image counts under the attack of the table that is most successful on it; for a randomised defense
+this is somewhat too low, since the attack is chosen on the same redraws that are counted. Passes:
+forward + backward passes through the network for one prediction of one image; its time is in ms,
+for the attack under which it was quickest, and as a multiple of the bare model's time."""
 
 CANDIDATES = "Attack candidates"
 CANDIDATES_LEGEND = """\
@@ -50,17 +50,17 @@ def _asked(candidate: Candidate | None) -> str:
 def robustness_words(row: Robustness) -> list[str]:
     """The texts of a row, in the order of `NUMBERS`, with intervals."""
     passes, time = _cost(row.cost)
-    *before, worst = (_rate(rate, intervals=True) for rate in _rates(row))
-    return [*before, _doubling(row.doubling), worst, passes, time]
+    *before, under_all = (_rate(rate, intervals=True) for rate in _rates(row))
+    return [*before, _doubling(row.doubling), under_all, passes, time]
 
 
 def short_robustness_words(row: Robustness) -> list[str]:
     """The same, short enough for a terminal."""
     passes, _ = _cost(row.cost)
     times = row.cost.times_bare if row.cost else None
-    *before, worst = (_rate(rate, intervals=False) for rate in _rates(row))
+    *before, under_all = (_rate(rate, intervals=False) for rate in _rates(row))
     time = NOTHING if times is None else f"{rough(times)}×"
-    return [*before, _doubling(row.doubling), worst, passes, time]
+    return [*before, _doubling(row.doubling), under_all, passes, time]
 
 
 def attacks_words(rows: Sequence[Robustness]) -> str:
@@ -90,7 +90,7 @@ def attack_notes(grid: Grid, attacks: Iterable[str]) -> list[str]:
 
 
 def _rates(row: Robustness) -> tuple[Rate | None, ...]:
-    return row.clean, row.bare, row.oblivious, row.adaptive, row.worst
+    return row.clean, row.bare, row.oblivious, row.adaptive, row.all_attacks
 
 
 def _rate(rate: Rate | None, *, intervals: bool) -> str:

@@ -55,8 +55,9 @@ widened by the exact binomial bound where few images differ. A defense **holds**
 interval lies above zero and **harms** where it lies below. **No gain** means that the interval
 contains zero and ends at {NEGLIGIBLE:g} points or less; **undecided**, that it contains zero and
 ends above {NEGLIGIBLE:g} points. **Cannot tell** means that the attack has a single candidate, that
-an integrity card failed, or that the accuracy of the bare network is {FALLEN:g} % or less. No
-verdict depends on which other defenses are listed."""
+an integrity card failed (if it only shows too weak an attack on the defense, **harms** and **no
+gain** stand), or that the accuracy of the bare network is {FALLEN:g} % or less. No verdict depends
+on which other defenses are listed."""
 
 THREAT = """\
 Threat model: white box. The attacker knows the network, the defense, its parameters, the
@@ -114,6 +115,8 @@ def sentence(row: VerdictRow) -> str:
     found += f"gain {_change(row.gain)} points"
     if row.verdict.needed is not None:
         found += f". About {row.verdict.needed:,} images would decide if the gain stayed the same"
+    if row.verdict.why:
+        found += f", an upper bound: {row.verdict.why}"
     return f"{found}."
 
 

@@ -121,7 +121,7 @@ def test_the_address_that_is_printed_lists_the_cells_with_their_numbers(pages: P
     pages.tab.locator("a", has_text="mixed/pgd/counter+guo").first.wait_for()
     grid = pages.tab.locator(".ag-root-wrapper").first.bounding_box()
     seen = [grid["x"]]
-    metrics = ["metrics.`accuracy`", "metrics.`worst_case`"]
+    metrics = ["metrics.`accuracy`", "metrics.`all_attacks`"]
     columns = [*metrics, "params.`model`", "params.`attack`", "params.`defense`"]
     for column in columns:
         box = pages.tab.locator(f".ag-header-cell[col-id='{column}']").bounding_box()
@@ -147,14 +147,14 @@ def test_charts_open_on_the_accuracy_of_cells_and_nothing_else(pages: Pages) -> 
     area.locator("svg.main-svg").first.wait_for()
     titles = area.get_by_test_id("experiment-view-compare-runs-card").all_inner_texts()
     shown = [title.strip().partition("\n")[0] for title in titles]
-    assert shown == ["accuracy", "worst_case"]
+    assert shown == ["accuracy", "all_attacks"]
     area.get_by_text("Model metrics").wait_for()
 
 
 def test_the_last_run_is_printed_and_opens_among_the_trainings(pages: Pages) -> None:
     pages.open_address(pages.printed["last run"])
     pages.shows("10 of 10 cells scored")
-    pages.shows("worst/mixed/none")
+    pages.shows("all_attacks/mixed/none")
     assert pages.tab.get_by_text("Judges", exact=True).count() == 0
 
 

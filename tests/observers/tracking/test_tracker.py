@@ -556,17 +556,17 @@ def test_every_parent_has_a_metric_for_each_cell_cached_ones_included(
     assert (stored / "figures" / "table.md").read_text(encoding="utf-8") == "| a |"
 
 
-def test_parents_and_cells_have_the_worst_case_of_their_grid(bench: Bench) -> None:
+def test_parents_and_cells_have_what_all_attacks_of_their_grid_leave(bench: Bench) -> None:
     clean, fgsm, defended = GRID.cells
     right = {clean.name: [1, 1, 1, 1], fgsm.name: [1, 0, 1, 0], defended.name: [1, 1, 1, 0]}
     bench.right |= right
     run(bench, clean)
-    assert "worst_case" not in bench.runs(clean)[0].data.metrics  # nothing attacked it yet
+    assert "all_attacks" not in bench.runs(clean)[0].data.metrics  # nothing attacked it yet
     run(bench, fgsm, defended)
-    worst = {"worst/little/none": 50.0, "worst/little/noise_noise": 75.0}
+    worst = {"all_attacks/little/none": 50.0, "all_attacks/little/noise_noise": 75.0}
     newest = bench.parents()[-1].data.metrics
-    assert {key: value for key, value in newest.items() if key.startswith("worst/")} == worst
-    told = {cell: bench.runs(cell)[0].data.metrics["worst_case"] for cell in GRID.cells}
+    assert {key: value for key, value in newest.items() if key.startswith("all_attacks/")} == worst
+    told = {cell: bench.runs(cell)[0].data.metrics["all_attacks"] for cell in GRID.cells}
     assert told == {clean: 50.0, fgsm: 50.0, defended: 75.0}
     # what a cell knows already it is not told again
     again = replace(defended, attack="fgsm-again", redraws=1)
@@ -575,13 +575,28 @@ def test_parents_and_cells_have_the_worst_case_of_their_grid(bench: Bench) -> No
     run(more, again)
     history = bench.client.get_metric_history
     told_of = {
-        cell: [point.value for point in history(bench.runs(cell)[0].info.run_id, "worst_case")]
+        cell: [point.value for point in history(bench.runs(cell)[0].info.run_id, "all_attacks")]
         for cell in GRID.cells
     }
     assert told_of == {clean: [50.0], fgsm: [50.0], defended: [75.0, 25.0]}
 
 
-def test_a_cell_that_grids_share_keeps_the_worst_case_of_the_grid_it_is_a_run_of(
+def test_what_all_attacks_leave_is_told_for_each_ball(bench: Bench) -> None:
+    small = make_cell("fgsm", "none")
+    large = replace(small, attack="fgsm-16", attack_spec=FGSM(epsilon=16.0))
+    bench = Bench(bench.folder, grid=make_grid(small, large))
+    bench.right |= {small.name: [1, 0, 1, 0], large.name: [0, 0, 1, 0]}
+    run(bench, small, large)
+    told = bench.parents()[-1].data.metrics
+    assert {key: value for key, value in told.items() if key.startswith("all_attacks/")} == {
+        "all_attacks/little/none/linf 8": 50.0,
+        "all_attacks/little/none/linf 16": 25.0,
+    }
+    assert bench.runs(small)[0].data.metrics["all_attacks"] == 50.0
+    assert bench.runs(large)[0].data.metrics["all_attacks"] == 25.0
+
+
+def test_a_cell_that_grids_share_keeps_what_all_attacks_leave_of_the_grid_it_is_a_run_of(
     bench: Bench,
 ) -> None:
     bench.right |= {GRID.cells[1].name: [1, 0, 1, 0]}
@@ -591,8 +606,8 @@ def test_a_cell_that_grids_share_keeps_the_worst_case_of_the_grid_it_is_a_run_of
     larger = Bench(bench.folder, grid=grid)
     larger.right |= {GRID.cells[1].name: [1, 0, 1, 0], other.name: [0, 0, 1, 0]}
     run(larger, other)
-    assert larger.runs(other)[0].data.metrics["worst_case"] == 25.0
-    assert bench.runs(GRID.cells[1])[0].data.metrics["worst_case"] == 50.0
+    assert larger.runs(other)[0].data.metrics["all_attacks"] == 25.0
+    assert bench.runs(GRID.cells[1])[0].data.metrics["all_attacks"] == 50.0
 
 
 def test_a_cell_whose_run_was_deleted_is_told_nothing_more(bench: Bench) -> None:

@@ -313,7 +313,7 @@ def test_the_robustness_of_a_defense_stands_below_its_table_by_adaptive_attack(t
     (view,) = views(grid, make_scores(grid))
     rate = Rate(40.0, (30.0, 50.0))
     rows = [
-        Robustness("demo-iat", defense, attack, 100, adaptive=rate, worst=Rate(39.0, None))
+        Robustness("demo-iat", defense, attack, 100, adaptive=rate, all_attacks=Rate(39.0, None))
         for attack in ("adaptive-quick", "adaptive")
         for defense in ("none", "a<b")
     ]

@@ -51,7 +51,7 @@ def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
 
 
 def draw_robustness(rows: Sequence[Robustness], path: Path, kind: FileKind) -> None:
-    """Draw transferred, adaptive and worst-case accuracy, with a line for each defense."""
+    """Draw accuracy under transferred, adaptive and all attacks, with a line for each defense."""
     with sheet(7.2, 1.6 + 0.34 * len(rows)) as figure:
         axes = figure.subplots()
         for line, row in enumerate(rows):
@@ -192,7 +192,7 @@ def _rates(axes: Any, line: int, row: Robustness) -> None:
     marks = (
         ("oblivious", row.oblivious, "o", COLOURS[0], "none"),
         ("adaptive", row.adaptive, "o", COLOURS[1], COLOURS[1]),
-        ("worst case", row.worst, "x", INK, INK),
+        ("all attacks", row.all_attacks, "x", INK, INK),
     )
     for label, rate, mark, colour, face in marks:
         if rate is None:
