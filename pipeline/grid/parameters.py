@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import RuleEntry, VariantEntry
-from pipeline.catalogue.validation import validated
+from pipeline.catalogue.validation import check_inherited, validated
 from pipeline.problems import suggestion
 from tasks.specs import Problem, Spec
 
@@ -166,7 +166,10 @@ def changed(
         else:
             message = f"no such parameter{suggestion(key, known)}"
             raise document.problem((*place, prefix + key), message)
-    return validated(type(spec), document, place, values, prefix)
+    found = validated(type(spec), document, place, values, prefix)
+    if type(spec).source_digest:
+        check_inherited(found, document, place, dict(found), prefix)
+    return found
 
 
 def has_parameter(spec: Spec, key: str) -> bool:

@@ -327,11 +327,12 @@ def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Te
 def _checked(defense: Defense, result: object, pixels: Tensor, copies: int) -> Tensor:
     """Return the result of a stage; BadDefense if it is no batch of images."""
     if not isinstance(result, Tensor):
-        raise BadDefense(f"{defense.kind}: gave {type(result).__name__}, not a tensor")
-    if result.shape != (copies * len(pixels), *pixels.shape[1:]):
-        views = f" in {copies} copies" if copies > 1 else ""
+        raise BadDefense(f"{defense.kind}: returned {type(result).__name__}, expected a tensor")
+    expected = (copies * len(pixels), *pixels.shape[1:])
+    if result.shape != expected:
+        views = f" ({copies} copies of each image)" if copies > 1 else ""
         raise BadDefense(
-            f"{defense.kind}: gave shape {tuple(result.shape)} for {tuple(pixels.shape)}{views}"
+            f"{defense.kind}: returned shape {tuple(result.shape)}, expected {expected}{views}"
         )
     try:
         if defense.leaves_range():

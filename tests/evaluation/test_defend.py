@@ -221,7 +221,7 @@ class Glaring(Gaussian):
 @pytest.mark.parametrize(
     ("defense", "fault"),
     [
-        (Shrinking(), r"gaussian: gave shape \(7, 1, 8, 7\) for \(7, 1, 8, 8\)"),
+        (Shrinking(), r"gaussian: returned shape \(7, 1, 8, 7\), expected \(7, 1, 8, 8\)"),
         (Undefined(), "gaussian: .*finite values .* got nan"),
         (Glaring(), r"gaussian: .* in \[0, 1\], got 1"),
     ],

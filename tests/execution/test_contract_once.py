@@ -140,10 +140,11 @@ def test_a_module_that_the_file_of_a_network_imports_is_told_too(
     assert line.endswith("until the code is in configs/models/net.py itself")
 
 
-def test_a_defense_that_leaves_rows_alone_is_deterministic_and_asked_once() -> None:
+def test_a_defense_that_leaves_rows_alone_is_deterministic_and_evaluated_once() -> None:
     session = opened(DARKER)
     assert {cell.redraws for cell in session.cells} == {1}
-    assert session.notes() == ["defense mine: draws nothing from `rows`, so it is asked once"]
+    (note,) = session.notes()
+    assert note == "mine.py:9: defense mine: draws nothing from `rows`, so it is evaluated once"
     session = opened(FAIR)
     assert {cell.redraws for cell in session.cells} == {2}
     assert session.notes() == []
