@@ -64,9 +64,9 @@ FAULTS = {
         f"{HEAD}    depth: int = 0\n\n{TRANSFORM}        return pixels.view(1 // self.depth)\n",
         "mine: ZeroDivisionError: integer division or modulo by zero (exception.py:8)",
     ),
-    "few": (
+    "a": (
         f"{HEAD}    def transform(self, pixels):\n        return pixels\n",
-        "mine: TypeError: Mine.transform() takes 2 positional arguments but 4 were given (few.py:5)",
+        "mine: TypeError: Mine.transform() takes 2 positional arguments but 4 were given (a.py:5)",
     ),
 }
 DECLARED = {
@@ -267,7 +267,7 @@ def test_a_faulty_part_of_a_chain_is_the_one_that_is_named(bench: Bench, compute
         only=["attack=clean", f"defense={chain}"],
     )
     _, finished = bench.run(session)
-    assert finished.missing == {f"mixed/clean/{chain}": FAULTS["exception"][1]}
+    assert finished.missing == {f"mixed/clean/{chain}": f"defense {FAULTS['exception'][1]}"}
 
 
 @pytest.mark.parametrize(
