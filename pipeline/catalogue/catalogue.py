@@ -118,7 +118,9 @@ class Catalogue:
         offered = self._packaged(section)
         if name in offered:
             return Document(Path(offered[name]), {"kind": offered[name]})
-        raise BadInput(f"no {section[:-1]} named '{name}'{suggestion(name, {*names, *offered})}")
+        hint = _file_meant(name) if section in CODED else ""
+        hint = hint or suggestion(name, {*names, *offered})
+        raise BadInput(f"no {section[:-1]} named '{name}'{hint}")
 
     @staticmethod
     def _packaged(section: Section) -> dict[str, str]:
@@ -299,6 +301,14 @@ class Catalogue:
             raise document.problem(place, line_of(error)) from error
         _check_values(spec, document, place)
         return spec
+
+
+def _file_meant(name: str) -> str:
+    """A hint if a name that does not exist is that of a Python file without its ending."""
+    file, colon, _ = name.partition(":")
+    if colon and Path(file).is_file():
+        return f"; a YAML file selects a class of a file: `kind: {name}`"
+    return f"; did you mean the file {name}.py?" if Path(f"{name}.py").is_file() else ""
 
 
 def _check_values(spec: Kind, document: Document, place: Place) -> None:

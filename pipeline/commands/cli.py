@@ -167,8 +167,8 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     type=FiniteRange(0, 525_600, min_open=True),
     default=10.0,
     show_default=True,
-    help="Time limit: the largest attack budget that fits is used; what is unfinished then "
-    "counts as cannot tell.",
+    help="Time limit: the largest attack budget that is estimated to fit is used, then larger "
+    "ones while they fit; what is unfinished counts as cannot tell.",
 )
 @click.option(
     "--epsilon",

@@ -278,7 +278,7 @@ def test_a_faulty_part_of_a_chain_is_the_one_that_is_named(bench: Bench, compute
         ("SIZE = 1\n", "mine.py: no class derived from tasks.defenses.base.Defense"),
         (
             f"{HEAD}    pass\n\n\nclass Other(Defense):\n    pass\n",
-            "mine.py: say which class: mine.py:Mine, mine.py:Other",
+            "mine.py: has several classes; a YAML file says which: `kind: mine.py:Mine` or `kind",
         ),
     ],
 )

@@ -202,6 +202,8 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
     ("words", "line"),
     [
         (["nothing.py"], "there is no file nothing.py"),
+        (["mine"], "no defense named 'mine'; did you mean the file mine.py?"),
+        (["mine.py:Mine"], "a YAML file selects a class of a file: `kind: mine.py:Mine`"),
         (["xi"], "no defense named 'xi'; did you mean 'xie'?"),
         (["xie", "--model", "demo-iat", "--model", "cifar10-iat"], "of cifar10 and digits"),
         (["xie", "--model", "demo-iot"], "no model named 'demo-iot'"),
@@ -217,6 +219,7 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
 def test_bad_input_is_told_in_a_line_and_exits_with_2(
     judge: Judge, words: list[str], line: str
 ) -> None:
+    Path("mine.py").write_text(FILE.format(GREY), encoding="utf-8")
     result = CliRunner().invoke(main, ["judge", *words])
     assert result.exit_code == 2
     assert line in " ".join(result.stderr.split())

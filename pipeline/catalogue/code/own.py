@@ -102,8 +102,8 @@ def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind
     if not classes:
         raise BadInput(f"{place}: no class derived from {base.__module__}.{base.__name__}")
     if len(classes) > 1:
-        choices = ", ".join(f"{reference}:{name}" for name in classes)
-        raise BadInput(f"{place}: say which class: {choices}")
+        choices = " or ".join(f"`kind: {reference}:{name}`" for name in classes)
+        raise BadInput(f"{place}: has several classes; a YAML file says which: {choices}")
     return next(iter(classes.values()))
 
 
