@@ -65,8 +65,16 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     before = pixels.clone()
     leaf = pixels.clone().requires_grad_()
     state = generators()
-    result: object = spec.transform(leaf, rows, context)
     name, views = f"defense {spec.kind}", spec.views(CLASSES)
+    try:
+        result: object = spec.transform(leaf, rows, context)
+    except RuntimeError as error:
+        if "a leaf Variable that requires grad" not in str(error):
+            raise
+        raise BrokenContract(
+            f"{name}: changes the pixels that it is given; write `pixels = pixels + 1` instead of "
+            "`pixels += 1`, and clamp instead of clamp_"
+        ) from error
     check_generators(name, state)
     found = _checked(name, result, pixels, copies=views, anywhere=spec.leaves_range())
     _require(torch.equal(pixels, before), f"{name}: changes the pixels that it is given")
@@ -282,12 +290,11 @@ def _checked(
     name: str, result: object, pixels: Tensor, *, copies: int = 1, anywhere: bool = False
 ) -> Tensor:
     if not isinstance(result, Tensor):
-        raise BrokenContract(f"{name}: gives {type(result).__name__}, not a tensor")
+        raise BrokenContract(f"{name}: returns {type(result).__name__}, expected a tensor")
     shape, dtype = tuple(result.shape), result.dtype
-    given, views = tuple(pixels.shape), f" and {copies} views" if copies > 1 else ""
-    _require(
-        shape == (copies * len(pixels), *given[1:]), f"{name}: gives {shape} for {given}{views}"
-    )
+    views = f" ({copies} views of each image)" if copies > 1 else ""
+    expected = (copies * len(pixels), *pixels.shape[1:])
+    _require(shape == expected, f"{name}: returns shape {shape}, expected shape {expected}{views}")
     _require(dtype == torch.float32, f"{name}: gives {dtype}, not torch.float32")
     low, high = result.detach().aminmax()
     _require(

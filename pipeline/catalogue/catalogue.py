@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.catalogue.code.own import (
+    declared_at,
     is_reference,
     line_of,
     own_class,
     packaged,
-    place_of,
     with_source,
 )
 from pipeline.catalogue.documents import Document, Place, read_yaml
@@ -29,7 +29,7 @@ from pipeline.catalogue.entries import (
     GridEntry,
     ModelEntry,
 )
-from pipeline.catalogue.validation import validated
+from pipeline.catalogue.validation import check_inherited, validated
 from pipeline.problems import BadInput, shown, suggestion
 from tasks import registry
 from tasks.attacks.base import Attack
@@ -67,7 +67,8 @@ class Catalogue:
             choice: A name, which is returned as it is, or the path of a `.py` or `.yaml` file.
 
         Returns:
-            The name of the entry.
+            The name of the entry. For a Python file it is that of the YAML file beside it, if that
+            is in a folder of configs and sets the file's parameters, as `pipeline new` writes it.
 
         Raises:
             BadInput: If the file does not exist, or if its name is already taken: two entries of
@@ -79,10 +80,14 @@ class Catalogue:
         if not path.is_file():
             raise BadInput(f"there is no file {choice}")
         name, path = path.stem, path.resolve()
-        option = f"--add {section[:-1]}={choice}"
+        option = f"{section[:-1]} {choice}"
         if "+" in name or "/" in name:
             raise BadInput(f"{option}: '{name}' would be a chain of defenses; rename the file")
         known = self.names(section).get(name)
+        if known is not None and known.resolve() == path.with_suffix(".yaml") != path:
+            kind = str(read_yaml(known).value.get("kind"))
+            if kind.partition(":")[0] == path.name:
+                return name
         offered = self._packaged(section).get(name)
         if offered is not None or (known is not None and known.resolve() != path):
             other = offered if known is None else shown(known)
@@ -113,7 +118,9 @@ class Catalogue:
         offered = self._packaged(section)
         if name in offered:
             return Document(Path(offered[name]), {"kind": offered[name]})
-        raise BadInput(f"no {section[:-1]} named '{name}'{suggestion(name, {*names, *offered})}")
+        hint = _file_meant(name) if section in CODED else ""
+        hint = hint or suggestion(name, {*names, *offered})
+        raise BadInput(f"no {section[:-1]} named '{name}'{hint}")
 
     @staticmethod
     def _packaged(section: Section) -> dict[str, str]:
@@ -287,13 +294,38 @@ class Catalogue:
         try:
             cls = own_class(reference, document.file_of(kind_place).parent, BASES[family])
             fields = {key: given for key, given in value.items() if key != "kind"}
-            return validated(cls, document, place, fields)
+            spec = validated(cls, document, place, fields)
         except BadInput:
             raise
         except (Exception, SystemExit) as error:
-            if place_of(error) is None:
-                raise
             raise document.problem(place, line_of(error)) from error
+        _check_values(spec, document, place)
+        return spec
+
+
+def _file_meant(name: str) -> str:
+    """A hint if a name that does not exist is that of a Python file without its ending."""
+    file, colon, _ = name.partition(":")
+    if colon and Path(file).is_file():
+        return f"; a YAML file selects a class of a file: `kind: {name}`"
+    return f"; did you mean the file {name}.py?" if Path(f"{name}.py").is_file() else ""
+
+
+def _check_values(spec: Kind, document: Document, place: Place) -> None:
+    """Check the values of a user's class, defaults included, which pydantic does not validate.
+
+    Raises:
+        BadInput: If one is invalid; at its line in the YAML file, else in the class.
+    """
+    values = {name: getattr(spec, name) for name in type(spec).model_fields}
+    lines: dict[Place, tuple[Path, int]] = {}
+    for name in values:
+        given = document.places.get((*place, name))
+        path, line = declared_at(type(spec), name) or (str(document.path), 1)
+        lines[(name,)] = given or (Path(path), line)
+    found = Document(document.path, values, lines)
+    validated(type(spec), found, (), values, written=False)
+    check_inherited(spec, found, (), values)
 
 
 def config_folders(extra: Sequence[Path] = ()) -> list[Path]:

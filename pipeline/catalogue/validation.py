@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.catalogue.documents import Document, Place
 from pipeline.problems import BadInput, suggestion
-from tasks.specs import WRITTEN
+from tasks.specs import WRITTEN, Spec
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -21,21 +21,49 @@ class ConfigEntry(BaseModel):
 
 
 def validated(
-    model: type[Model], document: Document, place: Place, value: object, prefix: str = ""
+    model: type[Model],
+    document: Document,
+    place: Place,
+    value: object,
+    prefix: str = "",
+    *,
+    written: bool = True,
 ) -> Model:
     """Validate a part of a document with `model`.
 
     Args:
         place: Where the part is in the document.
         prefix: What the document writes before the model's own keys, such as `attack.`.
+        written: Whether the values are as a user wrote them; see `WRITTEN`.
 
     Raises:
         BadInput: If the value is invalid, located at the key that is wrong.
     """
     try:
-        return model.model_validate(value, context=WRITTEN)
+        return model.model_validate(value, context=WRITTEN if written else None)
     except ValidationError as error:
         raise _problem(model, document, place, error, value, prefix) from None
+
+
+def check_inherited(
+    spec: Spec, document: Document, place: Place, values: Mapping[str, object], prefix: str = ""
+) -> None:
+    """Check a user's spec by the class of this program that its class derives from.
+
+    A field that the user declares again, such as `draws: int = 2`, is without the limits of the
+    field that it replaces.
+
+    Args:
+        values: The values of the spec, by field.
+
+    Raises:
+        BadInput: If a value is outside these limits; see `validated`.
+    """
+    base = next(
+        cls for cls in type(spec).__mro__ if issubclass(cls, Spec) and not cls.source_digest
+    )
+    own = {name: values[name] for name in base.model_fields}
+    validated(base, document, place, own, prefix, written=False)
 
 
 def _problem(

@@ -1,11 +1,14 @@
 """The command line, which connects all other packages.
 
-Exit codes: 0 success, 1 a failure, 2 bad input, 130 stopped early. The help of `run`, `compare` and
-`judge` has the details.
+Exit codes: 0 success, 1 a failure or a negative answer, 2 bad input, 3 no answer, 4 an unexpected
+error, 130 stopped early. The help of `run`, `compare` and `judge` has the details.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +49,10 @@ from pipeline.execution.signals import STOPPED
 from pipeline.grid.kinds import FORCE_STARTS, ForceStart
 from pipeline.problems import BadInput, Unwritable, suggestion
 
+UNEXPECTED = 4
+"""Exit code after an error that is neither the user's nor that of a node."""
+ANSWERING = frozenset({"compare", "doctor", "judge", "verify"})
+"""Commands whose exit code 1 is an answer, which a full disk must not imitate."""
 LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
 
 
@@ -62,16 +69,23 @@ class _Commands(click.Group):
             ctx.exit(2)
         except Unwritable as problem:
             say(f"error: {problem}", err=True)
-            ctx.exit(1)
+            ctx.exit(UNEXPECTED if ctx.invoked_subcommand in ANSWERING else 1)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise  # errors of click, not of user code
+        except BrokenPipeError:
+            # the reader of stdout, such as `head`, is gone, and the rest must not fail at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(UNEXPECTED)
         except (Exception, SystemExit) as error:
             from pipeline.catalogue.code.own import line_of, place_of
 
-            if place_of(error) is None:
+            if place_of(error) is not None:
+                say(f"error: {line_of(error)}", err=True)
+                ctx.exit(2)
+            if isinstance(error, SystemExit):
                 raise
-            say(f"error: {line_of(error)}", err=True)
-            ctx.exit(2)
+            traceback.print_exc()
+            ctx.exit(UNEXPECTED)
         except KeyboardInterrupt:
             say("stopped; what is finished is kept", err=True)
             ctx.exit(STOPPED)
@@ -125,8 +139,8 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     """Compute the missing cells of a grid and print its tables.
 
     Exit codes: 0 all cells are computed; 1 a node failed, or the store or the reports cannot be
-    written; 2 bad input, or MLflow cannot be reached; 130 stopped by Ctrl-C or --stop-after. If
-    several apply, 130 comes before 1, and 1 before 2.
+    written; 2 bad input, or MLflow cannot be reached; 4 an unexpected error; 130 stopped by Ctrl-C
+    or --stop-after. If several apply, 130 comes before 1, and 1 before 2.
 
     \b
     pipeline run demo --only model=demo-iat --only defense=counter+guo --force
@@ -153,8 +167,8 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     type=FiniteRange(0, 525_600, min_open=True),
     default=10.0,
     show_default=True,
-    help="Time limit: the largest attack budget that fits is used; what is unfinished then "
-    "counts as cannot tell.",
+    help="Time limit: the largest attack budget that is estimated to fit is used, then larger "
+    "ones while they fit; what is unfinished counts as cannot tell.",
 )
 @click.option(
     "--epsilon",
@@ -191,7 +205,7 @@ def judge(
 
     Checks the contract, then attacks the defense on the demo's networks and compares it with no
     defense and with flips and crops of equal cost. Exit codes: 0 it holds, 1 it does not, 2 bad
-    input, or MLflow cannot be reached, 3 cannot tell.
+    input, or MLflow cannot be reached, 3 cannot tell, 4 an unexpected error, 130 stopped by Ctrl-C.
 
     \b
     pipeline judge jpeg.py
@@ -325,7 +339,10 @@ def why(cell: str, as_json: bool, chosen: GridOptions) -> None:
 @grid_options
 @mlflow_option
 @json_option
-def show(cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions) -> None:
+@click.pass_context
+def show(
+    ctx: click.Context, /, cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions
+) -> None:
     """Show a cell in full: parameters, artifacts, score.
 
     \b
@@ -334,7 +351,7 @@ def show(cell: str, mlflow_uri: str | None, as_json: bool, chosen: GridOptions) 
     from pipeline.commands.show import story, story_lines
 
     session = session_from(chosen)
-    found = story(session, session.grid.cell(cell), mlflow_uri)
+    found = story(session, session.grid.cell(cell), mlflow_uri, repeated(ctx))
     if as_json:
         print_json(found)
         return
@@ -390,7 +407,8 @@ def compare(
 
     BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
     stores, STORE@RUN, or two defenses, attacks or models of the grid; by default the last run and
-    the one before it that has its cells. Exit code 1 where a cell got significantly worse.
+    the one before it that has its cells. Exit codes: 1 a cell got significantly worse, 2 bad input,
+    4 an unexpected error.
 
     \b
     pipeline compare
@@ -616,7 +634,8 @@ def new(
     \b
     pipeline new defense my-idea
     pipeline new defense my-views --form views
-    pytest configs/defenses/test_my_idea.py
+    python configs/defenses/test_my_idea.py
+    pipeline judge my-idea
     pipeline run --grid demo --add defense=my-idea
     """
     from pipeline.commands.new import write_skeleton
@@ -626,7 +645,9 @@ def new(
     for path in written:
         say(f"wrote {shown(path)}")
     configs = "" if folder == Path("configs") else f" --configs {folder}"
-    say(f"test  pytest {shown(written[-1])}")
+    say(f"test  python {shown(written[-1])}")
+    if kind == "defense":
+        say(f"judge pipeline judge {name}{configs}")
     say(f"run   pipeline run --grid demo --add {kind}={name}{configs}")
 
 

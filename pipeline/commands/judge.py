@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from pipeline.commands.options import RunOptions, say
 from pipeline.commands.report import known_scores
 from pipeline.commands.run import run_grid
 from pipeline.commands.session import Session, open_session
+from pipeline.execution.events import RunFinished
 from pipeline.execution.signals import STOPPED
 from pipeline.execution.work.calibration import calibrate
 from pipeline.execution.work.contract import contract_verdict
@@ -28,7 +30,7 @@ from pipeline.grid.builder import Overrides
 from pipeline.grid.lookup import Ingredients
 from pipeline.plan.speeds import remember_speed
 from pipeline.plan.words import roughly
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, shown
 from pipeline.report.views.verdicts import BARE, Conclusion, conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
 from tasks.attacks.adaptive import Adaptive
@@ -44,6 +46,8 @@ AROUND_S = 45.0
 """Time in addition to the estimate, for starting workers and writing the report."""
 MARGIN = 4.0
 """Safety factor of the estimated time; small networks take longer than estimated."""
+MEASURED = 1.5
+"""The same once a smaller budget has been timed on these networks."""
 EXIT: Mapping[Conclusion, int] = {"holds": 0, "does not hold": 1, "cannot tell": 3}
 
 
@@ -82,19 +86,61 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
     models = list(dict.fromkeys(catalogue.add("models", each) for each in asked.models))
     grid = _Judged(catalogue, asked, name, models, command)
     grid.check()
-    budget, session = grid.affordable()
-    left = asked.minutes - (time.time() - began) / 60
-    say(f"judge   {name} on {', '.join(grid.models)}: {budget}", err=True)
-    code = run_grid(session, replace(options, stop_after=max(left, 0.01)), only=())
-    stopped = code == STOPPED and time.time() - began < 60 * asked.minutes
-    if stopped:
+
+    def left() -> float:
+        return asked.minutes - (time.time() - began) / 60
+
+    def followed(finished: RunFinished) -> bool:
+        ended.append(finished)
+        complete = not finished.interrupted and not finished.missing
+        larger = grid.next(steps[-1], left()) if complete else None
+        if larger is not None:
+            steps.append(larger)
+        return larger is not None
+
+    steps, ended, code = [grid.first()], list[RunFinished](), 0
+    while len(ended) < len(steps):
+        session = steps[-1].session
+        say(f"judge   {name} on {', '.join(grid.models)}: {steps[-1].said}", err=True)
+        limited = replace(options, stop_after=max(left(), 0.01))
+        code = run_grid(session, limited, only=(), followed=followed)
+    if code == STOPPED and left() > 0:
         return code
+    if ended[-1].interrupted:
+        say(grid.rest(steps[-1], ended[-1]), err=True)
     rows = [row for row in verdict_rows(session.grid, known_scores(session)) if row.defense == name]
     answer = conclusion(rows)
     # printed last, after the output of the run
     say(plain(judged_sentence(rows, answer)), err=options.as_json)
     # 2: MLflow was not reached, and everything is in the store
     return code if code == 2 else EXIT[answer]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A budget that is computed in one run.
+
+    Attributes:
+        largest: The budget up to which the report goes, if larger.
+        minutes: Estimated time, including the safety factor.
+        said: The budget and its estimate in words.
+    """
+
+    budget: str
+    largest: str | None
+    session: Session
+    minutes: float
+    said: str
+
+    def fits(self, minutes: float) -> bool:
+        """Whether it is estimated to take no more than this time."""
+        return self.minutes <= minutes
+
+    def has_scores(self, defense: str) -> bool:
+        """Whether the store has scores of the defense under this budget."""
+        attack = f"adaptive-{self.budget}"
+        cells = (c for c in self.session.cells if (c.defense, c.attack) == (defense, attack))
+        return any(self.session.record(self.session.scores[cell.name]) for cell in cells)
 
 
 @dataclass(frozen=True)
@@ -133,28 +179,57 @@ class _Judged:
             if found.line:
                 raise BadInput(found.line)
 
-    def affordable(self) -> tuple[str, Session]:
-        """The largest budget whose estimate fits the time limit, in words, and its session.
+    def first(self) -> _Step:
+        """The largest budget that is estimated to fit the time limit.
 
-        The words also say how many minutes the next larger budget needs.
+        Its words also say how many minutes the next larger budget needs.
+        """
+        more, largest = "", None
+        for budget in BUDGETS:
+            step = self._step(budget, largest, MARGIN)
+            if step.fits(self.asked.minutes) or budget == BUDGETS[-1]:
+                break
+            if step.has_scores(self.name):
+                largest = largest or budget  # its report keeps these scores
+            more = f"; --minutes {math.ceil(step.minutes)} for budget {budget}"
+        return replace(step, said=f"{step.said} of {self.asked.minutes:g} min{more}")
+
+    def next(self, step: _Step, left: float) -> _Step | None:
+        """The next larger budget, if it fits into the minutes left by what was timed so far."""
+        larger = BUDGETS[: BUDGETS.index(step.budget)]
+        if not larger or left <= 0:
+            return None
+        found = self._step(larger[-1], step.largest, MEASURED)
+        said = f"{found.said}, {left:.1f} of {self.asked.minutes:g} min are left"
+        return replace(found, said=said) if found.fits(left) else None
+
+    def rest(self, step: _Step, ended: RunFinished) -> str:
+        """What the time limit left undone, and how many minutes it needs."""
+        rest = self._step(step.budget, step.largest, MEASURED)
+        cells = len(ended.scored) + len(ended.missing)
+        return (
+            f"judge   stopped by --minutes {self.asked.minutes:g}: {len(ended.scored)} of {cells} "
+            f"cells of budget {step.budget} are scored; the same command with --minutes "
+            f"{math.ceil(rest.minutes)} computes the rest"
+        )
+
+    def _step(self, budget: str, largest: str | None, margin: float) -> _Step:
+        """A budget with its estimate.
+
+        largest: the budget up to which the report goes, if that is larger.
         """
         workers = os.cpu_count() or 1
-        more = ""
-        for budget in BUDGETS:
-            session = self._session(budget)
-            session.check_code()
-            plan = session.plan()
+        session = self._session(budget, min(budget, largest or budget, key=BUDGETS.index))
+        session.check_code()
+        plan = session.plan()
+        found = session.estimate(plan, workers=workers)
+        if found.assumed:
+            for precision in found.assumed:
+                remember_speed(precision, calibrate(precision))
             found = session.estimate(plan, workers=workers)
-            if found.assumed:
-                for precision in found.assumed:
-                    remember_speed(precision, calibrate(precision))
-                found = session.estimate(plan, workers=workers)
-            minutes = (MARGIN * found.wall_s + AROUND_S) / 60
-            if minutes <= self.asked.minutes or budget == BUDGETS[-1]:
-                break
-            more = f"; --minutes {math.ceil(minutes)} for budget {budget}"
-        about = f"about {roughly(found.wall_s)} of {self.asked.minutes:g} min"
-        return f"budget {budget}, {about}{more}", session
+        minutes = (margin * found.wall_s + AROUND_S) / 60 if plan.todo else 0.0
+        said = f"budget {budget}, about {roughly(found.wall_s)}"
+        return _Step(budget, largest, session, minutes, said)
 
     @property
     def _demo(self) -> GridEntry:
@@ -175,11 +250,24 @@ class _Judged:
             )
         return datasets.pop()
 
-    def _session(self, budget: str) -> Session:
+    @property
+    def _folder(self) -> str:
+        """Name of the report's folder, another one for each file, networks and epsilon."""
+        file = Path(self.asked.defense).expanduser()
+        configs = [folder / "defenses" for folder in config_folders(self.asked.configs)]
+        own = file.suffix in {".py", ".yaml"} and file.resolve().parent not in configs
+        words = [*Path(shown(file)).with_suffix("").parts] if own else [self.name]
+        if self.asked.epsilon is not None:
+            words.append(f"{self.asked.epsilon:g}")
+        return re.sub(r"[^\w.+-]+", "-", "-".join(["judge", *words, *self.named]))
+
+    def _session(self, budget: str, largest: str) -> Session:
+        """The session that computes a budget, of a grid that goes up to the `largest` one."""
         # a budget begins with the candidates of the smaller ones, so these are listed first and
         # give an answer while the larger is unfinished
-        budgets = reversed(BUDGETS[BUDGETS.index(budget) :])
-        attack = self.catalogue.attack(f"adaptive-{budget}")
+        budgets = [f"adaptive-{each}" for each in reversed(BUDGETS[BUDGETS.index(largest) :])]
+        chosen = ["clean", REPLAYED, DIRECT, *budgets[: budgets.index(f"adaptive-{budget}") + 1]]
+        attack = self.catalogue.attack(f"adaptive-{largest}")
         assert isinstance(attack, Adaptive)
         dataset = self._dataset
         available = self._ingredients.dataset(dataset)[1].test
@@ -187,7 +275,7 @@ class _Judged:
             name=f"judge-{self.name}",
             title=f"{self.name} beside no defense and flips and crops of equal cost",
             models=tuple(self.models),
-            attacks=("clean", REPLAYED, DIRECT, *(f"adaptive-{name}" for name in budgets)),
+            attacks=("clean", REPLAYED, DIRECT, *budgets),
             defenses=(BARE, self.name),
             gains_over=BARE,
             equal_cost=CONTROL,
@@ -201,10 +289,11 @@ class _Judged:
             redraws=attack.redraws or GridEntry().redraws,
             tables=(table,),
         )
-        grid = table.name
+        grid = self._folder
         self.catalogue.add_grid(grid, entry)
         return open_session(
             grid,
+            only=[f"attack={each}" for each in chosen],
             store=self.asked.store,
             configs=self.asked.configs,
             overrides=Overrides(data=self.asked.data, weights=self.asked.weights),

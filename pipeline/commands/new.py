@@ -206,7 +206,7 @@ recipe: demo-mixup
 # To load weights instead of training with a recipe (only tensors are read, no code):
 # checkpoint: {{file: {name}.safetensors}}
 """
-TEST = '''"""Tests that {name} keeps the contract: `pytest {place}`."""
+TEST = '''"""Tests that {name} keeps the contract: `python {place}`, or with pytest."""
 
 from pathlib import Path
 
@@ -218,6 +218,11 @@ def test_{word}_keeps_the_contract_of_{article}_{check}():
     catalogue = Catalogue(config_folders())
     name = catalogue.add("{section}", str(Path(__file__).with_name("{name}.yaml")))
     check_{check}({load})
+
+
+if __name__ == "__main__":
+    test_{word}_keeps_the_contract_of_{article}_{check}()
+    print("{name} keeps the contract")
 '''
 Form = Literal["draws", "views", "votes", "optimiser"]
 FORMS: dict[Form, tuple[str, str]] = {

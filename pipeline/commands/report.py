@@ -156,7 +156,8 @@ def _print(view: StoredGrid, scores: Scores) -> None:
     from pipeline.report.formats.terminal import render_terminal
 
     console = Console()
-    console.print(render_terminal(view.grid, scores, width=console.width, asked=view.cells))
+    bold, width = console.is_terminal, console.width
+    console.print(render_terminal(view.grid, scores, width=width, asked=view.cells, bold=bold))
 
 
 def _answer(

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +33,19 @@ RETRIES = 5
 
 
 def run_grid(
-    session: Session, options: RunOptions, *, only: Sequence[str], again: Sequence[str] = ()
+    session: Session,
+    options: RunOptions,
+    *,
+    only: Sequence[str],
+    again: Sequence[str] = (),
+    followed: Callable[[RunFinished], bool] = lambda _: False,
 ) -> int:
     """Run the selected cells; returns the exit code.
 
     Args:
         only: The `--only` options as typed.
         again: Further options for the suggested retry commands.
+        followed: Whether a run is followed by another one, which then reports for both.
     """
 
     def say(line: str) -> None:
@@ -47,16 +53,20 @@ def run_grid(
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
 
     with stopping(say):
-        return _run_grid(session, options, only, again)
+        return _run_grid(session, options, only, again, followed)
 
 
 def _run_grid(
-    session: Session, options: RunOptions, only: Sequence[str], again: Sequence[str]
+    session: Session,
+    options: RunOptions,
+    only: Sequence[str],
+    again: Sequence[str],
+    followed: Callable[[RunFinished], bool],
 ) -> int:
     from rich.console import Console
 
     from pipeline.observers.progress import make_progress
-    from pipeline.observers.tracking.server import default_uri, is_web
+    from pipeline.observers.tracking.server import default_uri
 
     began = time.time()
     minutes = options.stop_after
@@ -91,6 +101,28 @@ def _run_grid(
         raise
     finally:
         progress.close()
+    if followed(finished):
+        if tracker is not None:
+            tracker.close()
+        return _exit_code(finished, ())
+    return _report(session, options, finished, tracker, only=only, again=again)
+
+
+def _report(
+    session: Session,
+    options: RunOptions,
+    finished: RunFinished,
+    tracker: Tracker | None,
+    *,
+    only: Sequence[str],
+    again: Sequence[str],
+) -> int:
+    """Report a finished run, on stdout, in files and in MLflow; returns the exit code."""
+    from rich.console import Console
+
+    from pipeline.observers.tracking.server import default_uri, is_web
+
+    errors, uri = Console(stderr=True), options.mlflow_uri or default_uri(Path.cwd())
     problems = _unwritten(session, finished)
     reported = Reported(None, ())
     try:
@@ -191,11 +223,12 @@ def _closing_words(
         line(f"doubt   {doubt}")
     if (more := len(reported.doubts) - DOUBTS_SHOWN) > 0:
         line(f"doubt   {more} more are listed below the tables")
-    for name, reason in finished.failed_leaves.items():
-        line(f"failed  {name}: {reason}")
+    for reason, names in _by_reason(finished.failed_leaves).items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        line(f"failed  {names[0]}{others}: {reason}")
         words = session.grid.run_words(only)
         line(f"again   {shlex.join([*words, *again])}")
-    for reason, names in _by_reason(finished).items():
+    for reason, names in _by_reason({} if finished.interrupted else finished.missing).items():
         # for many cells the run's own selection, which computes only what is missing
         chosen = only if len(names) > RETRIES else [f"cell={name}" for name in names]
         words = session.grid.run_words(chosen)
@@ -209,11 +242,10 @@ def _closing_words(
     line(f"MLflow  {server}")
 
 
-def _by_reason(finished: RunFinished) -> dict[str, list[str]]:
-    if finished.interrupted:
-        return {}
+def _by_reason(failed: Mapping[str, str]) -> dict[str, list[str]]:
+    """Names by the reason why they failed."""
     reasons: dict[str, list[str]] = {}
-    for name, reason in finished.missing.items():
+    for name, reason in failed.items():
         reasons.setdefault(reason, []).append(name)
     return reasons
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.fingerprint import KindCode, check
+from pipeline.catalogue.code.own import declared_at
 from pipeline.catalogue.devices import read_devices
 from pipeline.commands.view import StoredGrid, open_stored_grid
 from pipeline.execution.events import Observers, RunFinished
@@ -104,8 +105,9 @@ class Session(StoredGrid):
         notes = [note for cell in self.cells for note in cell.attack_spec.notes()]
         for part in own_parts(cell.defense_spec for cell in self.cells):
             if isinstance(part, Defense) and type(part).without_chance:
-                name = f"defense {part.kind}"
-                notes.append(f"{name}: draws nothing from `rows`, so it is asked once")
+                path, line = declared_at(type(part), "transform") or (part.kind, 1)
+                name = f"{path}:{line}: defense {part.kind}"
+                notes.append(f"{name}: draws nothing from `rows`, so it is evaluated once")
         return list(dict.fromkeys(notes))
 
     def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:

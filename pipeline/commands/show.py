@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -24,8 +24,13 @@ REMEMBERED = 10
 """Maximum number of earlier scores shown."""
 
 
-def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, object]:
-    """Everything about a cell, as plain values for YAML or JSON."""
+def story(
+    session: Session, cell: Cell, mlflow_uri: str | None, again: Sequence[str] = ()
+) -> dict[str, object]:
+    """Everything about a cell, as plain values for YAML or JSON.
+
+    again: further options of the command that computes the cell again.
+    """
     node = session.scores[cell.name]
     record = session.store.state(node.kind, node.digest).record
     told: dict[str, object] = {
@@ -85,7 +90,8 @@ def story(session: Session, cell: Cell, mlflow_uri: str | None) -> dict[str, obj
             entry["state"] = "not in the store"
         artifacts.append(entry)
     told["artifacts"] = artifacts
-    told["again"] = shlex.join(session.grid.run_words([f"cell={cell.name}"], force=True))
+    words = session.grid.run_words([f"cell={cell.name}"], force=True)
+    told["again"] = shlex.join([*words, *again])
     return told
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, create_model
 
 from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import RuleEntry, VariantEntry
-from pipeline.catalogue.validation import validated
+from pipeline.catalogue.validation import check_inherited, validated
 from pipeline.problems import suggestion
 from tasks.specs import Problem, Spec
 
@@ -162,11 +165,24 @@ def changed(
         if dot and outer in known and isinstance(held, Spec):
             values[outer] = changed(held, {inner: value}, document, place, f"{prefix}{outer}.")
         elif key in known:
-            values[key] = value
+            written = validated(_alone(type(spec), key), document, place, {key: value}, prefix)
+            values[key] = getattr(written, key)
         else:
             message = f"no such parameter{suggestion(key, known)}"
             raise document.problem((*place, prefix + key), message)
-    return validated(type(spec), document, place, values, prefix)
+    # the other values are no longer as a user wrote them: 0.5/255 has become 0.5
+    found = validated(type(spec), document, place, values, prefix, written=False)
+    if type(spec).source_digest:
+        check_inherited(found, document, place, dict(found), prefix)
+    return found
+
+
+@cache
+def _alone(cls: type[Spec], key: str) -> type[BaseModel]:
+    """A model of one parameter of a class."""
+    field = cls.model_fields[key]
+    fields: dict[str, Any] = {key: (field.annotation, field)}
+    return create_model(cls.__name__, __config__=cls.model_config, **fields)
 
 
 def has_parameter(spec: Spec, key: str) -> bool:

@@ -179,8 +179,10 @@ class LiveProgress:
 def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]:
     """The lines that report an event, if any.
 
-    verbose: also report each finished node, except scores, which are reported by cell, and the
-    tracebacks of failures.
+    Of failures for one reason, the first is reported.
+
+    verbose: also report each finished node, except scores, which are reported by cell, and every
+    failure, with its traceback.
     """
     match event:
         case Elsewhere(node=node, by=by, grid=grid):
@@ -195,10 +197,8 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
             yield f"{grid.name}: {_by_kind(todo)} to do{kept}; executor: {executor}"
         case CellScored(cell=cell, facts=facts, before=before):
             yield f"{clean(cell.name)}  {_score(facts, before)}"
-        case NodeFailed(node=node, failure=failure, cells=cells):
-            lost = f"; {counted(len(cells), 'cell')} cannot be scored" if cells else ""
-            yield clean(f"failed: {tally.name(node)}: {failure.reason}{lost}")
-            yield from shown_lines(failure.detail if verbose else "")
+        case NodeFailed():
+            yield from _failed(event, tally, verbose=verbose)
         case NodeRetried() | NodeSilent():
             yield _waiting(event, tally.name(event.node))
         case SetAside(kind=kind, digest=digest, reason=reason):
@@ -207,6 +207,15 @@ def lines(event: Event, tally: Tally, *, verbose: bool = False) -> Iterator[str]
             yield from _summary(event)
         case _:
             return
+
+
+def _failed(event: NodeFailed, tally: Tally, *, verbose: bool) -> Iterator[str]:
+    """A failure; of several for one reason the first, since the summary counts their cells."""
+    reason, detail = event.failure.reason, event.failure.detail
+    if verbose or tally.reasons[reason] == 1:
+        lost = f"; {counted(len(event.cells), 'cell')} cannot be scored" if event.cells else ""
+        yield clean(f"failed: {tally.name(event.node)}: {reason}{lost}")
+        yield from shown_lines(detail if verbose else "")
 
 
 def _waiting(event: NodeRetried | NodeSilent, name: str) -> str:

@@ -76,6 +76,8 @@ class Tally:
     todo: Counter[NodeKind] = field(default_factory=Counter)
     done: Counter[NodeKind] = field(default_factory=Counter)
     failed: Counter[NodeKind] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """How many nodes failed for each reason."""
     cells_lost: set[str] = field(default_factory=set)
     running: dict[str, Running] = field(default_factory=dict)
     _began: float = 0.0
@@ -103,9 +105,10 @@ class Tally:
                 seconds = done.how.get("seconds")
                 if isinstance(seconds, int | float) and not done.found:
                     self._seconds.setdefault(node.kind, []).append(float(seconds))
-            case NodeFailed(node=node, cells=cells, blocked=blocked):
+            case NodeFailed(node=node, failure=failure, cells=cells, blocked=blocked):
                 self.running.pop(node.digest, None)
                 self.failed[node.kind] += 1
+                self.reasons[failure.reason] += 1
                 self.cells_lost.update(cells)
                 self._block(node.kind, blocked)
             case _:

@@ -316,10 +316,14 @@ def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Te
     classes = context.classifier.classes
     for scope, defense in stages:
         own = _copied(rows, len(pixels) // len(rows)).within(scope)
+        before = pixels._version  # noqa: SLF001  torch counts changes in place nowhere else
         if _by_iterates(defense, context):
             result, copies = defense.iterates(pixels, own, context), defense.inner_steps() + 1
         else:
             result, copies = defense.transform(pixels, own, context), defense.views(classes)
+        if pixels._version != before:  # noqa: SLF001
+            # the next redraw, and the attack, would begin at other pixels
+            raise BadDefense(f"{defense.kind}: changes the pixels that it is given")
         pixels = _checked(defense, result, pixels, copies)
     return pixels
 
@@ -327,11 +331,12 @@ def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Te
 def _checked(defense: Defense, result: object, pixels: Tensor, copies: int) -> Tensor:
     """Return the result of a stage; BadDefense if it is no batch of images."""
     if not isinstance(result, Tensor):
-        raise BadDefense(f"{defense.kind}: gave {type(result).__name__}, not a tensor")
-    if result.shape != (copies * len(pixels), *pixels.shape[1:]):
-        views = f" in {copies} copies" if copies > 1 else ""
+        raise BadDefense(f"{defense.kind}: returned {type(result).__name__}, expected a tensor")
+    expected = (copies * len(pixels), *pixels.shape[1:])
+    if result.shape != expected:
+        views = f" ({copies} copies of each image)" if copies > 1 else ""
         raise BadDefense(
-            f"{defense.kind}: gave shape {tuple(result.shape)} for {tuple(pixels.shape)}{views}"
+            f"{defense.kind}: returned shape {tuple(result.shape)}, expected {expected}{views}"
         )
     try:
         if defense.leaves_range():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pipeline.catalogue.code.syntax import parse, parse_text
 from pipeline.commands.cli import main
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observers, RunFinished
-from pipeline.grid.builder import Overrides
+from pipeline.grid.builder import Overrides, load_grid
 from pipeline.plan.why import why
 from pipeline.problems import BadInput
 from tasks.networks.factory import Factory
@@ -48,25 +49,43 @@ TRANSFORM = "    def transform(self, pixels, rows, context):\n"
 FAULTS = {
     "shape": (
         f"{HEAD}{TRANSFORM}        return pixels[:, :, 1:]\n",
-        "defense mine: gave shape (520, 1, 7, 8) for (520, 1, 8, 8)",
+        "mine: returned shape (520, 1, 7, 8), expected (520, 1, 8, 8) (shape.py:5)",
     ),
     "nan": (
         f"{HEAD}{TRANSFORM}        return pixels / 0\n",
-        "defense mine: transformed pixels: expected finite values in [0, 1], got nan to nan",
+        "mine: transformed pixels: expected finite values in [0, 1], got nan to nan (nan.py:5)",
     ),
     "range": (
         f"{HEAD}{TRANSFORM}        return pixels + 1\n",
-        "defense mine: transformed pixels: expected finite values in [0, 1], got 1 to 2",
+        "mine: transformed pixels: expected finite values in [0, 1], got 1 to 2 (range.py:5)",
     ),
     "nothing": (
         f"{HEAD}{TRANSFORM}        pixels * 2\n",
-        "defense mine: gave NoneType, not a tensor",
+        "mine: returned NoneType, expected a tensor (nothing.py:5)",
     ),
     "exception": (
         f"{HEAD}    depth: int = 0\n\n{TRANSFORM}        return pixels.view(1 // self.depth)\n",
-        "defense mine: ZeroDivisionError: integer division or modulo by zero (exception.py:8)",
+        "mine: ZeroDivisionError: integer division or modulo by zero (exception.py:8)",
+    ),
+    "a": (
+        f"{HEAD}    def transform(self, pixels):\n        return pixels\n",
+        "mine: TypeError: Mine.transform() takes 2 positional arguments but 4 were given (a.py:5)",
     ),
 }
+DECLARED = {
+    "eight": (
+        'draws: int = "eight"',
+        "eight.py:5: draws: input should be a valid integer, got 'ei",
+    ),
+    "zero": ("draws: int = 0", "zero.py:5: draws: input should be greater than or equal to 1"),
+    "sigma": (
+        "sigma = 0.1",
+        "sigma has no type; a parameter is declared with one, such as `sigma:",
+    ),
+    "again": ("draws = 5", "draws has no type; a parameter is declared with one, such as `draws:"),
+    "made": ("def __init__(self, x): ...", "TypeError: Mine.__init__() missing 1 required"),
+}
+"""Declarations that are wrong, and what is said."""
 ATTACK = """
 from tasks.attacks.base import BoundedAttack
 
@@ -199,6 +218,30 @@ def test_code_that_nobody_names_is_not_run(bench: Bench) -> None:
         bench.session(("defenses", "broken"))
 
 
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_wrong_declaration_is_one_line_with_its_place(bench: Bench, name: str) -> None:
+    declared, line = DECLARED[name]
+    bench.write(f"{name}.py", f"{HEAD}    {declared}\n\n{TRANSFORM}        return pixels\n")
+    with pytest.raises(BadInput, match=re.escape(line)) as told:  # noqa: PT012  two calls of one
+        catalogue = Catalogue([])
+        catalogue.defense(catalogue.add("defenses", f"{name}.py"))
+    assert str(told.value).startswith(f"{name}.py:")
+
+
+def test_the_limits_of_the_base_class_hold_for_values_of_a_yaml_file_and_of_set(
+    bench: Bench,
+) -> None:
+    bench.write("mine.py", f"{HEAD}    draws: int = 2\n\n{TRANSFORM}        return pixels\n")
+    bench.write("nil.yaml", "kind: mine.py\ndraws: 0\n")
+    with pytest.raises(BadInput, match=r"^nil\.yaml:2: draws: input should be greater"):
+        bench.session(("defenses", "nil.yaml"))
+    add: tuple[Section, str] = ("defenses", "mine.py")
+    with pytest.raises(BadInput, match=r"^--set mine\.draws=0: input should be greater"):
+        load_grid(
+            Catalogue([bench.configs]), "tiny", Overrides(add=[add], parameters={"mine.draws": 0})
+        )
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_one_line_that_names_the_defense_and_the_other_cells_finish(
     bench: Bench, computed: Path, name: str
@@ -212,8 +255,8 @@ def test_a_fault_is_one_line_that_names_the_defense_and_the_other_cells_finish(
     assert set(finished.scored) == {"mixed/clean/none"}
     # the shards differ in their sizes alone
     assert finished.missing["mixed/clean/" + name].replace("500", "520") in {
-        line,
-        line.replace("520", "20"),
+        f"defense {line}",
+        f"defense {line}".replace("520", "20"),
     }
 
 
@@ -227,7 +270,7 @@ def test_a_faulty_part_of_a_chain_is_the_one_that_is_named(bench: Bench, compute
         only=["attack=clean", f"defense={chain}"],
     )
     _, finished = bench.run(session)
-    assert finished.missing == {f"mixed/clean/{chain}": FAULTS["exception"][1]}
+    assert finished.missing == {f"mixed/clean/{chain}": f"defense {FAULTS['exception'][1]}"}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +281,7 @@ def test_a_faulty_part_of_a_chain_is_the_one_that_is_named(bench: Bench, compute
         ("SIZE = 1\n", "mine.py: no class derived from tasks.defenses.base.Defense"),
         (
             f"{HEAD}    pass\n\n\nclass Other(Defense):\n    pass\n",
-            "mine.py: say which class: mine.py:Mine, mine.py:Other",
+            "mine.py: has several classes; a YAML file says which: `kind: mine.py:Mine` or `kind",
         ),
     ],
 )

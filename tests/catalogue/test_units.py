@@ -132,6 +132,17 @@ def test_small_sizes_may_be_set_by_rules_and_swept(tmp_path: Path) -> None:
     assert (("attack.epsilon", 0.5),) in values
 
 
+def test_beside_a_small_size_another_parameter_may_be_changed(tmp_path: Path) -> None:
+    more = "rules:\n  - where: {attack: pgd}\n    set: {attack.steps: 5}\n"
+    grid = grid_of(
+        tmp_path,
+        attacks__pgd="kind: pgd\nepsilon: 0.5/255\n",
+        grids__tiny=GRID.format(epsilon="8", more=more),
+    )
+    attack = grid.cell("mixed/pgd/none").attack_spec.model_dump()
+    assert (attack["steps"], attack["epsilon"]) == (5, 0.5)
+
+
 def test_other_fractions_and_units_are_refused(tmp_path: Path) -> None:
     for written in ("8/256", "8/255 px", "-1/255", "eight"):
         with pytest.raises(BadInput, match=r"expected a number, such as 8 or 0\.5/255"):

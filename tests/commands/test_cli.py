@@ -20,6 +20,7 @@ from paper_numbers import NUMBERS
 from tiny import FILES, write_configs
 
 from pipeline.commands.cli import main
+from pipeline.problems import Unwritable
 
 
 class Shell:
@@ -211,10 +212,53 @@ def test_a_story_begins_with_the_answer(shell: Shell) -> None:
     assert re.fullmatch(r"  \d+\.\d %, 95 % interval \d+\.\d to \d+\.\d", lines[1])
     assert lines[2] == "  none on mixed under clean, seed 0"
     assert lines[3] == "  520 images of digits"
-    assert (
+    (again,) = (line for line in lines[:8] if line.startswith("  compute again: "))
+    assert again.startswith(
         "  compute again: pipeline run --grid tiny --only cell=mixed/clean/none --force"
-        in lines[:8]
     )
+    # with the options by which the cell was found
+    assert again.endswith(f"--force --store {shell.store}")
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "code"),
+    [
+        (["judge", "guo"], RuntimeError("boom"), 4),
+        (["judge", "guo"], Unwritable("store: no space left on device"), 4),
+        (["compare"], RuntimeError("boom"), 4),
+        (["compare"], Unwritable("store: no space left on device"), 4),
+        (["plan"], RuntimeError("boom"), 4),
+        (["plan"], Unwritable("store: no space left on device"), 1),
+    ],
+)
+def test_an_unexpected_error_never_looks_like_an_answer(
+    command: list[str], error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pipeline.catalogue.catalogue.Catalogue.names", fails)
+    monkeypatch.setattr("pipeline.commands.compare.comparison", fails)
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert result.exit_code == code
+    assert str(error) in result.stderr
+    assert ("Traceback" in result.stderr) == isinstance(error, RuntimeError)
+
+
+def test_a_reader_of_stdout_that_is_gone_is_no_answer_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    thrown_away: list[object] = []
+    monkeypatch.setattr("os.dup2", lambda *places: thrown_away.append(places))
+    monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
+    monkeypatch.setattr("pipeline.commands.compare.comparison", gone)
+    with pytest.raises(SystemExit) as ended:
+        main(["compare"])
+    assert ended.value.code == 4
+    assert thrown_away
 
 
 def test_a_run_of_some_cells_shows_their_rows_alone(shell: Shell) -> None:

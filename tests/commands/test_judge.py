@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from click.testing import CliRunner, Result
 from tiny import write_configs
 
 from pipeline.commands.cli import main
+from pipeline.store.store import Store
 
 CLIMB = "kind: adaptive\nlosses: [margin]\nsteps: {}\ndraws: 2\nselect_draws: 3\nimages: 60\n"
 CONFIGS = {
@@ -65,7 +68,7 @@ def test_a_defense_that_leaves_nothing_does_not_hold_and_exits_with_1(judge: Jud
     assert "Does it hold? mine on mixed: harms, at a cost of" in said
     last = result.stdout.strip().splitlines()[-1]
     assert last == "mine does not hold on digits: mixed, 60 images, adaptive-quick, linf 4/255."
-    page = Path("reports/judge-mine/index.html").read_text(encoding="utf-8")
+    page = Path("reports/judge-mine-4-mixed/index.html").read_text(encoding="utf-8")
     assert "Does mine hold on digits?" in page
     assert "pipeline judge mine.py --model mixed --minutes 3.0" in page
     assert "flip-crop[draws=2]" in page
@@ -91,6 +94,12 @@ def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Jud
     )
     assert "cannot be told" in last
     assert "; --minutes " in result.stderr
+    (stopped,) = (line for line in result.stderr.splitlines() if "stopped by --minutes" in line)
+    assert re.fullmatch(
+        r"judge   stopped by --minutes 0.001: 0 of 12 cells of budget quick are scored; the same "
+        r"command with --minutes \d+ computes the rest",
+        stopped,
+    )
     # the network is named a second time
     again = judge(NOISE, "--minutes", "0.001", "--model", "mixed")
     assert again.exit_code == 3, again.output
@@ -119,6 +128,68 @@ def test_a_defense_that_cheats_is_told_so_with_file_and_line_before_anything_is_
     assert not Path("store").exists()
 
 
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        (
+            "return pixels.mul_(0.9)",
+            "mine.py:9: defense mine: changes the pixels that it is given;",
+        ),
+        ("return pixels * 0.9, 1", "mine.py:8: defense mine: returns tuple, expected a tensor"),
+        ("return super().transform()", "mine.py:9"),
+    ],
+)
+def test_what_a_defense_returns_or_changes_is_told_with_its_line(
+    judge: Judge, body: str, line: str
+) -> None:
+    (told,) = judge(body).stderr.strip().splitlines()
+    assert line in told
+
+
+def test_a_python_file_beside_its_yaml_file_is_judged_with_those_parameters(judge: Judge) -> None:
+    made = CliRunner().invoke(main, ["new", "defense", "own"], catch_exceptions=False)
+    assert "judge pipeline judge own" in made.stdout
+    yaml = Path("configs/defenses/own.yaml")
+    yaml.write_text("kind: own.py\ndraws: 2\n", encoding="utf-8")
+    words = ["judge", "configs/defenses/own.py", "--model", "mixed", "--inline"]
+    told = CliRunner().invoke(main, [*words, "--minutes", "0.001"], catch_exceptions=False)
+    assert told.exit_code == 3, told.output
+    assert "flip-crop[draws=2]" in told.stdout
+    # a YAML file of the same name that sets the parameters of something else
+    yaml.write_text("kind: guo\n", encoding="utf-8")
+    told = CliRunner().invoke(main, words)
+    assert told.exit_code == 2
+    assert "configs/defenses/own.yaml is called 'own' too; rename one of them" in told.stderr
+
+
+@pytest.mark.slow
+def test_the_time_that_is_left_goes_into_the_next_budget_and_no_report_loses_a_budget(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = "kind: adaptive\nlosses: [margin]\nsteps: 2\ndraws: 2\nselect_draws: 3\nimages: 20\n"
+    for budget, text in (("quick", small), ("standard", f"{small}random_starts: 1\n")):
+        Path(f"configs/attacks/adaptive-{budget}.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("pipeline.commands.judge.MARGIN", 1e6)
+    monkeypatch.setattr("pipeline.commands.judge.AROUND_S", 0.0)
+    result = judge(NOISE, "--minutes", "5", "--json")
+    first, then = (line for line in result.stderr.splitlines() if line.startswith("judge  "))
+    assert "mine on mixed: budget quick" in first
+    assert "mine on mixed: budget standard" in then
+    assert "of 5 min are left" in then
+    attacks = {row["attack"] for row in json.loads(result.stdout)["verdicts"]}
+    assert attacks == {"adaptive-standard"}
+    # a smaller limit, when a part of the larger budget is missing, leaves the rest of it there
+    folder = Path("reports/judge-mine-mixed")
+    rows = list(csv.DictReader(folder.joinpath("results.csv").read_text().splitlines()))
+    control = ("adaptive-standard", "flip-crop[draws=2]")
+    (lost,) = (row["digest"] for row in rows if (row["attack"], row["defense"]) == control)
+    assert Store("store").set_aside("score", lost)
+    monkeypatch.setattr("pipeline.commands.judge.MEASURED", 1e6)
+    assert "mine on mixed: budget quick" in judge(NOISE, "--minutes", "0.05").stderr
+    verdicts = csv.DictReader(folder.joinpath("verdicts.csv").read_text().splitlines())
+    assert {row["attack"] for row in verdicts if row["defense"] == "mine"} == {"adaptive-standard"}
+
+
 def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None:
     result = judge("return pixels.nothing")
     assert result.exit_code == 2
@@ -131,6 +202,8 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
     ("words", "line"),
     [
         (["nothing.py"], "there is no file nothing.py"),
+        (["mine"], "no defense named 'mine'; did you mean the file mine.py?"),
+        (["mine.py:Mine"], "a YAML file selects a class of a file: `kind: mine.py:Mine`"),
         (["xi"], "no defense named 'xi'; did you mean 'xie'?"),
         (["xie", "--model", "demo-iat", "--model", "cifar10-iat"], "of cifar10 and digits"),
         (["xie", "--model", "demo-iot"], "no model named 'demo-iot'"),
@@ -146,6 +219,7 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
 def test_bad_input_is_told_in_a_line_and_exits_with_2(
     judge: Judge, words: list[str], line: str
 ) -> None:
+    Path("mine.py").write_text(FILE.format(GREY), encoding="utf-8")
     result = CliRunner().invoke(main, ["judge", *words])
     assert result.exit_code == 2
     assert line in " ".join(result.stderr.split())

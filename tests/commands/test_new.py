@@ -109,12 +109,17 @@ def test_nothing_is_written_over_and_a_name_is_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "code", "line"),
     [
-        ("defense", "None", "defense mine: gives NoneType, not a tensor"),
-        ("defense", "pixels[:1]", r"defense mine: gives \(1, 1, 8, 8\) for \(6, 1, 8, 8\)"),
+        ("defense", "None", "defense mine: returns NoneType, expected a tensor"),
+        ("defense", "pixels[:1]", r"mine: returns shape \(1, 1, 8, 8\), expected shape \(6, 1"),
         ("defense", "pixels.double()", r"defense mine: gives torch.float64, not torch.float32"),
         ("defense", "2 * pixels", r"defense mine: gives values from 0 to 2, not in"),
         ("defense", "pixels.detach()", "defense mine: no gradient comes back"),
         ("defense", "pixels * pixels.mean()", "defense mine: an image alone gives something else"),
+        (
+            "defense",
+            "pixels.mul_(0.5)",
+            "defense mine: changes the pixels that it is given; write `pi",
+        ),
         ("attack", "pixels.sub_(0.01).clamp_(0, 1)", "attack mine: changes the pixels"),
         ("attack", "1 - pixels", r"attack mine: goes farther than 8/255 \(linf\)"),
         ("attack", "pixels.flip(0)", "attack mine: goes farther"),

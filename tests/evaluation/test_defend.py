@@ -218,14 +218,21 @@ class Glaring(Gaussian):
         return pixels + 1
 
 
+class InPlace(Gaussian):
+    def transform(self, pixels: torch.Tensor, *_: object) -> torch.Tensor:
+        pixels[..., 1:].mul_(0.5)
+        return pixels.clone()
+
+
 @pytest.mark.parametrize(
     ("defense", "fault"),
     [
-        (Shrinking(), r"gaussian: gave shape \(7, 1, 8, 7\) for \(7, 1, 8, 8\)"),
+        (Shrinking(), r"gaussian: returned shape \(7, 1, 8, 7\), expected \(7, 1, 8, 8\)"),
         (Undefined(), "gaussian: .*finite values .* got nan"),
         (Glaring(), r"gaussian: .* in \[0, 1\], got 1"),
+        (InPlace(), "gaussian: changes the pixels that it is given"),
     ],
-    ids=["shape", "nan", "range"],
+    ids=["shape", "nan", "range", "in-place"],
 )
 def test_a_transform_that_gives_no_images_is_named_in_one_line(
     defense: Defense, fault: str, context: Context, crafted: Crafted

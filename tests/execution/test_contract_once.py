@@ -112,10 +112,11 @@ def test_what_the_code_prints_while_it_is_checked_is_not_on_stdout(
     assert capsys.readouterr().out == ""
 
 
-def test_a_defense_that_leaves_rows_alone_is_deterministic_and_asked_once() -> None:
+def test_a_defense_that_leaves_rows_alone_is_deterministic_and_evaluated_once() -> None:
     session = opened(DARKER)
     assert {cell.redraws for cell in session.cells} == {1}
-    assert session.notes() == ["defense mine: draws nothing from `rows`, so it is asked once"]
+    (note,) = session.notes()
+    assert note == "mine.py:9: defense mine: draws nothing from `rows`, so it is evaluated once"
     session = opened(FAIR)
     assert {cell.redraws for cell in session.cells} == {2}
     assert session.notes() == []

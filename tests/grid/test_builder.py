@@ -493,7 +493,7 @@ def test_two_files_of_one_name_do_not_become_one_row(load: Load, tmp_path: Path)
         (tmp_path / folder / "mine.yaml").write_text(text)
     add = [("defenses", "one/mine.yaml"), ("defenses", "two/mine.yaml")]
     assert told(load, table(), Overrides(add=add)) == (
-        "--add defense=two/mine.yaml: one/mine.yaml is called 'mine' too; rename one of them"
+        "defense two/mine.yaml: one/mine.yaml is called 'mine' too; rename one of them"
     )
     # once and again is once
     [cell] = load(table("[clean]", "[mine]"), Overrides(add=add[:1] * 2)).cells
@@ -515,7 +515,7 @@ def test_what_is_added_does_not_replace_what_the_grid_has_by_its_name(
     (tmp_path / f"{name}.yaml").write_text(text)
     add = Overrides(add=[(section, f"{name}.yaml")])
     assert told(load, table(defenses="[none, counter+guo]"), add) == (
-        f"--add {section[:-1]}={name}.yaml: configs/{section}/{name}.yaml is called '{name}' too; "
+        f"{section[:-1]} {name}.yaml: configs/{section}/{name}.yaml is called '{name}' too; "
         "rename one of them"
     )
     # the file itself is no other

@@ -154,6 +154,19 @@ def test_a_failure_names_its_node_its_reason_and_the_cells_lost():
     )
 
 
+def test_of_failures_for_one_reason_the_first_is_told_and_every_one_with_verbose():
+    failed = [
+        NodeFailed(node, Failure(node.digest, reason), [], 0)
+        for node, reason in zip(
+            (*nodes("craft"), *nodes("train")), ("no memory",) * 2 + ("other",) * 9, strict=False
+        )
+    ]
+    told = [line for line in said(STARTED, *failed) if line.startswith("failed: ")]
+    assert [line.rpartition(": ")[2] for line in told] == ["no memory", "other"]
+    every = [line for line in said(STARTED, *failed, verbose=True) if line.startswith("failed: ")]
+    assert len(every) == len(failed) > 2
+
+
 def test_nodes_are_named_in_the_words_of_their_grid():
     tally = Tally(Clock())
     tally.notify(STARTED)

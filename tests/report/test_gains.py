@@ -139,6 +139,16 @@ def test_the_terminal_shows_a_significant_gain_in_bold_and_no_other():
     assert "\x1b[1" not in plain
 
 
+def test_where_nothing_can_be_bold_nothing_is_said_of_bold():
+    console = Console(file=io.StringIO(), width=80)
+    scores = scored({"counter": (40, 4), "counter+guo": (12, 4)}, 300)
+    console.print(render_terminal(one_model(), scores, width=80, bold=console.is_terminal))
+    assert isinstance(console.file, io.StringIO)
+    text = " ".join(console.file.getvalue().split())
+    assert "2 gains tested, 1 significant at 5 %. If predictions" in text
+    assert "bold" not in text
+
+
 def test_a_point_on_200_images_is_not_bold_and_the_images_it_takes_are_told():
     (view,) = views(one_model(), scored({"counter": (11, 9)}, 200))
     text = table_markdown(view)

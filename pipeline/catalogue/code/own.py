@@ -13,6 +13,7 @@ import ast
 import importlib
 import importlib.util
 import pickle
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
+
+from pydantic import PydanticUserError
 
 from pipeline.catalogue.code.digests import source_digest
 from pipeline.catalogue.code.imported import module_file, own_modules
@@ -102,8 +105,8 @@ def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind
     if not classes:
         raise BadInput(f"{place}: no class derived from {base.__module__}.{base.__name__}")
     if len(classes) > 1:
-        choices = ", ".join(f"{reference}:{name}" for name in classes)
-        raise BadInput(f"{place}: say which class: {choices}")
+        choices = " or ".join(f"`kind: {reference}:{name}`" for name in classes)
+        raise BadInput(f"{place}: has several classes; a YAML file says which: {choices}")
     return next(iter(classes.values()))
 
 
@@ -193,6 +196,35 @@ def _last_frame(error: BaseException) -> tuple[OwnCode, int] | None:
     return found
 
 
+def declared_at(cls: type, name: str = "") -> tuple[str, int] | None:
+    """File and line at which a user's class, or one of its fields or methods, is declared.
+
+    The line is that of the class if the name is declared elsewhere. None for other classes.
+    """
+    code = _known.get(cls.__module__)
+    if code is None:
+        return None
+    text = _source_file(code.module).read_bytes() if code.text is None else code.text
+    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+    if (own := classes.get(cls.__name__)) is None:
+        return code.place, 1
+    # the last of several declarations is the one that counts
+    lines = [node.lineno for node in own.body if name in _declares(node)]
+    return code.place, lines[-1] if lines else own.lineno
+
+
+def _declares(statement: ast.stmt) -> set[str]:
+    """The names that a statement in the body of a class declares."""
+    match statement:
+        case ast.FunctionDef(name=name):
+            return {name}
+        case ast.AnnAssign(target=target):
+            return {ast.unparse(target)}
+        case ast.Assign(targets=targets):
+            return {ast.unparse(target) for target in targets}
+    return set()
+
+
 def line_of(error: BaseException) -> str:
     """An error of user code in one line, with its place."""
     return placed(error, f"{type(error).__name__}: {clean(error) or 'no message'}")
@@ -221,11 +253,22 @@ def _from_file(path: Path) -> ModuleType:
     code = _declared(path)
     try:
         return importlib.import_module(code.module)
+    except PydanticUserError as error:
+        raise BadInput(f"{place_of(error) or code.place}: {_misdeclared(error)}") from error
     except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())
         raise BadInput(
             f"{place_of(error) or code.place}: {type(error).__name__}: {said}"
         ) from error
+
+
+def _misdeclared(error: PydanticUserError) -> str:
+    """What is wrong with the declaration of a class, in a line."""
+    named = re.match(r"A non-annotated attribute was detected: `(\w+) = |Field '(\w+)'", str(error))
+    if error.code not in {"model-field-missing-annotation", "model-field-overridden"} or not named:
+        return clean(error.message)
+    name = named[1] or named[2]
+    return f"{name} has no type; a parameter is declared with one, such as `{name}: float = 0.1`"
 
 
 class _OwnFiles(MetaPathFinder, Loader):

@@ -11,7 +11,7 @@ from importlib.metadata import version
 import torch
 
 from pipeline import __version__
-from pipeline.catalogue.code.own import line_of, module_of, placed
+from pipeline.catalogue.code.own import declared_at, line_of, module_of, place_of, placed
 from pipeline.catalogue.devices import cpu_name
 from pipeline.execution.events import Done, Failure, Result, Retry, Stopped
 from pipeline.execution.executors.base import silent_for
@@ -55,6 +55,8 @@ EXPECTED = (
 """Exceptions whose own message is sufficient for people, without the type of the error."""
 FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
 """Base classes of the parts of a node's spec, by their name in messages."""
+METHODS = {"attack": "perturb", "defense": "transform"}
+"""The method of a user's class that computes."""
 PROGRAM = "test-time-defense-bench"
 NO_MEMORY = ("can't allocate memory", "not enough memory")
 """Phrases of torch's error when CPU memory is exhausted; a GPU has its own exception."""
@@ -121,7 +123,14 @@ def _failure(node: Node, settings: Settings, error: BaseException) -> Failure | 
         return Retry(node.digest, f"out of memory{memory.grown_by_others()}", smaller=True)
     line = clean(error) or "no message"
     reason = placed(error, line) if isinstance(error, EXPECTED) else line_of(error)
-    return Failure(node.digest, _named(node.spec, error) + reason, traceback.format_exc())
+    family, part = _blamed(node.spec, error)
+    if part is not None:
+        named = f"{family} {part.kind}: "
+        declared = declared_at(type(part), METHODS.get(family, ""))
+        if place_of(error) is None and declared is not None:
+            reason += f" ({declared[0]}:{declared[1]})"
+        reason = named + reason.removeprefix(f"{part.kind}: ")
+    return Failure(node.digest, reason, traceback.format_exc())
 
 
 def _told(node: Node) -> str:
@@ -139,26 +148,27 @@ def _own_parts(node: Node) -> str:
     return "".join(own[:1])
 
 
-def _named(spec: Spec, error: BaseException) -> str:
-    """Prefix of an error message: the part, of a user's own or a library's, that caused it."""
-    if isinstance(error, BadDefense):
-        return "defense "
-    if isinstance(error, NotRepeatable):
-        return ""  # it names the part
-    parts = {
-        f"{family} {part.kind}: ": part
+def _blamed(spec: Spec, error: BaseException) -> tuple[str, Kind | None]:
+    """The part, of a user's own or a library's, that caused an error, and its family."""
+    parts = [
+        (family, part)
         for part in parts_of(spec)
         for family, base in FAMILIES.items()
         if isinstance(part, base)
-    }
-    module = module_of(error)
-    for name, part in parts.items():
-        if type(part).__module__ == module:
-            return name
-    for name, part in parts.items():
+    ]
+    if isinstance(error, NotRepeatable):
+        return "", None  # it names the part
+    said, module = str(error), module_of(error)
+    for family, part in parts:
+        returned = isinstance(error, BadDefense) and said.startswith(f"{part.kind}: ")
+        # a call that does not fit a method's arguments is in no line of the user's
+        called = isinstance(error, TypeError) and said.startswith(f"{type(part).__qualname__}.")
+        if type(part).__module__ == module or returned or called:
+            return family, part
+    for family, part in parts:
         if isinstance(part, Attack) and (part.source_digest or part.library):
-            return name
-    return ""
+            return family, part
+    return "", None
 
 
 def _is_no_memory(error: BaseException) -> bool:

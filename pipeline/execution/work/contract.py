@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 
 from pipeline.catalogue.code.digests import TASKS, Code
-from pipeline.catalogue.code.own import line_of
+from pipeline.catalogue.code.own import declared_at, line_of, place_of
 from pipeline.grid.digests import digest, parts_of
 from pipeline.problems.sanitize import clean
 from pipeline.store.files import cache_folder, replace_text
@@ -126,12 +126,13 @@ def _tried(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
             elif isinstance(spec, Attack):
                 check_attack(spec, channels=channels, side=side)
         except BrokenContract as broken:
-            line = f"{_place(spec)}: {clean(broken)}"
+            line = f"{place_of(broken) or _place(spec)}: {clean(broken)}"
             return Verdict(line, repeatable=not isinstance(broken, NotRepeatable))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  a user's own code may raise anything
-            return Verdict(line_of(error), raised=True)
+            line = line_of(error) if place_of(error) else f"{_place(spec)}: {line_of(error)}"
+            return Verdict(line, raised=True)
     return Verdict()
 
 
@@ -140,6 +141,7 @@ def _title(spec: Defense | Attack) -> str:
 
 
 def _place(spec: Defense | Attack) -> str:
-    """File and line of the method that was checked."""
-    method = type(spec).transform if isinstance(spec, Defense) else type(spec).perturb
-    return f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}"
+    """File and line of the method that was checked, or of its class if that inherits it."""
+    name = "transform" if isinstance(spec, Defense) else "perturb"
+    path, line = declared_at(type(spec), name) or (spec.kind, 1)
+    return f"{path}:{line}"

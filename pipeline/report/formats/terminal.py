@@ -71,7 +71,12 @@ WRAPPINGS = (
 
 
 def render_terminal(
-    grid: Grid, scores: Scores, *, width: int, asked: Sequence[Cell] | None = None
+    grid: Grid,
+    scores: Scores,
+    *,
+    width: int,
+    asked: Sequence[Cell] | None = None,
+    bold: bool = True,
 ) -> Group:
     """All tables of a grid, with no line longer than `width`.
 
@@ -79,12 +84,13 @@ def render_terminal(
 
     Args:
         asked: Cells whose rows and columns are shown; all by default.
+        bold: Whether the output can show bold text.
     """
     shown = views(grid, scores)
     if asked is not None and len(asked) < len(grid.cells):
         shown = [view for view in (of_cells(view, asked) for view in shown) if view is not None]
     return Group(
-        *(part for view in shown for part in _rendered(view, grid, scores, width)),
+        *(part for view in shown for part in _rendered(view, grid, scores, width, bold=bold)),
         *_legend(shown, grid, scores),
         *_verdicts(grid, scores, grid.cells if asked is None else asked),
     )
@@ -104,10 +110,12 @@ def _verdicts(grid: Grid, scores: Scores, asked: Sequence[Cell]) -> Iterator[Ren
         yield Text("\n".join(lines))
 
 
-def _rendered(view: View, grid: Grid, scores: Scores, width: int) -> Iterator[RenderableType]:
+def _rendered(
+    view: View, grid: Grid, scores: Scores, width: int, *, bold: bool
+) -> Iterator[RenderableType]:
     yield Text(heading(view), style="bold")
     yield from _tables(Sheet(view, entry_words), width)
-    lines = list(caption(view))
+    lines = list(caption(view, bold=bold))
     if any(row.redraws == "deterministic" for row in view.rows):
         lines.append("* deterministic: the defense draws no random numbers.")
     lines.extend(f"[{place}] {note}" for place, note in enumerate(view.notes, 1))

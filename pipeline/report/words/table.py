@@ -36,8 +36,11 @@ def heading(view: View) -> str:
     return f"{title} (replayed columns: upper bounds)"
 
 
-def gain_lines(view: View) -> list[str]:
-    """How many gains were tested, the smallest visible one, and why others were not tested."""
+def gain_lines(view: View, *, bold: bool = True) -> list[str]:
+    """How many gains were tested, the smallest visible one, and why others were not tested.
+
+    bold: whether significant gains are shown in bold.
+    """
     entries = [entry for row in view.rows for entry in row.entries]
     tested = [entry for entry in entries if entry.p_value is not None]
     lines = []
@@ -47,11 +50,12 @@ def gain_lines(view: View) -> list[str]:
         doubtful = sum(entry.significant is True for entry in tested) - found
         without = f", {doubtful} more would be but for a failed integrity card" if doubtful else ""
         lines.append(
-            f"{_gains(len(tested))} tested, {found} significant at {100 * LEVEL:g} % (bold)"
-            f"{without}. {_visible(images, len(tested))}"
+            f"{_gains(len(tested))} tested, {found} significant at {100 * LEVEL:g} %"
+            f"{' (bold)' * bold}{without}. {_visible(images, len(tested))}"
         )
     reasons = Counter(entry.untested for entry in entries if entry.untested is not None)
-    lines += [f"{_gains(n)} not tested, so not bold: {why}." for why, n in reasons.items()]
+    so = ", so not bold" * bold
+    lines += [f"{_gains(n)} not tested{so}: {why}." for why, n in reasons.items()]
     return lines
 
 
@@ -93,8 +97,11 @@ def images_line(view: View) -> str:
     return f"Number of images: {'; '.join(words)}."
 
 
-def caption(view: View) -> list[str]:
-    """Lines below a table: doubts, numbers of images, baselines of gains, intervals."""
+def caption(view: View, *, bold: bool = True) -> list[str]:
+    """Lines below a table: doubts, numbers of images, baselines of gains, intervals.
+
+    bold: see `gain_lines`.
+    """
     table = view.table
     lines = [f"Doubtful: {doubt}." for doubt in view.doubts]
     lines += filter(None, [images_line(view)])
@@ -103,7 +110,7 @@ def caption(view: View) -> list[str]:
         if table.gains_of is None:
             over = f"{table.gains_over}"
         lines.append(f"In parentheses: points gained over {over}.")
-        lines += gain_lines(view)
+        lines += gain_lines(view, bold=bold)
     if view.widest_interval is not None:
         lines.append(f"95 % intervals: at most ±{view.widest_interval:.1f} points.")
     seeds = max((entry.seeds for row in view.rows for entry in row.entries), default=0)
