@@ -183,7 +183,8 @@ def test_a_users_defense_that_detaches_is_named_in_one_line_and_the_other_cells_
     (line,) = (line for line in said.stderr.splitlines() if line.startswith("missing: "))
     assert line == (
         "missing: mixed/adaptive-mini/detached: defense detached: its transform lets no gradient "
-        "through (it detaches its input); write what has none with tasks.straight.through"
+        "through (it detaches its input); write what has none with tasks.straight.through "
+        "(detached.py:6)"
     )
     rows = read_csv(tmp_path / "reports" / "tiny" / "results.csv")
     assert len(rows) == 6
@@ -215,7 +216,7 @@ def test_a_card_that_cannot_be_made_fails_the_run_and_no_cell(
     shutil.copy(mlflow_template, tmp_path / "mlflow.db")
     result = Shell(tmp_path)("run", "--inline", "--quiet")
     assert result.exit_code == 1
-    assert "failed  card mixed/guo: RuntimeError: out of cards" in result.stderr
+    assert "failed  card mixed/none and 1 more: RuntimeError: out of cards" in result.stderr
     assert "again   pipeline run --grid tiny" in result.stderr
     rows = read_csv(tmp_path / "reports" / "tiny" / "results.csv")
     assert all(row["accuracy"] for row in rows)

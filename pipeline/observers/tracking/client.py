@@ -25,7 +25,7 @@ KIND = "mlflow.experimentKind"
 """Tag that makes MLflow show the runs of an experiment as trainings, not as an agent's."""
 BATCH = 100
 """Entries per request; MLflow's limits are 100 parameters and 1,000 metrics."""
-LONGEST_NOTE = 7_500
+LONGEST_NOTE = 7_900
 """Maximum length of a description; MLflow's limit for tags is 8,000 characters."""
 ATTEMPTS = 3
 """Attempts to open a database."""

@@ -9,7 +9,7 @@ from pipeline.grid.cells import Grid
 from pipeline.report.facts import Facts
 from pipeline.report.words.numbers import changes
 
-LONGEST = 7_000
+LONGEST = 7_700
 """Maximum length of a description; MLflow's limit is 8,000 characters."""
 VERDICTS = "verdicts.md"
 """File of a report that comes first."""
