@@ -82,7 +82,7 @@ def test_equal_verdicts_give_equal_bytes_with_a_title_and_the_numbers_in_words(t
     assert paths[0].read_bytes() == paths[1].read_bytes()
     root = ET.parse(paths[0]).getroot()  # noqa: S314
     assert root[0].tag == f"{SVG}title"
-    assert root[0].text == "Verdicts: what each defense leaves in the worst case"
+    assert root[0].text == "Worst-case accuracy of each defense, and its verdict"
     assert root[1].tag == f"{SVG}desc"
     assert root[1].text == (
         "On net, linf 8/255, worst-case accuracy without a defense is 40.0 %. "

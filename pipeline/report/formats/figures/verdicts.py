@@ -15,7 +15,7 @@ from pipeline.report.views.verdict_panels import VerdictMark, VerdictPanel
 from pipeline.report.words.numbers import accuracy, range_of
 from tasks.evaluation.verdicts import Word
 
-TITLE = "Verdicts: what each defense leaves in the worst case"
+TITLE = "Worst-case accuracy of each defense, and its verdict"
 WIDTH_IN = 4.7
 """Narrow enough to be read on a phone without scrolling."""
 ROW_IN, PANEL_IN, LINE_IN = 0.25, 0.75, 0.2
