@@ -277,7 +277,10 @@ def test_a_faulty_part_of_a_chain_is_the_one_that_is_named(bench: Bench, compute
     ("text", "line"),
     [
         ("class Mine(Defense:\n", "mine.py:1: not Python"),
-        ("import nonesuch\n", "mine.py:1: ModuleNotFoundError: No module named 'nonesuch'"),
+        (
+            "import nonesuch\n",
+            "mine.py:1: No module named 'nonesuch'; it has to be installed, or in a",
+        ),
         ("SIZE = 1\n", "mine.py: no class derived from tasks.defenses.base.Defense"),
         (
             f"{HEAD}    pass\n\n\nclass Other(Defense):\n    pass\n",
@@ -501,13 +504,54 @@ def test_a_module_that_changed_after_its_import_is_refused_in_this_process(besid
         beside.session(("defenses", "mine.py"))
 
 
+def test_a_module_that_is_found_only_while_the_code_runs_is_refused(beside: Bench) -> None:
+    beside.write("hidden/found_late.py", "AMOUNT = 0.5\n")
+    folder = str(Path.cwd() / "hidden")
+    text = f"import sys\n\nsys.path.append({folder!r})\n{helped(3)}".replace("helper", "found_late")
+    beside.write("late.py", text)
+    with pytest.raises(BadInput, match=r"late\.py: found_late \(hidden/found_late\.py\) is found"):
+        beside.session(("defenses", "late.py"))
+    assert "found_late" not in sys.modules
+    sys.path.remove(folder)
+
+
+@pytest.mark.parametrize(
+    ("statement", "file"),
+    [
+        ("import pack.inner", "pack/__init__.py"),
+        ("from pack.inner import VALUE", "pack/__init__.py"),
+        ("import noise", "noise.py"),
+        ("import trace", "trace.py"),
+    ],
+)
+def test_what_an_import_executes_is_in_the_digest(
+    beside: Bench, statement: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package, a module beside a folder of its name, and one that hides Python's own."""
+    monkeypatch.delitem(sys.modules, "trace", raising=False)
+    for name in ("pack/__init__.py", "pack/inner.py", "noise.py", "trace.py"):
+        beside.write(name, "VALUE = 1\n")
+    beside.write("noise/data.txt", "none\n")
+    code = parse_text(statement, Path("mine.py"), whole=True)
+    first = own_modules(code)
+    beside.write(file, "VALUE = 2\n")
+    assert own_modules(code).keys() == first.keys()
+    assert own_modules(code) != first
+
+
+def test_a_version_is_part_of_a_users_code(beside: Bench) -> None:
+    text = "class Table:\n    version: ClassVar[int] = {}\n"
+    digests = {parse_text(text.format(n), Path("mine.py"), whole=True).digest for n in (1, 2)}
+    assert len(digests) == 2
+
+
 def test_installed_libraries_are_in_no_digest(beside: Bench) -> None:
     beside.write("mine.py", f"{HEAD}{TRANSFORM}        return pixels\n")
     plain = digest_of(beside, "mine.py")
     imports = "import json\nimport numpy.linalg\nimport torchvision\n"
-    code = parse_text(f"{imports}{Path('mine.py').read_text()}", Path("mine.py"))
+    code = parse_text(f"{imports}{Path('mine.py').read_text()}", Path("mine.py"), whole=True)
     assert own_modules(code) == {}
-    assert plain == source_digest(parse(Path("mine.py")), {})
+    assert plain == source_digest(parse(Path("mine.py"), whole=True), {})
 
 
 def test_a_worker_whose_module_differs_is_refused(beside: Bench) -> None:

@@ -4,47 +4,56 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Collection
 from importlib.util import resolve_name
 from pathlib import Path
 
 from pipeline.catalogue.code.syntax import ModuleSource, read_sources
 
 OURS = frozenset({"tasks", "pipeline", "__main__"})
-INSTALLED = frozenset({"site-packages", "dist-packages"})
+LIBRARIES = frozenset({"site-packages", "dist-packages"})
 """Names of folders of installed libraries."""
+STANDARD = tuple({Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")})
+"""Folders of Python's own modules."""
 
 
-def module_file(name: str) -> tuple[str, Path] | None:
-    """The module that importing a dotted name executes last, and its file.
+def is_installed(path: Path) -> bool:
+    """Whether a file is Python's or an installed library's, and so is not a user's own code."""
+    return bool(LIBRARIES & {*path.parts}) or any(map(path.is_relative_to, STANDARD))
 
-    For `package.module.Class` this is `package.module`. None if there is no such Python file.
+
+def module_files(name: str) -> dict[str, Path]:
+    """The files that importing a dotted name executes, by module, from the outermost package.
+
+    For `package.module.Class` these are `package` and `package.module`. A module that is no Python
+    file is left out.
     """
     first, *rest = name.split(".")
     try:
         spec = importlib.util.find_spec(first)
     except (ImportError, ValueError):
-        return None
+        return {}
     if spec is None:
-        return None
+        return {}
     origin = Path(spec.origin or "")
-    found = (first, origin) if origin.suffix == ".py" and origin.is_file() else None
+    found = {first: origin} if origin.suffix == ".py" and origin.is_file() else {}
     folders = [Path(place) for place in spec.submodule_search_locations or ()]
-    dotted = first
-    for part in rest:
-        dotted = f"{dotted}.{part}"
-        for folder in folders:
-            if (folder / part).is_dir():
-                file, folders = folder / part / "__init__.py", [folder / part]
-            else:
-                file, folders = folder / f"{part}.py", []
-            if file.is_file():
-                found = dotted, file
-            if file.is_file() or folders:
-                break
-        else:
+    for count, part in enumerate(rest, start=2):
+        place = next((folder / part for folder in folders if _is_module(folder / part)), None)
+        if place is None:
             break
+        # a package comes before a module of its name, and a folder without code after it
+        file, folders = place / "__init__.py", [place]
+        if not file.is_file() and place.with_suffix(".py").is_file():
+            file, folders = place.with_suffix(".py"), []
+        if file.is_file():
+            found[".".join([first, *rest][:count])] = file
     return found
+
+
+def _is_module(place: Path) -> bool:
+    return place.is_dir() or place.with_suffix(".py").is_file()
 
 
 def own_modules(code: ModuleSource, module: str = "") -> dict[str, ModuleSource]:
@@ -60,40 +69,49 @@ def own_modules(code: ModuleSource, module: str = "") -> dict[str, ModuleSource]
     """
     package = module.partition(".")[0]
     found: dict[str, ModuleSource] = {}
-    waiting = [(_parent(module), code)] if module else [("", code)]
+    waiting = {module: code}
     while waiting:
         files: dict[str, Path] = {}
-        for parent, source in waiting:
-            files |= {
-                name: path
-                for name, path in _imported(source, parent, package)
-                if name not in found and name != module
-            }
-        sources = read_sources(files.values())
-        found |= {name: sources[path] for name, path in files.items()}
-        waiting = [
-            (name if path.name == "__init__.py" else name.rpartition(".")[0], sources[path])
-            for name, path in files.items()
-        ]
+        for name, source in waiting.items():
+            files |= _imported(source, name, package)
+        files = {name: path for name, path in files.items() if name not in {module, *found}}
+        sources = read_sources(files.values(), whole=True)
+        waiting = {name: sources[path] for name, path in files.items()}
+        found |= waiting
     return found
 
 
-def _parent(module: str) -> str:
-    """The package to which a module's relative imports refer."""
-    place = module_file(module)
-    is_package = place is not None and place[1].name == "__init__.py"
-    return module if is_package else module.rpartition(".")[0]
+def uncovered(before: Collection[str], covered: Collection[str]) -> dict[str, Path]:
+    """The user's own modules that this process has imported since, and that no digest covers.
+
+    Args:
+        before: Names of the modules that had been imported before.
+        covered: Names of the modules in the digest.
+    """
+    found = {}
+    for name in sys.modules.keys() - {*before, *covered}:
+        path = Path(getattr(sys.modules[name], "__file__", None) or "")
+        ours = name.partition(".")[0] in OURS
+        if path.suffix == ".py" and path.is_file() and not ours and not is_installed(path):
+            found[name] = path
+    return found
 
 
-def _imported(source: ModuleSource, parent: str, package: str) -> Iterator[tuple[str, Path]]:
-    for name in source.imports:
+def _imported(source: ModuleSource, module: str, package: str) -> dict[str, Path]:
+    """The user's own modules that a module imports, and their packages."""
+    places = module_files(module) if module else {}
+    is_package = module in places and places[module].name == "__init__.py"
+    parent = module if is_package else module.rpartition(".")[0]
+    found: dict[str, Path] = {}
+    for name in (*source.imports, *filter(None, [parent])):
         try:
             absolute = resolve_name(name, parent or None)
         except ImportError:
             continue
         first = absolute.partition(".")[0]
-        if first in OURS or first in sys.stdlib_module_names:
+        if first in OURS:
             continue
-        place = module_file(absolute)
-        if place is not None and (first == package or not INSTALLED & {*place[1].parts}):
-            yield place
+        files = module_files(absolute)
+        if first == package or not any(map(is_installed, files.values())):
+            found |= files
+    return found

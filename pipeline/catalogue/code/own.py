@@ -15,7 +15,8 @@ import importlib.util
 import pickle
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -27,7 +28,7 @@ from typing import Any, TypeVar
 from pydantic import PydanticUserError
 
 from pipeline.catalogue.code.digests import source_digest
-from pipeline.catalogue.code.imported import module_file, own_modules
+from pipeline.catalogue.code.imported import module_files, own_modules, uncovered
 from pipeline.catalogue.code.syntax import ModuleSource, parse, parse_text
 from pipeline.problems import BadInput, regular, shown, suggestion
 from pipeline.problems.sanitize import clean
@@ -161,10 +162,10 @@ def unpack(parcel: Parcel) -> Any:
                     f"{code.module}: this worker has other code of it than the driver, or of what "
                     "it imports"
                 )
-        elif _digest(parse_text(code.text, Path(code.place))) != code.digest:
+        elif _digest(parse_text(code.text, Path(code.place), whole=True)) != code.digest:
             raise BadInput(
                 f"{code.place}: this worker has other code of what it imports than the driver, or "
-                "none"
+                "does not find it (PYTHONPATH has to be absolute, and the same everywhere)"
             )
         else:
             _known[code.module] = code
@@ -244,7 +245,7 @@ def _declared(path: Path) -> OwnCode:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None
-    digest = _digest(parse_text(text, Path(place)))
+    digest = _digest(parse_text(text, Path(place), whole=True))
     code = OwnCode(own_module_name(path.stem, digest), place, digest, text)
     return _known.setdefault(code.module, code)
 
@@ -253,8 +254,15 @@ def _from_file(path: Path) -> ModuleType:
     code = _declared(path)
     try:
         return importlib.import_module(code.module)
+    except BadInput:
+        raise
     except PydanticUserError as error:
         raise BadInput(f"{place_of(error) or code.place}: {_misdeclared(error)}") from error
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"{place_of(error) or code.place}: {error}; it has to be installed, or in a folder of "
+            "PYTHONPATH"
+        ) from error
     except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())
         raise BadInput(
@@ -281,7 +289,9 @@ class _OwnFiles(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         code = _known[module.__name__]
         module.__file__ = code.place
-        exec(compile(code.text or "", code.place, "exec"), module.__dict__)  # noqa: S102  the user's own
+        source = parse_text(code.text or "", Path(code.place), whole=True)
+        with _covered(code.place, own_modules(source)):
+            exec(compile(code.text or "", code.place, "exec"), module.__dict__)  # noqa: S102  the user's own
         _mark(module, code.digest, code.text or "")
 
 
@@ -308,8 +318,10 @@ def _from_package(name: str) -> ModuleType:
     ours = name.partition(".")[0] == "tasks"
     # read before it is imported, so that a later change is noticed
     digest = "" if ours else _source_of(name)
+    covered = {} if ours else own_modules(parse(_source_file(name), whole=True), name)
     try:
-        module = importlib.import_module(name)
+        with _covered(name, [name, *covered]):
+            module = importlib.import_module(name)
     except SystemExit as error:
         raise BadInput(f"module '{name}' ends the program where it is imported") from error
     except ImportError as error:
@@ -321,9 +333,34 @@ def _from_package(name: str) -> ModuleType:
     return module
 
 
+@contextmanager
+def _covered(place: str, modules: Collection[str]) -> Iterator[None]:
+    """Refuse imports of a user's other modules that no digest covers.
+
+    Args:
+        place: The file or module that imports, for the message.
+        modules: Names of the modules that its digest covers.
+
+    Raises:
+        BadInput: If one is found only while the code runs, for example in a folder that it adds to
+            `sys.path`. A change of that module would change no digest.
+    """
+    before = set(sys.modules)
+    yield
+    if found := uncovered(before, modules):
+        for name in found:
+            del sys.modules[name]
+        name, path = min(found.items())
+        raise BadInput(
+            f"{place}: {name} ({shown(path)}) is found only while this code runs, so a change of "
+            "it would recompute nothing; import it with a statement, from an installed package or "
+            "a folder of PYTHONPATH"
+        )
+
+
 def _source_of(name: str) -> str:
     """Digest of an installed module's current code; see `_digest`."""
-    source = parse(_source_file(name))
+    source = parse(_source_file(name), whole=True)
     _refuse_outdated({name: source})
     return _digest(source, name)
 
@@ -353,12 +390,12 @@ def _refuse_outdated(sources: Mapping[str, ModuleSource]) -> None:
 
 def _source_file(name: str) -> Path:
     """The file of an installed module, found without importing it; BadInput if there is none."""
-    found = module_file(name)
-    if found is None and importlib.util.find_spec(first := name.partition(".")[0]) is None:
+    found = module_files(name)
+    if not found and importlib.util.find_spec(first := name.partition(".")[0]) is None:
         raise BadInput(f"no module '{name}': {first} is not installed here")
-    if found is None or found[0] != name:
+    if name not in found:
         raise BadInput(f"no module '{name}' that is a Python file")
-    return found[1]
+    return found[name]
 
 
 def _mark(module: ModuleType, digest: str, text: str | bytes) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.store.files import cache_folder, is_fresh, replace_text, stamp_of
 
 # the name contains the hash of this file, so that a change of the form invalidates the cache
 _MEMORY = f"syntax-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}.json"
+WHOLE = "#whole"
 _LAYOUT = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 
 
@@ -34,17 +36,20 @@ class ModuleSource:
     imports: tuple[str, ...]
 
 
-def read_sources(paths: Iterable[Path]) -> dict[Path, ModuleSource]:
-    """Parse the files, or take them from the cache; BadInput if one is not Python."""
+def read_sources(paths: Iterable[Path], *, whole: bool = False) -> dict[Path, ModuleSource]:
+    """Parse the files, or take them from the cache; BadInput if one is not Python.
+
+    whole: see `parse_text`.
+    """
     memory, found, learned = _remembered(), {}, False
     for path in paths:
         status = path.stat()
         stamp = stamp_of(status)
-        entry = memory.get(key := str(path.resolve()))
+        entry = memory.get(key := f"{path.resolve()}{WHOLE * whole}")
         if entry is not None and entry["stamp"] == stamp:
             found[path] = ModuleSource(entry["digest"], tuple(entry["imports"]))
             continue
-        found[path] = parse(path)
+        found[path] = parse(path, whole=whole)
         if not is_fresh(status):
             memory[key] = {"stamp": stamp, **asdict(found[path])}
             learned = True
@@ -53,44 +58,57 @@ def read_sources(paths: Iterable[Path]) -> dict[Path, ModuleSource]:
     return found
 
 
-def parse(path: Path) -> ModuleSource:
-    """Parse a file without the cache."""
-    return parse_text(path.read_bytes(), path)
+def parse(path: Path, *, whole: bool = False) -> ModuleSource:
+    """Parse a file without the cache; see `parse_text`."""
+    return parse_text(path.read_bytes(), path, whole=whole)
 
 
-def parse_text(text: bytes | str, path: Path) -> ModuleSource:
-    """Parse source text; BadInput, with `path` and line, if it is not Python."""
+def parse_text(text: bytes | str, path: Path, *, whole: bool = False) -> ModuleSource:
+    """Parse source text.
+
+    Args:
+        text: The source.
+        path: Its file, for messages.
+        whole: Whether the digest includes `version` and `changes` of classes, which this program's
+            own specs compare separately.
+
+    Raises:
+        BadInput: With `path` and line, if the text is not Python.
+    """
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         raise BadInput(f"{path}:{line}: not Python: {error}") from None
-    digest = hashlib.sha256(canonical(tree).encode("ascii")).hexdigest()
+    digest = hashlib.sha256(canonical(tree, whole=whole).encode("ascii")).hexdigest()
     return ModuleSource(digest, tuple(sorted(set(_imports(tree)))))
 
 
-def canonical(value: object) -> str:
+def canonical(value: object, *, whole: bool = False) -> str:
     """Canonical ASCII form of a syntax tree, without positions and anything that has no effect.
 
-    The `version` of a spec and its `changes` are left out too: versions are compared separately.
+    Unless `whole` is set, the `version` of a spec and its `changes` are left out too: versions are
+    compared separately.
     """
+    within = partial(canonical, whole=whole)
     if isinstance(value, ast.JoinedStr):
         # Python 3.12 appends an empty string to some format specifications
         parts = [part for part in value.values if getattr(part, "value", None) != ""]
-        return f"JoinedStr{canonical(parts)}"
+        return f"JoinedStr{within(parts)}"
     if isinstance(value, ast.AST):
         fields = (
-            f"{name}={canonical(field)}"
+            f"{name}={within(field)}"
             for name, field in sorted(ast.iter_fields(value))
             if name not in _LAYOUT and field is not None and field != []
         )
         return f"{type(value).__name__}({','.join(fields)})"
     if isinstance(value, list):
-        return f"[{','.join(canonical(item) for item in value if not _says_nothing(item))}]"
+        told = (item for item in value if not _says_nothing(item, whole=whole))
+        return f"[{','.join(map(within, told))}]"
     return f"{type(value).__name__}:{value!a}"
 
 
-def _says_nothing(item: object) -> bool:
+def _says_nothing(item: object, *, whole: bool) -> bool:
     match item:
         case ast.Pass() | ast.Expr(value=ast.Constant(value=str())):
             return True
@@ -99,11 +117,11 @@ def _says_nothing(item: object) -> bool:
             annotation=ast.Subscript(value=ast.Name(id="ClassVar")),
             value=ast.Constant(value=int()),
         ):
-            return True
+            return not whole
         case ast.AnnAssign(
             target=ast.Name(id="changes"), annotation=ast.Subscript(value=ast.Name(id="ClassVar"))
         ):
-            return True
+            return not whole
         case _:
             return False
 
@@ -137,7 +155,7 @@ def _remembered() -> dict[str, dict[str, Any]]:
 
 
 def _remember(memory: Mapping[str, Mapping[str, Any]]) -> None:
-    kept = {path: entry for path, entry in memory.items() if Path(path).exists()}
+    kept = {key: entry for key, entry in memory.items() if Path(key.removesuffix(WHOLE)).exists()}
     with contextlib.suppress(OSError, RuntimeError):
         target = cache_folder() / _MEMORY
         target.parent.mkdir(parents=True, exist_ok=True)
