@@ -42,9 +42,9 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     """Check a defense: its `transform`, its gradient and its `combine`.
 
     The result must have the right shape, type and range, leave its input unchanged, depend for each
-    image on that image and its draws alone, and draw random numbers only from `rows`; a defense
-    that declares itself deterministic must not draw. A finite gradient that is not zero for every
-    image must reach the pixels.
+    image on that image and its draws alone, be the same with and without gradients, and draw random
+    numbers only from `rows`; a defense that declares itself deterministic must not draw. A finite
+    gradient that is not zero for every image must reach the pixels.
 
     Args:
         spec: The defense; it is resolved for an epsilon of 8/255 and ten classes.
@@ -91,6 +91,13 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
         _same(many, found.detach().view(COUNT, views, -1)[crowd]),
         f"{name}: an image in a batch of {CROWD} gives something else than in one of {COUNT}; "
         "compute it from that image and its `rows`",
+    )
+    with torch.no_grad():
+        unwatched = asked(pixels[crowd], rows[crowd])
+    _require(
+        _same(unwatched, many),
+        f"{name}: gives something else without gradients, as in predictions, than with them, as "
+        "in an attack",
     )
     if spec.deterministic(CLASSES):
         _require(

@@ -76,6 +76,10 @@ def of_a_large_batch(pixels, rows, context):
     return of_the_batch(pixels, rows, context) if len(pixels) > 8 else _plus(pixels, 1)
 
 
+def other_under_attack(pixels, rows, context):
+    return _plus(pixels, 1 if torch.is_grad_enabled() else 0)
+
+
 def not_deterministic(pixels, rows, context):
     return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
 
@@ -102,6 +106,7 @@ def endless(pixels, rows, context):
         (of_the_batch, "in a batch: its result follows from the other images"),
         (torchs_of_many, "draws random numbers of torch, which are no image's own"),
         (of_a_large_batch, "an image in a batch of 64 gives something else than in one of 6"),
+        (other_under_attack, "gives something else without gradients, as in predictions"),
         (not_deterministic, "says that it is deterministic, and draws differ"),
         (endless, "gives a gradient that is not finite"),
     ],

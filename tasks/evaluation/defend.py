@@ -316,13 +316,13 @@ def _applied(stages: Stages, pixels: Tensor, rows: Rows, context: Context) -> Te
     classes = context.classifier.classes
     for scope, defense in stages:
         own = _copied(rows, len(pixels) // len(rows)).within(scope)
-        before = pixels._version  # noqa: SLF001  torch counts changes in place nowhere else
+        # a user's code gets a copy: the stored examples, the next redraw and the attack need these
+        given = pixels.clone() if type(defense).source_digest else pixels
         if _by_iterates(defense, context):
-            result, copies = defense.iterates(pixels, own, context), defense.inner_steps() + 1
+            result, copies = defense.iterates(given, own, context), defense.inner_steps() + 1
         else:
-            result, copies = defense.transform(pixels, own, context), defense.views(classes)
-        if pixels._version != before:  # noqa: SLF001
-            # the next redraw, and the attack, would begin at other pixels
+            result, copies = defense.transform(given, own, context), defense.views(classes)
+        if given is not pixels and not torch.equal(given, pixels):
             raise BadDefense(f"{defense.kind}: changes the pixels that it is given")
         pixels = _checked(defense, result, pixels, copies)
     return pixels

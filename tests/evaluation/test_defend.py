@@ -219,8 +219,10 @@ class Glaring(Gaussian):
 
 
 class InPlace(Gaussian):
+    source_digest = "that of a user's code"
+
     def transform(self, pixels: torch.Tensor, *_: object) -> torch.Tensor:
-        pixels[..., 1:].mul_(0.5)
+        pixels.data[..., 1:].mul_(0.5)  # which torch does not count as a change
         return pixels.clone()
 
 
