@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
 
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.entries import GridEntry, TableEntry
@@ -164,6 +166,8 @@ class _Judged:
         Raises:
             BadInput: If one does not; for the contract with file and line.
         """
+        if self.name == BARE:
+            raise BadInput(f"judge {BARE}: it is what a defense is compared with; name a defense")
         dataset = self._dataset
         spec, _ = self._ingredients.dataset(dataset)
         entries = {model: self.catalogue.model_entry(model)[0] for model in self.models}
@@ -250,17 +254,6 @@ class _Judged:
             )
         return datasets.pop()
 
-    @property
-    def _folder(self) -> str:
-        """Name of the report's folder, another one for each file, networks and epsilon."""
-        file = Path(self.asked.defense).expanduser()
-        configs = [folder / "defenses" for folder in config_folders(self.asked.configs)]
-        own = file.suffix in {".py", ".yaml"} and file.resolve().parent not in configs
-        words = [*Path(shown(file)).with_suffix("").parts] if own else [self.name]
-        if self.asked.epsilon is not None:
-            words.append(f"{self.asked.epsilon:g}")
-        return re.sub(r"[^\w.+-]+", "-", "-".join(["judge", *words, *self.named]))
-
     def _session(self, budget: str, largest: str) -> Session:
         """The session that computes a budget, of a grid that goes up to the `largest` one."""
         # a budget begins with the candidates of the smaller ones, so these are listed first and
@@ -289,7 +282,7 @@ class _Judged:
             redraws=attack.redraws or GridEntry().redraws,
             tables=(table,),
         )
-        grid = self._folder
+        grid = report_folder(self.asked)
         self.catalogue.add_grid(grid, entry)
         return open_session(
             grid,
@@ -302,6 +295,39 @@ class _Judged:
             catalogue=self.catalogue,
             command=self.command,
         )
+
+
+def report_folder(asked: JudgeOptions) -> str:
+    """Name of the report's folder, another one for each file, networks and epsilon.
+
+    `judge-jpeg@mine,epsilon=8,model=net` is of `mine/jpeg.py`.
+    """
+    words = [f"judge-{_title(asked, 'defenses', asked.defense)}"]
+    if asked.epsilon is not None:
+        words.append(f"epsilon={str(asked.epsilon).removesuffix('.0')}")
+    models = dict.fromkeys(_title(asked, "models", each) for each in asked.models)
+    return ",".join([*words, *(f"model={each}" for each in models)])
+
+
+def _title(asked: JudgeOptions, section: Literal["defenses", "models"], choice: str) -> str:
+    """The name of a choice; of a file outside the configs, with `@` and its folder.
+
+    The suffix `.py` is left out. Characters other than letters, digits and `_.+-` are written as in
+    URLs, such as `%20`.
+    """
+    file = Path(choice).expanduser()
+    configs = [folder / section for folder in config_folders(asked.configs)]
+    if file.suffix not in {".py", ".yaml"}:
+        names = [choice]
+    elif file.resolve().parent in configs:
+        names = [file.stem]
+    else:
+        file = Path(shown(file))
+        plain = file.suffix == ".py" and "." not in file.stem
+        folder = file.parent.as_posix()
+        names = [file.stem if plain else file.name, *folder.split("/")]
+        names = names[:1] if folder == "." else names
+    return "@".join(re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), n) for n in names)
 
 
 def _models(entry: GridEntry) -> list[str]:

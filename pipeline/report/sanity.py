@@ -17,6 +17,7 @@ from pipeline.grid.graph import Node
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.report.facts import Facts, number
 from tasks.defenses.none import NoDefense
+from tasks.evaluation.verdicts import FEWEST_CANDIDATES
 from tasks.integrity import sanity
 from tasks.integrity.findings import Finding
 from tasks.integrity.stored import adaptive_not_above
@@ -111,9 +112,12 @@ class Sanity:
         return self._attacks[key, attack]
 
     def _beside_others(self, cell: Cell) -> Iterator[Finding]:
-        """Comparison of an adaptive cell with the attack that leaves least, on common images."""
+        """The most severe comparison of an adaptive cell with another attack, on common images.
+
+        An attack with a single candidate is only compared with, as no verdict is based on it.
+        """
         own = self._answers(cell)
-        if own is None or not cell.attack_spec.compound:
+        if own is None or cell.candidates < FEWEST_CANDIDATES:
             return
         found = []
         for other in self._by_model[cell.model, cell.seed]:
@@ -121,11 +125,10 @@ class Sanity:
             if theirs is not None:
                 common, places, others = np.intersect1d(own.ids, theirs.ids, return_indices=True)
                 if len(common):
-                    found.append((own.right[places], theirs.right[others], other.attack))
+                    right = own.right[places], theirs.right[others]
+                    found.append(adaptive_not_above(*right, other.attack))
         if found:
-            yield adaptive_not_above(
-                *max(found, key=lambda each: float(each[0].mean() - each[1].mean()))
-            )
+            yield max(found, key=_severity)
 
     def _answers(self, cell: Cell) -> Answers | None:
         if self.answers is None or cell.name not in self.facts:
@@ -219,16 +222,20 @@ class Sanity:
                 return
 
 
+def _severity(finding: Finding) -> tuple[int, float]:
+    """Order of comparisons: a failure on many images before a larger difference on few."""
+    rank = {"fail": 2, "warn": 1}.get(finding.verdict, 0)
+    return rank, finding.measured["adaptive"] - finding.measured["other"]
+
+
 def _comparable(cell: Cell, other: Cell) -> bool:
     """Whether an adaptive cell should leave no more than another cell of its defended model.
 
-    Of adaptive attacks, a larger budget of the same attack may leave less, and every one may leave
-    less than an attack with a single candidate.
+    Of adaptive attacks of the same kind, one with at least as many candidates may leave less.
     """
     own, theirs = cell.attack_spec, other.attack_spec
     if not (other.defense == cell.defense and theirs.crafts and other.in_ball_of(cell)):
         return False
     if not theirs.compound:
         return True
-    fewer = other.candidates < cell.candidates
-    return cell.candidates > 1 and (fewer or type(own) is not type(theirs))
+    return other.candidates < cell.candidates or type(own) is not type(theirs)

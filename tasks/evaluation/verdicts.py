@@ -109,13 +109,13 @@ def judged(
     """
     if why := _silent(candidates, failed):
         return DefenseVerdict("cannot tell", why)
-    found = _told(gain)
-    if weak:
-        sure = found.word in {"harms", "no gain"} and bare > FALLEN
-        return DefenseVerdict(found.word if sure else "cannot tell", weak)
     if bare <= FALLEN:
         why = f"accuracy without it is {bare:.1f} %, and a verdict needs more than {FALLEN:g} %"
         return DefenseVerdict("cannot tell", why, fallen=True)
+    found = _told(gain)
+    if weak:
+        sure = found.word in {"harms", "no gain"}
+        return DefenseVerdict(found.word if sure else "cannot tell", weak)
     return found
 
 

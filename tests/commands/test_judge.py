@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from tiny import write_configs
 
 from pipeline.commands.cli import main
+from pipeline.commands.judge import JudgeOptions, report_folder
 from pipeline.store.store import Store
 
 CLIMB = "kind: adaptive\nlosses: [margin]\nsteps: {}\ndraws: 2\nselect_draws: 3\nimages: 60\n"
@@ -68,7 +69,7 @@ def test_a_defense_that_leaves_nothing_does_not_hold_and_exits_with_1(judge: Jud
     assert "Does it hold? mine on mixed: harms, at a cost of" in said
     last = result.stdout.strip().splitlines()[-1]
     assert last == "mine does not hold on digits: mixed, 60 images, adaptive-quick, linf 4/255."
-    page = Path("reports/judge-mine-4-mixed/index.html").read_text(encoding="utf-8")
+    page = Path("reports/judge-mine,epsilon=4,model=mixed/index.html").read_text(encoding="utf-8")
     assert "Does mine hold on digits?" in page
     assert "pipeline judge mine.py --model mixed --minutes 3.0" in page
     assert "flip-crop[draws=2]" in page
@@ -179,7 +180,7 @@ def test_the_time_that_is_left_goes_into_the_next_budget_and_no_report_loses_a_b
     attacks = {row["attack"] for row in json.loads(result.stdout)["verdicts"]}
     assert attacks == {"adaptive-standard"}
     # a smaller limit, when a part of the larger budget is missing, leaves the rest of it there
-    folder = Path("reports/judge-mine-mixed")
+    folder = Path("reports/judge-mine,model=mixed")
     rows = list(csv.DictReader(folder.joinpath("results.csv").read_text().splitlines()))
     control = ("adaptive-standard", "flip-crop[draws=2]")
     (lost,) = (row["digest"] for row in rows if (row["attack"], row["defense"]) == control)
@@ -206,6 +207,7 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
         (["mine.py:Mine"], "a YAML file selects a class of a file: `kind: mine.py:Mine`"),
         (["xi"], "no defense named 'xi'; did you mean 'xie'?"),
         (["xie", "--model", "demo-iat", "--model", "cifar10-iat"], "of cifar10 and digits"),
+        (["none"], "judge none: it is what a defense is compared with; name a defense"),
         (["xie", "--model", "demo-iot"], "no model named 'demo-iot'"),
         (["crossmax-models"], "ensemble, and demo-mixup is a single network; name a model with"),
         (["counter+crossmax-models", "--model", "demo-iat"], "and demo-iat is a single network"),
@@ -223,3 +225,26 @@ def test_bad_input_is_told_in_a_line_and_exits_with_2(
     result = CliRunner().invoke(main, ["judge", *words])
     assert result.exit_code == 2
     assert line in " ".join(result.stderr.split())
+
+
+def test_the_name_of_the_report_folder_differs_for_each_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def folder(defense: str, epsilon: float | None = None, *models: str) -> str:
+        asked = JudgeOptions(defense=defense, epsilon=epsilon, models=models, data={}, weights={})
+        return report_folder(asked)
+
+    assert folder("jpeg") == folder("jpeg.py") == "judge-jpeg"
+    assert folder("x/y.py", 0.5, "net") == "judge-y@x,epsilon=0.5,model=net"
+    assert folder("../my y.py").endswith("judge-my%20y@..")
+    names = [
+        *map(folder, ("x/y.py", "x-y.py", "y@x.py", "y-x.py", "a/x/y.py", "a-x/y.py", "/x/y.py")),
+        *map(folder, ("q.py", "q.yaml", "q.yaml.py", "q r.py", "q%20r.py", "q-r.py")),
+        *(folder("jpeg.py", 8), folder("jpeg-8.py"), folder("jpeg,epsilon=8.py")),
+        *(folder("jpeg.py", 8.0000001), folder("jpeg.py", None, "8"), folder("jpeg", 8, "net")),
+        *(folder("q.py", None, *nets) for nets in (["a/n.yaml"], ["b/n.yaml"], ["n"], ["n", "m"])),
+    ]
+    assert len(set(names)) == len(names)
+    assert not any("/" in name for name in names)

@@ -62,9 +62,9 @@ def test_of_an_upper_bound_only_harm_and_no_gain_are_told(low, high, word):
     assert verdict.word == word
     assert verdict.why == "more steps leave more"
     assert not verdict.fallen
-    for failed in ({"failed": "not in the ball", "bare": 20.0}, {"bare": 1.0}):
-        given = {"weak": "more steps leave more", "candidates": 2, **failed}
-        assert judged(found, **given).word == "cannot tell"
+    for bare, failed, fallen in ((20.0, "card", False), (1.0, "card", False), (1.0, None, True)):
+        verdict = judged(found, bare=bare, candidates=2, failed=failed, weak="more leave more")
+        assert (verdict.word, verdict.fallen) == ("cannot tell", fallen)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from made_up import make_cell
@@ -16,6 +17,7 @@ from torch import nn
 from pipeline.commands.cli import main
 from pipeline.grid.cells import Cell
 from pipeline.grid.nodes import CellNodes
+from pipeline.report.answers import Answers, PerImage
 from pipeline.report.sanity import Sanity
 
 NET = '''\
@@ -263,6 +265,32 @@ def test_a_defense_that_another_attack_of_the_ball_breaks_more_often_is_told() -
     )
     # a single gradient attack is not expected to leave as little as the adaptive one
     assert told(direct=0.4) == told(direct=0.9) == []
+
+
+def test_a_failure_on_many_images_is_told_before_a_larger_difference_on_few() -> None:
+    grid = grid_of(attacks=("untargeted-pgd50", "adaptive-quick", "direct"), defenses=("guo",))
+    facts = {cell.name: {"accuracy": 50.0} for cell in grid.cells}
+    places = np.arange(300)
+    right = {
+        "adaptive-quick": places % 5 < 4,
+        "direct": places % 10 < 7,  # of 300 images, 10 points less
+        "untargeted-pgd50": places[:5] < 3,  # of 5 images, 20 points less
+    }
+
+    def read(name: str) -> Answers:
+        found = right[name.split("/")[1]]
+        return Answers(places[: len(found)], places[: len(found)] % 10, found[:, None])
+
+    def told(*attacks: str) -> list[str]:
+        cells = [cell for cell in grid.cells if cell.attack in attacks]
+        sane = Sanity(cells, facts, {}, lambda _: {}, PerImage(read))
+        found = [doubt for doubt in sane.doubts() if doubt.finding.check == "adaptive"]
+        return [f"{doubt.attack} {doubt.finding.verdict}" for doubt in found]
+
+    assert told("adaptive-quick", "untargeted-pgd50") == ["adaptive-quick warn"]
+    assert told(*right) == ["adaptive-quick fail"]
+    # `direct` leaves more than the replayed attack, and no verdict is based on it
+    assert told("direct", "untargeted-pgd50") == []
 
 
 def test_a_store_of_an_earlier_version_is_judged_by_its_scores_alone() -> None:
