@@ -39,8 +39,18 @@ def test_shares_of_redraws_that_are_equal_are_equal_whatever_their_number():
     assert adaptive_not_above(few, many, "pgd").verdict == "pass"
     assert adaptive_not_above(many, few, "pgd").verdict == "pass"
     fewer = many.copy()
-    fewer[0, 0] = False
+    fewer[0] = fewer[1, :4] = False
+    assert adaptive_not_above(few, fewer, "pgd").verdict == "pass"
+    fewer[1] = fewer[2, :4] = False
     assert adaptive_not_above(few, fewer, "pgd").verdict == "warn"
+
+
+def test_a_difference_of_less_than_an_image_is_chance():
+    more, less = answers(12, redraws=3), answers(12, redraws=3)
+    less[0, :2] = False
+    assert adaptive_not_above(more, less, "pgd").verdict == "pass"
+    less[0] = False
+    assert adaptive_not_above(more, less, "pgd").verdict == "warn"
 
 
 @pytest.mark.parametrize("images", [13, 15, 17, 19, 100, 603])
