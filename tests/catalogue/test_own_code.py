@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import re
 import shutil
@@ -11,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from tiny import Recorder, data_files, write_configs
 
 from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.catalogue.code import own as own_code
 from pipeline.catalogue.code.digests import source_digest
-from pipeline.catalogue.code.imported import own_modules
+from pipeline.catalogue.code.imported import own_modules, uncovered
 from pipeline.catalogue.code.own import OwnCode, Parcel, pack, unpack
 from pipeline.catalogue.code.syntax import parse, parse_text
 from pipeline.commands.cli import main
@@ -513,6 +515,23 @@ def test_a_module_that_is_found_only_while_the_code_runs_is_refused(beside: Benc
         beside.session(("defenses", "late.py"))
     assert "found_late" not in sys.modules
     sys.path.remove(folder)
+
+
+def test_the_program_and_what_was_imported_before_are_no_new_modules_under_another_name(
+    beside: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipeline.__main__ as program
+
+    script = importlib.import_module("helper")
+    before = set(sys.modules)
+    for name, module in {"__mp_main__": script, "again": program, "torch_again": torch}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert uncovered(before, []) == {}
+    beside.write("other.py", "")
+    monkeypatch.setitem(sys.modules, "other", importlib.import_module("other"))
+    assert uncovered(before, []) == {"other": Path.cwd() / "other.py"}
+    assert uncovered(before, ["other"]) == {}
+    del sys.modules["other"]
 
 
 @pytest.mark.parametrize(

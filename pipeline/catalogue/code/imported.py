@@ -9,9 +9,12 @@ from collections.abc import Collection
 from importlib.util import resolve_name
 from pathlib import Path
 
+from pipeline.catalogue.code.digests import TASKS
 from pipeline.catalogue.code.syntax import ModuleSource, read_sources
 
 OURS = frozenset({"tasks", "pipeline", "__main__"})
+FOLDERS = (TASKS, TASKS.parent / "pipeline")
+"""Folders of this program."""
 LIBRARIES = frozenset({"site-packages", "dist-packages"})
 """Names of folders of installed libraries."""
 STANDARD = tuple({Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")})
@@ -88,13 +91,20 @@ def uncovered(before: Collection[str], covered: Collection[str]) -> dict[str, Pa
         before: Names of the modules that had been imported before.
         covered: Names of the modules in the digest.
     """
+    # multiprocessing gives the script that runs a second name
+    known = {_file(name) for name in before}
     found = {}
     for name in sys.modules.keys() - {*before, *covered}:
-        path = Path(getattr(sys.modules[name], "__file__", None) or "")
-        ours = name.partition(".")[0] in OURS
-        if path.suffix == ".py" and path.is_file() and not ours and not is_installed(path):
+        path = _file(name)
+        ours = any(map(path.is_relative_to, FOLDERS))
+        if path.suffix == ".py" and not (path in known or ours or is_installed(path)):
             found[name] = path
     return found
+
+
+def _file(module: str) -> Path:
+    """The file of a module that is imported; an empty path without one."""
+    return Path(getattr(sys.modules.get(module), "__file__", None) or "")
 
 
 def _imported(source: ModuleSource, module: str, package: str) -> dict[str, Path]:
