@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -524,7 +525,10 @@ def test_the_program_and_what_was_imported_before_are_no_new_modules_under_anoth
 
     script = importlib.import_module("helper")
     before = set(sys.modules)
-    for name, module in {"__mp_main__": script, "again": program, "torch_again": torch}.items():
+    nowhere = ModuleType("torch.classes")
+    nowhere.__file__ = "_classes.py"
+    others = {"again": program, "torch_again": torch, "nowhere": nowhere}
+    for name, module in {"__mp_main__": script, **others}.items():
         monkeypatch.setitem(sys.modules, name, module)
     assert uncovered(before, []) == {}
     beside.write("other.py", "")

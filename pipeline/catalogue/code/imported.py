@@ -97,7 +97,9 @@ def uncovered(before: Collection[str], covered: Collection[str]) -> dict[str, Pa
     for name in sys.modules.keys() - {*before, *covered}:
         path = _file(name)
         ours = any(map(path.is_relative_to, FOLDERS))
-        if path.suffix == ".py" and not (path in known or ours or is_installed(path)):
+        if path in known or ours or is_installed(path):
+            continue
+        if path.suffix == ".py" and path.is_file():
             found[name] = path
     return found
 
