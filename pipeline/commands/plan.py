@@ -11,6 +11,7 @@ from pipeline.commands.records import cell_record
 from pipeline.commands.session import Session
 from pipeline.execution.work.budget import KEPT, PROCESS_BYTES, peak_bytes
 from pipeline.grid.coverage import Coverage
+from pipeline.grid.graph import UNNAMED
 from pipeline.grid.kinds import KINDS, NODE_KINDS
 from pipeline.plan.estimate import Estimate
 from pipeline.plan.planning import Plan
@@ -45,7 +46,7 @@ def plan_lines(
     made = session.plan(forced)
     # before any output, so that an unknown device is the only message
     estimated = _estimated(session, made, device, workers, measures=measures)
-    yield from _absent(session)
+    yield from _absent(session, made)
     yield from session.notes()
     todo = [name for name, node in session.chosen.items() if node.digest in made.todo]
     yield from _named(todo, every=every)
@@ -144,9 +145,12 @@ def _named(cells: Collection[str], *, every: bool) -> Iterator[str]:
         yield f"... and {len(cells) - shown} more (--all names them)"
 
 
-def _absent(session: Session) -> Iterator[str]:
-    """A line for each data set that a run would download first."""
+def _absent(session: Session, made: Plan) -> Iterator[str]:
+    """A line for each data set that a run would download first, and each file it asks for."""
     files = {cell.dataset: cell.files for cell in session.cells}
     for name, places in files.items():
         if not all(Path(path).exists() for _, path in places):
             yield f"data set '{name}' is not here yet: a run downloads it, or --data {name}=FOLDER"
+    for digest in made.todo:
+        if message := dict(session.graph[digest].files).get(UNNAMED):
+            yield f"a run needs one more option: {message}"

@@ -23,6 +23,7 @@ from pipeline.execution.watch import Watch
 from pipeline.execution.work.contract import contract_verdict, own_parts
 from pipeline.grid.builder import Overrides
 from pipeline.grid.digests import spec_classes
+from pipeline.grid.graph import UNNAMED
 from pipeline.grid.kinds import KINDS, CardSize
 from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.planning import Plan
@@ -62,14 +63,28 @@ class Session(StoredGrid):
             ]
         )
 
-    def check_libraries(self) -> None:
-        """Raise BadInput if a cell to compute needs a library that is not installed."""
+    def check_needs(self, forced: set[str], *, libraries: bool) -> None:
+        """Check that what the nodes to compute need is here.
+
+        Args:
+            forced: Digests of nodes to compute even if they are stored.
+            libraries: Whether nodes are computed on this machine, with its libraries.
+
+        Raises:
+            BadInput: If a checkpoint's file is not named, or a library is not installed.
+        """
         classes = frozenset[type[Spec]]().union(*(classes for _, classes in self.meant_classes))
-        libraries = {cls: cls.library for cls in classes if issubclass(cls, Kind) and cls.library}
-        lacking = {cls: name for cls, name in libraries.items() if find_spec(name) is None}
-        for node in self.meant if lacking else ():
-            for cls, library in lacking.items():
-                if cls in spec_classes(node.spec) and self.record(node) is None:
+        used = {cls: cls.library for cls in classes if issubclass(cls, Kind) and cls.library}
+        lacking = {cls: name for cls, name in used.items() if find_spec(name) is None}
+        unnamed = {node.digest: dict(node.files).get(UNNAMED) for node in self.meant}
+        if not any(unnamed.values()) and not (lacking and libraries):
+            return
+        for digest in self.plan(forced).todo:
+            if message := unnamed.get(digest):
+                raise BadInput(message)
+            node = self.graph[digest]
+            for cls, library in lacking.items() if libraries else ():
+                if cls in spec_classes(node.spec):
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
     def check_contracts(self) -> list[str]:
@@ -135,8 +150,7 @@ class Session(StoredGrid):
     ) -> RunFinished:
         """Compute what is missing, until done or until a Unix time; recorded in the ledger."""
         self.last_snapshot = self.details = None
-        if address is None:
-            self.check_libraries()
+        self.check_needs(forced, libraries=address is None)
         watch = Watch(observers.notify, limit_s=self.settings.node_timeout_s)
         observers = Observers([*observers.members, watch])
 

@@ -10,6 +10,7 @@ from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import CheckpointEntry
 from pipeline.catalogue.sources.locate import DatasetSource, described, locate
+from pipeline.grid.graph import UNNAMED
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import cache_folder, sha256_of
 from tasks.attacks.base import Attack
@@ -115,6 +116,8 @@ class Ingredients:
             sha256 = weights.sha256
             path = cache_folder() / "weights" / sha256
             files = (("weights", str(path)), ("url", weights.url))
+        elif given is None and weights.file is None:
+            sha256, files = _unnamed(name, weights, document)
         else:
             path, sha256 = _checkpoint_file(name, weights, given, document)
             files = (("weights", str(path)),)
@@ -155,6 +158,19 @@ class Ingredients:
         return ModelParts(dataset, EnsembleSpec.of(specs), tuple(files), names)
 
 
+def _unnamed(
+    name: str, entry: CheckpointEntry, document: Document
+) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The SHA-256 of a checkpoint whose file is not named, and the message for who needs it."""
+    known = f", SHA-256 {entry.sha256}" if entry.sha256 else ""
+    published = f", published as {entry.published}" if entry.published else ""
+    message = f"name the file: --weights {name}=FILE{known}{published}"
+    problem = document.problem(("checkpoint", "file"), message)
+    if entry.sha256 is None:
+        raise problem
+    return entry.sha256, ((UNNAMED, str(problem)),)
+
+
 def _checkpoint_file(
     name: str, entry: CheckpointEntry, given: Path | None, document: Document
 ) -> tuple[Path, str]:
@@ -164,12 +180,8 @@ def _checkpoint_file(
         path = given.resolve()
         if not path.is_file():
             raise BadInput(f"--weights {name}: there is no file {shown(path)}")
-    elif entry.file is None:
-        known = f", SHA-256 {entry.sha256}" if entry.sha256 else ""
-        published = f", published as {entry.published}" if entry.published else ""
-        message = f"name the file: --weights {name}=FILE{known}{published}"
-        raise document.problem(place, message)
     else:
+        assert entry.file is not None
         path = (document.file_of(place).parent / Path(entry.file).expanduser()).resolve()
         if not path.is_file():
             raise document.problem(place, f"there is no file {shown(path)}")

@@ -125,12 +125,33 @@ def test_a_checkpoint_for_another_number_of_classes_is_refused_by_both_numbers(
 
 def test_without_its_file_a_model_says_which_one_and_where_it_is_published(shell: Shell) -> None:
     model = MODEL.replace("key_prefix: ''", f"sha256: {'a' * 64}, published: x.th of Y's")
-    message = refused(shell(command="plan", models__mixed=model))
-    assert message == (
+    message = (
         "configs/models/mixed.yaml:3: checkpoint.file: name the file: --weights mixed=FILE, "
         f"SHA-256 {'a' * 64}, published as x.th of Y's"
     )
+    assert refused(shell(models__mixed=model)) == message
+    planned = shell(command="plan", models__mixed=model)
+    assert planned.exit_code == 0, planned.output
+    assert f"a run needs one more option: {message}" in planned.stdout.splitlines()
     assert refused(shell(command="plan")).endswith("name the file: --weights mixed=FILE")
+
+
+def test_the_file_of_a_model_is_needed_only_to_load_it(shell: Shell) -> None:
+    """Not for other models of the grid, nor once the scores are stored."""
+    given = shell.save(released())
+    sha256 = hashlib.sha256(Path(given.partition("=")[2]).read_bytes()).hexdigest()
+    model = MODEL.replace("key_prefix: ''", f"sha256: {sha256}")
+    other = ["--add", "model=other", "--only", "model=other"]
+    weights = given.replace("mixed=", "other=")
+    absent = MODEL.replace("key_prefix: ''", f"sha256: {'a' * 64}")
+    beside = shell(*other, "--weights", weights, models__mixed=absent, models__other=MODEL)
+    assert beside.exit_code == 0, beside.output
+    first = shell("--weights", given, models__mixed=model)
+    assert first.exit_code == 0, first.output
+    again = shell(models__mixed=model)
+    assert "nothing to compute" in again.stderr
+    forced = shell("--force", "--from", "defend", models__mixed=model)
+    assert forced.exit_code == 0, forced.output
 
 
 def test_another_file_than_the_published_one_is_refused(shell: Shell, tmp_path: Path) -> None:

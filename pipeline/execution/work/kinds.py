@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.catalogue.sources import locate as sources
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.inputs import NodeInputs, candidates_of, naming, untrained
-from pipeline.grid.graph import Node
+from pipeline.grid.graph import UNNAMED, Node
 from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput, shown
 from pipeline.problems.sanitize import scrubbed, without_secrets
@@ -158,6 +158,8 @@ def _checkpoint(inputs: NodeInputs) -> NodeOutput:
     spec = inputs.node.spec
     assert isinstance(spec, CheckpointSpec)
     files = dict(inputs.node.files)
+    if UNNAMED in files:
+        raise BadInput(files[UNNAMED])
     path = Path(files["weights"])
     if "url" in files and not path.exists():
         _download(files["url"], path, spec.sha256)
