@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -19,9 +20,9 @@ from tiny import Recorder, data_files, write_configs
 
 from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.catalogue.code import own as own_code
-from pipeline.catalogue.code.digests import source_digest
+from pipeline.catalogue.code.digests import source_digest, source_modules
 from pipeline.catalogue.code.imported import own_modules, uncovered
-from pipeline.catalogue.code.own import OwnCode, Parcel, pack, unpack
+from pipeline.catalogue.code.own import Parcel, pack, unpack
 from pipeline.catalogue.code.syntax import parse, parse_text
 from pipeline.commands.cli import main
 from pipeline.commands.session import Session, open_session
@@ -188,7 +189,7 @@ def test_changed_code_makes_exactly_its_cells_stale_and_comments_none(
     session = bench.session(add)
     node = session.scores["mixed/clean/jpeg"]
     lines = why("mixed/clean/jpeg", "tiny", node, session.graph, session.store, session.ledger)
-    assert lines[1:] == ["defend: the code of Jpeg changed"]
+    assert lines[1:] == ["defend: the code of Jpeg changed (jpeg.py)"]
 
 
 def test_where_a_file_lies_is_no_part_of_the_digest(bench: Bench) -> None:
@@ -431,9 +432,7 @@ def test_a_package_that_is_another_on_a_worker_is_refused(package: Path) -> None
     parcel = pack(spec)
     assert unpack(parcel) == spec
     other = [
-        OwnCode(code.module, code.place, "0" * 64, None)
-        for code in parcel.codes
-        if code.module == "gentle.jpeg"
+        replace(code, digest="0" * 64) for code in parcel.codes if code.module == "gentle.jpeg"
     ]
     own_code._known.pop("gentle.jpeg")
     with pytest.raises(BadInput, match=r"gentle\.jpeg: this worker has other code"):
@@ -574,7 +573,8 @@ def test_installed_libraries_are_in_no_digest(beside: Bench) -> None:
     imports = "import json\nimport numpy.linalg\nimport torchvision\n"
     code = parse_text(f"{imports}{Path('mine.py').read_text()}", Path("mine.py"), whole=True)
     assert own_modules(code) == {}
-    assert plain == source_digest(parse(Path("mine.py"), whole=True), {})
+    modules = source_modules("mine.py", parse(Path("mine.py"), whole=True), {})
+    assert plain == source_digest(modules, {})
 
 
 def test_a_worker_whose_module_differs_is_refused(beside: Bench) -> None:

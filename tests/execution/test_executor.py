@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny import Recorder, Tiny, write_configs
 
+from pipeline.catalogue.code.libraries import library_version
 from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import Done, Failure, NodeRetried, Observers, Retry
 from pipeline.execution.executors import ray as ray_executor
@@ -310,6 +311,23 @@ def test_a_worker_that_cannot_open_the_store_fails_its_node_in_one_line() -> Non
     assert given_up is None
     assert isinstance(result, Failure)
     assert "--store: unknown option 'x'" in result.reason
+
+
+def test_a_worker_with_another_version_of_a_library_fails_its_node_in_one_line() -> None:
+    result, _ = perform_remotely(
+        NODE.digest,
+        pack(NODE, {"foolbox": "9.9"}),
+        "nowhere",
+        Settings(),
+        None,
+        replace=False,
+        until=None,
+    )
+    assert isinstance(result, Failure)
+    assert result.reason == (
+        f"foolbox: this worker has version {library_version('foolbox')} of it, the driver 9.9: "
+        "install the same everywhere"
+    )
 
 
 def test_a_cluster_of_no_use_stops_the_run_before_the_user_s_files_are_read(

@@ -27,7 +27,7 @@ from tasks.progress import Progress
 TELL_S = 1.0
 ENDS_AFTER_S = 1.0
 """Delay between a worker's last result and its exit, so that the result is delivered."""
-LIBRARIES = ("torch", "numpy", "pyarrow", "safetensors")
+LIBRARIES = ("torch", "numpy", "pillow", "scipy", "torchvision", "pyarrow", "safetensors")
 """Libraries whose versions may affect results or the format of artifacts."""
 
 
