@@ -22,7 +22,7 @@ from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.grid import digests
 from pipeline.grid.digests import digest
-from pipeline.plan.why import changed_cells, why
+from pipeline.plan.why import Moves, changed_cells, why
 from pipeline.problems import BadInput
 from tasks import registry
 from tasks.attacks.base import Victim
@@ -439,13 +439,19 @@ def test_another_version_of_a_library_is_told_by_plan_and_why(
     grid: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = "mixed/foolbox/none"
-    compute(read("foolbox"))
+    compute(old := read("foolbox"))
     installed(monkeypatch, "foolbox", "9.9")
     now = read("foolbox")
     line = f"craft: foolbox: version {version('foolbox')} → 9.9"
-    told = why(cell, "tiny", now.scores[cell], now.graph, now.store, now.ledger)
-    assert told == [f"{cell}: 1 craft, 1 defend, 1 score to do", line]
+    lines = why(cell, "tiny", now.scores[cell], now.graph, now.store, now.ledger)
+    assert lines == [f"{cell}: 1 craft, 1 defend, 1 score to do", line]
     assert changed_cells("tiny", now.scores, now.store, now.ledger, most=99) == {line: 1}
+    compute(now)
+    first, second = (session.scores[cell].digest for session in (old, now))
+    # once, and not as a property of the machine, too
+    assert Moves(now.store, now.store).reasons(second, first) == (line,)
+    told = read("foolbox").provenance()
+    assert (told["foolbox"], told["pillow"]) == ("9.9", version("pillow"))
 
 
 def test_a_record_without_the_version_of_a_library_is_told_as_such(

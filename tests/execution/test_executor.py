@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -292,13 +293,13 @@ def test_a_machine_tells_whether_it_sees_the_store(tmp_path: Path) -> None:
     )
 
 
-def test_other_code_or_libraries_are_told_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", ["torch", "pillow"])
+def test_other_code_or_libraries_are_told_in_one_line(tmp_path: Path, library: str) -> None:
     here = look(str(tmp_path), "none", b"")
     assert here.differs(here) is None
-    versions = tuple((name, "9.9" if name == "torch" else seen) for name, seen in here.versions)
-    torch_here = dict(here.versions)["torch"]
+    versions = tuple((name, "9.9" if name == library else seen) for name, seen in here.versions)
     assert here.differs(dataclasses.replace(here, versions=versions)) == (
-        f"has torch 9.9, the driver {torch_here}: install the same everywhere"
+        f"has {library} 9.9, the driver {version(library)}: install the same everywhere"
     )
     other = here.differs(dataclasses.replace(here, code="0"))
     assert other == "runs other code of this program than the driver"

@@ -1,9 +1,10 @@
-"""Versions of the optional libraries that make results, such as foolbox."""
+"""Versions of installed libraries, without importing them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 UNKNOWN = "unknown"
 """Version of a library that is not installed, or not by a package manager."""
@@ -21,3 +22,14 @@ def library_version(library: str) -> str:
     """
     names = packages_distributions().get(library, ())
     return ", ".join(sorted({version(name) for name in names})) or UNKNOWN
+
+
+def versions_of(distributions: Iterable[str]) -> dict[str, str]:
+    """Versions of distributions such as `scikit-learn`, by name; `missing` if not installed."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found

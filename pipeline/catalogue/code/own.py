@@ -108,7 +108,7 @@ def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind
             raise BadInput(
                 f"{place}: no class '{name}' derived from {base.__name__}{suggestion(name, known)}"
             )
-        if found.__module__ not in _known and not found.__module__.startswith("tasks."):
+        if "source_digest" not in vars(found) and not found.__module__.startswith("tasks."):
             _from_package(found.__module__)
         return found
     classes = _classes(module, base)
@@ -143,7 +143,9 @@ def with_source(network: Factory, folder: Path) -> Factory:
         code = _declared(folder / Path(place).expanduser())
         factory, source = f"{Path(place).name}:{name}", code.digest
     else:
-        factory, source = network.factory, _installed(place).digest
+        # known, so that a worker compares its code
+        _known[place] = code = _installed(place)
+        factory, source = network.factory, code.digest
     return network.model_copy(update={"factory": factory, "source": source})
 
 
@@ -358,7 +360,7 @@ def _from_package(name: str) -> ModuleType:
         raise BadInput(f"module '{name}' ends the program where it is imported") from error
     except ImportError as error:
         raise BadInput(f"no module '{name}': {' '.join(str(error).split())}") from None
-    if code is not None and name not in _known:
+    if code is not None:
         _known[name] = code
         _mark(module, code.digest, _source_file(name).read_bytes())
     return module

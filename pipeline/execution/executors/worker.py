@@ -11,10 +11,10 @@ import platform
 import threading
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.catalogue.code.libraries import versions_of
 from pipeline.catalogue.code.own import Parcel, unpack
 from pipeline.execution.events import Failure, Result, Stopped
 from pipeline.execution.executors.base import BEGUN
@@ -152,13 +152,7 @@ def look(store: str, key: str, token: bytes) -> Machine:
 
 
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = [("Python", platform.python_version())]
-    for name in LIBRARIES:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            found.append((name, "missing"))
-    return tuple(found)
+    return ("Python", platform.python_version()), *versions_of(LIBRARIES).items()
 
 
 def _code() -> str:

@@ -6,11 +6,11 @@ import platform
 import time
 import traceback
 from collections.abc import Mapping
-from importlib.metadata import version
 
 import torch
 
 from pipeline import __version__
+from pipeline.catalogue.code.libraries import versions_of
 from pipeline.catalogue.code.own import declared_at, line_of, module_of, place_of, placed
 from pipeline.catalogue.devices import cpu_name
 from pipeline.execution.events import Done, Failure, Result, Retry, Stopped
@@ -219,7 +219,7 @@ def perform(
         "backwards": inputs.passes.backwards,
         "host": platform.node(),
         "versions": {"python": platform.python_version(), PROGRAM: __version__}
-        | {name: version(name) for name in VERSIONS},
+        | versions_of(VERSIONS),
     }
     if device.type == "cpu":
         # affects rounding, as do the versions
