@@ -84,7 +84,8 @@ def story(
         entry: dict[str, object] = {"kind": ancestor.kind, "digest": ancestor.digest}
         if found is not None:
             folder = session.store.whereabouts(found) or "in another store"
-            how = {key: value for key, value in found.how.items() if key != "versions"}
+            left_out = {"versions", "own_modules"}
+            how = {key: value for key, value in found.how.items() if key not in left_out}
             entry |= {"folder": folder, "content": found.content, **how}
         else:
             entry["state"] = "not in the store"

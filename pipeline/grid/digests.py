@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Generic, TypeVar
 
-from tasks.specs import Spec
+from pipeline.catalogue.code.libraries import library_version
+from pipeline.catalogue.code.own import modules_of
+from tasks.networks.factory import Factory
+from tasks.specs import Kind, Spec
 
 FORMAT = 1
 REMEMBERED = 4096
@@ -53,7 +56,7 @@ def canonical(value: object) -> str:  # noqa: PLR0911  one return for each type
 
     A spec is written as its class name, its version and its fields, independent of its module.
     Fields in `unset_is_left_out` are left out at their default value. A user's own class adds the
-    digest of its source code.
+    digest of its source code, and a class whose work a library does that library's version.
 
     Raises:
         TypeError: For a type that has no canonical form.
@@ -88,10 +91,17 @@ def _written(spec: Spec) -> str:
         if key not in cls.unset_is_left_out or value != cls.model_fields[key].default
     ]
     fields = f"map:{len(pairs)}{{{''.join(pairs)}}};"
-    return f"spec:{cls.__name__}:{spec.results_version()}:{cls.source_digest}:{fields};"
+    used = "".join(f"{canonical(name)}{canonical(seen)}" for name, seen in _library(cls).items())
+    return f"spec:{cls.__name__}:{spec.results_version()}:{cls.source_digest}:{fields}{used};"
 
 
 _form = _OfSpec(_written)
+
+
+def _library(cls: type[Spec]) -> dict[str, str]:
+    """The library that does the work of a class and its version; empty if there is none."""
+    name = cls.library if issubclass(cls, Kind) else ""
+    return {name: library_version(name)} if name else {}
 
 
 @cache
@@ -130,6 +140,24 @@ def own_digests(spec: Spec) -> dict[str, str]:
     """Source digests of the user's own classes in a spec, by class name."""
     classes = sorted(spec_classes(spec), key=lambda found: found.__name__)
     return {found.__name__: found.source_digest for found in classes if found.source_digest}
+
+
+def own_modules_of(spec: Spec) -> dict[str, dict[str, str]]:
+    """The modules of the user's own code in a spec, by the digest of that code.
+
+    Each is a module's name and its own digest; see `modules_of`.
+    """
+    sources = {
+        part.source if isinstance(part, Factory) else type(part).source_digest
+        for part in parts_of(spec)
+    }
+    return {source: found for source in sorted(sources) if (found := modules_of(source))}
+
+
+def libraries_of(spec: Spec) -> dict[str, str]:
+    """Versions of the libraries that do work of a spec and of all specs nested in it, by name."""
+    found = [_library(cls) for cls in spec_classes(spec)]
+    return {name: seen for each in found for name, seen in sorted(each.items())}
 
 
 def _found_in(spec: Spec) -> frozenset[type[Spec]]:

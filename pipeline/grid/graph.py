@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pipeline.grid.digests import digest, versions_of
+from pipeline.grid.digests import digest, libraries_of, versions_of
 from pipeline.grid.kinds import KINDS, KindInfo, NodeKind
 from pipeline.store.records import Identity
 from tasks.specs import Spec
@@ -39,6 +39,14 @@ class Node:
     def info(self) -> KindInfo:
         """Properties of this kind of node."""
         return KINDS[self.kind]
+
+    @cached_property
+    def libraries(self) -> dict[str, str]:
+        """Versions of the libraries of this node and of all its ancestors, by name."""
+        found = libraries_of(self.spec)
+        for _, parent in self.parents:
+            found |= parent.libraries
+        return found
 
     def with_batched_ancestors(self) -> list[Node]:
         """This node, and all ancestors of batched kinds that are reached through such nodes.

@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from pipeline.grid.digests import own_digests, spec_classes, versions_of
+from pipeline.grid.digests import (
+    libraries_of,
+    own_digests,
+    own_modules_of,
+    spec_classes,
+    versions_of,
+)
 from pipeline.grid.graph import Graph, Node
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.store.ledger import Ledger
@@ -44,6 +50,8 @@ class Described:
 
     Attributes:
         own_code: Digests of the user's own classes, by name.
+        own_modules: Digests of the modules of the user's own code, by the digest of that code.
+        libraries: Versions of the libraries that do its work, by name.
         said: What each version changed in results, by class and version, if known.
         parents: Kind and digest of each parent, by role.
         parent: Looks up the parent in a role; None if its store does not have it.
@@ -54,6 +62,8 @@ class Described:
     spec: Mapping[str, object]
     versions: Mapping[str, int]
     own_code: Mapping[str, str]
+    own_modules: Mapping[str, Mapping[str, str]]
+    libraries: Mapping[str, str]
     said: Mapping[str, Mapping[int, str]]
     parents: Mapping[str, tuple[str, str]]
     parent: Callable[[str], Described | None]
@@ -67,6 +77,8 @@ def of_node(node: Node) -> Described:
         node.spec.model_dump(mode="json"),
         versions_of(node.spec),
         own_digests(node.spec),
+        own_modules_of(node.spec),
+        libraries_of(node.spec),
         {found.__name__: found.changes for found in spec_classes(node.spec)},
         {role: (parent.kind, parent.digest) for role, parent in node.parents},
         lambda role: of_node(node.parent(role)),
@@ -78,13 +90,18 @@ def stored(store: Store, kind: str, digest: str) -> Described | None:
     record = store.known(kind, digest)
     if record is None:
         return None
-    own = record.how.get("own_code")
+    own, modules, libraries = (
+        found if isinstance(found := record.how.get(key), Mapping) else {}
+        for key in ("own_code", "own_modules", "libraries")
+    )
     return Described(
         kind,
         digest,
         record.spec,
         record.versions,
-        {str(key): str(value) for key, value in own.items()} if isinstance(own, Mapping) else {},
+        own,
+        modules,
+        libraries,
         {},
         record.parents,
         lambda role: stored(store, *record.parents[role]),
@@ -118,11 +135,16 @@ class Comparison:
         if old is None:
             yield f"{kind}: the store no longer holds the old one"
             return
-        yield from _differences(new.kind, old.spec, new.spec)
+        for place, before, now in _differences(new.kind, old.spec, new.spec):
+            yield f"{place}: {before} → {now}{_changed_modules(new, old, now, before)}"
         yield from _version_changes(new, old)
+        for name, now in new.libraries.items():
+            if (before := old.libraries.get(name, "not recorded")) != now:
+                yield f"{new.kind}: {name}: version {before} → {now}"
         for name, now in new.own_code.items():
-            if old.own_code.get(name, now) != now:
-                yield f"{new.kind}: the code of {name} changed"
+            if (before := old.own_code.get(name, now)) != now:
+                said = _changed_modules(new, old, now, before)
+                yield f"{new.kind}: the code of {name} changed{said}"
         yield from self._parents(new, old)
 
     def _parents(self, new: Described, old: Described) -> Iterator[str]:
@@ -247,8 +269,11 @@ def _machines(records: Iterable[Record]) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for record in records:
         if record.kind in {"craft", "select", "defend"}:
+            # those of libraries are part of the digest, and compared with the recipe
+            recipe = libraries if isinstance(libraries := record.how.get("libraries"), dict) else {}
             for name, value in provenance_of(record):
-                found.setdefault(name, set()).add(value)
+                if name not in recipe:
+                    found.setdefault(name, set()).add(value)
     return {name: ", ".join(sorted(values)) for name, values in found.items()}
 
 
@@ -284,7 +309,20 @@ def _version_changes(new: Described, old: Described) -> Iterator[str]:
             yield f"{new.kind}: {name}: version {before} → {version}{what}"
 
 
-def _differences(place: str, old: object, new: object) -> Iterator[str]:
+def _changed_modules(new: Described, old: Described, now: object, before: object) -> str:
+    """The modules in which the user's own code of two digests differs, in brackets.
+
+    Empty for other values, and if the modules of one were not recorded.
+    """
+    one, other = old.own_modules.get(str(before)), new.own_modules.get(str(now))
+    if one is None or other is None:
+        return ""
+    changed = [name for name in {**other, **one} if one.get(name) != other.get(name)]
+    return f" ({', '.join(changed)})"
+
+
+def _differences(place: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
+    """The values in which two JSON values differ: the place, the old and the new one."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
             yield from _differences(f"{place}.{key}", old.get(key), new.get(key))
@@ -292,4 +330,4 @@ def _differences(place: str, old: object, new: object) -> Iterator[str]:
         for index, (before, after) in enumerate(zip(old, new, strict=True)):
             yield from _differences(f"{place}.{index}", before, after)
     elif old != new:
-        yield f"{place}: {old} → {new}"
+        yield place, old, new

@@ -71,6 +71,8 @@ class How(TypedDict, total=False):
     device: str | None
     instructions: str
     versions: dict[str, str]
+    libraries: dict[str, str]
+    own_modules: dict[str, dict[str, str]]
 
 
 RENAMED = {"worst": "right_in_every_redraw"}
@@ -190,7 +192,8 @@ def hardware(record: Record) -> dict[str, str]:
 
 def provenance_of(record: Record) -> Provenance:
     """The hardware and library versions that an artifact was computed with."""
-    versions = record.how.get("versions")
-    seen = versions if isinstance(versions, dict) else {}
-    named = {"device": None, **hardware(record), **seen}
+    named = {"device": None, **hardware(record)}
+    for key in ("versions", "libraries"):
+        seen = record.how.get(key)
+        named |= seen if isinstance(seen, dict) else {}
     return tuple((str(key), str(value)) for key, value in named.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from tiny import write_configs
 from torch import Tensor, nn
 
 from pipeline.catalogue.catalogue import Catalogue
+from pipeline.catalogue.code.libraries import UNKNOWN, library_version
 from pipeline.commands import session
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observers, RunFinished
-from pipeline.grid.builder import Overrides
+from pipeline.grid import digests
 from pipeline.grid.digests import digest
+from pipeline.plan.why import Moves, changed_cells, why
 from pipeline.problems import BadInput
 from tasks import registry
 from tasks.attacks.base import Victim
@@ -337,19 +340,35 @@ def test_an_attacks_name_is_a_word(tmp_path: Path) -> None:
         kind_class("attacks", "art")(attack="a.b")
 
 
+GRID = (
+    "epsilon: 40\nimages: 20\ntables:\n"
+    "  - {name: main, models: [mixed, vit], defenses: [none],\n"
+    "     attacks: [clean, pgd, art, foolbox, torchattacks, autoattack]}\n"
+)
+
+
 @pytest.fixture
 def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """The tiny grid with an attack of each library beside its own, for 20 images."""
+    """A tiny grid with attacks and a network of each library beside our own, for 20 images."""
     monkeypatch.chdir(tmp_path)
-    configs = write_configs(tmp_path / "configs")
-    for name, text in YAML.items():
-        (configs / "attacks" / f"{name}.yaml").write_text(text)
-    return open_session(
-        "tiny",
-        store=tmp_path / "store",
-        only=["attack=clean", *(f"attack={name}" for name in YAML), "defense=none"],
-        overrides=Overrides(add=[("attacks", name) for name in YAML], images=20),
+    write_configs(
+        tmp_path / "cfg",
+        {
+            **{f"attacks/{name}.yaml": text for name, text in YAML.items()},
+            "attacks/autoattack.yaml": "kind: autoattack\nsteps: 2\nqueries: 2\n",
+            "models/vit.yaml": (
+                "dataset: digits\nnetwork: {kind: timm, name: resnet18}\nrecipe: short\n"
+            ),
+            "grids/tiny.yaml": GRID,
+        },
     )
+    return read("clean", *YAML)
+
+
+def read(*attacks: str) -> Session:
+    """The grid as it is read now; a run computes these attacks on `mixed`."""
+    only = ["model=mixed", *(f"attack={name}" for name in attacks)]
+    return open_session("tiny", store=Path("store"), configs=[Path("cfg")], only=only)
 
 
 def compute(grid: Session) -> RunFinished:
@@ -375,3 +394,73 @@ def test_a_run_without_a_library_that_it_needs_ends_before_it_begins(
     with pytest.raises(BadInput, match=r"pip install 'test-time-defense-bench\[foolbox\]'"):
         compute(grid)
     assert not list(grid.store.root.glob("*/??/*/meta.json"))
+
+
+def test_the_version_of_a_library_is_that_of_its_distribution() -> None:
+    assert library_version("art") == version("adversarial-robustness-toolbox")
+    assert library_version("foolbox") == version("foolbox")
+    assert library_version("nonesuch") == UNKNOWN
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, library: str, seen: str) -> None:
+    """Let a library have another version, as after an upgrade and in a new process."""
+
+    def version_of(name: str) -> str:
+        return seen if name == library else library_version(name)
+
+    monkeypatch.setattr(digests, "library_version", version_of)
+
+
+@pytest.mark.parametrize(
+    ("library", "cells"),
+    [
+        ("art", {"mixed/art/none", "vit/art/none"}),
+        ("foolbox", {"mixed/foolbox/none", "vit/foolbox/none"}),
+        (
+            "torchattacks",
+            {f"{m}/{a}/none" for m in ("mixed", "vit") for a in ("torchattacks", "autoattack")},
+        ),
+        ("timm", {f"vit/{a}/none" for a in ("clean", "pgd", "autoattack", *YAML)}),
+    ],
+)
+def test_another_version_of_a_library_has_other_digests_where_it_does_the_work(
+    grid: Session, monkeypatch: pytest.MonkeyPatch, library: str, cells: set[str]
+) -> None:
+    before, graph = grid.scores, grid.graph
+    installed(monkeypatch, library, "9.9")
+    after = read()
+    assert {name for name, node in after.scores.items() if node != before[name]} == cells
+    new = [node for node in after.graph if node.digest not in graph]
+    # not what autoattack makes before FAB
+    assert {node.libraries.get(library) for node in new} == {"9.9"}
+
+
+def test_another_version_of_a_library_is_told_by_plan_and_why(
+    grid: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = "mixed/foolbox/none"
+    compute(old := read("foolbox"))
+    installed(monkeypatch, "foolbox", "9.9")
+    now = read("foolbox")
+    line = f"craft: foolbox: version {version('foolbox')} → 9.9"
+    lines = why(cell, "tiny", now.scores[cell], now.graph, now.store, now.ledger)
+    assert lines == [f"{cell}: 1 craft, 1 defend, 1 score to do", line]
+    assert changed_cells("tiny", now.scores, now.store, now.ledger, most=99) == {line: 1}
+    compute(now)
+    first, second = (session.scores[cell].digest for session in (old, now))
+    # once, and not as a property of the machine, too
+    assert Moves(now.store, now.store).reasons(second, first) == (line,)
+    told = read("foolbox").provenance()
+    assert (told["foolbox"], told["pillow"]) == ("9.9", version("pillow"))
+
+
+def test_a_record_without_the_version_of_a_library_is_told_as_such(
+    grid: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = "mixed/foolbox/none"
+    with monkeypatch.context() as before:
+        before.setattr(digests, "_library", lambda _: {})
+        compute(read("foolbox"))
+    now = read("foolbox")
+    told = why(cell, "tiny", now.scores[cell], now.graph, now.store, now.ledger)
+    assert told[1:] == [f"craft: foolbox: version not recorded → {version('foolbox')}"]

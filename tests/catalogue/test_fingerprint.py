@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.catalogue.code import fingerprint, syntax
-from pipeline.catalogue.code.digests import TASKS, Code, source_digest
+from pipeline.catalogue.code.digests import TASKS, Code, source_digest, source_modules
 from pipeline.catalogue.code.fingerprint import KindCode, UndecidedCode, accept, check
 from pipeline.catalogue.code.syntax import parse
 from pipeline.problems import BadInput
@@ -340,17 +340,21 @@ def test_checking_imports_no_torch():
 
 def test_a_plug_in_is_known_by_its_code_and_by_what_it_imports(toy, tmp_path):
     path = tmp_path / "mine.py"
+
+    def digest() -> str:
+        return source_digest(source_modules("mine.py", parse(path), {}, toy.folder), {})
+
     path.write_text("from toy.warps import crop\n\nSIZE = 1\n")
-    first = source_digest(parse(path), {}, toy.folder)
+    first = digest()
     path.write_text("from toy.warps import crop  # the helper\n\nSIZE = 1\n")
-    assert source_digest(parse(path), {}, toy.folder) == first
+    assert digest() == first
     toy.edit("lonely.py", "42", "43")
-    assert source_digest(parse(path), {}, toy.folder) == first
+    assert digest() == first
     toy.edit("grids.py", "STEP = 1", "STEP = 2")
-    second = source_digest(parse(path), {}, toy.folder)
+    second = digest()
     assert second != first
     path.write_text("from toy.warps import crop\n\nSIZE = 2\n")
-    assert source_digest(parse(path), {}, toy.folder) not in {first, second}
+    assert digest() not in {first, second}
 
 
 @pytest.mark.parametrize(

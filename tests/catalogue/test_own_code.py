@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -19,17 +20,21 @@ from tiny import Recorder, data_files, write_configs
 
 from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.catalogue.code import own as own_code
-from pipeline.catalogue.code.digests import source_digest
+from pipeline.catalogue.code.digests import source_digest, source_modules
 from pipeline.catalogue.code.imported import own_modules, uncovered
-from pipeline.catalogue.code.own import OwnCode, Parcel, pack, unpack
+from pipeline.catalogue.code.own import Parcel, pack, unpack
 from pipeline.catalogue.code.syntax import parse, parse_text
 from pipeline.commands.cli import main
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.grid.builder import Overrides, load_grid
-from pipeline.plan.why import why
+from pipeline.grid.digests import own_modules_of
+from pipeline.grid.graph import Node
+from pipeline.plan.why import Comparison, of_node, why
 from pipeline.problems import BadInput
+from pipeline.store.store import Store
 from tasks.networks.factory import Factory
+from tasks.training.recipe import Recipe, TrainSpec
 
 JPEG = """
 import torch
@@ -188,7 +193,7 @@ def test_changed_code_makes_exactly_its_cells_stale_and_comments_none(
     session = bench.session(add)
     node = session.scores["mixed/clean/jpeg"]
     lines = why("mixed/clean/jpeg", "tiny", node, session.graph, session.store, session.ledger)
-    assert lines[1:] == ["defend: the code of Jpeg changed"]
+    assert lines[1:] == ["defend: the code of Jpeg changed (jpeg.py)"]
 
 
 def test_where_a_file_lies_is_no_part_of_the_digest(bench: Bench) -> None:
@@ -431,9 +436,7 @@ def test_a_package_that_is_another_on_a_worker_is_refused(package: Path) -> None
     parcel = pack(spec)
     assert unpack(parcel) == spec
     other = [
-        OwnCode(code.module, code.place, "0" * 64, None)
-        for code in parcel.codes
-        if code.module == "gentle.jpeg"
+        replace(code, digest="0" * 64) for code in parcel.codes if code.module == "gentle.jpeg"
     ]
     own_code._known.pop("gentle.jpeg")
     with pytest.raises(BadInput, match=r"gentle\.jpeg: this worker has other code"):
@@ -458,6 +461,24 @@ def test_an_installed_factory_that_changed_after_its_import_is_refused_in_this_p
     with pytest.raises(BadInput, match=r"^changing_nets: its code has changed since this process"):
         own_code.with_source(network, tmp_path)
     monkeypatch.delitem(sys.modules, "changing_nets")
+    own_code._known.pop("changing_nets")
+
+
+def test_an_installed_factory_that_is_another_on_a_worker_is_refused(
+    bench: Bench, package: Path
+) -> None:
+    package.write_text(f"{JPEG}\n\ndef make():\n    return torch.nn.Identity()\n")
+    network = own_code.with_source(Factory(factory="gentle.jpeg:make"), bench.folder)
+    parcel = pack(network)
+    assert unpack(parcel) == network
+    # a class of the same module has its digest, too
+    assert type(Catalogue([]).defense("gentle-jpeg")).source_digest == network.source
+    own_code._known.pop("gentle.jpeg")
+    for name in ("gentle", "gentle.jpeg"):
+        sys.modules.pop(name, None)
+    package.write_text(f"{JPEG}\n\ndef make():\n    return torch.nn.Flatten()\n")
+    with pytest.raises(BadInput, match=r"gentle\.jpeg: this worker has other code of it than"):
+        unpack(parcel)
 
 
 def helped(level: int) -> str:
@@ -496,6 +517,45 @@ def test_a_change_of_a_module_that_a_file_imports_in_turn_recomputes_its_cells(
     assert digest_of(beside, "mine.py") == first
     beside.write(module, text.replace("BASE = 0.5", "BASE = 0.4").replace("0.25", "0.3"))
     assert digest_of(beside, "mine.py") != first
+
+
+def test_why_names_the_modules_of_ones_own_that_changed(beside: Bench, computed: Path) -> None:
+    shutil.copytree(computed, beside.store)
+    beside.write("mine.py", helped(4))
+    add: tuple[Section, str] = ("defenses", "mine.py")
+    beside.run(beside.session(add, only=["attack=clean", "defense=mine"]))
+
+    def told() -> list[str]:
+        digest_of(beside, "mine.py")  # as a new process reads it
+        session = beside.session(add)
+        node = session.scores["mixed/clean/mine"]
+        cell = "mixed/clean/mine"
+        return why(cell, "tiny", node, session.graph, session.store, session.ledger)[1:]
+
+    beside.write("deeper.py", "BASE = 0.1\n")
+    assert told() == ["defend: the code of Mine changed (deeper)"]
+    beside.write("mine.py", helped(4).replace("pixels *", "pixels / 2 *"))
+    beside.write("helper.py", "AMOUNT = 0.1\n")
+    # `deeper` is imported no more
+    assert told() == ["defend: the code of Mine changed (mine.py, helper, deeper)"]
+
+
+def test_why_names_the_modules_of_a_factory_that_changed(beside: Bench) -> None:
+    def node() -> Node:
+        network = own_code.with_source(Factory(factory="net.py:make"), beside.folder)
+        return Node("train", TrainSpec(network=network, recipe=Recipe(), seed=0))
+
+    beside.write("net.py", "import helper\n\n\ndef make():\n    pass\n")
+    old = node()
+    store = Store(beside.store)
+    store.prepare()
+    how = {"own_modules": own_modules_of(old.spec)}
+    store.put(old.identity, {}, lineage={}, facts={}, how=how)
+    beside.write("deeper.py", "BASE = 0.1\n")
+    new = node()
+    told = Comparison(store).changes(of_node(new), "train", old.digest)
+    one, other = (node.identity.spec["network"]["source"] for node in (old, new))
+    assert told == (f"train.network.source: {one} → {other} (deeper)",)
 
 
 def test_a_module_that_changed_after_its_import_is_refused_in_this_process(beside: Bench) -> None:
@@ -574,7 +634,8 @@ def test_installed_libraries_are_in_no_digest(beside: Bench) -> None:
     imports = "import json\nimport numpy.linalg\nimport torchvision\n"
     code = parse_text(f"{imports}{Path('mine.py').read_text()}", Path("mine.py"), whole=True)
     assert own_modules(code) == {}
-    assert plain == source_digest(parse(Path("mine.py"), whole=True), {})
+    modules = source_modules("mine.py", parse(Path("mine.py"), whole=True), {})
+    assert plain == source_digest(modules, {})
 
 
 def test_a_worker_whose_module_differs_is_refused(beside: Bench) -> None:

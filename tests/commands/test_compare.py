@@ -105,7 +105,7 @@ def test_a_defense_that_got_worse_is_told_with_its_code_as_the_reason_and_exit_c
     assert shift["images_lost"] == int((differences < 0).sum()) > 0
     assert shift["images_won"] == int((differences > 0).sum())
     assert shift["p_value"] == sign_flip_test(differences) == shift["p_holm"]
-    assert shift["reasons"] == ["defend: the code of Shift changed"]
+    assert shift["reasons"] == ["defend: the code of Shift changed (shift.py)"]
     # the other way round it is better
     assert compared(tiny, "last", "last~1").exit_code == 0
     assert as_json(tiny, "last", "last~1")["shift"]["outcome"] == "better"

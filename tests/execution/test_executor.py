@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from tiny import Recorder, Tiny, write_configs
 
+from pipeline.catalogue.code.libraries import library_version
 from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import Done, Failure, NodeRetried, Observers, Retry
 from pipeline.execution.executors import ray as ray_executor
@@ -291,13 +293,13 @@ def test_a_machine_tells_whether_it_sees_the_store(tmp_path: Path) -> None:
     )
 
 
-def test_other_code_or_libraries_are_told_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", ["torch", "pillow"])
+def test_other_code_or_libraries_are_told_in_one_line(tmp_path: Path, library: str) -> None:
     here = look(str(tmp_path), "none", b"")
     assert here.differs(here) is None
-    versions = tuple((name, "9.9" if name == "torch" else seen) for name, seen in here.versions)
-    torch_here = dict(here.versions)["torch"]
+    versions = tuple((name, "9.9" if name == library else seen) for name, seen in here.versions)
     assert here.differs(dataclasses.replace(here, versions=versions)) == (
-        f"has torch 9.9, the driver {torch_here}: install the same everywhere"
+        f"has {library} 9.9, the driver {version(library)}: install the same everywhere"
     )
     other = here.differs(dataclasses.replace(here, code="0"))
     assert other == "runs other code of this program than the driver"
@@ -310,6 +312,23 @@ def test_a_worker_that_cannot_open_the_store_fails_its_node_in_one_line() -> Non
     assert given_up is None
     assert isinstance(result, Failure)
     assert "--store: unknown option 'x'" in result.reason
+
+
+def test_a_worker_with_another_version_of_a_library_fails_its_node_in_one_line() -> None:
+    result, _ = perform_remotely(
+        NODE.digest,
+        pack(NODE, {"foolbox": "9.9"}),
+        "nowhere",
+        Settings(),
+        None,
+        replace=False,
+        until=None,
+    )
+    assert isinstance(result, Failure)
+    assert result.reason == (
+        f"foolbox: this worker has version {library_version('foolbox')} of it, the driver 9.9: "
+        "install the same everywhere"
+    )
 
 
 def test_a_cluster_of_no_use_stops_the_run_before_the_user_s_files_are_read(

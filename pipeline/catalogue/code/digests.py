@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import cached_property
 from importlib.util import resolve_name
 from pathlib import Path
@@ -67,13 +67,14 @@ class Code:
         return {name: source.digest for name, source in self.sources.items()}
 
 
-def source_digest(
-    own: ModuleSource, imported: Mapping[str, ModuleSource], folder: Path = TASKS
-) -> str:
-    """Digest of a user's code, 64 hexadecimal digits.
+def source_modules(
+    name: str, own: ModuleSource, imported: Mapping[str, ModuleSource], folder: Path = TASKS
+) -> dict[str, str]:
+    """Digests of the modules that a user's code consists of, by name.
 
-    It covers the code itself, the user's other modules that it imports (see
-    `pipeline.catalogue.code.imported`), and the package's modules that any of these import.
+    These are the code itself, under the given name, the package's modules that it or one of
+    `imported` imports, and `imported`: the user's other modules that it imports (see
+    `pipeline.catalogue.code.imported`).
     """
     code = Code(folder)
     names = {
@@ -82,11 +83,16 @@ def source_digest(
         for name in source.imports
         if not name.startswith(".")
     }
-    parts = [
-        own.digest,
-        *(code.digests[module] for module in sorted(code.closure(code.known(names)))),
-        *(f"{name} {imported[name].digest}" for name in sorted(imported)),
-    ]
+    return {
+        name: own.digest,
+        **{module: code.digests[module] for module in sorted(code.closure(code.known(names)))},
+        **{module: imported[module].digest for module in sorted(imported)},
+    }
+
+
+def source_digest(modules: Mapping[str, str], imported: Container[str]) -> str:
+    """Digest of a user's code, 64 hexadecimal digits, from its `source_modules`."""
+    parts = (f"{name} {seen}" if name in imported else seen for name, seen in modules.items())
     return hashlib.sha256(",".join(parts).encode()).hexdigest()
 
 

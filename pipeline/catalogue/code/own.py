@@ -4,7 +4,8 @@ Code is imported only when it is needed: a class when a config names it, the fac
 when a run builds the network. A file is imported as a module whose name contains the digest of its
 code, so two versions never mix; its classes carry that digest into the digests of nodes. The digest
 includes the user's other modules that the code imports. Ray workers receive files as text, and
-check that an installed package, and what a file imports, is the same as the driver's.
+check that an installed package, what a file imports, and the version of a library that a node uses
+are the same as the driver's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
@@ -27,8 +28,9 @@ from typing import Any, TypeVar
 
 from pydantic import PydanticUserError
 
-from pipeline.catalogue.code.digests import source_digest
+from pipeline.catalogue.code.digests import source_digest, source_modules
 from pipeline.catalogue.code.imported import module_files, own_modules, uncovered
+from pipeline.catalogue.code.libraries import library_version
 from pipeline.catalogue.code.syntax import ModuleSource, parse, parse_text
 from pipeline.problems import BadInput, regular, shown, suggestion
 from pipeline.problems.sanitize import clean
@@ -52,20 +54,27 @@ class OwnCode:
         place: The file's path as shown to people, or the name of an installed module.
         digest: Digest of its code, see `source_digest`.
         text: Source text of a file; None for a module of an installed package.
+        modules: Digests of the modules that it consists of, by name, see `source_modules`.
     """
 
     module: str
     place: str
     digest: str
     text: str | None
+    modules: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A pickled object, with the user code that is needed to unpickle it."""
+    """A pickled object, with the user code that is needed to unpickle it.
+
+    Attributes:
+        libraries: Versions of the libraries that the driver uses for it, by name.
+    """
 
     content: bytes
     codes: tuple[OwnCode, ...]
+    libraries: Mapping[str, str] = field(default_factory=dict)
 
 
 _known: dict[str, OwnCode] = {}
@@ -99,7 +108,7 @@ def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind
             raise BadInput(
                 f"{place}: no class '{name}' derived from {base.__name__}{suggestion(name, known)}"
             )
-        if found.__module__ not in _known and not found.__module__.startswith("tasks."):
+        if "source_digest" not in vars(found) and not found.__module__.startswith("tasks."):
             _from_package(found.__module__)
         return found
     classes = _classes(module, base)
@@ -134,12 +143,19 @@ def with_source(network: Factory, folder: Path) -> Factory:
         code = _declared(folder / Path(place).expanduser())
         factory, source = f"{Path(place).name}:{name}", code.digest
     else:
-        factory, source = network.factory, _source_of(place)
+        # known, so that a worker compares its code
+        _known[place] = code = _installed(place)
+        factory, source = network.factory, code.digest
     return network.model_copy(update={"factory": factory, "source": source})
 
 
-def pack(content: object) -> Parcel:
-    """Pickle an object for a worker, together with the user code that it refers to."""
+def pack(content: object, libraries: Mapping[str, str] | None = None) -> Parcel:
+    """Pickle an object for a worker, together with the user code that it refers to.
+
+    Args:
+        content: The object.
+        libraries: Versions of the libraries that it uses, which a worker must have, by name.
+    """
     pickled = pickle.dumps(content)
     # pickles refer to a class by its module, to a factory by the digest of its code
     needed = [
@@ -147,11 +163,17 @@ def pack(content: object) -> Parcel:
         for code in _known.values()
         if code.module.encode() in pickled or code.digest.encode() in pickled
     ]
-    return Parcel(pickled, tuple(needed))
+    return Parcel(pickled, tuple(needed), dict(libraries or {}))
 
 
 def unpack(parcel: Parcel) -> Any:
-    """Unpickle a parcel; BadInput if an installed package differs from the driver's."""
+    """Unpickle a parcel; BadInput if an installed package or library differs from the driver's."""
+    for name, version in parcel.libraries.items():
+        if (here := library_version(name)) != version:
+            raise BadInput(
+                f"{name}: this worker has version {here} of it, the driver {version}: install the "
+                "same everywhere"
+            )
     for code in parcel.codes:
         if code.module in _known:
             continue
@@ -162,7 +184,7 @@ def unpack(parcel: Parcel) -> Any:
                     f"{code.module}: this worker has other code of it than the driver, or of what "
                     "it imports"
                 )
-        elif _digest(parse_text(code.text, Path(code.place), whole=True)) != code.digest:
+        elif _file(code.place, code.text).digest != code.digest:
             raise BadInput(
                 f"{code.place}: this worker has other code of what it imports than the driver, or "
                 "does not find it (PYTHONPATH has to be absolute, and the same everywhere)"
@@ -170,6 +192,15 @@ def unpack(parcel: Parcel) -> Any:
         else:
             _known[code.module] = code
     return pickle.loads(parcel.content)  # noqa: S301  the driver's own, by way of Ray
+
+
+def modules_of(digest: str) -> dict[str, str]:
+    """The modules that user code of a digest consists of, by name, with 16 digits of their own.
+
+    Empty if this process has not read that code.
+    """
+    found = next((code.modules for code in _known.values() if code.digest == digest), {})
+    return {name: seen[:16] for name, seen in found.items()}
 
 
 def place_of(error: BaseException) -> str | None:
@@ -245,9 +276,15 @@ def _declared(path: Path) -> OwnCode:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None
-    digest = _digest(parse_text(text, Path(place), whole=True))
-    code = OwnCode(own_module_name(path.stem, digest), place, digest, text)
+    code = _file(place, text)
     return _known.setdefault(code.module, code)
+
+
+def _file(place: str, text: str) -> OwnCode:
+    """The code of a file, from its text."""
+    path = Path(place)
+    digest, modules = _read(path.name, parse_text(text, path, whole=True))
+    return OwnCode(own_module_name(path.stem, digest), place, digest, text, modules)
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -289,8 +326,7 @@ class _OwnFiles(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         code = _known[module.__name__]
         module.__file__ = code.place
-        source = parse_text(code.text or "", Path(code.place), whole=True)
-        with _covered(code.place, own_modules(source)):
+        with _covered(code.place, code.modules):
             exec(compile(code.text or "", code.place, "exec"), module.__dict__)  # noqa: S102  the user's own
         _mark(module, code.digest, code.text or "")
 
@@ -315,19 +351,16 @@ def _binds(path: Path, name: str) -> bool:
 
 
 def _from_package(name: str) -> ModuleType:
-    ours = name.partition(".")[0] == "tasks"
     # read before it is imported, so that a later change is noticed
-    digest = "" if ours else _source_of(name)
-    covered = {} if ours else own_modules(parse(_source_file(name), whole=True), name)
+    code = None if name.partition(".")[0] == "tasks" else _installed(name)
     try:
-        with _covered(name, [name, *covered]):
+        with _covered(name, () if code is None else code.modules):
             module = importlib.import_module(name)
     except SystemExit as error:
         raise BadInput(f"module '{name}' ends the program where it is imported") from error
     except ImportError as error:
         raise BadInput(f"no module '{name}': {' '.join(str(error).split())}") from None
-    if not ours and name not in _known:
-        code = OwnCode(name, name, digest, None)
+    if code is not None:
         _known[name] = code
         _mark(module, code.digest, _source_file(name).read_bytes())
     return module
@@ -358,18 +391,26 @@ def _covered(place: str, modules: Collection[str]) -> Iterator[None]:
         )
 
 
-def _source_of(name: str) -> str:
-    """Digest of an installed module's current code; see `_digest`."""
+def _installed(name: str) -> OwnCode:
+    """The current code of an installed module."""
     source = parse(_source_file(name), whole=True)
     _refuse_outdated({name: source})
-    return _digest(source, name)
+    digest, modules = _read(name, source, name)
+    return OwnCode(name, name, digest, None, modules)
 
 
-def _digest(source: ModuleSource, module: str = "") -> str:
-    """Digest of code and of the user's other modules that it imports."""
+def _read(name: str, source: ModuleSource, module: str = "") -> tuple[str, dict[str, str]]:
+    """Digest of code, and those of the modules that it consists of, see `source_modules`.
+
+    Args:
+        name: The code's name among the modules.
+        source: The code.
+        module: Name of its module, if it is part of a package.
+    """
     imported = own_modules(source, module)
     _refuse_outdated(imported)
-    return source_digest(source, imported)
+    modules = source_modules(name, source, imported)
+    return source_digest(modules, imported), modules
 
 
 def _refuse_outdated(sources: Mapping[str, ModuleSource]) -> None:

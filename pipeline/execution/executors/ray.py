@@ -141,7 +141,7 @@ class RayExecutor:
         }
         reference = self._task.options(**options).remote(
             node.digest,
-            pack(node),
+            pack(node, node.libraries),
             self._store.address,
             settings.model_copy(update={"beside": max(1, self._machine_cpus // kind.threads)}),
             self._mailbox,

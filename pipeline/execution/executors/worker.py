@@ -11,10 +11,10 @@ import platform
 import threading
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.catalogue.code.libraries import versions_of
 from pipeline.catalogue.code.own import Parcel, unpack
 from pipeline.execution.events import Failure, Result, Stopped
 from pipeline.execution.executors.base import BEGUN
@@ -27,7 +27,7 @@ from tasks.progress import Progress
 TELL_S = 1.0
 ENDS_AFTER_S = 1.0
 """Delay between a worker's last result and its exit, so that the result is delivered."""
-LIBRARIES = ("torch", "numpy", "pyarrow", "safetensors")
+LIBRARIES = ("torch", "numpy", "pillow", "scipy", "torchvision", "pyarrow", "safetensors")
 """Libraries whose versions may affect results or the format of artifacts."""
 
 
@@ -152,13 +152,7 @@ def look(store: str, key: str, token: bytes) -> Machine:
 
 
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = [("Python", platform.python_version())]
-    for name in LIBRARIES:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            found.append((name, "missing"))
-    return tuple(found)
+    return ("Python", platform.python_version()), *versions_of(LIBRARIES).items()
 
 
 def _code() -> str:

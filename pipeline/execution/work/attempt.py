@@ -6,11 +6,11 @@ import platform
 import time
 import traceback
 from collections.abc import Mapping
-from importlib.metadata import version
 
 import torch
 
 from pipeline import __version__
+from pipeline.catalogue.code.libraries import versions_of
 from pipeline.catalogue.code.own import declared_at, line_of, module_of, place_of, placed
 from pipeline.catalogue.devices import cpu_name
 from pipeline.execution.events import Done, Failure, Result, Retry, Stopped
@@ -24,7 +24,7 @@ from pipeline.execution.work.contract import check_node
 from pipeline.execution.work.inputs import NodeInputs, forget
 from pipeline.execution.work.kinds import PERFORM, Unfinished
 from pipeline.execution.work.memory import keep_freed_memory
-from pipeline.grid.digests import own_digests, parts_of
+from pipeline.grid.digests import libraries_of, own_digests, own_modules_of, parts_of
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import clean
@@ -60,7 +60,7 @@ METHODS = {"attack": "perturb", "defense": "transform"}
 PROGRAM = "test-time-defense-bench"
 NO_MEMORY = ("can't allocate memory", "not enough memory")
 """Phrases of torch's error when CPU memory is exhausted; a GPU has its own exception."""
-VERSIONS = ("torch", "numpy", "pyarrow")
+VERSIONS = ("torch", "numpy", "pillow", "scipy", "torchvision", "pyarrow")
 
 
 def attempt(
@@ -219,7 +219,7 @@ def perform(
         "backwards": inputs.passes.backwards,
         "host": platform.node(),
         "versions": {"python": platform.python_version(), PROGRAM: __version__}
-        | {name: version(name) for name in VERSIONS},
+        | versions_of(VERSIONS),
     }
     if device.type == "cpu":
         # affects rounding, as do the versions
@@ -233,8 +233,12 @@ def perform(
         how["asking_seconds"] = result.asking_s
     if kind.compiled:
         how["compiled"] = inputs.classifier is not None and inputs.classifier.compiled
-    if own := own_digests(node.spec):
-        how["own_code"] = own
+    recipe = {
+        "own_code": own_digests(node.spec),
+        "own_modules": own_modules_of(node.spec),
+        "libraries": libraries_of(node.spec),
+    }
+    how |= {name: found for name, found in recipe.items() if found}
     before = store.state(node.kind, node.digest).record if replace else None
     record = store.put(
         node.identity, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
