@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -46,7 +47,14 @@ def kind_class(family: Family, kind: str) -> type[Kind]:
     raise KeyError(kind)
 
 
-PROGRAM = "test-time-defense-bench"
+REQUIREMENTS: Mapping[str, str] = {
+    "art": "adversarial-robustness-toolbox>=1.19",
+    "foolbox": "foolbox>=3.3.4",
+    "system-metrics": "psutil>=6",
+    "timm": "timm>=1.0.9",
+    "torchattacks": "torchattacks>=3.3,<3.4",
+}
+"""The extras and what each installs, as in `pyproject.toml`."""
 
 
 class LibraryProblem(RuntimeError):
@@ -57,7 +65,7 @@ def imported(library: str, module: str) -> Any:
     """Import a module of a library.
 
     Raises:
-        LibraryProblem: If the library is not installed; the message names the extra that installs
+        LibraryProblem: If the library is not installed; the message has the command that installs
             it.
     """
     try:
@@ -71,5 +79,10 @@ def imported(library: str, module: str) -> Any:
 
 
 def absent(library: str) -> str:
-    """Return the message for a library that is not installed."""
-    return f"{library} is not installed here: pip install '{PROGRAM}[{library}]'"
+    """Return the message for a library, named as its extra, that is not installed."""
+    return f"{library} is not installed here: {installs(library)}"
+
+
+def installs(extra: str) -> str:
+    """Return the command that installs an extra. The program itself is on no package index."""
+    return f"pip install '{REQUIREMENTS[extra]}'"

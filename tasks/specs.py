@@ -37,10 +37,11 @@ def in_255ths(value: object) -> object:
 def _size(value: object, number: ValidatorFunctionWrapHandler, info: ValidationInfo) -> float:
     """Validate a size in 1/255, and refuse a written one below 1 unless it states its unit.
 
-    Such a number, without `/255`, was probably meant in the unit in which the pixel range is 1.
+    Written are the values of a config and the defaults of a user's class. Such a number, without
+    `/255`, was probably meant in the unit in which the pixel range is 1.
     """
     written = info.context is not None and info.context.get("written")
-    given = in_255ths(value) if written else value
+    given = in_255ths(value)
     if written and isinstance(given, str):
         raise ValueError(f"expected a number, such as 8 or 0.5/255, got {given!r}")
     size: float = number(given)
@@ -51,7 +52,7 @@ def _size(value: object, number: ValidatorFunctionWrapHandler, info: ValidationI
         raise ValueError(
             f"{size:g} is less than one 255th of the pixel range, and sizes of perturbations are "
             f"in 255ths: {shown} ({shown}/255 is {float(shown) / 255:.4g}) was probably meant; "
-            f"if not, write {size:g}/255"
+            f'if not, write "{size:g}/255"'
         )
     return size
 
@@ -169,12 +170,22 @@ class Kind(Spec):
     """A spec that a config selects by its `kind`.
 
     A user's class that names no kind gets its class name in kebab case: `MyIdea` becomes `my-idea`.
+    A default may state its unit, as in `limit: Epsilon = "0.5/255"`.
     """
 
     library: ClassVar[str] = ""
     """Library that does the work, installed by the extra of the same name; "" for none."""
 
     kind: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_in_255ths(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        stated = {name: text for name, text in defaults.items() if in_255ths(text) is not text}
+        return {**stated, **data}
 
     @model_validator(mode="before")
     @classmethod

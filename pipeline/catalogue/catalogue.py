@@ -293,13 +293,13 @@ class Catalogue:
         kind_place = (*place, "kind")
         try:
             cls = own_class(reference, document.file_of(kind_place).parent, BASES[family])
-            fields = {key: given for key, given in value.items() if key != "kind"}
-            spec = validated(cls, document, place, fields)
+            given = {key: each for key, each in value.items() if key != "kind"}
+            spec = validated(cls, document, place, given)
         except BadInput:
             raise
         except (Exception, SystemExit) as error:
             raise document.problem(place, line_of(error)) from error
-        _check_values(spec, document, place)
+        _check_values(spec, given, document, place)
         return spec
 
 
@@ -311,21 +311,30 @@ def _file_meant(name: str) -> str:
     return f"; did you mean the file {name}.py?" if Path(f"{name}.py").is_file() else ""
 
 
-def _check_values(spec: Kind, document: Document, place: Place) -> None:
+def _check_values(
+    spec: Kind, given: Mapping[str, object], document: Document, place: Place
+) -> None:
     """Check the values of a user's class, defaults included, which pydantic does not validate.
+
+    Args:
+        given: The values that the document has, by field.
 
     Raises:
         BadInput: If one is invalid; at its line in the YAML file, else in the class.
     """
-    values = {name: getattr(spec, name) for name in type(spec).model_fields}
+    values: dict[str, object] = {}
     lines: dict[Place, tuple[Path, int]] = {}
-    for name in values:
-        given = document.places.get((*place, name))
+    for name, field in type(spec).model_fields.items():
+        if name == "kind":
+            continue
+        made = field.default_factory is not None
+        default = getattr(spec, name) if made else field.default
+        values[name] = given.get(name, default)
         path, line = declared_at(type(spec), name) or (str(document.path), 1)
-        lines[(name,)] = given or (Path(path), line)
+        lines[(name,)] = document.places.get((*place, name)) or (Path(path), line)
     found = Document(document.path, values, lines)
-    validated(type(spec), found, (), values, written=False)
-    check_inherited(spec, found, (), values)
+    validated(type(spec), found, (), values)
+    check_inherited(spec, found, (), values, written=True)
 
 
 def config_folders(extra: Sequence[Path] = ()) -> list[Path]:

@@ -46,7 +46,13 @@ def validated(
 
 
 def check_inherited(
-    spec: Spec, document: Document, place: Place, values: Mapping[str, object], prefix: str = ""
+    spec: Spec,
+    document: Document,
+    place: Place,
+    values: Mapping[str, object],
+    prefix: str = "",
+    *,
+    written: bool,
 ) -> None:
     """Check a user's spec by the class of this program that its class derives from.
 
@@ -55,6 +61,7 @@ def check_inherited(
 
     Args:
         values: The values of the spec, by field.
+        written: See `validated`.
 
     Raises:
         BadInput: If a value is outside these limits; see `validated`.
@@ -62,8 +69,8 @@ def check_inherited(
     base = next(
         cls for cls in type(spec).__mro__ if issubclass(cls, Spec) and not cls.source_digest
     )
-    own = {name: values[name] for name in base.model_fields}
-    validated(base, document, place, own, prefix, written=False)
+    own = {name: values[name] for name in base.model_fields if name in values}
+    validated(base, document, place, own, prefix, written=written)
 
 
 def _problem(

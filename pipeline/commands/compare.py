@@ -67,8 +67,8 @@ def run_before(store: Store, grid: str | None) -> str:
         if run.invocation.grid == latest.grid and cells & _scored(run.invocation.cells).keys():
             return f"last~{back}"
     raise BadInput(
-        f"compare: the last run is the only one of its cells of {latest.grid}; "
-        f"name two of `pipeline list runs`"
+        f"compare: store {store.address} has no earlier run of these cells of grid {latest.grid}; "
+        "run it again after a change, or name two defenses, attacks or models of the grid"
     )
 
 
@@ -168,7 +168,9 @@ def _one_run(store: Store, name: str) -> _Source:
     if name.startswith("last"):
         back = int((place and place[1]) or 0)
         if back >= len(runs):
-            raise BadInput(f"compare {name}: store {store.address} has {len(runs)} runs")
+            raise BadInput(
+                f"compare {name}: store {store.address} has only {len(runs)} runs with scores"
+            )
         return _Source(store, [runs[back].invocation])
     found = [run for run in runs if run.identifier.startswith(name)]
     if len(found) != 1:
@@ -193,7 +195,10 @@ def _variants(session: Session, before: str, after: str) -> tuple[Side, Side]:
         everything = set().union(*names.values())
         unknown = next((name for name in (before, after) if name not in everything), None)
         if unknown is None:
-            raise BadInput(f"compare {before} {after}: one is no variant of the other")
+            raise BadInput(
+                f"compare {before} {after}: name two defenses, two attacks or two models of grid "
+                f"'{session.grid.name}'"
+            )
         raise BadInput(
             f"compare {unknown}: no store, no run, and no defense, attack or model of grid "
             f"'{session.grid.name}'{suggestion(unknown, everything)}"

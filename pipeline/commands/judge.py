@@ -8,12 +8,14 @@ limit allows.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -49,7 +51,11 @@ AROUND_S = 45.0
 MARGIN = 4.0
 """Safety factor of the estimated time; small networks take longer than estimated."""
 MEASURED = 1.5
-"""The same once a smaller budget has been timed on these networks."""
+"""The same once the defense has been timed on these networks."""
+ADVISED = (1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440)
+"""Numbers of minutes that are advised, since estimates of the same work differ."""
+LONGEST = 200
+"""Maximum length of the name of a report's folder, in bytes; file systems take 255."""
 EXIT: Mapping[Conclusion, int] = {"holds": 0, "does not hold": 1, "cannot tell": 3}
 
 
@@ -138,12 +144,6 @@ class _Step:
         """Whether it is estimated to take no more than this time."""
         return self.minutes <= minutes
 
-    def has_scores(self, defense: str) -> bool:
-        """Whether the store has scores of the defense under this budget."""
-        attack = f"adaptive-{self.budget}"
-        cells = (c for c in self.session.cells if (c.defense, c.attack) == (defense, attack))
-        return any(self.session.record(self.session.scores[cell.name]) for cell in cells)
-
 
 @dataclass(frozen=True)
 class _Judged:
@@ -190,12 +190,12 @@ class _Judged:
         """
         more, largest = "", None
         for budget in BUDGETS:
-            step = self._step(budget, largest, MARGIN)
+            step = self._step(budget, largest)
             if step.fits(self.asked.minutes) or budget == BUDGETS[-1]:
                 break
-            if step.has_scores(self.name):
+            if _has_scores(step.session, self.name, f"adaptive-{budget}"):
                 largest = largest or budget  # its report keeps these scores
-            more = f"; --minutes {math.ceil(step.minutes)} for budget {budget}"
+            more = f"; roughly --minutes {advised(step.minutes)} for budget {budget}"
         return replace(step, said=f"{step.said} of {self.asked.minutes:g} min{more}")
 
     def next(self, step: _Step, left: float) -> _Step | None:
@@ -203,21 +203,21 @@ class _Judged:
         larger = BUDGETS[: BUDGETS.index(step.budget)]
         if not larger or left <= 0:
             return None
-        found = self._step(larger[-1], step.largest, MEASURED)
+        found = self._step(larger[-1], step.largest)
         said = f"{found.said}, {left:.1f} of {self.asked.minutes:g} min are left"
         return replace(found, said=said) if found.fits(left) else None
 
     def rest(self, step: _Step, ended: RunFinished) -> str:
         """What the time limit left undone, and how many minutes it needs."""
-        rest = self._step(step.budget, step.largest, MEASURED)
+        rest = self._step(step.budget, step.largest)
         cells = len(ended.scored) + len(ended.missing)
         return (
             f"judge   stopped by --minutes {self.asked.minutes:g}: {len(ended.scored)} of {cells} "
-            f"cells of budget {step.budget} are scored; the same command with --minutes "
-            f"{math.ceil(rest.minutes)} computes the rest"
+            f"cells of budget {step.budget} are scored; the same command with roughly --minutes "
+            f"{advised(rest.minutes)} computes the rest"
         )
 
-    def _step(self, budget: str, largest: str | None, margin: float) -> _Step:
+    def _step(self, budget: str, largest: str | None) -> _Step:
         """A budget with its estimate.
 
         largest: the budget up to which the report goes, if that is larger.
@@ -231,6 +231,8 @@ class _Judged:
             for precision in found.assumed:
                 remember_speed(precision, calibrate(precision))
             found = session.estimate(plan, workers=workers)
+        timed = _has_scores(session, self.name, "adaptive-*")
+        margin = MEASURED if timed else MARGIN
         minutes = (margin * found.wall_s + AROUND_S) / 60 if plan.todo else 0.0
         said = f"budget {budget}, about {roughly(found.wall_s)}"
         return _Step(budget, largest, session, minutes, said)
@@ -297,16 +299,37 @@ class _Judged:
         )
 
 
-def report_folder(asked: JudgeOptions) -> str:
-    """Name of the report's folder, another one for each file, networks and epsilon.
+def _has_scores(session: Session, defense: str, attacks: str) -> bool:
+    """Whether the store has a score of the defense under attacks of this pattern."""
+    cells = (each for each in session.cells if each.defense == defense)
+    chosen = (each for each in cells if fnmatchcase(each.attack, attacks))
+    return any(session.record(session.scores[each.name]) for each in chosen)
 
-    `judge-jpeg@mine,epsilon=8,model=net` is of `mine/jpeg.py`.
+
+def advised(minutes: float) -> int:
+    """Minutes to advise for work that is estimated to take so long: rounded up, in coarse steps."""
+    whole = math.ceil(minutes)
+    return next((each for each in ADVISED if each >= whole), -(-whole // 1440) * 1440)
+
+
+def report_folder(asked: JudgeOptions) -> str:
+    """Name of the report's folder, another one for each file, networks, epsilon and paths.
+
+    `judge-jpeg@mine,epsilon=8,model=net` is of `mine/jpeg.py`. A name that is too long for a folder
+    ends with its digest.
     """
     words = [f"judge-{_title(asked, 'defenses', asked.defense)}"]
     if asked.epsilon is not None:
         words.append(f"epsilon={str(asked.epsilon).removesuffix('.0')}")
     models = dict.fromkeys(_title(asked, "models", each) for each in asked.models)
-    return ",".join([*words, *(f"model={each}" for each in models)])
+    words += [f"model={each}" for each in models]
+    words += [f"configs={_quoted(shown(each.expanduser()))}" for each in asked.configs]
+    for option, places in (("data", asked.data), ("weights", asked.weights)):
+        shown_places = sorted((name, shown(place.expanduser())) for name, place in places.items())
+        words += [f"{option}={_quoted(name)}={_quoted(place)}" for name, place in shown_places]
+    name = ",".join(words)
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return name if len(name.encode()) <= LONGEST else f"{name[: LONGEST // 2]}-{digest}"
 
 
 def _title(asked: JudgeOptions, section: Literal["defenses", "models"], choice: str) -> str:
@@ -327,7 +350,11 @@ def _title(asked: JudgeOptions, section: Literal["defenses", "models"], choice: 
         folder = file.parent.as_posix()
         names = [file.stem if plain else file.name, *folder.split("/")]
         names = names[:1] if folder == "." else names
-    return "@".join(re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), n) for n in names)
+    return "@".join(map(_quoted, names))
+
+
+def _quoted(text: str) -> str:
+    return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), text)
 
 
 def _models(entry: GridEntry) -> list[str]:

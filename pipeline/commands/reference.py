@@ -46,8 +46,8 @@ The following are refused, with the file and the line:
 Perturbations are in units of 1/255 of the pixel range. A size below 1 needs its unit, `0.5/255`,
 because a bare `0.03` usually means 8/255. Keys that end in `_px` are in pixels, keys that end in
 `_deg` in degrees. Attacks of kind `art`, `foolbox` and `torchattacks` and networks of kind `timm`
-need the library of that name; install it with the extra of the same name, such as
-`pip install 'test-time-defense-bench[art]'`.
+need the library of that name, an extra of the same name: `pip install '.[art]'` in a checkout, and
+`pip install 'FILE.whl[art]'` with a wheel.
 """
 SHORT: dict[object, str] = {
     str: "text",

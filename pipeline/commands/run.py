@@ -19,6 +19,7 @@ from pipeline.execution.events import Observer, Observers, RunFinished
 from pipeline.execution.signals import STOPPED, stopping
 from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import without_secrets
+from tasks.registry import installs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -176,9 +177,7 @@ def _tracker(
 ) -> Tracker | None:
     """The observer that logs to MLflow; None if it is not installed."""
     if system_metrics and importlib.util.find_spec("psutil") is None:
-        raise BadInput(
-            "--system-metrics needs psutil: install test-time-defense-bench[system-metrics]"
-        )
+        raise BadInput(f"--system-metrics needs psutil: {installs('system-metrics')}")
     if importlib.util.find_spec("mlflow") is None:
         return None
     from pipeline.observers.tracking.tracker import Tracker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from pipeline.grid.opened import OpenedGrid
 from pipeline.grid.selection import selected
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.plan.snapshot import Snapshot
+from pipeline.problems import BadInput
 from pipeline.problems.sanitize import clean
 from pipeline.store.ledger import Ledger
 from pipeline.store.records import Provenance, provenance_of
@@ -203,12 +205,31 @@ def open_stored_grid(
     Raises:
         BadInput: If a config is invalid.
     """
-    catalogue = catalogue or Catalogue(config_folders(configs))
+    opened = Store(store)
+    if catalogue is None:
+        catalogue = Catalogue(config_folders(configs))
+        _refuse_judged(grid, catalogue, opened)
     loaded = replace(load_grid(catalogue, grid, overrides), command=tuple(command))
     return StoredGrid(
         catalogue=catalogue,
         grid=loaded,
         cells=selected(loaded, only),
         card=card,
-        store=Store(store),
+        store=opened,
     )
+
+
+def _refuse_judged(grid: str, catalogue: Catalogue, store: Store) -> None:
+    """Raise BadInput for a grid without a file that a run of `pipeline judge` built.
+
+    It cannot be loaded: only the command line of `judge` names the files that it consists of.
+    """
+    if not grid.startswith("judge-") or grid in catalogue.names("grids"):
+        return
+    for run in reversed(Ledger(store.backend).invocations):
+        if run.grid == grid:
+            again = clean(shlex.join(run.command))
+            raise BadInput(
+                f"grid '{grid}' exists only within `pipeline judge`: its cells are in "
+                f"reports/{grid}, and `{again}` shows its verdict again"
+            )

@@ -173,7 +173,7 @@ def changed(
     # the other values are no longer as a user wrote them: 0.5/255 has become 0.5
     found = validated(type(spec), document, place, values, prefix, written=False)
     if type(spec).source_digest:
-        check_inherited(found, document, place, dict(found), prefix)
+        check_inherited(found, document, place, dict(found), prefix, written=False)
     return found
 
 

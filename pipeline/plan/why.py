@@ -164,7 +164,7 @@ class Comparison:
             kind, digest = stage.parents[role]
             old_kind, old_parent = before[role].parents[role]
             if old_kind != kind:
-                yield f"{role}: {old_kind} → {kind}"
+                yield f"{role}: made by {old_kind} → made by {kind}"
                 continue
             parent = stage.parent(role) if digest != old_parent else None
             if parent is not None:

@@ -153,7 +153,10 @@ class ScoreSpec(Spec):
 class CardSpec(ModelSpec):
     """The integrity card of one model: attacks on it whose results must be consistent."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    changes: ClassVar[Mapping[int, str]] = {
+        2: "a fixed draw is compared under its own gradient and under the bare model's examples"
+    }
     against: SerializeAsAny[Defense]
     """The defense; kind `none` for the bare model."""
     images: Count = 100
@@ -184,6 +187,10 @@ class CardSpec(ModelSpec):
     def known_defense(self) -> Defense | None:
         """See `ModelSpec`."""
         return self.against
+
+    def results_version(self) -> int:
+        """See `Spec.results_version`: version 2 changed nothing for a bare model."""
+        return 1 if self.against.kind == "none" else 2
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

@@ -93,8 +93,11 @@ def _gradient(spec: CardSpec, classes: int) -> Passes:
 
 
 def _still(spec: CardSpec, classes: int) -> Passes:
-    """Return the passes of two APGD runs, on one fixed draw and on the bare model, with answers."""
+    """Return the passes of APGD runs on one fixed draw and on the bare model.
+
+    The fixed draw answers the points of both.
+    """
     asked = climb(spec, spec.epsilon).forwards_and_backwards()
     one = single_passes(spec.against, classes, 1)
-    both = (one + Passes(forwards=1)) * (asked.forwards + 1)
+    both = (one + Passes(forwards=1)) * asked.forwards + one * 2
     return both + Passes(backwards=1 + spec.against.views(classes)) * asked.backwards

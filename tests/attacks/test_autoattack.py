@@ -85,7 +85,7 @@ def test_where_the_library_is_absent_fab_is_left_out_and_that_is_said_in_one_lin
     lines = list(plan_lines(session, forced=set(), every=False, device="A100", workers=1))
     assert lines[0] == (
         "autoattack without its minimum-norm attack FAB: torchattacks is not installed here: "
-        "pip install 'test-time-defense-bench[torchattacks]'"
+        "pip install 'torchattacks>=3.3,<3.4'"
     )
     assert not any(line.startswith("autoattack without") for line in lines[1:])
 

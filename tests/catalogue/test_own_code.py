@@ -236,6 +236,42 @@ def test_a_wrong_declaration_is_one_line_with_its_place(bench: Bench, name: str)
     assert str(told.value).startswith(f"{name}.py:")
 
 
+@pytest.mark.parametrize(
+    "declared",
+    [
+        "limit: Epsilon = 0.5",
+        "limit: Pixel255 | None = 0.5",
+        "limit: Length = Field(default_factory=lambda: 0.5)",
+        "step_size: float = 0.5",
+    ],
+)
+def test_a_default_below_a_255th_needs_its_unit_as_in_a_yaml_file(
+    bench: Bench, declared: str
+) -> None:
+    name = declared.partition(":")[0]
+    head = (
+        "from pydantic import Field\nfrom tasks.defenses.anti_adversary import AntiAdversary\n"
+        "from tasks.specs import Epsilon, Length, Pixel255\n\n\nclass Mine(AntiAdversary):\n"
+    )
+    line = f'^bare\\.py:7: {name}: 0\\.5 is less than one 255th of .* write "0\\.5/255"$'
+    bench.write("bare.py", f"{head}    {declared}\n")
+    with pytest.raises(BadInput, match=line):
+        bench.session(("defenses", "bare.py"))
+    bench.write("bare.yaml", f"kind: bare.py\n{name}: 2\n")
+    bench.session(("defenses", "bare.yaml"))
+
+
+def test_a_default_may_state_its_unit(bench: Bench) -> None:
+    head = HEAD.replace("import Defense", "import Defense\nfrom tasks.specs import Epsilon")
+    declared = '    limit: Epsilon = "0.5/255"\n\n'
+    bench.write("stated.py", f"{head}{declared}{TRANSFORM}        return pixels\n")
+    bench.write("given.yaml", "kind: stated.py\nlimit: 0.25/255\n")
+    session = bench.session(("defenses", "stated.py"), ("defenses", "given.yaml"))
+    limits = {cell.defense: getattr(cell.defense_spec, "limit", None) for cell in session.cells}
+    assert (limits["stated"], limits["given"]) == (0.5, 0.25)
+    assert type(session.grid.cell("mixed/pgd/stated").defense_spec)().limit == 0.5
+
+
 def test_the_limits_of_the_base_class_hold_for_values_of_a_yaml_file_and_of_set(
     bench: Bench,
 ) -> None:

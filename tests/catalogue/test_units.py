@@ -102,7 +102,7 @@ def test_a_size_below_a_255th_is_refused_with_the_one_that_was_meant(
     assert place in line
     assert "less than one 255th of the pixel range" in line
     assert f"in 255ths: {meant} (" in line
-    assert "was probably meant; if not, write 0." in line
+    assert 'was probably meant; if not, write "0.' in line
 
 
 @pytest.mark.parametrize("written", ["0.5/255", " .5 / 255", "'0.5/255'", "5e-1/255"])

@@ -124,7 +124,7 @@ def test_two_stores_are_compared_and_weights_that_came_out_otherwise_are_told(
     shutil.copytree(tiny.store, other.store)
     done = compared(tiny, str(tiny.store), str(other.store))
     assert done.exit_code == 0
-    assert done.stdout.splitlines() == ["3 cells: 3 the same (at 5%)"]
+    assert done.stdout.splitlines() == ["3 cells: 3 unchanged"]
     # a store that does the work again, by a recipe of other epochs
     recipe = tiny.folder / "recipes/short.yaml"
     recipe.write_text(recipe.read_text().replace("epochs: 8", "epochs: 1"))
@@ -183,7 +183,10 @@ def test_the_last_run_is_compared_with_the_one_before_that_has_its_cells(tiny: T
     """A run of other cells, as one of another grid, may lie between."""
     alone = compared(tiny)
     assert alone.exit_code == 2
-    assert "error: compare: the last run is the only one of its cells of tiny" in alone.output
+    assert alone.output == (
+        f"error: compare: store {tiny.store} has no earlier run of these cells of grid tiny; run "
+        "it again after a change, or name two defenses, attacks or models of the grid\n"
+    )
     tiny.run(only=["defense=guo"])
     tiny.run(only=["defense=none"])
     found = json.loads(compared(tiny, "--json").stdout)
@@ -198,7 +201,7 @@ def test_the_last_run_is_compared_with_the_one_before_that_has_its_cells(tiny: T
     [
         (["last~9", "last"], "compare last~9: store"),
         (["guo", "gou", "--grid", "tiny"], "compare gou: no store, no run, and no defense, attack"),
-        (["guo", "mixed", "--grid", "tiny"], "compare guo mixed: one is no variant of the other"),
+        (["guo", "mixed", "--grid", "tiny"], "compare guo mixed: name two defenses, two attacks"),
         (["last", "nowhere"], "compare nowhere: no store and no run; `pipeline list runs` has"),
         (["ffff", "last"], "compare ffff: no such run"),
     ],

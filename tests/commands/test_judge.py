@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from tiny import write_configs
 
 from pipeline.commands.cli import main
-from pipeline.commands.judge import JudgeOptions, report_folder
+from pipeline.commands.judge import JudgeOptions, advised, report_folder
 from pipeline.store.store import Store
 
 CLIMB = "kind: adaptive\nlosses: [margin]\nsteps: {}\ndraws: 2\nselect_draws: 3\nimages: 60\n"
@@ -41,6 +44,7 @@ class Mine(Defense):
 GREY = "return 0.4 + 0.02 * pixels"
 NOISE = 'return straight.clip(pixels + 0.05 * rows.uniform("n", pixels[0].numel()).view_as(pixels))'
 
+GRID = "judge-mine,model=mixed"
 Judge = Callable[..., Result]
 
 
@@ -94,13 +98,21 @@ def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Jud
         result.stdout.split()
     )
     assert "cannot be told" in last
-    assert "; --minutes " in result.stderr
+    assert re.search(r"; roughly --minutes \d+ for budget standard", result.stderr)
     (stopped,) = (line for line in result.stderr.splitlines() if "stopped by --minutes" in line)
     assert re.fullmatch(
         r"judge   stopped by --minutes 0.001: 0 of 12 cells of budget quick are scored; the same "
-        r"command with --minutes \d+ computes the rest",
+        r"command with roughly --minutes \d+ computes the rest",
         stopped,
     )
+    # the grid of this question has no file
+    unknown = CliRunner().invoke(main, ["show", "mixed/clean/mine", "--grid", GRID])
+    assert unknown.exit_code == 2
+    assert unknown.stderr == (
+        f"error: grid '{GRID}' exists only within `pipeline judge`: its cells are in "
+        f"reports/{GRID}, and `{shlex.join(['pipeline', *sys.argv[1:]])}` shows its verdict again\n"
+    )
+    assert Path("reports", GRID, "index.html").is_file()
     # the network is named a second time
     again = judge(NOISE, "--minutes", "0.001", "--model", "mixed")
     assert again.exit_code == 3, again.output
@@ -187,6 +199,12 @@ def test_the_time_that_is_left_goes_into_the_next_budget_and_no_report_loses_a_b
     assert Store("store").set_aside("score", lost)
     monkeypatch.setattr("pipeline.commands.judge.MEASURED", 1e6)
     assert "mine on mixed: budget quick" in judge(NOISE, "--minutes", "0.05").stderr
+    # what has been timed is no longer estimated with the larger factor
+    monkeypatch.setattr("pipeline.commands.judge.MEASURED", 1.5)
+    timed = judge(NOISE, "--minutes", "5").stderr.splitlines()
+    assert "mine on mixed: budget standard" in next(
+        each for each in timed if each.startswith("judge  ")
+    )
     verdicts = csv.DictReader(folder.joinpath("verdicts.csv").read_text().splitlines())
     assert {row["attack"] for row in verdicts if row["defense"] == "mine"} == {"adaptive-standard"}
 
@@ -227,23 +245,46 @@ def test_bad_input_is_told_in_a_line_and_exits_with_2(
     assert line in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("estimated", "minutes"),
+    [(0.2, 1), (11.3, 15), (14.6, 15), (15.2, 20), (130, 180), (2000, 2880)],
+)
+def test_advised_minutes_are_rounded_up_so_that_they_hardly_vary(
+    estimated: float, minutes: int
+) -> None:
+    assert advised(estimated) == minutes
+
+
 def test_the_name_of_the_report_folder_differs_for_each_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def folder(defense: str, epsilon: float | None = None, *models: str) -> str:
-        asked = JudgeOptions(defense=defense, epsilon=epsilon, models=models, data={}, weights={})
-        return report_folder(asked)
+    def folder(defense: str, epsilon: float | None = None, *models: str, **places: Any) -> str:
+        named = {"data": {}, "weights": {}, **places}
+        return report_folder(JudgeOptions(defense=defense, epsilon=epsilon, models=models, **named))
 
     assert folder("jpeg") == folder("jpeg.py") == "judge-jpeg"
     assert folder("x/y.py", 0.5, "net") == "judge-y@x,epsilon=0.5,model=net"
     assert folder("../my y.py").endswith("judge-my%20y@..")
+    for each in ("cfg", "a/cfg", "a%2Fcfg", "cfg,data=digits=a"):
+        (tmp_path / each / "defenses").mkdir(parents=True)
+    one, two = Path("a/x"), Path("a-x")
+    assert folder("q", data={"d": one, "c": two}) == "judge-q,data=c=a-x,data=d=a%2Fx"
+    long = [folder("q", weights={"net": Path("w" * 300, name)}) for name in ("a.pt", "b.pt")]
+    assert max(map(len, long)) <= 255
     names = [
         *map(folder, ("x/y.py", "x-y.py", "y@x.py", "y-x.py", "a/x/y.py", "a-x/y.py", "/x/y.py")),
         *map(folder, ("q.py", "q.yaml", "q.yaml.py", "q r.py", "q%20r.py", "q-r.py")),
         *(folder("jpeg.py", 8), folder("jpeg-8.py"), folder("jpeg,epsilon=8.py")),
         *(folder("jpeg.py", 8.0000001), folder("jpeg.py", None, "8"), folder("jpeg", 8, "net")),
+        *(folder("q", configs=[tmp_path / each]) for each in ("cfg", "a/cfg", "a%2Fcfg")),
+        *(folder("q", configs=[Path(each)]) for each in ("cfg,data=digits=a",)),
+        folder("q", configs=[Path("cfg"), Path("a/cfg")]),
+        folder("q", configs=[Path("cfg")], data={"digits": Path("a")}),
+        *(folder("q", data={name: place}) for name in "de" for place in (one, two)),
+        *(folder("q", weights={"d": place}) for place in (one, two)),
+        *long,
         *(folder("q.py", None, *nets) for nets in (["a/n.yaml"], ["b/n.yaml"], ["n"], ["n", "m"])),
     ]
     assert len(set(names)) == len(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -155,6 +156,40 @@ def test_a_gradient_of_zero_is_caught_by_itself_and_by_square(frozen, images):
     assert found["gradient"].verdict == "fail"
     assert found["gradient"].measured["zero"] == COUNT
     assert {"gradient", "frozen-draw", "chance", "square"} <= failed(found)
+
+
+def test_a_fixed_draw_that_is_more_robust_than_the_bare_model_passes(frozen, images):
+    class SoftThreshold(NoDefense):
+        """A true defense of nearly black and white images, smooth, with its own gradient."""
+
+        kind: Literal["soft-threshold"] = "soft-threshold"
+
+        def transform(self, pixels, rows, context):
+            return torch.sigmoid(10 * (pixels - 0.5))
+
+    defended, bare = (asked(each, frozen, images) for each in (SoftThreshold(), NoDefense()))
+    kept = defended["frozen-draw"].measured
+    assert kept["own gradient"] > bare["frozen-draw"].measured["own gradient"] + 20
+    assert kept["own gradient"] <= kept["replayed"]
+    assert failed(defended) == set()
+
+
+def test_a_fixed_draw_without_a_gradient_fails_though_it_keeps_no_more_than_the_bare_model(
+    frozen, images
+):
+    class Blurred(ZeroGradient):
+        """It loses on clean images what it seems to gain under attack."""
+
+        kind: Literal["blurred"] = "blurred"
+
+        def transform(self, pixels, rows, context):
+            return super().transform(nn.functional.avg_pool2d(pixels, 3, 1, 1), rows, context)
+
+    found = asked(Blurred(), frozen, images, epsilon=16.0)
+    bare = asked(NoDefense(), frozen, images, epsilon=16.0)
+    kept = found["frozen-draw"]
+    assert kept.measured["own gradient"] <= bare["frozen-draw"].measured["own gradient"]
+    assert kept.verdict == "fail"
 
 
 def test_a_masked_gradient_loses_to_random_corners(frozen, images):

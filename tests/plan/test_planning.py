@@ -332,7 +332,7 @@ def test_why_names_parents_that_came_or_went(store: Store, ledger: Ledger) -> No
     assert why("cell", "g", score, Graph([score]), store, ledger) == [
         "cell: 1 defend, 1 score to do",
         "defend: now also reads pool and no longer reads examples",
-        "model: train → craft",
+        "model: made by train → made by craft",
     ]
 
 

@@ -82,6 +82,19 @@ def test_constraints_cover_every_dependency():
     assert names - pinned == set()
 
 
+def test_the_commands_that_install_an_extra_name_packages_of_an_index(files):
+    import tomllib
+
+    from tasks.registry import REQUIREMENTS
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert {extra: [wanted] for extra, wanted in REQUIREMENTS.items()} == extras
+    # the program itself is on none
+    code = [name for name in files if name.startswith(("pipeline/", "tasks/", "docs/", "configs/"))]
+    assert [name for name in code if f"{project['name']}[" in text(name)] == []
+
+
 def test_nothing_chooses_a_package_index(files):
     tooling = [name for name in files if name in {"Makefile", ".ci/run", "constraints.txt"}]
     assert [name for name in tooling if INDEX_OPTION.search(text(name))] == []

@@ -22,8 +22,8 @@ NARROWEST = 12
 """Minimum width of the column of cell names, however narrow the terminal."""
 STYLES = {"worse": "bold red", "better": "bold green"}
 LEGEND = (
-    "lost, won: number of images that are right less often, or more often, than before. "
-    "p: exact sign-flip test over images, corrected by Holm's method for all cells."
+    "lost, won: images that are classified correctly less often, or more often, than before. "
+    f"p: sign-flip test over images, Holm-corrected for all cells; significant if p ≤ {LEVEL:g}."
 )
 
 
@@ -105,7 +105,7 @@ def _probability(value: float | None) -> str:
 
 
 def _outcome(row: Compared) -> str:
-    return {"moved": "not significant", "same": "same"}.get(row.outcome, row.outcome)
+    return {"moved": "not significant", "same": "unchanged"}.get(row.outcome, row.outcome)
 
 
 def _lines(found: Comparison) -> Iterator[str]:
@@ -115,14 +115,14 @@ def _lines(found: Comparison) -> Iterator[str]:
         for words, rows in (
             ("significantly worse", found.having("worse")),
             ("significantly better", found.having("better")),
-            ("moved, not significantly", found.having("moved")),
-            ("the same", found.having("same")),
-            (f"only in {found.before}", found.having("only before")),
-            (f"only in {found.after}", found.having("only after")),
+            ("changed, but not significantly", found.having("moved")),
+            ("unchanged", found.having("same")),
+            (f"scored only in {found.before}", found.having("only before")),
+            (f"scored only in {found.after}", found.having("only after")),
         )
         if rows
     ]
-    yield f"{total} {'cell' if total == 1 else 'cells'}: {', '.join(counts)} (at {LEVEL:.0%})"
+    yield f"{total} {'cell' if total == 1 else 'cells'}: {', '.join(counts)}"
     for reason, count in list(found.reasons.items())[:REASONS]:
         yield f"  why   {reason}" + (f"  ({count} cells)" if count > 1 else "")
     if len(found.reasons) > REASONS:
