@@ -135,6 +135,7 @@ class Session(StoredGrid):
     ) -> RunFinished:
         """Compute what is missing, until done or until a Unix time; recorded in the ledger."""
         self.last_snapshot = self.details = None
+        self.unreplaced = {}
         if address is None:
             self.check_libraries()
         watch = Watch(observers.notify, limit_s=self.settings.node_timeout_s)
@@ -169,6 +170,7 @@ class Session(StoredGrid):
             with interruptible():
                 finished = run.execute()
             self.last_snapshot = run.last_snapshot
+            self.unreplaced = run.unreplaced()
             return finished
         finally:
             watch.close()

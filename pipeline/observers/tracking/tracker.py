@@ -267,7 +267,10 @@ class Tracker:
                 server.add(tagged.run_id, tagged.points)
             self._results.mark_tagged(tagged)
         self._register(server)
-        standing = self._results.standing()
+        # a stored score that this run was to replace and did not is none of its results
+        missing = self._end.missing if self._end is not None else {}
+        found = self._results.standing()
+        standing = {name: record for name, record in found.items() if name not in missing}
         scored = {name: record.facts for name, record in standing.items()}
         under_all = self._results.under_all_attacks(standing)
         for untold in self._results.untold(standing, under_all):
