@@ -10,6 +10,7 @@ from tiny import Recorder, write_configs
 from pipeline.commands.session import open_session
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.grid.builder import Overrides
+from tasks.evaluation import repeats
 
 IMAGES = 40
 AT_ONCE = 16
@@ -107,6 +108,16 @@ def test_a_defense_whose_answers_follow_from_earlier_calls_fails_its_cell(state:
     Path("mine.py").write_text(DEFENSE.format(does=STATES[state]))
     finished = run("mixed/clean/mine", ("defenses", "mine.py"))
     assert finished.missing == {"mixed/clean/mine": f"mine.py:13: defense mine: {SAID}"}
+
+
+@pytest.mark.parametrize(("state", "fails"), [("late", True), ("slight", False)])
+def test_where_kernels_need_not_repeat_only_more_than_rounding_fails(
+    monkeypatch: pytest.MonkeyPatch, state: str, fails: bool
+) -> None:
+    monkeypatch.setattr(repeats, "repeats_exactly", lambda *_, **__: False)
+    Path("mine.py").write_text(DEFENSE.format(does=STATES[state]))
+    finished = run("mixed/clean/mine", ("defenses", "mine.py"))
+    assert bool(finished.missing) == fails
 
 
 def test_asking_again_is_not_counted_as_a_cost_and_changes_no_answer() -> None:
