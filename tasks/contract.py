@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ CROWD = 64
 """Rows of a batch in which the images are repeated, to find what happens only in large batches."""
 MEMBERS = 3
 """Members of the ensemble with which a defense about members is tested."""
+NOTHING_KEPT = "derive everything from the images and `rows`, and keep nothing between calls"
+"""What to do about code that keeps state between calls."""
+Part = TypeVar("Part", Defense, Attack)
 
 
 class BrokenContract(AssertionError):
@@ -108,6 +112,12 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     if spec.combines():
         asked_for = frozen.member_logits if spec.asks_members() else frozen.logits
         _check_combine(name, spec, asked_for(found).reshape(COUNT, -1, CLASSES))
+    again = partial(_transformed, _anew(spec), context, views)
+    again(1 - pixels, _rows(draw=1))
+    _repeatable(
+        _same(again(pixels, rows), found.detach().view(COUNT, views, -1)),
+        f"{name}: gives something else after other images; {NOTHING_KEPT}",
+    )
 
 
 def _transformed(spec: Defense, context: Context, views: int, pixels: Tensor, rows: Rows) -> Tensor:
@@ -128,7 +138,8 @@ def _check_each_alone(
     """
     _repeatable(
         _same(asked(pixels, rows), found),
-        f"{name}: the same images and draws give something else a second time; draw from `rows`",
+        f"{name}: the same images and draws give something else a second time; draw from `rows`, "
+        "and keep nothing between calls",
     )
     for place in range(COUNT):
         one = slice(place, place + 1)
@@ -144,6 +155,11 @@ def _check_each_alone(
         elif not _same(asked(pixels, replace(rows, images=drawn))[one], found[one]):
             why = "it has the draws of another image; draw once for each of `rows`"
         raise BrokenContract(f"{name}: an image alone gives something else than in a batch: {why}")
+
+
+def _anew(spec: Part) -> Part:
+    """Return another instance with the same parameters, on which nothing has been called."""
+    return type(spec)(**dict(spec))
 
 
 def _check_gradient(name: str, leaf: Tensor, found: Tensor) -> None:
@@ -261,6 +277,10 @@ def check_attack(spec: Attack, *, channels: int = 1, side: int = 8) -> None:
         bool(ball.contains(found, pixels).all()),
         f"{name}: goes farther than {ball.radius * 255:g}/255 ({ball.norm}); use ball().project",
     )
+    _repeatable(
+        torch.allclose(spec.perturb(victim, pixels, images.labels, rows), found, atol=1e-5),
+        f"{name}: the same images give something else a second time; {NOTHING_KEPT}",
+    )
     for place in range(COUNT):
         one = slice(place, place + 1)
         alone = spec.perturb(victim, pixels[one], images.labels[one], rows[one])
@@ -268,6 +288,12 @@ def check_attack(spec: Attack, *, channels: int = 1, side: int = 8) -> None:
             torch.allclose(alone, found[one], atol=1e-5),
             f"{name}: an image alone gives something else than in a batch; draw from `rows`",
         )
+    other = _anew(spec)
+    other.perturb(victim, 1 - pixels, images.labels, _rows(draw=1))
+    _repeatable(
+        torch.allclose(other.perturb(victim, pixels, images.labels, rows), found, atol=1e-5),
+        f"{name}: gives something else after other images; {NOTHING_KEPT}",
+    )
 
 
 def check_network(spec: Network, *, channels: int = 1, side: int = 8) -> None:

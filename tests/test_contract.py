@@ -6,9 +6,12 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from pydantic import PrivateAttr
 
 from tasks import straight
-from tasks.contract import BrokenContract, check_defense
+from tasks.attacks.base import Attack
+from tasks.attacks.search.geometry import Ball
+from tasks.contract import BrokenContract, NotRepeatable, check_attack, check_defense
 from tasks.defenses.base import Defense
 
 NOISE = 0.01
@@ -48,6 +51,14 @@ def own_generator(pixels, rows, context):
 
 
 own_generator.generator = torch.Generator().manual_seed(0)
+
+
+def counting(pixels, rows, context):
+    counting.calls += 1
+    return straight.clip(pixels + NOISE * counting.calls)
+
+
+counting.calls = 0
 
 
 def by_place(pixels, rows, context):
@@ -100,6 +111,7 @@ def endless(pixels, rows, context):
         (pythons, "draws random numbers of random, which are no image's own"),
         (seeded_globally, "draws random numbers of torch"),
         (own_generator, "the same images and draws give something else a second time"),
+        (counting, "second time; draw from `rows`, and keep nothing between calls"),
         (by_place, "in a batch: its result follows from its place among them"),
         (batch_wide_draw, "in a batch: it has the draws of another image"),
         (batch_wide_seed, "in a batch: it has the draws of another image"),
@@ -135,6 +147,44 @@ def test_a_defense_that_keeps_the_contract_is_told_nothing():
             return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
 
     check_defense(Fair())
+
+
+class Mean(Defense):
+    """Subtracts the mean of the first images that it is ever given."""
+
+    kind: str = "mean"
+    _mean: torch.Tensor | None = PrivateAttr(None)
+
+    def transform(self, pixels, rows, context):
+        if self._mean is None:
+            self._mean = pixels.detach().mean(dim=0, keepdim=True)
+        return straight.clip(pixels - NOISE * self._mean)
+
+
+def test_a_defense_that_keeps_something_of_its_first_images_is_not_repeatable():
+    with pytest.raises(NotRepeatable, match="after other images; derive everything from the im"):
+        check_defense(Mean())
+
+
+@pytest.mark.parametrize(
+    ("first", "line"), [(False, "a second time; derive"), (True, "after other images; derive")]
+)
+def test_an_attack_that_keeps_state_between_calls_is_not_repeatable(first, line):
+    class Own(Attack):
+        kind: str = "own"
+        epsilon: float = 8.0
+        _sizes: list[float] = PrivateAttr(default_factory=list)
+
+        def perturb(self, victim, pixels, labels, rows):
+            self._sizes.append(pixels.mean().item())
+            size = self._sizes[0] if first else 1 / len(self._sizes)
+            return (pixels + size * self.epsilon / 255).clamp(0, 1)
+
+        def ball(self):
+            return Ball("linf", self.epsilon / 255)
+
+    with pytest.raises(NotRepeatable, match=line):
+        check_attack(Own())
 
 
 class SecondMember(Defense):

@@ -101,9 +101,11 @@ def known_scores(view: StoredGrid, finished: RunFinished | None = None) -> Score
     from pipeline.report.paper import references_of
 
     cards = view.examined()
+    nodes = view.scores.items()
+    unreplaced = {n: view.unreplaced[s.digest] for n, s in nodes if s.digest in view.unreplaced}
     return Scores(
         facts=cards.facts,
-        missing=finished.missing if finished is not None else {},
+        missing={**unreplaced, **(finished.missing if finished is not None else {})},
         digests={name: node.digest for name, node in view.scores.items()},
         published=references_of(view.grid, view.catalogue),
         by_class=view.test_images_by_class(),

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,25 +89,24 @@ def _run_grid(
     for line in (*decided, *contracts, *session.notes(), *filter(None, [adopted])):
         errors.print(line, markup=False, highlight=False)
     try:
-        finished = session.run(
-            Observers([progress, _doubts(session, errors), *([tracker] if tracker else [])]),
-            inline=options.inline,
-            address=options.address,
-            workers=options.workers,
-            forced=forced,
-            until=None if minutes is None else began + 60 * minutes,
-        )
-    except BaseException:
+        with closing(progress):
+            finished = session.run(
+                Observers([progress, _doubts(session, errors), *([tracker] if tracker else [])]),
+                inline=options.inline,
+                address=options.address,
+                workers=options.workers,
+                forced=forced,
+                until=None if minutes is None else began + 60 * minutes,
+            )
+        if followed(finished):
+            if tracker is not None:
+                tracker.close()
+            return _exit_code(finished, ())
+        return _report(session, options, finished, tracker, only=only, again=again)
+    except BaseException as error:
         if tracker is not None:
-            tracker.close()
+            tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    finally:
-        progress.close()
-    if followed(finished):
-        if tracker is not None:
-            tracker.close()
-        return _exit_code(finished, ())
-    return _report(session, options, finished, tracker, only=only, again=again)
 
 
 def _report(

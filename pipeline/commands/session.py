@@ -150,6 +150,7 @@ class Session(StoredGrid):
     ) -> RunFinished:
         """Compute what is missing, until done or until a Unix time; recorded in the ledger."""
         self.last_snapshot = self.details = None
+        self.unreplaced = {}
         self.check_needs(forced, libraries=address is None)
         watch = Watch(observers.notify, limit_s=self.settings.node_timeout_s)
         observers = Observers([*observers.members, watch])
@@ -183,6 +184,7 @@ class Session(StoredGrid):
             with interruptible():
                 finished = run.execute()
             self.last_snapshot = run.last_snapshot
+            self.unreplaced = run.unreplaced()
             return finished
         finally:
             watch.close()

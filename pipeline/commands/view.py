@@ -42,6 +42,9 @@ class StoredGrid(OpenedGrid):
     ledger: Ledger = field(init=False)
     last_snapshot: Snapshot | None = None
     """State of the store at the end of the last run, if it completed everything; see `snapshot`."""
+    unreplaced: Mapping[str, str] = field(default_factory=dict)
+    """Reasons, by digest, for the scores and cards that the last run was to compute again and did
+    not. What the store has of them is of an earlier run, and is not reported."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store.backend)
@@ -80,7 +83,8 @@ class StoredGrid(OpenedGrid):
         facts = self.facts()
         answers = stored_answers(self.store, {name: self.scores[name] for name in facts})
         sane = self._sanity(facts, answers)
-        return Cards(self.grid, self.cards, self.store, facts, answers, sane)
+        without = frozenset(self.unreplaced)
+        return Cards(self.grid, self.cards, self.store, facts, answers, sane, without)
 
     def _sanity(self, facts: Mapping[str, Facts], answers: PerImage) -> Sanity:
         """Sanity checks of the grid's models and attacks that need no further computation."""
@@ -118,9 +122,13 @@ class StoredGrid(OpenedGrid):
         return self.snapshot().standing(node, self.graph)
 
     def facts(self) -> dict[str, Mapping[str, object]]:
-        """Scores in the store of all cells of the grid, by cell name."""
+        """Scores in the store of all cells of the grid, by cell name; see `unreplaced`."""
         snapshot = self.snapshot()
-        records = {name: snapshot.standing(node, self.graph) for name, node in self.scores.items()}
+        records = {
+            name: snapshot.standing(node, self.graph)
+            for name, node in self.scores.items()
+            if node.digest not in self.unreplaced
+        }
         return {name: record.facts for name, record in records.items() if record is not None}
 
     def test_images_by_class(self) -> dict[str, list[int]]:

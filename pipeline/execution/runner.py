@@ -50,6 +50,8 @@ from pipeline.store.leases import Leases
 from pipeline.store.ledger import CellEntry, Ledger
 from pipeline.store.store import Store
 
+NOT_AGAIN = "not computed again before the run ended; the stored score is of an earlier run"
+"""Reason for a missing score where the run was to replace the stored one."""
 LOOK_S = 1.0
 """Interval for checking the leases of other runs, if any node is waiting for them."""
 
@@ -156,10 +158,13 @@ class Run:
     _told: set[str] = field(default_factory=set)
     _set_aside: int = 0
     _undone: set[str] = field(default_factory=set)
+    _forced_left: set[str] = field(init=False)
+    """The forced nodes that have neither been computed nor failed."""
     _leases: Leases = field(init=False)
 
     def __post_init__(self) -> None:
         self._leases = Leases(self.store.backend)
+        self._forced_left = set(self.forced)
 
     def execute(self) -> RunFinished:
         """Run to completion, to the time limit or to the first Ctrl-C.
@@ -182,7 +187,6 @@ class Run:
         return finished
 
     def _rounds(self) -> None:
-        left = set(self.forced)
         first = True
         while True:
             blocked = self._blocked()
@@ -193,7 +197,7 @@ class Run:
                 leaves,
                 self.store,
                 exhibits=self.exhibits,
-                forced=left,
+                forced=self._forced_left,
                 without=blocked,
                 snapshot=snapshot,
             )
@@ -218,7 +222,7 @@ class Run:
                     self._fail(failure)
                 first = False
                 plan = self._without(plan, done)
-            left -= self._round(plan, left)
+            self._round(plan)
 
     def _ingest(self, plan: Plan) -> tuple[list[Done], list[Failure]]:
         """Compute the nodes that read the user's files, before anything else is started.
@@ -286,8 +290,8 @@ class Run:
         todo = plan.by_kind(self.graph)
         self.observers.notify(RunStarted(self.grid, todo, plan.stored, self._executor.name))
 
-    def _round(self, plan: Plan, forced: set[str]) -> set[str]:
-        """Execute a plan; returns the forced digests that have ended."""
+    def _round(self, plan: Plan) -> None:
+        """Execute a plan."""
         round_ = _Round(plan, self._ranks(plan), self._parents(plan))
         while True:
             self._submit(round_)
@@ -304,7 +308,7 @@ class Run:
             elif round_.elsewhere and not round_.over and not self._time_is_up():
                 time.sleep(LOOK_S / 4)
             else:
-                return forced & round_.ended
+                return
 
     def _parents(self, plan: Plan) -> dict[str, set[str]]:
         """Planned parents of each planned node."""
@@ -389,6 +393,7 @@ class Run:
 
     def _take(self, done: Done) -> None:
         node = self.graph[done.digest]
+        self._forced_left.discard(done.digest)
         if not done.found:
             self.computed[node.kind] += 1
             self._fresh.add(done.digest)
@@ -434,6 +439,7 @@ class Run:
 
     def _fail(self, failure: Failure) -> None:
         self.failures[failure.digest] = failure
+        self._forced_left.discard(failure.digest)
         below = self._descendants(failure.digest)
         gone = below | {failure.digest}
         cells = [name for name, node in self.scores.items() if node.digest in gone]
@@ -477,11 +483,22 @@ class Run:
         )
 
     def _why_missing(self, node: Node) -> str | None:
+        """Why a score or card is missing, or was not replaced as asked; None if it is as asked."""
         for digest, failure in self.failures.items():
             if digest == node.digest or node.digest in self._descendants(digest):
                 return failure.reason
         fatal = self._fatal()
-        return fatal.reason if fatal is not None and node.digest in self._undone else None
+        if fatal is not None and node.digest in self._undone:
+            return fatal.reason
+        left = node.digest in self._forced_left
+        there = left and self.store.state(node.kind, node.digest).record is not None
+        return NOT_AGAIN if there else None
+
+    def unreplaced(self) -> dict[str, str]:
+        """The scores and cards that were to be computed again and were not, with the reasons."""
+        nodes = (*self.scores.values(), *self.cards)
+        whys = {node.digest: self._why_missing(node) for node in nodes}
+        return {digest: why for digest, why in whys.items() if why and digest in self.forced}
 
     def failure_details(self) -> dict[str, str]:
         """Details of failures, such as tracebacks, by the line that was shown."""
@@ -500,7 +517,7 @@ class Run:
         for name, node in self.scores.items():
             record = snapshot.standing(node, self.graph)
             fresh = node.digest in self._fresh
-            if record is not None:
+            if record is not None and self._why_missing(node) is None:
                 entries[name] = CellEntry(node.digest, record.content, record.facts, fresh)
             else:
                 entries[name] = CellEntry(node.digest)

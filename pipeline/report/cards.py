@@ -6,7 +6,7 @@ model, on which its examples were made.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -108,6 +108,7 @@ class Cards:
         nodes: Card node of each cell, by cell name.
         facts: Facts of the scores, by cell name.
         sanity: Sanity checks of models and attacks, which are included in each cell's card.
+        without: Digests of card nodes whose findings are left out.
     """
 
     grid: Grid
@@ -116,6 +117,7 @@ class Cards:
     facts: Mapping[str, Mapping[str, object]]
     per_image: PerImage
     sanity: Sanity | None = None
+    without: Collection[str] = ()
     _made: dict[str, Card | None] = field(default_factory=dict)
     _found: dict[str, tuple[Finding, ...]] = field(default_factory=dict)
     _stepped: dict[Hashable, Finding | None] = field(default_factory=dict)
@@ -138,7 +140,8 @@ class Cards:
         of = f"{cell.model}/{cell.defense if own else 'none'}"
         of += f"/seed{cell.seed}" if cell.seed else ""
         if node.digest not in self._found:
-            self._found[node.digest] = tuple(findings_of(node, self.store))
+            out = node.digest in self.without
+            self._found[node.digest] = () if out else tuple(findings_of(node, self.store))
         spec = node.spec
         assert isinstance(spec, CardSpec)
         classes = cell.dataset_spec.classes

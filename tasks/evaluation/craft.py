@@ -72,20 +72,14 @@ def craft(
             # a kernel may round a batch of one differently; with two copies, an image's example
             # does not depend on which other images still stand
             batch = batch[torch.zeros(2, dtype=torch.int64)]
-        rows = _rows(batch, spec, frozen.device)
-        pixels = as_float_on(batch.pixels, frozen.device)
-        labels = batch.labels.to(frozen.device)
-        victim = _victim(context, spec, rows)
+        victim = _victim(context, spec, _rows(batch, spec, frozen.device))
         if seen is not None:
             victim = seen.watched(victim, bare=spec.against is None)
         asked = _passes(spec, victim) * len(batch)
         if asked:
             victim = reporting(victim, asked, _of_batch(tell, first, count, len(images)))
-        if start is None:
-            crafted = spec.attack.perturb(victim, pixels, labels, rows)
-        else:
-            begin = start.pixels[first : first + size].expand_as(pixels).to(frozen.device)
-            crafted = spec.attack.perturb_from(victim, pixels, labels, rows, start=begin)
+        begin = None if start is None else start.pixels[first : first + size]
+        crafted = _perturbed(batch, victim, spec, frozen.device, begin)
         parts.append(crafted[:count].detach().contiguous().cpu())
         tell(Progress(first + count, len(images)))
     frozen.check()
@@ -95,6 +89,31 @@ def craft(
         ids=images.ids.cpu(),
         targets=_targets(images, spec),
     )
+
+
+def _perturbed(
+    batch: Images, victim: Victim, spec: CraftSpec, device: torch.device, begin: Tensor | None
+) -> Tensor:
+    """Attack a batch, from `begin` if that is given, float32 [N or 1, C, H, W]."""
+    rows, pixels = _rows(batch, spec, device), as_float_on(batch.pixels, device)
+    labels = batch.labels.to(device)
+    if begin is None:
+        return spec.attack.perturb(victim, pixels, labels, rows)
+    start = begin.expand_as(pixels).to(device)
+    return spec.attack.perturb_from(victim, pixels, labels, rows, start=start)
+
+
+def example_alone(
+    images: Images, context: Context, spec: CraftSpec, *, start: Crafted | None = None
+) -> Tensor:
+    """Make the example of the first image in a batch of its own, float32 [1, C, H, W].
+
+    It may differ from that of `craft`, whose arguments these are, by rounding.
+    """
+    device = context.classifier.device
+    victim = _victim(context, spec, _rows(images[:1], spec, device))
+    begin = None if start is None else start.pixels[:1]
+    return _perturbed(images[:1], victim, spec, device, begin).detach().clone()
 
 
 def _passes(spec: CraftSpec, victim: Victim) -> int:

@@ -110,27 +110,38 @@ def predict(
         advance: Called with the images' worth of draws in each batch.
         seen: Looks at the network's logits.
     """
-    once, each = split_stages(defense)
     draws = draw_count(defense)
-    repeated = rows.repeated(torch.arange(draws, device=pixels.device))
-    image = torch.arange(len(pixels), device=pixels.device).repeat_interleave(draws)
+    answers = []
     with torch.no_grad():
-        prepared = torch.cat(
-            [
-                _applied(once, pixels[batch], rows[batch], context)
-                for batch in _batches(len(pixels), batch_size)
-            ]
-        )
-        answers = []
-        views = defense.views(context.classifier.classes)
-        for batch in _batches(len(image), max(1, batch_size // views)):
-            logits = _drawn_logits(each, prepared[image[batch]], repeated[batch], context)
+        for logits in logits_by_batch(defense, context, pixels, rows, batch_size):
             answers.append(precise(defense, logits).softmax(dim=1))
             if seen is not None:
                 seen.logits(logits)
             if advance is not None:
                 advance(len(logits) / draws)
     return torch.cat(answers).view(len(pixels), draws, -1).mean(dim=1)
+
+
+def logits_by_batch(
+    defense: Defense, context: Context, pixels: Tensor, rows: Rows, batch_size: int
+) -> Iterator[Tensor]:
+    """Yield the logits of all draws of all images, float32 [M, classes], in batches.
+
+    See `predict`.
+    """
+    once, each = split_stages(defense)
+    draws = torch.arange(draw_count(defense), device=pixels.device)
+    repeated = rows.repeated(draws)
+    image = torch.arange(len(pixels), device=pixels.device).repeat_interleave(len(draws))
+    prepared = torch.cat(
+        [
+            _applied(once, pixels[batch], rows[batch], context)
+            for batch in _batches(len(pixels), batch_size)
+        ]
+    )
+    views = defense.views(context.classifier.classes)
+    for batch in _batches(len(image), max(1, batch_size // views)):
+        yield _drawn_logits(each, prepared[image[batch]], repeated[batch], context)
 
 
 def precise(defense: Defense, logits: Tensor) -> Tensor:
@@ -186,7 +197,7 @@ def defend(
             done += images
             tell(Progress(done, total, note))
 
-        rows = Rows(spec.seed, ids, torch.full_like(ids, redraw)).within("defend")
+        rows = redraw_rows(spec, ids, redraw)
         answered = predict(spec.defense, context, pixels, rows, batch_size, advance, seen)
         redraws.append(answered)
     probabilities = torch.stack(redraws, dim=1)
@@ -197,6 +208,11 @@ def defend(
         crafted.ids.cpu(),
         None if abstained is None else abstained.cpu(),
     )
+
+
+def redraw_rows(spec: DefendSpec, ids: Tensor, redraw: int) -> Rows:
+    """Return the identities of images, by ids, int64 [N], in a redraw, numbered from 0."""
+    return Rows(spec.seed, ids, torch.full_like(ids, redraw)).within("defend")
 
 
 def acted(crafted: Crafted, context: Context, outcomes: Outcomes, *, batch_size: int) -> int | None:

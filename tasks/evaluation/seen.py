@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ _UNIT_SUM = 1e-3
 
 @dataclass
 class Seen:
-    """Counts of images."""
+    """Counts of images, and the first logits."""
 
     answers: int = 0
     """Images whose logits were looked at."""
@@ -32,16 +32,20 @@ class Seen:
     """Of these, images whose gradient is zero."""
     broken_gradients: int = 0
     """Of these, images whose gradient is not finite."""
+    first: Tensor | None = None
+    """The first logits that were looked at, float [N, classes]."""
 
     def facts(self) -> dict[str, int]:
         """Return the counts by name."""
-        return asdict(self)
+        return {name: count for name, count in vars(self).items() if isinstance(count, int)}
 
     def logits(self, logits: Tensor) -> None:
         """Count a network's logits, float [N, classes]."""
         if self.answers >= ENOUGH:
             return
         values = logits.detach()
+        if self.first is None:
+            self.first = values
         unit = ((values >= 0) & (values <= 1)).all(dim=1)
         whole = (values.sum(dim=1) - 1).abs() < _UNIT_SUM
         self.answers += len(values)

@@ -17,10 +17,12 @@ from functools import cache
 from pipeline.catalogue.code.digests import TASKS, Code
 from pipeline.catalogue.code.own import declared_at, line_of, place_of
 from pipeline.grid.digests import digest, parts_of
+from pipeline.grid.graph import Node
 from pipeline.problems.sanitize import clean
 from pipeline.store.files import cache_folder, replace_text
 from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
+from tasks.networks.factory import Factory
 from tasks.specs import Spec
 
 REMEMBERED = "contracts"
@@ -77,9 +79,43 @@ def check_node(spec: Spec, before: Mapping[str, bytes]) -> None:
     """
     from tasks.contract import check_generators
 
+    if names := own_names(spec):
+        check_generators(" or ".join(names), before)
+
+
+def own_names(spec: Spec) -> list[str]:
+    """The user's own defenses and attacks in a spec, each with file and line."""
     parts = [part for part in own_parts(parts_of(spec)) if not part.library]
-    if parts:
-        check_generators(" or ".join(f"{_place(part)}: {_title(part)}" for part in parts), before)
+    return [f"{_place(part)}: {_title(part)}" for part in parts]
+
+
+def own_code(node: Node) -> list[str]:
+    """As `own_names`, for a node that calls a network, with the network if it is the user's own."""
+    networks = parts_of(node.parent("model").spec)
+    named = [f"network {part.title()}" for part in networks if isinstance(part, Factory)]
+    return [*own_names(node.spec), *named]
+
+
+def check_stateless(node: Node, before: Mapping[str, bytes], *, same: bool) -> None:
+    """Check that a node's own code answered the same when it was asked again at the end.
+
+    Args:
+        node: The node.
+        before: See `check_node`, whose checks come first, since they are more specific.
+        same: Whether it did.
+
+    Raises:
+        NotRepeatable: If it did not, with file and line: the result depends on the order of batches
+            and on what else the process has computed.
+    """
+    from tasks.contract import NOTHING_KEPT, NotRepeatable
+
+    check_node(node.spec, before)
+    if not same:
+        raise NotRepeatable(
+            f"{' or '.join(own_code(node))}: the first images give something else when they come "
+            f"again at the end; {NOTHING_KEPT}"
+        )
 
 
 def contract_verdict(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:

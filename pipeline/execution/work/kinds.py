@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.catalogue.sources import locate as sources
 from pipeline.execution.work import unfinished as partial_state
+from pipeline.execution.work.contract import check_stateless, own_code, own_names
 from pipeline.execution.work.inputs import NodeInputs, candidates_of, naming, untrained
 from pipeline.grid.graph import UNNAMED, Node
 from pipeline.grid.kinds import NodeKind
@@ -36,6 +37,7 @@ from tasks.data.spec import DatasetSpec
 from tasks.evaluation.craft import check_crafted, craft
 from tasks.evaluation.defend import acted, defend
 from tasks.evaluation.exhibit import exhibits
+from tasks.evaluation.repeats import craft_probe, defend_repeats
 from tasks.evaluation.score import joined, score
 from tasks.evaluation.seen import Seen
 from tasks.evaluation.select import select
@@ -244,6 +246,8 @@ def _craft(inputs: NodeInputs) -> NodeOutput:
         start = start[torch.isin(start.ids, images.ids)]
     context = inputs.context(spec.precision)
     seen = Seen()
+    own = bool(own_names(spec.attack))
+    probe = craft_probe(images, context, spec, start=start) if own else None
     crafted = craft(
         images,
         context,
@@ -256,6 +260,10 @@ def _craft(inputs: NodeInputs) -> NodeOutput:
     if spec.twice:
         inputs.note_second_derivative(with_width=spec.relu_width is not None)
     check_crafted(crafted, images, spec)
+    if probe is not None:
+        again = craft_probe(images, context, spec, start=start)
+        same = again is not None and torch.equal(again, probe)
+        check_stateless(inputs.node, inputs.generators, same=same)
     change = (crafted.pixels - as_float(images.pixels)).abs()
     largest = 255 * change.max().item() if len(crafted) else 0.0
     return NodeOutput(
@@ -322,6 +330,9 @@ def _defend(inputs: NodeInputs) -> NodeOutput:
     seen, size = Seen(), inputs.rows_at_once
     outcomes = defend(crafted, context, spec, batch_size=size, tell=inputs.tell, seen=seen)
     asking_s = time.monotonic() - began
+    if own_code(inputs.node) and seen.first is not None:
+        same = defend_repeats(crafted, context, spec, seen.first, batch_size=size)
+        check_stateless(inputs.node, inputs.generators, same=same)
     facts: dict[str, object] = {
         "images": len(crafted),
         "redraws": spec.redraws,

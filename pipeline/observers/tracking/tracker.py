@@ -102,6 +102,7 @@ class Tracker:
         self._tasks: queue.SimpleQueue[Node | Cell | threading.Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._ended: str | None = None
         self._server: Server | None = None
         self._trouble: str | None = None
 
@@ -146,17 +147,28 @@ class Tracker:
         if self._thread is None and not self.owes():
             return
         self._report = report
+        self._wait()
+
+    def close(self, ended: str | None = None) -> None:
+        """End logging without a report, or wait for a call of `finish` that was interrupted.
+
+        ended: Status of the parent run if the program ends early, `FAILED` or `KILLED`.
+        """
+        self._ended = ended
+        if self._thread is None:
+            self._closed = True
+        elif self._closed:
+            self._wait()
+        else:
+            self.finish()
+
+    def _wait(self) -> None:
+        """Wait until the thread has logged everything; sets `problem`."""
         thread = self._started()
         self._tasks.put(None)
         wait_for(thread.join, lambda: not thread.is_alive())
         if self._trouble is not None:
             self.problem = f"MLflow at {self._trouble}; {self._waiting()}"
-
-    def close(self) -> None:
-        """End logging without a report, unless `finish` was called."""
-        if self._thread is None:
-            self._closed = True
-        self.finish()
 
     def _waiting(self) -> str:
         cells = sum(isinstance(result, Cell) for result in self._results.owed())
@@ -255,7 +267,10 @@ class Tracker:
                 server.add(tagged.run_id, tagged.points)
             self._results.mark_tagged(tagged)
         self._register(server)
-        standing = self._results.standing()
+        # a stored score that this run was to replace and did not is none of its results
+        missing = self._end.missing if self._end is not None else {}
+        found = self._results.standing()
+        standing = {name: record for name, record in found.items() if name not in missing}
         scored = {name: record.facts for name, record in standing.items()}
         under_all = self._results.under_all_attacks(standing)
         for untold in self._results.untold(standing, under_all):
@@ -311,6 +326,8 @@ class Tracker:
             self._results.mark_registered(trained)
 
     def _status(self) -> str:
+        if self._ended is not None:
+            return self._ended
         if self._end is None:
             return "FAILED" if self._computed else "FINISHED"
         if self._end.interrupted:
