@@ -10,12 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up import DEFENSES, PROBLEM, make_cell, printed
+from matplotlib.figure import Figure
 
 from pipeline.grid.cards import card_nodes
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.grid.nodes import CellNodes
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.report.cards import Card, Cards
+from pipeline.report.formats.figures.points import draw_robustness
 from pipeline.report.formats.frames import robustness_values
 from pipeline.report.formats.markdown import robustness_markdown, verdicts_markdown
 from pipeline.report.sanity import Sanity
@@ -376,6 +378,16 @@ def test_a_terminal_explains_the_columns_once_however_many_tables_there_are():
     shown = printed(twice, scores_of(grid), 80)
     assert shown.count("Robustness of each defense under adaptive-quick") == 2
     assert shown.count("All columns refer to the same images") == 1
+
+
+def test_the_marks_of_two_defenses_do_not_touch_the_edges_of_the_figure(
+    tmp_path: Path, drawn: list[Figure]
+):
+    rows = list(rows_of().values())[:2]
+    draw_robustness(rows, tmp_path / "robustness.svg", "svg")
+    bottom, top = drawn[0].axes[0].get_ylim()
+    assert top <= -0.5  # the first line, at 0, is at the top
+    assert bottom >= 1.5
 
 
 def test_a_table_without_an_adaptive_attack_has_no_summary():

@@ -34,7 +34,7 @@ def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
     with _panels(costs.panels, costs.defenses, _cost_panel) as (figure, row):
         row[0].set_ylabel("least accuracy (% of images)")
         for axes in row:
-            axes.set_xlabel("passes of the network a prediction")
+            axes.set_xlabel("passes of the network per prediction\n(equal ones drawn side by side)")
         write_title(figure, f"{costs.title}: accuracy against cost")
         save(figure, path, kind)
 
@@ -65,7 +65,7 @@ def draw_robustness(rows: Sequence[Robustness], path: Path, kind: FileKind) -> N
             for row in rows
         ]
         axes.set_yticks(range(len(rows)), labels)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(-2, 102)
         axes.set_xlabel("accuracy (% of images)")
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
