@@ -18,6 +18,7 @@ from pipeline.report.views.costs import Costs, costs, passes
 from pipeline.report.views.table import views
 
 PASSES = {"none": 1.0, "counter": 11.0, "guo": 50.0, "counter+guo": 60.0}
+DEFENSES = tuple(PASSES)
 
 
 def priced(grid: Grid) -> Scores:
@@ -51,7 +52,7 @@ def test_a_defense_is_drawn_at_its_passes_under_the_attack_that_leaves_it_the_le
         20.0,
         (15.0, 25.25),
     )
-    assert drawn.defenses == tuple(PASSES)
+    assert drawn.defenses == DEFENSES
 
 
 def test_nothing_is_drawn_of_equal_costs_of_few_defenses_or_of_a_sweep() -> None:
@@ -101,6 +102,24 @@ def test_equal_costs_give_equal_bytes_and_every_defense_is_in_the_legend(tmp_pat
     assert paths[0].read_bytes() == paths[1].read_bytes()
     names = {group.get("id") for group in ET.parse(paths[0]).iter() if group.get("id")}  # noqa: S314
     assert "legend_1" in names
+
+
+def test_a_defense_has_the_colour_of_its_place_in_the_grid(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    grid = make_grid(("clean",), models=("demo-iat",))
+    (table,) = grid.tables
+    few = dataclasses.replace(grid, tables=(dataclasses.replace(table, defenses=DEFENSES[1:]),))
+    several = dataclasses.replace(grid, tables=(table, *few.tables))
+    scores = priced(grid)
+    looks = []
+    for view in views(several, scores):
+        shown = costs(view, several, scores)
+        assert shown is not None
+        draw_costs(shown, tmp_path / "cost.svg", "svg")
+        (axes,) = drawn[-1].axes
+        looks.append([(bar[0].get_color(), bar[0].get_marker()) for bar in axes.containers])
+    assert looks[1] == looks[0][1:]
 
 
 def test_the_axis_says_that_equal_costs_are_drawn_side_by_side(

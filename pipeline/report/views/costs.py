@@ -43,11 +43,15 @@ class CostPanel:
 class Costs:
     """Panels of a figure, side by side.
 
-    left_out: `model/defense` of what has no adaptive accuracy in a table with an adaptive attack.
+    Attributes:
+        order: All defenses of the grid; its place decides a defense's colour in all figures.
+        left_out: `model/defense` of what has no adaptive accuracy in a table with an adaptive
+            attack.
     """
 
     title: str
     panels: tuple[CostPanel, ...]
+    order: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
     @property
@@ -126,7 +130,8 @@ def costs(view: View, grid: Grid, scores: Scores) -> Costs | None:
             left_out += [f"{model}/{row.defense}" for row in rows if row not in shown]
     if not panels:
         return None
-    return Costs(view.table.title or view.table.name, tuple(panels), tuple(left_out))
+    title = view.table.title or view.table.name
+    return Costs(title, tuple(panels), grid.defenses, tuple(left_out))
 
 
 def passes(facts: Facts) -> float | None:
