@@ -294,8 +294,7 @@ def test_draws_of_an_attack_are_not_those_that_a_defense_averages(
     write_configs(tmp_path, {"attacks/direct.yaml": "kind: direct\n"})
     grid = grid_of(
         tmp_path,
-        f"attacks: [direct]\ndefenses: [guo]\nfigure: {{x: {swept}}}\n"
-        f"sweep: {{{swept}: [1, 2]}}",
+        f"attacks: [direct]\ndefenses: [guo]\nfigure: {{x: {swept}}}\nsweep: {{{swept}: [1, 2]}}",
     )
     (view,) = views(grid, Scores({cell.name: _facts(cell.name) for cell in grid.cells}))
     found = sweep(view, grid)

@@ -416,3 +416,4 @@ def test_a_report_tells_how_many_images_each_candidate_was_asked_for(tmp_path: P
     written = pl.read_csv(next((tmp_path / "demo").glob("*-candidates.csv")))
     assert written["candidate"].to_list() == ["transferred-pgd", "margin-image-20x5"]
     assert written["images"].to_list() == [4, 3]
+    assert written["broken"].to_list() == [1, 2]

@@ -23,7 +23,7 @@ from pipeline.report.formats.figures.style import (
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.costs import CostPanel, Costs
 from pipeline.report.views.epsilons import EpsilonPanel, Epsilons
-from pipeline.report.words.numbers import range_of
+from pipeline.report.words.numbers import images_range
 
 APART = 0.03
 """Minimum distance of marks, as a share of the width of all marks."""
@@ -118,7 +118,7 @@ def _with_images(epsilons: Epsilons) -> dict[str, str]:
             counts.setdefault(curve.defense, []).append(curve.images)
     if len({count for of in counts.values() for count in of}) == 1:
         return {}
-    return {name: f"{name} ({range_of(min(of), max(of))} images)" for name, of in counts.items()}
+    return {name: f"{name} ({images_range(min(of), max(of))})" for name, of in counts.items()}
 
 
 def _cost_panel(axes: Any, panel: CostPanel, order: Sequence[str]) -> dict[str, Any]:
