@@ -16,7 +16,6 @@ from pipeline.grid.graph import Graph
 from pipeline.observers.tracking.runs import score_key
 from pipeline.observers.tracking.server import default_uri, name_in_ledger
 from pipeline.plan.why import why
-from pipeline.plan.words import counted
 from pipeline.report.facts import interval, number
 from pipeline.report.paper import references_of
 from pipeline.report.words.numbers import accuracy, interval_words, rough
@@ -128,7 +127,8 @@ def _headline(told: Mapping[str, object]) -> Iterator[str]:
         yield "no score"
     yield f"{told['defense']} on {told['model']} under {told['attack']}, seed {told['seed']}"
     redraws = f", {told['redraws']} redraws" if told["redraws"] != 1 else ""
-    yield f"{counted(told['images'], 'image')} of {told['dataset']}{redraws}"
+    images = "1 image" if told["images"] == 1 else f"{told['images']} images"
+    yield f"{images} of {told['dataset']}{redraws}"
     card = told.get("card")
     if isinstance(card, Mapping):
         yield f"integrity card: {card['verdict']}"

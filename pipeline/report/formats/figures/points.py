@@ -91,11 +91,12 @@ def _panels(
         draw: Fills a panel and returns a legend handle for each of its defenses.
         labels: Legend entries of the defenses, where they are not the names.
     """
+    panels: Sequence[CostPanel | EpsilonPanel] = shown.panels
     lines = -(-len(shown.defenses) // 2)
-    with sheet(max(6.4, 4.6 * len(shown.panels)), 4.2 + 0.22 * lines) as figure:
-        row = figure.subplots(1, len(shown.panels), sharey=True, squeeze=False)[0]
+    with sheet(max(6.4, 4.6 * len(panels)), 4.2 + 0.22 * lines) as figure:
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         handles: dict[str, Any] = {}
-        for panel, axes in zip(shown.panels, row, strict=True):
+        for panel, axes in zip(panels, row, strict=True):
             handles |= draw(axes, panel, shown.order)
             axes.set_title(panel.model, fontsize=10)
         row[0].set_ylim(-2, 102)
