@@ -15,6 +15,7 @@ from pipeline.report.formats.terminal import render_terminal
 from pipeline.report.scores import Scores
 from tasks.attacks.adaptive import Adaptive
 from tasks.attacks.clean import Clean
+from tasks.attacks.direct import Direct
 from tasks.attacks.pgd import PGD
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
@@ -36,7 +37,10 @@ ATTACKS = {
     **{f"targeted-pgd{steps}": PGD(steps=steps, targeted=True) for steps in (10, 50, 200)},
 }
 PAPER_COLUMNS = tuple(ATTACKS)[1:]
-ADAPTIVE = {"adaptive-quick": Adaptive(losses=("margin",), steps=3, draws=2, select_draws=3)}
+ADAPTIVE = {
+    "adaptive-quick": Adaptive(losses=("margin",), steps=3, draws=2, select_draws=3),
+    "direct": Direct(),
+}
 MODELS = ("demo-mixup", "demo-iat")
 
 

@@ -572,7 +572,7 @@ def _runs(store: str, columns: int | None) -> tuple[list[dict[str, object]], lis
     runs = [run.facts() for run in runs_of(Ledger(Store(store).backend))]
     lines = []
     for run in runs:
-        cells = f"{run['cells']} cells, {run['computed']} computed"
+        cells = f"{run['cells']} cell{'' if run['cells'] == 1 else 's'}, {run['computed']} computed"
         line = f"{run['run']}  {run['time']}  {run['grid']:16} {cells:24}"
         fits = columns is None or len(f"{line} {run['command']}") <= columns
         # on a line of its own if it does not fit, and complete, so that it can be copied

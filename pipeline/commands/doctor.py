@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.observers.tracking.server import wrong_with
+from pipeline.plan.words import counted
 from pipeline.problems import BadInput
 from pipeline.problems.sanitize import without_secrets
 from pipeline.store.store import Store
@@ -88,7 +89,7 @@ def _store(place: str | Path) -> Check:
     except BadInput as problem:
         return Check("store", False, str(problem))
     artifacts = sum(1 for _ in store.each()) if existed else 0
-    seen = f"{store.address}: {artifacts} artifacts"
+    seen = f"{store.address}: {counted(artifacts, 'artifact')}"
     if root is not None:
         seen += f", {shutil.disk_usage(_nearest(root)).free / 2**30:.0f} GiB free"
     return Check("store", True, seen)

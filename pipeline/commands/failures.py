@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.commands.records import cell_record
 from pipeline.commands.session import Session
 from pipeline.grid.cells import Cell
+from pipeline.plan.words import counted
 from pipeline.problems import BadInput
 from pipeline.report.answers import NotTested, stored_answers
 from pipeline.report.views.failures import Failures, Moved, failures
@@ -84,6 +85,7 @@ def failures_lines(cell: Cell, found: Failures) -> Iterator[str]:
         yield f"won beside none: {listed([each.image for each in found.won])}"
         yield f"lost beside none: {listed([each.image for each in found.lost])}"
     if found.cells:
-        of = f"of {found.common} images in {len(found.cells)} attacked cells of {cell.model}"
+        cells = counted(len(found.cells), "attacked cell")
+        of = f"of {found.common} images in {cells} of {cell.model}"
         yield f"that everything breaks, {of}: {listed(found.always)}"
         yield f"that nothing breaks, {of}: {listed(found.never)}"

@@ -65,7 +65,7 @@ def plan_lines(
             "is kept)"
         )
     else:
-        yield f"nothing to do: {len(session.cells)} cells of grid '{session.grid.name}'"
+        yield f"nothing to do: {counted(len(session.cells), 'cell')} of grid '{session.grid.name}'"
     yield from coverage(session).lines()
 
 

@@ -127,7 +127,8 @@ def _headline(told: Mapping[str, object]) -> Iterator[str]:
         yield "no score"
     yield f"{told['defense']} on {told['model']} under {told['attack']}, seed {told['seed']}"
     redraws = f", {told['redraws']} redraws" if told["redraws"] != 1 else ""
-    yield f"{told['images']} images of {told['dataset']}{redraws}"
+    images = "1 image" if told["images"] == 1 else f"{told['images']} images"
+    yield f"{images} of {told['dataset']}{redraws}"
     card = told.get("card")
     if isinstance(card, Mapping):
         yield f"integrity card: {card['verdict']}"

@@ -19,6 +19,7 @@ from pipeline.commands.options import (
     session_from,
     store_option,
 )
+from pipeline.plan.words import counted
 
 DAYS = 30.0
 
@@ -161,7 +162,8 @@ def verify(
             moved = f"; moved to {base}/{damage.aside}" if damage.aside else ""
             name = damage.digest if damage.kind == "file" else damage.digest[:12]
             say(f"damaged: {damage.kind} {name}: {damage.reason}{moved}")
-        say(f"{found.sound} artifacts are sound, {_size(found.sound_bytes)}")
+        are = "is" if found.sound == 1 else "are"
+        say(f"{counted(found.sound, 'artifact')} {are} sound, {_size(found.sound_bytes)}")
         if found.sealed:
             say(f"{found.sealed} records of an older version were sealed")
         if found.unsealed:

@@ -185,6 +185,11 @@ class Grid:
     gallery: bool = True
     parameters: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def defenses(self) -> tuple[str, ...]:
+        """Labels of the tables' defenses, in order."""
+        return tuple(dict.fromkeys(label for table in self.tables for label in table.defenses))
+
     def run_words(self, only: Iterable[str] = (), *, force: bool = False) -> list[str]:
         """The command line that computes the grid.
 

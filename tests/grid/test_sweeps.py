@@ -284,6 +284,24 @@ def test_a_figure_has_a_curve_for_what_differs_in_the_parameter_alone(tmp_path: 
     assert "Number of images: clean: 60; pgd[epsilon=20], pgd: 40." in drawn.caption
 
 
+@pytest.mark.parametrize(
+    ("swept", "said"),
+    [("direct.draws", "draws of the defense at each step"), ("guo.draws", "draws averaged")],
+)
+def test_draws_of_an_attack_are_not_those_that_a_defense_averages(
+    tmp_path: Path, swept: str, said: str
+) -> None:
+    write_configs(tmp_path, {"attacks/direct.yaml": "kind: direct\n"})
+    grid = grid_of(
+        tmp_path,
+        f"attacks: [direct]\ndefenses: [guo]\nfigure: {{x: {swept}}}\nsweep: {{{swept}: [1, 2]}}",
+    )
+    (view,) = views(grid, Scores({cell.name: _facts(cell.name) for cell in grid.cells}))
+    found = sweep(view, grid)
+    assert found is not None
+    assert found.quantity.startswith(said)
+
+
 def _facts(name: str) -> dict[str, object]:
     accuracy = 90.0 if "clean" in name else 60.0 if "epsilon=20" in name else 30.0
     return {

@@ -10,12 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up import DEFENSES, PROBLEM, make_cell, printed
+from matplotlib.figure import Figure
 
 from pipeline.grid.cards import card_nodes
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.grid.nodes import CellNodes
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.report.cards import Card, Cards
+from pipeline.report.formats.figures.points import draw_robustness
 from pipeline.report.formats.frames import robustness_values
 from pipeline.report.formats.markdown import robustness_markdown, verdicts_markdown
 from pipeline.report.sanity import Sanity
@@ -378,6 +380,16 @@ def test_a_terminal_explains_the_columns_once_however_many_tables_there_are():
     assert shown.count("All columns refer to the same images") == 1
 
 
+def test_the_marks_of_two_defenses_do_not_touch_the_edges_of_the_figure(
+    tmp_path: Path, drawn: list[Figure]
+):
+    rows = list(rows_of().values())[:2]
+    draw_robustness(rows, tmp_path / "robustness.svg", "svg")
+    bottom, top = drawn[0].axes[0].get_ylim()
+    assert top <= -0.5  # the first line, at 0, is at the top
+    assert bottom >= 1.5
+
+
 def test_a_table_without_an_adaptive_attack_has_no_summary():
     grid = grid_of()
     plain = dataclasses.replace(grid.tables[0], attacks=ATTACKS)
@@ -404,3 +416,4 @@ def test_a_report_tells_how_many_images_each_candidate_was_asked_for(tmp_path: P
     written = pl.read_csv(next((tmp_path / "demo").glob("*-candidates.csv")))
     assert written["candidate"].to_list() == ["transferred-pgd", "margin-image-20x5"]
     assert written["images"].to_list() == [4, 3]
+    assert written["broken"].to_list() == [1, 2]

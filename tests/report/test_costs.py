@@ -7,15 +7,18 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from made_up import make_grid, make_scores
+from matplotlib.figure import Figure
 
 from pipeline.catalogue.entries import FigureEntry
 from pipeline.grid.cells import Grid
+from pipeline.report.formats.figures.drawings import cost_drawing
 from pipeline.report.formats.figures.points import APART, draw_costs, side_by_side
 from pipeline.report.scores import Scores
 from pipeline.report.views.costs import Costs, costs, passes
 from pipeline.report.views.table import views
 
 PASSES = {"none": 1.0, "counter": 11.0, "guo": 50.0, "counter+guo": 60.0}
+DEFENSES = tuple(PASSES)
 
 
 def priced(grid: Grid) -> Scores:
@@ -49,7 +52,7 @@ def test_a_defense_is_drawn_at_its_passes_under_the_attack_that_leaves_it_the_le
         20.0,
         (15.0, 25.25),
     )
-    assert drawn.defenses == tuple(PASSES)
+    assert drawn.defenses == DEFENSES
 
 
 def test_nothing_is_drawn_of_equal_costs_of_few_defenses_or_of_a_sweep() -> None:
@@ -60,6 +63,26 @@ def test_nothing_is_drawn_of_equal_costs_of_few_defenses_or_of_a_sweep() -> None
     swept = dataclasses.replace(grid.tables[0], figure=FigureEntry(x="step_size"))
     grid = dataclasses.replace(grid, tables=(swept,))
     assert found(grid, priced(grid)) is None
+
+
+@pytest.mark.parametrize("strong", [True, False])
+def test_a_defense_without_an_adaptive_accuracy_is_left_out_and_named(strong: bool) -> None:
+    attacks = ("untargeted-pgd10", "direct", "adaptive-quick") if strong else ("direct",)
+    grid = make_grid(("clean", *attacks), models=("demo-iat",))
+    scores = priced(grid)
+    missing = "demo-iat/adaptive-quick/guo" if strong else "demo-iat/direct/guo"
+    scores = dataclasses.replace(scores, missing={missing: "not computed"})
+    scores = dataclasses.replace(
+        scores, facts={name: each for name, each in scores.facts.items() if name != missing}
+    )
+    drawn = found(grid, scores)
+    assert drawn is not None
+    assert drawn.defenses == ("none", "counter", "counter+guo")
+    assert drawn.left_out == ("demo-iat/guo",)
+    (view,) = views(grid, scores)
+    drawing = cost_drawing(view, "table-cost", grid, scores)
+    assert drawing is not None
+    assert "1 row left out, without an adaptive accuracy: demo-iat/guo." in drawing.caption
 
 
 def test_passes_are_forwards_and_backwards_together() -> None:
@@ -79,6 +102,35 @@ def test_equal_costs_give_equal_bytes_and_every_defense_is_in_the_legend(tmp_pat
     assert paths[0].read_bytes() == paths[1].read_bytes()
     names = {group.get("id") for group in ET.parse(paths[0]).iter() if group.get("id")}  # noqa: S314
     assert "legend_1" in names
+
+
+def test_a_defense_has_the_colour_of_its_place_in_the_grid(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    grid = make_grid(("clean",), models=("demo-iat",))
+    (table,) = grid.tables
+    few = dataclasses.replace(grid, tables=(dataclasses.replace(table, defenses=DEFENSES[1:]),))
+    several = dataclasses.replace(grid, tables=(table, *few.tables))
+    scores = priced(grid)
+    looks = []
+    for view in views(several, scores):
+        shown = costs(view, several, scores)
+        assert shown is not None
+        draw_costs(shown, tmp_path / "cost.svg", "svg")
+        (axes,) = drawn[-1].axes
+        looks.append([(bar[0].get_color(), bar[0].get_marker()) for bar in axes.containers])
+    assert looks[1] == looks[0][1:]
+
+
+def test_the_axis_says_that_equal_costs_are_drawn_side_by_side(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    grid = make_grid(("clean",))
+    shown = found(grid, priced(grid))
+    assert shown is not None
+    draw_costs(shown, tmp_path / "cost.svg", "svg")
+    for axes in drawn[0].axes:
+        assert "equal ones drawn side by side" in axes.get_xlabel()
 
 
 def test_marks_that_would_lie_on_one_another_stand_side_by_side_and_others_where_they_are() -> None:

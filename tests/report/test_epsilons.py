@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from made_up import make_grid, make_scores
+from matplotlib.figure import Figure
 from statsmodels.stats.proportion import proportion_confint
 
 from pipeline.grid.cells import Grid
@@ -104,7 +105,20 @@ def test_the_figure_tells_how_many_images_and_draws_every_curve(
     drawn_twice = [(tmp_path / name).read_text() for name in ("first.svg", "second.svg")]
     assert drawn_twice[0] == drawn_twice[1]
     # a line for each of the two curves, in colours that eyes tell apart
-    assert all(f"stroke: {colour}" in drawn_twice[0].lower() for colour in ("#0072b2", "#d55e00"))
+    assert all(f"stroke: {colour}" in drawn_twice[0].lower() for colour in ("#0072b2", "#009e73"))
+
+
+def test_the_legend_says_on_how_many_images_each_curve_is_where_they_differ(
+    grid: Grid, cards: dict[str, Card], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    same = {**cards, "demo-iat/adaptive-quick/guo": examined("demo-iat/guo", "adaptive-quick")}
+    labels = []
+    for each in (cards, same):
+        shown = seen(grid, scored(grid, each))
+        assert shown is not None
+        draw_epsilons(shown, tmp_path / "epsilon.svg", "svg")
+        labels.append([text.get_text() for text in drawn[-1].legends[0].get_texts()])
+    assert labels == [["none (40 images)", "guo (20 images)"], ["none", "guo"]]
 
 
 def test_intervals_of_a_curve_are_of_counts_and_exact_where_every_image_is_right() -> None:

@@ -182,6 +182,48 @@ def test_each_curve_has_a_colour_and_mark_of_its_own_and_no_other_points(
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("class labels, N", "accuracy (% of images)")
 
 
+def curve_of(model: str, defense: str) -> Curve:
+    return Curve("cifar10", model, "quick", (Point(1, 50, None), Point(2, 60, None)), defense)
+
+
+@pytest.mark.parametrize(
+    ("curves", "heading", "labels"),
+    [
+        ([("net", "counter"), ("net", "xie")], "cifar10: net, quick", ["counter", "xie"]),
+        ([("net", "xie"), ("other", "xie")], "cifar10: quick, xie", ["net", "other"]),
+        ([("net", "xie")], "cifar10", ["net, quick, xie"]),
+    ],
+)
+def test_what_all_curves_share_is_told_once(
+    tmp_path: Path,
+    drawn: list[Figure],
+    curves: list[tuple[str, str]],
+    heading: str,
+    labels: list[str],
+):
+    shown = Sweep("Accuracy", "draws", tuple(curve_of(*each) for each in curves))
+    draw_sweep(shown, tmp_path / "sweep.svg", "svg")
+    (axes,) = drawn[0].axes
+    assert axes.get_title() == heading
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == labels
+
+
+def test_a_defense_has_one_colour_in_all_figures_of_a_report_and_curves_differ_in_it(
+    tmp_path: Path, drawn: list[Figure]
+):
+    order = tuple("abcdefgh")  # the eighth has the colour of the first
+
+    def colours(*curves: Curve) -> list[object]:
+        draw_sweep(Sweep("Accuracy", "draws", curves, order), tmp_path / "sweep.svg", "svg")
+        return [line.get_color() for line in drawn[-1].axes[0].get_lines()]
+
+    first, second = colours(curve_of("net", "b"), curve_of("net", "c"))
+    assert colours(curve_of("net", "a"), curve_of("net", "c"))[1] == second
+    assert colours(curve_of("net", "c"), curve_of("net", "b")) == [second, first]
+    for curves in (("net", "a"), ("net", "h")), (("net", "b"), ("other", "b")):
+        assert len(set(colours(*(curve_of(*each) for each in curves)))) == 2
+
+
 def test_nothing_is_said_of_published_points_where_there_are_none(
     tmp_path: Path, drawn: list[Figure]
 ):

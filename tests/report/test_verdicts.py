@@ -17,13 +17,14 @@ from pipeline.grid.cells import Grid
 from pipeline.observers.tracking.description import story
 from pipeline.report.answers import Answers, PerImage
 from pipeline.report.cards import Card
+from pipeline.report.formats.markdown import page
 from pipeline.report.scores import Scores
 from pipeline.report.views.costs import Cost
 from pipeline.report.views.table import of_cells, views
 from pipeline.report.views.verdicts import VerdictRow, conclusion, verdict_rows
 from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import oblivious
-from pipeline.report.words.numbers import images_of
+from pipeline.report.words.numbers import images_of, images_range
 from pipeline.report.words.table import heading
 from pipeline.report.words.verdicts import (
     COLUMNS,
@@ -393,6 +394,34 @@ def test_what_identifies_a_result_is_told():
     assert found["computed"] == "2026-11-27, reported by commit 447fe0e"
     other = dataclasses.replace(scores_of(grid), digests={"a": "b"})
     assert dict(identity(grid, other, {}))["grid"] != found["grid"]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "bounds", "knows"),
+    [
+        (("adaptive-quick",), "linf, ε = 8/255", "`adaptive-quick`: the network, the defense"),
+        (("clean", "untargeted-pgd50"), "linf, ε = 8/255", "the network alone; the examples"),
+        (("clean",), "none", "no attack"),
+    ],
+)
+def test_who_knows_what_is_told_of_grids_with_one_kind_of_attack(
+    attacks: tuple[str, ...], bounds: str, knows: str
+):
+    grid = grid_of(attacks=attacks)
+    found = dict(identity(grid, scores_of(grid), {}))
+    assert found["attacks"] == bounds
+    assert found["attacker knows"].startswith(knows)
+
+
+def test_one_cell_and_one_image_are_not_written_as_several():
+    grid = grid_of(attacks=("clean",))
+    cell = dataclasses.replace(grid.cells[0], images=1)
+    grid = dataclasses.replace(grid, cells=(cell,))
+    text = page(grid, scores_of(grid), [], {})
+    assert "1 cell, 0 of them missing" in text
+    assert "the first 1 test image\n" in text
+    assert "1 test image of 10 classes" in text
+    assert [images_range(1, 1), images_range(1, 2000)] == ["1 image", "1 to 2,000 images"]
 
 
 def test_a_table_tells_the_number_of_images_of_each_column_where_they_differ(tmp_path: Path):

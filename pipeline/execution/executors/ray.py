@@ -23,6 +23,7 @@ from pipeline.execution.executors.base import Report, Smaller, silent_for
 from pipeline.execution.executors.worker import Machine, Mailbox, look, perform_remotely
 from pipeline.execution.settings import Settings
 from pipeline.grid.graph import Node
+from pipeline.plan.words import counted
 from pipeline.problems import BadInput, reason_of
 from pipeline.store.store import Store
 
@@ -303,7 +304,7 @@ def cluster_summary(address: str) -> str:
     nodes = len(ray.nodes())
     ray.shutdown()
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    return f"{address}: {nodes} nodes, {cpus:g} CPUs, {gpus:g} GPUs"
+    return f"{address}: {counted(nodes, 'node')}, {cpus:g} CPUs, {gpus:g} GPUs"
 
 
 def begin(ray: Any, **options: Any) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
+from pipeline.plan.words import counted
 from pipeline.report.facts import interval, number
 from pipeline.store.reading import Malformed, parsed
 from pipeline.store.records import hardware
@@ -231,7 +232,7 @@ def _told(cell: Cell, record: Record, grid: Grid, more: Sequence[str]) -> str:
     again = [*grid.run_words([f"cell={cell.name}"], force=True), *more]
     return (
         f"{words}: {cell.defense} on {cell.model} under {cell.attack}, "
-        f"{cell.images} images of {cell.dataset}.\n\n"
+        f"{counted(cell.images, 'image')} of {cell.dataset}.\n\n"
         f"    {shlex.join(again)}"
     )
 

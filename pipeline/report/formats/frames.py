@@ -70,6 +70,9 @@ ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
 }
 """Columns of a table's data file."""
 
+NAMES = {"felled": "broken"}
+"""Columns of the file of candidates that are not called as in records."""
+
 CARD_COLUMNS = ("examined", "attack", "cell", "check", "verdict", "words", "measured")
 """Columns of the file of integrity cards; `cell` is empty for findings about a model."""
 
@@ -203,7 +206,7 @@ def candidate_values(rows: Sequence[Robustness]) -> pl.DataFrame:
                 "model": row.model,
                 "defense": row.defense,
                 "adaptive_attack": row.adaptive_attack,
-                **candidate.model_dump(),
+                **{NAMES.get(name, name): value for name, value in candidate.model_dump().items()},
             }
             for row in rows
             for candidate in row.candidates

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.grid.cells import Grid
+from pipeline.plan.words import counted
 from pipeline.report.cards import Card
 from pipeline.report.facts import Facts
 from pipeline.report.scores import Scores
@@ -113,7 +114,7 @@ def page(
     lines = [f"# {grid.title or grid.name}", ""]
     lines += [answer] if answer else []
     lines += [f"- {term}: {what}" for term, what in identity(grid, scores, provenance)]
-    lines += ["", f"{len(grid.cells)} cells, {len(missing)} of them missing.", ""]
+    lines += ["", f"{counted(len(grid.cells), 'cell')}, {len(missing)} of them missing.", ""]
     lines += [verdicts, ""] if verdicts else []
     lines += ["## What the numbers mean", ""]
     lines += [*datasets_said(grid.cells, scores.by_class), "", oblivious(grid), ""]

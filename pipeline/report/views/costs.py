@@ -41,10 +41,18 @@ class CostPanel:
 
 @dataclass(frozen=True)
 class Costs:
-    """Panels of a figure, side by side."""
+    """Panels of a figure, side by side.
+
+    Attributes:
+        order: All defenses of the grid; its place decides a defense's colour in all figures.
+        left_out: `model/defense` of what has no adaptive accuracy in a table with an adaptive
+            attack.
+    """
 
     title: str
     panels: tuple[CostPanel, ...]
+    order: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def defenses(self) -> tuple[str, ...]:
@@ -97,7 +105,9 @@ def prediction_costs(grid: Grid, scores: Scores) -> dict[tuple[str, str], Cost]:
 def costs(view: View, grid: Grid, scores: Scores) -> Costs | None:
     """Costs of a table's defenses; None if too few are known or all are equal.
 
-    Tables with a figure of their own have none, since their rows are variants of one defense.
+    Tables with a figure of their own have none, since their rows are variants of one defense. In a
+    table with an adaptive attack, defenses without an adaptive accuracy are left out, since other
+    attacks say little about their robustness.
     """
     if view.table.figure is not None:
         return None
@@ -105,13 +115,23 @@ def costs(view: View, grid: Grid, scores: Scores) -> Costs | None:
     for cell in grid.cells:
         if scores.accuracy(cell.name) is not None:
             cells.setdefault((cell.model, cell.defense, cell.attack), cell)
-    panels = []
+    adaptive = _adaptive(view, grid)
+    panels, left_out = [], []
     for model in view.models:
-        rows = [row for row in view.rows if row.model == model]
-        points = tuple(_points(rows, cells, scores))
+        rows = [row for row in view.rows if row.model == model and _scored(row)]
+        shown = [
+            row
+            for row in rows
+            if not adaptive or any(entry.attack in adaptive for entry in _scored(row))
+        ]
+        points = tuple(_points(shown, cells, scores))
         if len(points) >= FEWEST and len({point.passes for point in points}) > 1:
             panels.append(CostPanel(model, points))
-    return Costs(view.table.title or view.table.name, tuple(panels)) if panels else None
+            left_out += [f"{model}/{row.defense}" for row in rows if row not in shown]
+    if not panels:
+        return None
+    title = view.table.title or view.table.name
+    return Costs(title, tuple(panels), grid.defenses, tuple(left_out))
 
 
 def passes(facts: Facts) -> float | None:
@@ -121,14 +141,24 @@ def passes(facts: Facts) -> float | None:
     return sum(known) if known else None
 
 
+def _adaptive(view: View, grid: Grid) -> set[str]:
+    """A table's adaptive attacks; those of a single candidate only if there are no others."""
+    found = [
+        cell for cell in grid.cells if cell.attack_spec.compound and cell.attack in view.attacks
+    ]
+    several = {cell.attack for cell in found if cell.candidates > 1}
+    return several or {cell.attack for cell in found}
+
+
+def _scored(row: Row) -> list[Entry]:
+    return [entry for entry in row.entries if entry.accuracy is not None]
+
+
 def _points(
     rows: Sequence[Row], cells: dict[tuple[str, str, str], Cell], scores: Scores
 ) -> Iterator[Priced]:
     for row in rows:
-        scored = [entry for entry in row.entries if entry.accuracy is not None]
-        if not scored:
-            continue
-        least = min(scored, key=_accuracy)
+        least = min(_scored(row), key=_accuracy)
         cell = cells.get((row.model, row.defense, least.attack))
         taken = passes(scores.facts[cell.name]) if cell is not None else None
         if taken:

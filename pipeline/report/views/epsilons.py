@@ -57,10 +57,14 @@ class EpsilonPanel:
 
 @dataclass(frozen=True)
 class Epsilons:
-    """Panels of a figure, side by side."""
+    """Panels of a figure, side by side.
+
+    order: All defenses of the grid; its place decides a defense's colour in all figures.
+    """
 
     title: str
     panels: tuple[EpsilonPanel, ...]
+    order: tuple[str, ...]
 
     @property
     def defenses(self) -> tuple[str, ...]:
@@ -106,7 +110,8 @@ def epsilons(view: View, grid: Grid, scores: Scores) -> Epsilons | None:
         curves = tuple(curve for curve in found.values() if curve is not None)
         if any(curve.defense != "none" for curve in curves):
             panels.append(EpsilonPanel(model, curves))
-    return Epsilons(view.table.title or view.table.name, tuple(panels)) if panels else None
+    title = view.table.title or view.table.name
+    return Epsilons(title, tuple(panels), grid.defenses) if panels else None
 
 
 def _curve(defense: str, cells: list[Cell], cards: Mapping[str, Card]) -> EpsilonCurve | None:

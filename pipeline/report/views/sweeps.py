@@ -5,7 +5,7 @@ The cells of one curve differ only in that parameter, and share model, attack an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pipeline.catalogue.entries import FigureEntry
 from pipeline.grid.cells import Cell, Grid, Section
@@ -20,6 +20,8 @@ QUANTITIES = {
     "step_size": "step size, α (1/255 of the pixel range)",
 }
 """Axis labels of parameters; others are labelled with their name."""
+OF_ATTACKS = {"draws": "draws of the defense at each step of the attack"}
+"""Axis labels of parameters of attacks, where they differ."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Curve:
     """A curve of one model under one attack, by ascending x.
 
     Attributes:
-        defense: Label of the defense without the parameter; empty if it is the same for all curves.
+        defense: Label of the defense without the parameter; empty where the table lists its
+            variants individually.
         level: Whether the cell does not have the parameter, so that the curve is constant.
     """
 
@@ -48,19 +51,18 @@ class Curve:
     defense: str = ""
     level: bool = False
 
-    @property
-    def label(self) -> str:
-        """Its label in a legend."""
-        return ", ".join(filter(None, [self.model, self.attack, self.defense]))
-
 
 @dataclass(frozen=True)
 class Sweep:
-    """Curves of a figure, with the labels of its axes."""
+    """Curves of a figure, with the label of its x axis.
+
+    order: All defenses of the grid; its place decides a defense's colour in all figures.
+    """
 
     title: str
     quantity: str
     curves: tuple[Curve, ...]
+    order: tuple[str, ...] = ()
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -84,8 +86,11 @@ def sweep(view: View, grid: Grid) -> Sweep | None:
     if not curves:
         return None
     name = x.rpartition(".")[2]
-    quantity = QUANTITIES.get(name, name.replace("_", " "))
-    return Sweep(view.table.title or view.table.name, quantity, tuple(curves))
+    labels = QUANTITIES
+    if any(each.section == "attacks" and x in dict(each.values) for each in view.table.swept):
+        labels = {**QUANTITIES, **OF_ATTACKS}
+    quantity = labels.get(name, name.replace("_", " "))
+    return Sweep(view.table.title or view.table.name, quantity, tuple(curves), grid.defenses)
 
 
 def _swept_curves(view: View, grid: Grid, x: str) -> list[Curve]:
@@ -129,8 +134,6 @@ def _swept_curves(view: View, grid: Grid, x: str) -> list[Curve]:
         assert entry.accuracy is not None
         ends = tuple(Point(end, entry.accuracy, None) for end in (min(everything), max(everything)))
         curves.append(Curve(dataset, model, attack, ends, defense, level=True))
-    if len({curve.defense for curve in curves}) == 1:
-        curves = [replace(curve, defense="") for curve in curves]
     return curves
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.nodes import models_behind
+from pipeline.plan.words import counted
 from pipeline.report.facts import number
 from pipeline.report.views.pictures import Artifacts
 from pipeline.store.reading import Malformed, parsed
@@ -64,9 +65,9 @@ class Training:
     def words(self) -> str:
         """Summary in one line."""
         last, hours = self.epochs[-1], self.hours
-        took = "" if hours is None else f" in {hours:.2g} h"
+        took = counted(len(self.epochs), "epoch") + ("" if hours is None else f" in {hours:.2g} h")
         return (
-            f"`{self.model}`: {self.recipe}; {len(self.epochs)} epochs{took} on {self.hardware}; "
+            f"`{self.model}`: {self.recipe}; {took} on {self.hardware}; "
             f"last epoch: loss {last.loss:.3f}, {last.accuracy:.1f} % of {self.of} right"
         )
 

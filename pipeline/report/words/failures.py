@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from pipeline.plan.words import counted
 from pipeline.report.views.failures import Confusion, Failures, ModelFailures
 
 HEADING = "Where a defense fails"
@@ -49,8 +50,9 @@ def confusions(found: Failures) -> Iterator[str]:
 def extremes(one: ModelFailures) -> str:
     """Which images all attacks break, and which none breaks."""
     found = one.any
+    cells = counted(len(found.cells), "attacked cell")
     return (
-        f"Of {found.common:,} images, in all {len(found.cells)} attacked cells of this model: "
+        f"Of {found.common:,} images, in {cells} of this model: "
         f"always wrong, {listed(found.always)}; always right, {listed(found.never)}."
     )
 

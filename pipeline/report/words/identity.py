@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.scores import Scores
-from pipeline.report.words.numbers import accuracy
-from tasks.attacks.base import BoundedAttack
+from pipeline.report.words.numbers import accuracy, images_range
+from tasks.attacks.base import BallAttack
 
 
 def identity(grid: Grid, scores: Scores, provenance: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -34,21 +34,22 @@ def digest(scores: Scores) -> str:
 def _data(cells: Sequence[Cell]) -> Iterator[str]:
     for name in dict.fromkeys(cell.dataset for cell in cells):
         counts = sorted({cell.images for cell in cells if cell.dataset == name})
-        many = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
-        yield f"`{name}`, the first {many} test images"
+        yield f"`{name}`, the first {images_range(counts[0], counts[-1], 'test image')}"
 
 
 def _attacks(cells: Sequence[Cell]) -> Iterator[str]:
     """The balls of the attacks, with epsilon in 1/255."""
     specs = [cell.attack_spec for cell in cells]
     balls = sorted(
-        {(spec.norm, spec.epsilon) for spec in specs if isinstance(spec, BoundedAttack)},
+        {(spec.norm, spec.epsilon) for spec in specs if isinstance(spec, BallAttack)},
         key=str,
     )
     for norm in dict.fromkeys(norm for norm, _ in balls):
         sizes = sorted(each for other, each in balls if other == norm and each is not None)
         yield f"{norm}, ε = {', '.join(f'{size:g}/255' for size in sizes)}"
-    if not balls:
+    if any(spec.crafts and not isinstance(spec, BallAttack) for spec in specs):
+        yield "not bounded by a norm"
+    elif not balls:
         yield "none"
 
 
@@ -61,7 +62,8 @@ def _knowledge(cells: Sequence[Cell]) -> str:
         known = "the network, the defense and the distribution of its draws, not the draws"
         words.append(f"{names}: {known}")
     if replayed:
-        words.append("all others: the network alone; the examples are replayed on the defense")
+        others = "all others: " if adaptive else ""
+        words.append(f"{others}the network alone; the examples are replayed on the defense")
     return "; ".join(words) or "no attack"
 
 

@@ -92,6 +92,7 @@ def images_of(counts: Mapping[tuple[str, str], int]) -> str:
     return f"{usual:,}" + (f" ({'; '.join(words)})" if words else "")
 
 
-def range_of(fewest: int, most: int) -> str:
-    """`500`, or `200 to 500` if the two numbers differ."""
-    return f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+def images_range(fewest: int, most: int, noun: str = "image") -> str:
+    """`1 image`, `500 images`, or `200 to 500 images` if the two numbers differ."""
+    first = "" if fewest == most else f"{fewest:,} to "
+    return f"{first}{most:,} {noun}" + ("" if most == 1 else "s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.plan.words import counted
 from pipeline.report.paper import Reference
 from pipeline.report.views.table import Entry, View
 from pipeline.report.words.numbers import accuracy
@@ -102,7 +103,7 @@ def _weights(spec: ClassifierSpec) -> str:
         return f"a checkpoint ({spec.sha256[:12]})"
     if isinstance(spec, EnsembleSpec):
         return f"an ensemble of {len(spec.members)}"
-    return f"{spec.recipe.epochs} epochs of {spec.recipe.method}"
+    return f"{counted(spec.recipe.epochs, 'epoch')} of {spec.recipe.method}"
 
 
 def _references(view: View) -> Iterator[Reference]:

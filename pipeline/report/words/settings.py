@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.grid.cells import Cell
+from pipeline.plan.words import counted
 from tasks.defenses.base import Defense
 from tasks.specs import Kind, Spec
 from tasks.training.recipe import CheckpointSpec, ClassifierSpec, EnsembleSpec
@@ -20,7 +21,7 @@ def datasets_said(cells: Sequence[Cell], by_class: Mapping[str, Sequence[int]]) 
     """A line of Markdown for each data set: its images and classes."""
     found = dict.fromkeys((cell.dataset, cell.images, cell.dataset_spec.classes) for cell in cells)
     return [
-        f"- `{name}`: {images} test images of {classes} classes, "
+        f"- `{name}`: {counted(images, 'test image')} of {classes} classes, "
         + _per_class(images, classes, by_class.get(name))
         for name, images, classes in found
     ]

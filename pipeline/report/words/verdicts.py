@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Grid
+from pipeline.plan.words import counted
 from pipeline.report.views.adaptive import Rate
 from pipeline.report.views.verdicts import BARE, Conclusion, VerdictRow
-from pipeline.report.words.numbers import NOTHING, accuracy, gain, passes_words, range_of
+from pipeline.report.words.numbers import NOTHING, accuracy, gain, images_range, passes_words
 from tasks.evaluation.verdicts import FALLEN, NEGLIGIBLE, Change, Word
 
 HEADING = "Does it hold?"
@@ -80,10 +81,10 @@ def subjects(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
 def about(rows: Sequence[VerdictRow]) -> str:
     """Heading of one network's rows: network, attack, ball and number of images."""
     counts = [row.images for row in rows if row.images] or [0]
-    images = range_of(min(counts), max(counts))
+    images = images_range(min(counts), max(counts))
     attacks = ", ".join(dict.fromkeys(row.attack for row in rows))
     balls = ", ".join(dict.fromkeys(row.ball for row in rows))
-    return f"{rows[0].model}: {balls}, {attacks}, {images} images"
+    return f"{rows[0].model}: {balls}, {attacks}, {images}"
 
 
 def verdict_words(row: VerdictRow) -> str:
@@ -127,7 +128,7 @@ def judged_sentence(rows: Sequence[VerdictRow], answer: Conclusion) -> str:
     differ if a larger budget was finished on some of the networks only.
     """
     first = rows[0]
-    bases = {row.model: f"{row.images} images, {row.attack}" for row in rows}
+    bases = {row.model: f"{counted(row.images, 'image')}, {row.attack}" for row in rows}
     if len(set(bases.values())) == 1:
         where = f"{' and '.join(bases)}, {bases[first.model]}"
     else:

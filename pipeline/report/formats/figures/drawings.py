@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.grid.cells import Grid
+from pipeline.plan.words import counted
 from pipeline.report.cache import kept
 from pipeline.report.formats.markdown import markdown_table
 from pipeline.report.scores import Scores
@@ -64,7 +65,8 @@ where each image counts under the attack that is most successful on it."""
 COSTS_CAPTION = """\
 Each point is the accuracy of a defense under the attack of this table that lowers it most, with the
 Wilson 95 % interval over images. Passes are forward and backward passes of the network for one
-image, as counted while the defense ran; points that would overlap are drawn side by side."""
+image, as counted while the defense ran. Points of equal or almost equal passes are drawn side by
+side, so that only the middle of such a row is at its place on the axis."""
 
 VERDICTS_CAPTION = """\
 A point is the worst-case accuracy with a defense, the line that without one, each with its Wilson
@@ -132,7 +134,11 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
         return None
     files = {"svg": DrawnFile(found, "svg", _costs)}
     alt = "Least accuracy of each defense against the passes that it takes"
-    caption = " ".join(filter(None, [COSTS_CAPTION, images_line(view)]))
+    left_out = ""
+    if found.left_out:
+        count = counted(len(found.left_out), "row")
+        left_out = f"{count} left out, without an adaptive accuracy: {', '.join(found.left_out)}."
+    caption = " ".join(filter(None, [COSTS_CAPTION, left_out, images_line(view)]))
     return Drawing(f"![{alt}]({stem}.svg)\n\n{caption}\n", alt, caption, files)
 
 

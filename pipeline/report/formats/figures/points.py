@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.report.formats.figures.colours import INK
 from pipeline.report.formats.figures.style import (
@@ -23,25 +23,25 @@ from pipeline.report.formats.figures.style import (
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.costs import CostPanel, Costs
 from pipeline.report.views.epsilons import EpsilonPanel, Epsilons
+from pipeline.report.words.numbers import images_range
 
 APART = 0.03
 """Minimum distance of marks, as a share of the width of all marks."""
-Panel = TypeVar("Panel", CostPanel, EpsilonPanel)
 
 
 def draw_costs(costs: Costs, path: Path, kind: FileKind) -> None:
     """Draw the lowest accuracy of each defense against its passes, with a panel for each model."""
-    with _panels(costs.panels, costs.defenses, _cost_panel) as (figure, row):
+    with _panels(costs, _cost_panel, {}) as (figure, row):
         row[0].set_ylabel("least accuracy (% of images)")
         for axes in row:
-            axes.set_xlabel("passes of the network a prediction")
+            axes.set_xlabel("passes of the network per prediction\n(equal ones drawn side by side)")
         write_title(figure, f"{costs.title}: accuracy against cost")
         save(figure, path, kind)
 
 
 def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
     """Draw the accuracy of each defense against epsilon, with a panel for each model."""
-    with _panels(epsilons.panels, epsilons.defenses, _epsilon_panel) as (figure, row):
+    with _panels(epsilons, _epsilon_panel, _with_images(epsilons)) as (figure, row):
         accuracy = "few-draw accuracy" if epsilons.few_draws else "accuracy"
         row[0].set_ylabel(f"{accuracy} (% of the card's images)")
         for axes in row:
@@ -65,7 +65,7 @@ def draw_robustness(rows: Sequence[Robustness], path: Path, kind: FileKind) -> N
             for row in rows
         ]
         axes.set_yticks(range(len(rows)), labels)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(-2, 102)
         axes.set_xlabel("accuracy (% of images)")
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
@@ -81,24 +81,28 @@ def draw_robustness(rows: Sequence[Robustness], path: Path, kind: FileKind) -> N
 
 @contextmanager
 def _panels(
-    panels: Sequence[Panel],
-    defenses: Sequence[str],
-    draw: Callable[[Any, Panel, Sequence[str]], dict[str, Any]],
+    shown: Costs | Epsilons,
+    draw: Callable[[Any, Any, Sequence[str]], dict[str, Any]],
+    labels: Mapping[str, str],
 ) -> Iterator[tuple[Any, Any]]:
     """Context manager: a figure with a panel for each model and a common legend of defenses.
 
-    draw: fills a panel and returns a legend handle for each of its defenses.
+    Args:
+        draw: Fills a panel and returns a legend handle for each of its defenses.
+        labels: Legend entries of the defenses, where they are not the names.
     """
-    lines = -(-len(defenses) // 2)
+    panels: Sequence[CostPanel | EpsilonPanel] = shown.panels
+    lines = -(-len(shown.defenses) // 2)
     with sheet(max(6.4, 4.6 * len(panels)), 4.2 + 0.22 * lines) as figure:
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         handles: dict[str, Any] = {}
         for panel, axes in zip(panels, row, strict=True):
-            handles |= draw(axes, panel, defenses)
+            handles |= draw(axes, panel, shown.order)
             axes.set_title(panel.model, fontsize=10)
         row[0].set_ylim(-2, 102)
         figure.legend(
-            handles=[handles[defense] for defense in defenses],
+            handles=[handles[defense] for defense in shown.defenses],
+            labels=[labels.get(defense, defense) for defense in shown.defenses],
             loc="outside lower center",
             ncols=2,
             fontsize=9,
@@ -107,13 +111,24 @@ def _panels(
         yield figure, row
 
 
-def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[str, Any]:
+def _with_images(epsilons: Epsilons) -> dict[str, str]:
+    """`hedge (70 images)` for each defense, if curves are of different numbers of images."""
+    counts: dict[str, list[int]] = {}
+    for panel in epsilons.panels:
+        for curve in panel.curves:
+            counts.setdefault(curve.defense, []).append(curve.images)
+    if len({count for of in counts.values() for count in of}) == 1:
+        return {}
+    return {name: f"{name} ({images_range(min(of), max(of))})" for name, of in counts.items()}
+
+
+def _cost_panel(axes: Any, panel: CostPanel, order: Sequence[str]) -> dict[str, Any]:
     """Draw the points of a model; returns a legend handle for each defense."""
     handles = {}
     taken = [point.passes for point in panel.points]
     wide = max(taken) / min(taken) > WIDE
     for point, across in zip(panel.points, side_by_side(taken, logarithmic=wide), strict=True):
-        place = defenses.index(point.defense)
+        place = order.index(point.defense)
         error = None if point.interval is None else ends(point.accuracy, point.interval)
         handles[point.defense] = axes.errorbar(
             [across],
@@ -124,7 +139,6 @@ def _cost_panel(axes: Any, panel: CostPanel, defenses: Sequence[str]) -> dict[st
             markersize=7,
             linestyle="none",
             capsize=3,
-            label=point.defense,
         )
     if wide:
         axes.set_xscale("log")
@@ -159,11 +173,11 @@ def _ends(group: Sequence[int], places: Sequence[float], gap: float) -> tuple[fl
     return middle - half, middle + half
 
 
-def _epsilon_panel(axes: Any, panel: EpsilonPanel, defenses: Sequence[str]) -> dict[str, Any]:
+def _epsilon_panel(axes: Any, panel: EpsilonPanel, order: Sequence[str]) -> dict[str, Any]:
     """Draw the curves of a model; returns a legend handle for each defense."""
     handles = {}
     for curve in panel.curves:
-        place = defenses.index(curve.defense)
+        place = order.index(curve.defense)
         colour = COLOURS[place % len(COLOURS)]
         mark, line = MANNERS[place % len(MANNERS)]
         sizes = [point.epsilon for point in curve.points]
@@ -178,7 +192,6 @@ def _epsilon_panel(axes: Any, panel: EpsilonPanel, defenses: Sequence[str]) -> d
             linestyle=line,
             linewidth=1.6,
             markersize=5,
-            label=curve.defense,
         )
     shown = sorted({point.epsilon for curve in panel.curves for point in curve.points})
     # linear from 0 to the smallest epsilon, logarithmic beyond

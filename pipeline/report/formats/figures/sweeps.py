@@ -8,6 +8,7 @@ and Ito).
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from pipeline.report.formats.figures.style import (
 from pipeline.report.views.sweeps import Curve, Point, Sweep
 
 PANEL_WIDTH_IN = 5.2
+HEADING = 60
+"""Characters of a line of a panel's heading."""
 SPACE = 0.045
 """Minimum distance of ticks, as a share of the axis."""
 
@@ -49,8 +52,10 @@ def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for panel, axes in zip(panels, row, strict=True):
             curves = [curve for curve in sweep.curves if curve.dataset == panel]
-            _panel(axes, curves, attacks)
-            axes.set_title(panel, fontsize=10)
+            shared, labels = _labels(curves)
+            _panel(axes, curves, labels, attacks, sweep.order)
+            heading = f"{panel}: {shared}" if shared else panel
+            axes.set_title(textwrap.fill(heading, HEADING), fontsize=10)
             axes.set_xlabel(sweep.quantity)
         row[0].set_ylabel("accuracy (% of images)")
         low, high = row[0].get_ylim()  # common limits, once all panels are drawn
@@ -59,12 +64,43 @@ def draw_sweep(sweep: Sweep, path: Path, kind: FileKind) -> None:
         save(figure, path, kind)
 
 
-def _panel(axes: Axes, curves: Sequence[Curve], attacks: Sequence[str]) -> None:
-    models = list(dict.fromkeys((curve.model, curve.defense) for curve in curves))
+def _labels(curves: Sequence[Curve]) -> tuple[str, list[str]]:
+    """Model, attack and defense: those that all curves share, and the others of each curve."""
+    names = [(curve.model, curve.attack, curve.defense) for curve in curves]
+    alone = len(curves) == 1
+    differ = [alone or len(set(column)) > 1 for column in zip(*names, strict=True)]
+
+    def joined(of: tuple[str, ...], *, differing: bool) -> str:
+        return ", ".join(n for n, d in zip(of, differ, strict=True) if n and d is differing)
+
+    return joined(names[0], differing=False), [joined(each, differing=True) for each in names]
+
+
+def _colours(curves: Sequence[Curve], order: Sequence[str]) -> dict[tuple[str, str], str]:
+    """The colour of each model and defense.
+
+    A defense has its own colour, by its place in `order`, unless two would then look the same.
+    """
+    pairs = list(dict.fromkeys((curve.model, curve.defense) for curve in curves))
+    places = [order.index(name) if name in order else 0 for _, name in pairs]
+    found = [COLOURS[place % len(COLOURS)] for place in places]
+    if len(set(found)) < len(pairs):
+        found = [COLOURS[place % len(COLOURS)] for place in range(len(pairs))]
+    return dict(zip(pairs, found, strict=True))
+
+
+def _panel(
+    axes: Axes,
+    curves: Sequence[Curve],
+    labels: Sequence[str],
+    attacks: Sequence[str],
+    order: Sequence[str],
+) -> None:
+    colours = _colours(curves, order)
     handles: list[Line2D] = []
     published: list[str] = []
-    for curve in curves:
-        colour = COLOURS[models.index((curve.model, curve.defense)) % len(COLOURS)]
+    for curve, label in zip(curves, labels, strict=True):
+        colour = colours[curve.model, curve.defense]
         mark, line = MANNERS[attacks.index(curve.attack) % len(MANNERS)]
         points = curve.points
         _intervals(axes, points, colour)
@@ -76,7 +112,7 @@ def _panel(axes: Axes, curves: Sequence[Curve], attacks: Sequence[str]) -> None:
             linestyle=line,
             linewidth=0.9 if curve.level else 1.6,
             markersize=4.5,
-            label=curve.label,
+            label=label,
         )
         handles.append(drawn)
         published += _published(axes, points, colour, mark)

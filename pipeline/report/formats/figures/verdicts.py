@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from pipeline.report.formats.figures.colours import INK
 from pipeline.report.formats.figures.style import COLOURS, FileKind, ends, save, sheet
 from pipeline.report.views.verdict_panels import VerdictMark, VerdictPanel
-from pipeline.report.words.numbers import accuracy, range_of
+from pipeline.report.words.numbers import accuracy, images_range
 from tasks.evaluation.verdicts import Word
 
 TITLE = "Worst-case accuracy of each defense, and its verdict"
@@ -108,7 +108,7 @@ def _panel(axes: Axes, panel: VerdictPanel) -> dict[str, Any]:
     axes.set_yticks(range(len(panel.marks)), [mark.defense for mark in panel.marks])
     axes.set_ylim(len(panel.marks) - 0.5, -0.5)
     axes.set_title(
-        f"{panel.model}\n{panel.norm} {panel.epsilon:g}/255, {range_of(*panel.images)} images",
+        f"{panel.model}\n{panel.norm} {panel.epsilon:g}/255, {images_range(*panel.images)}",
         fontsize=10,
     )
     axes.grid(visible=False, axis="y")
