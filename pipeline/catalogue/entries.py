@@ -32,6 +32,21 @@ DIGITS = {"classes": 10, "channels": 1, "side_px": 8}
 """The fixed properties of scikit-learn's digits data set."""
 
 
+class FilesEntry(ConfigEntry):
+    """The files of a data set, as `pipeline export` writes them."""
+
+    kind: Literal["parquet", "cifar", "npz", "folder"]
+    """File format."""
+    sha256: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+    """SHA-256 of each file, by role."""
+    train: Annotated[int, Field(ge=0)]
+    """Number of training images."""
+    test: Annotated[int, Field(ge=0)]
+    """Number of test images."""
+    class_names: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """Names of the classes in the files, in the order of the labels."""
+
+
 class DatasetEntry(ConfigEntry):
     """A data set: where its images come from and what they look like."""
 
@@ -58,6 +73,9 @@ class DatasetEntry(ConfigEntry):
     folder: str | None = None
     """Folder that holds the files, relative to the folder of this YAML file; for kind `npz` it may
     be a single file. `--data` overrides it."""
+    files: FilesEntry | None = None
+    """The files that results were computed from. `pipeline export` writes it, so that the results
+    can be shown without them; a run that reads the images needs `--data`."""
 
     @field_validator("classes")
     @classmethod

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue.paper import published
+from pipeline.catalogue.sources.locate import UNNAMED
 from pipeline.commands.records import cell_record
 from pipeline.commands.session import Session
 from pipeline.execution.work.budget import KEPT, PROCESS_BYTES, peak_bytes
 from pipeline.grid.coverage import Coverage
-from pipeline.grid.graph import UNNAMED
 from pipeline.grid.kinds import KINDS, NODE_KINDS
 from pipeline.plan.estimate import Estimate
 from pipeline.plan.planning import Plan
@@ -149,7 +149,7 @@ def _absent(session: Session, made: Plan) -> Iterator[str]:
     """A line for each data set that a run would download first, and each file it asks for."""
     files = {cell.dataset: cell.files for cell in session.cells}
     for name, places in files.items():
-        if not all(Path(path).exists() for _, path in places):
+        if not all(role == UNNAMED or Path(path).exists() for role, path in places):
             yield f"data set '{name}' is not here yet: a run downloads it, or --data {name}=FOLDER"
     for digest in made.todo:
         if message := dict(session.graph[digest].files).get(UNNAMED):

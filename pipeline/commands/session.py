@@ -13,6 +13,7 @@ from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.fingerprint import KindCode, check
 from pipeline.catalogue.code.own import declared_at
 from pipeline.catalogue.devices import read_devices
+from pipeline.catalogue.sources.locate import UNNAMED
 from pipeline.commands.view import StoredGrid, open_stored_grid
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.execution.executors.starter import Starter
@@ -23,7 +24,6 @@ from pipeline.execution.watch import Watch
 from pipeline.execution.work.contract import contract_verdict, own_parts
 from pipeline.grid.builder import Overrides
 from pipeline.grid.digests import spec_classes
-from pipeline.grid.graph import UNNAMED
 from pipeline.grid.kinds import KINDS, CardSize
 from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.planning import Plan

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -23,7 +23,8 @@ from tasks.training.recipe import CheckpointSpec, ClassifierSpec
 def configs_of(session: Session) -> tuple[dict[str, bytes], list[str]]:
     """The files that a session's grid was loaded from, by `section/file`, and those left out.
 
-    A checkpoint's YAML refers to its file by SHA-256 only, since the file is not included.
+    The YAML of a checkpoint or of a data set refers to its files by SHA-256 only, since these are
+    not included.
 
     Raises:
         BadInput: If two different files have one name: the recipient's grid would use one for both.
@@ -43,6 +44,8 @@ def configs_of(session: Session) -> tuple[dict[str, bytes], list[str]]:
                 )
         if name.startswith("models/") and path.suffix == ".yaml":
             data = _without_file(session, session.catalogue.document("models", path.stem)) or data
+        if name.startswith("datasets/") and path.suffix == ".yaml":
+            data = _with_files(session, session.catalogue.document("datasets", path.stem)) or data
         found[name] = data
     return found, left
 
@@ -62,22 +65,29 @@ def _without_file(session: Session, document: Document) -> bytes | None:
     return None
 
 
+def _with_files(session: Session, document: Document) -> bytes | None:
+    """The YAML of a data set with the identity of its files; None for the digits."""
+    cell = next(cell for cell in session.grid.cells if cell.dataset == document.path.stem)
+    spec = cell.dataset_spec
+    if spec.kind == "digits":
+        return None
+    files: dict[str, object] = {
+        "kind": spec.kind,
+        "sha256": dict(spec.sources),
+        "train": cell.train_images,
+        "test": cell.test_images,
+    }
+    if spec.class_names is not None:
+        files["class_names"] = list(spec.class_names)
+    rest = {key: value for key, value in document.value.items() if key != "folder"}
+    return yaml.safe_dump({**rest, "files": files}, sort_keys=False).encode()
+
+
 def _models(session: Session) -> Iterator[tuple[str, ClassifierSpec]]:
     """Models of a session's cells, members of ensembles included, by the name of their file."""
     for cell in session.grid.cells:
         for own in cell.models():
             yield own.model.partition("[")[0], own.model_spec
-
-
-def command_words(
-    grid: str, folder: Path, options: Sequence[str], datasets: Sequence[str]
-) -> list[str]:
-    """The command that shows the sender's report.
-
-    datasets: data sets whose files it needs.
-    """
-    data = [word for name in datasets for word in ("--data", f"{name}=FOLDER")]
-    return ["pipeline", "report", grid, "--configs", str(folder), *options, *data]
 
 
 def unpack(bundle: Bundle, folder: Path) -> list[str]:
@@ -105,18 +115,9 @@ def unpack(bundle: Bundle, folder: Path) -> list[str]:
     except OSError as error:
         raise BadInput(f"{shown(folder)}: cannot be written to: {reason_of(error)}") from None
     manifest = bundle.manifest
-    words = command_words(manifest.grid, folder, manifest.options, _datasets(texts))
+    words = ["pipeline", "report", manifest.grid, "--configs", str(folder), *manifest.options]
     lines = [f"grid    {manifest.grid}: {shlex.join(words)}"]
     code = [str(folder / name) for name in texts if name.endswith(".py")]
     if code:
         lines.append(f"code    read it before you run that, it was not run: {', '.join(code)}")
     return lines
-
-
-def _datasets(texts: Mapping[str, bytes]) -> list[str]:
-    """Names of the data sets among these configs whose files are in a folder of the sender's."""
-    found = []
-    for name, data in texts.items():
-        if name.startswith("datasets/") and re.search(rb"(?m)^folder:", data):
-            found.append(Path(name).stem)
-    return found

@@ -330,6 +330,7 @@ class _Builder:
             stands_for=parts.stands_for,
             published_accuracy=parts.published_accuracy,
             train_images=source.train,
+            test_images=source.test,
         )
         if attack_spec.draws_nothing and not cell.deterministic:
             message = (

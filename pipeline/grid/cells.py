@@ -52,6 +52,7 @@ class Cell:
     model_files: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     stands_for: str | None = None
     train_images: int = 0
+    test_images: int = 0
     published_accuracy: float | None = None
     adaptive_shard: int = ADAPTIVE_SHARD
     attack_note: str | None = None

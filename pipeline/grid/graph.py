@@ -11,10 +11,6 @@ from pipeline.grid.kinds import KINDS, KindInfo, NodeKind
 from pipeline.store.records import Identity
 from tasks.specs import Spec
 
-UNNAMED = "unnamed"
-"""Role of a checkpoint's file that is not named. In place of the path is the error message for a
-run that has to read it."""
-
 
 @dataclass(frozen=True, eq=False)
 class Node:

@@ -9,8 +9,7 @@ from pathlib import Path
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import CheckpointEntry
-from pipeline.catalogue.sources.locate import DatasetSource, described, locate
-from pipeline.grid.graph import UNNAMED
+from pipeline.catalogue.sources.locate import UNNAMED, DatasetSource, described, locate
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import cache_folder, sha256_of
 from tasks.attacks.base import Attack

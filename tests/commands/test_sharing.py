@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 from click.testing import CliRunner, Result
@@ -99,6 +100,43 @@ def test_a_bundle_has_no_place_of_the_senders_machine(bundle: Path, tmp_path: Pa
         "configs/defenses/dark.py",
     }
     assert str(tmp_path).encode() not in texts
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["by --data", "in the config"])
+def test_the_report_of_images_that_only_the_sender_has_needs_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    folder = "" if given else "folder: ../../photos\n"
+    photos = {"datasets/photos.yaml": f"kind: npz\nclasses: 10\nchannels: 1\nside_px: 8\n{folder}"}
+    model = OWN["models/own.yaml"].replace("digits", "photos")
+    write_configs(first / "configs", {**OWN, **photos, "models/own.yaml": model})
+    weights = Small(width=2).build(1, 8, 10, seed=0).state_dict()
+    safetensors.torch.save_file(weights, first / "configs/models/own.safetensors")
+    (first / "photos").mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+    np.savez(first / "photos/test.npz", images=images, labels=np.arange(40) % 10)
+    monkeypatch.chdir(first)
+    words = ["--grid", "tiny", *(["--data", "photos=photos"] if given else [])]
+    typed("run", *words, "--inline")
+    told = json.loads(typed("report", *words, "--json").stdout)
+    typed("export", "results.zip", *words)
+    second.mkdir()
+    monkeypatch.chdir(second)
+    came = typed("import", str(first / "results.zip")).stdout.splitlines()
+    offered = "pipeline report tiny --configs imported/results"
+    assert f"grid    tiny: {offered}" in came
+    again = json.loads(typed(*shlex.split(offered)[1:], "--json").stdout)
+    assert again["cells"] == told["cells"]
+    assert again["cells"][0]["accuracy"] is not None
+    # what reads the images asks for them
+    more = ["--grid", "tiny", "--configs", "imported/results", "--add", "defense=guo"]
+    needed = "data set 'photos': name the files of these results: --data photos=FOLDER"
+    planned = typed("plan", *more).stdout.splitlines()
+    assert f"a run needs one more option: {needed}" in planned
+    refused = CliRunner().invoke(main, ["run", *more, "--inline"])
+    assert (refused.exit_code, refused.stderr.splitlines()[-1]) == (2, f"error: {needed}")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.catalogue.entries import DatasetEntry
+from pipeline.catalogue.entries import DatasetEntry, FilesEntry
 from pipeline.catalogue.sources import arrays as source_arrays
 from pipeline.catalogue.sources import cifar as source_cifar
 from pipeline.catalogue.sources import files as source_files
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 DatasetFormat = Literal["digits", "parquet", "cifar", "npz", "folder"]
 
 DIGITS_TRAIN, DIGITS_TEST = 1197, 600
+UNNAMED = "unnamed"
+"""Role of a file that is known by its SHA-256 but not named. In place of the path is the error
+message for a run that has to read it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class DatasetSource:
     """The located files of a data set.
 
     Attributes:
-        files: Pairs of role and path.
+        files: Pairs of role and path; see `UNNAMED`.
         hashes: Pairs of role and SHA-256.
         train: Number of training images.
         test: Number of test images.
@@ -72,8 +75,13 @@ def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> Datase
         _check_cifar(name, entry)
     place = folder or (Path(entry.folder).expanduser() if entry.folder else None)
     if place is None:
-        if entry.kind == "cifar":
-            return _published(entry.count)
+        published = _published(entry.count) if entry.kind == "cifar" else None
+        if entry.files is not None and (
+            published is None or published.hashes != tuple(entry.files.sha256.items())
+        ):
+            return _recorded(name, entry.files)
+        if published is not None:
+            return published
         raise BadInput(f"data set '{name}' needs a folder: --data {name}=FOLDER")
     if not place.is_dir() and not (entry.kind == "npz" and place.is_file()):
         raise BadInput(f"data set '{name}': no folder {shown(place)}")
@@ -81,6 +89,19 @@ def locate(name: str, entry: DatasetEntry, folder: Path | None = None) -> Datase
         return _source("cifar", source_cifar.find(entry.count, place))
     kind, found = _found(name, entry, place)
     return _source(kind, found)
+
+
+def _recorded(name: str, found: FilesEntry) -> DatasetSource:
+    """Files that are known by their SHA-256 alone."""
+    message = f"data set '{name}': name the files of these results: --data {name}=FOLDER"
+    return DatasetSource(
+        files=((UNNAMED, message),),
+        hashes=tuple(found.sha256.items()),
+        train=found.train,
+        test=found.test,
+        kind=found.kind,
+        class_names=found.class_names,
+    )
 
 
 def _check_cifar(name: str, entry: DatasetEntry) -> None:

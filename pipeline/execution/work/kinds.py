@@ -20,7 +20,7 @@ from pipeline.catalogue.sources import locate as sources
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.contract import check_stateless, own_code, own_names
 from pipeline.execution.work.inputs import NodeInputs, candidates_of, naming, untrained
-from pipeline.grid.graph import UNNAMED, Node
+from pipeline.grid.graph import Node
 from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput, shown
 from pipeline.problems.sanitize import scrubbed, without_secrets
@@ -81,12 +81,21 @@ class Unfinished(Exception):
     """The run's time limit was reached; the state of this node's work is saved."""
 
 
+def _named(node: Node) -> dict[str, str]:
+    """The paths of a node's files by role; BadInput if they are not named."""
+    files = dict(node.files)
+    if sources.UNNAMED in files:
+        raise BadInput(files[sources.UNNAMED])
+    return files
+
+
 def _dataset(inputs: NodeInputs) -> NodeOutput:
     spec = inputs.node.spec
     assert isinstance(spec, DatasetSpec)
-    content = sources.read(spec, dict(inputs.node.files))
+    named = _named(inputs.node)
+    content = sources.read(spec, named)
     splits = content.splits
-    places = {str(Path(path).parent) for path in dict(inputs.node.files).values()}
+    places = {str(Path(path).parent) for path in named.values()}
     inputs.note(f"data set in {shown(Path(min(places)))}", *content.notes)
     about = {"spec": spec.model_dump(mode="json")}
     files = {
@@ -159,9 +168,7 @@ def _fits(inputs: NodeInputs, module: nn.Module) -> None:
 def _checkpoint(inputs: NodeInputs) -> NodeOutput:
     spec = inputs.node.spec
     assert isinstance(spec, CheckpointSpec)
-    files = dict(inputs.node.files)
-    if UNNAMED in files:
-        raise BadInput(files[UNNAMED])
+    files = _named(inputs.node)
     path = Path(files["weights"])
     if "url" in files and not path.exists():
         _download(files["url"], path, spec.sha256)
