@@ -117,6 +117,6 @@ def _datasets(texts: Mapping[str, bytes]) -> list[str]:
     """Names of the data sets among these configs whose files are in a folder of the sender's."""
     found = []
     for name, data in texts.items():
-        if name.startswith("datasets/") and re.search(rb"(?m)^folder:", data):
+        if name.startswith("datasets/") and re.search(rb"(?m)(^|[{,]\s*)folder:", data):
             found.append(Path(name).stem)
     return found

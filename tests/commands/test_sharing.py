@@ -17,6 +17,7 @@ from tiny import write_configs
 
 import pipeline
 from pipeline.commands.cli import main
+from pipeline.commands.sharing import _datasets
 from tasks.networks.small import Small
 
 DARK = (
@@ -84,6 +85,15 @@ def test_a_second_person_sees_the_same_report_once_they_say_so(
     theirs = (bundle.parent / "reports/tiny/index.html").read_text(encoding="utf-8")
     said = re.compile(r"40 test images of 10 classes[^<]*")
     assert said.findall(page) == said.findall(theirs) != []
+
+
+def test_the_command_of_an_import_names_the_folders_that_it_needs() -> None:
+    texts = {
+        "datasets/animals.yaml": b"{kind: folder, folder: ../../photos, classes: [cat, dog]}\n",
+        "datasets/block.yaml": b"kind: npz\nfolder: ../letters.npz\n",
+        "datasets/digits.yaml": b"kind: digits  # in no folder: it is downloaded\nclasses: 10\n",
+    }
+    assert _datasets(texts) == ["animals", "block"]
 
 
 def test_a_bundle_has_no_place_of_the_senders_machine(bundle: Path, tmp_path: Path) -> None:
