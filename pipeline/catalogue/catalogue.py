@@ -76,6 +76,12 @@ class Catalogue:
         """
         path = Path(choice).expanduser()
         if path.suffix not in {".py", ".yaml"}:
+            if path.is_file() and choice not in {*self.names(section), *self._packaged(section)}:
+                what = section[:-1]
+                raise BadInput(
+                    f"{what} {choice}: expected a .py or .yaml file, or the name of "
+                    f"{'an' if what == 'attack' else 'a'} {what}"
+                )
             return choice
         if not path.is_file():
             raise BadInput(f"there is no file {choice}")
@@ -120,7 +126,7 @@ class Catalogue:
             return Document(Path(offered[name]), {"kind": offered[name]})
         hint = _file_meant(name) if section in CODED else ""
         hint = hint or suggestion(name, {*names, *offered})
-        raise BadInput(f"no {section[:-1]} named '{name}'{hint}")
+        raise BadInput(_unknown(section, name, hint))
 
     @staticmethod
     def _packaged(section: Section) -> dict[str, str]:
@@ -241,7 +247,7 @@ class Catalogue:
         known = {*self.names(section)}
         if name not in known and name not in (offered := self._packaged(section)):
             known |= {*offered}
-            message = f"no {section[:-1]} named '{name}'{suggestion(name, known)}"
+            message = _unknown(section, name, suggestion(name, known))
             raise document.problem(place, message)
 
     def kind(self, document: Document, family: Family, value: object, place: Place) -> Kind:
@@ -301,6 +307,13 @@ class Catalogue:
             raise document.problem(place, line_of(error)) from error
         _check_values(spec, given, document, place)
         return spec
+
+
+def _unknown(section: Section, name: str, hint: str) -> str:
+    """The message for a name that a section does not have."""
+    if not name and section == "defenses":
+        return "a defense without a name; a chain has none before or after a +, as in counter+guo"
+    return f"no {section[:-1]} named '{name}'{hint}"
 
 
 def _file_meant(name: str) -> str:

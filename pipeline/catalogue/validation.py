@@ -82,7 +82,11 @@ def _problem(
     prefix: str,
 ) -> BadInput:
     """Convert the first error of a ValidationError into a BadInput at its place in the file."""
-    first = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
+    if first["type"] == "missing":
+        # a misspelt key beside it is the likely reason
+        unknown = (each for each in others if each["type"] == "extra_forbidden")
+        first = next((each for each in unknown if each["loc"][:-1] == first["loc"][:-1]), first)
     where = _within(value, first["loc"], missing=first["type"] == "missing")
     said = ""
     if first["type"] == "value_error":

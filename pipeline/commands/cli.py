@@ -128,7 +128,7 @@ def main() -> None:
 @running_options
 @click.option(
     "--stop-after",
-    type=FiniteRange(0, 525_600, min_open=True),
+    type=FiniteRange(0, 525_600, low_open=True, unit="minutes", example=10),
     metavar="MINUTES",
     help="Stop cleanly after this time; the same command resumes from there.",
 )
@@ -139,8 +139,8 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     """Compute the missing cells of a grid and print its tables.
 
     Exit codes: 0 all cells are computed; 1 a node failed, or the store or the reports cannot be
-    written; 2 bad input, or MLflow cannot be reached; 4 an unexpected error; 130 stopped by Ctrl-C
-    or --stop-after. If several apply, 130 comes before 1, and 1 before 2.
+    written; 2 bad input, or MLflow cannot be reached, or Ray does not start; 4 an unexpected error;
+    130 stopped by Ctrl-C or --stop-after. If several apply, 130 comes before 1, and 1 before 2.
 
     \b
     pipeline run demo --only model=demo-iat --only defense=counter+guo --force
@@ -164,7 +164,7 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
 )
 @click.option(
     "--minutes",
-    type=FiniteRange(0, 525_600, min_open=True),
+    type=FiniteRange(0, 525_600, low_open=True, unit="minutes", example=10),
     default=10.0,
     show_default=True,
     help="Time limit: the largest attack budget that is estimated to fit is used, then larger "
@@ -205,7 +205,8 @@ def judge(
 
     Checks the contract, then attacks the defense on the demo's networks and compares it with no
     defense and with flips and crops of equal cost. Exit codes: 0 it holds, 1 it does not, 2 bad
-    input, or MLflow cannot be reached, 3 cannot tell, 4 an unexpected error, 130 stopped by Ctrl-C.
+    input, or MLflow cannot be reached, or Ray does not start, 3 cannot tell, 4 an unexpected error,
+    130 stopped by Ctrl-C.
 
     \b
     pipeline judge jpeg.py
@@ -548,6 +549,8 @@ def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) ->
     items: list[dict[str, object]]
     if section == "runs":
         items, lines = _runs(chosen.store, terminal_columns())
+        if not items:
+            say(f"store {chosen.store} has no run that scored a cell", err=True)
     elif section == "cells":
         cells = session_from(chosen).cells
         items, lines = [cell_record(cell) for cell in cells], [cell.name for cell in cells]

@@ -105,7 +105,9 @@ def comparison(
     grids = {grid} if grid is not None else first.grids() & second.grids()
     found = first.side(before, grids), second.side(after, grids)
     if not found[0].cells.keys() & found[1].cells.keys():
-        raise BadInput(f"compare {before} {after}: they have no scored cell in common")
+        apart = first.grids() and second.grids() and not grids
+        hint = "; only cells of grids with the same name are compared" if apart else ""
+        raise BadInput(f"compare {before} {after}: they have no scored cell in common{hint}")
     return compare(*found)
 
 

@@ -19,7 +19,7 @@ from click.core import ParameterSource
 
 from pipeline.commands.records import answer
 from pipeline.grid.kinds import CARD_SIZES, CardSize, ForceStart
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, suggestion
 from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.problems.sanitize import printable
 
@@ -34,10 +34,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class FiniteRange(click.FloatRange):
-    """A number within a range; infinity and NaN are rejected."""
+    """A number of `unit`, within a range; infinity and NaN are rejected."""
+
+    def __init__(
+        self, low: float, high: float, *, unit: str, example: float, low_open: bool = False
+    ) -> None:
+        super().__init__(low, high, min_open=low_open)
+        self._expected = f"a number of {unit}, such as {example:g}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType.convert`."""
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r}: expected {self._expected}", param, ctx)
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
@@ -381,12 +391,13 @@ def additions(items: Sequence[str]) -> list[tuple[Section, str]]:
     found: list[tuple[Section, str]] = []
     for item in items:
         key, sign, name = item.partition("=")
-        section = ADDABLE.get(key)
-        if section is None or not sign or not name:
+        if not sign or not name:
             raise BadInput(
                 f"--add {item}: expected KEY=NAME, such as defense=jpeg.py or model=mine"
             )
-        found.append((section, name))
+        if key not in ADDABLE:
+            raise BadInput(f"--add {item}: no key '{key}'{suggestion(key, ADDABLE)}")
+        found.append((ADDABLE[key], name))
     return found
 
 

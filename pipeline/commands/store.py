@@ -181,7 +181,7 @@ def verify(
 @store_option
 @click.option(
     "--keep",
-    type=FiniteRange(0, 36_500),
+    type=FiniteRange(0, 36_500, unit="days", example=30),
     metavar="DAYS",
     default=DAYS,
     show_default=True,

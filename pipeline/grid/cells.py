@@ -249,6 +249,9 @@ class Grid:
         if name not in known:
             near = suggestion(name, known) if len(known) < 400 else ""
             near = near if near.startswith("; did") else "; `pipeline list cells` has them"
+            defense = "".join(name.split("/")[2:3])
+            if defense and all(cell.defense != defense for cell in self.cells):
+                near += "; a defense that the grid lacks needs --add defense=NAME or FILE"
             raise BadInput(f"no cell '{name}' in grid '{self.name}'{near}")
         return known[name]
 

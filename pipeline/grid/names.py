@@ -55,7 +55,7 @@ def _behind(cell: Cell, node: Node) -> bool:
             same = attack in (bare if against is None else known)
             same = same and against in {None, cell.defense_spec}
         case SelectSpec(against=against):
-            same = cell.attack_spec.compound and cell.defense_spec == against
+            same = cell.defense_spec == against and _selects(cell, node, node.spec)
         case CardSpec(against=against):
             own = isinstance(against, NoDefense) or cell.defense_spec == against
             same = cell.attack_spec.compound and own
@@ -68,8 +68,28 @@ def _behind(cell: Cell, node: Node) -> bool:
             same = False
     if same and isinstance(node.spec, CardSpec | CraftSpec | SelectSpec | DefendSpec):
         same = node.spec.seed == cell.seed
-    wanted = {"dataset", "model", "examples"}
+    if same and isinstance(node.spec, CraftSpec | SelectSpec | DefendSpec):
+        same = node.spec.shard.stop <= cell.images
+    # candidates are left out, which `_selects` compares: their parents would be visited repeatedly
+    wanted = {"dataset", "model", "examples", "standing", "before"}
     return same and all(_behind(cell, parent) for role, parent in node.parents if role in wanted)
+
+
+def _selects(cell: Cell, node: Node, spec: SelectSpec) -> bool:
+    """Whether the attack of a cell makes all candidates of a selection and chooses like it."""
+    attack = cell.attack_spec
+    if not isinstance(attack, CompoundAttack):
+        return False
+    choice = attack.choice(deterministic=cell.deterministic)
+    if (spec.draws, spec.predictions, spec.margin) != (
+        choice.draws,
+        choice.predictions,
+        choice.margin,
+    ):
+        return False
+    bare, known = _attacks(cell)
+    made = (parent.spec for _, parent in node.parents)
+    return all(each.attack in [*bare, *known] for each in made if isinstance(each, CraftSpec))
 
 
 def _attacks(cell: Cell) -> tuple[Collection[Attack], Collection[Attack]]:

@@ -230,7 +230,11 @@ def test_paths_start_from_the_file_that_names_them(make: Make, tmp_path: Path) -
 def test_a_mistake_inside_a_variant_is_told_as_one(make: Make) -> None:
     head = "tables:\n  - name: t\n    models: [mixed]\n    attacks: [pgd]\n    defenses:\n"
     for entry, message in [
-        ("{label: x, use: guo, sett: {}}", "6: tables.0.defenses.0.set: is missing"),
+        ("{label: x, use: guo}", "6: tables.0.defenses.0.set: is missing"),
+        (
+            "{label: x, use: guo, sett: {}}",
+            "6: tables.0.defenses.0.sett: unknown key; did you mean 'set'?",
+        ),
         (
             "{label: x, use: guo, set: {}, lable: y}",
             "6: tables.0.defenses.0.lable: unknown key; did you mean 'label'?",
@@ -253,8 +257,12 @@ def test_a_mistake_inside_a_variant_is_told_as_one(make: Make) -> None:
         ("seed: -1\n", "1: seed: input should be greater than or equal to 0, got -1"),
         ("title: x\nimage: 5\n", "2: image: unknown key; did you mean 'images'?"),
         (
-            "tables:\n  - name: t\n    attack: [pgd]\n",
+            "tables:\n  - name: t\n",
             "2: tables.0.models: is missing",
+        ),
+        (
+            "tables:\n  - name: t\n    attack: [pgd]\n",
+            "3: tables.0.attack: unknown key; did you mean 'attacks'?",
         ),
         (
             "rules:\n  - where: {modle: x}\n    set: {}\n",

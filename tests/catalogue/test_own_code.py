@@ -320,7 +320,7 @@ def test_a_faulty_part_of_a_chain_is_the_one_that_is_named(bench: Bench, compute
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("class Mine(Defense:\n", "mine.py:1: not Python"),
+        ("class Mine(Defense)\n    pass\n", "mine.py:1: not Python: expected ':'"),
         (
             "import nonesuch\n",
             "mine.py:1: No module named 'nonesuch'; it has to be installed, or in a",
@@ -339,6 +339,7 @@ def test_a_file_that_is_no_defense_is_refused_in_one_line(
     with pytest.raises(BadInput) as caught:
         bench.session(("defenses", "mine.py"))
     assert str(caught.value).startswith(line)
+    assert "<unknown>" not in str(caught.value)
 
 
 def test_a_mistake_in_a_yaml_is_told_at_its_place(bench: Bench) -> None:

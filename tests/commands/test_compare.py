@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 from tiny import Tiny, write_configs
 
+import pipeline
 from pipeline.commands.cli import main
 from pipeline.report.answers import answers_of
 from pipeline.report.formats.comparison import COLUMNS, broken_name, comparison_terminal
@@ -166,6 +167,24 @@ def test_a_swept_default_is_compared_by_the_name_that_has_its_value(tiny: Tiny) 
     assert json.loads(done.stdout)["cells"] == json.loads(plain.stdout)["cells"]
     missing = compared(tiny, "guo[draws=2]", "guo[draws=5]", "--grid", "swept")
     assert missing.output.startswith("error: compare guo[draws=5]: the store has no score of it")
+
+
+def test_stores_of_grids_with_different_names_are_not_compared(tiny: Tiny, tmp_path: Path) -> None:
+    grids = write_configs(tmp_path / "other") / "grids"
+    (grids / "tiny.yaml").rename(grids / "small.yaml")
+    store, only = tmp_path / "elsewhere", ["defense=none", "attack=clean"]
+    grid = pipeline.load_grid("small", configs=[tmp_path / "other"], store=store, only=only)
+    pipeline.run(grid, inline=True, progress=False)
+    done = compared(tiny, str(tiny.store), str(store))
+    assert done.exit_code == 2
+    apart = "no scored cell in common; only cells of grids with the same name are compared\n"
+    assert done.output.endswith(apart)
+
+
+def test_a_store_without_runs_says_so(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["list", "runs", "--store", str(tmp_path / "empty")])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == f"store {tmp_path / 'empty'} has no run that scored a cell\n"
 
 
 def test_runs_are_listed_by_what_compare_takes(tiny: Tiny) -> None:

@@ -234,12 +234,21 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
         (["xie", "--epsilon", "nan"], "'nan' is not a finite number."),
         (["xie", "--epsilon", "eight"], "number"),
         (["xie", "--minutes", "0"], "0.0 is not in the range"),
+        (["xie", "--minutes", "10m"], "'10m': expected a number of minutes, such as 10"),
+        (["notes.txt"], "defense notes.txt: expected a .py or .yaml file, or the name of a defe"),
+        (["guo+"], "a defense without a name; a chain has none before or after a +"),
+        (
+            ["kept.py"],
+            "self.calls = …: parameters cannot be changed; keep nothing on self (kept.py:",
+        ),
     ],
 )
 def test_bad_input_is_told_in_a_line_and_exits_with_2(
     judge: Judge, words: list[str], line: str
 ) -> None:
     Path("mine.py").write_text(FILE.format(GREY), encoding="utf-8")
+    Path("kept.py").write_text(FILE.format(f"self.calls = 1\n        {GREY}"), encoding="utf-8")
+    Path("notes.txt").touch()
     result = CliRunner().invoke(main, ["judge", *words])
     assert result.exit_code == 2
     assert line in " ".join(result.stderr.split())

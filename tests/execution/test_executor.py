@@ -20,7 +20,7 @@ from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import Done, Failure, NodeRetried, Observers, Retry
 from pipeline.execution.executors import ray as ray_executor
 from pipeline.execution.executors.base import Smaller
-from pipeline.execution.executors.ray import RayExecutor, begin
+from pipeline.execution.executors.ray import RayExecutor, _no_answer, begin
 from pipeline.execution.executors.worker import Mailbox, look, perform_remotely
 from pipeline.execution.settings import KindSettings, Settings
 from pipeline.execution.work import kinds as node_work
@@ -361,12 +361,19 @@ class SlowRay:
         self.calls.append("shutdown")
 
 
-def test_a_ray_that_a_busy_machine_was_too_slow_for_is_started_once_more() -> None:
+def test_a_ray_that_a_busy_machine_was_too_slow_for_is_started_once_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     slow = Exception("The current node timed out during startup. This could happen because")
     ray = SlowRay(slow)
     begin(ray, address="local", num_cpus=2)
     start = {"address": "local", "num_cpus": 2}
     assert ray.calls == [start, "shutdown", start]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "Ray took too long to start, as on a busy machine; trying once more"
+    said = str(_no_answer(None, slow))
+    assert said.startswith("Ray on this machine does not answer: The current node timed out")
+    assert said.endswith("the machine may be too busy: try again, or use --inline")
     with pytest.raises(Exception, match="timed out"):
         begin(SlowRay(slow, slow), address="local")
     other = SlowRay(ConnectionError("refused"))

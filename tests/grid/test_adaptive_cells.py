@@ -142,6 +142,25 @@ def test_nodes_of_an_adaptive_cell_have_names_in_the_grids_words(tmp_path: Path)
     assert len(ancestors(scores["mixed/adaptive-mini/guo"])) == 13
 
 
+def test_a_node_is_named_after_a_cell_that_uses_it(tmp_path: Path):
+    longer = ADAPTIVE.replace("images: 40", "images: 60").replace(
+        "steps: 3\ndraws", "steps: 4\ndraws"
+    )
+    same = ADAPTIVE.replace("images: 40", "images: 60")
+    more = {"attacks/adaptive-longer.yaml": longer, "attacks/adaptive-same.yaml": same}
+    attacks = "[adaptive-mini, adaptive-longer, adaptive-same]"
+    text = grid_text(attacks, "[guo]").replace("images: 60", "images: 60\nadaptive_shard: 20")
+    grid = loaded(configs(tmp_path, attacks, "[guo]", **more, **{"grids/tiny.yaml": text}))
+    _, scores = graph_of(grid.cells)
+    users = {cell: set(ancestors(score)) for cell, score in scores.items()}
+    for node in set.union(*users.values()):
+        if node.kind in {"craft", "select", "defend"}:
+            named = node_name(node, grid).removeprefix(f"{node.kind} ").partition(",")[0]
+            if named.count("/") == 1:
+                named += "/guo"
+            assert node in users[named], named
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = tmp_path_factory.mktemp("adaptive")

@@ -77,6 +77,12 @@ def test_the_default_is_also_known_by_its_value(tmp_path: Path) -> None:
     assert selected(grid, only) == selected(grid, [f"cell=mixed/pgd/{in_full}"]) == (cell,)
     with pytest.raises(BadInput, match="no cell 'mixed/pgd/guo\\[draws=2]' in grid"):
         grid.cell("mixed/pgd/guo[draws=2]")
+    lacking = r"; a defense that the grid lacks needs --add defense=NAME or FILE$"
+    with pytest.raises(BadInput, match=lacking):
+        grid.cell("mixed/pgd/mine")
+    with pytest.raises(BadInput) as raised:
+        grid.cell("mixed/pgdd/none")
+    assert "--add" not in str(raised.value)
 
 
 def test_two_parameters_make_a_product_and_one_key_of_two_takes_them_together(

@@ -309,9 +309,7 @@ def test_a_judgement_names_the_images_and_the_attack_of_each_network_where_they_
         "mixed (200 images, adaptive-quick), linf 8/255."
     )
     absent = dataclasses.replace(other, images=0, attack="adaptive-standard")
-    assert "and mixed (0 images, adaptive-standard), linf" in judged_sentence(
-        [row, absent], "does not hold"
-    )
+    assert "and mixed (nothing was scored), linf" in judged_sentence([row, absent], "does not hold")
 
 
 def test_a_report_begins_with_the_verdict_and_the_terminal_ends_with_it(tmp_path: Path):

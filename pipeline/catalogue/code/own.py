@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
-from pydantic import PydanticUserError
+from pydantic import PydanticUserError, ValidationError
 
 from pipeline.catalogue.code.digests import source_digest, source_modules
 from pipeline.catalogue.code.imported import module_files, own_modules, uncovered
@@ -259,6 +259,9 @@ def _declares(statement: ast.stmt) -> set[str]:
 
 def line_of(error: BaseException) -> str:
     """An error of user code in one line, with its place."""
+    if isinstance(error, ValidationError) and error.errors()[0]["type"] == "frozen_instance":
+        name = error.errors()[0]["loc"][0]
+        return placed(error, f"self.{name} = …: parameters cannot be changed; keep nothing on self")
     return placed(error, f"{type(error).__name__}: {clean(error) or 'no message'}")
 
 

@@ -79,7 +79,8 @@ def parse_text(text: bytes | str, path: Path, *, whole: bool = False) -> ModuleS
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
-        raise BadInput(f"{path}:{line}: not Python: {error}") from None
+        # the text of a SyntaxError repeats its place
+        raise BadInput(f"{path}:{line}: not Python: {getattr(error, 'msg', error)}") from None
     digest = hashlib.sha256(canonical(tree, whole=whole).encode("ascii")).hexdigest()
     return ModuleSource(digest, tuple(sorted(set(_imports(tree)))))
 

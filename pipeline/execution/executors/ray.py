@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 import uuid
@@ -314,6 +315,7 @@ def begin(ray: Any, **options: Any) -> None:
     except Exception as error:
         if SLOW_START not in str(error):
             raise
+        sys.stderr.write("Ray took too long to start, as on a busy machine; trying once more\n")
         ray.shutdown()
         ray.init(**options)
 
@@ -361,7 +363,9 @@ def _one_line(error: Exception) -> str:
 def _no_answer(address: str | None, error: Exception) -> BadInput:
     reason = " ".join(str(error).split()) or type(error).__name__
     where = f"at {address}" if address else "on this machine"
-    return BadInput(f"Ray {where} does not answer: {reason[:300]}")
+    advice = "; the machine may be too busy: try again, or use --inline"
+    slow = advice if address is None and SLOW_START in reason else ""
+    return BadInput(f"Ray {where} does not answer: {reason[:300]}{slow}")
 
 
 def _prepare_environment(address: str | None) -> None:

@@ -128,7 +128,12 @@ def judged_sentence(rows: Sequence[VerdictRow], answer: Conclusion) -> str:
     differ if a larger budget was finished on some of the networks only.
     """
     first = rows[0]
-    bases = {row.model: f"{counted(row.images, 'image')}, {row.attack}" for row in rows}
+    bases = {
+        row.model: f"{counted(row.images, 'image')}, {row.attack}"
+        if row.images
+        else "nothing was scored"
+        for row in rows
+    }
     if len(set(bases.values())) == 1:
         where = f"{' and '.join(bases)}, {bases[first.model]}"
     else:
