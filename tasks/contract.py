@@ -6,9 +6,12 @@ They are meant for the tests of whoever writes one. Each check raises BrokenCont
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from importlib.util import module_from_spec
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 
 from tasks.attacks.base import Attack, Victim
 from tasks.classifier.ensemble import EnsembleModule
-from tasks.classifier.frozen import Frozen
+from tasks.classifier.frozen import Frozen, NotFrozen
 from tasks.data.arrays import Images, as_float
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
@@ -31,6 +34,8 @@ MEMBERS = 3
 """Members of the ensemble with which a defense about members is tested."""
 NOTHING_KEPT = "derive everything from the images and `rows`, and keep nothing between calls"
 """What to do about code that keeps state between calls."""
+CHANGES = "changes the network's weights or modules, which have to stay as they are"
+"""What is said of code that changes the network, before what it changed."""
 Part = TypeVar("Part", Defense, Attack)
 
 
@@ -47,8 +52,9 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
 
     The result must have the right shape, type and range, leave its input unchanged, depend for each
     image on that image and its draws alone, be the same with and without gradients, and draw random
-    numbers only from `rows`; a defense that declares itself deterministic must not draw. A finite
-    gradient that is not zero for every image must reach the pixels.
+    numbers only from `rows`; a defense that declares itself deterministic must not draw. The
+    network and the pool must stay as they are. A finite gradient that is not zero for every image
+    must reach the pixels.
 
     Args:
         spec: The defense; it is resolved for an epsilon of 8/255 and ten classes.
@@ -80,6 +86,7 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
             "`pixels += 1`, and clamp instead of clamp_"
         ) from error
     check_generators(name, state)
+    _check_unchanged(name, context)
     found = _checked(name, result, pixels, copies=views, anywhere=spec.leaves_range())
     _require(torch.equal(pixels, before), f"{name}: changes the pixels that it is given")
     _require(
@@ -114,6 +121,7 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
         _check_combine(name, spec, asked_for(found).reshape(COUNT, -1, CLASSES))
     again = partial(_transformed, _anew(spec), context, views)
     again(1 - pixels, _rows(draw=1))
+    _check_unchanged(name, context)
     _repeatable(
         _same(again(pixels, rows), found.detach().view(COUNT, views, -1)),
         f"{name}: gives something else after other images; {NOTHING_KEPT}",
@@ -157,9 +165,36 @@ def _check_each_alone(
         raise BrokenContract(f"{name}: an image alone gives something else than in a batch: {why}")
 
 
+def _check_unchanged(name: str, context: Context) -> None:
+    """Check that a defense has changed neither the network nor the pool that it is given."""
+    try:
+        context.classifier.check()
+    except NotFrozen as error:
+        raise NotRepeatable(f"{name}: {CHANGES} ({error})") from error
+    pool = context.pool
+    _repeatable(
+        pool is None or torch.equal(pool.pixels, _images(*pool.pixels.shape[1:3]).pixels),
+        f"{name}: changes the pool of images that it is given",
+    )
+
+
 def _anew(spec: Part) -> Part:
-    """Return another instance with the same parameters, on which nothing has been called."""
-    return type(spec)(**dict(spec))
+    """Return another instance with the same parameters, on which nothing has been called.
+
+    A user's module is executed once more for it, where that is possible, since it may have
+    variables that the calls so far have changed.
+    """
+    cls = type(spec)
+    if not cls.__module__.startswith("tasks.") and cls.__name__ == cls.__qualname__:
+        with suppress(Exception):
+            known = sys.modules[cls.__module__].__spec__
+            assert known is not None
+            assert known.loader is not None
+            module = module_from_spec(known)
+            known.loader.exec_module(module)
+            fresh: Part = getattr(module, cls.__name__)(**dict(spec))
+            return fresh
+    return cls(**dict(spec))
 
 
 def _check_gradient(name: str, leaf: Tensor, found: Tensor) -> None:

@@ -166,6 +166,57 @@ def test_a_defense_that_keeps_something_of_its_first_images_is_not_repeatable():
         check_defense(Mean())
 
 
+def changing_weights(pixels, context):
+    for weight in context.classifier.module.parameters():
+        weight.data.mul_(0.999)
+
+
+def training(pixels, context):
+    context.classifier.module.train()
+
+
+def changing_the_pool(pixels, context):
+    context.pool.pixels[0] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (changing_weights, r"changes the network's weights .* \(the classifier's weights have"),
+        (training, r"changes the network's weights or modules.* is in train mode"),
+        (changing_the_pool, "changes the pool of images"),
+    ],
+)
+def test_a_defense_that_changes_what_it_is_given_is_not_repeatable(change, line):
+    class Changing(Defense):
+        kind: str = "changing"
+
+        def transform(self, pixels, rows, context):
+            change(pixels, context)
+            return straight.clip(pixels - NOISE)
+
+    with pytest.raises(NotRepeatable, match=f"^defense changing: {line}"):
+        check_defense(Changing())
+
+
+CACHE: dict[str, torch.Tensor] = {}
+
+
+class Reference(Defense):
+    """Blends with the first image that the module is ever given."""
+
+    kind: str = "reference"
+
+    def transform(self, pixels, rows, context):
+        first = CACHE.setdefault("first", pixels[:1].detach().clone())
+        return straight.clip(0.7 * pixels + 0.3 * first)
+
+
+def test_what_the_first_call_leaves_in_the_module_is_not_repeatable():
+    with pytest.raises(NotRepeatable, match="after other images; derive everything from the im"):
+        check_defense(Reference())
+
+
 @pytest.mark.parametrize(
     ("first", "line"), [(False, "a second time; derive"), (True, "after other images; derive")]
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.fingerprint import KindCode, check
+from pipeline.catalogue.code.members import lookalikes
 from pipeline.catalogue.code.own import declared_at
 from pipeline.catalogue.devices import read_devices
 from pipeline.catalogue.sources.locate import UNNAMED
@@ -21,7 +22,7 @@ from pipeline.execution.runner import Run
 from pipeline.execution.settings import Settings, read_settings
 from pipeline.execution.signals import interruptible
 from pipeline.execution.watch import Watch
-from pipeline.execution.work.contract import contract_verdict, own_parts
+from pipeline.execution.work.contract import contract_verdict, own_parts, title
 from pipeline.grid.builder import Overrides
 from pipeline.grid.digests import spec_classes
 from pipeline.grid.kinds import KINDS, CardSize
@@ -31,6 +32,7 @@ from pipeline.plan.speeds import known_speeds
 from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.store.ledger import Invocation
+from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
 from tasks.registry import absent
 from tasks.specs import Kind, Spec
@@ -114,15 +116,20 @@ class Session(StoredGrid):
     def notes(self) -> list[str]:
         """Remarks for the user about the selected cells, in lines.
 
-        They say what attacks leave out on this machine, and which of the user's own defenses are
-        evaluated once because they draw no random numbers.
+        They say what attacks leave out on this machine, which of the user's own defenses are
+        evaluated once because they draw no random numbers, and which members of the user's own
+        classes may be misspelt.
         """
         notes = [note for cell in self.cells for note in cell.attack_spec.notes()]
-        for part in own_parts(cell.defense_spec for cell in self.cells):
+        specs = [spec for cell in self.cells for spec in (cell.defense_spec, cell.attack_spec)]
+        for part in own_parts(specs):
+            for name, (what, near) in lookalikes(type(part)).items():
+                notes.append(
+                    f"{_named(part, name)}: `{name}` is a new {what}; did you mean `{near}`?"
+                )
             if isinstance(part, Defense) and type(part).without_chance:
-                path, line = declared_at(type(part), "transform") or (part.kind, 1)
-                name = f"{path}:{line}: defense {part.kind}"
-                notes.append(f"{name}: draws nothing from `rows`, so it is evaluated once")
+                told = "draws nothing from `rows`, so it is evaluated once"
+                notes.append(f"{_named(part, 'transform')}: {told}")
         return list(dict.fromkeys(notes))
 
     def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:
@@ -206,6 +213,12 @@ class Session(StoredGrid):
         except Unwritable as problem:
             # the computed artifacts are stored anyway, and the problem is reported
             self.unwritten = str(problem)
+
+
+def _named(part: Defense | Attack, member: str) -> str:
+    """A part of the user's own, with file and line of one of its members."""
+    path, line = declared_at(type(part), member) or (part.kind, 1)
+    return f"{path}:{line}: {title(part)}"
 
 
 def open_session(

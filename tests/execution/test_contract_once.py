@@ -120,3 +120,15 @@ def test_a_defense_that_leaves_rows_alone_is_deterministic_and_evaluated_once() 
     session = opened(FAIR)
     assert {cell.redraws for cell in session.cells} == {2}
     assert session.notes() == []
+
+
+def test_a_member_with_almost_the_name_of_one_of_the_base_class_is_noted() -> None:
+    new = "    draw: int = 3\n\n    def forward_and_backwards(self):\n        return 1\n\n"
+    meant = [
+        (9, "draw", "parameter", "draws"),
+        (11, "forward_and_backwards", "member", "forwards_and_backwards"),
+    ]
+    assert opened(FAIR.replace("    def transform", f"{new}    def transform")).notes() == [
+        f"mine.py:{line}: defense mine: `{name}` is a new {what}; did you mean `{near}`?"
+        for line, name, what, near in meant
+    ]

@@ -18,6 +18,10 @@ SAID = (
     "the first images give something else when they come again at the end; derive everything from "
     "the images and `rows`, and keep nothing between calls"
 )
+CHANGED = (
+    "changes the network's weights or modules, which have to stay as they are (the classifier's "
+    "weights have changed since it was frozen)"
+)
 DEFENSE = """import torch
 from pydantic import PrivateAttr
 from tasks import straight
@@ -144,3 +148,11 @@ def test_a_network_whose_answers_follow_from_earlier_calls_fails_its_cells(
     finished = run("mixed/clean/guo", model=MODEL)
     expected = {"mixed/clean/guo": f"network net.py:make: {SAID}"}
     assert finished.missing == (expected if fails else {})
+
+
+def test_a_defense_that_changes_the_weights_fails_its_own_cells_and_no_others() -> None:
+    changes = "[p.data.mul_(0.999) for p in context.classifier.module.parameters()]"
+    Path("mine.py").write_text(DEFENSE.format(does=changes))
+    finished = run("mixed/clean/*", ("defenses", "mine.py"))
+    assert finished.missing == {"mixed/clean/mine": f"mine.py:13: defense mine: {CHANGED}"}
+    assert run("mixed/pgd/*", ("defenses", "mine.py")).missing.keys() == {"mixed/pgd/mine"}

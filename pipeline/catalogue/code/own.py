@@ -31,6 +31,7 @@ from pydantic import PydanticUserError, ValidationError
 from pipeline.catalogue.code.digests import source_digest, source_modules
 from pipeline.catalogue.code.imported import module_files, own_modules, uncovered
 from pipeline.catalogue.code.libraries import library_version
+from pipeline.catalogue.code.members import not_class_variable
 from pipeline.catalogue.code.syntax import ModuleSource, parse, parse_text
 from pipeline.problems import BadInput, regular, shown, suggestion
 from pipeline.problems.sanitize import clean
@@ -446,6 +447,9 @@ def _mark(module: ModuleType, digest: str, text: str | bytes) -> None:
     uses_rows = _transforms(text)
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, Spec) and _is_of(value, module):
+            if meant := not_class_variable(value):
+                place, line = declared_at(value, meant[0]) or (module.__name__, 1)
+                raise BadInput(f"{place}:{line}: {meant[0]} is no parameter; write `{meant[1]}`")
             value.source_digest = digest
             if issubclass(value, Defense) and value.__qualname__ in uses_rows:
                 value.without_chance = not uses_rows[value.__qualname__]

@@ -20,7 +20,7 @@ from pipeline.execution.signals import Interrupted, Silent
 from pipeline.execution.work import memory, process
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.budget import worker_bytes
-from pipeline.execution.work.contract import check_node
+from pipeline.execution.work.contract import check_node, own_code
 from pipeline.execution.work.inputs import NodeInputs, forget
 from pipeline.execution.work.kinds import PERFORM, Unfinished
 from pipeline.execution.work.memory import keep_freed_memory
@@ -31,8 +31,9 @@ from pipeline.problems.sanitize import clean
 from pipeline.store.store import Damaged, Gone, Store
 from tasks.attacks.base import Attack
 from tasks.classifier.checkpoint import BadCheckpoint
+from tasks.classifier.frozen import NotFrozen
 from tasks.classifier.problems import BadNetwork
-from tasks.contract import NotRepeatable
+from tasks.contract import CHANGES, NotRepeatable
 from tasks.data.arrays import BadTensor
 from tasks.defenses.base import Defense
 from tasks.evaluation.defend import BadDefense
@@ -121,6 +122,9 @@ def _failure(node: Node, settings: Settings, error: BaseException) -> Failure | 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return Retry(node.digest, f"out of memory{memory.grown_by_others()}", smaller=True)
+    if isinstance(error, NotFrozen) and (names := own_code(node)):
+        reason = f"{' or '.join(names)}: {CHANGES} ({error})"
+        return Failure(node.digest, reason, traceback.format_exc())
     line = clean(error) or "no message"
     reason = placed(error, line) if isinstance(error, EXPECTED) else line_of(error)
     family, part = _blamed(node.spec, error)

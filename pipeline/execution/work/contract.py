@@ -86,7 +86,7 @@ def check_node(spec: Spec, before: Mapping[str, bytes]) -> None:
 def own_names(spec: Spec) -> list[str]:
     """The user's own defenses and attacks in a spec, each with file and line."""
     parts = [part for part in own_parts(parts_of(spec)) if not part.library]
-    return [f"{_place(part)}: {_title(part)}" for part in parts]
+    return [f"{_place(part)}: {title(part)}" for part in parts]
 
 
 def own_code(node: Node) -> list[str]:
@@ -172,7 +172,8 @@ def _tried(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
     return Verdict()
 
 
-def _title(spec: Defense | Attack) -> str:
+def title(spec: Defense | Attack) -> str:
+    """A part for messages: its family and kind."""
     return f"{'defense' if isinstance(spec, Defense) else 'attack'} {spec.kind}"
 
 

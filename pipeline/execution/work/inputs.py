@@ -24,7 +24,7 @@ from pipeline.store.store import Damaged, Record, Store
 from tasks.attacks.search.geometry import Ball
 from tasks.classifier.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
 from tasks.classifier.consistent import check_consistent
-from tasks.classifier.frozen import Frozen
+from tasks.classifier.frozen import Frozen, NotFrozen
 from tasks.classifier.prepared import REAL_IMAGES, probe_images
 from tasks.classifier.problems import BadNetwork
 from tasks.classifier.row_size import row_bytes, rows_that_fit
@@ -46,9 +46,10 @@ GB = 1e9
 KEPT = 4
 """Maximum number of cached data sets, and of cached classifiers."""
 
+ClassifierKey = tuple[str, str, str, str, bool]
 _splits: dict[tuple[str, str], Splits] = {}
 """Cached data sets, by digest of the data set node and content hash."""
-_classifiers: dict[tuple[str, str, str, str, bool], Frozen] = {}
+_classifiers: dict[ClassifierKey, Frozen] = {}
 """Cached classifiers.
 
 The key is the digest of the model node, its content hash, precision, device, and whether it is
@@ -231,20 +232,20 @@ class NodeInputs:
         record = self.record(node)
         compiled = self.settings.compiled
         key = (node.digest, record.content, precision, str(self.device), compiled)
-        if key not in _classifiers:
+        if not _is_kept(key):
             try:
                 module = self._network(node, record)
             except BadCheckpoint as error:
                 raise Damaged(node.kind, node.digest, str(error)) from None
             _make_room(_classifiers)
             _classifiers[key] = self.freeze(node, module, precision)
+            _classifiers[key].check()
         self.classifier = _classifiers[key]
         self.queried = node.digest
         self.note_network(_spec_of(node).network, *self.classifier.left_out)
         if self.classifier.randomised:
             # for queries of a randomised network that do not say which images they are about
             torch.manual_seed(int(self.node.digest[:15], 16))
-        self.classifier.check()
         self._asked_before = self.classifier.passes
         return self.classifier
 
@@ -380,6 +381,17 @@ def _shape(model: Node) -> DatasetSpec:
     spec = model.parent("dataset").spec
     assert isinstance(spec, DatasetSpec)
     return spec
+
+
+def _is_kept(key: ClassifierKey) -> bool:
+    """Whether a classifier is cached; one that an earlier node has changed is dropped."""
+    if key not in _classifiers:
+        return False
+    try:
+        _classifiers[key].check()
+    except NotFrozen:
+        del _classifiers[key]
+    return key in _classifiers
 
 
 def _make_room(kept: dict[Any, Any]) -> None:

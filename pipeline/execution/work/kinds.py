@@ -295,6 +295,8 @@ def _select(inputs: NodeInputs) -> NodeOutput:
         before=inputs.chosen(before) if before is not None else None,
         tell=inputs.tell,
     )
+    if own_names(spec):
+        context.classifier.check()
     tried = candidates_in(inputs.record(before).facts) if before is not None else []
     for name, node in nodes.items():
         how: Mapping[str, Any] = inputs.record(node).how
@@ -338,6 +340,7 @@ def _defend(inputs: NodeInputs) -> NodeOutput:
     outcomes = defend(crafted, context, spec, batch_size=size, tell=inputs.tell, seen=seen)
     asking_s = time.monotonic() - began
     if own_code(inputs.node) and seen.first is not None:
+        context.classifier.check()
         same = defend_repeats(crafted, context, spec, seen.first, batch_size=size)
         check_stateless(inputs.node, inputs.generators, same=same)
     facts: dict[str, object] = {
