@@ -8,6 +8,7 @@ the end of the run.
 
 from __future__ import annotations
 
+import math
 import queue
 import shlex
 import threading
@@ -46,6 +47,8 @@ from pipeline.store.store import Store
 if TYPE_CHECKING:
     from pipeline.report.cards import Card
 
+INTERRUPTED_S = 10.0
+"""How long MLflow is waited for after Ctrl-C, so that the parent run gets its status."""
 OUTDATED = "out-of-date database schema"
 """Part of MLflow's message about a database that has to be migrated."""
 
@@ -150,23 +153,20 @@ class Tracker:
         self._wait()
 
     def close(self, ended: str | None = None) -> None:
-        """End logging without a report, or wait for a call of `finish` that was interrupted.
+        """End logging without a report; it also ends a call of `finish` that was interrupted.
 
         ended: Status of the parent run if the program ends early, `FAILED` or `KILLED`.
         """
-        self._ended = ended
-        if self._thread is None:
-            self._closed = True
-        elif self._closed:
-            self._wait()
-        else:
-            self.finish()
+        self._ended, self._closed = ended, True
+        if self._thread is not None:
+            self._wait(INTERRUPTED_S if ended == "KILLED" else math.inf)
 
-    def _wait(self) -> None:
-        """Wait until the thread has logged everything; sets `problem`."""
+    def _wait(self, seconds: float = math.inf) -> None:
+        """Wait until the thread has logged everything, at most some seconds; sets `problem`."""
         thread = self._started()
         self._tasks.put(None)
-        wait_for(thread.join, lambda: not thread.is_alive())
+        until = time.monotonic() + seconds
+        wait_for(thread.join, lambda: not thread.is_alive() or time.monotonic() > until)
         if self._trouble is not None:
             self.problem = f"MLflow at {self._trouble}; {self._waiting()}"
 
