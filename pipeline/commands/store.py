@@ -54,6 +54,8 @@ def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> 
         say(f"not included: {path}; only files that lie in a folder of configs go along", err=True)
     if lacking:
         say(f"{lacking} of {len(session.chosen)} cells have no score yet", err=True)
+    if left := session.uncompared():
+        say(f"not included, though verdicts compare with them: {', '.join(left)}", err=True)
 
 
 @click.command("import")

@@ -13,6 +13,8 @@ from pipeline.grid.exhibits import ExhibitNode, exhibit_nodes
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import CardSize, ForceStart, NodeKind, forced_kinds
 from pipeline.grid.nodes import CellNodes
+from tasks.defenses.flip_crop import FlipCrop
+from tasks.defenses.none import NoDefense
 from tasks.specs import Spec
 
 
@@ -64,6 +66,22 @@ class OpenedGrid:
     def chosen(self) -> dict[str, Node]:
         """Score nodes of the selected cells, by cell name."""
         return {cell.name: self.scores[cell.name] for cell in self.cells}
+
+    def uncompared(self) -> list[str]:
+        """Bare models and controls of equal cost that verdicts of the selected cells need.
+
+        Only those of the grid that are not selected, by the names of their defenses.
+        """
+        names = {cell.name for cell in self.cells}
+        attacked = {(c.model, c.attack) for c in self.cells if c.attack_spec.compound}
+        found = (
+            cell.defense
+            for cell in self.grid.cells
+            if (cell.model, cell.attack) in attacked
+            and isinstance(cell.defense_spec, NoDefense | FlipCrop)
+            and cell.name not in names
+        )
+        return list(dict.fromkeys(found))
 
     @property
     def cards(self) -> dict[str, Node]:

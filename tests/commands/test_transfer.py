@@ -414,6 +414,12 @@ def test_the_commands_say_what_went_and_what_came(
     assert came.exit_code == 0, came.output
     assert "1 train, 10 score" in came.stdout
     assert "CPU" in came.stdout
+    more = ["--adaptive", "quick", "--only", "defense=counter"]
+    part = CliRunner().invoke(main, ["export", str(path), *words, *more])
+    assert part.stderr.splitlines()[-2:] == [
+        "1 of 3 cells have no score yet",
+        "not included, though verdicts compare with them: none",
+    ]
     empty = CliRunner().invoke(main, ["export", str(path), *words[:4], "--store", "nowhere"])
     assert empty.exit_code == 2
     assert "nothing to export" in empty.stderr
