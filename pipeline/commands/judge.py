@@ -328,8 +328,11 @@ def report_folder(asked: JudgeOptions) -> str:
         shown_places = sorted((name, shown(place.expanduser())) for name, place in places.items())
         words += [f"{option}={_quoted(name)}={_quoted(place)}" for name, place in shown_places]
     name = ",".join(words)
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return name if len(name.encode()) <= LONGEST else f"{name[: LONGEST // 2]}-{digest}"
+    data = name.encode()
+    if len(data) <= LONGEST:
+        return name
+    begins = data[: LONGEST // 2].decode(errors="ignore")
+    return f"{begins}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def _title(asked: JudgeOptions, section: Literal["defenses", "models"], choice: str) -> str:

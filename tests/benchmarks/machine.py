@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from pipeline.catalogue.code.libraries import versions_of
 
 LIBRARIES = (
     "test-time-defense-bench",
@@ -30,12 +31,7 @@ def facts() -> dict[str, str]:
     }
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.get_device_name()
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "not installed"
-    return found
+    return found | versions_of(LIBRARIES)
 
 
 def _processor() -> str:

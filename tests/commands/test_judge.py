@@ -280,8 +280,8 @@ def test_the_name_of_the_report_folder_differs_for_each_question(
         (tmp_path / each / "defenses").mkdir(parents=True)
     one, two = Path("a/x"), Path("a-x")
     assert folder("q", data={"d": one, "c": two}) == "judge-q,data=c=a-x,data=d=a%2Fx"
-    long = [folder("q", weights={"net": Path("w" * 300, name)}) for name in ("a.pt", "b.pt")]
-    assert max(map(len, long)) <= 255
+    long = [folder("q", weights={"net": Path("写" * 300, name)}) for name in ("a.pt", "b.pt")]
+    assert max(len(name.encode()) for name in long) <= 255
     names = [
         *map(folder, ("x/y.py", "x-y.py", "y@x.py", "y-x.py", "a/x/y.py", "a-x/y.py", "/x/y.py")),
         *map(folder, ("q.py", "q.yaml", "q.yaml.py", "q r.py", "q%20r.py", "q-r.py")),
