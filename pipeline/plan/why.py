@@ -136,7 +136,8 @@ class Comparison:
             yield f"{kind}: the store no longer holds the old one"
             return
         for place, before, now in _differences(new.kind, old.spec, new.spec):
-            yield f"{place}: {before} → {now}{_changed_modules(new, old, now, before)}"
+            change = f"{_shown(place, before, old)} → {_shown(place, now, new)}"
+            yield f"{place}: {change}{_changed_modules(new, old, now, before)}"
         yield from _version_changes(new, old)
         for name, now in new.libraries.items():
             if (before := old.libraries.get(name, "not recorded")) != now:
@@ -174,6 +175,8 @@ class Comparison:
 BEFORE = "before"
 EARLIER = (BEFORE, "standing", "start")
 """Roles of earlier stages of a cascade, whose inputs are compared with those of the last stage."""
+CLASS_NAMES = "dataset.class_names"
+"""Place of a data set's class names in its spec."""
 
 
 def _inputs(last: Described) -> dict[str, Described]:
@@ -321,12 +324,28 @@ def _changed_modules(new: Described, old: Described, now: object, before: object
     return f" ({', '.join(changed)})"
 
 
+def _shown(place: str, value: object, artifact: Described) -> object:
+    """A parameter's value for people. Without names, classes are in the order of their folders."""
+    if value is not None:
+        return value
+    folders = place == CLASS_NAMES and artifact.spec.get("kind") == "folder"
+    return "alphabetical order" if folders else "not set"
+
+
 def _differences(place: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
-    """The values in which two JSON values differ: the place, the old and the new one."""
+    """The values in which two JSON values differ: the place, the old and the new one.
+
+    Class names are compared as a whole, since what differs is their order.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
             yield from _differences(f"{place}.{key}", old.get(key), new.get(key))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    elif (
+        isinstance(old, list)
+        and isinstance(new, list)
+        and len(old) == len(new)
+        and place != CLASS_NAMES
+    ):
         for index, (before, after) in enumerate(zip(old, new, strict=True)):
             yield from _differences(f"{place}.{index}", before, after)
     elif old != new:

@@ -19,6 +19,7 @@ from pipeline.plan.snapshot import Snapshot
 from pipeline.plan.why import why
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.store import META, Record, Store, folder_of
+from tasks.data.spec import DatasetSpec
 from tasks.specs import Spec
 
 
@@ -284,7 +285,7 @@ def test_why_a_cell_whose_score_is_stored(store: Store, ledger: Ledger) -> None:
     ("change", "lines"),
     [
         ({"defend": Step(size=2)}, ["defend.size: 1 → 2"]),
-        ({"craft": Step(name="x", size=3)}, ["craft.size: 1 → 3", "craft.name: None → x"]),
+        ({"craft": Step(name="x", size=3)}, ["craft.size: 1 → 3", "craft.name: not set → x"]),
         ({"train": Step(inner=(1, 2))}, ["train.inner: [] → [1, 2]"]),
         (
             {"dataset": Step(size=5), "score": Step(size=6)},
@@ -306,6 +307,30 @@ def test_why_names_each_changed_parameter_once_from_what_to_what(
     told = why("cell", "g", line.score, line.graph, store, ledger)
     assert told[0].startswith("cell: 1 ")
     assert told[1:] == lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (None, ("dog", "cat"), "alphabetical order → ['dog', 'cat']"),
+        (("dog", "cat"), None, "['dog', 'cat'] → alphabetical order"),
+        (("dog", "cat"), ("cat", "dog"), "['dog', 'cat'] → ['cat', 'dog']"),
+    ],
+)
+def test_why_names_both_orders_of_the_classes_of_a_data_set(
+    store: Store,
+    ledger: Ledger,
+    old: tuple[str, ...] | None,
+    new: tuple[str, ...] | None,
+    line: str,
+) -> None:
+    spec = DatasetSpec(kind="folder", classes=2, channels=1, side=8, class_names=old)
+    before = Line(dataset=spec)
+    compute_all(store, before.graph)
+    scored(ledger, "cell", before.score)
+    now = Line(dataset=spec.model_copy(update={"class_names": new}))
+    told = why("cell", "g", now.score, now.graph, store, ledger)
+    assert told[1:] == [f"dataset.class_names: {line}"]
 
 
 def test_why_names_a_raised_version(
