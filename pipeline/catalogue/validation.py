@@ -45,6 +45,13 @@ def validated(
         raise _problem(model, document, place, error, value, prefix) from None
 
 
+def inherited_class(cls: type[Spec]) -> type[Spec]:
+    """The class of this program that a user's class derives from; any other class itself."""
+    return next(
+        parent for parent in cls.__mro__ if issubclass(parent, Spec) and not parent.source_digest
+    )
+
+
 def check_inherited(
     spec: Spec,
     document: Document,
@@ -66,9 +73,7 @@ def check_inherited(
     Raises:
         BadInput: If a value is outside these limits; see `validated`.
     """
-    base = next(
-        cls for cls in type(spec).__mro__ if issubclass(cls, Spec) and not cls.source_digest
-    )
+    base = inherited_class(type(spec))
     own = {name: values[name] for name in base.model_fields if name in values}
     validated(base, document, place, own, prefix, written=written)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, create_model
 
 from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import RuleEntry, VariantEntry
-from pipeline.catalogue.validation import check_inherited, validated
+from pipeline.catalogue.validation import check_inherited, inherited_class, validated
 from pipeline.problems import suggestion
 from tasks.specs import Problem, Spec
 
@@ -167,6 +167,9 @@ def changed(
         elif key in known:
             written = validated(_alone(type(spec), key), document, place, {key: value}, prefix)
             values[key] = getattr(written, key)
+            base = inherited_class(type(spec))
+            if base is not type(spec) and key in base.model_fields:
+                validated(_alone(base, key), document, place, {key: value}, prefix)
         else:
             message = f"no such parameter{suggestion(key, known)}"
             raise document.problem((*place, prefix + key), message)

@@ -291,6 +291,21 @@ def test_the_limits_of_the_base_class_hold_for_values_of_a_yaml_file_and_of_set(
         )
 
 
+def test_a_size_that_is_declared_again_needs_its_unit_in_set_as_in_a_yaml_file(
+    bench: Bench,
+) -> None:
+    base = "from tasks.defenses.anti_adversary import AntiAdversary\n\n\n"
+    bench.write("mine.py", f"{base}class Mine(AntiAdversary):\n    step_size: float = 2.0\n")
+    bench.write("small.yaml", "kind: mine.py\nstep_size: 0.5\n")
+    said = r'0\.5 is less than one 255th of .* write "0\.5/255"$'
+    with pytest.raises(BadInput, match=rf"^small\.yaml:2: step_size: {said}"):
+        bench.session(("defenses", "small.yaml"))
+    add: tuple[Section, str] = ("defenses", "mine.py")
+    sizes: dict[str, object] = {"mine.step_size": 0.5}
+    with pytest.raises(BadInput, match=rf"^--set mine\.step_size=0\.5: {said}"):
+        load_grid(Catalogue([bench.configs]), "tiny", Overrides(add=[add], parameters=sizes))
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_one_line_that_names_the_defense_and_the_other_cells_finish(
     bench: Bench, computed: Path, name: str
