@@ -24,7 +24,7 @@ from pipeline.execution.signals import interruptible
 from pipeline.execution.watch import Watch
 from pipeline.execution.work.contract import contract_verdict, own_parts, title
 from pipeline.grid.builder import Overrides
-from pipeline.grid.digests import spec_classes
+from pipeline.grid.digests import parts_of, spec_classes
 from pipeline.grid.kinds import KINDS, CardSize
 from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.planning import Plan
@@ -32,7 +32,6 @@ from pipeline.plan.speeds import known_speeds
 from pipeline.problems import BadInput, Unwritable
 from pipeline.problems.sanitize import command as fit_to_show
 from pipeline.store.ledger import Invocation
-from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
 from tasks.registry import absent
 from tasks.specs import Kind, Spec
@@ -121,8 +120,13 @@ class Session(StoredGrid):
         classes may be misspelt.
         """
         notes = [note for cell in self.cells for note in cell.attack_spec.notes()]
-        specs = [spec for cell in self.cells for spec in (cell.defense_spec, cell.attack_spec)]
-        for part in own_parts(specs):
+        parts = (
+            part
+            for cell in self.cells
+            for spec in (cell.defense_spec, cell.attack_spec, cell.model_spec)
+            for part in parts_of(spec)
+        )
+        for part in own_parts(parts):
             for name, (what, near) in lookalikes(type(part)).items():
                 notes.append(
                     f"{_named(part, name)}: `{name}` is a new {what}; did you mean `{near}`?"
@@ -215,7 +219,7 @@ class Session(StoredGrid):
             self.unwritten = str(problem)
 
 
-def _named(part: Defense | Attack, member: str) -> str:
+def _named(part: Kind, member: str) -> str:
     """A part of the user's own, with file and line of one of its members."""
     path, line = declared_at(type(part), member) or (part.kind, 1)
     return f"{path}:{line}: {title(part)}"

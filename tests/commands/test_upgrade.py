@@ -82,7 +82,10 @@ def test_plan_says_what_is_computed_again_and_why(home: Home) -> None:
     said = home.plan().splitlines()
     assert {line for line in said if line.count("/") == 2 and " " not in line} == AGAIN | OWN
     assert [line for line in said if line.startswith("changed since ")] == [
-        "changed since 1 cell had a score: dataset.class_names: alphabetical order → ['1', '2', '10']",
+        (
+            "changed since 1 cell had a score: "
+            "dataset.class_names: alphabetical order → ['1', '2', '10']"
+        ),
         (
             "changed since 1 cell had a score: dataset: DatasetSpec: version 1 → 2: "
             "order of numeric classes"

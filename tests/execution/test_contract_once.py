@@ -132,3 +132,12 @@ def test_a_member_with_almost_the_name_of_one_of_the_base_class_is_noted() -> No
         f"mine.py:{line}: defense mine: `{name}` is a new {what}; did you mean `{near}`?"
         for line, name, what, near in meant
     ]
+
+
+def test_a_member_of_a_network_with_almost_the_name_of_one_of_its_base_class_is_noted() -> None:
+    head = "from tasks.networks.resnet20 import ResNet20\n\n\nclass Own(ResNet20):\n"
+    Path("net.py").write_text(f"{head}    stds: int = 3\n")
+    model = "dataset: digits\nnetwork: {kind: ../../net.py}\nrecipe: short\n"
+    configs = write_configs(Path("configs"), {"models/mixed.yaml": model})
+    (note,) = open_session("tiny", store="store", configs=[configs]).notes()
+    assert note == "net.py:5: network resnet20: `stds` is a new parameter; did you mean `std`?"

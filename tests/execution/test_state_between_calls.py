@@ -62,7 +62,8 @@ class Own(Attack):
     def ball(self):
         return Ball("linf", self.epsilon / 255)
 """
-NETWORK = """from torch import nn
+NETWORK = """from tasks.networks.families.foreign import ForeignNetwork
+from torch import nn
 
 
 class Late(nn.Module):
@@ -79,8 +80,13 @@ class Late(nn.Module):
 
 def make():
     return Late(10)
+
+
+class Own(ForeignNetwork):
+    def module(self, channels, side, classes):
+        return Late(classes)
 """
-MODEL = "dataset: digits\nnetwork: {kind: factory, factory: ../../net.py:make}\nrecipe: short\n"
+MODEL = "dataset: digits\nnetwork: {{{network}}}\nrecipe: short\n"
 
 
 @pytest.fixture(autouse=True)
@@ -141,12 +147,19 @@ def test_an_attack_whose_examples_follow_from_earlier_calls_fails_its_cell(
 
 
 @pytest.mark.parametrize(("share", "fails"), [("1e-5", True), ("0", False)])
+@pytest.mark.parametrize(
+    ("network", "named"),
+    [
+        ("kind: factory, factory: ../../net.py:make", "network net.py:make"),
+        ("kind: ../../net.py", "net.py:22: network own"),
+    ],
+)
 def test_a_network_whose_answers_follow_from_earlier_calls_fails_its_cells(
-    share: str, fails: bool
+    network: str, named: str, share: str, fails: bool
 ) -> None:
     Path("net.py").write_text(NETWORK.replace("{share}", share))
-    finished = run("mixed/clean/guo", model=MODEL)
-    expected = {"mixed/clean/guo": f"network net.py:make: {SAID}"}
+    finished = run("mixed/clean/guo", model=MODEL.format(network=network))
+    expected = {"mixed/clean/guo": f"{named}: {SAID}"}
     assert finished.missing == (expected if fails else {})
 
 

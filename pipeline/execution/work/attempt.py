@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 import traceback
-from collections.abc import Mapping
 
 import torch
 
@@ -20,7 +19,7 @@ from pipeline.execution.signals import Interrupted, Silent
 from pipeline.execution.work import memory, process
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.budget import worker_bytes
-from pipeline.execution.work.contract import check_node, own_code
+from pipeline.execution.work.contract import FAMILIES, METHODS, check_node, own_code
 from pipeline.execution.work.inputs import NodeInputs, forget
 from pipeline.execution.work.kinds import PERFORM, Unfinished
 from pipeline.execution.work.memory import keep_freed_memory
@@ -35,9 +34,7 @@ from tasks.classifier.frozen import NotFrozen
 from tasks.classifier.problems import BadNetwork
 from tasks.contract import CHANGES, NotRepeatable
 from tasks.data.arrays import BadTensor
-from tasks.defenses.base import Defense
 from tasks.evaluation.defend import BadDefense
-from tasks.networks.base import Network
 from tasks.progress import Tell
 from tasks.registry import LibraryProblem
 from tasks.specs import Kind, Spec
@@ -54,10 +51,6 @@ EXPECTED = (
     NotRepeatable,
 )
 """Exceptions whose own message is sufficient for people, without the type of the error."""
-FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
-"""Base classes of the parts of a node's spec, by their name in messages."""
-METHODS = {"attack": "perturb", "defense": "transform"}
-"""The method of a user's class that computes."""
 PROGRAM = "test-time-defense-bench"
 NO_MEMORY = ("can't allocate memory", "not enough memory")
 """Phrases of torch's error when CPU memory is exhausted; a GPU has its own exception."""
@@ -130,7 +123,7 @@ def _failure(node: Node, settings: Settings, error: BaseException) -> Failure | 
     family, part = _blamed(node.spec, error)
     if part is not None:
         named = f"{family} {part.kind}: "
-        declared = declared_at(type(part), METHODS.get(family, ""))
+        declared = declared_at(type(part), METHODS[family])
         if place_of(error) is None and declared is not None:
             reason += f" ({declared[0]}:{declared[1]})"
         reason = named + reason.removeprefix(f"{part.kind}: ")

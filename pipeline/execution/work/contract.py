@@ -22,9 +22,14 @@ from pipeline.problems.sanitize import clean
 from pipeline.store.files import cache_folder, replace_text
 from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
+from tasks.networks.base import Network
 from tasks.networks.factory import Factory
-from tasks.specs import Spec
+from tasks.specs import Kind, Spec
 
+FAMILIES: Mapping[str, type[Kind]] = {"attack": Attack, "defense": Defense, "network": Network}
+"""Base classes of what a user may write, by their name in messages."""
+METHODS = {"attack": "perturb", "defense": "transform", "network": "module"}
+"""The method of a user's class that computes."""
 REMEMBERED = "contracts"
 """Subfolder of the cache folder, with a file for each verdict."""
 
@@ -45,13 +50,13 @@ class Verdict:
     raised: bool = False
 
 
-def own_parts(specs: Iterable[Spec]) -> Iterator[Defense | Attack]:
-    """The user's own defenses and attacks among specs, including parts of chains, each once."""
-    found: dict[str, Defense | Attack] = {}
+def own_parts(specs: Iterable[Spec]) -> Iterator[Kind]:
+    """Specs of the user's own classes among specs, including parts of chains, each once."""
+    found: dict[str, Kind] = {}
     for spec in specs:
         parts = [part for _, part in spec.stages()] if isinstance(spec, Defense) else [spec]
         for part in parts:
-            if isinstance(part, Defense | Attack) and type(part).source_digest:
+            if isinstance(part, Attack | Defense | Network) and type(part).source_digest:
                 found.setdefault(digest(part), part)
     yield from found.values()
 
@@ -84,16 +89,16 @@ def check_node(spec: Spec, before: Mapping[str, bytes]) -> None:
 
 
 def own_names(spec: Spec) -> list[str]:
-    """The user's own defenses and attacks in a spec, each with file and line."""
+    """The specs of the user's own classes in a spec, each with file and line."""
     parts = [part for part in own_parts(parts_of(spec)) if not part.library]
     return [f"{_place(part)}: {title(part)}" for part in parts]
 
 
 def own_code(node: Node) -> list[str]:
     """As `own_names`, for a node that calls a network, with the network if it is the user's own."""
-    networks = parts_of(node.parent("model").spec)
-    named = [f"network {part.title()}" for part in networks if isinstance(part, Factory)]
-    return [*own_names(node.spec), *named]
+    model = node.parent("model").spec
+    made = [f"network {part.title()}" for part in parts_of(model) if isinstance(part, Factory)]
+    return [*own_names(node.spec), *own_names(model), *made]
 
 
 def check_stateless(node: Node, before: Mapping[str, bytes], *, same: bool) -> None:
@@ -118,7 +123,7 @@ def check_stateless(node: Node, before: Mapping[str, bytes], *, same: bool) -> N
         )
 
 
-def contract_verdict(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
+def contract_verdict(spec: Kind, *, channels: int, side: int) -> Verdict:
     """Check a spec with `tasks.contract` on six images of this size; cached."""
     key = digest({"spec": spec, "channels": channels, "side": side, "checks": _checks()})
     found = _known.get(key) or _remembered(key, spec, channels, side)
@@ -137,7 +142,7 @@ def _checks() -> str:
     return digest({name: code.digests[name] for name in code.closure(["tasks.contract"])})
 
 
-def _remembered(key: str, spec: Defense | Attack, channels: int, side: int) -> Verdict:
+def _remembered(key: str, spec: Kind, channels: int, side: int) -> Verdict:
     path = cache_folder() / REMEMBERED / f"{key}.json"
     try:
         return Verdict(**json.loads(path.read_text(encoding="utf-8")))
@@ -150,7 +155,7 @@ def _remembered(key: str, spec: Defense | Attack, channels: int, side: int) -> V
     return found
 
 
-def _tried(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
+def _tried(spec: Kind, *, channels: int, side: int) -> Verdict:
     from pipeline.execution.work import process
     from tasks.contract import BrokenContract, NotRepeatable, check_attack, check_defense
 
@@ -172,13 +177,16 @@ def _tried(spec: Defense | Attack, *, channels: int, side: int) -> Verdict:
     return Verdict()
 
 
-def title(spec: Defense | Attack) -> str:
+def title(spec: Kind) -> str:
     """A part for messages: its family and kind."""
-    return f"{'defense' if isinstance(spec, Defense) else 'attack'} {spec.kind}"
+    return f"{_family(spec)} {spec.kind}"
 
 
-def _place(spec: Defense | Attack) -> str:
-    """File and line of the method that was checked, or of its class if that inherits it."""
-    name = "transform" if isinstance(spec, Defense) else "perturb"
-    path, line = declared_at(type(spec), name) or (spec.kind, 1)
+def _family(spec: Kind) -> str:
+    return next(family for family, base in FAMILIES.items() if isinstance(spec, base))
+
+
+def _place(spec: Kind) -> str:
+    """File and line of the method that computes, or of its class if that inherits it."""
+    path, line = declared_at(type(spec), METHODS[_family(spec)]) or (spec.kind, 1)
     return f"{path}:{line}"
