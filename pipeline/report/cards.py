@@ -171,7 +171,7 @@ class Cards:
         """Comparison of a deterministic model's score with what the attacker saw of it."""
         tried = candidates_in(self.facts[cell.name])
         if cell.deterministic and tried:
-            yield fallen_stay_wrong(answers.right, sum(each.felled for each in tried))
+            yield fallen_stay_wrong(answers.right, sum(each.broken for each in tried))
 
     def _by_steps(self, cell: Cell, answers: Answers) -> Iterator[Finding]:
         """Comparison with attacks that differ from the cell's only in the number of steps."""

@@ -11,8 +11,8 @@ class Candidate(BaseModel, frozen=True):
     """One candidate of a cascade, in one shard or summed over the shards of a cell.
 
     Attributes:
-        images: Number of images that it was made for and evaluated on: those that still stood.
-        felled: Number of these on which the defended model then surely failed.
+        images: Number of images that it was made for and tried on: those that no earlier one broke.
+        broken: Number of these on which the defended model then surely failed.
         chosen: Number of images for which this candidate was kept.
         failed_draws_percent: Share of the attacker's draws on `images` that failed.
         forwards, backwards: Passes through the network that it took to make it.
@@ -20,7 +20,7 @@ class Candidate(BaseModel, frozen=True):
 
     candidate: str
     images: int = 0
-    felled: int = 0
+    broken: int = 0
     chosen: int = 0
     failed_draws_percent: float = 0.0
     forwards: int = 0
@@ -32,7 +32,7 @@ class Candidate(BaseModel, frozen=True):
         return Candidate(
             candidate=self.candidate,
             images=images,
-            felled=self.felled + other.felled,
+            broken=self.broken + other.broken,
             chosen=self.chosen + other.chosen,
             failed_draws_percent=failed / images if images else 0.0,
             forwards=self.forwards + other.forwards,

@@ -75,8 +75,8 @@ class How(TypedDict, total=False):
     own_modules: dict[str, dict[str, str]]
 
 
-RENAMED = {"worst": "right_in_every_redraw"}
-"""Old names of facts, and the current ones."""
+RENAMED = {"worst": "right_in_every_redraw", "felled": "broken"}
+"""Old names of facts and of parts of `candidates`, and the current ones."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ def parse_record(text: bytes, kind: str, digest: str) -> Record:
         raise Damaged(kind, digest, f"{META} does not match its own checksum")
     try:
         found = parsed(body, Record)
-        facts = {RENAMED.get(name, name): fact for name, fact in found.facts.items()}
-        record = replace(found, facts=facts)
+        record = replace(found, facts=_as_named_now(found.facts))
         check_facts(kind, record.facts)
         checked(record.how, How)
     except Malformed as malformed:
@@ -155,6 +154,16 @@ def parse_record(text: bytes, kind: str, digest: str) -> Record:
     if (record.kind, record.digest, record.sealed) != (kind, digest, seal is not None):
         raise Damaged(kind, digest, f"{META} is not the record of this artifact")
     return record
+
+
+def _as_named_now(facts: Mapping[str, object]) -> dict[str, object]:
+    """Facts of any version under their current names."""
+    named = {RENAMED.get(name, name): fact for name, fact in facts.items()}
+    if isinstance(told := named.get("candidates"), list):
+        named["candidates"] = [
+            _as_named_now(each) if isinstance(each, Mapping) else each for each in told
+        ]
+    return named
 
 
 def content_of(files: Mapping[str, File]) -> str:

@@ -101,8 +101,8 @@ class Adaptive(Climbs, CompoundAttack):
 
     version: ClassVar[int] = 3
     changes: ClassVar[Mapping[int, str]] = {
-        2: "candidates for the images that still stand alone",
-        3: "climbs to the most probable wrong classes, and more ways through inner optimisers",
+        2: "each candidate is crafted only for images that no earlier candidate broke",
+        3: "targeted ascents to the most probable wrong classes, and more gradient rules",
     }
     kind: Literal["adaptive"] = "adaptive"
     transferred: Annotated[tuple[SerializeAsAny[Attack], ...], Field(strict=False)] = TRANSFERRED

@@ -280,7 +280,7 @@ def _tensors(content: Mapping[object, object]) -> dict[str, Tensor]:
         raise BadCheckpoint("expected a dict of tensors, got an empty one")
     strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if strange:
-        raise BadCheckpoint(f"{len(strange)} entries are not tensors ({_listed(strange)})")
+        raise BadCheckpoint(f"entries that are not tensors: {len(strange)} ({_listed(strange)})")
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 

@@ -18,7 +18,7 @@ class DatasetSpec(Spec):
     """A data set of square images, split into training and test images."""
 
     version: ClassVar[int] = 2
-    changes: ClassVar[Mapping[int, str]] = {2: "order of numeric classes"}
+    changes: ClassVar[Mapping[int, str]] = {2: "classes named by numbers are in numerical order"}
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset(
         {"image_column", "class_names", "resize"}
     )

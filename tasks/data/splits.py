@@ -185,11 +185,11 @@ def oddities(splits: Splits, class_names: Sequence[str] | None = None) -> list[s
         empty = [name for name, count in zip(names, counts, strict=True) if not count]
         if empty:
             few = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
-            said.append(f"{len(empty)} classes have no images in {split} ({few})")
+            said.append(f"classes without images in {split}: {len(empty)} ({few})")
     known = {_fingerprint(image) for image in splits.train.pixels}
     both = sum(_fingerprint(image) in known for image in splits.test.pixels)
     if both:
-        said.append(f"{both} of {len(splits.test)} test images are also in train")
+        said.append(f"test images that are also in train: {both} of {len(splits.test)}")
     return said
 
 
@@ -213,7 +213,7 @@ def _ordered(pixels: Tensor, labels: Tensor, classes: int, seed: int, split: str
     require(len(pixels) > 0, f"{split}: no images")
     require(
         labels.shape == (len(pixels),),
-        f"{split}: {len(pixels)} images but labels of shape {tuple(labels.shape)}",
+        f"{split} labels: expected shape {(len(pixels),)}, got {tuple(labels.shape)}",
     )
     require(
         not labels.is_floating_point() and labels.dtype != torch.bool,

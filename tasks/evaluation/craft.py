@@ -70,7 +70,7 @@ def craft(
         count = len(batch)
         if spec.against is not None and count == 1:
             # a kernel may round a batch of one differently; with two copies, an image's example
-            # does not depend on which other images still stand
+            # does not depend on which other images are left
             batch = batch[torch.zeros(2, dtype=torch.int64)]
         victim = _victim(context, spec, _rows(batch, spec, frozen.device))
         if seen is not None:

@@ -46,8 +46,8 @@ class Chosen:
         )
 
     @property
-    def felled(self) -> Tensor:
-        """int64 [candidates], how many images are done by each."""
+    def broken(self) -> Tensor:
+        """int64 [candidates], how many images each broke."""
         return self.choice[~self.standing].bincount(minlength=self.failures.shape[1])
 
 
@@ -81,7 +81,7 @@ def select(
 
     Args:
         candidates: Examples of any of the shard's images, in the order in which to try them on the
-            images that still stand.
+            images that no earlier one broke.
         images: The shard's images, in order.
         context: The classifier.
         spec: How to select.
@@ -127,7 +127,7 @@ def _nothing(images: Images, like: Crafted) -> Chosen:
 def _with(
     chosen: Chosen, crafted: Crafted, context: Context, spec: SelectSpec, batch_size: int
 ) -> Chosen:
-    """Add a candidate, tried on those of its images that still stand."""
+    """Add a candidate, tried on those of its images that no earlier one broke."""
     place = chosen.failures.shape[1]
     rows = torch.searchsorted(chosen.crafted.ids, crafted.ids)
     asked = chosen.standing[rows]

@@ -25,7 +25,7 @@ class CraftSpec(ModelSpec):
     """The examples that an attack makes of one shard of the test set.
 
     A candidate of a cascade has the selection before it as its parent `standing`, and is made only
-    of the shard's images that still stand there.
+    of the shard's images that no earlier candidate broke.
     """
 
     version: ClassVar[int] = 1
@@ -82,7 +82,9 @@ class SelectSpec(ModelSpec):
     """
 
     version: ClassVar[int] = 2
-    changes: ClassVar[Mapping[int, str]] = {2: "candidates for the images that still stand alone"}
+    changes: ClassVar[Mapping[int, str]] = {
+        2: "each candidate is crafted only for images that no earlier candidate broke"
+    }
     against: SerializeAsAny[Defense]
     """The defense that decides."""
     shard: Shard
@@ -155,7 +157,7 @@ class CardSpec(ModelSpec):
 
     version: ClassVar[int] = 2
     changes: ClassVar[Mapping[int, str]] = {
-        2: "a fixed draw is compared under its own gradient and under the bare model's examples"
+        2: "the check frozen-draw also tests the draw under examples crafted on the bare model"
     }
     against: SerializeAsAny[Defense]
     """The defense; kind `none` for the bare model."""

@@ -82,7 +82,7 @@ def fallen_stay_wrong(answers: Answers, fallen: int) -> Finding:
     """Check that images on which the model failed to the attacker are wrong in the score too.
 
     For deterministic models. Their answers in reduced precision depend slightly on the other images
-    of a batch, so an image that was felled by a small margin, and attacked no further, can be
+    of a batch, so an image that was broken by a small margin, and attacked no further, can be
     answered rightly when it is scored. The accuracy is then too high by as much, which is a
     warning.
 
@@ -93,7 +93,7 @@ def fallen_stay_wrong(answers: Answers, fallen: int) -> Finding:
     images = len(answers)
     right, standing = _right(answers), images - fallen
     more = right - standing
-    words = f"{standing} of {images} images stood at the end of the attack, and {right:g} are right"
+    words = f"the attack broke {fallen} of {images} images, and {right:g} are right when scored"
     if more > 0:
         words += (
             f": the accuracy may be {100 * more / images:.1f} points too high, since answers in "

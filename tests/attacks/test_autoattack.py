@@ -119,7 +119,7 @@ def test_the_column_leaves_no_image_that_its_first_attack_breaks(tmp_path):
         stood = 60
         for each in told:
             assert each.images == stood
-            stood -= each.felled
+            stood -= each.broken
         assert 0 < told[1].images < 60
     # of the bare model, the first candidate is the very attack of the other column
     assert (share("mixed/autoattack/none") <= share("mixed/apgd/none")).all()

@@ -94,7 +94,7 @@ def test_a_truncated_file_is_refused(weights):
 
 
 def test_entries_that_are_no_tensors_are_named():
-    with pytest.raises(BadCheckpoint, match=r"1 entries are not tensors \(epoch\)"):
+    with pytest.raises(BadCheckpoint, match=r"entries that are not tensors: 1 \(epoch\)"):
         weights_from_bytes(saved({"a": torch.zeros(1), "epoch": 3}))
 
 

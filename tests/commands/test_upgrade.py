@@ -88,12 +88,17 @@ def test_plan_says_what_is_computed_again_and_why(home: Home) -> None:
         ),
         (
             "changed since 1 cell had a score: dataset: DatasetSpec: version 1 → 2: "
-            "order of numeric classes"
+            "classes named by numbers are in numerical order"
         ),
         "changed since 2 cells had a score: defend: the code of Brighten changed",
     ]
     changed = json.loads(home.plan("--json"))["changed"]
-    assert changed["dataset: DatasetSpec: version 1 → 2: order of numeric classes"] == 1
+    assert (
+        changed[
+            "dataset: DatasetSpec: version 1 → 2: classes named by numbers are in numerical order"
+        ]
+        == 1
+    )
 
 
 def test_what_is_computed_again_is_right_and_the_old_stays(home: Home) -> None:

@@ -88,7 +88,10 @@ def test_preparing_keeps_each_image_with_its_label():
     [
         ({"test_labels": torch.tensor([0, 1, 3])}, "test labels: expected 0 to 2, got 0 to 3"),
         ({"train_labels": torch.tensor([0, -1, 1])}, "train labels: expected 0 to 2, got -1 to 1"),
-        ({"train_labels": torch.zeros(2).long()}, "train: 3 images but labels of shape"),
+        (
+            {"train_labels": torch.zeros(2).long()},
+            r"train labels: expected shape \(3,\), got \(2,\)",
+        ),
         ({"train_labels": torch.zeros(3)}, "train labels: expected integers"),
         ({"test_pixels": torch.zeros(3, 1, 5, 4).byte()}, "expected one size"),
         ({"test_pixels": torch.zeros(3, 1, 4, 4)}, "expected uint8"),

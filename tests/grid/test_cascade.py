@@ -131,7 +131,7 @@ def test_later_candidates_are_asked_for_what_the_earlier_ones_left(
             assert each.images <= 20
             continue
         assert each.images == stood
-        stood -= each.felled
+        stood -= each.broken
     assert stood < 60
     assert sum(each.chosen for each in found) == 60
     every = candidates(done, f"mixed/adaptive-every/{defense}")
@@ -295,13 +295,13 @@ def test_whole_predictions_are_among_the_attackers_draws(context: Context) -> No
 
 
 def test_candidates_of_several_shards_are_added_up_by_name() -> None:
-    one = [Candidate(candidate="a", images=10, felled=4, failed_draws_percent=50.0)]
+    one = [Candidate(candidate="a", images=10, broken=4, failed_draws_percent=50.0)]
     two = [
-        Candidate(candidate="a", images=30, felled=1, failed_draws_percent=10.0),
+        Candidate(candidate="a", images=30, broken=1, failed_draws_percent=10.0),
         Candidate(candidate="b", images=29),
     ]
     assert added_up([one, two]) == [
-        Candidate(candidate="a", images=40, felled=5, failed_draws_percent=20.0),
+        Candidate(candidate="a", images=40, broken=5, failed_draws_percent=20.0),
         Candidate(candidate="b", images=29),
     ]
     assert candidates_in({"candidates": {"older": {}}}) == []

@@ -241,7 +241,7 @@ LEFT_OF_HEDGE = 40.0
 It is no canary: 8 images are saved and 2 lost. Of the 8 nearest to falling, climbs of 20 steps
 from three random points ended within 0.12 of each other in the margin of logits; the gradient
 through all 20 steps inside, with a smoothed sign, had a cosine of 0.91 to 1 with the
-straight-through one; of 5 of them, 100 further steps and 80 random squares felled none.
+straight-through one; of 5 of them, 100 further steps and 80 random squares broke none.
 """
 
 

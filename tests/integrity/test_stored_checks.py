@@ -113,5 +113,5 @@ def test_an_image_that_fell_and_is_right_in_the_score_is_a_warning() -> None:
     assert fallen_stay_wrong(answers, fallen=6).verdict == "pass"
     moved = fallen_stay_wrong(answers, fallen=9)
     assert moved.verdict == "warn"
-    assert "1 of 10 images stood" in moved.words
+    assert "the attack broke 9 of 10 images" in moved.words
     assert "may be 20.0 points too high" in moved.words

@@ -403,8 +403,8 @@ def test_a_report_tells_how_many_images_each_candidate_was_asked_for(tmp_path: P
     grid = grid_of()
     known = scores_of(grid)
     told = [
-        {"candidate": "transferred-pgd", "images": 4, "felled": 1, "chosen": 1},
-        {"candidate": "margin-image-20x5", "images": 3, "felled": 2, "chosen": 3},
+        {"candidate": "transferred-pgd", "images": 4, "broken": 1, "chosen": 1},
+        {"candidate": "margin-image-20x5", "images": 3, "broken": 2, "chosen": 3},
     ]
     of_counter = f"{MODEL}/adaptive-quick/counter"
     facts = {**known.facts, of_counter: {**known.facts[of_counter], "candidates": told}}

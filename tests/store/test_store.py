@@ -19,6 +19,7 @@ from artifacts import NODE, OTHER, put, unsealed, writing
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, Unwritable
 from pipeline.store import store as store_module
+from pipeline.store.candidates import Candidate, candidates_in
 from pipeline.store.store import META, Damaged, Gone, Record, Store, folder_of
 from tasks.specs import Shard
 
@@ -462,10 +463,13 @@ def test_facts_of_earlier_versions_have_todays_names(tmp_path: Path) -> None:
     (meta,) = tmp_path.glob("*/??/*/meta.json")
     fields = json.loads(meta.read_text())
     del fields["seal"]
-    meta.write_text(json.dumps({**fields, "facts": {"worst": 1}}))
+    told = [{"candidate": "pgd", "felled": 3}]
+    meta.write_text(json.dumps({**fields, "facts": {"worst": 1, "candidates": told}}))
     found = Store(tmp_path).record(record.kind, record.digest)
     assert found is not None
-    assert found.facts == {"right_in_every_redraw": 1}
+    broken = [{"candidate": "pgd", "broken": 3}]
+    assert found.facts == {"right_in_every_redraw": 1, "candidates": broken}
+    assert candidates_in(found.facts) == [Candidate(candidate="pgd", broken=3)]
 
 
 @pytest.mark.parametrize("pattern", ["**/*", "scratch/*/*", "*/*/*"])

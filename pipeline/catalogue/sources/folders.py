@@ -129,7 +129,7 @@ def read(split: Path, sha256: str, order: Sequence[str] | None) -> tuple[Split, 
     notes = []
     if found.ignored:
         ignored = some([_place(path, split) for path in found.ignored])
-        notes.append(f"{len(found.ignored)} files are ignored: {ignored}")
+        notes.append(f"ignored files: {len(found.ignored)} ({ignored})")
     return Split(images, [labels[found.class_of(path)] for path in found.images], names), notes
 
 

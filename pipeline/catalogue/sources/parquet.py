@@ -72,9 +72,9 @@ def read_parquet_images(
     encoded, column = table.column(image), table.column(label_column)
     if pa.types.is_struct(encoded.type):
         encoded = pc.struct_field(encoded, "bytes")
-    for what, values in (("image", encoded), ("label", column)):
+    for what, values in (("an image", encoded), ("a label", column)):
         if values.null_count:
-            raise BadInput(f"{shown(path)}: {values.null_count} rows have no {what}")
+            raise BadInput(f"{shown(path)}: rows without {what}: {values.null_count}")
     return encoded.to_pylist(), column.to_pylist()
 
 

@@ -307,7 +307,7 @@ def _select(inputs: NodeInputs) -> NodeOutput:
         each.model_copy(
             update={
                 "images": int(asked[:, place].sum()),
-                "felled": int(chosen.felled[place]),
+                "broken": int(chosen.broken[place]),
                 "chosen": int((chosen.choice == place).sum()),
                 "failed_draws_percent": 100 * chosen.failures[asked[:, place], place].mean().item()
                 if asked[:, place].any()

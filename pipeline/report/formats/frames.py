@@ -70,9 +70,6 @@ ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
 }
 """Columns of a table's data file."""
 
-NAMES = {"felled": "broken"}
-"""Columns of the file of candidates that are not called as in records."""
-
 CARD_COLUMNS = ("examined", "attack", "cell", "check", "verdict", "words", "measured")
 """Columns of the file of integrity cards; `cell` is empty for findings about a model."""
 
@@ -206,7 +203,7 @@ def candidate_values(rows: Sequence[Robustness]) -> pl.DataFrame:
                 "model": row.model,
                 "defense": row.defense,
                 "adaptive_attack": row.adaptive_attack,
-                **{NAMES.get(name, name): value for name, value in candidate.model_dump().items()},
+                **candidate.model_dump(),
             }
             for row in rows
             for candidate in row.candidates

@@ -44,7 +44,7 @@ def candidate_rows(rows: Sequence[Robustness]) -> list[list[str]]:
 
 
 def _asked(candidate: Candidate | None) -> str:
-    return NOTHING if candidate is None else f"{candidate.images} ({candidate.felled})"
+    return NOTHING if candidate is None else f"{candidate.images} ({candidate.broken})"
 
 
 def robustness_words(row: Robustness) -> list[str]:

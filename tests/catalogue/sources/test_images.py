@@ -90,8 +90,8 @@ def test_what_comes_with_images_is_ignored_by_name(folder: Path) -> None:
     assert len(found.splits.test) == 3
     [ignored] = [note for note in found.notes if "ignored" in note]
     assert ignored == (
-        "5 files are ignored: test/.DS_Store, test/.ipynb_checkpoints/0-checkpoint.png, "
-        "test/a/README and 2 more"
+        "ignored files: 5 (test/.DS_Store, test/.ipynb_checkpoints/0-checkpoint.png, "
+        "test/a/README and 2 more)"
     )
     assert spec(folder, FOLDERS) == before
 
@@ -154,7 +154,7 @@ def test_an_order_of_classes_that_is_given_is_the_order(folder: Path) -> None:
     # a class that has no images yet keeps its label
     more = content(folder, changed(FOLDERS, classes=["cat", "eel", "ant", "bee"]))
     assert more.splits.test.labels.bincount(minlength=4).tolist() == [1, 0, 1, 1]
-    assert "1 classes have no images in test (eel)" in more.notes
+    assert "classes without images in test: 1 (eel)" in more.notes
 
 
 def test_numbers_in_names_ask_for_an_order() -> None:
@@ -175,7 +175,7 @@ def test_an_empty_class_that_shifts_labels_is_another_data_set(folder: Path) -> 
             (folder / split / empty).mkdir()
         digests.append(spec(folder, FOLDERS))
         found = content(folder, FOLDERS)
-        assert f"1 classes have no images in test ({empty})" in found.notes
+        assert f"classes without images in test: 1 ({empty})" in found.notes
         for split in ("train", "test"):
             (folder / split / empty).rmdir()
     assert digests[0] != digests[1]
@@ -362,12 +362,12 @@ def test_what_is_odd_about_images_is_told(folder: Path) -> None:
     assert [*content(folder, entry).notes] == [
         "the brightest pixel of train is 16 of 255",
         "test pixels are 0 and 1 of 0 to 255: were they fractions of white?",
-        "1 classes have no images in test (2)",
+        "classes without images in test: 1 (2)",
     ]
     levels[1:] = 255 - levels[1:]
     np.savez(folder / "train.npz", images=levels, labels=np.arange(3))
     np.savez(folder / "test.npz", images=levels[[1, 0, 2]] // 1, labels=np.arange(3))
-    assert [*content(folder, entry).notes] == ["3 of 3 test images are also in train"]
+    assert [*content(folder, entry).notes] == ["test images that are also in train: 3 of 3"]
 
 
 def test_nothing_is_odd_about_the_digits() -> None:

@@ -184,9 +184,9 @@ def test_columns_that_are_no_images_or_labels_are_told(tmp_path: Path) -> None:
             {"img": image, "label": pa.array([0.5])},
             "labels in 'label' are double, neither integers",
         ),
-        ({"img": image, "label": pa.array([None], pa.int64())}, "1 rows have no label"),
-        ({"img": gap, "label": label}, "1 rows have no image"),
-        ({"img": hole, "label": label}, "1 rows have no image"),
+        ({"img": image, "label": pa.array([None], pa.int64())}, "rows without a label: 1"),
+        ({"img": gap, "label": label}, "rows without an image: 1"),
+        ({"img": hole, "label": label}, "rows without an image: 1"),
     ]:
         pq.write_table(pa.table(columns), tmp_path / "x.parquet")
         with pytest.raises(BadInput, match=message):
