@@ -35,8 +35,10 @@ from pipeline.grid.lookup import Ingredients
 from pipeline.plan.speeds import remember_speed
 from pipeline.plan.words import roughly
 from pipeline.problems import BadInput, shown
+from pipeline.problems.sanitize import without_secrets
 from pipeline.report.views.verdicts import BARE, Conclusion, conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
+from pipeline.store.bucket import SCHEMES
 from tasks.attacks.adaptive import Adaptive
 
 DEMO = "demo"
@@ -313,10 +315,11 @@ def advised(minutes: float) -> int:
 
 
 def report_folder(asked: JudgeOptions) -> str:
-    """Name of the report's folder, another one for each file, networks, epsilon and paths.
+    """Name of the report's folder, another one for each file, networks, epsilon, paths and store.
 
     `judge-jpeg@mine,epsilon=8,model=net` is of `mine/jpeg.py`. A name that is too long for a folder
-    ends with its digest.
+    ends with its digest. Settings and device are not part of it: a report shows the results of the
+    store, which are the same for all of them.
     """
     words = [f"judge-{_title(asked, 'defenses', asked.defense)}"]
     if asked.epsilon is not None:
@@ -327,6 +330,10 @@ def report_folder(asked: JudgeOptions) -> str:
     for option, places in (("data", asked.data), ("weights", asked.weights)):
         shown_places = sorted((name, shown(place.expanduser())) for name, place in places.items())
         words += [f"{option}={_quoted(name)}={_quoted(place)}" for name, place in shown_places]
+    bucket = asked.store.startswith(SCHEMES)
+    store = without_secrets(asked.store) if bucket else shown(Path(asked.store).expanduser())
+    if store != JudgeOptions.store:
+        words.append(f"store={_quoted(store)}")
     name = ",".join(words)
     data = name.encode()
     if len(data) <= LONGEST:

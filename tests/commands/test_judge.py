@@ -278,6 +278,9 @@ def test_the_name_of_the_report_folder_differs_for_each_question(
     assert folder("../my y.py").endswith("judge-my%20y@..")
     for each in ("cfg", "a/cfg", "a%2Fcfg", "cfg,data=digits=a"):
         (tmp_path / each / "defenses").mkdir(parents=True)
+    same = [{"store": "./store"}, {"store": str(tmp_path / "store")}, {"device": "cpu"}]
+    assert {folder("q", **each) for each in [*same, {"settings": Path("s.yaml")}]} == {"judge-q"}
+    assert folder("q", store="gs://me:pw@lab/x") == "judge-q,store=gs%3A%2F%2Flab%2Fx"
     one, two = Path("a/x"), Path("a-x")
     assert folder("q", data={"d": one, "c": two}) == "judge-q,data=c=a-x,data=d=a%2Fx"
     long = [folder("q", weights={"net": Path("写" * 300, name)}) for name in ("a.pt", "b.pt")]
@@ -293,6 +296,7 @@ def test_the_name_of_the_report_folder_differs_for_each_question(
         folder("q", configs=[Path("cfg")], data={"digits": Path("a")}),
         *(folder("q", data={name: place}) for name in "de" for place in (one, two)),
         *(folder("q", weights={"d": place}) for place in (one, two)),
+        *(folder("q", store=each) for each in ("a/x", "a-x", "s3://a/x", "gs://a/x")),
         *long,
         *(folder("q.py", None, *nets) for nets in (["a/n.yaml"], ["b/n.yaml"], ["n"], ["n", "m"])),
     ]
