@@ -12,14 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.catalogue.code.own import (
-    declared_at,
-    is_reference,
-    line_of,
-    own_class,
-    packaged,
-    with_source,
-)
+from pipeline.catalogue.code.known import declared_at, line_of
+from pipeline.catalogue.code.own import is_reference, own_class, packaged, with_source
 from pipeline.catalogue.documents import Document, Place, read_yaml
 from pipeline.catalogue.entries import (
     NOTE,

@@ -77,7 +77,7 @@ class _Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(UNEXPECTED)
         except (Exception, SystemExit) as error:
-            from pipeline.catalogue.code.own import line_of, place_of
+            from pipeline.catalogue.code.known import line_of, place_of
 
             if place_of(error) is not None:
                 say(f"error: {line_of(error)}", err=True)

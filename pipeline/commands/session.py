@@ -11,8 +11,8 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.fingerprint import KindCode, check
+from pipeline.catalogue.code.known import declared_at
 from pipeline.catalogue.code.members import lookalikes
-from pipeline.catalogue.code.own import declared_at
 from pipeline.catalogue.devices import read_devices
 from pipeline.catalogue.sources.locate import UNNAMED
 from pipeline.commands.view import StoredGrid, open_stored_grid

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Generic, TypeVar
 
+from pipeline.catalogue.code.known import modules_of
 from pipeline.catalogue.code.libraries import library_version
-from pipeline.catalogue.code.own import modules_of
 from tasks.networks.factory import Factory
 from tasks.specs import Kind, Spec
 

@@ -22,6 +22,7 @@ from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.catalogue.code import own as own_code
 from pipeline.catalogue.code.digests import source_digest, source_modules
 from pipeline.catalogue.code.imported import own_modules, uncovered
+from pipeline.catalogue.code.known import KNOWN
 from pipeline.catalogue.code.own import Parcel, pack, unpack
 from pipeline.catalogue.code.syntax import parse, parse_text
 from pipeline.commands.cli import main
@@ -472,7 +473,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     yield code
     for name in [name for name in sys.modules if name.partition(".")[0] == "gentle"]:
         sys.modules.pop(name, None)
-        own_code._known.pop(name, None)
+        KNOWN.pop(name, None)
 
 
 def test_an_installed_package_offers_defenses_by_name(bench: Bench, package: Path) -> None:
@@ -495,7 +496,7 @@ def test_a_package_that_is_another_on_a_worker_is_refused(package: Path) -> None
     other = [
         replace(code, digest="0" * 64) for code in parcel.codes if code.module == "gentle.jpeg"
     ]
-    own_code._known.pop("gentle.jpeg")
+    KNOWN.pop("gentle.jpeg")
     with pytest.raises(BadInput, match=r"gentle\.jpeg: this worker has other code"):
         unpack(Parcel(parcel.content, tuple(other)))
 
@@ -518,7 +519,7 @@ def test_an_installed_factory_that_changed_after_its_import_is_refused_in_this_p
     with pytest.raises(BadInput, match=r"^changing_nets: its code has changed since this process"):
         own_code.with_source(network, tmp_path)
     monkeypatch.delitem(sys.modules, "changing_nets")
-    own_code._known.pop("changing_nets")
+    KNOWN.pop("changing_nets")
 
 
 def test_an_installed_factory_that_is_another_on_a_worker_is_refused(
@@ -530,7 +531,7 @@ def test_an_installed_factory_that_is_another_on_a_worker_is_refused(
     assert unpack(parcel) == network
     # a class of the same module has its digest, too
     assert type(Catalogue([]).defense("gentle-jpeg")).source_digest == network.source
-    own_code._known.pop("gentle.jpeg")
+    KNOWN.pop("gentle.jpeg")
     for name in ("gentle", "gentle.jpeg"):
         sys.modules.pop(name, None)
     package.write_text(f"{JPEG}\n\ndef make():\n    return torch.nn.Flatten()\n")
@@ -700,7 +701,7 @@ def test_a_worker_whose_module_differs_is_refused(beside: Bench) -> None:
     digest_of(beside, "mine.py")
     parcel = pack(beside.session(("defenses", "mine.py")).scores["mixed/pgd/mine"])
     for code in parcel.codes:
-        own_code._known.pop(code.module)
+        KNOWN.pop(code.module)
     for name in ("helper", "deeper"):
         sys.modules.pop(name)
     beside.write("deeper.py", "BASE = 0.1\n")
@@ -717,7 +718,7 @@ def test_a_change_within_an_installed_package_is_a_change_of_its_defense(package
     def digest() -> str:
         for name in [name for name in sys.modules if name.partition(".")[0] == "gentle"]:
             del sys.modules[name]
-            own_code._known.pop(name, None)
+            KNOWN.pop(name, None)
         return type(Catalogue([]).defense("gentle-jpeg")).source_digest
 
     first = digest()

@@ -23,20 +23,28 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, TypeVar
 
-from pydantic import PydanticUserError, ValidationError
+from pydantic import PydanticUserError
 
-from pipeline.catalogue.code.digests import source_digest, source_modules
-from pipeline.catalogue.code.imported import module_files, own_modules, uncovered
+from pipeline.catalogue.code.imported import uncovered
+from pipeline.catalogue.code.known import (
+    KNOWN,
+    OwnCode,
+    code_of_file,
+    code_of_module,
+    declared_at,
+    place_of,
+    read_file,
+    source_file,
+)
 from pipeline.catalogue.code.libraries import library_version
 from pipeline.catalogue.code.members import not_class_variable
-from pipeline.catalogue.code.syntax import ModuleSource, parse, parse_text
-from pipeline.problems import BadInput, regular, shown, suggestion
+from pipeline.problems import BadInput, shown, suggestion
 from pipeline.problems.sanitize import clean
 from tasks.defenses.base import Defense
-from tasks.networks.factory import Factory, own_module_name
+from tasks.networks.factory import Factory
 from tasks.specs import Kind, Spec
 
 GROUP = "test_time_defense_bench"
@@ -44,25 +52,6 @@ GROUP = "test_time_defense_bench"
 """
 
 AnyKind = TypeVar("AnyKind", bound=Kind)
-
-
-@dataclass(frozen=True)
-class OwnCode:
-    """A module of user code.
-
-    Attributes:
-        module: Name of the module.
-        place: The file's path as shown to people, or the name of an installed module.
-        digest: Digest of its code, see `source_digest`.
-        text: Source text of a file; None for a module of an installed package.
-        modules: Digests of the modules that it consists of, by name, see `source_modules`.
-    """
-
-    module: str
-    place: str
-    digest: str
-    text: str | None
-    modules: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -76,12 +65,6 @@ class Parcel:
     content: bytes
     codes: tuple[OwnCode, ...]
     libraries: Mapping[str, str] = field(default_factory=dict)
-
-
-_known: dict[str, OwnCode] = {}
-_seen: dict[str, str] = {}
-"""Digest of an installed module's code when it was last read before this process imported it, or
-first read afterwards. A later difference means that the process runs outdated code."""
 
 
 def is_reference(kind: str) -> bool:
@@ -101,7 +84,7 @@ def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind
         BadInput: If there is no such class, or if a file has several and none is named.
     """
     module, name = own_module(reference, folder)
-    place = _known[module.__name__].place if module.__name__ in _known else module.__name__
+    place = KNOWN[module.__name__].place if module.__name__ in KNOWN else module.__name__
     if name:
         found = getattr(module, name, None)
         if not (isinstance(found, type) and issubclass(found, base)):
@@ -128,7 +111,7 @@ def own_module(reference: str, folder: Path) -> tuple[ModuleType, str]:
         return _from_file(folder / Path(place).expanduser()), name
     if not name.isidentifier():
         raise BadInput(f"{reference}: expected package.module:Class")
-    if not _binds(_source_file(place), name):
+    if not _binds(source_file(place), name):
         # importing a module executes it, which is avoided if it does not define the name
         raise BadInput(f"{place}: no class '{name}'")
     return _from_package(place), name
@@ -141,11 +124,11 @@ def with_source(network: Factory, folder: Path) -> Factory:
     """
     place, _, name = network.factory.partition(":")
     if place.endswith(".py"):
-        code = _declared(folder / Path(place).expanduser())
+        code = read_file(folder / Path(place).expanduser())
         factory, source = f"{Path(place).name}:{name}", code.digest
     else:
         # known, so that a worker compares its code
-        _known[place] = code = _installed(place)
+        KNOWN[place] = code = code_of_module(place)
         factory, source = network.factory, code.digest
     return network.model_copy(update={"factory": factory, "source": source})
 
@@ -161,7 +144,7 @@ def pack(content: object, libraries: Mapping[str, str] | None = None) -> Parcel:
     # pickles refer to a class by its module, to a factory by the digest of its code
     needed = [
         code
-        for code in _known.values()
+        for code in KNOWN.values()
         if code.module.encode() in pickled or code.digest.encode() in pickled
     ]
     return Parcel(pickled, tuple(needed), dict(libraries or {}))
@@ -176,123 +159,27 @@ def unpack(parcel: Parcel) -> Any:
                 "same everywhere"
             )
     for code in parcel.codes:
-        if code.module in _known:
+        if code.module in KNOWN:
             continue
         if code.text is None:
             _from_package(code.module)
-            if _known[code.module].digest != code.digest:
+            if KNOWN[code.module].digest != code.digest:
                 raise BadInput(
                     f"{code.module}: this worker has other code of it than the driver, or of what "
                     "it imports"
                 )
-        elif _file(code.place, code.text).digest != code.digest:
+        elif code_of_file(code.place, code.text).digest != code.digest:
             raise BadInput(
                 f"{code.place}: this worker has other code of what it imports than the driver, or "
                 "does not find it (PYTHONPATH has to be absolute, and the same everywhere)"
             )
         else:
-            _known[code.module] = code
+            KNOWN[code.module] = code
     return pickle.loads(parcel.content)  # noqa: S301  the driver's own, by way of Ray
 
 
-def modules_of(digest: str) -> dict[str, str]:
-    """The modules that user code of a digest consists of, by name, with 16 digits of their own.
-
-    Empty if this process has not read that code.
-    """
-    found = next((code.modules for code in _known.values() if code.digest == digest), {})
-    return {name: seen[:16] for name, seen in found.items()}
-
-
-def place_of(error: BaseException) -> str | None:
-    """The innermost line of user code in an error's traceback, such as `jpeg.py:7`, or None."""
-    found = _last_frame(error)
-    return None if found is None else f"{found[0].place}:{found[1]}"
-
-
-def module_of(error: BaseException) -> str | None:
-    """The module of the innermost frame of user code in an error's traceback, or None."""
-    found = _last_frame(error)
-    return None if found is None else found[0].module
-
-
-def _last_frame(error: BaseException) -> tuple[OwnCode, int] | None:
-    found = None
-    frame: TracebackType | None = error.__traceback__
-    while frame is not None:
-        code = _known.get(str(frame.tb_frame.f_globals.get("__name__")))
-        if code is not None:
-            found = code, frame.tb_lineno
-        frame = frame.tb_next
-    if found is None and error.__cause__ is not None:
-        return _last_frame(error.__cause__)
-    return found
-
-
-def declared_at(cls: type, name: str = "") -> tuple[str, int] | None:
-    """File and line at which a user's class, or one of its fields or methods, is declared.
-
-    The line is that of the class if the name is declared elsewhere. None for other classes.
-    """
-    code = _known.get(cls.__module__)
-    if code is None:
-        return None
-    text = _source_file(code.module).read_bytes() if code.text is None else code.text
-    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
-    if (own := classes.get(cls.__name__)) is None:
-        return code.place, 1
-    # the last of several declarations is the one that counts
-    lines = [node.lineno for node in own.body if name in _declares(node)]
-    return code.place, lines[-1] if lines else own.lineno
-
-
-def _declares(statement: ast.stmt) -> set[str]:
-    """The names that a statement in the body of a class declares."""
-    match statement:
-        case ast.FunctionDef(name=name):
-            return {name}
-        case ast.AnnAssign(target=target):
-            return {ast.unparse(target)}
-        case ast.Assign(targets=targets):
-            return {ast.unparse(target) for target in targets}
-    return set()
-
-
-def line_of(error: BaseException) -> str:
-    """An error of user code in one line, with its place."""
-    if isinstance(error, ValidationError) and error.errors()[0]["type"] == "frozen_instance":
-        name = error.errors()[0]["loc"][0]
-        return placed(error, f"self.{name} = …: parameters cannot be changed; keep nothing on self")
-    return placed(error, f"{type(error).__name__}: {clean(error) or 'no message'}")
-
-
-def placed(error: BaseException, line: str) -> str:
-    """Append the place in user code that an error passed through, if it did."""
-    place = place_of(error)
-    return f"{line} ({place})" if place else line
-
-
-def _declared(path: Path) -> OwnCode:
-    """Read a file and register its code, so that it can be imported by its module's name."""
-    place = shown(path)
-    try:
-        text = regular(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None
-    code = _file(place, text)
-    return _known.setdefault(code.module, code)
-
-
-def _file(place: str, text: str) -> OwnCode:
-    """The code of a file, from its text."""
-    path = Path(place)
-    digest, modules = _read(path.name, parse_text(text, path, whole=True))
-    return OwnCode(own_module_name(path.stem, digest), place, digest, text, modules)
-
-
 def _from_file(path: Path) -> ModuleType:
-    code = _declared(path)
+    code = read_file(path)
     try:
         return importlib.import_module(code.module)
     except BadInput:
@@ -324,11 +211,11 @@ class _OwnFiles(MetaPathFinder, Loader):
     """An importer (finder and loader) for registered files of user code."""
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
-        code = _known.get(fullname)
+        code = KNOWN.get(fullname)
         return None if code is None or code.text is None else ModuleSpec(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:
-        code = _known[module.__name__]
+        code = KNOWN[module.__name__]
         module.__file__ = code.place
         with _covered(code.place, code.modules):
             exec(compile(code.text or "", code.place, "exec"), module.__dict__)  # noqa: S102  the user's own
@@ -356,7 +243,7 @@ def _binds(path: Path, name: str) -> bool:
 
 def _from_package(name: str) -> ModuleType:
     # read before it is imported, so that a later change is noticed
-    code = None if name.partition(".")[0] == "tasks" else _installed(name)
+    code = None if name.partition(".")[0] == "tasks" else code_of_module(name)
     try:
         with _covered(name, () if code is None else code.modules):
             module = importlib.import_module(name)
@@ -365,8 +252,8 @@ def _from_package(name: str) -> ModuleType:
     except ImportError as error:
         raise BadInput(f"no module '{name}': {' '.join(str(error).split())}") from None
     if code is not None:
-        _known[name] = code
-        _mark(module, code.digest, _source_file(name).read_bytes())
+        KNOWN[name] = code
+        _mark(module, code.digest, source_file(name).read_bytes())
     return module
 
 
@@ -393,54 +280,6 @@ def _covered(place: str, modules: Collection[str]) -> Iterator[None]:
             "it would recompute nothing; import it with a statement, from an installed package or "
             "a folder of PYTHONPATH"
         )
-
-
-def _installed(name: str) -> OwnCode:
-    """The current code of an installed module."""
-    source = parse(_source_file(name), whole=True)
-    _refuse_outdated({name: source})
-    digest, modules = _read(name, source, name)
-    return OwnCode(name, name, digest, None, modules)
-
-
-def _read(name: str, source: ModuleSource, module: str = "") -> tuple[str, dict[str, str]]:
-    """Digest of code, and those of the modules that it consists of, see `source_modules`.
-
-    Args:
-        name: The code's name among the modules.
-        source: The code.
-        module: Name of its module, if it is part of a package.
-    """
-    imported = own_modules(source, module)
-    _refuse_outdated(imported)
-    modules = source_modules(name, source, imported)
-    return source_digest(modules, imported), modules
-
-
-def _refuse_outdated(sources: Mapping[str, ModuleSource]) -> None:
-    """Compare modules with the code that this process imported.
-
-    Raises:
-        BadInput: If it imported an older version, as a notebook does whose package was edited
-            since: its results would be stored under the digest of the new code.
-    """
-    for name, source in sources.items():
-        if name not in sys.modules:
-            _seen[name] = source.digest
-        elif _seen.setdefault(name, source.digest) != source.digest:
-            raise BadInput(
-                f"{name}: its code has changed since this process imported it; begin a new process"
-            )
-
-
-def _source_file(name: str) -> Path:
-    """The file of an installed module, found without importing it; BadInput if there is none."""
-    found = module_files(name)
-    if not found and importlib.util.find_spec(first := name.partition(".")[0]) is None:
-        raise BadInput(f"no module '{name}': {first} is not installed here")
-    if name not in found:
-        raise BadInput(f"no module '{name}' that is a Python file")
-    return found[name]
 
 
 def _mark(module: ModuleType, digest: str, text: str | bytes) -> None:

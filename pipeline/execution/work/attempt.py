@@ -9,8 +9,8 @@ import traceback
 import torch
 
 from pipeline import __version__
+from pipeline.catalogue.code.known import declared_at, line_of, module_of, place_of, placed
 from pipeline.catalogue.code.libraries import versions_of
-from pipeline.catalogue.code.own import declared_at, line_of, module_of, place_of, placed
 from pipeline.catalogue.devices import cpu_name
 from pipeline.execution.events import Done, Failure, Result, Retry, Stopped
 from pipeline.execution.executors.base import silent_for

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 
 from pipeline.catalogue.code.digests import TASKS, Code
-from pipeline.catalogue.code.own import declared_at, line_of, place_of
+from pipeline.catalogue.code.known import declared_at, line_of, place_of
 from pipeline.grid.digests import digest, parts_of
 from pipeline.grid.graph import Node
 from pipeline.problems.sanitize import clean
