@@ -98,6 +98,16 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+start_option = click.option(
+    "--from",
+    "start",
+    type=click.Choice(FORCE_STARTS),
+    default=FORCE_STARTS[0],
+    show_default=True,
+    help="First step that --force computes again.",
+)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pipeline")
 def main() -> None:
@@ -117,14 +127,7 @@ def main() -> None:
 @mlflow_option
 @reports_option
 @click.option("--force", is_flag=True, help="Compute the chosen cells again.")
-@click.option(
-    "--from",
-    "start",
-    type=click.Choice(FORCE_STARTS),
-    default=FORCE_STARTS[0],
-    show_default=True,
-    help="First step that --force computes again.",
-)
+@start_option
 @running_options
 @click.option(
     "--stop-after",
@@ -168,7 +171,7 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     default=10.0,
     show_default=True,
     help="Time limit: the largest attack budget that is estimated to fit is used, then larger "
-    "ones while they fit; what is unfinished counts as cannot tell.",
+    "ones while they fit. A verdict that is not ready in time is `cannot tell`.",
 )
 @click.option(
     "--epsilon",
@@ -201,12 +204,12 @@ def judge(
     device: str | None,
     **running: Any,
 ) -> None:
-    """Judge a defense: a name, or a Python or YAML file. Does it hold?
+    """Judge a defense: a name, or a Python or YAML file.
 
     Checks the contract, then attacks the defense on the demo's networks and compares it with no
-    defense and with flips and crops of equal cost. Exit codes: 0 it holds, 1 it does not, 2 bad
-    input, or MLflow cannot be reached, or Ray does not start, 3 cannot tell, 4 an unexpected error,
-    130 stopped by Ctrl-C.
+    defense and with flips and crops of equal cost, to tell whether it holds. Exit codes: 0 it
+    holds, 1 it does not, 2 bad input, or MLflow cannot be reached, or Ray does not start, 3 cannot
+    tell, 4 an unexpected error, 130 stopped by Ctrl-C.
 
     \b
     pipeline judge jpeg.py
@@ -234,8 +237,8 @@ def judge(
 @main.command()
 @grid_argument
 @grid_options
-@click.option("--force", is_flag=True, help="Plan as if the chosen cells were forced.")
-@click.option("--from", "start", type=click.Choice(FORCE_STARTS), default=FORCE_STARTS[0])
+@click.option("--force", is_flag=True, help="Plan for a run with --force.")
+@start_option
 @click.option("--all", "every", is_flag=True, help="List every cell, however many there are.")
 @click.option("--for-device", metavar="NAME", help="Device to estimate for.  [default: this CPU]")
 @click.option(
@@ -257,9 +260,9 @@ def plan(
 ) -> None:
     """Show what a run would compute and how long it may take.
 
-    Also shows which of the paper's numbers it would be compared with. Times are estimates; where
-    the speed of this machine is unknown, it is measured once, which takes some seconds. Nothing is
-    written into the store.
+    Also shows which of the paper's numbers the results would be compared with. Times are estimates.
+    If the speed of this machine is unknown, it is measured once, which takes some seconds. Nothing
+    is written to the store.
 
     \b
     pipeline plan --grid full --for-device 'NVIDIA H100' --workers 8
@@ -297,8 +300,8 @@ def scale(
 ) -> None:
     """Simulate a grid on many workers and show what limits it.
 
-    Estimates how long it takes, where it stops scaling, and why. The report is written to the
-    folder scale of the reports; nothing is computed.
+    Estimates how long the grid takes, from how many workers on more of them do not help, and why.
+    The report is written to the subfolder `scale` of --reports; nothing is computed.
 
     \b
     pipeline scale --grid full --for-device 'NVIDIA H100'
@@ -316,7 +319,7 @@ def scale(
 @grid_options
 @json_option
 def why(cell: str, as_json: bool, chosen: GridOptions) -> None:
-    """Show why a cell would be computed: what changed.
+    """Show why a cell would be computed, and what changed.
 
     \b
     pipeline why demo-iat/untargeted-pgd10/counter+guo
@@ -407,9 +410,9 @@ def compare(
     """Show which cells changed between two runs, and why.
 
     BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
-    stores, STORE@RUN, or two defenses, attacks or models of the grid; by default the last run and
-    the one before it that has its cells. Exit codes: 1 a cell got significantly worse, 2 bad input,
-    4 an unexpected error.
+    stores, STORE@RUN, or two defenses, attacks or models of the grid. By default, the last run is
+    compared with the previous run of the same cells. Exit codes: 0 no cell got significantly worse,
+    1 one did, 2 bad input, 4 an unexpected error.
 
     \b
     pipeline compare
@@ -496,7 +499,7 @@ def report(
 def export_weights_command(model: str, file: Path, half: bool, chosen: GridOptions) -> None:
     """Write a model's weights as a safetensors file.
 
-    A checkpoint model can use the file.
+    The `checkpoint` in the YAML file of a model can name it.
 
     \b
     pipeline export-weights demo-iat demo-iat.safetensors --grid demo --half
@@ -510,7 +513,13 @@ def export_weights_command(model: str, file: Path, half: bool, chosen: GridOptio
 
 @main.command()
 @mlflow_option
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=5000,
+    show_default=True,
+    help="Port of the pages.",
+)
 @click.pass_context
 def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
     """Open the MLflow pages on 127.0.0.1 until Ctrl-C.
@@ -534,9 +543,9 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
 @click.option("--paths", is_flag=True, help="Show the file that defines each.")
 @json_option
 def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) -> None:
-    """List names with their meanings, cells, or runs.
+    """List names, the cells of a grid, or the runs of a store.
 
-    Lists the names of a section, the cells of a grid, or the runs on a store.
+    Names of grids, models, attacks, defenses, data sets and recipes are listed with their meanings.
 
     \b
     pipeline list defenses
@@ -567,7 +576,7 @@ def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) ->
 
 
 def _runs(store: str, columns: int | None) -> tuple[list[dict[str, object]], list[str]]:
-    """The runs on a store, as records and as lines that fit the terminal, if there is one."""
+    """The runs of a store, as records and as lines that fit the terminal, if there is one."""
     from pipeline.commands.compare import runs_of
     from pipeline.store.ledger import Ledger
     from pipeline.store.store import Store
@@ -669,6 +678,10 @@ def reference() -> None:
 @main.command()
 def accept() -> None:
     """Record that changed code gives the same results as before.
+
+    `run` and `plan` stop if the program's own code in `tasks` has changed. If the change affects no
+    results, this command records the code and nothing is computed again. If it does affect results,
+    raise the `version` of the class first; its cells are then computed again.
 
     \b
     pipeline accept

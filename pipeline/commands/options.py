@@ -115,10 +115,10 @@ reports_option = click.option(
     type=_PATH,
     default=Path("reports"),
     show_default=True,
-    help="Folder that tables are written to.",
+    help="Folder to write reports to.",
 )
 configs_option = click.option(
-    "--configs", type=_PATH, multiple=True, help="A folder of configs that is searched first."
+    "--configs", type=_PATH, multiple=True, help="A folder of configs to search first."
 )
 data_option = click.option(
     "--data", multiple=True, metavar="NAME=FOLDER", help="Where a data set's files are."
@@ -188,7 +188,7 @@ _GRID = (
         "--add",
         multiple=True,
         metavar="KEY=NAME",
-        help="Also evaluate this; KEY is model, attack or defense, NAME one of a config or a file.",
+        help="Also evaluate another model, attack or defense (KEY), by its name or its file.",
     ),
     click.option(
         "--set",

@@ -96,7 +96,7 @@ def import_command(file: Path, store: str, replace: bool, configs_to: Path | Non
 @click.command()
 @store_option
 @click.option(
-    "--set-aside", is_flag=True, help="Move what is found aside; a run computes it again."
+    "--set-aside", is_flag=True, help="Move what is found out of the way; a run computes it again."
 )
 @click.option("--seal", is_flag=True, help="Add the missing checksum to old records.")
 @click.option(
@@ -111,9 +111,9 @@ def verify(
 ) -> None:
     """Compare every artifact of the store with its record.
 
-    The results in a record are recomputed from the artifact's own files. The exit code is 1
-    where something is damaged, and with --suspect where a score is suspect: one of a model whose
-    weights another network also has, scored by a version that could confuse the two.
+    The results in a record are recomputed from the artifact's own files. The exit code is 1 if
+    something is damaged. With --suspect it is 1 if a score is suspect: its model shares its weights
+    file with another network, and the version that scored it could confuse the two.
 
     \b
     pipeline verify --set-aside
@@ -187,14 +187,14 @@ def verify(
     metavar="DAYS",
     default=DAYS,
     show_default=True,
-    help="Keep what runs of the last DAYS days refer to.",
+    help="Keep artifacts of runs of the last DAYS days.",
 )
 @click.option("--yes", is_flag=True, help="Delete; without it nothing is deleted.")
 @json_option
 def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
-    """List what no run of the last days refers to.
+    """List artifacts that no recent run refers to.
 
-    Runs of all users count. --yes deletes what is listed; nothing younger than a day is deleted.
+    Runs of all users count. --yes deletes what is listed, but nothing younger than a day.
 
     \b
     pipeline gc --keep 90
