@@ -113,6 +113,7 @@ def known_scores(view: StoredGrid, finished: RunFinished | None = None) -> Score
         cards=cards.all(),
         doubts=cards.sanity.doubts() if cards.sanity is not None else (),
         claims=claims(view.catalogue),
+        devices=view.devices_by_cell(),
     )
 
 

@@ -153,13 +153,8 @@ class StoredGrid(OpenedGrid):
         snapshot = self.snapshot()
         found: set[Provenance] = set()
         for node in self.graph:
-            if not node.info.uses_network:
-                continue
-            summary = snapshot.summary(node.kind, node.digest)
-            if summary is not None:
-                found.add(summary.provenance)
-            elif (record := self.store.known(node.kind, node.digest)) is not None:
-                found.add(provenance_of(record))
+            if node.info.uses_network:
+                found.update(self._provenance(node, snapshot))
         values: dict[str, set[str]] = {}
         for key, value in itertools.chain.from_iterable(found):
             values.setdefault(key, set()).add(value)
@@ -169,6 +164,29 @@ class StoredGrid(OpenedGrid):
         if days:
             told = {"computed": " to ".join(dict.fromkeys((days[0], days[-1]))), **told}
         return {**told, **({"commit": commit} if (commit := program_commit()) else {})}
+
+    def devices_by_cell(self) -> dict[str, str]:
+        """The devices that the predictions of the scored cells were computed on, by cell name."""
+        snapshot = self.snapshot()
+        found = {}
+        for name, node in self.scores.items():
+            made = {
+                dict(provenance).get("device", "None")
+                for _, parent in node.parents
+                for provenance in self._provenance(parent, snapshot)
+            } - {"None"}
+            if made:
+                # imported records are untrusted text
+                found[name] = clean(", ".join(sorted(made)))
+        return found
+
+    def _provenance(self, node: Node, snapshot: Snapshot) -> Iterator[Provenance]:
+        """How a node's artifact was computed, if the store or an import has its record."""
+        summary = snapshot.summary(node.kind, node.digest)
+        if summary is not None:
+            yield summary.provenance
+        elif (record := self.store.known(node.kind, node.digest)) is not None:
+            yield provenance_of(record)
 
     def _days(self) -> Iterator[str]:
         """The days on which the grid's scores were written."""

@@ -42,6 +42,7 @@ class Scores:
         cards: Integrity cards of the cells that have one.
         doubts: Sanity checks of models and attacks that did not pass.
         claims: Published claims, by defense.
+        devices: Devices that the predictions were computed on, such as `x86_64 CPU`.
     """
 
     facts: Mapping[str, Facts]
@@ -53,6 +54,7 @@ class Scores:
     cards: Mapping[str, Card] = field(default_factory=dict)
     doubts: Sequence[Doubt] = ()
     claims: Mapping[str, Sequence[Claim]] = field(default_factory=dict)
+    devices: Mapping[str, str] = field(default_factory=dict)
 
     def reason(self, name: str) -> str:
         """Why a cell has no score, in one line; empty if it has one."""

@@ -257,6 +257,7 @@ def test_replaced_scores_are_told_with_the_device_of_the_file(
             record = store.known(node.kind, node.digest)
             assert record is not None
             assert device in str(record.how["device"])
+        assert device in session.devices_by_cell()["mixed/pgd/guo"]
 
 
 def test_only_the_chosen_cells_go(done: Tiny, elsewhere: Tiny, tmp_path: Path) -> None:

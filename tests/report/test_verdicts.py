@@ -511,3 +511,20 @@ def test_a_defense_of_one_pass_needs_no_control_and_a_dearer_one_without_is_told
     hides = [line for line in notes([row]) if "hides gradients" in line]
     assert list(notes([cheap])) == hides
     assert next(notes([dear])).startswith("No flips and crops of equal cost are among")
+
+
+def test_a_row_of_another_device_than_the_bare_network_s_is_named_below_the_table():
+    grid = grid_of()
+    devices = {
+        cell.name: "a CPU" if cell.defense == "counter" else "a GPU"
+        for cell in grid.cells
+        if cell.defense != "guo"
+    }
+    rows = verdict_rows(grid, scores_of(grid, devices=devices))
+    (line,) = [line for line in notes(rows) if "CPU" in line]
+    assert line.startswith(
+        "Computed on a CPU, with `none` computed on a GPU, on demo-iat: `counter`."
+    )
+    assert {row.defense: row.facts()["device"] for row in rows} == {
+        CONTROL: "a GPU", "none": "a GPU", "guo": None, "counter": "a CPU",
+    }  # fmt: skip

@@ -273,6 +273,8 @@ def _cell_row(cell: Cell, scores: Scores) -> dict[str, object]:
         return names
     if (card := scores.cards.get(cell.name)) is not None:
         names["card"] = card.verdict
+    if (device := scores.devices.get(cell.name)) is not None:
+        names["device"] = device
     facts = scores.facts[cell.name]
     return {**_flat(facts), **names, **_published(scores.published.get(cell.name), facts)}
 

@@ -53,6 +53,8 @@ class VerdictRow:
             the gain in the worst case.
         acts_on, acts_on_clean: Percentage of answers in the worst case, and on clean images, that
             differ from the bare network's, for the first seed.
+        device, bare_device: What the answers of the defense, and of the bare network, were computed
+            on, if it is known.
         is_control: Whether the defense is flips and crops itself.
         computed: False if nothing was computed for it or for the bare network, and nothing failed.
         one_of_several: Whether the network was attacked in several balls, so that the defense has
@@ -82,6 +84,8 @@ class VerdictRow:
     acts_on_clean: float | None = None
     cost: Cost | None = None
     claims: Sequence[Claim] = ()
+    device: str | None = None
+    bare_device: str | None = None
     is_control: bool = False
     computed: bool = True
     one_of_several: bool = False
@@ -112,6 +116,7 @@ class VerdictRow:
             "why": self.verdict.why or None,
             "images_needed": self.verdict.needed,
             "replayed_attack": self.replayed_attack,
+            "device": self.device,
             "control": self.control,
             "hides_gradients": None if self.hidden is None else self.hides_gradients,
         }
@@ -269,6 +274,8 @@ class _Reader:
             verdict=DefenseVerdict("cannot tell", self._absent(model, defense, attack)),
             claims=self.paired.scores.claims.get(defense, ()),
             is_control=isinstance(cell.defense_spec, FlipCrop),
+            device=self._device(model, defense, attack),
+            bare_device=self._device(model, BARE, attack),
             computed=self._computed(model, defense, attack),
         )
         images = self.paired.images(model, defense, attack)
@@ -314,6 +321,11 @@ class _Reader:
             else self._change((model, defense, attack), (model, control, attack), images),
             hidden=None if direct is None else self._hidden(model, defense, attack, direct),
         )
+
+    def _device(self, model: str, defense: str, attack: str) -> str | None:
+        devices = self.paired.scores.devices
+        names = (cell.name for cell in self.paired.cells(model, defense, attack))
+        return ", ".join(sorted({devices[name] for name in names if name in devices})) or None
 
     def _acts_on(self, model: str, defense: str, attack: str | None) -> float | None:
         for cell in self.paired.cells(model, defense, attack or "")[:1]:

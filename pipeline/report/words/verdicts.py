@@ -321,6 +321,7 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
     ]
     if expensive and all(row.control is None for row in expensive):
         yield "No flips and crops of equal cost are among the cells (`equal_cost: flip-crop`)."
+    yield from _other_devices(rows)
     for row in rows:
         if row.hidden is not None and row.hides_gradients:
             yield (
@@ -328,3 +329,16 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
                 f"from the clean image, its gain is {_change(row.hidden)} points higher than in "
                 "the worst case."
             )
+
+
+def _other_devices(rows: Sequence[VerdictRow]) -> Iterator[str]:
+    """Which rows were computed on another device than the bare network that they compare with."""
+    found: dict[tuple[str, str, str], list[VerdictRow]] = {}
+    for row in rows:
+        if row.device and row.bare_device and row.device != row.bare_device:
+            found.setdefault((row.model, row.device, row.bare_device), []).append(row)
+    for (model, device, bare_device), own in found.items():
+        yield (
+            f"Computed on {device}, with `{BARE}` computed on {bare_device}, on {model}: "
+            f"{_names(own)}. The two round differently, so that an attack finds other examples."
+        )
