@@ -215,8 +215,8 @@ def judge(
     pipeline judge jpeg.py
     pipeline judge jpeg.py --model mine.yaml --minutes 60
     """
-    from pipeline.commands.judge import JudgeOptions
     from pipeline.commands.judge import judge as judged
+    from pipeline.commands.judge_options import JudgeOptions
 
     asked = JudgeOptions(
         defense=defense,

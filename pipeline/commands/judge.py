@@ -4,24 +4,24 @@ The contract is checked first. Then a grid is built in memory and run like any o
 the defense with no defense and with flips and crops of equal cost: on clean images, under replayed
 examples, under a direct attack, and under an adaptive attack with the largest budget that the time
 limit allows.
+
+The networks without the defense are attacked first, with the smallest budget. Where too little
+accuracy is left for a verdict, the defense is evaluated on clean images and replayed examples only.
 """
 
 from __future__ import annotations
 
-import hashlib
+import glob
 import math
 import os
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Literal
-from urllib.parse import quote
 
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.entries import GridEntry, TableEntry
+from pipeline.commands.judge_options import JudgeOptions, report_folder
 from pipeline.commands.options import RunOptions, say
 from pipeline.commands.report import known_scores
 from pipeline.commands.run import run_grid
@@ -33,13 +33,12 @@ from pipeline.execution.work.contract import contract_verdict
 from pipeline.grid.builder import Overrides
 from pipeline.grid.lookup import Ingredients
 from pipeline.plan.speeds import remember_speed
-from pipeline.plan.words import roughly
-from pipeline.problems import BadInput, shown
-from pipeline.problems.sanitize import without_secrets
+from pipeline.plan.words import roughly, roughly_between
+from pipeline.problems import BadInput
 from pipeline.report.views.verdicts import BARE, Conclusion, conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
-from pipeline.store.bucket import SCHEMES
 from tasks.attacks.adaptive import Adaptive
+from tasks.evaluation.verdicts import FALLEN
 
 DEMO = "demo"
 """Grid that provides the default networks, and epsilon for their data set."""
@@ -48,33 +47,21 @@ DIRECT = "direct"
 CONTROL = "flip-crop"
 BUDGETS = ("full", "standard", "quick")
 """Attack budgets, largest first; the last one is used if none fits."""
+LEAST = f"adaptive-{BUDGETS[-1]}"
+"""The attack with the smallest budget."""
 AROUND_S = 45.0
 """Time in addition to the estimate, for starting workers and writing the report."""
-MARGIN = 4.0
-"""Safety factor of the estimated time; small networks take longer than estimated."""
+MARGIN = 2.0
+"""Safety factor of the estimated time while only the networks have been timed, not the defense."""
 MEASURED = 1.5
 """The same once the defense has been timed on these networks."""
 ADVISED = (1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440)
 """Numbers of minutes that are advised, since estimates of the same work differ."""
-LONGEST = 200
-"""Maximum length of the name of a report's folder, in bytes; file systems take 255."""
+NO_NETWORK = (
+    f"without the defense, no network keeps more than {FALLEN:g} % accuracy, so none can tell; "
+    "name an adversarially trained network with --model, or a smaller --epsilon"
+)
 EXIT: Mapping[Conclusion, int] = {"holds": 0, "does not hold": 1, "cannot tell": 3}
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeOptions:
-    """What to judge, on which networks, and the time limit. epsilon: in 1/255."""
-
-    defense: str
-    models: Sequence[str] = ()
-    minutes: float = 10.0
-    epsilon: float | None = None
-    store: str = "store"
-    configs: Sequence[Path] = ()
-    data: Mapping[str, Path]
-    weights: Mapping[str, Path]
-    settings: Path | None = None
-    device: str | None = None
 
 
 def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> int:
@@ -102,16 +89,15 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
 
     def followed(finished: RunFinished) -> bool:
         ended.append(finished)
-        complete = not finished.interrupted and not finished.missing
-        larger = grid.next(steps[-1], left()) if complete else None
-        if larger is not None:
-            steps.append(larger)
-        return larger is not None
+        following = None if finished.interrupted else grid.next(steps[-1], finished, left())
+        if following is not None:
+            steps.append(following)
+        return following is not None
 
     steps, ended, code = [grid.first()], list[RunFinished](), 0
     while len(ended) < len(steps):
         session = steps[-1].session
-        say(f"judge   {name} on {', '.join(grid.models)}: {steps[-1].said}", err=True)
+        say(f"judge   {steps[-1].said}", err=True)
         limited = replace(options, stop_after=max(left(), 0.01))
         code = run_grid(session, limited, only=(), followed=followed)
     if code == STOPPED and left() > 0:
@@ -120,27 +106,34 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         say(grid.rest(steps[-1], ended[-1]), err=True)
     rows = [row for row in verdict_rows(session.grid, known_scores(session)) if row.defense == name]
     answer = conclusion(rows)
+    if all(row.verdict.fallen for row in rows):
+        say(f"judge   {NO_NETWORK}", err=True)
     # printed last, after the output of the run
     say(plain(judged_sentence(rows, answer)), err=options.as_json)
     # 2: MLflow was not reached, and everything is in the store
     return code if code == 2 else EXIT[answer]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Step:
-    """A budget that is computed in one run.
+    """What is computed in one run: the networks without the defense, or a budget.
 
     Attributes:
+        budget: The budget; None for the networks without the defense.
+        fallen: The networks on which no verdict is possible.
         largest: The budget up to which the report goes, if larger.
+        todo: Whether anything is missing.
         minutes: Estimated time, including the safety factor.
-        said: The budget and its estimate in words.
+        said: What is computed where, and the estimate, in words.
     """
 
-    budget: str
-    largest: str | None
     session: Session
+    todo: bool
     minutes: float
     said: str
+    budget: str | None = None
+    fallen: Sequence[str] = ()
+    largest: str | None = None
 
     def fits(self, minutes: float) -> bool:
         """Whether it is estimated to take no more than this time."""
@@ -186,46 +179,69 @@ class _Judged:
                 raise BadInput(found.line)
 
     def first(self) -> _Step:
-        """The largest budget that is estimated to fit the time limit.
+        """The networks without the defense; if these are stored, the largest budget that fits."""
+        bare = self._step(None)
+        if bare.todo:
+            return bare
+        return self._largest(self._fallen(bare.session), self.asked.minutes)
+
+    def next(self, step: _Step, ended: RunFinished, left: float) -> _Step | None:
+        """What follows a step, by what was found and timed so far; None if nothing fits."""
+        if left <= 0:
+            return None
+        if step.budget is None:
+            return self._largest(self._fallen(step.session), left)
+        larger = BUDGETS[: BUDGETS.index(step.budget)]
+        if ended.missing or not larger or len(step.fallen) == len(self.models):
+            return None
+        found = self._step(larger[-1], step.fallen, step.largest)
+        return self._with_time(found, left) if found.fits(left) else None
+
+    def rest(self, step: _Step, ended: RunFinished) -> str:
+        """What the time limit left undone, and how many minutes it needs."""
+        rest = self._step(step.budget or BUDGETS[-1], step.fallen, step.largest)
+        cells = len(ended.scored) + len(ended.missing)
+        of = f"budget {step.budget}" if step.budget else f"the networks without {self.name}"
+        return (
+            f"judge   stopped by --minutes {self.asked.minutes:g}: {len(ended.scored)} of {cells} "
+            f"cells of {of} are scored; the same command with roughly --minutes "
+            f"{advised(rest.minutes)} computes the rest"
+        )
+
+    def _fallen(self, session: Session) -> list[str]:
+        """The networks with too little accuracy for a verdict, by what is stored."""
+        rows = verdict_rows(session.grid, known_scores(session))
+        return [row.model for row in rows if row.defense == BARE and row.verdict.fallen]
+
+    def _largest(self, fallen: Sequence[str], left: float) -> _Step:
+        """The largest budget that is estimated to fit into the minutes left.
 
         Its words also say how many minutes the next larger budget needs.
         """
         more, largest = "", None
-        for budget in BUDGETS:
-            step = self._step(budget, largest)
-            if step.fits(self.asked.minutes) or budget == BUDGETS[-1]:
+        budgets = BUDGETS if len(fallen) < len(self.models) else BUDGETS[-1:]
+        for budget in budgets:
+            step = self._step(budget, fallen, largest)
+            if step.fits(left) or budget == BUDGETS[-1]:
                 break
             if _has_scores(step.session, self.name, f"adaptive-{budget}"):
                 largest = largest or budget  # its report keeps these scores
             more = f"; roughly --minutes {advised(step.minutes)} for budget {budget}"
-        return replace(step, said=f"{step.said} of {self.asked.minutes:g} min{more}")
+        return self._with_time(step, left, more)
 
-    def next(self, step: _Step, left: float) -> _Step | None:
-        """The next larger budget, if it fits into the minutes left by what was timed so far."""
-        larger = BUDGETS[: BUDGETS.index(step.budget)]
-        if not larger or left <= 0:
-            return None
-        found = self._step(larger[-1], step.largest)
-        said = f"{found.said}, {left:.1f} of {self.asked.minutes:g} min are left"
-        return replace(found, said=said) if found.fits(left) else None
+    def _with_time(self, step: _Step, left: float, more: str = "") -> _Step:
+        said = f"{step.said}, {left:.1f} of {self.asked.minutes:g} min are left{more}"
+        return replace(step, said=said)
 
-    def rest(self, step: _Step, ended: RunFinished) -> str:
-        """What the time limit left undone, and how many minutes it needs."""
-        rest = self._step(step.budget, step.largest)
-        cells = len(ended.scored) + len(ended.missing)
-        return (
-            f"judge   stopped by --minutes {self.asked.minutes:g}: {len(ended.scored)} of {cells} "
-            f"cells of budget {step.budget} are scored; the same command with roughly --minutes "
-            f"{advised(rest.minutes)} computes the rest"
-        )
-
-    def _step(self, budget: str, largest: str | None) -> _Step:
-        """A budget with its estimate.
+    def _step(
+        self, budget: str | None, fallen: Sequence[str] = (), largest: str | None = None
+    ) -> _Step:
+        """A budget, or the networks without the defense, with an estimate.
 
         largest: the budget up to which the report goes, if that is larger.
         """
         workers = os.cpu_count() or 1
-        session = self._session(budget, min(budget, largest or budget, key=BUDGETS.index))
+        session = self._session(budget, fallen, largest)
         session.check_code()
         plan = session.plan()
         found = session.estimate(plan, workers=workers)
@@ -236,8 +252,32 @@ class _Judged:
         timed = _has_scores(session, self.name, "adaptive-*")
         margin = MEASURED if timed else MARGIN
         minutes = (margin * found.wall_s + AROUND_S) / 60 if plan.todo else 0.0
-        said = f"budget {budget}, about {roughly(found.wall_s)}"
-        return _Step(budget, largest, session, minutes, said)
+        if budget is None:
+            # no network has been timed, and small ones are slower than their operations tell
+            about = f"at least about {roughly(found.least_wall_s)}"
+        else:
+            about = f"about {roughly_between(found.least_wall_s, found.wall_s)}"
+            about += "" if timed else " or longer"
+        return _Step(
+            session=session,
+            todo=bool(plan.todo),
+            minutes=minutes,
+            said=f"{self._what(budget, fallen)}, {about}",
+            budget=budget,
+            fallen=fallen,
+            largest=largest,
+        )
+
+    def _what(self, budget: str | None, fallen: Sequence[str]) -> str:
+        """What a step computes on which networks, in words."""
+        if budget is None:
+            return f"without {self.name} on {', '.join(self.models)}: budget {BUDGETS[-1]}"
+        rest = f"{self.name} on {', '.join(fallen)}: no verdict possible, clean and replayed only"
+        able = self._able(fallen)
+        if not able:
+            return rest
+        found = f"{self.name} on {', '.join(able)}: budget {budget}"
+        return f"{rest}; {found}" if fallen else found
 
     @property
     def _demo(self) -> GridEntry:
@@ -258,25 +298,26 @@ class _Judged:
             )
         return datasets.pop()
 
-    def _session(self, budget: str, largest: str) -> Session:
-        """The session that computes a budget, of a grid that goes up to the `largest` one."""
+    def _session(self, budget: str | None, fallen: Sequence[str], largest: str | None) -> Session:
+        """The session that computes a step, of a grid that goes up to the `largest` budget."""
+        last = budget or BUDGETS[-1]
+        largest = min(last, largest or last, key=BUDGETS.index)
         # a budget begins with the candidates of the smaller ones, so these are listed first and
         # give an answer while the larger is unfinished
         budgets = [f"adaptive-{each}" for each in reversed(BUDGETS[BUDGETS.index(largest) :])]
-        chosen = ["clean", REPLAYED, DIRECT, *budgets[: budgets.index(f"adaptive-{budget}") + 1]]
+        chosen = ["clean", REPLAYED, DIRECT, *budgets[: budgets.index(f"adaptive-{last}") + 1]]
         attack = self.catalogue.attack(f"adaptive-{largest}")
         assert isinstance(attack, Adaptive)
         dataset = self._dataset
         available = self._ingredients.dataset(dataset)[1].test
-        table = TableEntry(
-            name=f"judge-{self.name}",
-            title=f"{self.name} beside no defense and flips and crops of equal cost",
-            models=tuple(self.models),
-            attacks=("clean", REPLAYED, DIRECT, *budgets),
-            defenses=(BARE, self.name),
-            gains_over=BARE,
-            equal_cost=CONTROL,
-        )
+        able = self._able(fallen)
+        wanted: list[tuple[Sequence[str], Sequence[str], str]] = [
+            (able, chosen, "*"),
+            (fallen, ("clean", REPLAYED), "*"),
+            (fallen, (LEAST,), BARE),
+        ]
+        if budget is None:
+            wanted = [(able, ("clean", REPLAYED, LEAST), BARE)]
         demos = {self.catalogue.model_entry(model)[0].dataset for model in _models(self._demo)}
         epsilon = self._demo.epsilon if dataset in demos else GridEntry().epsilon
         entry = GridEntry(
@@ -284,13 +325,18 @@ class _Judged:
             epsilon=self.asked.epsilon or epsilon,
             images=min(attack.images or available, available),
             redraws=attack.redraws or GridEntry().redraws,
-            tables=(table,),
+            tables=tuple(self._tables(budgets, fallen)),
         )
         grid = report_folder(self.asked)
         self.catalogue.add_grid(grid, entry)
         return open_session(
             grid,
-            only=[f"attack={each}" for each in chosen],
+            only=[
+                f"cell={glob.escape(model)}/{attack}/{defense}"
+                for models, attacks, defense in wanted
+                for model in models
+                for attack in attacks
+            ],
             store=self.asked.store,
             configs=self.asked.configs,
             overrides=Overrides(data=self.asked.data, weights=self.asked.weights),
@@ -299,6 +345,33 @@ class _Judged:
             catalogue=self.catalogue,
             command=self.command,
         )
+
+    def _able(self, fallen: Sequence[str]) -> list[str]:
+        """The networks on which a verdict is possible."""
+        return [model for model in self.models if model not in fallen]
+
+    def _tables(self, budgets: Sequence[str], fallen: Sequence[str]) -> Iterator[TableEntry]:
+        """A table of the networks on which a verdict is possible, and one of the others."""
+        name, defenses = f"judge-{self.name}", (BARE, self.name)
+        if able := self._able(fallen):
+            yield TableEntry(
+                name=name,
+                title=f"{self.name} beside no defense and flips and crops of equal cost",
+                models=tuple(able),
+                attacks=("clean", REPLAYED, DIRECT, *budgets),
+                defenses=defenses,
+                gains_over=BARE,
+                equal_cost=CONTROL,
+            )
+        if fallen:
+            yield TableEntry(
+                name=f"{name}-without-verdict",
+                title=f"{self.name} on networks with too little accuracy left for a verdict",
+                models=tuple(fallen),
+                attacks=("clean", REPLAYED, LEAST),
+                defenses=defenses,
+                gains_over=BARE,
+            )
 
 
 def _has_scores(session: Session, defense: str, attacks: str) -> bool:
@@ -312,59 +385,6 @@ def advised(minutes: float) -> int:
     """Minutes to advise for work that is estimated to take so long: rounded up, in coarse steps."""
     whole = math.ceil(minutes)
     return next((each for each in ADVISED if each >= whole), -(-whole // 1440) * 1440)
-
-
-def report_folder(asked: JudgeOptions) -> str:
-    """Name of the report's folder, another one for each file, networks, epsilon, paths and store.
-
-    `judge-jpeg@mine,epsilon=8,model=net` is of `mine/jpeg.py`. A name that is too long for a folder
-    ends with its digest. Settings and device are not part of it: a report shows the results of the
-    store, which are the same for all of them.
-    """
-    words = [f"judge-{_title(asked, 'defenses', asked.defense)}"]
-    if asked.epsilon is not None:
-        words.append(f"epsilon={str(asked.epsilon).removesuffix('.0')}")
-    models = dict.fromkeys(_title(asked, "models", each) for each in asked.models)
-    words += [f"model={each}" for each in models]
-    words += [f"configs={_quoted(shown(each.expanduser()))}" for each in asked.configs]
-    for option, places in (("data", asked.data), ("weights", asked.weights)):
-        shown_places = sorted((name, shown(place.expanduser())) for name, place in places.items())
-        words += [f"{option}={_quoted(name)}={_quoted(place)}" for name, place in shown_places]
-    bucket = asked.store.startswith(SCHEMES)
-    store = without_secrets(asked.store) if bucket else shown(Path(asked.store).expanduser())
-    if store != JudgeOptions.store:
-        words.append(f"store={_quoted(store)}")
-    name = ",".join(words)
-    data = name.encode()
-    if len(data) <= LONGEST:
-        return name
-    begins = data[: LONGEST // 2].decode(errors="ignore")
-    return f"{begins}-{hashlib.sha256(data).hexdigest()[:16]}"
-
-
-def _title(asked: JudgeOptions, section: Literal["defenses", "models"], choice: str) -> str:
-    """The name of a choice; of a file outside the configs, with `@` and its folder.
-
-    The suffix `.py` is left out. Characters other than letters, digits and `_.+-` are written as in
-    URLs, such as `%20`.
-    """
-    file = Path(choice).expanduser()
-    configs = [folder / section for folder in config_folders(asked.configs)]
-    if file.suffix not in {".py", ".yaml"}:
-        names = [choice]
-    elif file.resolve().parent in configs:
-        names = [file.stem]
-    else:
-        file = Path(shown(file))
-        plain = file.suffix == ".py" and "." not in file.stem
-        folder = file.parent.as_posix()
-        names = [file.stem if plain else file.name, *folder.split("/")]
-        names = names[:1] if folder == "." else names
-    return "@".join(map(_quoted, names))
-
-
-def _quoted(text: str) -> str:
-    return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), text)
 
 
 def _models(entry: GridEntry) -> list[str]:

@@ -12,7 +12,7 @@ from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import KINDS, NODE_KINDS, NodeKind
 from pipeline.grid.workloads import CountMultiplications, SpeedClass, Workload, stated, workload
 from pipeline.plan.timings import Timing, recorded_multiplications, recorded_timings
-from pipeline.plan.words import counted, roughly
+from pipeline.plan.words import counted, roughly_between
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
 from tasks.data.spec import DatasetSpec
@@ -82,7 +82,7 @@ class Estimate:
         if not self.seconds and not self.unknown:
             return
         kinds = ", ".join(
-            f"{kind} {_range(taken - self.spared.get(kind, 0.0), taken)}"
+            f"{kind} {roughly_between(taken - self.spared.get(kind, 0.0), taken)}"
             for kind, taken in self.seconds.items()
         )
         if not self.work_s:
@@ -91,11 +91,14 @@ class Estimate:
             return
         without_some = any(KINDS[kind].uses_network for kind in self.unknown)
         about = "at least about" if without_some else "about"
-        work = _range(self.least_work_s, self.work_s) + (f" ({kinds})" if kinds else "")
+        work = roughly_between(self.least_work_s, self.work_s) + (f" ({kinds})" if kinds else "")
         yield f"estimated work on {self.device}: {about} {work}"
-        chain = _range(self.least_chain_s, self.chain_s)
-        wall = f"{_range(self.least_wall_s, self.wall_s)}; the longest chain takes about {chain}"
-        yield f"estimated time with {counted(self.workers, 'worker')}: {about} {wall}"
+        chain = roughly_between(self.least_chain_s, self.chain_s)
+        wall = roughly_between(self.least_wall_s, self.wall_s)
+        yield (
+            f"estimated time with {counted(self.workers, 'worker')}: {about} {wall}; the longest "
+            f"chain takes about {chain}"
+        )
         if any(self.spared.values()):
             yield (
                 "a range, since a candidate is crafted only for images that no candidate before it "
@@ -301,12 +304,6 @@ class _Paces:
 def _alike(one: SpeedClass, other: SpeedClass) -> bool:
     same = (one.kind, one.network, one.precision) == (other.kind, other.network, other.precision)
     return same and (one.method == other.method or KINDS[one.kind].uses_network)
-
-
-def _range(least_s: float, most_s: float) -> str:
-    """A range such as `20 min to 3 h`; a single duration if both ends read the same."""
-    least, most = roughly(least_s), roughly(most_s)
-    return most if least == most else f"{least} to {most}"
 
 
 def _listed(kinds: Collection[NodeKind]) -> str:

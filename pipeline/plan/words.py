@@ -15,6 +15,12 @@ def roughly(seconds: float) -> str:
     return duration(step * round(seconds / step))
 
 
+def roughly_between(least_s: float, most_s: float) -> str:
+    """A range such as `20 min to 3 h`; a single duration if both ends read the same."""
+    least, most = roughly(least_s), roughly(most_s)
+    return most if least == most else f"{least} to {most}"
+
+
 def duration(seconds: float) -> str:
     """`8 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     whole = max(0, round(seconds))

@@ -92,7 +92,7 @@ class Card:
         if not complaints:
             return ""
         others = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
-        return f"integrity card of {self.of}: {complaints[0].words}{others}"
+        return f"integrity card of {self.of}: {complaints[0].line}{others}"
 
     def not_passed(self) -> Iterator[Finding]:
         """The findings that fail, then those that warn."""

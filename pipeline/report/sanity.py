@@ -38,9 +38,9 @@ class Doubt:
 
     @property
     def line(self) -> str:
-        """`model/attack/defense: finding`, in one line."""
+        """`model/attack/defense: check: finding`, in one line."""
         parts = [self.model, self.attack, self.defense, f"seed{self.seed}" if self.seed else None]
-        return f"{'/'.join(filter(None, parts))}: {self.finding.words}"
+        return f"{'/'.join(filter(None, parts))}: {self.finding.line}"
 
 
 @dataclass

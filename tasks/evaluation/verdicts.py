@@ -109,14 +109,28 @@ def judged(
     """
     if why := _silent(candidates, failed):
         return DefenseVerdict("cannot tell", why)
-    if bare <= FALLEN:
-        why = f"accuracy without it is {bare:.1f} %, and a verdict needs more than {FALLEN:g} %"
-        return DefenseVerdict("cannot tell", why, fallen=True)
+    if (uninformative := fallen(bare)) is not None:
+        return uninformative
     found = _told(gain)
     if weak:
         sure = found.word in {"harms", "no gain"}
         return DefenseVerdict(found.word if sure else "cannot tell", weak)
     return found
+
+
+def fallen(bare: float) -> DefenseVerdict | None:
+    """Return the verdict on any defense of a network that has too little accuracy left.
+
+    Args:
+        bare: Accuracy of the network without a defense, in percent.
+
+    Returns:
+        `cannot tell`; None if there is enough for a verdict.
+    """
+    if bare > FALLEN:
+        return None
+    why = f"accuracy without it is {bare:.1f} %, and a verdict needs more than {FALLEN:g} %"
+    return DefenseVerdict("cannot tell", why, fallen=True)
 
 
 def _told(gain: Change) -> DefenseVerdict:

@@ -39,6 +39,11 @@ class Finding(BaseModel):
     words: str
     """The result in one line."""
 
+    @property
+    def line(self) -> str:
+        """The name of the check and its result."""
+        return f"{self.check}: {self.words}"
+
 
 def overall(findings: Iterable[Finding]) -> Verdict:
     """Return the most serious verdict of a card; `skipped` if nothing was checked."""

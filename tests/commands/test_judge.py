@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from tiny import write_configs
 
 from pipeline.commands.cli import main
-from pipeline.commands.judge import JudgeOptions, advised, report_folder
+from pipeline.commands.judge import advised
+from pipeline.commands.judge_options import JudgeOptions, report_folder
 from pipeline.store.store import Store
 
 CLIMB = "kind: adaptive\nlosses: [margin]\nsteps: {}\ndraws: 2\nselect_draws: 3\nimages: 60\n"
@@ -25,6 +26,8 @@ CONFIGS = {
         "method: mixup\nepochs: 6\nlearning_rate: 0.1\nschedule: one-cycle\n"
         "crop_padding_px: 1\nflip: false\n"
     ),
+    "recipes/brief.yaml": "method: mixup\nepochs: 2\nlearning_rate: 0.1\nflip: false\n",
+    "models/brief.yaml": "dataset: digits\nnetwork: {kind: small, width: 4}\nrecipe: brief\n",
     "attacks/untargeted-pgd50.yaml": "kind: pgd\nsteps: 3\n",
     "attacks/direct.yaml": "kind: direct\nsteps: 2\ndraws: 2\nimages: 60\n",
     "attacks/adaptive-quick.yaml": CLIMB.format(2) + "transferred: [{kind: pgd, steps: 2}]\n",
@@ -94,15 +97,17 @@ def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Jud
     result = judge(NOISE, "--minutes", "0.001")
     assert result.exit_code == 3, result.output
     last = result.stdout.strip().splitlines()[-1]
-    assert "mine on mixed: cannot tell: mixed/adaptive-quick/mine: " in " ".join(
+    assert "none on mixed: cannot tell: mixed/adaptive-quick/none: not computed yet." in " ".join(
         result.stdout.split()
     )
-    assert "cannot be told" in last
-    assert re.search(r"; roughly --minutes \d+ for budget standard", result.stderr)
+    assert (
+        last
+        == "Whether mine holds on digits cannot be told: mixed, nothing was scored, linf 40/255."
+    )
     (stopped,) = (line for line in result.stderr.splitlines() if "stopped by --minutes" in line)
     assert re.fullmatch(
-        r"judge   stopped by --minutes 0.001: \d of 12 cells of budget quick are scored; the same "
-        r"command with roughly --minutes \d+ computes the rest",
+        r"judge   stopped by --minutes 0.001: \d of 3 cells of the networks without mine are "
+        r"scored; the same command with roughly --minutes \d+ computes the rest",
         stopped,
     )
     # the grid of this question has no file
@@ -116,6 +121,56 @@ def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Jud
     # the network is named a second time
     again = judge(NOISE, "--minutes", "0.001", "--model", "mixed")
     assert again.exit_code == 3, again.output
+
+
+def test_networks_with_no_accuracy_left_are_not_attacked_with_the_defense(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # between what is left of the two networks: 38 % and 77 % on one machine
+    monkeypatch.setattr("tasks.evaluation.verdicts.FALLEN", 60.0)
+    words = ("--model", "brief", "--epsilon", "4")
+    result = judge(NOISE, *words, "--json")
+    assert result.exit_code == 3, result.output
+    first, then = (line for line in result.stderr.splitlines() if line.startswith("judge  "))
+    assert first.startswith("judge   without mine on mixed, brief: budget quick, at least about ")
+    both = (
+        "mine on brief: no verdict possible, clean and replayed only; mine on mixed: budget quick"
+    )
+    assert both in then
+    assert re.search(
+        r", about \d.* or longer, \d\.\d of 10 min are left; "
+        r"roughly --minutes \d+ for budget standard$",
+        then,
+    )
+    told = json.loads(result.stdout.rpartition("}")[0] + "}")
+    scored = {
+        (cell["model"], cell["attack"]) for cell in told["cells"] if cell["defense"] == "mine"
+    }
+    assert scored == {
+        *(
+            ("mixed", attack)
+            for attack in ("clean", "untargeted-pgd50", "direct", "adaptive-quick")
+        ),
+        *(("brief", attack) for attack in ("clean", "untargeted-pgd50")),
+    }
+    verdicts = {row["model"]: row for row in told["verdicts"] if row["defense"] == "mine"}
+    assert verdicts["mixed"]["verdict"] != "cannot tell"
+    assert verdicts["brief"]["why"].startswith("accuracy without it is ")
+    assert result.stderr.splitlines()[-1].endswith(
+        ": mixed, 60 images, adaptive-quick, linf 4/255."
+    )
+    # with no other network, nothing is attacked, and a line says what to do
+    monkeypatch.setattr("tasks.evaluation.verdicts.FALLEN", 100.0)
+    result = judge(NOISE, *words)
+    assert result.exit_code == 3, result.output
+    said = " ".join(result.stdout.split())
+    for model in ("mixed", "brief"):
+        assert f"mine on {model}: cannot tell: accuracy without it is " in said
+    assert "budget" not in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        "judge   without the defense, no network keeps more than 1 % accuracy, so none can tell; "
+        "name an adversarially trained network with --model, or a smaller --epsilon"
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,7 +222,8 @@ def test_a_python_file_beside_its_yaml_file_is_judged_with_those_parameters(judg
     words = ["judge", "configs/defenses/own.py", "--model", "mixed", "--inline"]
     told = CliRunner().invoke(main, [*words, "--minutes", "0.001"], catch_exceptions=False)
     assert told.exit_code == 3, told.output
-    assert "flip-crop[draws=2]" in told.stdout
+    page = Path("reports/judge-own,model=mixed/index.html").read_text(encoding="utf-8")
+    assert "flip-crop[draws=2]" in page
     # a YAML file of the same name that sets the parameters of something else
     yaml.write_text("kind: guo\n", encoding="utf-8")
     told = CliRunner().invoke(main, words)
@@ -184,27 +240,28 @@ def test_the_time_that_is_left_goes_into_the_next_budget_and_no_report_loses_a_b
         Path(f"configs/attacks/adaptive-{budget}.yaml").write_text(text, encoding="utf-8")
     monkeypatch.setattr("pipeline.commands.judge.MARGIN", 1e6)
     monkeypatch.setattr("pipeline.commands.judge.AROUND_S", 0.0)
-    result = judge(NOISE, "--minutes", "5", "--json")
-    first, then = (line for line in result.stderr.splitlines() if line.startswith("judge  "))
+    result = judge(NOISE, "--minutes", "5", "--epsilon", "4", "--json")
+    _, first, then = (line for line in result.stderr.splitlines() if line.startswith("judge  "))
     assert "mine on mixed: budget quick" in first
     assert "mine on mixed: budget standard" in then
     assert "of 5 min are left" in then
     attacks = {row["attack"] for row in json.loads(result.stdout)["verdicts"]}
     assert attacks == {"adaptive-standard"}
     # a smaller limit, when a part of the larger budget is missing, leaves the rest of it there
-    folder = Path("reports/judge-mine,model=mixed")
+    folder = Path("reports/judge-mine,epsilon=4,model=mixed")
     rows = list(csv.DictReader(folder.joinpath("results.csv").read_text().splitlines()))
     control = ("adaptive-standard", "flip-crop[draws=2]")
     (lost,) = (row["digest"] for row in rows if (row["attack"], row["defense"]) == control)
     assert Store("store").set_aside("score", lost)
     monkeypatch.setattr("pipeline.commands.judge.MEASURED", 1e6)
-    assert "mine on mixed: budget quick" in judge(NOISE, "--minutes", "0.05").stderr
+    small = judge(NOISE, "--minutes", "0.05", "--epsilon", "4")
+    assert "mine on mixed: budget quick" in small.stderr
     # what has been timed is no longer estimated with the larger factor
     monkeypatch.setattr("pipeline.commands.judge.MEASURED", 1.5)
-    timed = judge(NOISE, "--minutes", "5").stderr.splitlines()
-    assert "mine on mixed: budget standard" in next(
-        each for each in timed if each.startswith("judge  ")
-    )
+    timed = judge(NOISE, "--minutes", "5", "--epsilon", "4").stderr.splitlines()
+    said = next(each for each in timed if each.startswith("judge  "))
+    assert "mine on mixed: budget standard" in said
+    assert "or longer" not in said
     verdicts = csv.DictReader(folder.joinpath("verdicts.csv").read_text().splitlines())
     assert {row["attack"] for row in verdicts if row["defense"] == "mine"} == {"adaptive-standard"}
 

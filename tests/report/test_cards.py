@@ -259,7 +259,10 @@ def test_a_failed_card_takes_the_bold_away_and_puts_a_numbered_footnote_under_th
     text = table_markdown(view)
     assert "**" not in text
     assert "100.0 (+10.0) [1] |" in text
-    assert "- [1] integrity card of demo-iat/counter: Square leaves less than gradients" in text
+    assert (
+        "- [1] integrity card of demo-iat/counter: square: Square leaves less than gradients"
+        in text
+    )
     assert "0 significant at 5 % (bold), 1 more would be but for a failed integrity card." in text
     assert "[1] integrity card of demo-iat/counter" in printed(
         grid, scores_with(counter="fail"), 120
@@ -313,7 +316,7 @@ def test_the_section_names_each_model_once_and_what_did_not_pass():
         in text
     )
     assert "| demo-iat/guo | adaptive-full | skipped | not computed | 5 of 50 | 35 |" in text
-    assert "- `demo-iat/pgd/guo` (warn): the accuracy grows" in text
+    assert "- `demo-iat/pgd/guo`: oblivious-steps (warn): the accuracy grows" in text
 
 
 def test_the_verdict_is_the_gravest_and_says_nothing_while_the_model_was_not_examined():
@@ -325,4 +328,4 @@ def test_the_verdict_is_the_gravest_and_says_nothing_while_the_model_was_not_exa
     assert Card("m/none", 9, model=(passed,), stored=(warned,)).verdict == "warn"
     assert Card("m/none", 9, model=(passed,)).complaint() == ""
     both = Card("m/none", 9, model=(passed, warned), stored=(failed,))
-    assert both.complaint() == "integrity card of m/none: no (and 1 more)"
+    assert both.complaint() == "integrity card of m/none: scored-again: no (and 1 more)"

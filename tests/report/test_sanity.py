@@ -150,26 +150,37 @@ def test_a_model_and_an_attack_that_make_sense_are_not_doubted(shell: Shell) -> 
 @pytest.mark.parametrize(
     ("name", "more", "expected"),
     [
-        ("Probabilities", "", ["mine: the outputs for all of 60 images are probabilities"]),
-        ("Sigmoid", "", ["mine: the outputs for all of 60 images are between 0 and 1"]),
+        (
+            "Probabilities",
+            "",
+            ["mine: outputs: the outputs for all of 60 images are probabilities"],
+        ),
+        ("Sigmoid", "", ["mine: outputs: the outputs for all of 60 images are between 0 and 1"]),
         (
             "Rounded",
             "",
             [
-                "mine/pgd: its first gradient is zero for 60 of 60 images",
-                "mine/pgd: it leaves ",
+                "mine/pgd: attack-gradient: its first gradient is zero for 60 of 60 images",
+                "mine/pgd: attack-breaks: it leaves ",
             ],
         ),
         (
             "Scaled",
             "",
-            ["mine/pgd: its first gradient is zero for ", "mine/pgd: it leaves "],
+            [
+                "mine/pgd: attack-gradient: its first gradient is zero for ",
+                "mine/pgd: attack-breaks: it leaves ",
+            ],
         ),
-        ("Shifted", "", ["mine: the clean accuracy is 0.0 % of 60 images, less than chance"]),
+        (
+            "Shifted",
+            "",
+            ["mine: clean-accuracy: the clean accuracy is 0.0 % of 60 images, less than chance"],
+        ),
         (
             "Dark",
             "  published_accuracy: 97.5\n",
-            ["mine: the clean accuracy is "],
+            ["mine: clean-accuracy: the clean accuracy is "],
         ),
     ],
 )
@@ -200,7 +211,7 @@ def test_a_number_far_below_the_published_one_is_told(shell: Shell) -> None:
 def test_an_attack_that_is_too_weak_is_told_for_its_column_alone(shell: Shell) -> None:
     grid = GRID.replace("[clean, pgd]", "[clean, pgd, tiny-pgd]")
     [line] = doubts(shell(grid=grid))
-    assert line.startswith("mine/tiny-pgd: it leaves ")
+    assert line.startswith("mine/tiny-pgd: attack-breaks: it leaves ")
     assert "says nothing about the defense" in line
 
 
@@ -260,8 +271,8 @@ def test_a_defense_that_another_attack_of_the_ball_breaks_more_often_is_told() -
 
     (line,) = told(direct=0.35)
     assert line == (
-        "demo-iat/adaptive-quick/guo: the adaptive attack leaves 40.0 % of 300 images, direct "
-        "35.0 %, so what the adaptive attack leaves is an upper bound"
+        "demo-iat/adaptive-quick/guo: adaptive: the adaptive attack leaves 40.0 % of 300 images, "
+        "direct 35.0 %, so what the adaptive attack leaves is an upper bound"
     )
     # a single gradient attack is not expected to leave as little as the adaptive one
     assert told(direct=0.4) == told(direct=0.9) == []

@@ -223,6 +223,38 @@ def test_one_candidate_a_failed_card_a_fallen_network_and_an_absent_cell_tell_no
     assert absent["counter"].verdict.why == "demo-iat/adaptive-quick/counter: not computed"
 
 
+def test_a_fallen_network_is_uninformative_about_a_defense_that_was_not_attacked():
+    def scores(bare: float, **more) -> Scores:
+        missing = {"demo-iat/adaptive-quick/counter"}
+        return scores_of(grid, SHARES | {("adaptive-quick", "none"): bare}, missing, **more)
+
+    def row(scores: Scores) -> VerdictRow:
+        return next(each for each in verdict_rows(grid, scores) if each.defense == "counter")
+
+    grid = grid_of()
+    fallen = row(scores(0.01))
+    assert (fallen.verdict.fallen, fallen.computed, fallen.images) == (True, True, IMAGES)
+    said = "counter on demo-iat: cannot tell: accuracy without it is 1.0 %"
+    asked = [
+        each
+        for each in grid.cells
+        if each.attack in {"clean", "adaptive-quick"} and each.defense in {"none", "counter"}
+        if (each.attack, each.defense) != ("adaptive-quick", "counter")
+    ]
+    assert said in printed(grid, scores(0.01), 200, asked)
+    assert "counter on" not in printed(grid, scores(0.01), 200, asked[:1] + asked[2:])
+    # with more left the answer is still to come; so it is if a card doubts what is left
+    assert not row(scores(0.02)).computed
+    doubt = Finding(check="ball", verdict="fail", words="outside")
+    card = Card("demo-iat/none", 100, attack="adaptive-quick", model=(doubt,))
+    assert not row(scores(0.01, cards={"demo-iat/adaptive-quick/none": card})).computed
+    # a failure of the defense is told
+    failed = dataclasses.replace(scores(0.01), missing={"demo-iat/adaptive-quick/counter": "NaN"})
+    assert row(failed).verdict == DefenseVerdict(
+        "cannot tell", "demo-iat/adaptive-quick/counter: NaN"
+    )
+
+
 def test_what_was_not_computed_is_named_in_a_line_and_is_no_row_of_a_table(tmp_path: Path):
     grid = grid_of(models=("demo-iat", "demo-mixup"))
     missing = {f"demo-iat/adaptive-quick/{name}" for name in ("guo", CONTROL)}
@@ -308,6 +340,8 @@ def test_a_judgement_names_the_images_and_the_attack_of_each_network_where_they_
         "`counter` **does not hold** on digits: demo-iat (300 images, adaptive-quick) and "
         "mixed (200 images, adaptive-quick), linf 8/255."
     )
+    lost = dataclasses.replace(other, verdict=DefenseVerdict("cannot tell", fallen=True))
+    assert "mixed" not in judged_sentence([row, lost], "does not hold")
     absent = dataclasses.replace(other, images=0, attack="adaptive-standard")
     assert "and mixed (nothing was scored), linf" in judged_sentence([row, absent], "does not hold")
 

@@ -327,13 +327,10 @@ def _fallen_again(found: re.Match[str]) -> str:
 
 
 def _judged_again(found: re.Match[str]) -> str:
-    rows = [
-        _verdict_row(
-            model=model, defense=found[1], images=int(found[4]), verdict=DefenseVerdict("harms")
-        )
-        for model in (found[2], found[3])
-    ]
-    return plain(judged_sentence(rows, "does not hold"))
+    row = _verdict_row(
+        model=found[2], defense=found[1], images=int(found[3]), verdict=DefenseVerdict("harms")
+    )
+    return plain(judged_sentence([row], "does not hold"))
 
 
 def _changed_again(found: re.Match[str]) -> str:
@@ -348,7 +345,7 @@ def _changed_again(found: re.Match[str]) -> str:
 PRINTED: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (VERDICT, _verdict_again),
     (r"(\S+) on (\S+): cannot tell: (.*)\.", _fallen_again),
-    (r"(\S+) does not hold on digits: (\S+) and (\S+), (\d+) images, .*", _judged_again),
+    (r"(\S+) does not hold on digits: (\S+), (\d+) images, .*", _judged_again),
     (r"changed since .*", _changed_again),
     (
         rf"({NUMBER} \({NUMBER}\))(   .*)",

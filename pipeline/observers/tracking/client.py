@@ -33,13 +33,22 @@ SAMPLING_S = 5.0
 """Interval of system metrics."""
 
 
+def hide_warnings() -> None:
+    """Hide warnings of MLflow, and of urllib3 about proxies, for the rest of the process.
+
+    To be called before another thread computes: a thread that leaves `warnings.catch_warnings`
+    drops the filters that other threads have added meanwhile, also those of MLflow's libraries.
+    """
+    warnings.filterwarnings("ignore", module=r"mlflow\.")
+    warnings.filterwarnings("ignore", "SOCKS support in urllib3 requires")
+
+
 class Server:
     """The experiment of a grid on a tracking server, with the parent run of this invocation."""
 
     def __init__(self, uri: str, grid: str, title: str) -> None:
         for name, value in {**QUIET, **PATIENCE}.items():
             os.environ.setdefault(name, value)
-        warnings.filterwarnings("ignore", module=r"mlflow\.")
         from mlflow import MlflowClient
         from mlflow.store.db import utils
 

@@ -24,7 +24,7 @@ from pipeline.execution.events import CellScored, Event, NodeDone, RunFinished, 
 from pipeline.execution.signals import wait_for
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
-from pipeline.observers.tracking.client import Server
+from pipeline.observers.tracking.client import Server, hide_warnings
 from pipeline.observers.tracking.database import WAY_OUT, database_path
 from pipeline.observers.tracking.description import story
 from pipeline.observers.tracking.results import Results
@@ -85,6 +85,7 @@ class Tracker:
         snapshot: Callable[[], Snapshot] | None = None,
         again: Sequence[str] = (),
     ) -> None:
+        hide_warnings()
         self.problem: str | None = None
         self.page: str | None = None
         self._uri = uri

@@ -15,7 +15,7 @@ from pipeline.grid.cells import Cell, Grid
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness, robustness_rows
 from pipeline.report.views.table import Entry, Row, View, beside, of_cells, views
-from pipeline.report.views.verdicts import verdict_rows
+from pipeline.report.views.verdicts import BARE, VerdictRow, verdict_rows
 from pipeline.report.words import verdicts
 from pipeline.report.words.adaptive import LEGEND, SHORT, attack_notes, short_robustness_words
 from pipeline.report.words.adaptive import heading as robustness_heading
@@ -99,9 +99,15 @@ def render_terminal(
 def _verdicts(grid: Grid, scores: Scores, asked: Sequence[Cell]) -> Iterator[RenderableType]:
     """Whether the selected defenses hold; printed last, where people look first."""
     meant = {(cell.model, cell.defense, cell.attack) for cell in asked}
-    rows = [
-        row for row in verdict_rows(grid, scores) if (row.model, row.defense, row.attack) in meant
-    ]
+    defended = {(cell.model, cell.defense) for cell in asked}
+
+    def is_meant(row: VerdictRow) -> bool:
+        if row.verdict.fallen and (row.model, row.defense) in defended:
+            # the verdict follows from the bare network alone
+            return not meant.isdisjoint((row.model, of, row.attack) for of in (row.defense, BARE))
+        return (row.model, row.defense, row.attack) in meant
+
+    rows = [row for row in verdict_rows(grid, scores) if is_meant(row)]
     lines = [verdicts.plain(line) for line in verdicts.answers(rows)]
     if absent := verdicts.without_verdict(grid):
         lines.append(verdicts.plain(absent))

@@ -29,7 +29,7 @@ from tasks.attacks.direct import Direct
 from tasks.defenses.flip_crop import FlipCrop
 from tasks.evaluation import verdicts
 from tasks.evaluation.costs import prediction_passes
-from tasks.evaluation.verdicts import Change, DefenseVerdict, Word, change, judged
+from tasks.evaluation.verdicts import Change, DefenseVerdict, Word, change, fallen, judged
 
 BARE = "none"
 Conclusion = Literal["holds", "does not hold", "cannot tell"]
@@ -284,7 +284,7 @@ class _Reader:
         images = {seed: images[seed] for seed in images if seed in of_bare} or images
         read = RobustnessReader(self._others, self.paired)
         left = read.row(model, defense, attack, images)
-        bare = read.left(model, BARE, attack, images)
+        bare = read.left(model, BARE, attack, images or of_bare)
         if left is not None:
             row = replace(
                 row,
@@ -302,7 +302,7 @@ class _Reader:
             )
         gain = self._change((model, defense, attack), (model, BARE, attack), images)
         if bare is None or gain is None:
-            return row
+            return row if row.computed else self._without_gain(row, bare, of_bare)
         control = self._control(cell)
         direct = self._direct(model, defense, attacks)
         return replace(
@@ -326,6 +326,14 @@ class _Reader:
         devices = self.paired.scores.devices
         names = (cell.name for cell in self.paired.cells(model, defense, attack))
         return ", ".join(sorted({devices[name] for name in names if name in devices})) or None
+
+    def _without_gain(self, row: VerdictRow, bare: Rate | None, of_bare: Images) -> VerdictRow:
+        """A row whose defense was not attacked; the bare network may be uninformative anyway."""
+        found = None if bare is None else fallen(bare.accuracy)
+        if found is None or self._failed(row.model, BARE, row.attack):
+            return row
+        count = len(next(iter(of_bare.values())))
+        return replace(row, verdict=found, without=bare, images=count, computed=True)
 
     def _acts_on(self, model: str, defense: str, attack: str | None) -> float | None:
         for cell in self.paired.cells(model, defense, attack or "")[:1]:

@@ -28,7 +28,7 @@ def card_rows(cards: Mapping[str, Card]) -> list[tuple[str, ...]]:
 def stored_lines(cards: Mapping[str, Card]) -> list[str]:
     """Checks of stored answers that did not pass, a line of Markdown each."""
     return [
-        f"`{name}` ({finding.verdict}): {finding.words}"
+        f"`{name}`: {finding.check} ({finding.verdict}): {finding.words}"
         for name, card in cards.items()
         for finding in card.stored
         if finding.verdict in {"warn", "fail"}

@@ -125,8 +125,10 @@ def judged_sentence(rows: Sequence[VerdictRow], answer: Conclusion) -> str:
     """The verdict on one defense on some networks, with their names and data set.
 
     If the networks differ in the number of images or in the attack, these follow each network. They
-    differ if a larger budget was finished on some of the networks only.
+    differ if a larger budget was finished on some of the networks only. Uninformative networks are
+    named only if there are no others.
     """
+    rows = [row for row in rows if not row.verdict.fallen] or rows
     first = rows[0]
     bases = {
         row.model: f"{counted(row.images, 'image')}, {row.attack}"

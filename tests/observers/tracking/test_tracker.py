@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -187,6 +188,21 @@ def run(bench: Bench, *cells: Cell, report: Path | None = None, **changes: Any) 
     bench.compute(tracker, *cells)
     tracker.finish(report)
     return tracker
+
+
+def test_warnings_of_mlflows_libraries_stay_hidden_when_another_thread_restores_its_filters(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    tracker = bench.tracker()
+    # what computes opens such a block while the thread of the tracker imports MLflow
+    with warnings.catch_warnings():
+        bench.compute(tracker, GRID.cells[0])
+        tracker.settle()
+    words = "SOCKS support in urllib3 requires the installation of optional dependencies"
+    warnings.warn_explicit(words, UserWarning, "x.py", 1, module="urllib3.contrib.socks")
+    warnings.warn_explicit("another of MLflow", FutureWarning, "x.py", 1, module="mlflow.utils")
+    tracker.close()
 
 
 def test_an_invocation_that_computed_nothing_and_owes_nothing_does_not_import_mlflow(

@@ -1,0 +1,88 @@
+"""What `pipeline judge` is asked, and the name of the report's folder that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from pipeline.catalogue.catalogue import config_folders
+from pipeline.problems import shown
+from pipeline.problems.sanitize import without_secrets
+from pipeline.store.bucket import SCHEMES
+
+LONGEST = 200
+"""Maximum length of the name of a report's folder, in bytes; file systems take 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions:
+    """What to judge, on which networks, and the time limit. epsilon: in 1/255."""
+
+    defense: str
+    models: Sequence[str] = ()
+    minutes: float = 10.0
+    epsilon: float | None = None
+    store: str = "store"
+    configs: Sequence[Path] = ()
+    data: Mapping[str, Path]
+    weights: Mapping[str, Path]
+    settings: Path | None = None
+    device: str | None = None
+
+
+def report_folder(asked: JudgeOptions) -> str:
+    """Name of the report's folder, another one for each file, networks, epsilon, paths and store.
+
+    `judge-jpeg@mine,epsilon=8,model=net` is of `mine/jpeg.py`. A name that is too long for a folder
+    ends with its digest. Settings and device are not part of it: a report shows the results of the
+    store, which are the same for all of them.
+    """
+    words = [f"judge-{_title(asked, 'defenses', asked.defense)}"]
+    if asked.epsilon is not None:
+        words.append(f"epsilon={str(asked.epsilon).removesuffix('.0')}")
+    models = dict.fromkeys(_title(asked, "models", each) for each in asked.models)
+    words += [f"model={each}" for each in models]
+    words += [f"configs={_quoted(shown(each.expanduser()))}" for each in asked.configs]
+    for option, places in (("data", asked.data), ("weights", asked.weights)):
+        shown_places = sorted((name, shown(place.expanduser())) for name, place in places.items())
+        words += [f"{option}={_quoted(name)}={_quoted(place)}" for name, place in shown_places]
+    bucket = asked.store.startswith(SCHEMES)
+    store = without_secrets(asked.store) if bucket else shown(Path(asked.store).expanduser())
+    if store != JudgeOptions.store:
+        words.append(f"store={_quoted(store)}")
+    name = ",".join(words)
+    data = name.encode()
+    if len(data) <= LONGEST:
+        return name
+    begins = data[: LONGEST // 2].decode(errors="ignore")
+    return f"{begins}-{hashlib.sha256(data).hexdigest()[:16]}"
+
+
+def _title(asked: JudgeOptions, section: Literal["defenses", "models"], choice: str) -> str:
+    """The name of a choice; of a file outside the configs, with `@` and its folder.
+
+    The suffix `.py` is left out. Characters other than letters, digits and `_.+-` are written as in
+    URLs, such as `%20`.
+    """
+    file = Path(choice).expanduser()
+    configs = [folder / section for folder in config_folders(asked.configs)]
+    if file.suffix not in {".py", ".yaml"}:
+        names = [choice]
+    elif file.resolve().parent in configs:
+        names = [file.stem]
+    else:
+        file = Path(shown(file))
+        plain = file.suffix == ".py" and "." not in file.stem
+        folder = file.parent.as_posix()
+        names = [file.stem if plain else file.name, *folder.split("/")]
+        names = names[:1] if folder == "." else names
+    return "@".join(map(_quoted, names))
+
+
+def _quoted(text: str) -> str:
+    return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), text)
