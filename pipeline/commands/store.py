@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,6 +21,7 @@ from pipeline.commands.options import (
     store_option,
 )
 from pipeline.plan.words import counted
+from pipeline.problems import BadInput
 
 DAYS = 30.0
 
@@ -34,7 +36,16 @@ DAYS = 30.0
     multiple=True,
     help="Also include everything that scores and weights were computed from.",
 )
-def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> None:
+@click.option(
+    "--without",
+    "omitted",
+    type=click.Choice(["weights", "images"]),
+    multiple=True,
+    help="Leave out the weights of models, or the test images that the report shows.",
+)
+def export_command(
+    file: Path, extras: tuple[str, ...], omitted: tuple[Any, ...], chosen: GridOptions
+) -> None:
     """Write the results of the chosen cells into one file.
 
     `pipeline import` adds it to another store.
@@ -47,7 +58,11 @@ def export_command(file: Path, extras: tuple[str, ...], chosen: GridOptions) -> 
 
     session = session_from(chosen)
     options = choice_words(chosen)
-    counts = export_results(session, file, tensors="tensors" in extras, options=options)
+    if extras and "images" in omitted:
+        raise BadInput("--without images: the tensors of --with tensors include the images")
+    counts = export_results(
+        session, file, tensors="tensors" in extras, without=omitted, options=options
+    )
     say(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
     lacking = len(session.chosen) - counts["score"]
     for path in configs_of(session)[1]:

@@ -1,17 +1,18 @@
 """Export and import of results between stores.
 
-By default, scores and weights are exported with their files. Of the artifacts that they were made
-from only the records are included, which hold lineage, devices and costs.
+By default, scores, cards, weights and the images of a report are exported with their files. Of the
+artifacts that they were made from only the records are included: lineage, devices and costs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal, get_args
 
 from pipeline import __version__
 from pipeline.commands.session import Session
@@ -23,6 +24,10 @@ from pipeline.store.bundle import Bundle, open_bundle, write_bundle
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
 from pipeline.store.recount import contradiction
 from pipeline.store.store import Damaged, Record, Store
+
+Omitted = Literal["weights", "images"]
+OMITTED: tuple[Omitted, ...] = get_args(Omitted)
+"""Parts of an export that can be left out."""
 
 
 @dataclass
@@ -69,21 +74,28 @@ class Arrivals:
 
 
 def export_results(
-    session: Session, path: Path, *, tensors: bool, options: Sequence[str] = ()
+    session: Session,
+    path: Path,
+    *,
+    tensors: bool,
+    without: Collection[Omitted] = (),
+    options: Sequence[str] = (),
 ) -> Counter[str]:
     """Export the stored results of the selected cells to a bundle; returns the counts by kind.
 
     The grid's configs and the user's own code are included as text.
 
     Args:
-        tensors: Include the files of all artifacts.
+        tensors: Include the files of all kinds of artifact.
+        without: Kinds of files to leave out: those of models, or the images that a report shows.
         options: Command-line options that the grid was loaded with.
 
     Raises:
         BadInput: If there is nothing to export, an artifact is damaged, or the file cannot be
             written.
     """
-    records = list(_standing(session, tensors=tensors))
+    parts = {"results", *OMITTED, *(["tensors"] if tensors else [])} - {*without}
+    records = list(_standing(session, parts))
     whole = Counter(record.kind for record, complete in records if complete)
     if not whole:
         raise BadInput(
@@ -155,13 +167,13 @@ def _check_facts(bundle: Bundle, path: Path) -> None:
             raise BadInput(f"{shown(path)}: {record.kind} {record.digest[:12]}: {said}")
 
 
-def _standing(session: Session, *, tensors: bool) -> Iterator[tuple[Record, bool]]:
+def _standing(session: Session, parts: Container[str]) -> Iterator[tuple[Record, bool]]:
     """Records of the selected cells' artifacts, parents first, and whether to add their files."""
     snapshot = Snapshot(session.store)
     for node in session.meant:
         state = snapshot.state(node, session.graph)
         if state.standing is not None:
-            yield state.standing, tensors or node.info.exported_whole
+            yield state.standing, node.info.exported in parts
         elif state.status == "absent":
             known = session.store.known(node.kind, node.digest)
             if known is not None:

@@ -26,6 +26,8 @@ NodeKind = Literal[
 ForceStart = Literal["defend", "craft"]
 """Values of `--force --from`; a later one includes those before it."""
 FORCE_STARTS: tuple[ForceStart, ...] = get_args(ForceStart)
+ExportPart = Literal["results", "weights", "images", "tensors"]
+"""Parts of an export."""
 CardSize = Literal["full", "quarter", "none"]
 """Size limit of integrity cards; see `pipeline.grid.cards`."""
 CARD_SIZES: tuple[CardSize, ...] = get_args(CardSize)
@@ -45,7 +47,8 @@ class KindInfo:
             all others.
         rank: Priority in scheduling; smaller values start first.
         forced_from: The start of `--force` from which on it is computed again; None for never.
-        exported_whole: Whether an export includes its files even without `--with tensors`.
+        exported: In which part of an export its files are. The tensors are included on request,
+            weights and images unless they are left out. The record is always included.
     """
 
     modules: tuple[str, ...]
@@ -53,7 +56,7 @@ class KindInfo:
     local: bool = False
     rank: int = 1
     forced_from: ForceStart | None = None
-    exported_whole: bool = False
+    exported: ExportPart = "tensors"
 
     @property
     def trains(self) -> bool:
@@ -78,11 +81,11 @@ KINDS: Mapping[NodeKind, KindInfo] = {
         ("tasks.training.train", "tasks.classifier.checkpoint"),
         network="trains",
         rank=0,
-        exported_whole=True,
+        exported="weights",
     ),
-    "checkpoint": KindInfo(("tasks.classifier.checkpoint",), local=True, exported_whole=True),
+    "checkpoint": KindInfo(("tasks.classifier.checkpoint",), local=True, exported="weights"),
     "ensemble": KindInfo(
-        ("tasks.classifier.ensemble", "tasks.classifier.checkpoint"), rank=0, exported_whole=True
+        ("tasks.classifier.ensemble", "tasks.classifier.checkpoint"), rank=0, exported="weights"
     ),
     "craft": KindInfo(
         ("tasks.evaluation.craft", *_FROZEN), network="evaluates", forced_from="craft"
@@ -93,21 +96,21 @@ KINDS: Mapping[NodeKind, KindInfo] = {
     "defend": KindInfo(
         ("tasks.evaluation.defend", *_FROZEN), network="evaluates", forced_from="defend"
     ),
-    "score": KindInfo(("tasks.evaluation.score",), forced_from="defend", exported_whole=True),
+    "score": KindInfo(("tasks.evaluation.score",), forced_from="defend", exported="results"),
     # scheduled last, since nothing waits for it
     "card": KindInfo(
         ("tasks.integrity.card", *_FROZEN),
         network="evaluates",
         rank=2,
         forced_from="craft",
-        exported_whole=True,
+        exported="results",
     ),
     "exhibit": KindInfo(
         ("tasks.evaluation.exhibit", *_FROZEN),
         network="evaluates",
         rank=2,
         forced_from="defend",
-        exported_whole=True,
+        exported="images",
     ),
 }
 NODE_KINDS: tuple[NodeKind, ...] = tuple(KINDS)

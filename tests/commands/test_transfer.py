@@ -107,6 +107,21 @@ def test_imported_results_are_reported_like_ones_computed_here(
     assert b"CPU" in reports[1]["README.md"]
 
 
+def test_weights_and_images_are_left_out_on_request(
+    done: Tiny, elsewhere: Tiny, tmp_path: Path
+) -> None:
+    """Every number is reported all the same."""
+    path = tmp_path / "numbers.zip"
+    without = ("weights", "images")
+    written = export_results(done.session(), path, tensors=False, without=without)
+    assert written == {"score": 10}
+    names = zipfile.ZipFile(path).namelist()
+    assert {name.split("/")[1] for name in names if name.startswith("files/")} == {"score"}
+    arrivals = import_results(Store(elsewhere.store), path, replace=False)
+    assert arrivals.told["train"] == arrivals.told["exhibit"] == 1
+    assert elsewhere.session().facts() == done.session().facts()
+
+
 def test_mlflow_is_owed_imported_results_with_their_device_and_cost(
     done: Tiny, elsewhere: Tiny, bundle: Path
 ) -> None:
