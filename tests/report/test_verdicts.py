@@ -167,8 +167,10 @@ def test_what_it_costs_and_what_flips_and_crops_do_stand_beside_it():
         "holds, at a cost of 20.0 points of clean accuracy, no better than flips and crops, "
         "hides gradients"
     )
+    assert summary([row]) == ["On demo-iat, **holds**: `counter` (no better than flips and crops)."]
     better = rows_of(shares | {("adaptive-quick", CONTROL): 0.3, ("clean", "counter"): 0.9})
     assert row_words(better["counter"])[0] == "holds, hides gradients"
+    assert summary([better["counter"]]) == ["On demo-iat, **holds**: `counter`."]
 
 
 def test_gradients_are_hidden_where_an_attack_straight_from_the_image_leaves_more_gain():

@@ -29,6 +29,7 @@ IN_WORDS = ("verdict", "claimed")
 """Columns with text instead of numbers."""
 MANY = 24
 """Number of sentences above which a summary with a line for each network is shown instead."""
+NO_BETTER = "no better than flips and crops"
 ORDER: tuple[Word, ...] = ("holds", "no gain", "harms", "undecided", "cannot tell")
 
 READING = """\
@@ -92,8 +93,8 @@ def verdict_words(row: VerdictRow) -> str:
     words: list[str] = [row.verdict.word]
     if row.costs_accuracy and row.clean_change is not None:
         words.append(f"at a cost of {-row.clean_change.points:.1f} points of clean accuracy")
-    if row.verdict.word == "holds" and row.beats_control is False:
-        words.append("no better than flips and crops")
+    if _no_better(row):
+        words.append(NO_BETTER)
     if row.hides_gradients:
         words.append("hides gradients")
     return ", ".join(words)
@@ -185,7 +186,12 @@ def _not_computed(rows: Sequence[VerdictRow]) -> Iterator[str]:
 
 
 def _names(rows: Sequence[VerdictRow]) -> str:
-    return ", ".join(map(_name, rows))
+    return ", ".join(_name(row) + (f" ({NO_BETTER})" if _no_better(row) else "") for row in rows)
+
+
+def _no_better(row: VerdictRow) -> bool:
+    """Whether a defense holds, but flips and crops of the same cost do as well."""
+    return row.verdict.word == "holds" and row.beats_control is False
 
 
 def _name(row: VerdictRow) -> str:
