@@ -125,8 +125,8 @@ def breaks(left: float, clean: float, *, targeted: bool) -> Finding:
     words = f"it leaves {left:.1f} of {clean:.1f} % of the undefended model"
     if left > most * clean:
         words += (
-            ", which it does not break: what it leaves of a defended model says nothing about "
-            "the defense"
+            ", so there is little that a defense could gain: the attack is weak, its size is "
+            "small, or the model is robust to it"
         )
         return found("attack-breaks", measured, words, warns=True)
     return found("attack-breaks", measured, words)
