@@ -101,6 +101,8 @@ class Problem:
     """Side of the images, in pixels."""
     pool: int
     """Number of training images."""
+    mirrors: bool = True
+    """Whether a mirrored image keeps its class."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class Spec(BaseModel):
         """Return the same spec with all defaults that depend on the problem filled in.
 
         Args:
-            problem: Epsilon, number of classes, image side and number of training images.
+            problem: What the defaults depend on.
         """
         return self
 

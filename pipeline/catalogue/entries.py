@@ -65,6 +65,9 @@ class DatasetEntry(ConfigEntry):
     """
     image_column: str | None = None
     """Name of the column with the images, needed if a file has several. Only for Parquet files."""
+    mirrors: bool = True
+    """Whether a mirrored image keeps its class. If not, as of digits and letters, the baseline
+    `flip-crop` only crops."""
     resize: Interpolation | None = None
     """Interpolation filter that resizes images of other sizes to `side_px`. An image is first
     turned upright as its EXIF data say, then scaled so that its shorter side fits, then cropped to

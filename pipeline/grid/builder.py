@@ -209,7 +209,11 @@ class _Builder:
         """The problem of a model's data set, which defaults of attacks and defenses depend on."""
         spec, source = self._ingredients.dataset(parts.dataset)
         return Problem(
-            epsilon=entry.epsilon, classes=spec.classes, side=spec.side, pool=source.train
+            epsilon=entry.epsilon,
+            classes=spec.classes,
+            side=spec.side,
+            pool=source.train,
+            mirrors=self._catalogue.dataset(parts.dataset).mirrors,
         )
 
     def _completed(self, table: TableEntry, document: Document, place: Place) -> TableEntry:

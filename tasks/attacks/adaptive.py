@@ -8,6 +8,7 @@ cascade leaves the same images standing as trying every candidate on every image
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -168,7 +169,7 @@ class Adaptive(Climbs, CompoundAttack):
         """
         filled = super().resolved(problem)
         assert filled.epsilon is not None
-        inner = Problem(filled.epsilon, problem.classes, problem.side, problem.pool)
+        inner = replace(problem, epsilon=filled.epsilon)
         transferred = tuple(_inside(filled, attack).resolved(inner) for attack in self.transferred)
         # the targeted DLR loss needs four classes
         most = problem.classes - 1 if problem.classes >= 4 else 0

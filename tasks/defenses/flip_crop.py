@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from tasks.defenses.base import Context, Defense
-from tasks.specs import Count
+from tasks.specs import Count, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FlipCrop(Defense):
-    """Random crops of the zero-padded image, mirrored with probability 1/2.
+    """Random crops of the zero-padded image, mirrored with probability 1/2 where classes allow it.
 
     This is the baseline of equal cost for other defenses.
     """
@@ -27,8 +27,14 @@ class FlipCrop(Defense):
     draws: Count = 10
     padding: Annotated[float, Field(ge=0, le=0.5)] = 4 / 32
     """Padding on each side, as a fraction of the image's side (4 of 32 pixels by default)."""
-    flip: bool = True
-    """Whether to mirror horizontally."""
+    flip: bool | None = None
+    """Whether to mirror horizontally. By default, if mirrored images of the data set keep their
+    class."""
+
+    def resolved(self, problem: Problem) -> Self:
+        """Return the defense with `flip` filled in."""
+        flip = problem.mirrors if self.flip is None else self.flip
+        return self.model_copy(update={"flip": flip})
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
         """Pad, crop to the original size, and mirror."""
@@ -42,7 +48,7 @@ class FlipCrop(Defense):
         offsets = rows.integers("place", 0, 2 * room, count=2)
         steps = torch.arange(side, device=pixels.device)
         down, across = offsets[:, :1] + steps, offsets[:, 1:] + steps
-        if self.flip:
+        if self.flip is not False:
             mirrored = rows.integers("flip", 0, 1) == 1
             across = torch.where(mirrored, across.flip(1), across)
         padded = functional.pad(pixels, (room,) * 4)

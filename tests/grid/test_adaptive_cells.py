@@ -117,6 +117,18 @@ def test_a_baseline_of_equal_cost_has_as_many_draws_as_each_defense_costs_passes
     assert grid.cell("mixed/clean/flip-crop[draws=11]").defense_spec.draws == 11
 
 
+def test_flips_and_crops_mirror_only_images_that_keep_their_class(tmp_path: Path):
+    digits = "kind: digits\nclasses: 10\nchannels: 1\nside_px: 8\n"
+    found = {}
+    for mirrors in (True, False):
+        change = {"datasets/digits.yaml": f"{digits}mirrors: {str(mirrors).lower()}\n"}
+        grid = loaded(configs(tmp_path / str(mirrors), "[clean]", "[none, flip-crop]", **change))
+        assert grid.cell("mixed/clean/flip-crop").defense_spec.flip is mirrors
+        found[mirrors] = digests(grid)
+    assert found[True]["mixed/clean/none"] == found[False]["mixed/clean/none"]
+    assert found[True]["mixed/clean/flip-crop"] != found[False]["mixed/clean/flip-crop"]
+
+
 def test_the_plan_knows_what_an_adaptive_cell_costs_before_it_starts(tmp_path: Path):
     grid = loaded(configs(tmp_path, "[clean, adaptive-mini]", "[none, counter, guo]"))
     graph, _ = graph_of(grid.cells)
