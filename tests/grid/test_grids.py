@@ -363,7 +363,7 @@ def test_the_ledger_judges_every_defense_beside_none_with_its_budget(
     adaptive = {(cell.model, cell.attack) for cell in cells if cell.attack_spec.compound}
     bare = {(cell.model, cell.attack) for cell in cells if cell.defense == "none"}
     assert adaptive < bare
-    assert len({model for model, _ in adaptive}) == 3
+    assert len({model for model, _ in adaptive}) == 4
 
 
 def test_one_more_defense_in_the_ledger_makes_no_other_cell_stale(
