@@ -351,7 +351,10 @@ class _Judged:
         return [model for model in self.models if model not in fallen]
 
     def _tables(self, budgets: Sequence[str], fallen: Sequence[str]) -> Iterator[TableEntry]:
-        """A table of the networks on which a verdict is possible, and one of the others."""
+        """A table of the networks on which a verdict is possible, and two of the others.
+
+        These two have no cell of the defense under an adaptive attack, which is not computed.
+        """
         name, defenses = f"judge-{self.name}", (BARE, self.name)
         if able := self._able(fallen):
             yield TableEntry(
@@ -368,9 +371,16 @@ class _Judged:
                 name=f"{name}-without-verdict",
                 title=f"{self.name} on networks with too little accuracy left for a verdict",
                 models=tuple(fallen),
-                attacks=("clean", REPLAYED, LEAST),
+                attacks=("clean", REPLAYED),
                 defenses=defenses,
                 gains_over=BARE,
+            )
+            yield TableEntry(
+                name=f"{name}-none",
+                title=f"The networks without {self.name}",
+                models=tuple(fallen),
+                attacks=(LEAST,),
+                defenses=(BARE,),
             )
 
 

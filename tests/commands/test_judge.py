@@ -156,6 +156,9 @@ def test_networks_with_no_accuracy_left_are_not_attacked_with_the_defense(
     verdicts = {row["model"]: row for row in told["verdicts"] if row["defense"] == "mine"}
     assert verdicts["mixed"]["verdict"] != "cannot tell"
     assert verdicts["brief"]["why"].startswith("accuracy without it is ")
+    assert verdicts["brief"]["replayed"] is not None
+    page = Path("reports/judge-mine,epsilon=4,model=mixed,model=brief/index.html")
+    assert "not computed" not in page.read_text(encoding="utf-8")
     assert result.stderr.splitlines()[-1].endswith(
         ": mixed, 60 images, adaptive-quick, linf 4/255."
     )

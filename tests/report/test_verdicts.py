@@ -236,6 +236,17 @@ def test_a_fallen_network_is_uninformative_about_a_defense_that_was_not_attacked
     grid = grid_of()
     fallen = row(scores(0.01))
     assert (fallen.verdict.fallen, fallen.computed, fallen.images) == (True, True, IMAGES)
+    # what was computed stands beside it, also if the grid has no such cell
+    assert fallen.clean_change is not None
+    assert fallen.replayed is not None
+    values = (fallen.clean.accuracy, fallen.clean_change.points, fallen.replayed.accuracy)
+    assert values == pytest.approx((70.0, -20.0, 80.0))
+    compound = {("direct", "counter"), ("adaptive-quick", "counter")}
+    without = [each for each in grid.cells if (each.attack, each.defense) not in compound]
+    smaller = dataclasses.replace(grid, cells=tuple(without))
+    rows = {each.defense: each for each in verdict_rows(smaller, scores(0.01))}
+    assert rows["counter"] == fallen
+    assert "counter" not in {each.defense for each in verdict_rows(smaller, scores(0.02))}
     said = "counter on demo-iat: cannot tell: accuracy without it is 1.0 %"
     asked = [
         each
