@@ -233,7 +233,7 @@ class _Reader:
                 if attack is not None:
                     row = self._row(model, defense, attack, attacks, norm, epsilon)
                     yield row
-                    if defense == BARE and row.verdict.fallen:
+                    if defense == BARE and row.worst and fallen(row.worst.accuracy):
                         yield from self._unattacked(row, defenses)
 
     def _unattacked(self, bare: VerdictRow, attacked: Collection[str]) -> Iterator[VerdictRow]:
