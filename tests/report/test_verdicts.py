@@ -278,8 +278,8 @@ def test_what_was_not_computed_is_named_in_a_line_and_is_no_row_of_a_table(tmp_p
     assert len(lines) == 3
     assert lines[0].startswith("`counter` on demo-iat: **harms**")
     assert lines[1:] == [
-        "On demo-iat, not computed: `guo`.",
-        "On demo-mixup, nothing is computed.",
+        "On demo-iat, not computed: an adaptive attack on `guo`.",
+        "On demo-mixup, not computed: an adaptive attack on any defense.",
     ]
     assert summary(rows) == [
         "On demo-iat, no defense **holds**; **harms**: `counter`.",

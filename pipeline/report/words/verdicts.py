@@ -179,10 +179,10 @@ def _not_computed(rows: Sequence[VerdictRow]) -> Iterator[str]:
                 "computed."
             )
         absent = [row for row in own if not row.computed and row.worst is None]
-        if len(absent) == len(own):
-            yield f"On {model}, nothing is computed."
-        elif absent:
-            yield f"On {model}, not computed: {_names(absent)}."
+        if absent:
+            every = 1 < len(absent) == len(own)
+            on = "any defense" if every else _names(absent)
+            yield f"On {model}, not computed: an adaptive attack on {on}."
 
 
 def _names(rows: Sequence[VerdictRow]) -> str:
