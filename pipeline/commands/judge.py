@@ -99,7 +99,7 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         session = steps[-1].session
         say(f"judge   {steps[-1].said}", err=True)
         limited = replace(options, stop_after=max(left(), 0.01))
-        code = run_grid(session, limited, only=(), followed=followed)
+        code = run_grid(session, limited, only=(), judged=name, followed=followed)
     if code == STOPPED and left() > 0:
         return code
     if ended[-1].interrupted:

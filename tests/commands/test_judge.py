@@ -162,6 +162,9 @@ def test_networks_with_no_accuracy_left_are_not_attacked_with_the_defense(
     assert result.stderr.splitlines()[-1].endswith(
         ": mixed, 60 images, adaptive-quick, linf 4/255."
     )
+    assert told["sentence"] == result.stderr.splitlines()[-1]
+    expected = {"harms": "does not hold", "no gain": "does not hold", "holds": "holds"}
+    assert told["conclusion"] == expected.get(verdicts["mixed"]["verdict"], "cannot tell")
     # with no other network, nothing is attacked, and a line says what to do
     monkeypatch.setattr("tasks.evaluation.verdicts.FALLEN", 100.0)
     result = judge(NOISE, *words)
