@@ -100,9 +100,8 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         say(f"judge   {steps[-1].said}", err=True)
         limited = replace(options, stop_after=max(left(), 0.01))
         code = run_grid(session, limited, only=(), judged=name, followed=followed)
-    if code == STOPPED and left() > 0:
-        return code
-    if ended[-1].interrupted:
+    signalled = code == STOPPED and left() > 0
+    if ended[-1].interrupted and not signalled:
         say(grid.rest(steps[-1], ended[-1]), err=True)
     rows = [row for row in verdict_rows(session.grid, known_scores(session)) if row.defense == name]
     answer = conclusion(rows)
@@ -111,7 +110,7 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
     # printed last, after the output of the run
     say(plain(judged_sentence(rows, answer)), err=options.as_json)
     # 2: MLflow was not reached, and everything is in the store
-    return code if code == 2 else EXIT[answer]
+    return code if code == 2 or signalled else EXIT[answer]
 
 
 @dataclass(frozen=True, kw_only=True)

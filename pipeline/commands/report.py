@@ -64,7 +64,8 @@ def report_grid(
         finished: Result of the run, if the report follows one.
         uri: Tracking server that the page links to, if that has web pages.
         again: Further options of commands, shown in the report, that compute a cell again.
-        judged: A defense that the grid is about, whose overall answer the JSON has.
+        judged: The defense that the grid is about: only its verdicts follow the tables, and the
+            JSON has its overall answer.
 
     Raises:
         BadInput, Unwritable: If the files cannot be written; raised after printing.
@@ -80,7 +81,7 @@ def report_grid(
     if as_json:
         _answer(view.grid, scores, finished, doubts, judged)
     else:
-        _print(view, scores)
+        _print(view, scores, judged)
     if trouble is not None:
         raise trouble
     return Reported(page, doubts)
@@ -155,7 +156,7 @@ def _files(
         )
 
 
-def _print(view: StoredGrid, scores: Scores) -> None:
+def _print(view: StoredGrid, scores: Scores, judged: str | None) -> None:
     """Print the tables of the selected cells, fitted to the terminal."""
     from rich.console import Console
 
@@ -163,7 +164,10 @@ def _print(view: StoredGrid, scores: Scores) -> None:
 
     console = Console()
     bold, width = console.is_terminal, console.width
-    console.print(render_terminal(view.grid, scores, width=width, asked=view.cells, bold=bold))
+    shown = render_terminal(
+        view.grid, scores, width=width, asked=view.cells, judged=judged, bold=bold
+    )
+    console.print(shown)
 
 
 def _answer(

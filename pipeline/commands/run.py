@@ -105,9 +105,7 @@ def _run_grid(
             if tracker is not None:
                 tracker.close()
             return _exit_code(finished, ())
-        return _report(
-            session, options, finished, tracker, only=only, again=again, judged=judged
-        )
+        return _report(session, options, finished, tracker, only=only, again=again, judged=judged)
     except BaseException as error:
         if tracker is not None:
             tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

@@ -18,6 +18,8 @@ from tiny import write_configs
 from pipeline.commands.cli import main
 from pipeline.commands.judge import advised
 from pipeline.commands.judge_options import JudgeOptions, report_folder
+from pipeline.commands.session import Session
+from pipeline.execution.events import RunFinished
 from pipeline.store.store import Store
 
 CLIMB = "kind: adaptive\nlosses: [margin]\nsteps: {}\ndraws: 2\nselect_draws: 3\nimages: 60\n"
@@ -97,9 +99,8 @@ def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Jud
     result = judge(NOISE, "--minutes", "0.001")
     assert result.exit_code == 3, result.output
     last = result.stdout.strip().splitlines()[-1]
-    assert "none on mixed: cannot tell: mixed/adaptive-quick/none: not computed yet." in " ".join(
-        result.stdout.split()
-    )
+    said = " ".join(result.stdout.split())
+    assert "Does it hold? On mixed, not computed: an adaptive attack on mine." in said
     assert (
         last
         == "Whether mine holds on digits cannot be told: mixed, nothing was scored, linf 40/255."
@@ -177,6 +178,20 @@ def test_networks_with_no_accuracy_left_are_not_attacked_with_the_defense(
         "judge   without the defense, no network keeps more than 1 % accuracy, so none can tell; "
         "name an adversarially trained network with --model, or a smaller --epsilon"
     )
+
+
+def test_the_answer_so_far_ends_a_judgement_that_a_signal_stops(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(session: Session, *args: object, **more: object) -> RunFinished:
+        missing = dict.fromkeys((cell.name for cell in session.cells), "not computed yet")
+        return RunFinished(session.grid, {}, missing, {}, 0.0, interrupted=True)
+
+    monkeypatch.setattr(Session, "run", run)
+    result = judge(NOISE)
+    assert result.exit_code == 130, result.output
+    assert "stopped by --minutes" not in result.stderr
+    assert result.stdout.splitlines()[-1].startswith("Whether mine holds on digits cannot be told:")
 
 
 @pytest.mark.parametrize(
