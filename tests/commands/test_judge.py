@@ -291,8 +291,15 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
     result = judge("return pixels.nothing")
     assert result.exit_code == 2
     (told,) = result.stderr.strip().splitlines()
-    assert "AttributeError" in told
-    assert told.endswith("(mine.py:9)")
+    assert told.startswith("error: mine.py:9: defense mine: AttributeError: ")
+    assert told.count("mine.py") == 1
+    # a method whose name is misspelt
+    Path("typo.py").write_text(FILE.format(GREY).replace("transform(", "tranform("), "utf-8")
+    result = CliRunner().invoke(main, ["judge", "typo.py"])
+    assert result.stderr == (
+        "error: typo.py:5: defense mine: TypeError: Mine does not define transform; "
+        "is `tranform` meant as `transform`?\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -317,7 +324,7 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
         (["guo+"], "a defense without a name; a chain has none before or after a +"),
         (
             ["kept.py"],
-            "self.calls = …: parameters cannot be changed; keep nothing on self (kept.py:",
+            "kept.py:9: defense mine: self.calls = …: parameters cannot be changed; keep nothing",
         ),
     ],
 )

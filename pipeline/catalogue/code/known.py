@@ -126,10 +126,15 @@ def module_of(error: BaseException) -> str | None:
 
 def line_of(error: BaseException) -> str:
     """An error of user code in one line, with its place."""
+    return placed(error, words_of(error))
+
+
+def words_of(error: BaseException) -> str:
+    """An error of user code in one line."""
     if isinstance(error, ValidationError) and error.errors()[0]["type"] == "frozen_instance":
         name = error.errors()[0]["loc"][0]
-        return placed(error, f"self.{name} = …: parameters cannot be changed; keep nothing on self")
-    return placed(error, f"{type(error).__name__}: {clean(error) or 'no message'}")
+        return f"self.{name} = …: parameters cannot be changed; keep nothing on self"
+    return f"{type(error).__name__}: {clean(error) or 'no message'}"
 
 
 def placed(error: BaseException, line: str) -> str:
