@@ -556,6 +556,11 @@ def test_a_defense_of_one_pass_needs_no_control_and_a_dearer_one_without_is_told
     cheap = dataclasses.replace(row, control=None, cost=Cost(1.0, 0.0, 1.0))
     dear = dataclasses.replace(row, control=None, cost=Cost(2.0, 9.0, 1.0))
     hides = [line for line in notes([row]) if "hides gradients" in line]
+    assert hides[0].endswith("points higher than in the worst case.")
+    # the direct attack may have fewer images than the row
+    assert row.hidden is not None
+    fewer = dataclasses.replace(row, hidden=dataclasses.replace(row.hidden, images=200))
+    assert any(line.endswith("the worst case, both on 200 images.") for line in notes([fewer]))
     assert list(notes([cheap])) == hides
     assert next(notes([dear])).startswith("No flips and crops of equal cost are among")
 

@@ -332,10 +332,12 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
     yield from _other_devices(rows)
     for row in rows:
         if row.hidden is not None and row.hides_gradients:
+            count = row.hidden.images
+            on = "" if count == row.images else f", both on {counted(count, 'image')}"
             yield (
                 f"{_name(row)} on {row.model} hides gradients: under a single gradient attack "
                 f"from the clean image, its gain is {_change(row.hidden)} points higher than in "
-                "the worst case."
+                f"the worst case{on}."
             )
 
 
