@@ -154,11 +154,13 @@ def _check_each_alone(
         if _same(asked(pixels[one], rows[one]), found[one]):
             continue
         others = torch.arange(COUNT) != place
-        beside, drawn = pixels.clone(), rows.images.clone()
-        beside[others] = 1 - pixels[others]
+        drawn = rows.images.clone()
         drawn[others] += COUNT
+        # black and white ones too: they are the most extreme, if only an extreme matters
+        changed = (1 - pixels, torch.zeros_like(pixels), torch.ones_like(pixels))
+        beside = [torch.where(others[:, None, None, None], each, pixels) for each in changed]
         why = "its result follows from its place among them; draw from `rows`"
-        if not _same(asked(beside, rows)[one], found[one]):
+        if not all(_same(asked(images, rows)[one], found[one]) for images in beside):
             why = "its result follows from the other images; compute it from that image"
         elif not _same(asked(pixels, replace(rows, images=drawn))[one], found[one]):
             why = "it has the draws of another image; draw once for each of `rows`"

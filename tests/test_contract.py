@@ -79,6 +79,14 @@ def of_the_batch(pixels, rows, context):
     return (pixels * (1 - 0.1 * pixels.mean())).clamp(0, 1)
 
 
+def of_the_largest(pixels, rows, context):
+    return pixels / pixels.amax()
+
+
+def of_the_smallest(pixels, rows, context):
+    return (pixels - pixels.amin() / 2).clamp(0, 1)
+
+
 def torchs_of_many(pixels, rows, context):
     return torchs(pixels, rows, context) if len(pixels) > 8 else _plus(pixels, 1)
 
@@ -116,6 +124,8 @@ def endless(pixels, rows, context):
         (batch_wide_draw, "in a batch: it has the draws of another image"),
         (batch_wide_seed, "in a batch: it has the draws of another image"),
         (of_the_batch, "in a batch: its result follows from the other images"),
+        (of_the_largest, "in a batch: its result follows from the other images"),
+        (of_the_smallest, "in a batch: its result follows from the other images"),
         (torchs_of_many, "draws random numbers of torch, which are no image's own"),
         (of_a_large_batch, "an image in a batch of 64 gives something else than in one of 6"),
         (other_under_attack, "gives something else without gradients, as in predictions"),

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.catalogue.code.known import declared_at, line_of
+from pipeline.catalogue.code.known import WrongReference, declared_at, line_of
 from pipeline.catalogue.code.own import is_reference, own_class, packaged, with_source
 from pipeline.catalogue.documents import Document, Place, read_yaml
 from pipeline.catalogue.entries import (
@@ -256,9 +256,13 @@ class Catalogue:
         if isinstance(kind, str) and kind in known:
             spec = validated(registry.kind_class(family, kind), document, place, dict(value))
             if isinstance(spec, Factory):
-                folder = document.file_of((*place, "factory")).parent
+                named_at = (*place, "factory")
+                folder = document.file_of(named_at).parent
                 self._note(family, folder, spec.factory)
-                return with_source(spec, folder)
+                try:
+                    return with_source(spec, folder)
+                except WrongReference as error:
+                    raise document.problem(named_at, str(error)) from None
             return spec
         offered = packaged(family)
         reference = offered.get(kind, kind) if isinstance(kind, str) else ""
@@ -295,6 +299,11 @@ class Catalogue:
             cls = own_class(reference, document.file_of(kind_place).parent, BASES[family])
             given = {key: each for key, each in value.items() if key != "kind"}
             spec = validated(cls, document, place, given)
+        except WrongReference as error:
+            # a class of a file or a package may have been named without a YAML file
+            if document.file_of(kind_place).suffix != ".yaml":
+                raise
+            raise document.problem(kind_place, str(error)) from None
         except BadInput:
             raise
         except (Exception, SystemExit) as error:

@@ -113,15 +113,24 @@ def comparison(
 
 @dataclass(frozen=True)
 class _Source:
-    """A selection of a store's runs; the latest score of each cell counts."""
+    """A selection of a store's runs; the latest score of each cell counts.
+
+    run: which one it is, if it is one.
+    """
 
     store: Store
     runs: Sequence[Invocation]
+    run: RunListed | None = None
 
     def grids(self) -> set[str]:
         return {run.grid for run in self.runs if _scored(run.cells)}
 
     def side(self, name: str, grids: set[str]) -> Side:
+        """The scores in some grids. name: as typed; that of a run is followed by which it is."""
+        if self.run is not None:
+            known = self.run.facts()
+            which = "" if self.run.identifier in name else f"{known['run']}, "
+            name = f"{name} ({which}{known['time']})"
         several = len(grids) > 1
         cells = {
             _place(cell, run.grid if several else ""): entry
@@ -173,13 +182,13 @@ def _one_run(store: Store, name: str) -> _Source:
             raise BadInput(
                 f"compare {name}: store {store.address} has only {len(runs)} runs with scores"
             )
-        return _Source(store, [runs[back].invocation])
+        return _Source(store, [runs[back].invocation], runs[back])
     found = [run for run in runs if run.identifier.startswith(name)]
     if len(found) != 1:
         known = suggestion(name, [run.identifier for run in runs])
         what = "several runs begin like this" if found else f"no such run{known}"
         raise BadInput(f"compare {name}: {what}")
-    return _Source(store, [found[0].invocation])
+    return _Source(store, [found[0].invocation], found[0])
 
 
 def _variants(session: Session, before: str, after: str) -> tuple[Side, Side]:

@@ -99,10 +99,9 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         session = steps[-1].session
         say(f"judge   {steps[-1].said}", err=True)
         limited = replace(options, stop_after=max(left(), 0.01))
-        code = run_grid(session, limited, only=(), followed=followed)
-    if code == STOPPED and left() > 0:
-        return code
-    if ended[-1].interrupted:
+        code = run_grid(session, limited, only=(), judged=name, followed=followed)
+    signalled = code == STOPPED and left() > 0
+    if ended[-1].interrupted and not signalled:
         say(grid.rest(steps[-1], ended[-1]), err=True)
     rows = [row for row in verdict_rows(session.grid, known_scores(session)) if row.defense == name]
     answer = conclusion(rows)
@@ -111,7 +110,7 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
     # printed last, after the output of the run
     say(plain(judged_sentence(rows, answer)), err=options.as_json)
     # 2: MLflow was not reached, and everything is in the store
-    return code if code == 2 else EXIT[answer]
+    return code if code == 2 or signalled else EXIT[answer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,7 +350,10 @@ class _Judged:
         return [model for model in self.models if model not in fallen]
 
     def _tables(self, budgets: Sequence[str], fallen: Sequence[str]) -> Iterator[TableEntry]:
-        """A table of the networks on which a verdict is possible, and one of the others."""
+        """A table of the networks on which a verdict is possible, and two of the others.
+
+        These two have no cell of the defense under an adaptive attack, which is not computed.
+        """
         name, defenses = f"judge-{self.name}", (BARE, self.name)
         if able := self._able(fallen):
             yield TableEntry(
@@ -368,9 +370,16 @@ class _Judged:
                 name=f"{name}-without-verdict",
                 title=f"{self.name} on networks with too little accuracy left for a verdict",
                 models=tuple(fallen),
-                attacks=("clean", REPLAYED, LEAST),
+                attacks=("clean", REPLAYED),
                 defenses=defenses,
                 gains_over=BARE,
+            )
+            yield TableEntry(
+                name=f"{name}-none",
+                title=f"The networks without {self.name}",
+                models=tuple(fallen),
+                attacks=(LEAST,),
+                defenses=(BARE,),
             )
 
 

@@ -19,7 +19,8 @@ from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.server import name_in_ledger
 from pipeline.problems import BadInput, Unwritable
 from pipeline.report.scores import Scores
-from pipeline.report.views.verdicts import verdict_rows
+from pipeline.report.views.verdicts import conclusion, verdict_rows
+from pipeline.report.words.verdicts import judged_sentence, plain
 
 if TYPE_CHECKING:
     from pipeline.execution.events import RunFinished
@@ -49,6 +50,7 @@ def report_grid(
     finished: RunFinished | None = None,
     uri: str = "",
     again: Sequence[str] = (),
+    judged: str | None = None,
 ) -> Reported:
     """Print the tables of the results in the store, and write the report's files.
 
@@ -62,6 +64,8 @@ def report_grid(
         finished: Result of the run, if the report follows one.
         uri: Tracking server that the page links to, if that has web pages.
         again: Further options of commands, shown in the report, that compute a cell again.
+        judged: The defense that the grid is about: only its verdicts follow the tables, and the
+            JSON has its overall answer.
 
     Raises:
         BadInput, Unwritable: If the files cannot be written; raised after printing.
@@ -75,9 +79,9 @@ def report_grid(
     except (BadInput, Unwritable) as error:
         trouble = error
     if as_json:
-        _answer(view.grid, scores, finished, doubts)
+        _answer(view.grid, scores, finished, doubts, judged)
     else:
-        _print(view, scores)
+        _print(view, scores, judged)
     if trouble is not None:
         raise trouble
     return Reported(page, doubts)
@@ -152,7 +156,7 @@ def _files(
         )
 
 
-def _print(view: StoredGrid, scores: Scores) -> None:
+def _print(view: StoredGrid, scores: Scores, judged: str | None) -> None:
     """Print the tables of the selected cells, fitted to the terminal."""
     from rich.console import Console
 
@@ -160,16 +164,30 @@ def _print(view: StoredGrid, scores: Scores) -> None:
 
     console = Console()
     bold, width = console.is_terminal, console.width
-    console.print(render_terminal(view.grid, scores, width=width, asked=view.cells, bold=bold))
+    shown = render_terminal(
+        view.grid, scores, width=width, asked=view.cells, judged=judged, bold=bold
+    )
+    console.print(shown)
 
 
 def _answer(
-    grid: Grid, scores: Scores, finished: RunFinished | None, doubts: Sequence[str]
+    grid: Grid,
+    scores: Scores,
+    finished: RunFinished | None,
+    doubts: Sequence[str],
+    judged: str | None,
 ) -> None:
     """Print scores, verdicts and the result of the run as JSON."""
+    rows = verdict_rows(grid, scores)
+    own = [row for row in rows if row.defense == judged]
+    overall: dict[str, object] = {}
+    if own:
+        found = conclusion(own)
+        overall = {"conclusion": found, "sentence": plain(judged_sentence(own, found))}
     told: dict[str, object] = {
         "grid": grid.name,
-        "verdicts": [row.facts() for row in verdict_rows(grid, scores)],
+        **overall,
+        "verdicts": [row.facts() for row in rows],
         "cells": [
             {
                 **cell_record(cell),

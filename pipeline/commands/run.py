@@ -40,6 +40,7 @@ def run_grid(
     *,
     only: Sequence[str],
     again: Sequence[str] = (),
+    judged: str | None = None,
     followed: Callable[[RunFinished], bool] = lambda _: False,
 ) -> int:
     """Run the selected cells; returns the exit code.
@@ -47,6 +48,7 @@ def run_grid(
     Args:
         only: The `--only` options as typed.
         again: Further options for the suggested retry commands.
+        judged: See `report_grid`.
         followed: Whether a run is followed by another one, which then reports for both.
     """
 
@@ -55,7 +57,7 @@ def run_grid(
         os.write(sys.stderr.fileno(), f"{line}\n".encode())
 
     with stopping(say):
-        return _run_grid(session, options, only, again, followed)
+        return _run_grid(session, options, only, again, judged, followed)
 
 
 def _run_grid(
@@ -63,6 +65,7 @@ def _run_grid(
     options: RunOptions,
     only: Sequence[str],
     again: Sequence[str],
+    judged: str | None,
     followed: Callable[[RunFinished], bool],
 ) -> int:
     from rich.console import Console
@@ -102,7 +105,7 @@ def _run_grid(
             if tracker is not None:
                 tracker.close()
             return _exit_code(finished, ())
-        return _report(session, options, finished, tracker, only=only, again=again)
+        return _report(session, options, finished, tracker, only=only, again=again, judged=judged)
     except BaseException as error:
         if tracker is not None:
             tracker.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -117,6 +120,7 @@ def _report(
     *,
     only: Sequence[str],
     again: Sequence[str],
+    judged: str | None,
 ) -> int:
     """Report a finished run, on stdout, in files and in MLflow; returns the exit code."""
     from rich.console import Console
@@ -136,6 +140,7 @@ def _report(
             finished=finished,
             uri=uri,
             again=again,
+            judged=judged,
         )
     except (BadInput, Unwritable) as trouble:
         problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1

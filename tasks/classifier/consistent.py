@@ -61,9 +61,9 @@ def check_consistent(
                 return
             raise BadNetwork(
                 f"answers the same {len(probe)} images differently each time, by up to "
-                f"{_percent(again)} of the largest logit: in eval mode nothing may be drawn "
-                "(F.dropout needs training=self.training), or declare `randomised: true` in the "
-                "model's YAML"
+                f"{_percent(again)} of the largest logit: it keeps state between calls, such as a "
+                "counter, or draws in eval mode (F.dropout needs training=self.training); only "
+                "for draws, the model's YAML may declare `randomised: true`"
             )
         places = [*range(len(probe))]
         places = list(dict.fromkeys((*places[: ALONE // 2], *places[-ALONE // 2 :])))

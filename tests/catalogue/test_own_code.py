@@ -367,9 +367,9 @@ def test_a_mistake_in_a_yaml_is_told_at_its_place(bench: Bench) -> None:
     bench.write("configs/defenses/jpeg.py", JPEG)
     for text, line in [
         ("kind: jpeg.py\nqualty: 20\n", ":2: qualty: unknown key; did you mean 'quality'?"),
-        ("kind: jpg.py\n", ": cannot be read: no such file"),
+        ("kind: jpg.py\n", "coarse.yaml:1: kind: configs/defenses/jpg.py: cannot be read"),
         ("kind: jpeg.py:Jpg\n", "no class 'Jpg' derived from Defense; did you mean 'Jpeg'?"),
-        ("kind: nonesuch.module:Jpeg\n", "no module 'nonesuch.module'"),
+        ("draws: 2\nkind: no.module:Jpeg\n", "coarse.yaml:2: kind: no module 'no.module'"),
     ]:
         bench.write("configs/defenses/coarse.yaml", text)
         with pytest.raises(BadInput) as caught:

@@ -42,6 +42,17 @@ def test_a_network_that_answers_equal_batches_differently_is_refused_or_declared
     check_consistent(module, probe, "float32", randomised=True)
 
 
+def test_a_network_that_counts_its_calls_is_told_of_state_beside_draws(probe):
+    calls = []
+
+    def counting(pixels: Tensor) -> Tensor:
+        calls.append(1)
+        return pixels.flatten(1)[:, :10] + len(calls)
+
+    with pytest.raises(BadNetwork, match=r"keeps state between calls, .*, or draws in eval mode"):
+        check_consistent(counting, probe, "float32")
+
+
 @pytest.mark.parametrize("name", BY_BATCH)
 @pytest.mark.parametrize("randomised", [False, True])
 def test_a_network_that_depends_on_the_batch_is_refused_however_it_is_declared(

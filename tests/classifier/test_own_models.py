@@ -307,10 +307,6 @@ def test_an_installed_factory_goes_by_its_dotted_path_without_being_imported_to_
             r"network net\.py:nothing: gave int, not a module",
         ),
         (
-            "kind: factory, factory: '../../net.py:nonesuch'",
-            r"network net\.py:nonesuch: there is no such callable",
-        ),
-        (
             "kind: factory, factory: '../../net.py:broken'",
             r"network net\.py:broken: TypeError: .* \(net\.py:17\)$",
         ),
@@ -330,6 +326,25 @@ def test_what_is_wrong_with_a_network_is_one_line(zoo: Zoo, network: str, line: 
         weights["5.weight"], weights["5.bias"] = weights["5.weight"][:7], weights["5.bias"][:7]
     with pytest.raises(BadInput, match=f"^checkpoint mixed: {line}"):
         zoo.run(zoo.session(network, weights))
+
+
+@pytest.mark.parametrize(
+    ("factory", "line"),
+    [
+        ("net.py:mak", r"net\.py: no callable 'mak'; did you mean 'make'\?"),
+        ("nets.py:make", r"nets\.py: cannot be read: no such file"),
+    ],
+)
+def test_a_factory_that_does_not_exist_is_told_at_its_line_in_the_yaml_file(
+    zoo: Zoo, factory: str, line: str
+) -> None:
+    network = f"kind: factory, factory: '../../{factory}'"
+    with pytest.raises(BadInput, match=rf"mixed\.yaml:\d+: network\.factory: (\S*/)?{line}"):
+        zoo.session(network, own_network().state_dict())
+    # a name that the code may make while it runs is left to it
+    (zoo.folder / "net.py").write_text(NET + "globals()['mak'] = make\n", encoding="utf-8")
+    if factory == "net.py:mak":
+        zoo.session(network, own_network().state_dict())
 
 
 def test_a_timm_network_with_local_weights(zoo: Zoo) -> None:

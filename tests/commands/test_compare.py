@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -107,6 +108,8 @@ def test_a_defense_that_got_worse_is_told_with_its_code_as_the_reason_and_exit_c
     assert shift["images_won"] == int((differences > 0).sum())
     assert shift["p_value"] == sign_flip_test(differences) == shift["p_holm"]
     assert shift["reasons"] == ["defend: the code of Shift changed (shift.py)"]
+    first, second = Ledger(store.backend).runs
+    assert re.match(rf"last~1 \({first}, [-\d]+ [:\d]+\) → last \({second}, ", done.stdout)
     # the other way round it is better
     assert compared(tiny, "last", "last~1").exit_code == 0
     assert as_json(tiny, "last", "last~1")["shift"]["outcome"] == "better"
@@ -125,7 +128,10 @@ def test_two_stores_are_compared_and_weights_that_came_out_otherwise_are_told(
     shutil.copytree(tiny.store, other.store)
     done = compared(tiny, str(tiny.store), str(other.store))
     assert done.exit_code == 0
-    assert done.stdout.splitlines() == ["3 cells: 3 unchanged"]
+    sides = f"{tiny.store} → {other.store}"
+    title, _, counts = done.stdout.rpartition("\n3 cells: ")
+    assert "".join(title.split()) == "".join(sides.split())
+    assert counts == "3 unchanged\n"
     # a store that does the work again, by a recipe of other epochs
     recipe = tiny.folder / "recipes/short.yaml"
     recipe.write_text(recipe.read_text().replace("epochs: 8", "epochs: 1"))
@@ -209,7 +215,7 @@ def test_the_last_run_is_compared_with_the_one_before_that_has_its_cells(tiny: T
     tiny.run(only=["defense=guo"])
     tiny.run(only=["defense=none"])
     found = json.loads(compared(tiny, "--json").stdout)
-    assert found["before"] == "last~2"
+    assert found["before"].startswith("last~2 (")
     outcomes = {cell["defense"]: cell["outcome"] for cell in found["cells"]}
     assert outcomes["none"] == "same"
     assert compared(tiny, "last~2").exit_code == 0  # beside the last

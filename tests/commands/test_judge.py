@@ -18,6 +18,8 @@ from tiny import write_configs
 from pipeline.commands.cli import main
 from pipeline.commands.judge import advised
 from pipeline.commands.judge_options import JudgeOptions, report_folder
+from pipeline.commands.session import Session
+from pipeline.execution.events import RunFinished
 from pipeline.store.store import Store
 
 CLIMB = "kind: adaptive\nlosses: [margin]\nsteps: {}\ndraws: 2\nselect_draws: 3\nimages: 60\n"
@@ -97,9 +99,8 @@ def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Jud
     result = judge(NOISE, "--minutes", "0.001")
     assert result.exit_code == 3, result.output
     last = result.stdout.strip().splitlines()[-1]
-    assert "none on mixed: cannot tell: mixed/adaptive-quick/none: not computed yet." in " ".join(
-        result.stdout.split()
-    )
+    said = " ".join(result.stdout.split())
+    assert "Does it hold? On mixed, not computed: an adaptive attack on mine." in said
     assert (
         last
         == "Whether mine holds on digits cannot be told: mixed, nothing was scored, linf 40/255."
@@ -156,9 +157,15 @@ def test_networks_with_no_accuracy_left_are_not_attacked_with_the_defense(
     verdicts = {row["model"]: row for row in told["verdicts"] if row["defense"] == "mine"}
     assert verdicts["mixed"]["verdict"] != "cannot tell"
     assert verdicts["brief"]["why"].startswith("accuracy without it is ")
+    assert verdicts["brief"]["replayed"] is not None
+    page = Path("reports/judge-mine,epsilon=4,model=mixed,model=brief/index.html")
+    assert "not computed" not in page.read_text(encoding="utf-8")
     assert result.stderr.splitlines()[-1].endswith(
         ": mixed, 60 images, adaptive-quick, linf 4/255."
     )
+    assert told["sentence"] == result.stderr.splitlines()[-1]
+    expected = {"harms": "does not hold", "no gain": "does not hold", "holds": "holds"}
+    assert told["conclusion"] == expected.get(verdicts["mixed"]["verdict"], "cannot tell")
     # with no other network, nothing is attacked, and a line says what to do
     monkeypatch.setattr("tasks.evaluation.verdicts.FALLEN", 100.0)
     result = judge(NOISE, *words)
@@ -171,6 +178,20 @@ def test_networks_with_no_accuracy_left_are_not_attacked_with_the_defense(
         "judge   without the defense, no network keeps more than 1 % accuracy, so none can tell; "
         "name an adversarially trained network with --model, or a smaller --epsilon"
     )
+
+
+def test_the_answer_so_far_ends_a_judgement_that_a_signal_stops(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(session: Session, *args: object, **more: object) -> RunFinished:
+        missing = dict.fromkeys((cell.name for cell in session.cells), "not computed yet")
+        return RunFinished(session.grid, {}, missing, {}, 0.0, interrupted=True)
+
+    monkeypatch.setattr(Session, "run", run)
+    result = judge(NOISE)
+    assert result.exit_code == 130, result.output
+    assert "stopped by --minutes" not in result.stderr
+    assert result.stdout.splitlines()[-1].startswith("Whether mine holds on digits cannot be told:")
 
 
 @pytest.mark.parametrize(
@@ -270,8 +291,15 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
     result = judge("return pixels.nothing")
     assert result.exit_code == 2
     (told,) = result.stderr.strip().splitlines()
-    assert "AttributeError" in told
-    assert told.endswith("(mine.py:9)")
+    assert told.startswith("error: mine.py:9: defense mine: AttributeError: ")
+    assert told.count("mine.py") == 1
+    # a method whose name is misspelt
+    Path("typo.py").write_text(FILE.format(GREY).replace("transform(", "tranform("), "utf-8")
+    result = CliRunner().invoke(main, ["judge", "typo.py"])
+    assert result.stderr == (
+        "error: typo.py:5: defense mine: TypeError: Mine does not define transform; "
+        "is `tranform` meant as `transform`?\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,7 +324,7 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
         (["guo+"], "a defense without a name; a chain has none before or after a +"),
         (
             ["kept.py"],
-            "self.calls = …: parameters cannot be changed; keep nothing on self (kept.py:",
+            "kept.py:9: defense mine: self.calls = …: parameters cannot be changed; keep nothing",
         ),
     ],
 )

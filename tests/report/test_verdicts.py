@@ -236,6 +236,17 @@ def test_a_fallen_network_is_uninformative_about_a_defense_that_was_not_attacked
     grid = grid_of()
     fallen = row(scores(0.01))
     assert (fallen.verdict.fallen, fallen.computed, fallen.images) == (True, True, IMAGES)
+    # what was computed stands beside it, also if the grid has no such cell
+    assert fallen.clean_change is not None
+    assert fallen.replayed is not None
+    values = (fallen.clean.accuracy, fallen.clean_change.points, fallen.replayed.accuracy)
+    assert values == pytest.approx((70.0, -20.0, 80.0))
+    compound = {("direct", "counter"), ("adaptive-quick", "counter")}
+    without = [each for each in grid.cells if (each.attack, each.defense) not in compound]
+    smaller = dataclasses.replace(grid, cells=tuple(without))
+    rows = {each.defense: each for each in verdict_rows(smaller, scores(0.01))}
+    assert rows["counter"] == fallen
+    assert "counter" not in {each.defense for each in verdict_rows(smaller, scores(0.02))}
     said = "counter on demo-iat: cannot tell: accuracy without it is 1.0 %"
     asked = [
         each
@@ -267,8 +278,8 @@ def test_what_was_not_computed_is_named_in_a_line_and_is_no_row_of_a_table(tmp_p
     assert len(lines) == 3
     assert lines[0].startswith("`counter` on demo-iat: **harms**")
     assert lines[1:] == [
-        "On demo-iat, not computed: `guo`.",
-        "On demo-mixup, nothing is computed.",
+        "On demo-iat, not computed: an adaptive attack on `guo`.",
+        "On demo-mixup, not computed: an adaptive attack on any defense.",
     ]
     assert summary(rows) == [
         "On demo-iat, no defense **holds**; **harms**: `counter`.",
@@ -545,6 +556,11 @@ def test_a_defense_of_one_pass_needs_no_control_and_a_dearer_one_without_is_told
     cheap = dataclasses.replace(row, control=None, cost=Cost(1.0, 0.0, 1.0))
     dear = dataclasses.replace(row, control=None, cost=Cost(2.0, 9.0, 1.0))
     hides = [line for line in notes([row]) if "hides gradients" in line]
+    assert hides[0].endswith("points higher than in the worst case.")
+    # the direct attack may have fewer images than the row
+    assert row.hidden is not None
+    fewer = dataclasses.replace(row, hidden=dataclasses.replace(row.hidden, images=200))
+    assert any(line.endswith("the worst case, both on 200 images.") for line in notes([fewer]))
     assert list(notes([cheap])) == hides
     assert next(notes([dear])).startswith("No flips and crops of equal cost are among")
 

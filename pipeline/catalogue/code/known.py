@@ -23,6 +23,10 @@ from pipeline.problems.sanitize import clean
 from tasks.networks.factory import own_module_name
 
 
+class WrongReference(BadInput):
+    """What a config names is not there: a file, a module, a class or a callable."""
+
+
 @dataclass(frozen=True)
 class OwnCode:
     """A module of user code.
@@ -56,7 +60,7 @@ def read_file(path: Path) -> OwnCode:
         text = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise BadInput(f"{place}: cannot be read: {reason.lower()}") from None
+        raise WrongReference(f"{place}: cannot be read: {reason.lower()}") from None
     code = code_of_file(place, text)
     return KNOWN.setdefault(code.module, code)
 
@@ -77,12 +81,12 @@ def code_of_module(name: str) -> OwnCode:
 
 
 def source_file(name: str) -> Path:
-    """The file of an installed module, found without importing it; BadInput if there is none."""
+    """The file of an installed module, found without importing it; WrongReference if none."""
     found = module_files(name)
     if not found and importlib.util.find_spec(first := name.partition(".")[0]) is None:
-        raise BadInput(f"no module '{name}': {first} is not installed here")
+        raise WrongReference(f"no module '{name}': {first} is not installed here")
     if name not in found:
-        raise BadInput(f"no module '{name}' that is a Python file")
+        raise WrongReference(f"no module '{name}' that is a Python file")
     return found[name]
 
 
@@ -126,10 +130,15 @@ def module_of(error: BaseException) -> str | None:
 
 def line_of(error: BaseException) -> str:
     """An error of user code in one line, with its place."""
+    return placed(error, words_of(error))
+
+
+def words_of(error: BaseException) -> str:
+    """An error of user code in one line."""
     if isinstance(error, ValidationError) and error.errors()[0]["type"] == "frozen_instance":
         name = error.errors()[0]["loc"][0]
-        return placed(error, f"self.{name} = …: parameters cannot be changed; keep nothing on self")
-    return placed(error, f"{type(error).__name__}: {clean(error) or 'no message'}")
+        return f"self.{name} = …: parameters cannot be changed; keep nothing on self"
+    return f"{type(error).__name__}: {clean(error) or 'no message'}"
 
 
 def placed(error: BaseException, line: str) -> str:

@@ -32,6 +32,7 @@ from pipeline.catalogue.code.imported import uncovered
 from pipeline.catalogue.code.known import (
     KNOWN,
     OwnCode,
+    WrongReference,
     code_of_file,
     code_of_module,
     declared_at,
@@ -81,7 +82,7 @@ def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind
     """Import the class that a reference names; files are relative to `folder`.
 
     Raises:
-        BadInput: If there is no such class, or if a file has several and none is named.
+        WrongReference: If there is no such class, or if a file has several and none is named.
     """
     module, name = own_module(reference, folder)
     place = KNOWN[module.__name__].place if module.__name__ in KNOWN else module.__name__
@@ -89,7 +90,7 @@ def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind
         found = getattr(module, name, None)
         if not (isinstance(found, type) and issubclass(found, base)):
             known = _classes(module, base)
-            raise BadInput(
+            raise WrongReference(
                 f"{place}: no class '{name}' derived from {base.__name__}{suggestion(name, known)}"
             )
         if "source_digest" not in vars(found) and not found.__module__.startswith("tasks."):
@@ -97,10 +98,10 @@ def own_class(reference: str, folder: Path, base: type[AnyKind]) -> type[AnyKind
         return found
     classes = _classes(module, base)
     if not classes:
-        raise BadInput(f"{place}: no class derived from {base.__module__}.{base.__name__}")
+        raise WrongReference(f"{place}: no class derived from {base.__module__}.{base.__name__}")
     if len(classes) > 1:
         choices = " or ".join(f"`kind: {reference}:{name}`" for name in classes)
-        raise BadInput(f"{place}: has several classes; a YAML file says which: {choices}")
+        raise WrongReference(f"{place}: has several classes; a YAML file says which: {choices}")
     return next(iter(classes.values()))
 
 
@@ -110,10 +111,10 @@ def own_module(reference: str, folder: Path) -> tuple[ModuleType, str]:
     if place.endswith(".py"):
         return _from_file(folder / Path(place).expanduser()), name
     if not name.isidentifier():
-        raise BadInput(f"{reference}: expected package.module:Class")
+        raise WrongReference(f"{reference}: expected package.module:Class")
     if not _binds(source_file(place), name):
         # importing a module executes it, which is avoided if it does not define the name
-        raise BadInput(f"{place}: no class '{name}'")
+        raise WrongReference(f"{place}: no class '{name}'")
     return _from_package(place), name
 
 
@@ -121,6 +122,9 @@ def with_source(network: Factory, folder: Path) -> Factory:
     """A copy of a factory spec with the digest of its code, and without the folder of its file.
 
     The code is read, not executed.
+
+    Raises:
+        WrongReference: If there is no such file or module, or nothing of that name in it.
     """
     place, _, name = network.factory.partition(":")
     if place.endswith(".py"):
@@ -130,6 +134,13 @@ def with_source(network: Factory, folder: Path) -> Factory:
         # known, so that a worker compares its code
         KNOWN[place] = code = code_of_module(place)
         factory, source = network.factory, code.digest
+    text = source_file(place).read_bytes() if code.text is None else code.text
+    tree = ast.parse(text)
+    if (names := _names(tree)) is not None and name not in names:
+        known = [
+            node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        ]
+        raise WrongReference(f"{code.place}: no callable '{name}'{suggestion(name, known)}")
     return network.model_copy(update={"factory": factory, "source": source})
 
 
@@ -239,6 +250,22 @@ def _binds(path: Path, name: str) -> bool:
         ):
             return True
     return False
+
+
+def _names(tree: ast.Module) -> set[str] | None:
+    """All names that a module's code gives to something; None if it may have others."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.alias(name=name, asname=other):
+                found.add(other or name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                found.add(name)
+            case ast.Name(id="globals" | "vars" | "locals" | "setattr" | "exec"):
+                return None
+    return None if found & {"*", "__getattr__"} else found
 
 
 def _from_package(name: str) -> ModuleType:

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 
 from pipeline.catalogue.code.digests import TASKS, Code
-from pipeline.catalogue.code.known import declared_at, line_of, place_of
+from pipeline.catalogue.code.known import declared_at, place_of, words_of
+from pipeline.catalogue.code.members import lookalikes
 from pipeline.grid.digests import digest, parts_of
 from pipeline.grid.graph import Node
 from pipeline.problems.sanitize import clean
@@ -172,7 +173,10 @@ def _tried(spec: Kind, *, channels: int, side: int) -> Verdict:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  a user's own code may raise anything
-            line = line_of(error) if place_of(error) else f"{_place(spec)}: {line_of(error)}"
+            line = f"{place_of(error) or _place(spec)}: {title(spec)}: {words_of(error)}"
+            for name, (_, near) in lookalikes(type(spec)).items():
+                if line.endswith(f"does not define {near}"):
+                    line += f"; is `{name}` meant as `{near}`?"
             return Verdict(line, raised=True)
     return Verdict()
 

@@ -36,8 +36,6 @@ def comparison_terminal(found: Comparison, *, every: bool, width: int) -> Group:
         *(Column(name, justify="right", no_wrap=True) for name in COLUMNS),
         Column("", no_wrap=True),
         box=box.SIMPLE_HEAD,
-        title=Text(f"{found.before} → {found.after}"),
-        title_justify="left",
         show_edge=False,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -47,7 +45,8 @@ def comparison_terminal(found: Comparison, *, every: bool, width: int) -> Group:
         name = Text(broken_name(row.place.words, room))
         table.add_row(name, *_numbers(row), Text(_outcome(row), style=style))
     lines = list(_lines(found))
-    return Group(*([table] if rows else []), *(Text(line) for line in lines))
+    title = Text(f"{found.before} → {found.after}", style="italic")
+    return Group(title, *([table] if rows else []), *(Text(line) for line in lines))
 
 
 def broken_name(name: str, room: int) -> str:

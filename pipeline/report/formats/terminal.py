@@ -76,6 +76,7 @@ def render_terminal(
     *,
     width: int,
     asked: Sequence[Cell] | None = None,
+    judged: str | None = None,
     bold: bool = True,
 ) -> Group:
     """All tables of a grid, with no line longer than `width`.
@@ -84,6 +85,7 @@ def render_terminal(
 
     Args:
         asked: Cells whose rows and columns are shown; all by default.
+        judged: The defense whose verdicts are shown; by default those of the cells `asked`.
         bold: Whether the output can show bold text.
     """
     shown = views(grid, scores)
@@ -92,16 +94,20 @@ def render_terminal(
     return Group(
         *(part for view in shown for part in _rendered(view, grid, scores, width, bold=bold)),
         *_legend(shown, grid, scores),
-        *_verdicts(grid, scores, grid.cells if asked is None else asked),
+        *_verdicts(grid, scores, grid.cells if asked is None else asked, judged),
     )
 
 
-def _verdicts(grid: Grid, scores: Scores, asked: Sequence[Cell]) -> Iterator[RenderableType]:
+def _verdicts(
+    grid: Grid, scores: Scores, asked: Sequence[Cell], judged: str | None
+) -> Iterator[RenderableType]:
     """Whether the selected defenses hold; printed last, where people look first."""
     meant = {(cell.model, cell.defense, cell.attack) for cell in asked}
     defended = {(cell.model, cell.defense) for cell in asked}
 
     def is_meant(row: VerdictRow) -> bool:
+        if judged is not None:
+            return row.defense == judged
         if row.verdict.fallen and (row.model, row.defense) in defended:
             # the verdict follows from the bare network alone
             return not meant.isdisjoint((row.model, of, row.attack) for of in (row.defense, BARE))

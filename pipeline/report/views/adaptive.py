@@ -160,6 +160,17 @@ class RobustnessReader:
             doubling=self._doubling(model, defense, attack),
         )
 
+    def clean_and_replayed(
+        self, model: str, defense: str, attack: str, images: Images
+    ) -> tuple[str | None, str | None]:
+        """The clean column, and the strongest transferred attack in the ball of `attack`.
+
+        For a defense without an adaptive cell; the cell of the bare network states the ball.
+        """
+        shares = self._in_the_ball(model, defense, attack, images, of="none")
+        clean = [other for other in shares if self._is_clean(model, defense, other)]
+        return (clean[0] if clean else None), self._replayed(model, defense, shares)
+
     def _in_the_ball(
         self, model: str, defense: str, attack: str, images: Images, *, of: str | None = None
     ) -> dict[str, dict[int, Shares]]:

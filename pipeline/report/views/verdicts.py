@@ -7,7 +7,7 @@ percent, changes in points.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -231,7 +231,30 @@ class _Reader:
             for defense in defenses:
                 attack = self._deciding(model, defense, attacks)
                 if attack is not None:
-                    yield self._row(model, defense, attack, attacks, norm, epsilon)
+                    row = self._row(model, defense, attack, attacks, norm, epsilon)
+                    yield row
+                    if defense == BARE and row.worst and fallen(row.worst.accuracy):
+                        yield from self._unattacked(row, defenses)
+
+    def _unattacked(self, bare: VerdictRow, attacked: Collection[str]) -> Iterator[VerdictRow]:
+        """The defenses without an adaptive cell on a network that is uninformative anyway."""
+        cells = (cell for cell in self.paired.grid.cells if cell.model == bare.model)
+        of_bare = self.paired.images(bare.model, BARE, bare.attack)
+        for defense, cell in {cell.defense: cell for cell in cells}.items():
+            if defense not in attacked:
+                row = VerdictRow(
+                    model=bare.model,
+                    defense=defense,
+                    dataset=bare.dataset,
+                    attack=bare.attack,
+                    norm=bare.norm,
+                    epsilon=bare.epsilon,
+                    candidates=bare.candidates,
+                    verdict=bare.verdict,
+                    claims=self.paired.scores.claims.get(defense, ()),
+                    is_control=isinstance(cell.defense_spec, FlipCrop),
+                )
+                yield self._without_gain(row, bare.worst, of_bare)
 
     def _deciding(self, model: str, defense: str, attacks: Sequence[str]) -> str | None:
         """The attack with the most candidates, preferring those that are scored.
@@ -332,8 +355,22 @@ class _Reader:
         found = None if bare is None else fallen(bare.accuracy)
         if found is None or self._failed(row.model, BARE, row.attack):
             return row
-        count = len(next(iter(of_bare.values())))
-        return replace(row, verdict=found, without=bare, images=count, computed=True)
+        model, defense = row.model, row.defense
+        reader = RobustnessReader(self._others, self.paired)
+        clean, replayed = reader.clean_and_replayed(model, defense, row.attack, of_bare)
+        return replace(
+            row,
+            verdict=found,
+            without=bare,
+            images=len(next(iter(of_bare.values()))),
+            clean=reader.left(model, defense, clean, of_bare) if clean else None,
+            clean_change=self._change((model, defense, clean), (model, BARE, clean), of_bare),
+            replayed=reader.left(model, defense, replayed, of_bare) if replayed else None,
+            replayed_attack=replayed,
+            acts_on_clean=self._acts_on(model, defense, clean),
+            cost=self.paired.costs.get((model, defense)),
+            computed=True,
+        )
 
     def _acts_on(self, model: str, defense: str, attack: str | None) -> float | None:
         for cell in self.paired.cells(model, defense, attack or "")[:1]:

@@ -12,8 +12,8 @@ HEADING = "Where a defense fails"
 SAID = """\
 Accuracy by class, the most frequent confusions, and the images concerned, from the stored
 predictions. Each row is a defense; the percentages are accuracies on the images of a class, the
-lowest of a row in **bold**. `pipeline failures CELL` shows the same for any cell, with every class
-and image."""
+lowest of a row in **bold**."""
+ANY_CELL = "`pipeline failures CELL` shows the same for any cell, with every class and image."
 CLASSES = 10
 """Maximum number of classes in a table; of more, those with the lowest overall accuracy."""
 PAIRS = 3

@@ -179,10 +179,10 @@ def _not_computed(rows: Sequence[VerdictRow]) -> Iterator[str]:
                 "computed."
             )
         absent = [row for row in own if not row.computed and row.worst is None]
-        if len(absent) == len(own):
-            yield f"On {model}, nothing is computed."
-        elif absent:
-            yield f"On {model}, not computed: {_names(absent)}."
+        if absent:
+            every = 1 < len(absent) == len(own)
+            on = "any defense" if every else _names(absent)
+            yield f"On {model}, not computed: an adaptive attack on {on}."
 
 
 def _names(rows: Sequence[VerdictRow]) -> str:
@@ -332,10 +332,12 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
     yield from _other_devices(rows)
     for row in rows:
         if row.hidden is not None and row.hides_gradients:
+            count = row.hidden.images
+            on = "" if count == row.images else f", both on {counted(count, 'image')}"
             yield (
                 f"{_name(row)} on {row.model} hides gradients: under a single gradient attack "
                 f"from the clean image, its gain is {_change(row.hidden)} points higher than in "
-                "the worst case."
+                f"the worst case{on}."
             )
 
 

@@ -271,6 +271,11 @@ def test_a_class_on_which_a_defense_fails_is_told_with_what_it_is_taken_for(tmp_
     assert "cat → d&lt;g in 80 % (none: 50 %); d&lt;g → cat in 50 % (none: 50 %)" in said
     without = page_html(grid, make_scores(grid), [], [], provenance=provenance)
     assert "#failures" not in without
+    # a grid without a file exists only within its own command
+    assert "pipeline failures CELL" in section
+    own = replace(grid, command=("pipeline", "judge", "jpeg.py"))
+    text = page_html(own, make_scores(own), [], [], failures=told, provenance=provenance)
+    assert "pipeline failures" not in text
 
 
 def _luminance(colour: str) -> float:
@@ -368,6 +373,10 @@ def test_a_long_grid_is_shown_folded_with_every_number_and_all_its_links(
     assert set(anchors(grid).values()) <= targets
     assert "cell" not in page.values("class")
     assert all(cell.name in page.words for cell in grid.cells)
+    assert "pipeline show CELL" in text
+    # which a grid without a file has not
+    text, _ = written(tmp_path, replace(grid, command=("pipeline", "judge", "jpeg.py")))
+    assert "pipeline show" not in text
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def page_html(
         model_galleries=[
             model_gallery(gallery, places[gallery.cell.name]) for gallery in galleries
         ],
-        failures=_failures(failures),
+        failures=_failures(failures, grid),
         cards=card_rows(scores.cards),
         card_names=CARD_NAMES,
         cards_said=CARDS_LEGEND,
@@ -176,7 +176,7 @@ def _verdicts(rows: Sequence[VerdictRow], grid: Grid, figure: Plot | None) -> di
     }
 
 
-def _failures(found: Sequence[ModelFailures]) -> dict[str, object]:
+def _failures(found: Sequence[ModelFailures], grid: Grid) -> dict[str, object]:
     """Failures by class, confusion and image, in a table for each network."""
     tables = []
     for one in found:
@@ -189,7 +189,9 @@ def _failures(found: Sequence[ModelFailures]) -> dict[str, object]:
                 "rows": rows,
             }
         )
-    return {"title": failure_words.HEADING, "said": failure_words.SAID, "tables": tables}
+    # a grid without a file exists only within its own command
+    said = [failure_words.SAID, *[failure_words.ANY_CELL] * (not grid.command)]
+    return {"title": failure_words.HEADING, "said": " ".join(said), "tables": tables}
 
 
 def _section(
