@@ -19,7 +19,13 @@ from pipeline.execution.signals import Interrupted, Silent
 from pipeline.execution.work import memory, process
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.budget import worker_bytes
-from pipeline.execution.work.contract import FAMILIES, METHODS, check_node, own_code
+from pipeline.execution.work.contract import (
+    FAMILIES,
+    METHODS,
+    check_node,
+    network_data,
+    own_code,
+)
 from pipeline.execution.work.inputs import NodeInputs, forget
 from pipeline.execution.work.kinds import PERFORM, Unfinished
 from pipeline.execution.work.memory import keep_freed_memory
@@ -206,6 +212,7 @@ def perform(
     lineage = inputs.lineage()
     result = PERFORM[node.kind](inputs)
     check_node(node.spec, inputs.generators)
+    inputs.notes += network_data(node.spec)
     how = {
         "seconds": time.monotonic() - began,
         "device": _device_name(device),
