@@ -81,7 +81,7 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
     catalogue = Catalogue(config_folders(asked.configs))
     name = catalogue.add("defenses", asked.defense)
     models = list(dict.fromkeys(catalogue.add("models", each) for each in asked.models))
-    grid = _Judged(catalogue, asked, name, models, command)
+    grid = _Judged(catalogue, asked, name, models, command, here=options.address is None)
     grid.check()
 
     def left() -> float:
@@ -142,13 +142,17 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Builds the grid that judges one defense on some networks, for a given budget."""
+    """Builds the grid that judges one defense on some networks, for a given budget.
+
+    here: whether nodes are computed on this machine.
+    """
 
     catalogue: Catalogue
     asked: JudgeOptions
     name: str
     named: Sequence[str]
     command: Sequence[str]
+    here: bool
 
     @property
     def models(self) -> Sequence[str]:
@@ -243,6 +247,7 @@ class _Judged:
         workers = os.cpu_count() or 1
         session = self._session(budget, fallen, largest)
         session.check_code()
+        session.check_needs(set(), here=self.here)
         plan = session.plan()
         found = session.estimate(plan, workers=workers)
         if found.assumed:

@@ -66,27 +66,34 @@ class Session(StoredGrid):
             ]
         )
 
-    def check_needs(self, forced: set[str], *, libraries: bool) -> None:
+    def check_needs(self, forced: set[str], *, here: bool) -> None:
         """Check that what the nodes to compute need is here.
 
         Args:
             forced: Digests of nodes to compute even if they are stored.
-            libraries: Whether nodes are computed on this machine, with its libraries.
+            here: Whether nodes are computed on this machine, with its libraries and devices.
 
         Raises:
-            BadInput: If a checkpoint's file is not named, or a library is not installed.
+            BadInput: If a checkpoint's file is not named, a library is not installed, or the
+                settings ask for a GPU that is not there.
         """
         classes = frozenset[type[Spec]]().union(*(classes for _, classes in self.meant_classes))
         used = {cls: cls.library for cls in classes if issubclass(cls, Kind) and cls.library}
         lacking = {cls: name for cls, name in used.items() if find_spec(name) is None}
         unnamed = {node.digest: dict(node.files).get(UNNAMED) for node in self.meant}
-        if not any(unnamed.values()) and not (lacking and libraries):
+        on_gpu = self.settings.device == "cuda"
+        if not any(unnamed.values()) and not (here and (lacking or on_gpu)):
             return
-        for digest in self.plan(forced).todo:
+        todo = self.plan(forced).todo
+        if todo and here and on_gpu:
+            from pipeline.execution.work.attempt import device_of
+
+            device_of(self.settings)
+        for digest in todo:
             if message := unnamed.get(digest):
                 raise BadInput(message)
             node = self.graph[digest]
-            for cls, library in lacking.items() if libraries else ():
+            for cls, library in lacking.items() if here else ():
                 if cls in spec_classes(node.spec):
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
@@ -177,7 +184,7 @@ class Session(StoredGrid):
         """Compute what is missing, until done or until a Unix time; recorded in the ledger."""
         self.last_snapshot = self.details = None
         self.unreplaced = {}
-        self.check_needs(forced, libraries=address is None)
+        self.check_needs(forced, here=address is None)
         watch = Watch(observers.notify, limit_s=self.settings.node_timeout_s)
         observers = Observers([*observers.members, watch])
 

@@ -200,7 +200,7 @@ def perform(
     if standing is not None:
         return Done(node.digest, standing.content, standing.facts, standing.how, found=True)
     kind = settings.of(node.kind)
-    device = _device(settings)
+    device = device_of(settings)
     keep_freed_memory()
     torch.set_num_threads(kind.threads)
     deterministic = settings.deterministic and device.type == "cuda"
@@ -258,9 +258,10 @@ def perform(
     )
 
 
-def _device(settings: Settings) -> torch.device:
+def device_of(settings: Settings) -> torch.device:
+    """The device of this machine that the settings choose; BadInput if it has none."""
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device cuda: torch sees no GPU here")
+        raise BadInput("device cuda: torch sees no GPU here; choose `--device auto` or `cpu`")
     gpu = settings.device != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if gpu else "cpu")
 
