@@ -23,7 +23,7 @@ from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.entries import GridEntry, TableEntry
 from pipeline.commands.judge_options import JudgeOptions, report_folder
 from pipeline.commands.options import RunOptions, say
-from pipeline.commands.report import known_scores
+from pipeline.commands.report import check_folder, known_scores
 from pipeline.commands.run import run_grid
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import RunFinished
@@ -75,9 +75,10 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         and 130 if it was stopped.
 
     Raises:
-        BadInput: If the defense breaks the contract.
+        BadInput: If the defense breaks the contract, or the report cannot be written.
     """
     began = time.time()
+    check_folder(options.reports / report_folder(asked))
     catalogue = Catalogue(config_folders(asked.configs))
     name = catalogue.add("defenses", asked.defense)
     models = list(dict.fromkeys(catalogue.add("models", each) for each in asked.models))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pipeline.commands.view import StoredGrid
 from pipeline.grid.cells import Grid
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.server import name_in_ledger
-from pipeline.problems import BadInput, Unwritable
+from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.report.scores import Scores
 from pipeline.report.views.verdicts import verdict_rows
 
@@ -83,6 +84,30 @@ def report_grid(
     return Reported(page, doubts)
 
 
+def check_folder(folder: Path) -> None:
+    """Check before a run that a report's files can be written into a folder, without making it.
+
+    Raises:
+        BadInput: If they cannot.
+    """
+    if _absent():
+        return
+    try:
+        places = (folder.absolute(), *folder.absolute().parents)
+        existing = next(place for place in places if place.exists())
+        reason = "permission denied" if existing.is_dir() else f"{existing} is no folder"
+        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    except OSError as error:
+        reason, writable = reason_of(error), False
+    if not writable:
+        raise BadInput(f"reports {folder}: cannot be written: {reason}; choose another: --reports")
+
+
+def _absent() -> list[str]:
+    """The packages that are needed to write a report's files and are not installed."""
+    return [name for name in FOR_FILES if importlib.util.find_spec(name) is None]
+
+
 def _links(view: StoredGrid, uri: str) -> dict[str, str]:
     """Page of each cell on the tracking server, by cell name, if the server has pages."""
     known = Results(
@@ -129,8 +154,7 @@ def _files(
     Raises:
         BadInput, Unwritable: If they cannot be written.
     """
-    absent = [name for name in FOR_FILES if importlib.util.find_spec(name) is None]
-    if absent:
+    if absent := _absent():
         from rich.console import Console
 
         line = f"no files of tables written: not installed: {', '.join(absent)}"

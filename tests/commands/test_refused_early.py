@@ -56,3 +56,22 @@ def test_a_driver_without_a_gpu_reads_data_sets_for_a_cluster_that_has_them(
             store=Store(tmp_path), settings=settings, notify=print, address=address
         )
         assert made.local() == device
+
+
+@pytest.mark.parametrize("words", [RUN, JUDGE])
+def test_a_folder_of_reports_that_cannot_be_written(
+    words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "tiny" if words == RUN else "judge-guo"
+    (folder / "file").touch()
+    assert refused(*words, "--inline", "--reports", "file/of") == (
+        f"error: reports file/of/{name}: cannot be written: {folder}/file is no folder; choose "
+        "another: --reports"
+    )
+    monkeypatch.setattr("os.access", lambda place, _: place != folder)
+    assert refused(*words, "--inline") == (
+        f"error: reports reports/{name}: cannot be written: permission denied; choose another: "
+        "--reports"
+    )
+    assert not (folder / "reports").exists()
+    assert not (folder / "store").exists()
