@@ -75,3 +75,13 @@ def test_a_folder_of_reports_that_cannot_be_written(
     )
     assert not (folder / "reports").exists()
     assert not (folder / "store").exists()
+
+
+@pytest.mark.parametrize("words", [RUN, JUDGE])
+def test_a_store_that_cannot_be_written_is_bad_input(words: list[str], folder: Path) -> None:
+    (folder / "file").touch()
+    result = CliRunner().invoke(main, [*words, "--inline", "--store", "file/store"])
+    assert result.exit_code == 2
+    assert result.stderr.strip().splitlines()[-1] == (
+        f"error: store {folder}/file/store: cannot be written to: not a directory"
+    )
