@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pipeline.commands.view import StoredGrid
 from pipeline.grid.cells import Grid
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.server import name_in_ledger
-from pipeline.problems import BadInput, Unwritable, reason_of
+from pipeline.problems import BadInput, Unwritable, unwritable
 from pipeline.report.scores import Scores
 from pipeline.report.views.verdicts import verdict_rows
 
@@ -92,14 +91,7 @@ def check_folder(folder: Path) -> None:
     """
     if _absent():
         return
-    try:
-        places = (folder.absolute(), *folder.absolute().parents)
-        existing = next(place for place in places if place.exists())
-        reason = "permission denied" if existing.is_dir() else f"{existing} is no folder"
-        writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    except OSError as error:
-        reason, writable = reason_of(error), False
-    if not writable:
+    if (reason := unwritable(folder)) is not None:
         raise BadInput(f"reports {folder}: cannot be written: {reason}; choose another: --reports")
 
 

@@ -85,3 +85,11 @@ def test_a_store_that_cannot_be_written_is_bad_input(words: list[str], folder: P
     assert result.stderr.strip().splitlines()[-1] == (
         f"error: store {folder}/file/store: cannot be written to: not a directory"
     )
+
+
+def test_doctor_finds_that_a_store_cannot_be_created(folder: Path) -> None:
+    (folder / "file").touch()
+    result = CliRunner().invoke(main, ["doctor", "--store", "file/store"])
+    assert result.exit_code == 1
+    there = f"{folder}/file"
+    assert f"{there}/store cannot be created: {there} is no folder" in result.output
