@@ -141,9 +141,10 @@ def main() -> None:
 def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     """Compute the missing cells of a grid and print its tables.
 
-    Exit codes: 0 all cells are computed; 1 a node failed, or the store or the reports cannot be
-    written; 2 bad input, or MLflow cannot be reached, or Ray does not start; 4 an unexpected error;
-    130 stopped by Ctrl-C or --stop-after. If several apply, 130 comes before 1, and 1 before 2.
+    Exit codes: 0 all cells are computed; 1 a node failed, or the store or the reports can no longer
+    be written; 2 bad input, or MLflow cannot be reached, or Ray does not start; 4 an unexpected
+    error; 130 stopped by Ctrl-C or --stop-after. If several apply, 130 comes before 1, and 1 before
+    2.
 
     \b
     pipeline run demo --only model=demo-iat --only defense=counter+guo --force

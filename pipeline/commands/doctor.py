@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.observers.tracking.server import wrong_with
 from pipeline.plan.words import counted
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, unwritable
 from pipeline.problems.sanitize import without_secrets
 from pipeline.store.store import Store
 
@@ -84,8 +84,8 @@ def _store(place: str | Path) -> Check:
         existed = root is None or root.is_dir()
         if root is None or existed:
             store.prepare()
-        elif not os.access(_nearest(root), os.W_OK):
-            return Check("store", False, f"{root} cannot be made")
+        elif (reason := unwritable(root)) is not None:
+            return Check("store", False, f"{root} cannot be created: {reason}")
     except BadInput as problem:
         return Check("store", False, str(problem))
     artifacts = sum(1 for _ in store.each()) if existed else 0

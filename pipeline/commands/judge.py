@@ -23,7 +23,7 @@ from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.entries import GridEntry, TableEntry
 from pipeline.commands.judge_options import JudgeOptions, report_folder
 from pipeline.commands.options import RunOptions, say
-from pipeline.commands.report import known_scores
+from pipeline.commands.report import check_folder, known_scores
 from pipeline.commands.run import run_grid
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import RunFinished
@@ -75,13 +75,14 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         and 130 if it was stopped.
 
     Raises:
-        BadInput: If the defense breaks the contract.
+        BadInput: If the defense breaks the contract, or the report cannot be written.
     """
     began = time.time()
+    check_folder(options.reports / report_folder(asked))
     catalogue = Catalogue(config_folders(asked.configs))
     name = catalogue.add("defenses", asked.defense)
     models = list(dict.fromkeys(catalogue.add("models", each) for each in asked.models))
-    grid = _Judged(catalogue, asked, name, models, command)
+    grid = _Judged(catalogue, asked, name, models, command, here=options.address is None)
     grid.check()
 
     def left() -> float:
@@ -141,13 +142,17 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Builds the grid that judges one defense on some networks, for a given budget."""
+    """Builds the grid that judges one defense on some networks, for a given budget.
+
+    here: whether nodes are computed on this machine.
+    """
 
     catalogue: Catalogue
     asked: JudgeOptions
     name: str
     named: Sequence[str]
     command: Sequence[str]
+    here: bool
 
     @property
     def models(self) -> Sequence[str]:
@@ -242,6 +247,7 @@ class _Judged:
         workers = os.cpu_count() or 1
         session = self._session(budget, fallen, largest)
         session.check_code()
+        session.check_needs(set(), here=self.here)
         plan = session.plan()
         found = session.estimate(plan, workers=workers)
         if found.assumed:

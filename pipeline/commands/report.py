@@ -17,7 +17,7 @@ from pipeline.commands.view import StoredGrid
 from pipeline.grid.cells import Grid
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.server import name_in_ledger
-from pipeline.problems import BadInput, Unwritable
+from pipeline.problems import BadInput, Unwritable, unwritable
 from pipeline.report.scores import Scores
 from pipeline.report.views.verdicts import conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
@@ -87,6 +87,23 @@ def report_grid(
     return Reported(page, doubts)
 
 
+def check_folder(folder: Path) -> None:
+    """Check before a run that a report's files can be written into a folder, without making it.
+
+    Raises:
+        BadInput: If they cannot.
+    """
+    if _absent():
+        return
+    if (reason := unwritable(folder)) is not None:
+        raise BadInput(f"reports {folder}: cannot be written: {reason}; choose another: --reports")
+
+
+def _absent() -> list[str]:
+    """The packages that are needed to write a report's files and are not installed."""
+    return [name for name in FOR_FILES if importlib.util.find_spec(name) is None]
+
+
 def _links(view: StoredGrid, uri: str) -> dict[str, str]:
     """Page of each cell on the tracking server, by cell name, if the server has pages."""
     known = Results(
@@ -133,8 +150,7 @@ def _files(
     Raises:
         BadInput, Unwritable: If they cannot be written.
     """
-    absent = [name for name in FOR_FILES if importlib.util.find_spec(name) is None]
-    if absent:
+    if absent := _absent():
         from rich.console import Console
 
         line = f"no files of tables written: not installed: {', '.join(absent)}"

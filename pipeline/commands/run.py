@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.commands.options import RunOptions
-from pipeline.commands.report import Reported, report_grid
+from pipeline.commands.report import Reported, check_folder, report_grid
 from pipeline.commands.session import Session
 from pipeline.execution.events import Observer, Observers, RunFinished
 from pipeline.execution.signals import STOPPED, stopping
@@ -76,6 +76,7 @@ def _run_grid(
     began = time.time()
     minutes = options.stop_after
     errors = Console(stderr=True)
+    check_folder(options.reports / session.grid.name)
     decided = session.check_code()
     if options.inline and (options.address or options.workers):
         raise BadInput(
@@ -202,10 +203,17 @@ def _tracker(
     )
 
 
-def _where_logged(tracker: Tracker, uri: str) -> str:
-    """Where to view the logged results: the server's page, or the database and the command."""
+def _where_logged(tracker: Tracker, uri: str) -> str | None:
+    """Where to view the logged results: the server's page, or the database and the command.
+
+    None for a database that is not there, since it could not be made or nothing was logged.
+    """
+    from pipeline.observers.tracking.database import database_path
     from pipeline.observers.tracking.server import is_web
 
+    database = database_path(uri)
+    if database is not None and not database.is_file():
+        return None
     known = without_secrets(uri)
     return (tracker.page or known) if is_web(uri) else f"{known}  (pipeline ui)"
 
@@ -214,7 +222,7 @@ def _closing_words(
     session: Session,
     finished: RunFinished,
     reported: Reported,
-    server: str,
+    server: str | None,
     say: Any,
     *,
     only: Sequence[str],
@@ -243,7 +251,8 @@ def _closing_words(
     if reported.page is not None:
         line(f"report  {reported.page}")
     line(f"store   {session.store.address}")
-    line(f"MLflow  {server}")
+    if server is not None:
+        line(f"MLflow  {server}")
 
 
 def _by_reason(failed: Mapping[str, str]) -> dict[str, list[str]]:

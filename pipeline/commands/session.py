@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.catalogue.catalogue import Catalogue, config_folders
+from pipeline.catalogue.code.data import IN_NO_DIGEST, data_note
 from pipeline.catalogue.code.fingerprint import KindCode, check
 from pipeline.catalogue.code.known import declared_at
 from pipeline.catalogue.code.members import lookalikes
@@ -25,6 +26,7 @@ from pipeline.execution.watch import Watch
 from pipeline.execution.work.contract import contract_verdict, own_parts, title
 from pipeline.grid.builder import Overrides
 from pipeline.grid.digests import parts_of, spec_classes
+from pipeline.grid.graph import Node
 from pipeline.grid.kinds import KINDS, CardSize
 from pipeline.plan.estimate import Estimate, estimate
 from pipeline.plan.planning import Plan
@@ -64,27 +66,34 @@ class Session(StoredGrid):
             ]
         )
 
-    def check_needs(self, forced: set[str], *, libraries: bool) -> None:
+    def check_needs(self, forced: set[str], *, here: bool) -> None:
         """Check that what the nodes to compute need is here.
 
         Args:
             forced: Digests of nodes to compute even if they are stored.
-            libraries: Whether nodes are computed on this machine, with its libraries.
+            here: Whether nodes are computed on this machine, with its libraries and devices.
 
         Raises:
-            BadInput: If a checkpoint's file is not named, or a library is not installed.
+            BadInput: If a checkpoint's file is not named, a library is not installed, or the
+                settings ask for a GPU that is not there.
         """
         classes = frozenset[type[Spec]]().union(*(classes for _, classes in self.meant_classes))
         used = {cls: cls.library for cls in classes if issubclass(cls, Kind) and cls.library}
         lacking = {cls: name for cls, name in used.items() if find_spec(name) is None}
         unnamed = {node.digest: dict(node.files).get(UNNAMED) for node in self.meant}
-        if not any(unnamed.values()) and not (lacking and libraries):
+        on_gpu = self.settings.device == "cuda"
+        if not any(unnamed.values()) and not (here and (lacking or on_gpu)):
             return
-        for digest in self.plan(forced).todo:
+        todo = self.plan(forced).todo
+        if todo and here and on_gpu:
+            from pipeline.execution.work.attempt import device_of
+
+            device_of(self.settings)
+        for digest in todo:
             if message := unnamed.get(digest):
                 raise BadInput(message)
             node = self.graph[digest]
-            for cls, library in lacking.items() if libraries else ():
+            for cls, library in lacking.items() if here else ():
                 if cls in spec_classes(node.spec):
                     raise BadInput(f"{node.kind} of {cls.__name__}: {absent(library)}")
 
@@ -94,7 +103,8 @@ class Session(StoredGrid):
         Each version of their code is checked once.
 
         Returns:
-            A line for each violation of the contract that does not prevent the run.
+            A line for each violation of the contract that does not prevent the run, and for code
+            that reads files of data, whose change recomputes nothing.
 
         Raises:
             BadInput: If the code is not repeatable, with file and line: its results could not be
@@ -110,14 +120,16 @@ class Session(StoredGrid):
                 if verdict.line and not verdict.raised:
                     # exceptions are reported by the nodes that run into them
                     found[f"contract: {verdict.line}"] = None
+                if verdict.data:
+                    found[data_note(type(part).__module__, verdict.data)] = None
         return list(found)
 
     def notes(self) -> list[str]:
         """Remarks for the user about the selected cells, in lines.
 
         They say what attacks leave out on this machine, which of the user's own defenses are
-        evaluated once because they draw no random numbers, and which members of the user's own
-        classes may be misspelt.
+        evaluated once because they draw no random numbers, which members of the user's own classes
+        may be misspelt, and which stored networks were made by code that read files of data.
         """
         notes = [note for cell in self.cells for note in cell.attack_spec.notes()]
         parts = (
@@ -134,7 +146,17 @@ class Session(StoredGrid):
             if isinstance(part, Defense) and type(part).without_chance:
                 told = "draws nothing from `rows`, so it is evaluated once"
                 notes.append(f"{_named(part, 'transform')}: {told}")
+        for node in self.meant:
+            if node.info.local or node.info.trains:
+                notes += self._data_notes(node)
         return list(dict.fromkeys(notes))
+
+    def _data_notes(self, model: Node) -> list[str]:
+        """What the record of a model says about files of data that its network's code has read."""
+        record = self.record(model)
+        said = record.how.get("said") if record is not None else None
+        lines = map(str, said) if isinstance(said, list) else ()
+        return [line for line in lines if IN_NO_DIGEST in line]
 
     def estimate(self, plan: Plan, *, device: str | None = None, workers: int = 1) -> Estimate:
         """Estimate the duration of a plan; see `pipeline.plan.estimate.estimate`."""
@@ -162,7 +184,7 @@ class Session(StoredGrid):
         """Compute what is missing, until done or until a Unix time; recorded in the ledger."""
         self.last_snapshot = self.details = None
         self.unreplaced = {}
-        self.check_needs(forced, libraries=address is None)
+        self.check_needs(forced, here=address is None)
         watch = Watch(observers.notify, limit_s=self.settings.node_timeout_s)
         observers = Observers([*observers.members, watch])
 

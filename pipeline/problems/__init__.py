@@ -9,6 +9,7 @@ from pipeline.problems.errors import (
     regular,
     shown,
     suggestion,
+    unwritable,
     writing_to,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "regular",
     "shown",
     "suggestion",
+    "unwritable",
     "writing_to",
 ]

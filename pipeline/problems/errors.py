@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -57,6 +58,18 @@ def regular(path: Path) -> Path:
 def reason_of(error: BaseException) -> str:
     """The system's message of an error in lower case, such as `no space left on device`."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why a folder cannot be written to, or created; None if it can. Creates nothing."""
+    try:
+        places = (folder.absolute(), *folder.absolute().parents)
+        existing = next(place for place in places if place.exists())
+        if not existing.is_dir():
+            return f"{existing} is no folder"
+        return None if os.access(existing, os.W_OK | os.X_OK) else "permission denied"
+    except OSError as error:
+        return reason_of(error)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

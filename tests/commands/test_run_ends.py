@@ -122,6 +122,15 @@ def test_what_ends_the_program_in_its_report_ends_the_run_in_mlflow(
     assert [parent.info.status for parent in parents(folder)] == [status]
 
 
+def test_a_database_that_is_not_there_is_not_named_as_the_place_of_results(folder: Path) -> None:
+    assert f"MLflow  {default_uri(folder)}" in "".join(run().stderr.splitlines())
+    (folder / "file").touch()
+    result = run("--force", "--mlflow", default_uri(folder / "file"))
+    assert result.exit_code == 2
+    assert "so no database can be made in it; 1 cell waits in the store" in result.stderr
+    assert "MLflow  " not in result.stderr
+
+
 def test_a_ctrl_c_while_mlflow_is_waited_for_leaves_no_run_open(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 from pydantic import PydanticUserError
 
+from pipeline.catalogue.code.data import record_open
 from pipeline.catalogue.code.imported import uncovered
 from pipeline.catalogue.code.known import (
     KNOWN,
@@ -234,6 +235,7 @@ class _OwnFiles(MetaPathFinder, Loader):
 
 
 sys.meta_path.append(_OwnFiles())
+sys.addaudithook(record_open)
 
 
 def _binds(path: Path, name: str) -> bool:
@@ -271,6 +273,8 @@ def _names(tree: ast.Module) -> set[str] | None:
 def _from_package(name: str) -> ModuleType:
     # read before it is imported, so that a later change is noticed
     code = None if name.partition(".")[0] == "tasks" else code_of_module(name)
+    if code is not None:
+        KNOWN[name] = code
     try:
         with _covered(name, () if code is None else code.modules):
             module = importlib.import_module(name)
@@ -279,7 +283,6 @@ def _from_package(name: str) -> ModuleType:
     except ImportError as error:
         raise BadInput(f"no module '{name}': {' '.join(str(error).split())}") from None
     if code is not None:
-        KNOWN[name] = code
         _mark(module, code.digest, source_file(name).read_bytes())
     return module
 

@@ -35,7 +35,11 @@ class Starter:
 
     def local(self) -> Executor:
         """An executor in this process, for nodes that read the user's own files."""
-        return InlineExecutor(self.store, self.settings, self._report, until=self.until)
+        settings = self.settings
+        if self.address is not None:
+            # the GPUs are the cluster's, and this machine may have none
+            settings = settings.model_copy(update={"device": "auto"})
+        return InlineExecutor(self.store, settings, self._report, until=self.until)
 
     def chosen(self) -> Executor:
         """The executor that the options ask for."""

@@ -19,7 +19,13 @@ from pipeline.execution.signals import Interrupted, Silent
 from pipeline.execution.work import memory, process
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.execution.work.budget import worker_bytes
-from pipeline.execution.work.contract import FAMILIES, METHODS, check_node, own_code
+from pipeline.execution.work.contract import (
+    FAMILIES,
+    METHODS,
+    check_node,
+    network_data,
+    own_code,
+)
 from pipeline.execution.work.inputs import NodeInputs, forget
 from pipeline.execution.work.kinds import PERFORM, Unfinished
 from pipeline.execution.work.memory import keep_freed_memory
@@ -194,7 +200,7 @@ def perform(
     if standing is not None:
         return Done(node.digest, standing.content, standing.facts, standing.how, found=True)
     kind = settings.of(node.kind)
-    device = _device(settings)
+    device = device_of(settings)
     keep_freed_memory()
     torch.set_num_threads(kind.threads)
     deterministic = settings.deterministic and device.type == "cuda"
@@ -206,6 +212,7 @@ def perform(
     lineage = inputs.lineage()
     result = PERFORM[node.kind](inputs)
     check_node(node.spec, inputs.generators)
+    inputs.notes += network_data(node.spec)
     how = {
         "seconds": time.monotonic() - began,
         "device": _device_name(device),
@@ -251,9 +258,10 @@ def perform(
     )
 
 
-def _device(settings: Settings) -> torch.device:
+def device_of(settings: Settings) -> torch.device:
+    """The device of this machine that the settings choose; BadInput if it has none."""
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device cuda: torch sees no GPU here")
+        raise BadInput("device cuda: torch sees no GPU here; choose `--device auto` or `cpu`")
     gpu = settings.device != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if gpu else "cpu")
 

@@ -11,11 +11,12 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
+from pipeline.catalogue.code.data import data_note, data_read
 from pipeline.catalogue.code.digests import TASKS, Code
-from pipeline.catalogue.code.known import declared_at, place_of, words_of
+from pipeline.catalogue.code.known import KNOWN, declared_at, place_of, words_of
 from pipeline.catalogue.code.members import lookalikes
 from pipeline.grid.digests import digest, parts_of
 from pipeline.grid.graph import Node
@@ -44,11 +45,13 @@ class Verdict:
         repeatable: Whether the same images and draws give the same result twice, which all results
             rely on.
         raised: Whether the code raised an exception of its own.
+        data: Absolute paths of the files of data that the code has read, see `data_read`.
     """
 
     line: str = ""
     repeatable: bool = True
     raised: bool = False
+    data: tuple[str, ...] = ()
 
 
 def own_parts(specs: Iterable[Spec]) -> Iterator[Kind]:
@@ -124,6 +127,14 @@ def check_stateless(node: Node, before: Mapping[str, bytes], *, same: bool) -> N
         )
 
 
+def network_data(spec: Spec) -> list[str]:
+    """Lines about the files of data that the code of the user's own networks in a spec has read."""
+    digests = {type(part).source_digest for part in parts_of(spec) if isinstance(part, Network)}
+    digests |= {part.source for part in parts_of(spec) if isinstance(part, Factory)}
+    modules = [code.module for code in KNOWN.values() if code.digest in digests]
+    return [data_note(module, files) for module in modules if (files := data_read(module))]
+
+
 def contract_verdict(spec: Kind, *, channels: int, side: int) -> Verdict:
     """Check a spec with `tasks.contract` on six images of this size; cached."""
     key = digest({"spec": spec, "channels": channels, "side": side, "checks": _checks()})
@@ -146,9 +157,12 @@ def _checks() -> str:
 def _remembered(key: str, spec: Kind, channels: int, side: int) -> Verdict:
     path = cache_folder() / REMEMBERED / f"{key}.json"
     try:
-        return Verdict(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return Verdict(**{**known, "data": tuple(known["data"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        # KeyError: of a version that did not record data
         found = _tried(spec, channels=channels, side=side)
+        found = replace(found, data=data_read(type(spec).__module__))
     if found.raised:
         return found
     with contextlib.suppress(OSError):  # without a writable cache the next run checks again

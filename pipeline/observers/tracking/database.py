@@ -40,15 +40,16 @@ def uri_of(path: Path) -> str:
 def wrong_with_database(path: Path) -> str | None:
     """Why a database cannot be used, with a remedy; None if it can be used or created."""
     if not path.exists():
-        return _wrong_with_folder(next(parent for parent in path.parents if parent.exists()))
+        return _wrong_with_folder(path)
     return _wrong_with_file(path) or _wrong_inside(path)
 
 
-def _wrong_with_folder(folder: Path) -> str | None:
+def _wrong_with_folder(path: Path) -> str | None:
+    folder = next(parent for parent in path.parents if parent.exists())
     if not folder.is_dir():
         return f"{folder} is no folder, so no database can be made in it"
     if not os.access(folder, os.W_OK | os.X_OK):
-        return f"no database can be made in {folder}: permission denied"
+        return f"{path} cannot be created: permission denied in {folder}"
     return None
 
 

@@ -215,6 +215,18 @@ def test_a_database_that_cannot_be_used_is_named_with_the_way_out_and_results_wa
     assert len(bench.runs(GRID.cells[0])) == 1
 
 
+def test_a_folder_in_which_no_database_can_be_created_is_named(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.folder / "mlflow.db"
+    path.unlink()
+    monkeypatch.setattr("os.access", lambda place, _: place != bench.folder)
+    assert run(bench, GRID.cells[0]).problem == (
+        f"MLflow at {path} cannot be created: permission denied in {bench.folder}; 1 cell waits "
+        "in the store and is logged by the next run"
+    )
+
+
 def test_a_place_below_a_file_is_refused_within_seconds(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     began = time.monotonic()
