@@ -102,7 +102,7 @@ def run(
     told = session.check_contracts()
     told += filter(None, [session.store.prepare()])
     for line in told:
-        Console(stderr=True).print(line, markup=False, highlight=False)
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
     observers: list[Observer] = [make_progress(Console(stderr=True), quiet=False)] * progress
     try:
         return session.run(

@@ -91,7 +91,7 @@ def _run_grid(
     )
     contracts = session.check_contracts()
     for line in (*decided, *contracts, *session.notes(), *filter(None, [adopted])):
-        errors.print(line, markup=False, highlight=False)
+        errors.print(line, markup=False, highlight=False, soft_wrap=True)
     try:
         with closing(progress):
             finished = session.run(
