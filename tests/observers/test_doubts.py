@@ -36,4 +36,5 @@ def test_a_model_that_is_no_better_than_chance_is_told_at_once(
     observer.notify(done)
     observer.notify(done)
     assert len(lines) == said
-    assert all("demo-iat: clean-accuracy: the clean accuracy is 12.0 % of 300 images" in line for line in lines)
+    told = "demo-iat: clean-accuracy: the clean accuracy is 12.0 % of 300 images"
+    assert all(told in line for line in lines)
