@@ -139,7 +139,7 @@ def test_networks_with_no_accuracy_left_are_not_attacked_with_the_defense(
     )
     assert both in then
     assert re.search(
-        r", about \d.* or longer, \d\.\d of 10 min are left; "
+        r", about \d.* or longer, \d+\.\d of 10 min are left; "
         r"roughly --minutes \d+ for budget standard$",
         then,
     )
