@@ -241,12 +241,19 @@ def test_a_fallen_network_is_uninformative_about_a_defense_that_was_not_attacked
     assert fallen.replayed is not None
     values = (fallen.clean.accuracy, fallen.clean_change.points, fallen.replayed.accuracy)
     assert values == pytest.approx((70.0, -20.0, 80.0))
-    compound = {("direct", "counter"), ("adaptive-quick", "counter")}
-    without = [each for each in grid.cells if (each.attack, each.defense) not in compound]
-    smaller = dataclasses.replace(grid, cells=tuple(without))
+
+    def attacking(*defenses: str) -> Grid:
+        compound = {"direct", "adaptive-quick"}
+        kept = [c for c in grid.cells if c.attack not in compound or c.defense in defenses]
+        return dataclasses.replace(grid, cells=tuple(kept))
+
+    smaller = attacking("none")
     rows = {each.defense: each for each in verdict_rows(smaller, scores(0.01))}
     assert rows["counter"] == fallen
     assert "counter" not in {each.defense for each in verdict_rows(smaller, scores(0.02))}
+    # a grid that attacks other defenses, and this one on no network, does not ask about it
+    others = verdict_rows(attacking("none", "guo"), scores(0.01))
+    assert {each.defense for each in others} == {"none", "guo"}
     said = "counter on demo-iat: cannot tell: accuracy without it is 1.0 %"
     asked = [
         each

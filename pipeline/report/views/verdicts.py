@@ -237,11 +237,19 @@ class _Reader:
                         yield from self._unattacked(row, defenses)
 
     def _unattacked(self, bare: VerdictRow, attacked: Collection[str]) -> Iterator[VerdictRow]:
-        """The defenses without an adaptive cell on a network that is uninformative anyway."""
+        """The defenses without an adaptive cell on a network that is uninformative anyway.
+
+        Those that the grid attacks on no network are left out, unless it attacks none at all.
+        """
+        everywhere = {
+            cell.defense
+            for cell in self.paired.grid.cells
+            if isinstance(cell.attack_spec, CompoundAttack) and cell.defense != BARE
+        }
         cells = (cell for cell in self.paired.grid.cells if cell.model == bare.model)
         of_bare = self.paired.images(bare.model, BARE, bare.attack)
         for defense, cell in {cell.defense: cell for cell in cells}.items():
-            if defense not in attacked:
+            if defense not in attacked and (defense in everywhere or not everywhere):
                 row = VerdictRow(
                     model=bare.model,
                     defense=defense,
