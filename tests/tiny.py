@@ -41,6 +41,18 @@ def write_configs(folder: Path, changes: Mapping[str, str] | None = None) -> Pat
     return folder
 
 
+def opened_with(text: str) -> Session:
+    """The grid with the defense `mine` of this code alone, in the working folder."""
+    Path("mine.py").write_text(text, encoding="utf-8")
+    return open_session(
+        "tiny",
+        store="store",
+        configs=[write_configs(Path("configs"))],
+        only=["defense=mine"],
+        overrides=Overrides(add=[("defenses", "mine.py")]),
+    )
+
+
 @dataclass
 class Recorder:
     """An observer that keeps everything."""

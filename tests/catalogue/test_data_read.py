@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from documented import blocks
-from tiny import write_configs
+from tiny import opened_with, write_configs
 
 from pipeline.catalogue.code import data
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observers
 from pipeline.execution.work import contract
-from pipeline.grid.builder import Overrides
 
 NOTE = (
     "{} reads {}, whose content is in no digest: results are not computed again when it changes; "
@@ -54,49 +53,38 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("levels.txt").write_text("15", encoding="utf-8")
 
 
-def opened(text: str) -> Session:
-    Path("mine.py").write_text(text, encoding="utf-8")
-    return open_session(
-        "tiny",
-        store="store",
-        configs=[write_configs(Path("configs"))],
-        only=["defense=mine"],
-        overrides=Overrides(add=[("defenses", "mine.py")]),
-    )
-
-
 @pytest.mark.parametrize("text", [IN_TRANSFORM, AT_IMPORT])
 def test_a_file_that_a_defense_reads_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert opened(text).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
+    assert opened_with(text).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
     # in a new process too, which only remembers the verdict
     monkeypatch.setattr(contract, "_known", {})
     monkeypatch.setattr(contract, "_tried", None)
-    assert opened(text).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
+    assert opened_with(text).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
 
 
 def test_a_verdict_of_a_version_that_did_not_record_files_is_found_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    opened(IN_TRANSFORM).check_contracts()
+    opened_with(IN_TRANSFORM).check_contracts()
     (path,) = Path("cache").rglob("contracts/*.json")
     known = json.loads(path.read_text(encoding="utf-8"))
     del known["data"]
     path.write_text(json.dumps(known), encoding="utf-8")
     monkeypatch.setattr(contract, "_known", {})
-    assert opened(IN_TRANSFORM).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
+    assert opened_with(IN_TRANSFORM).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
 
 
 def test_an_honest_defense_and_one_with_a_temporary_file_have_no_note() -> None:
     (jpeg,) = (b.text for b in blocks("README.md") if b.text.startswith("# jpeg.py"))
     for text in (jpeg, f"{HEAD}{BODY.format(TEMPORARY)}"):
-        assert not any("reads" in line for line in opened(text).check_contracts())
+        assert not any("reads" in line for line in opened_with(text).check_contracts())
 
 
 def test_files_of_python_of_libraries_and_of_the_system_are_no_data() -> None:
     import torch
 
     files = [json.__file__, f"{Path(torch.__file__).parent}/version.py", "/etc/hosts", "levels.txt"]
-    scope = {"__name__": opened(IN_TRANSFORM).cells[0].defense_spec.__module__, "files": files}
+    scope = {"__name__": opened_with(IN_TRANSFORM).cells[0].defense_spec.__module__, "files": files}
     exec("for file in files: open(file).close()", scope)  # noqa: S102
     assert data.data_read(str(scope["__name__"])) == (str(Path("levels.txt").resolve()),)
 

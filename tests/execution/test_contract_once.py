@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import write_configs
+from tiny import opened_with, write_configs
 
-from pipeline.commands.session import Session, open_session
+from pipeline.commands.session import open_session
 from pipeline.execution.work import contract
-from pipeline.grid.builder import Overrides
 from pipeline.problems import BadInput
 
 HEAD = (
@@ -36,47 +35,36 @@ def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def opened(text: str) -> Session:
-    Path("mine.py").write_text(text)
-    return open_session(
-        "tiny",
-        store="store",
-        configs=[write_configs(Path("configs"))],
-        only=["defense=mine"],
-        overrides=Overrides(add=[("defenses", "mine.py")]),
-    )
-
-
 def test_what_gives_something_else_a_second_time_is_refused_with_its_line() -> None:
     with pytest.raises(BadInput) as caught:
-        opened(RANDOM).check_contracts()
+        opened_with(RANDOM).check_contracts()
     assert str(caught.value).startswith(
         "mine.py:9: defense mine: draws random numbers of torch, which are no image's own"
     )
 
 
 def test_what_else_is_broken_is_told_and_what_keeps_the_contract_is_not() -> None:
-    (line,) = opened(FLAT).check_contracts()
+    (line,) = opened_with(FLAT).check_contracts()
     assert line.startswith("contract: mine.py:9: defense mine: the gradient that comes back is zer")
-    assert opened(FAIR).check_contracts() == []
+    assert opened_with(FAIR).check_contracts() == []
 
 
 def test_a_verdict_is_remembered_until_the_code_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = opened(FLAT).check_contracts()
+    told = opened_with(FLAT).check_contracts()
     tried = []
     monkeypatch.setattr(contract, "_known", {})  # as a new process
     monkeypatch.setattr(
         contract, "_tried", lambda *_, **__: tried.append(1) or contract.Verdict("anew")
     )
-    assert opened(FLAT).check_contracts() == told
-    assert opened(f"{FLAT}\n# a comment changes nothing\n").check_contracts() == told
+    assert opened_with(FLAT).check_contracts() == told
+    assert opened_with(f"{FLAT}\n# a comment changes nothing\n").check_contracts() == told
     assert not tried
-    assert opened(FLAT.replace("15", "7")).check_contracts() == ["contract: anew"]
+    assert opened_with(FLAT.replace("15", "7")).check_contracts() == ["contract: anew"]
     assert tried == [1]
 
 
 def test_what_raises_by_itself_is_left_to_the_nodes_that_meet_it() -> None:
-    assert opened(DARKER.replace("0.9 * pixels", "1 / 0")).check_contracts() == []
+    assert opened_with(DARKER.replace("0.9 * pixels", "1 / 0")).check_contracts() == []
 
 
 def test_an_exception_is_forgotten_since_its_cause_may_be_gone(
@@ -85,7 +73,7 @@ def test_an_exception_is_forgotten_since_its_cause_may_be_gone(
     """A library that was missing is installed; the code of the defense is the same."""
     text = DARKER.replace("        return", "        import lately_installed\n        return")
     for _ in range(2):
-        session = opened(text)
+        session = opened_with(text)
         (part,) = contract.own_parts(cell.defense_spec for cell in session.cells)
         assert "lately_installed" in contract.contract_verdict(part, channels=1, side=8).line
     monkeypatch.setitem(sys.modules, "lately_installed", sys)
@@ -95,29 +83,29 @@ def test_an_exception_is_forgotten_since_its_cause_may_be_gone(
 
 
 def test_a_verdict_is_found_anew_where_the_checks_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened(FLAT).check_contracts()
+    opened_with(FLAT).check_contracts()
     monkeypatch.setattr(contract, "_known", {})  # as a new process
     monkeypatch.setattr(contract, "_checks", lambda: "of a newer version")
     monkeypatch.setattr(contract, "_tried", lambda *_, **__: contract.Verdict())
-    assert opened(FLAT).check_contracts() == []
+    assert opened_with(FLAT).check_contracts() == []
 
 
 def test_what_the_code_prints_while_it_is_checked_is_not_on_stdout(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Stdout is for results: with --json it is JSON."""
-    session = opened(DARKER.replace("        return", "        print('told')\n        return"))
+    session = opened_with(DARKER.replace("        return", "        print('told')\n        return"))
     capsys.readouterr()
     session.check_contracts()
     assert capsys.readouterr().out == ""
 
 
 def test_a_defense_that_leaves_rows_alone_is_deterministic_and_evaluated_once() -> None:
-    session = opened(DARKER)
+    session = opened_with(DARKER)
     assert {cell.redraws for cell in session.cells} == {1}
     (note,) = session.notes()
     assert note == "mine.py:9: defense mine: draws nothing from `rows`, so it is evaluated once"
-    session = opened(FAIR)
+    session = opened_with(FAIR)
     assert {cell.redraws for cell in session.cells} == {2}
     assert session.notes() == []
 
@@ -128,7 +116,7 @@ def test_a_member_with_almost_the_name_of_one_of_the_base_class_is_noted() -> No
         (9, "draw", "parameter", "draws"),
         (11, "forward_and_backwards", "member", "forwards_and_backwards"),
     ]
-    assert opened(FAIR.replace("    def transform", f"{new}    def transform")).notes() == [
+    assert opened_with(FAIR.replace("    def transform", f"{new}    def transform")).notes() == [
         f"mine.py:{line}: defense mine: `{name}` is a new {what}; did you mean `{near}`?"
         for line, name, what, near in meant
     ]

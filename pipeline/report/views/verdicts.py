@@ -222,7 +222,7 @@ class _Reader:
         return tuple(dict.fromkeys(cell.attack for cell in self.paired.grid.cells))
 
     def rows(self) -> Iterator[VerdictRow]:
-        for (model, norm, epsilon), attacks in self._attacks.items():
+        for (model, _, _), attacks in self._attacks.items():
             defenses = dict.fromkeys(
                 cell.defense
                 for cell in self.paired.grid.cells
@@ -231,7 +231,7 @@ class _Reader:
             for defense in defenses:
                 attack = self._deciding(model, defense, attacks)
                 if attack is not None:
-                    row = self._row(model, defense, attack, attacks, norm, epsilon)
+                    row = self._row(self.paired.cells(model, defense, attack)[0], attacks)
                     yield row
                     if defense == BARE and row.worst and fallen(row.worst.accuracy):
                         yield from self._unattacked(row, defenses)
@@ -241,27 +241,17 @@ class _Reader:
 
         Those that the grid attacks on no network are left out, unless it attacks none at all.
         """
-        everywhere = {
+        somewhere = {
             cell.defense
             for cell in self.paired.grid.cells
             if isinstance(cell.attack_spec, CompoundAttack) and cell.defense != BARE
         }
         cells = (cell for cell in self.paired.grid.cells if cell.model == bare.model)
+        under = self.paired.cells(bare.model, BARE, bare.attack)[0]
         of_bare = self.paired.images(bare.model, BARE, bare.attack)
         for defense, cell in {cell.defense: cell for cell in cells}.items():
-            if defense not in attacked and (defense in everywhere or not everywhere):
-                row = VerdictRow(
-                    model=bare.model,
-                    defense=defense,
-                    dataset=bare.dataset,
-                    attack=bare.attack,
-                    norm=bare.norm,
-                    epsilon=bare.epsilon,
-                    candidates=bare.candidates,
-                    verdict=bare.verdict,
-                    claims=self.paired.scores.claims.get(defense, ()),
-                    is_control=isinstance(cell.defense_spec, FlipCrop),
-                )
+            if defense not in attacked and (defense in somewhere or not somewhere):
+                row = replace(self._begun(cell, under), verdict=bare.verdict, computed=True)
                 yield self._without_gain(row, bare.worst, of_bare)
 
     def _deciding(self, model: str, defense: str, attacks: Sequence[str]) -> str | None:
@@ -284,24 +274,19 @@ class _Reader:
     def _candidates(self, model: str, defense: str, attack: str) -> int:
         return self.paired.cells(model, defense, attack)[0].candidates
 
-    def _row(
-        self,
-        model: str,
-        defense: str,
-        attack: str,
-        attacks: Sequence[str],
-        norm: str,
-        epsilon: float,
-    ) -> VerdictRow:
-        cell = self.paired.cells(model, defense, attack)[0]
-        row = VerdictRow(
+    def _begun(self, cell: Cell, under: Cell) -> VerdictRow:
+        """A row without numbers, about the defense of one cell under the attack of another."""
+        model, defense, attack = cell.model, cell.defense, under.attack
+        assert under.ball is not None
+        norm, epsilon = under.ball
+        return VerdictRow(
             model=model,
             defense=defense,
             dataset=cell.dataset,
             attack=attack,
             norm=norm,
             epsilon=epsilon,
-            candidates=cell.candidates,
+            candidates=under.candidates,
             verdict=DefenseVerdict("cannot tell", self._absent(model, defense, attack)),
             claims=self.paired.scores.claims.get(defense, ()),
             is_control=isinstance(cell.defense_spec, FlipCrop),
@@ -309,6 +294,10 @@ class _Reader:
             bare_device=self._device(model, BARE, attack),
             computed=self._computed(model, defense, attack),
         )
+
+    def _row(self, cell: Cell, attacks: Sequence[str]) -> VerdictRow:
+        model, defense, attack = cell.model, cell.defense, cell.attack
+        row = self._begun(cell, cell)
         images = self.paired.images(model, defense, attack)
         of_bare = self.paired.images(model, BARE, attack)
         # a seed that the bare network lacks has no part in the gain
