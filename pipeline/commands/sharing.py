@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -90,8 +90,10 @@ def _models(session: Session) -> Iterator[tuple[str, ClassifierSpec]]:
             yield own.model.partition("[")[0], own.model_spec
 
 
-def unpack(bundle: Bundle, folder: Path) -> list[str]:
+def unpack(bundle: Bundle, folder: Path, store: Sequence[str] = ()) -> list[str]:
     """Write the configs of a bundle into a folder; returns lines on their contents and use.
+
+    store: command-line options that name the store.
 
     Raises:
         BadInput: If the folder holds a different file of the same name.
@@ -115,7 +117,8 @@ def unpack(bundle: Bundle, folder: Path) -> list[str]:
     except OSError as error:
         raise BadInput(f"{shown(folder)}: cannot be written to: {reason_of(error)}") from None
     manifest = bundle.manifest
-    words = ["pipeline", "report", manifest.grid, "--configs", str(folder), *manifest.options]
+    options = ["--configs", str(folder), *store, *manifest.options]
+    words = ["pipeline", "report", manifest.grid, *options]
     lines = [f"grid    {manifest.grid}: {shlex.join(words)}"]
     code = [str(folder / name) for name in texts if name.endswith(".py")]
     if code:

@@ -95,10 +95,14 @@ def import_command(file: Path, store: str, replace: bool, configs_to: Path | Non
     pipeline import results.zip
     """
     from pipeline.commands.transfer import import_results
+    from pipeline.problems.sanitize import without_secrets
+    from pipeline.store.bucket import SCHEMES
     from pipeline.store.store import Store
 
     configs = configs_to or Path("imported") / file.stem
-    arrivals = import_results(Store(store), file, replace=replace, configs=configs)
+    address = without_secrets(store) if store.startswith(SCHEMES) else store
+    named = [] if store == "store" else ["--store", address]
+    arrivals = import_results(Store(store), file, replace=replace, configs=configs, options=named)
     say(f"imported {_counted(arrivals.added)}; computed on {arrivals.made_on}")
     if arrivals.there:
         say(f"there already: {_counted(arrivals.there)}")

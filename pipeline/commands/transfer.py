@@ -120,13 +120,19 @@ def export_results(
 
 
 def import_results(
-    store: Store, path: Path, *, replace: bool, configs: Path | None = None
+    store: Store,
+    path: Path,
+    *,
+    replace: bool,
+    configs: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Arrivals:
     """Import a bundle into the store.
 
     Args:
         replace: Replace existing artifacts that have other content; otherwise they are kept.
         configs: Folder for the included configs; nothing uses it automatically.
+        options: Command-line options that name the store.
 
     Raises:
         BadInput: If the bundle is invalid, in which case the store is not changed.
@@ -135,7 +141,7 @@ def import_results(
     with open_bundle(path, NODE_KINDS) as bundle:
         _check_facts(bundle, path)
         if configs is not None:
-            arrivals.shared = unpack(bundle, configs)
+            arrivals.shared = unpack(bundle, configs, options)
         arrivals.adopted = store.prepare()
         try:
             # before anything is stored, so that `gc` keeps it even if this is killed

@@ -80,6 +80,29 @@ def test_an_honest_defense_and_one_with_a_temporary_file_have_no_note() -> None:
         assert not any("reads" in line for line in opened_with(text).check_contracts())
 
 
+def test_a_path_that_cannot_be_looked_at_is_no_data() -> None:
+    text = f"""{HEAD}
+def number(text):
+    try:
+        return float(open(text).read())
+    except OSError:
+        return float(text.strip("x"))
+{BODY.format('number("15" + "x" * 5000)')}"""
+    assert not any("reads" in line for line in opened_with(text).check_contracts())
+
+
+def test_the_same_code_in_another_folder_reads_the_files_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_with(IN_TRANSFORM).check_contracts()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    Path("levels.txt").write_text("9", encoding="utf-8")
+    monkeypatch.setattr(contract, "_known", {})
+    monkeypatch.setattr(data, "_read", {})
+    assert opened_with(IN_TRANSFORM).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
+
+
 def test_files_of_python_of_libraries_and_of_the_system_are_no_data() -> None:
     import torch
 

@@ -124,8 +124,8 @@ def test_the_report_of_images_that_only_the_sender_has_needs_none_of_them(
     typed("export", "results.zip", *words)
     second.mkdir()
     monkeypatch.chdir(second)
-    came = typed("import", str(first / "results.zip")).stdout.splitlines()
-    offered = "pipeline report tiny --configs imported/results"
+    came = typed("import", str(first / "results.zip"), "--store", "theirs").stdout.splitlines()
+    offered = "pipeline report tiny --configs imported/results --store theirs"
     assert f"grid    tiny: {offered}" in came
     again = json.loads(typed(*shlex.split(offered)[1:], "--json").stdout)
     assert again["cells"] == told["cells"]

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from pathlib import Path
 
-from pipeline.catalogue.code.data import data_note, data_read
+from pipeline.catalogue.code.data import data_note, data_read, is_data
 from pipeline.catalogue.code.digests import TASKS, Code
 from pipeline.catalogue.code.known import KNOWN, declared_at, place_of, words_of
 from pipeline.catalogue.code.members import lookalikes
@@ -137,7 +138,11 @@ def network_data(spec: Spec) -> list[str]:
 
 def contract_verdict(spec: Kind, *, channels: int, side: int) -> Verdict:
     """Check a spec with `tasks.contract` on six images of this size; cached."""
-    key = digest({"spec": spec, "channels": channels, "side": side, "checks": _checks()})
+    code = KNOWN.get(type(spec).__module__)
+    # the same code in another folder may read other files
+    place = "" if code is None else str(Path(code.place).resolve())
+    asked = {"spec": spec, "place": place, "channels": channels, "side": side}
+    key = digest({**asked, "checks": _checks()})
     found = _known.get(key) or _remembered(key, spec, channels, side)
     if not found.raised:
         _known[key] = found
@@ -158,7 +163,7 @@ def _remembered(key: str, spec: Kind, channels: int, side: int) -> Verdict:
     path = cache_folder() / REMEMBERED / f"{key}.json"
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        return Verdict(**{**known, "data": tuple(known["data"])})
+        return Verdict(**{**known, "data": tuple(filter(is_data, known["data"]))})
     except (OSError, ValueError, TypeError, KeyError):
         # KeyError: of a version that did not record data
         found = _tried(spec, channels=channels, side=side)
