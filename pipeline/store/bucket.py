@@ -331,14 +331,15 @@ class Bucket:
     def _make_room(self) -> None:
         """Evict the least recently used files until the cache is within its limit."""
         total, idle = 0, []
-        for path in self._cache.glob("*/**/*"):
-            draft = path.is_relative_to(self._cache / "scratch")
-            with contextlib.suppress(FileNotFoundError):
-                if not path.is_dir():
-                    used, size = path.stat().st_mtime, path.stat().st_size
-                    total += size
-                    if used <= time.time() - (ABANDONED_S if draft else IN_USE_S):
-                        idle.append((used, size, path))
+        for name, age in (("files", IN_USE_S), ("scratch", ABANDONED_S)):
+            # not Path.glob, which fails if another process deletes its draft folder meanwhile
+            for folder, _, files in os.walk(self._cache / name):
+                for path in (Path(folder) / file for file in files):
+                    with contextlib.suppress(FileNotFoundError):
+                        status = path.stat()
+                        total += status.st_size
+                        if status.st_mtime <= time.time() - age:
+                            idle.append((status.st_mtime, status.st_size, path))
         for _, size, path in sorted(idle):
             if total <= self._bound:
                 return

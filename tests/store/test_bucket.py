@@ -256,6 +256,27 @@ def test_the_copies_of_a_machine_are_bounded_and_those_in_use_stay(
         assert store.path(record, "a.txt").read_text() == str(node.digest[0]) * 2000
 
 
+def test_writing_goes_on_while_another_process_deletes_its_draft(
+    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(server.address(tmp_path.name, cache=tmp_path / "cache"))
+    store.prepare()
+    drafts = next((tmp_path / "cache").glob("*/*")) / "scratch"
+    of_another = drafts / "of-another-process"
+    list_folder = os.scandir
+
+    def vanishing(path: str | Path | int = ".") -> Iterator[os.DirEntry[str]]:
+        if str(path) == str(of_another):
+            of_another.rmdir()
+        return list_folder(path)
+
+    of_another.mkdir(parents=True)
+    monkeypatch.setattr(os, "scandir", vanishing)
+    put(store, a="some data")
+    assert not of_another.exists()
+    assert store.record(NODE.kind, NODE.digest) is not None
+
+
 @pytest.mark.slow
 def test_an_unfinished_training_goes_on_at_another_machine(
     store: Store, address: str, tmp_path: Path
