@@ -137,7 +137,8 @@ def results(session: Session) -> pl.DataFrame:
     from pipeline.report.formats import frames as report_frames
     from pipeline.report.views.adaptive import under_all_attacks
     from pipeline.report.views.table import views
-    from pipeline.report.views.verdicts import VerdictRow, verdict_of, verdict_rows
+    from pipeline.report.views.verdict_row import VerdictRow
+    from pipeline.report.views.verdicts import verdict_of, verdict_rows
 
     # the state at the end of the session's own run may be hours old
     session.last_snapshot = None

@@ -35,7 +35,8 @@ from pipeline.grid.lookup import Ingredients
 from pipeline.plan.speeds import remember_speed
 from pipeline.plan.words import roughly, roughly_between
 from pipeline.problems import BadInput
-from pipeline.report.views.verdicts import BARE, Conclusion, conclusion, verdict_rows
+from pipeline.report.views.verdict_row import BARE
+from pipeline.report.views.verdicts import Conclusion, conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
 from tasks.attacks.adaptive import Adaptive
 from tasks.evaluation.verdicts import FALLEN

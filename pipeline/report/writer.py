@@ -57,7 +57,8 @@ from pipeline.report.views.gallery import galleries
 from pipeline.report.views.pictures import Artifacts
 from pipeline.report.views.table import View, views
 from pipeline.report.views.training import Training, trainings
-from pipeline.report.views.verdicts import VerdictRow, verdict_rows
+from pipeline.report.views.verdict_row import VerdictRow
+from pipeline.report.views.verdicts import verdict_rows
 from pipeline.report.words.adaptive import attack_notes
 from pipeline.store.files import replace_bytes
 

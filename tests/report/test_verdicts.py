@@ -21,7 +21,8 @@ from pipeline.report.formats.markdown import page
 from pipeline.report.scores import Scores
 from pipeline.report.views.costs import Cost
 from pipeline.report.views.table import of_cells, views
-from pipeline.report.views.verdicts import VerdictRow, conclusion, verdict_rows
+from pipeline.report.views.verdict_row import VerdictRow
+from pipeline.report.views.verdicts import conclusion, verdict_rows
 from pipeline.report.words.identity import identity
 from pipeline.report.words.legends import oblivious
 from pipeline.report.words.numbers import images_of, images_range
@@ -587,3 +588,14 @@ def test_a_row_of_another_device_than_the_bare_network_s_is_named_below_the_tabl
     assert {row.defense: row.facts()["device"] for row in rows} == {
         CONTROL: "a GPU", "none": "a GPU", "guo": None, "counter": "a CPU",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("right", "told"), [(119, True), (120, False)])
+def test_an_attack_that_leaves_less_than_the_row_s_is_named_below_the_table(right, told):
+    found = rows_of({**SHARES, ("direct", "guo"): right / IMAGES})
+    assert found["guo"].worst.accuracy == pytest.approx(100 * 120 / IMAGES)
+    assert [line for line in notes(list(found.values())) if "leaves" in line] == [
+        "`direct` leaves `guo` on demo-iat only 39.7 [34, 45] % of the same images. The row is "
+        "about one attack on both the defense and the bare network: of those made on both, "
+        "`adaptive-quick` has the most candidates."
+    ] * told

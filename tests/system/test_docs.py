@@ -42,7 +42,7 @@ from pipeline.commands.options import GridOptions, stored_grid_from
 from pipeline.execution.settings import read_settings
 from pipeline.report.views.adaptive import Rate
 from pipeline.report.views.table import Entry
-from pipeline.report.views.verdicts import VerdictRow
+from pipeline.report.views.verdict_row import VerdictRow
 from pipeline.report.words.numbers import entry_words, interval_words
 from pipeline.report.words.verdicts import judged_sentence, plain, sentence
 from tasks.evaluation.verdicts import Change, DefenseVerdict

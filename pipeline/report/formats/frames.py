@@ -17,7 +17,7 @@ from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.pictures import Picture, class_probabilities
 from pipeline.report.views.table import Entry, Row, View
 from pipeline.report.views.training import Training
-from pipeline.report.views.verdicts import VerdictRow
+from pipeline.report.views.verdict_row import VerdictRow
 from tasks.integrity.findings import Finding
 
 CELL_COLUMNS: dict[str, type[pl.DataType]] = {

@@ -13,7 +13,7 @@ from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.table import Entry, Row, View, beside
 from pipeline.report.views.training import Training
-from pipeline.report.views.verdicts import VerdictRow
+from pipeline.report.views.verdict_row import VerdictRow
 from pipeline.report.words import adaptive as adaptive_words
 from pipeline.report.words import cards as card_words
 from pipeline.report.words import verdicts as verdict_words

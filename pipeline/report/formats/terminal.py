@@ -15,7 +15,8 @@ from pipeline.grid.cells import Cell, Grid
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness, robustness_rows
 from pipeline.report.views.table import Entry, Row, View, beside, of_cells, views
-from pipeline.report.views.verdicts import BARE, VerdictRow, verdict_rows
+from pipeline.report.views.verdict_row import BARE, VerdictRow
+from pipeline.report.views.verdicts import verdict_rows
 from pipeline.report.words import verdicts
 from pipeline.report.words.adaptive import LEGEND, SHORT, attack_notes, short_robustness_words
 from pipeline.report.words.adaptive import heading as robustness_heading

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report.views.adaptive import Rate
-from pipeline.report.views.verdicts import BARE
+from pipeline.report.views.verdict_row import BARE
 from tasks.evaluation.verdicts import Word
 
 

@@ -15,15 +15,14 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Cell, Grid
 from pipeline.report.answers import STATISTICS
 from pipeline.report.cache import kept_numbers
 from pipeline.report.facts import number
 from pipeline.report.scores import NOT_COMPUTED, Scores
 from pipeline.report.views.adaptive import Rate, RobustnessReader
-from pipeline.report.views.costs import Cost
 from pipeline.report.views.paired import Images, Paired, Right
+from pipeline.report.views.verdict_row import BARE, VerdictRow
 from tasks.attacks.base import CompoundAttack
 from tasks.attacks.direct import Direct
 from tasks.defenses.flip_crop import FlipCrop
@@ -31,131 +30,7 @@ from tasks.evaluation import verdicts
 from tasks.evaluation.costs import prediction_passes
 from tasks.evaluation.verdicts import Change, DefenseVerdict, Word, change, fallen, judged
 
-BARE = "none"
 Conclusion = Literal["holds", "does not hold", "cannot tell"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerdictRow:
-    """The verdict on one defense on one network, and the values that it is based on.
-
-    Attributes:
-        attack: The adaptive attack, which has this number of `candidates`, in the ball of `norm`
-            and `epsilon`.
-        worst: Accuracy under it.
-        without: Accuracy of the bare network under it, with the same budget.
-        gain: The difference between the two.
-        clean, clean_change: Accuracy without an attack, and its change from the bare network.
-        replayed: Accuracy under `replayed_attack`, the strongest transferred attack.
-        control: The flip-and-crop defense of the same cost.
-        over_control: Difference in accuracy from the control.
-        hidden: By how much the gain under a direct attack, which has only one candidate, exceeds
-            the gain in the worst case.
-        acts_on, acts_on_clean: Percentage of answers in the worst case, and on clean images, that
-            differ from the bare network's, for the first seed.
-        device, bare_device: What the answers of the defense, and of the bare network, were computed
-            on, if it is known.
-        is_control: Whether the defense is flips and crops itself.
-        computed: False if nothing was computed for it or for the bare network, and nothing failed.
-        one_of_several: Whether the network was attacked in several balls, so that the defense has
-            several verdicts.
-    """
-
-    model: str
-    defense: str
-    dataset: str
-    attack: str
-    norm: str
-    epsilon: float
-    candidates: int
-    verdict: DefenseVerdict
-    images: int = 0
-    worst: Rate | None = None
-    without: Rate | None = None
-    gain: Change | None = None
-    clean: Rate | None = None
-    clean_change: Change | None = None
-    replayed: Rate | None = None
-    replayed_attack: str | None = None
-    control: str | None = None
-    over_control: Change | None = None
-    hidden: Change | None = None
-    acts_on: float | None = None
-    acts_on_clean: float | None = None
-    cost: Cost | None = None
-    claims: Sequence[Claim] = ()
-    device: str | None = None
-    bare_device: str | None = None
-    is_control: bool = False
-    computed: bool = True
-    one_of_several: bool = False
-
-    @property
-    def ball(self) -> str:
-        """Norm and size of the attack's ball, such as `linf 8/255`."""
-        return f"{self.norm} {self.epsilon:g}/255"
-
-    @property
-    def title(self) -> str:
-        """The defense, with the ball if it has verdicts in several: `guo (linf 8/255)`."""
-        return f"{self.defense} ({self.ball})" if self.one_of_several else self.defense
-
-    def facts(self) -> dict[str, object]:
-        """All values, unrounded, one per column."""
-        claim = self.claims[0] if self.claims else None
-        found: dict[str, object] = {
-            "model": self.model,
-            "defense": self.defense,
-            "dataset": self.dataset,
-            "attack": self.attack,
-            "norm": self.norm,
-            "epsilon": self.epsilon,
-            "images": self.images,
-            "candidates": self.candidates,
-            "verdict": self.verdict.word,
-            "why": self.verdict.why or None,
-            "images_needed": self.verdict.needed,
-            "replayed_attack": self.replayed_attack,
-            "device": self.device,
-            "control": self.control,
-            "hides_gradients": None if self.hidden is None else self.hides_gradients,
-        }
-        for name in ("worst", "without", "clean", "replayed"):
-            rate: Rate | None = getattr(self, name)
-            low, high = (rate.interval if rate else None) or (None, None)
-            found |= {name: rate and rate.accuracy, f"{name}_low": low, f"{name}_high": high}
-        for name in ("gain", "clean_change", "over_control", "hidden"):
-            each: Change | None = getattr(self, name)
-            found |= {
-                name: each and each.points,
-                f"{name}_low": each and each.low,
-                f"{name}_high": each and each.high,
-            }
-        return found | {
-            "forwards": self.cost and self.cost.forwards,
-            "backwards": self.cost and self.cost.backwards,
-            "milliseconds": self.cost and self.cost.milliseconds,
-            "acts_on": self.acts_on,
-            "acts_on_clean": self.acts_on_clean,
-            "claimed_before": claim and claim.before,
-            "claimed_after": claim and claim.after,
-            "claimed_attacked": claim and claim.attacked,
-        }
-
-    @property
-    def hides_gradients(self) -> bool:
-        """Whether a direct attack shows a gain that other attacks remove, beyond chance."""
-        return self.hidden is not None and self.hidden.rises
-
-    @property
-    def costs_accuracy(self) -> bool:
-        """Whether the accuracy on clean images is lower than without the defense, beyond chance."""
-        return self.clean_change is not None and self.clean_change.falls
-
-    @property
-    def beats_control(self) -> bool | None:
-        """Whether its accuracy exceeds the control's beyond chance; None without a control."""
-        return None if self.over_control is None else self.over_control.rises
 
 
 def verdict_rows(grid: Grid, scores: Scores) -> list[VerdictRow]:
@@ -329,6 +204,7 @@ class _Reader:
             row,
             without=bare,
             gain=gain,
+            lower=self._lower(read, row, attacks, images),
             verdict=judged(
                 gain,
                 bare=bare.accuracy,
@@ -341,6 +217,21 @@ class _Reader:
             else self._change((model, defense, attack), (model, control, attack), images),
             hidden=None if direct is None else self._hidden(model, defense, attack, direct),
         )
+
+    def _lower(
+        self, read: RobustnessReader, row: VerdictRow, attacks: Sequence[str], images: Images
+    ) -> tuple[str, Rate] | None:
+        """See `VerdictRow.lower`; None unless the accuracy is lower by one image at least.
+
+        Smaller differences are those of redraws.
+        """
+        left = {name: read.left(row.model, row.defense, name, images) for name in attacks}
+        known = [(name, rate) for name, rate in left.items() if rate is not None]
+        least = min(known, key=lambda each: each[1].accuracy, default=None)
+        if least is None or row.worst is None:
+            return None
+        fewer = (row.worst.accuracy - least[1].accuracy) * row.images / 100
+        return least if round(fewer, 6) >= 1 else None
 
     def _device(self, model: str, defense: str, attack: str) -> str | None:
         devices = self.paired.scores.devices

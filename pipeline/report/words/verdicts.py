@@ -8,7 +8,8 @@ from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Grid
 from pipeline.plan.words import counted
 from pipeline.report.views.adaptive import Rate
-from pipeline.report.views.verdicts import BARE, Conclusion, VerdictRow
+from pipeline.report.views.verdict_row import BARE, VerdictRow
+from pipeline.report.views.verdicts import Conclusion
 from pipeline.report.words.numbers import NOTHING, accuracy, gain, images_range, passes_words
 from tasks.evaluation.verdicts import FALLEN, NEGLIGIBLE, Change, Word
 
@@ -330,6 +331,7 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
     if expensive and all(row.control is None for row in expensive):
         yield "No flips and crops of equal cost are among the cells (`equal_cost: flip-crop`)."
     yield from _other_devices(rows)
+    yield from _lower(rows)
     for row in rows:
         if row.hidden is not None and row.hides_gradients:
             count = row.hidden.images
@@ -338,6 +340,18 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
                 f"{_name(row)} on {row.model} hides gradients: under a single gradient attack "
                 f"from the clean image, its gain is {_change(row.hidden)} points higher than in "
                 f"the worst case{on}."
+            )
+
+
+def _lower(rows: Sequence[VerdictRow]) -> Iterator[str]:
+    """Which attacks of the table left a defense less than the one that decides."""
+    for row in rows:
+        if row.lower is not None:
+            attack, left = row.lower
+            yield (
+                f"`{attack}` leaves {_name(row)} on {row.model} only {_rate(left)} % of the same "
+                "images. The row is about one attack on both the defense and the bare network: "
+                f"of those made on both, `{row.attack}` has the most candidates."
             )
 
 

@@ -26,7 +26,7 @@ from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.failures import ModelFailures
 from pipeline.report.views.gallery import Gallery
 from pipeline.report.views.table import Entry, Row, View
-from pipeline.report.views.verdicts import VerdictRow
+from pipeline.report.views.verdict_row import VerdictRow
 from pipeline.report.words import failures as failure_words
 from pipeline.report.words import verdicts as verdict_words
 from pipeline.report.words.adaptive import HEADING, attack_notes

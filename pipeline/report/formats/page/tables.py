@@ -10,7 +10,7 @@ from great_tables import GT, html
 from pipeline.report.formats.frames import laid_out, texts
 from pipeline.report.views.adaptive import Robustness
 from pipeline.report.views.table import Entry, Row, View, spans
-from pipeline.report.views.verdicts import VerdictRow
+from pipeline.report.views.verdict_row import VerdictRow
 from pipeline.report.words.adaptive import NUMBERS, images_words, robustness_words
 from pipeline.report.words.verdicts import COLUMNS as VERDICT_COLUMNS
 from pipeline.report.words.verdicts import IN_WORDS, row_words
