@@ -77,3 +77,12 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
         MlflowClient(tracking_uri=default_uri(folder)).search_experiments()
     return folder / "mlflow.db"
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path) -> Path:
+    """The current folder of the test, with an empty MLflow database that commands use."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
+    return tmp_path

@@ -38,12 +38,9 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path) -> Shell:
+def shell(working_folder: Path) -> Shell:
     """A folder with the tiny grid's configs and a fresh MLflow database."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    return Shell(tmp_path)
+    return Shell(working_folder)
 
 
 def refused(result: Result) -> str:

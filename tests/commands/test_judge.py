@@ -54,12 +54,9 @@ Judge = Callable[..., Result]
 
 
 @pytest.fixture
-def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path) -> Judge:
+def judge(working_folder: Path) -> Judge:
     """Types `judge` in a folder with a defense in `mine.py` and a network that is small."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    write_configs(tmp_path / "configs", CONFIGS)
+    write_configs(working_folder / "configs", CONFIGS)
 
     def typed(body: str, *words: str) -> Result:
         Path("mine.py").write_text(FILE.format(body), encoding="utf-8")

@@ -34,14 +34,11 @@ FAILED = "defense mine: OSError: broken (mine.py:8)"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path) -> Path:
+def folder(working_folder: Path) -> Path:
     """A working folder with the tiny grid, `mine.py` and an empty MLflow database."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    (tmp_path / "mine.py").write_text(MINE)
-    write_configs(tmp_path / "configs")
-    return tmp_path
+    (working_folder / "mine.py").write_text(MINE)
+    write_configs(working_folder / "configs")
+    return working_folder
 
 
 def run(*words: str, **how: Any) -> Result:

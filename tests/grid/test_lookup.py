@@ -74,12 +74,9 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    return Shell(tmp_path)
+def shell(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(working_folder / "cache"))
+    return Shell(working_folder)
 
 
 def refused(result: Result) -> str:

@@ -116,18 +116,11 @@ class Shell:
 
 
 @pytest.fixture
-def shell(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    mlflow_template: Path,
-    network: nn.Module,
-) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
+def shell(working_folder: Path, monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> Shell:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(working_folder / "cache"))
     weights = {name: each.detach().clone() for name, each in network.state_dict().items()}
-    save_file(weights, str(tmp_path / "weights.safetensors"))
-    return Shell(tmp_path)
+    save_file(weights, str(working_folder / "weights.safetensors"))
+    return Shell(working_folder)
 
 
 def doubts(result: Result) -> list[str]:

@@ -595,7 +595,9 @@ def test_an_attack_that_leaves_less_than_the_row_s_is_named_below_the_table(righ
     found = rows_of({**SHARES, ("direct", "guo"): right / IMAGES})
     assert found["guo"].worst.accuracy == pytest.approx(100 * 120 / IMAGES)
     assert [line for line in notes(list(found.values())) if "leaves" in line] == [
-        "`direct` leaves `guo` on demo-iat only 39.7 [34, 45] % of the same images. The row is "
-        "about one attack on both the defense and the bare network: of those made on both, "
-        "`adaptive-quick` has the most candidates."
+        (
+            "`direct` leaves `guo` on demo-iat only 39.7 [34, 45] % of the same images. The row is "
+            "about one attack on both the defense and the bare network: of those made on both, "
+            "`adaptive-quick` has the most candidates."
+        )
     ] * told

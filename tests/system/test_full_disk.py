@@ -21,14 +21,9 @@ from pipeline.store.verify import verify
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path
-) -> Callable[..., Result]:
+def run(working_folder: Path) -> Callable[..., Result]:
     """`pipeline run` of cells of the tiny grid, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    write_configs(tmp_path / "configs")
+    write_configs(working_folder / "configs")
     words = ["run", "--grid", "tiny", "--inline", "--only", "attack=clean"]
 
     def run(*more: str) -> Result:

@@ -33,14 +33,9 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_template: Path
-) -> Callable[..., Result]:
+def here(working_folder: Path) -> Callable[..., Result]:
     """`pipeline` on the tiny grid, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlflow.db").write_bytes(mlflow_template.read_bytes())
-    write_configs(tmp_path / "configs")
+    write_configs(working_folder / "configs")
 
     def invoke(*words: str) -> Result:
         return CliRunner().invoke(main, [*words], catch_exceptions=False)
