@@ -66,6 +66,22 @@ def test_what_was_not_computed_has_no_mark_and_a_network_without_a_mark_no_panel
     assert verdict_drawing(alone, "verdicts") is None
 
 
+def test_a_network_that_tells_nothing_is_named_below_the_figure_and_has_a_panel_only_if_alone():
+    facts = facts_of(models=("demo-iat", "demo-mixup"))
+    for row in facts:
+        if row["model"] == "demo-mixup":
+            row["verdict"] = "cannot tell"
+    drawing = verdict_drawing(facts, "verdicts")
+    assert drawing is not None
+    assert drawing.caption.endswith('every verdict is "cannot tell": demo-mixup.')
+    assert b"demo-iat" in drawing.files["svg"].content()
+    assert b"demo-mixup" not in drawing.files["svg"].content()
+    alone = verdict_drawing([row for row in facts if row["model"] == "demo-mixup"], "verdicts")
+    assert alone is not None
+    assert "cannot tell" not in alone.caption
+    assert b"demo-mixup" in alone.files["svg"].content()
+
+
 def test_the_file_of_verdicts_gives_the_figure_that_their_rows_give(tmp_path: Path):
     grid = grid_of()
     rows = verdict_rows(grid, scores_of(grid))

@@ -39,6 +39,11 @@ class VerdictPanel:
     images: tuple[int, int]
     marks: Sequence[VerdictMark]
 
+    @property
+    def tells(self) -> bool:
+        """Whether there is a verdict on any of the defenses."""
+        return any(mark.verdict != "cannot tell" for mark in self.marks)
+
 
 def verdict_panels(facts: Iterable[Mapping[str, Any]]) -> list[VerdictPanel]:
     """A panel for each network and ball, in the order of the facts.

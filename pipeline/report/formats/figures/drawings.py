@@ -72,6 +72,8 @@ VERDICTS_CAPTION = """\
 A point is the worst-case accuracy with a defense, the line that without one, each with its Wilson
 95 % interval over images; a circle is the accuracy under replayed examples. The verdict is that of
 the gain image by image, so overlapping intervals do not contradict it."""
+NO_PANEL = """
+Without a panel, since every verdict is "cannot tell": {models}."""
 
 EPSILONS_CAPTION = """\
 Accuracy under an APGD that knows the defense, at each epsilon, as measured by the integrity cards
@@ -173,9 +175,14 @@ def verdict_drawing(facts: Iterable[Mapping[str, Any]], stem: str) -> Drawing | 
     panels = verdict_panels(facts)
     if not panels:
         return None
-    files = {"svg": DrawnFile(panels, "svg", _verdicts)}
+    shown = [panel for panel in panels if panel.tells] or panels
+    files = {"svg": DrawnFile(shown, "svg", _verdicts)}
     alt = "Worst-case accuracy of each defense, and its verdict"
-    return Drawing(f"![{alt}]({stem}.svg)\n\n{VERDICTS_CAPTION}\n", alt, VERDICTS_CAPTION, files)
+    caption = VERDICTS_CAPTION
+    if len(shown) < len(panels):
+        models = dict.fromkeys(panel.model for panel in panels if panel not in shown)
+        caption += NO_PANEL.format(models=", ".join(models))
+    return Drawing(f"![{alt}]({stem}.svg)\n\n{caption}\n", alt, caption, files)
 
 
 def training_drawing(trainings: Sequence[Training], stem: str) -> Drawing | None:
