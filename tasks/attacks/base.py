@@ -35,6 +35,9 @@ class Victim:
     gradient. Takes pixels and the number of a window, and returns the same shape as `logits`,
     without a graph. Within one window all calls use the same draws.
     """
+    queried: Callable[[Tensor, int], Tensor] | None = None
+    """Logits for a search without gradients, where `logits` are those of a surrogate; None if they
+    are the same. Takes and returns the same as `logits`, without a graph."""
     part: Callable[[Tensor], Victim] | None = None
     """Victim of a part of the batch, selected by positions, int64 [n]; None where every part of the
     batch has the same victim."""

@@ -241,3 +241,11 @@ class Defense(Kind):
         one at the end of a chain use the same draws, and their results are paired.
         """
         return ((f"{self.kind}#0", self),)
+
+
+def passes_gradients(defense: Defense) -> bool:
+    """Return whether gradients pass a defense as it is written (`straight-through`).
+
+    If not, they are those of a surrogate.
+    """
+    return "straight-through" in defense.gradients()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.defenses.base import Defense
+from tasks.defenses.base import Defense, passes_gradients
 from tasks.evaluation.draws import (
     attacker_draws,
     draw_count,
@@ -76,8 +76,12 @@ def craft_passes(spec: CraftSpec, classes: int) -> Passes:
         back *= 1 + climbed.inner_steps()
     as_it_is = spec.smoothing is None and rule == "straight-through" and climbed == spec.against
     total = query * asked.forwards
+    # a surrogate is asked besides the defense where points are compared; see `defended`
+    answers = 1 if passes_gradients(spec.against) else 2
+    if not asked.backwards:
+        total *= answers
     if not as_it_is or not spec.against.deterministic(classes):
-        total += whole * spec.attack.judgements()
+        total += whole * answers * spec.attack.judgements()
     if spec.smoothing is not None or rule == "unrolled":
         # also back through every gradient of the defense, which takes two passes each
         back += 2 * query.backwards

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, SerializeAsAny, model_validator
 
 from tasks.attacks.base import Attack
-from tasks.defenses.base import Defense, GradientRule
+from tasks.defenses.base import Defense, GradientRule, passes_gradients
 from tasks.specs import Count, NonNegative, Norm, Positive, Precision, Shard, Spec
 
 
@@ -28,7 +28,10 @@ class CraftSpec(ModelSpec):
     of the shard's images that no earlier candidate broke.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    changes: ClassVar[Mapping[int, str]] = {
+        2: "the surrogate of a defense breaks ties between points, and Square queries the defense"
+    }
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset(
         {"against", "draws", "smoothing", "rule", "inner_steps", "relu_width"}
     )
@@ -63,6 +66,10 @@ class CraftSpec(ModelSpec):
             return False
         rule = self.rule or self.against.gradients()[0]
         return self.smoothing is not None or rule == "unrolled"
+
+    def results_version(self) -> int:
+        """See `Spec.results_version`: version 2 changed only attacks on a surrogate."""
+        return 1 if self.against is None or passes_gradients(self.against) else 2
 
     @model_validator(mode="after")
     def _draws_of_a_defense(self) -> Self:
@@ -155,9 +162,10 @@ class ScoreSpec(Spec):
 class CardSpec(ModelSpec):
     """The integrity card of one model: attacks on it whose results must be consistent."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     changes: ClassVar[Mapping[int, str]] = {
-        2: "the check frozen-draw also tests the draw under examples crafted on the bare model"
+        2: "the check frozen-draw also tests the draw under examples crafted on the bare model",
+        3: CraftSpec.changes[2],
     }
     against: SerializeAsAny[Defense]
     """The defense; kind `none` for the bare model."""
@@ -191,8 +199,10 @@ class CardSpec(ModelSpec):
         return self.against
 
     def results_version(self) -> int:
-        """See `Spec.results_version`: version 2 changed nothing for a bare model."""
-        return 1 if self.against.kind == "none" else 2
+        """See `Spec.results_version`: 2 changed nothing for a bare model, 3 only surrogates."""
+        if self.against.kind == "none":
+            return 1
+        return 2 if passes_gradients(self.against) else 3
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

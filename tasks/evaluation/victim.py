@@ -16,10 +16,14 @@ from torch import Tensor
 
 from tasks.attacks.base import Victim
 from tasks.data.seeding import Rows
-from tasks.defenses.base import Context, Defense, GradientRule
+from tasks.defenses.base import Context, Defense, GradientRule, passes_gradients
 from tasks.defenses.transforms.combining import log_mean
 from tasks.evaluation.defend import NO_PATH, BadDefense, draw_logits, single_draw_logits
 from tasks.evaluation.draws import attacker_draws, shares_a_draw
+
+TIE = 1e-3
+"""Weight of a surrogate's logits where points are compared: small, so that they decide only between
+points that the defense answers alike, as a vote of few draws often does."""
 
 
 def defended(
@@ -37,7 +41,8 @@ def defended(
 
     Its logits are the log of the mean probability over draws. If the model is randomised, or if
     gradients are not those of the defense as it is, points are compared by `Victim.judged`, with
-    draws that stay the same within a window.
+    draws that stay the same within a window. Ties of a defense whose gradients are those of a
+    surrogate are broken by the surrogate.
 
     Args:
         defense: The defense.
@@ -59,6 +64,14 @@ def defended(
     climbed = defense if inner_steps is None else defense.shorter(inner_steps)
     attacked = replace(context, smoothing=smoothing, rule=passing, relu_width=relu_width)
     fixed = defense.deterministic(classes) and not randomised
+    surrogate = None if passes_gradients(defense) else replace(context, rule="surrogate")
+
+    def answered(pixels: Tensor, own: Rows) -> Tensor:
+        with torch.no_grad():
+            found = log_mean(ask(defense, context, pixels, own, draws=count))
+            if surrogate is not None:
+                found += TIE * log_mean(ask(defense, surrogate, pixels, own, draws=count))
+        return found
 
     def logits(pixels: Tensor, step: int) -> Tensor:
         own = rows
@@ -72,9 +85,10 @@ def defended(
         return log_mean(found)
 
     def judged(pixels: Tensor, window: int) -> Tensor:
-        with torch.no_grad():
-            found = ask(defense, context, pixels, rows.within("judge").at(window), draws=count)
-        return log_mean(found)
+        return answered(pixels, rows.within("judge").at(window))
+
+    def queried(pixels: Tensor, step: int) -> Tensor:
+        return answered(pixels, rows.within("eot").at(step))
 
     as_it_is = smoothing is None and passing == "straight-through" and climbed == defense
 
@@ -90,7 +104,13 @@ def defended(
             relu_width=relu_width,
         )
 
-    return Victim(logits, classes, judged=None if fixed and as_it_is else judged, part=part)
+    return Victim(
+        logits,
+        classes,
+        judged=None if fixed and as_it_is else judged,
+        queried=None if surrogate is None else queried,
+        part=part,
+    )
 
 
 def reporting(victim: Victim, images: int, tell: Callable[[float], None]) -> Victim:
@@ -119,6 +139,7 @@ def reporting(victim: Victim, images: int, tell: Callable[[float], None]) -> Vic
             victim,
             logits=counted(victim.logits),
             judged=victim.judged and counted(victim.judged),
+            queried=victim.queried and counted(victim.queried),
             part=victim.part and (lambda places: wrapped(victim.of(places))),
         )
 

@@ -19,7 +19,7 @@ from tasks.classifier.frozen import Frozen
 from tasks.data.arrays import BadTensor, Crafted, Images, as_float
 from tasks.data.seeding import Rows
 from tasks.data.splits import digits
-from tasks.defenses.base import Context, Defense
+from tasks.defenses.base import Context, Defense, GradientRule
 from tasks.defenses.chain import Chain
 from tasks.defenses.counter import Counter
 from tasks.defenses.gaussian import Gaussian
@@ -27,6 +27,7 @@ from tasks.defenses.guo import Guo
 from tasks.defenses.hedge import Hedge
 from tasks.defenses.mi_ol import MixupInference
 from tasks.defenses.none import NoDefense
+from tasks.defenses.smooth import Smooth
 from tasks.defenses.transforms.combining import log_mean
 from tasks.evaluation.costs import craft_passes, select_passes
 from tasks.evaluation.craft import craft
@@ -80,6 +81,29 @@ def spec_of(defense: Defense | None, **changes) -> CraftSpec:
     )
 
 
+class Misled(Defense):
+    """Two views: the answer is that to the image, and the surrogate that to a coarse copy."""
+
+    def deterministic(self, classes: int) -> bool:
+        return True
+
+    def views(self, classes: int) -> int:
+        return 2
+
+    def gradients(self) -> tuple[GradientRule, ...]:
+        return ("surrogate",)
+
+    def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
+        coarse = nn.functional.avg_pool2d(pixels, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        return torch.stack((pixels, coarse), dim=1).flatten(0, 1)
+
+    def combine(self, logits: Tensor) -> Tensor:
+        return logits[..., 0, :].log_softmax(dim=-1)
+
+    def surrogate(self, logits: Tensor) -> Tensor:
+        return logits[..., 1, :].log_softmax(dim=-1)
+
+
 # The victim
 
 
@@ -111,6 +135,40 @@ def test_each_step_draws_afresh_and_a_window_judges_by_the_same_draws(images, co
     assert torch.equal(victim.judged(pixels, 0), victim.judged(pixels, 0))
     assert not torch.equal(victim.judged(pixels, 0), victim.judged(pixels, 1))
     assert not torch.equal(victim.judged(pixels, 0), victim.logits(pixels, 0))
+
+
+def test_points_with_equal_votes_are_compared_by_the_surrogate(images, context):
+    smooth = Smooth(draws=4, standard_deviation_255ths=8.0)
+    victim = defended(smooth, context, rows_of(images), draws=3)
+    assert victim.judged is not None
+    pixels, labels = as_float(images.pixels), images.labels
+    moved = (pixels + 0.01 * pixels.roll(1, dims=0)).clamp(max=1.0)
+    answers = [victim.judged(points, 0) for points in (pixels, moved)]
+    votes = [answer.argmax(dim=1) for answer in answers]
+    same = (votes[0] == labels) & (votes[1] == labels) & (answers[0].amin(dim=1) < -80)
+    assert same.sum() > 40  # all votes are for the true class, before and after
+    for answer in answers:
+        assert torch.equal(answer.argmax(dim=1)[same], labels[same])
+    assert (answers[0] != answers[1]).any(dim=1)[same].all()
+
+
+def test_an_attack_on_votes_leaves_no_image_where_it_was(images, context):
+    spec = spec_of(Smooth(draws=4, standard_deviation_255ths=8.0), draws=3)
+    found = craft(images, context, spec, batch_size=10_000)
+    moved = (found.pixels - as_float(images.pixels)).abs().amax(dim=(1, 2, 3))
+    assert (moved > 0).all()
+
+
+def test_square_queries_the_defense_and_not_its_surrogate(images, context, network):
+    spec = spec_of(Misled(), attack=Square(queries=100), draws=1)
+    found = craft(images, context, spec, batch_size=10_000)
+    bare = craft(images, context, spec_of(None, attack=Square(queries=100)), batch_size=10_000)
+    right = [
+        (network(pixels).argmax(dim=1) == images.labels).sum().item()
+        for pixels in (found.pixels, bare.pixels)
+    ]
+    # the answer is the bare network's, and so is what the attack leaves
+    assert right[0] == right[1] < 0.8 * len(images)
 
 
 def test_a_defense_with_nothing_to_draw_is_asked_once_and_needs_no_judge(images, context):
@@ -245,6 +303,12 @@ def test_the_declared_passes_are_those_that_are_taken(defense, smoothing, images
     assert classifier.forwards / len(images) == pytest.approx(declared.forwards, rel=0.15)
     if smoothing is None:
         assert classifier.backwards / len(images) == pytest.approx(declared.backwards, rel=0.02)
+
+
+def test_a_search_without_gradients_takes_the_passes_that_it_declares_on_votes(images, context):
+    spec = spec_of(Smooth(draws=4), attack=Square(queries=10))
+    craft(images, context, spec, batch_size=10_000)
+    assert context.classifier.forwards == craft_passes(spec, 10).forwards * len(images)
 
 
 @pytest.mark.parametrize("defense", [NoDefense(), Guo(draws=4)], ids=lambda each: each.kind)

@@ -213,7 +213,7 @@ def test_a_prediction_counts_votes_and_an_attack_climbs_the_surrogate(
     assert (gradient.flatten(1).abs().amax(dim=1) > 0).all()
     assert victim.judged is not None
     shares = victim.judged(pixels, 0).exp() * 8
-    torch.testing.assert_close(shares, shares.round(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(shares, shares.round(), atol=0.05, rtol=0)
 
 
 def test_a_surrogate_of_a_chains_last_part_is_taken_by_every_rule_of_an_attacker(

@@ -49,9 +49,11 @@ def search(
         float32 [N, C, H, W] in [0, 1].
     """
 
+    ask = victim.queried or victim.logits
+
     def margins(points: Tensor, query: int) -> Tensor:
         with torch.no_grad():
-            return goal.objective(victim.logits(points, query), "margin")
+            return goal.objective(ask(points, query), "margin")
 
     best = ball.project(pixels + _first_change(pixels, rows, ball), pixels)
     highest = margins(best, 0)
