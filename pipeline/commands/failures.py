@@ -69,8 +69,7 @@ def failures_lines(cell: Cell, found: Failures) -> Iterator[str]:
             f"  {each.name:{width}}  {each.images:6}  {accuracy(each.before):5}  "
             f"{accuracy(each.after):5}{change}"
         )
-    names = {each.label: each.name for each in found.classes}
-    pairs = found.pairs()
+    names, pairs = found.names, found.pairs()
     if found.after is None:
         yield "which class is taken for which: the store has scores without their answers"
     elif pairs:

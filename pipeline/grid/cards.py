@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.grid.cells import Cell
+from pipeline.grid.cells import Ball, Cell
 from pipeline.grid.graph import Graph, Node
 from pipeline.grid.kinds import CardSize
 from pipeline.grid.nodes import CellNodes
@@ -39,28 +39,30 @@ SMALLER: tuple[Mapping[str, object], ...] = (
 def card_nodes(nodes: CellNodes, cells: Sequence[Cell], size: CardSize) -> dict[str, Node]:
     """The card node of each cell, by cell name.
 
-    An adaptive cell has a card of its own; other cells have that of their bare model. Cells of
-    models without an adaptive attack have none, nor do cells that are too small for the smallest
-    card.
+    An adaptive cell has a card of its own; other cells have that of their bare model, in the ball
+    of their attack or else the first. Cells of models without an adaptive attack have none, nor do
+    cells that are too small for the smallest card.
     """
     if size == "none":
         return {}
     cards: dict[str, Node] = {}
-    bare: dict[tuple[str, int], Node] = {}
+    bare: dict[tuple[str, int, Ball | None], Node] = {}
     for cell in cells:
         if not isinstance(cell.attack_spec, CompoundAttack):
             continue
         own = _card(nodes, cell, size)
         if own is not None:
             cards[cell.name] = own
-        key = (cell.model, cell.seed)
+        key = (cell.model, cell.seed, cell.ball)
         if key not in bare:
             undefended = replace(cell, defense="none", defense_spec=NoDefense(), redraws=1)
             of_bare = _card(nodes, undefended, size)
             if of_bare is not None:
                 bare[key] = of_bare
+                bare.setdefault((cell.model, cell.seed, None), of_bare)
     for cell in cells:
-        inherited = bare.get((cell.model, cell.seed))
+        first = bare.get((cell.model, cell.seed, None))
+        inherited = bare.get((cell.model, cell.seed, cell.ball), first)
         if not cell.attack_spec.compound and inherited is not None:
             cards[cell.name] = inherited
     return cards

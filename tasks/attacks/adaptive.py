@@ -1,8 +1,9 @@
 """The adaptive attack: a cascade of candidates against a known defense, from cheap to expensive.
 
 An image that the defended model surely fails on is done, and no later candidate is made for it.
-What a candidate makes of an image depends only on that image, and not on earlier candidates, so the
-cascade leaves the same images standing as trying every candidate on every image would.
+What a candidate makes of an image depends only on that image and, where it starts from an earlier
+candidate's point, on what was made of the same image before. The cascade therefore leaves the same
+images standing as trying every candidate on every image would.
 """
 
 from __future__ import annotations

@@ -173,3 +173,21 @@ def test_scores_that_count_as_absent_are_in_no_analysis(outdated: Tiny, tmp_path
     found = failures_by_model(session.grid, answers, session.store, session.scores)
     assert [[cell.name for cell, _ in each.cells] for each in found] == [["mixed/pgd/guo"]]
     assert found[0].any.before is None
+
+
+def test_an_abstention_is_no_class_even_where_the_first_class_is_the_true_one(
+    tmp_path: Path,
+) -> None:
+    votes = "{label: votes, use: smooth, set: {draws: 5, standard_deviation_255ths: 1}}"
+    grid = GRID.replace("guo", votes).replace("clean, pgd", "clean").replace("60", "20")
+    tiny = Tiny(write_configs(tmp_path / "configs", {"grids/tiny.yaml": grid}), tmp_path / "store")
+    _, finished = tiny.run()
+    assert not finished.missing
+    told = json.loads(asked(tiny, "mixed/clean/votes", "--json").stdout)
+    # five draws are too few for any answer at this level
+    after = np.array(told["confusion_after"])
+    assert after.shape == (10, 11)
+    assert after[:, 10].sum() == after.sum() == 2 * 20
+    assert np.array(told["confusion_before"]).shape == (10, 10)
+    assert {each["after"] for each in told["images_lost"]} == {10}
+    assert "3 → abstains" in asked(tiny, "mixed/clean/votes").stdout

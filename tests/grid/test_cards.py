@@ -72,6 +72,16 @@ def test_adaptive_cells_have_a_card_of_their_own_and_others_that_of_the_bare_mod
     assert len(set(cards.values())) == 3
 
 
+def test_a_cell_has_the_card_of_the_bare_model_in_its_own_ball(tmp_path: Path):
+    attacks = (
+        "[pgd, {label: far, use: pgd, set: {epsilon: 60}}, adaptive-mini, "
+        "{label: adaptive-far, use: adaptive-mini, set: {epsilon: 60}}]"
+    )
+    cards = cards_of(loaded(tmp_path, attacks, "[none, guo]"))
+    for attack, epsilon in (("pgd", 40), ("far", 60), ("adaptive-mini", 40), ("adaptive-far", 60)):
+        assert spec_of(cards[f"mixed/{attack}/none"]).epsilon == epsilon
+
+
 def test_a_bare_model_is_examined_even_where_only_defended_ones_are_attacked(tmp_path: Path):
     cards = cards_of(loaded(tmp_path, "[pgd, adaptive-mini]", "[guo]"))
     assert isinstance(spec_of(cards["mixed/pgd/guo"]).against, NoDefense)

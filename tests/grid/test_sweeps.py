@@ -288,6 +288,12 @@ def test_a_figure_has_a_curve_for_what_differs_in_the_parameter_alone(tmp_path: 
     drawn = drawing(view, "t", grid, None)
     assert drawn is not None
     assert "Number of images: clean: 60; pgd[epsilon=20], pgd: 40." in drawn.caption
+    # and so they are no point of a curve about fewer
+    apart = sweep(view, grid)
+    assert apart is not None
+    attacked = [curve for curve in apart.curves if curve.attack == "pgd"]
+    assert [[point.x for point in curve.points] for curve in attacked] == [[20, 40]] * 3
+    assert all(curve.level for curve in apart.curves if curve.attack == "clean")
 
 
 @pytest.mark.parametrize(

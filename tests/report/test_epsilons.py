@@ -74,6 +74,18 @@ def test_a_defense_is_drawn_from_its_own_card_beside_the_bare_model_and_not_with
     assert [(curve.defense, curve.images) for curve in panel.curves] == [("none", 40), ("guo", 20)]
 
 
+def test_the_bare_model_is_drawn_in_the_ball_of_the_attack_on_the_defenses(
+    grid: Grid, cards: dict[str, Card]
+) -> None:
+    other = {f"{size}/255": 50.0 for size in (0, 32, 64, 128)}
+    cards["demo-iat/untargeted-pgd10/none"] = Card(
+        "demo-iat/none", 40, model=(found("epsilon", other, "in another ball"),)
+    )
+    drawn = seen(grid, scored(grid, cards))
+    assert drawn is not None
+    assert [[p.epsilon for p in c.points] for c in drawn.panels[0].curves] == [[0, 8, 16, 128]] * 2
+
+
 def test_nothing_is_drawn_without_a_card_of_a_defended_model(
     grid: Grid, cards: dict[str, Card]
 ) -> None:

@@ -184,6 +184,23 @@ def test_gradients_are_hidden_where_an_attack_straight_from_the_image_leaves_mor
     assert rows_of(grid=grid_of(attacks=ATTACKS[:3]))["counter"].hidden is None
 
 
+def test_gradients_are_hidden_on_the_images_that_both_attacks_are_about():
+    grid = grid_of()
+    scores = scores_of(grid, SHARES)
+    assert scores.per_image is not None
+    whole = scores.per_image.answers
+
+    def read(name: str) -> Answers:
+        found = whole(name)
+        some = found.ids % 2 == 0 if "/adaptive-quick/" in name else found.ids >= 0
+        return Answers(found.ids[some], found.labels[some], found.right[some])
+
+    fewer = dataclasses.replace(scores, per_image=PerImage(read))
+    (row,) = (row for row in verdict_rows(grid, fewer) if row.defense == "counter")
+    assert (row.images, row.hidden.images) == (IMAGES // 2, IMAGES // 2)
+    assert row.hides_gradients
+
+
 @pytest.mark.parametrize(
     ("defense", "checks", "word"),
     [

@@ -106,7 +106,13 @@ def epsilons(view: View, grid: Grid, scores: Scores) -> Epsilons | None:
     panels = []
     for model in view.models:
         names = dict.fromkeys(row.defense for row in view.rows if row.model == model)
-        found = {name: _curve(name, cells.get((model, name), []), scores.cards) for name in names}
+        balls = {
+            cell.ball for cell in grid.cells if cell.model == model and cell.attack_spec.compound
+        }
+        found = {
+            name: _curve(name, cells.get((model, name), []), scores.cards, alone=len(balls) == 1)
+            for name in names
+        }
         curves = tuple(curve for curve in found.values() if curve is not None)
         if any(curve.defense != "none" for curve in curves):
             panels.append(EpsilonPanel(model, curves))
@@ -114,11 +120,17 @@ def epsilons(view: View, grid: Grid, scores: Scores) -> Epsilons | None:
     return Epsilons(title, tuple(panels), grid.defenses) if panels else None
 
 
-def _curve(defense: str, cells: list[Cell], cards: Mapping[str, Card]) -> EpsilonCurve | None:
-    """The curve from the first card of the defended model, or of the bare model for `none`."""
-    for cell in cells:
+def _curve(
+    defense: str, cells: list[Cell], cards: Mapping[str, Card], *, alone: bool
+) -> EpsilonCurve | None:
+    """The curve from the first card of the defended model, or of the bare model for `none`.
+
+    alone: whether the model is attacked in one ball only, so that all cards are of this ball.
+    """
+    # an adaptive cell's card is of the ball of its attack
+    for cell in sorted(cells, key=lambda cell: not cell.attack_spec.compound):
         card = cards.get(cell.name)
-        if card is None or not (cell.attack_spec.compound or defense == "none"):
+        if card is None or not (cell.attack_spec.compound or (defense == "none" and alone)):
             continue
         points = tuple(by_epsilon(card))
         if len(points) >= FEWEST:

@@ -19,7 +19,10 @@ from pipeline.store import arrow
 from pipeline.store.store import Damaged, Store
 
 Confusion = NDArray[np.int64]
-"""Confusion matrix [true class, predicted class]: number of answers over all redraws."""
+"""Confusion matrix [true class, predicted class]: number of answers over all redraws.
+
+With abstentions it has one column more than rows, for these."""
+ABSTAINS = "abstains"
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,19 @@ class ClassRate:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predicted classes, sorted by image id. ids, labels: int64 [N]; classes: int64 [N, R]."""
+    """Predicted classes, sorted by image id. ids, labels: int64 [N]; classes: int64 [N, R].
+
+    An abstention has the number of classes in place of a class.
+    """
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     classes: NDArray[np.int64]
 
     def confusion(self, count: int) -> Confusion:
-        """The confusion matrix."""
-        found = np.zeros((count, count), dtype=np.int64)
+        """The confusion matrix of `count` classes."""
+        abstains = bool((self.classes == count).any())
+        found = np.zeros((count, count + abstains), dtype=np.int64)
         for column in self.classes.T:
             np.add.at(found, (self.labels, column), 1)
         return found
@@ -88,12 +95,18 @@ class Failures:
     common: int = 0
     cells: Sequence[str] = field(default_factory=tuple)
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the classes and of an abstention, by their number in `pairs`."""
+        found = {each.label: each.name for each in self.classes}
+        return found if self.after is None else {len(self.after): ABSTAINS, **found}
+
     def pairs(self) -> list[tuple[int, int, int]]:
         """Confusions as (true class, predicted class, count), most frequent first."""
         if self.after is None:
             return []
         wrong = self.after.copy()
-        np.fill_diagonal(wrong, 0)
+        np.fill_diagonal(wrong, 0)  # abstentions are in a column beyond the diagonal
         found = [(int(t), int(p), int(wrong[t, p])) for t, p in np.argwhere(wrong)]
         return sorted(found, key=lambda each: (-each[2], each[:2]))
 
@@ -245,7 +258,10 @@ def _predicted(store: Store, score: Node) -> Predicted | None:
             found = arrow.read_arrays(path, {"labels": 1, "ids": 1, "probabilities": 3})
         except (Damaged, arrow.BadArrow):
             return None
-        parts.append((found["ids"], found["labels"], found["probabilities"].argmax(axis=2)))
+        classes = found["probabilities"].argmax(axis=2)
+        if (abstained := found.get("abstained")) is not None:
+            classes = np.where(abstained, found["probabilities"].shape[2], classes)
+        parts.append((found["ids"], found["labels"], classes))
     ids, labels, classes = (np.concatenate(each) for each in zip(*parts, strict=True))
     order = np.argsort(ids)
     return Predicted(ids[order], labels[order], classes[order])

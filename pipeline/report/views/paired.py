@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,12 @@ class Paired:
         """The images that the cells are about, by seed."""
         answers = self.answers(model, defense, attack)
         return {seed: found.ids for seed, found in answers.items()}
+
+    def common(self, places: Sequence[tuple[str, str, str]]) -> Images:
+        """The images that all of these models, defenses and attacks are about, by common seed."""
+        found = [self.images(*place) for place in places]
+        seeds = sorted(set.intersection(*(set(images) for images in found)))
+        return {seed: reduce(np.intersect1d, [images[seed] for images in found]) for seed in seeds}
 
     def right(self, model: str, defense: str, attack: str, images: Images) -> dict[int, Right]:
         """Right answers on the given images, bool [N, R], by seed; only seeds with all images."""

@@ -26,12 +26,16 @@ OF_ATTACKS = {"draws": "draws of the defense at each step of the attack"}
 
 @dataclass(frozen=True)
 class Point:
-    """An accuracy in percent; the interval is None if several seeds are averaged."""
+    """An accuracy in percent; the interval is None if several seeds are averaged.
+
+    images: Number of images, where clean images may be the first point of the curve.
+    """
 
     x: float
     accuracy: float
     interval: tuple[float, float] | None
     reference: Reference | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,9 @@ def _swept_curves(view: View, grid: Grid, x: str) -> list[Curve]:
                 continue
             value = dict(found[0].values)[x]
             assert isinstance(value, int | float)
-            point = Point(float(value), entry.accuracy, entry.interval, entry.reference)
+            point = Point(
+                float(value), entry.accuracy, entry.interval, entry.reference, entry.images
+            )
             points.setdefault(key, {})[point.x] = point
     _begin_clean(points, level, x, grid)
     everything = [each for known in points.values() for each in known]
@@ -143,15 +149,19 @@ def _begin_clean(
     x: str,
     grid: Grid,
 ) -> None:
-    """Add clean accuracies as points at epsilon 0 to the curves of the same model and defense."""
+    """Add clean accuracies as points at epsilon 0 to the curves of the same model and defense.
+
+    Only to curves about as many images, so that a curve does not join different images.
+    """
     clean = {cell.attack for cell in grid.cells if not cell.attack_spec.crafts}
     for key, entry in list(level.items()):
         dataset, model, attack, defense = key
         if attack not in clean or not x.endswith(".epsilon") or entry.accuracy is None:
             continue
-        point = Point(0.0, entry.accuracy, entry.interval, entry.reference)
+        point = Point(0.0, entry.accuracy, entry.interval, entry.reference, entry.images)
         for other, known in points.items():
-            if (other[0], other[1], other[3]) == (dataset, model, defense):
+            alike = all(each.images == entry.images for each in known.values())
+            if alike and (other[0], other[1], other[3]) == (dataset, model, defense):
                 known[0.0] = point
                 level.pop(key, None)
 

@@ -336,18 +336,15 @@ class _Reader:
         return None
 
     def _hidden(self, model: str, defense: str, attack: str, direct: str) -> Change | None:
-        """The gain under the direct attack minus that in the worst case, on the direct one's
-        images."""
-        images = self.paired.images(model, defense, direct)
-        parts = [
-            self.paired.right(model, of, name, images)
-            for of, name in (
-                (defense, direct),
-                (BARE, attack),
-                (BARE, direct),
-                (defense, attack),
-            )
+        """The gain under the direct attack minus that in the worst case, on their common images."""
+        places = [
+            (model, defense, direct),
+            (model, BARE, attack),
+            (model, BARE, direct),
+            (model, defense, attack),
         ]
+        images = self.paired.common(places)
+        parts = [self.paired.right(*place, images) for place in places]
         both = _joined(*parts)
         return None if both is None else _change(both[:2], both[2:])
 
@@ -367,7 +364,7 @@ def _joined(*places: Mapping[int, Right]) -> list[Right] | None:
     mean.
     """
     seeds = sorted(set.intersection(*(set(place) for place in places)))
-    if not seeds:
+    if not any(len(places[0][seed]) for seed in seeds):
         return None
     # rows correspond, since all seeds share the order of the test set
     return [np.hstack([place[seed] for seed in seeds]) for place in places]

@@ -34,12 +34,13 @@ def listed(images: Sequence[int]) -> str:
 def share(confusion: Confusion, true: int, named: int) -> str:
     """Percentage of the answers about a class that name another class, such as `40 %`."""
     row = confusion[true]
-    return f"{100 * row[named] / max(1, row.sum()):.0f} %"
+    answers = row[named] if named < len(row) else 0  # a bare model does not abstain
+    return f"{100 * answers / max(1, row.sum()):.0f} %"
 
 
 def confusions(found: Failures) -> Iterator[str]:
     """Confusions such as `8 → 3 in 40 % (none: 10 %)`, most frequent first; empty if unknown."""
-    names = {each.label: each.name for each in found.classes}
+    names = found.names
     for true, named, _ in found.pairs():
         assert found.after is not None
         before = "" if found.before is None else f" (none: {share(found.before, true, named)})"
