@@ -18,6 +18,7 @@ from tiny import Recorder, Tiny, write_configs
 from pipeline.catalogue.code.libraries import library_version
 from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import Done, Failure, NodeRetried, Observers, Retry
+from pipeline.execution.executors import machines as ray_machines
 from pipeline.execution.executors import ray as ray_executor
 from pipeline.execution.executors.base import Smaller
 from pipeline.execution.executors.ray import RayExecutor, _no_answer, begin
@@ -146,6 +147,7 @@ class Cluster:
 
     answers: list[object]
     submitted: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    machines: list[dict[str, float]] = dataclasses.field(default_factory=lambda: [{"CPU": 2.0}])
 
     def __post_init__(self) -> None:
         self.exceptions = SimpleNamespace(
@@ -157,11 +159,12 @@ class Cluster:
     def init(self, **_: object) -> None:
         pass
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
+    def shutdown(self) -> None:
+        pass
 
     def nodes(self) -> list[dict[str, Any]]:
-        return []
+        dead = {"Alive": False, "Resources": {"CPU": 128.0, "GPU": 16.0}}
+        return [dead, *({"Alive": True, "Resources": found} for found in self.machines)]
 
     def remote(self, what: object) -> Any:
         """The task that nodes are handed to, or the actor that hears of them."""
@@ -199,6 +202,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
     monkeypatch.setattr(ray_executor, "time", clock)
+    monkeypatch.setattr(ray_machines, "time", clock)
     return slept
 
 
@@ -279,6 +283,59 @@ def test_an_error_of_the_program_s_own_is_no_lost_worker(
     failed = ray.next()
     assert isinstance(failed, Failure)
     assert failed.reason == "RayTaskError: ModuleNotFoundError: No module named 'torch'"
+
+
+def test_machines_that_join_later_are_used(tmp_path: Path, pauses: list[float]) -> None:
+    done = Done(NODE.digest, "c", {}, {})
+    # a head without CPUs, as on a cluster whose workers are started on demand
+    cluster = Cluster([done], machines=[{}])
+    ray = executor(cluster, tmp_path, kinds={"craft": KindSettings(threads=4, gpus=0.5)})
+    assert (ray.name, ray.capacity) == ("ray (local, 1 CPUs)", 4)
+    ray.submit(NODE)
+    cluster.machines = [{}, {"CPU": 64.0, "GPU": 8.0}]
+    pauses.append(ray_machines.KEPT_S)
+    # the driver submits more, although no node has ended
+    assert ray.next() is None
+    assert (ray.name, ray.capacity) == ("ray (local, 64 CPUs, 8 GPUs)", 256)
+    ray.submit(NODE)
+    assert [(each["num_cpus"], each["num_gpus"]) for each in cluster.submitted] == [
+        (1, 0),
+        (4, 0.5),
+    ]
+    assert ray.next() == done
+
+
+@pytest.mark.parametrize(
+    ("machines", "threads", "gpus", "asked"),
+    [
+        ([{"CPU": 1.0}, {"CPU": 1.0}], 2, 0.0, 1),
+        ([{"CPU": 1.0}, {"CPU": 4.0}], 2, 0.0, 2),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}], 16, 0.0, 16),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}], 16, 0.5, 8),
+    ],
+)
+def test_a_node_asks_for_no_more_cpus_than_a_machine_has(
+    tmp_path: Path, machines: list[dict[str, float]], threads: int, gpus: float, asked: int
+) -> None:
+    cluster = Cluster([], machines=machines)
+    kinds = {"craft": KindSettings(threads=threads, gpus=gpus)}
+    executor(cluster, tmp_path, kinds=kinds).submit(NODE)
+    assert [(each["num_cpus"], each["num_gpus"]) for each in cluster.submitted] == [(asked, gpus)]
+
+
+def test_more_gpus_than_any_machine_has_are_refused(tmp_path: Path, pauses: list[float]) -> None:
+    kinds = {"craft": KindSettings(gpus=2)}
+    said = "a craft node asks for 2 GPUs, and no machine has more than 1; set `gpus` of craft to 1"
+    several = Cluster([], machines=[{"CPU": 8.0, "GPU": 1.0}] * 2)
+    with pytest.raises(BadInput, match=said):
+        executor(several, tmp_path, kinds=kinds)
+    executor(several, tmp_path, kinds=kinds, device="cpu")
+    later = Cluster([])
+    ray = executor(later, tmp_path, kinds=kinds)
+    later.machines = several.machines
+    pauses.append(ray_machines.KEPT_S)
+    with pytest.raises(BadInput, match=said):
+        ray.submit(NODE)
 
 
 def test_a_machine_tells_whether_it_sees_the_store(tmp_path: Path) -> None:
