@@ -20,7 +20,7 @@ from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import Done, Failure, NodeRetried, Observers, Retry
 from pipeline.execution.executors import machines as ray_machines
 from pipeline.execution.executors import ray as ray_executor
-from pipeline.execution.executors.base import Smaller
+from pipeline.execution.executors.base import Smaller, silent_for
 from pipeline.execution.executors.ray import RayExecutor, _no_answer, begin
 from pipeline.execution.executors.worker import Mailbox, look, perform_remotely
 from pipeline.execution.settings import KindSettings, Settings
@@ -29,6 +29,7 @@ from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
+from tasks.progress import Progress
 from tasks.specs import Shard
 
 NODE = Node("craft", Shard(start=0, stop=5))
@@ -147,11 +148,18 @@ class Cluster:
 
     answers: list[object]
     submitted: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    mailbox: Mailbox = dataclasses.field(default_factory=Mailbox)
+    cancelled: list[object] = dataclasses.field(default_factory=list)
+    busy: list[float] | None = None
+    """The clock to wait by, while no task has ended."""
+    late: bool = False
+    """Whether the mailbox does not answer in time."""
     machines: list[dict[str, float]] = dataclasses.field(default_factory=lambda: [{"CPU": 2.0}])
 
     def __post_init__(self) -> None:
         self.exceptions = SimpleNamespace(
             RayError=Lost,
+            GetTimeoutError=type("GetTimeoutError", (Lost,), {}),
             OutOfMemoryError=type("OutOfMemoryError", (Lost,), {}),
             RayTaskError=type("RayTaskError", (Lost,), {}),
         )
@@ -170,15 +178,26 @@ class Cluster:
         """The task that nodes are handed to, or the actor that hears of them."""
         if what is not Mailbox:
             return self
-        mailbox = SimpleNamespace(drain=SimpleNamespace(remote=dict))
+        # as an actor does, it empties itself even if nobody waits for the answer
+        mailbox = SimpleNamespace(drain=SimpleNamespace(remote=self.mailbox.drain))
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: mailbox))
 
-    def wait(self, references: list[int], **_: object) -> tuple[list[int], list[int]]:
-        return references[:1], references[1:]
+    def wait(
+        self, references: list[int], *, timeout: float, **_: object
+    ) -> tuple[list[int], list[int]]:
+        if self.busy is None:
+            return references[:1], references[1:]
+        self.busy.append(timeout)
+        return [], references
+
+    def cancel(self, reference: object, **_: object) -> None:
+        self.cancelled.append(reference)
 
     def get(self, reference: object, **_: object) -> object:
         if not isinstance(reference, int):
-            return {}
+            if self.late:
+                raise self.exceptions.GetTimeoutError
+            return reference
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -283,6 +302,71 @@ def test_an_error_of_the_program_s_own_is_no_lost_worker(
     failed = ray.next()
     assert isinstance(failed, Failure)
     assert failed.reason == "RayTaskError: ModuleNotFoundError: No module named 'torch'"
+
+
+def test_a_mailbox_that_answers_late_makes_no_node_silent(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    cluster = Cluster([], busy=pauses)
+    ray = executor(cluster, tmp_path, node_timeout_s=3.0)
+    ray.submit(NODE)
+    for late in (False, True):
+        cluster.late = late
+        cluster.mailbox.put(NODE.digest, Progress(1, 200, "epoch"))
+        ray.next(0.5)
+    # the answer to what was asked before
+    cluster.late = False
+    pauses.append(1.5)
+    ray.next(0.5)
+    assert cluster.cancelled == []
+    # without an answer nothing is known
+    cluster.late = True
+    pauses.append(5.0)
+    ray.next(0.5)
+    assert cluster.cancelled == []
+    cluster.late = False
+    ray.next(0.5)
+    assert cluster.cancelled == [1]
+
+
+def test_a_node_that_ended_is_not_silent(tmp_path: Path, pauses: list[float]) -> None:
+    done = Done(NODE.digest, "c", {}, {})
+    cluster = Cluster([done, done, Lost("cancelled")], busy=pauses)
+    ray = executor(cluster, tmp_path, node_timeout_s=3.0)
+
+    def begun() -> None:
+        cluster.busy = pauses
+        ray.submit(NODE)
+        cluster.mailbox.put(NODE.digest, Progress(1, 200, "epoch"))
+        ray.next(0.5)
+        pauses.append(5.0)
+
+    begun()
+    cluster.busy = None  # it ended while the driver did something else
+    assert ray.next() == done
+    assert cluster.cancelled == []
+    for result in (done, Failure(NODE.digest, silent_for(Settings(node_timeout_s=3.0)))):
+        begun()
+        ray.next(0.5)
+        cluster.busy = None  # it ended when it was about to be cancelled, or because of that
+        assert ray.next() == result
+    assert cluster.cancelled == [2, 3]
+
+
+def test_a_report_of_a_lost_attempt_is_not_one_of_the_next(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    cluster = Cluster([Lost("gone")])
+    ray = executor(cluster, tmp_path, node_timeout_s=3.0)
+    ray.submit(NODE)
+    assert isinstance(ray.next(), Retry)
+    cluster.mailbox.put(NODE.digest, Progress(1, 200, "epoch"))
+    pauses.append(5.0)
+    cluster.busy = pauses  # the next attempt waits for a worker
+    ray.next(0.5)
+    pauses.append(5.0)
+    ray.next(0.5)
+    assert cluster.cancelled == []
 
 
 def test_machines_that_join_later_are_used(tmp_path: Path, pauses: list[float]) -> None:

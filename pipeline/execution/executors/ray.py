@@ -98,6 +98,8 @@ class RayExecutor:
         self._where = address or "local"
         self._task = self._ray.remote(perform_remotely)
         self._mailbox = self._ray.remote(Mailbox).options(num_cpus=0, max_restarts=-1).remote()
+        self._drain: Any = None
+        """The request to the mailbox that has not been answered yet."""
         self._running: dict[Any, tuple[Node, bool]] = {}
         self._later: list[tuple[float, Node, bool]] = []
         self._lost: dict[str, int] = {}
@@ -165,8 +167,8 @@ class RayExecutor:
                 time.sleep(POLL_S / 10)
                 continue
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
-            self._tell()
-            self._end_silent()
+            if self._tell():
+                self._end_silent()
             if ready:
                 node, replace = self._running.pop(ready[0])
                 result = self._result(ready[0], node)
@@ -179,19 +181,20 @@ class RayExecutor:
         return None
 
     def _result(self, reference: Any, node: Node) -> Result:
-        """The result of a task, or what its error means."""
+        """The result of a task, even if it was being cancelled, or what its error means."""
         errors = self._ray.exceptions
-        if node.digest in self._ended:
-            self._ended.remove(node.digest)
-            return Failure(node.digest, silent_for(self._settings.of(node)))
+        silent = node.digest in self._ended
+        self._ended.discard(node.digest)
         try:
             result: Result
             result, given_up = self._ray.get(reference)
-        except errors.OutOfMemoryError:
-            return Retry(node.digest, "its machine ran out of memory", smaller=True)
-        except errors.RayTaskError as error:
-            return Failure(node.digest, _one_line(error), str(error))
         except errors.RayError as error:
+            if silent:
+                return Failure(node.digest, silent_for(self._settings.of(node)))
+            if isinstance(error, errors.OutOfMemoryError):
+                return Retry(node.digest, "its machine ran out of memory", smaller=True)
+            if isinstance(error, errors.RayTaskError):
+                return Failure(node.digest, _one_line(error), str(error))
             return self._after_loss(node, error)
         if given_up is not None:
             self._given_up.append(given_up)
@@ -215,7 +218,8 @@ class RayExecutor:
             heard = self._heard.get(node.digest)
             if limit is None or heard is None or node.digest in self._ended:
                 continue
-            if time.monotonic() - heard > limit:
+            is_late = time.monotonic() - heard > limit
+            if is_late and not self._ray.wait([reference], timeout=0)[0]:
                 self._ended.add(node.digest)
                 self._ray.cancel(reference, force=True)
 
@@ -225,6 +229,9 @@ class RayExecutor:
 
     def _submit_due(self) -> None:
         due = [entry for entry in self._later if entry[0] <= time.monotonic()]
+        if due:
+            # what the lost attempt has still reported is not the next one's
+            self._tell()
         for entry in due:
             self._later.remove(entry)
             self.submit(entry[1], replace=entry[2])
@@ -266,14 +273,22 @@ class RayExecutor:
         if (difference := here.differs(there)) is not None:
             raise BadInput(f"machine {name} {difference}")
 
-    def _tell(self) -> None:
+    def _tell(self) -> bool:
+        """Forward the progress that nodes have reported; False if the mailbox does not answer."""
+        # a request that is not answered in time is kept, since its answer empties the mailbox
+        if self._drain is None:
+            self._drain = self._mailbox.drain.remote()
         try:
-            latest = self._ray.get(self._mailbox.drain.remote(), timeout=POLL_S)
-        except self._ray.exceptions.RayError:
-            return
+            latest = self._ray.get(self._drain, timeout=POLL_S)
+        except self._ray.exceptions.RayError as error:
+            if not isinstance(error, self._ray.exceptions.GetTimeoutError):
+                self._drain = None
+            return False
+        self._drain = None
         for digest, progress in latest.items():
             self._heard[digest] = time.monotonic()
             self._report(digest, progress)
+        return True
 
     def close(self) -> None:
         """Disconnect from the cluster or stop the local Ray, which ends this driver's tasks.
