@@ -18,8 +18,9 @@ from tiny import Recorder, Tiny, write_configs
 from pipeline.catalogue.code.libraries import library_version
 from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import Done, Failure, NodeRetried, Observers, Retry
+from pipeline.execution.executors import machines as ray_machines
 from pipeline.execution.executors import ray as ray_executor
-from pipeline.execution.executors.base import Smaller
+from pipeline.execution.executors.base import Smaller, silent_for
 from pipeline.execution.executors.ray import RayExecutor, _no_answer, begin
 from pipeline.execution.executors.worker import Mailbox, look, perform_remotely
 from pipeline.execution.settings import KindSettings, Settings
@@ -28,6 +29,7 @@ from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
+from tasks.progress import Progress
 from tasks.specs import Shard
 
 NODE = Node("craft", Shard(start=0, stop=5))
@@ -146,10 +148,18 @@ class Cluster:
 
     answers: list[object]
     submitted: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    mailbox: Mailbox = dataclasses.field(default_factory=Mailbox)
+    cancelled: list[object] = dataclasses.field(default_factory=list)
+    busy: list[float] | None = None
+    """The clock to wait by, while no task has ended."""
+    late: bool = False
+    """Whether the mailbox does not answer in time."""
+    machines: list[dict[str, float]] = dataclasses.field(default_factory=lambda: [{"CPU": 2.0}])
 
     def __post_init__(self) -> None:
         self.exceptions = SimpleNamespace(
             RayError=Lost,
+            GetTimeoutError=type("GetTimeoutError", (Lost,), {}),
             OutOfMemoryError=type("OutOfMemoryError", (Lost,), {}),
             RayTaskError=type("RayTaskError", (Lost,), {}),
         )
@@ -157,25 +167,37 @@ class Cluster:
     def init(self, **_: object) -> None:
         pass
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
+    def shutdown(self) -> None:
+        pass
 
     def nodes(self) -> list[dict[str, Any]]:
-        return []
+        dead = {"Alive": False, "Resources": {"CPU": 128.0, "GPU": 16.0}}
+        return [dead, *({"Alive": True, "Resources": found} for found in self.machines)]
 
     def remote(self, what: object) -> Any:
         """The task that nodes are handed to, or the actor that hears of them."""
         if what is not Mailbox:
             return self
-        mailbox = SimpleNamespace(drain=SimpleNamespace(remote=dict))
+        # as an actor does, it empties itself even if nobody waits for the answer
+        mailbox = SimpleNamespace(drain=SimpleNamespace(remote=self.mailbox.drain))
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: mailbox))
 
-    def wait(self, references: list[int], **_: object) -> tuple[list[int], list[int]]:
-        return references[:1], references[1:]
+    def wait(
+        self, references: list[int], *, timeout: float, **_: object
+    ) -> tuple[list[int], list[int]]:
+        if self.busy is None:
+            return references[:1], references[1:]
+        self.busy.append(timeout)
+        return [], references
+
+    def cancel(self, reference: object, **_: object) -> None:
+        self.cancelled.append(reference)
 
     def get(self, reference: object, **_: object) -> object:
         if not isinstance(reference, int):
-            return {}
+            if self.late:
+                raise self.exceptions.GetTimeoutError
+            return reference
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -199,6 +221,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
     monkeypatch.setattr(ray_executor, "time", clock)
+    monkeypatch.setattr(ray_machines, "time", clock)
     return slept
 
 
@@ -279,6 +302,124 @@ def test_an_error_of_the_program_s_own_is_no_lost_worker(
     failed = ray.next()
     assert isinstance(failed, Failure)
     assert failed.reason == "RayTaskError: ModuleNotFoundError: No module named 'torch'"
+
+
+def test_a_mailbox_that_answers_late_makes_no_node_silent(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    cluster = Cluster([], busy=pauses)
+    ray = executor(cluster, tmp_path, node_timeout_s=3.0)
+    ray.submit(NODE)
+    for late in (False, True):
+        cluster.late = late
+        cluster.mailbox.put(NODE.digest, Progress(1, 200, "epoch"))
+        ray.next(0.5)
+    # the answer to what was asked before
+    cluster.late = False
+    pauses.append(1.5)
+    ray.next(0.5)
+    assert cluster.cancelled == []
+    # without an answer nothing is known
+    cluster.late = True
+    pauses.append(5.0)
+    ray.next(0.5)
+    assert cluster.cancelled == []
+    cluster.late = False
+    ray.next(0.5)
+    assert cluster.cancelled == [1]
+
+
+def test_a_node_that_ended_is_not_silent(tmp_path: Path, pauses: list[float]) -> None:
+    done = Done(NODE.digest, "c", {}, {})
+    cluster = Cluster([done, done, Lost("cancelled")], busy=pauses)
+    ray = executor(cluster, tmp_path, node_timeout_s=3.0)
+
+    def begun() -> None:
+        cluster.busy = pauses
+        ray.submit(NODE)
+        cluster.mailbox.put(NODE.digest, Progress(1, 200, "epoch"))
+        ray.next(0.5)
+        pauses.append(5.0)
+
+    begun()
+    cluster.busy = None  # it ended while the driver did something else
+    assert ray.next() == done
+    assert cluster.cancelled == []
+    for result in (done, Failure(NODE.digest, silent_for(Settings(node_timeout_s=3.0)))):
+        begun()
+        ray.next(0.5)
+        cluster.busy = None  # it ended when it was about to be cancelled, or because of that
+        assert ray.next() == result
+    assert cluster.cancelled == [2, 3]
+
+
+def test_a_report_of_a_lost_attempt_is_not_one_of_the_next(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    cluster = Cluster([Lost("gone")])
+    ray = executor(cluster, tmp_path, node_timeout_s=3.0)
+    ray.submit(NODE)
+    assert isinstance(ray.next(), Retry)
+    cluster.mailbox.put(NODE.digest, Progress(1, 200, "epoch"))
+    pauses.append(5.0)
+    cluster.busy = pauses  # the next attempt waits for a worker
+    ray.next(0.5)
+    pauses.append(5.0)
+    ray.next(0.5)
+    assert cluster.cancelled == []
+
+
+def test_machines_that_join_later_are_used(tmp_path: Path, pauses: list[float]) -> None:
+    done = Done(NODE.digest, "c", {}, {})
+    # a head without CPUs, as on a cluster whose workers are started on demand
+    cluster = Cluster([done], machines=[{}])
+    ray = executor(cluster, tmp_path, kinds={"craft": KindSettings(threads=4, gpus=0.5)})
+    assert (ray.name, ray.capacity) == ("ray (local, 1 CPUs)", 4)
+    ray.submit(NODE)
+    cluster.machines = [{}, {"CPU": 64.0, "GPU": 8.0}]
+    pauses.append(ray_machines.KEPT_S)
+    # the driver submits more, although no node has ended
+    assert ray.next() is None
+    assert (ray.name, ray.capacity) == ("ray (local, 64 CPUs, 8 GPUs)", 256)
+    ray.submit(NODE)
+    assert [(each["num_cpus"], each["num_gpus"]) for each in cluster.submitted] == [
+        (1, 0),
+        (4, 0.5),
+    ]
+    assert ray.next() == done
+
+
+@pytest.mark.parametrize(
+    ("machines", "threads", "gpus", "asked"),
+    [
+        ([{"CPU": 1.0}, {"CPU": 1.0}], 2, 0.0, 1),
+        ([{"CPU": 1.0}, {"CPU": 4.0}], 2, 0.0, 2),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}], 16, 0.0, 16),
+        ([{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}], 16, 0.5, 8),
+    ],
+)
+def test_a_node_asks_for_no_more_cpus_than_a_machine_has(
+    tmp_path: Path, machines: list[dict[str, float]], threads: int, gpus: float, asked: int
+) -> None:
+    cluster = Cluster([], machines=machines)
+    kinds = {"craft": KindSettings(threads=threads, gpus=gpus)}
+    executor(cluster, tmp_path, kinds=kinds).submit(NODE)
+    assert [(each["num_cpus"], each["num_gpus"]) for each in cluster.submitted] == [(asked, gpus)]
+
+
+def test_more_gpus_than_any_machine_has_are_refused(tmp_path: Path, pauses: list[float]) -> None:
+    kinds = {"craft": KindSettings(gpus=2)}
+    said = "a craft node asks for 2 GPUs, and no machine has more than 1; set `gpus` of craft to 1"
+    several = Cluster([], machines=[{"CPU": 8.0, "GPU": 1.0}] * 2)
+    with pytest.raises(BadInput, match=said):
+        executor(several, tmp_path, kinds=kinds)
+    executor(several, tmp_path, kinds=kinds, device="cpu")
+    later = Cluster([])
+    ray = executor(later, tmp_path, kinds=kinds)
+    later.machines = several.machines
+    pauses.append(ray_machines.KEPT_S)
+    with pytest.raises(BadInput, match=said):
+        ray.submit(NODE)
 
 
 def test_a_machine_tells_whether_it_sees_the_store(tmp_path: Path) -> None:

@@ -99,6 +99,30 @@ def modules_of(digest: str) -> dict[str, str]:
     return {name: seen[:16] for name, seen in found.items()}
 
 
+def require_unchanged(name: str, digest: str) -> None:
+    """Check that what this process has of some user code, or will import, is what a digest is of.
+
+    Modules that it has imported stay as they are, even if their files change afterwards. The others
+    are read again, since a factory, or an import within a function, runs long after the digest was
+    taken.
+
+    Args:
+        name: The code's module, for the message.
+        digest: Digest of the code, as taken when the grid was loaded.
+
+    Raises:
+        BadInput: If a module has changed: results would be stored under the digest of other code.
+    """
+    code = next((code for code in KNOWN.values() if code.digest == digest), None)
+    taken = {} if code is None else code.modules
+    changed = [each for each in taken.keys() & _seen.keys() if _current(each) != taken[each]]
+    if code is None or changed:
+        raise BadInput(
+            f"{min(changed, default=name)}: its code has changed since the grid was loaded; load "
+            "the grid again"
+        )
+
+
 def declared_at(cls: type, name: str = "") -> tuple[str, int] | None:
     """File and line at which a user's class, or one of its fields or methods, is declared.
 
@@ -184,6 +208,11 @@ def _read(name: str, source: ModuleSource, module: str = "") -> tuple[str, dict[
     _refuse_outdated(imported)
     modules = source_modules(name, source, imported)
     return source_digest(modules, imported), modules
+
+
+def _current(name: str) -> str:
+    """Digest of a module's own code: as imported, otherwise as it would be imported now."""
+    return _seen[name] if name in sys.modules else parse(source_file(name), whole=True).digest
 
 
 def _refuse_outdated(sources: Mapping[str, ModuleSource]) -> None:

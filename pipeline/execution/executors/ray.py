@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.catalogue.code.own import pack
 from pipeline.execution.events import Failure, Result, Retry
 from pipeline.execution.executors.base import Report, Smaller, silent_for
+from pipeline.execution.executors.machines import Machines
 from pipeline.execution.executors.worker import Machine, Mailbox, look, perform_remotely
 from pipeline.execution.settings import Settings
 from pipeline.grid.graph import Node
@@ -94,14 +95,11 @@ class RayExecutor:
         except Exception as error:  # noqa: BLE001  Ray raises bare ones, too
             shutil.rmtree(self._code, ignore_errors=True)
             raise _no_answer(address, error) from None
-        resources = self._ray.cluster_resources()
-        self._cpus = int(resources.get("CPU", 1))
-        machines = (machine["Resources"].get("CPU", 1) for machine in self._ray.nodes())
-        self._machine_cpus = int(max(machines, default=self._cpus))
-        self._gpus = resources.get("GPU", 0.0)
         self._where = address or "local"
         self._task = self._ray.remote(perform_remotely)
         self._mailbox = self._ray.remote(Mailbox).options(num_cpus=0, max_restarts=-1).remote()
+        self._drain: Any = None
+        """The request to the mailbox that has not been answered yet."""
         self._running: dict[Any, tuple[Node, bool]] = {}
         self._later: list[tuple[float, Node, bool]] = []
         self._lost: dict[str, int] = {}
@@ -111,23 +109,24 @@ class RayExecutor:
         """Nodes that are being cancelled because they reported no progress for too long."""
         self._given_up: list[str] = []
         """Reasons of workers that ended on their own, not yet matched to a task lost with one."""
-        if address is not None:
-            try:
+        try:
+            self._machines = Machines(self._ray, settings)
+            if address is not None:
                 self._look_at_machines()
-            except BaseException:
-                self.close()
-                raise
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def name(self) -> str:
         """Such as `ray (local, 2 CPUs)`."""
-        gpus = f", {self._gpus:g} GPUs" if self._gpus else ""
-        return f"ray ({self._where}, {self._cpus} CPUs{gpus})"
+        gpus = f", {self._machines.gpus:g} GPUs" if self._machines.gpus else ""
+        return f"ray ({self._where}, {self._machines.cpus} CPUs{gpus})"
 
     @property
     def capacity(self) -> int:
         """Enough queued nodes that no worker has to wait for the driver."""
-        return 4 * max(self._cpus, 1)
+        return 4 * self._machines.cpus
 
     def submit(self, node: Node, *, replace: bool = False) -> None:
         """Submit a node as a Ray task, with the resources set for its kind."""
@@ -135,8 +134,7 @@ class RayExecutor:
         kind = settings.of(node.kind)
         options = {
             "name": f"{node.kind} {node.digest[:8]}",
-            "num_cpus": min(kind.threads, self._cpus),
-            "num_gpus": kind.gpus if self._gpus and self._on_gpu else 0,
+            **self._machines.request(kind, on_gpu=self._on_gpu),
             "scheduling_strategy": "SPREAD",
             # the executor retries by itself, with pauses and with events
             "max_retries": 0,
@@ -145,7 +143,9 @@ class RayExecutor:
             node.digest,
             pack(node, node.libraries),
             self._store.address,
-            settings.model_copy(update={"beside": max(1, self._machine_cpus // kind.threads)}),
+            settings.model_copy(
+                update={"beside": max(1, self._machines.largest() // kind.threads)}
+            ),
             self._mailbox,
             replace=replace,
             until=self._until,
@@ -154,16 +154,21 @@ class RayExecutor:
         self._heard.pop(node.digest, None)
 
     def next(self, patience_s: float | None = None) -> Result | None:
-        """Wait for a task, forwarding the progress of the others meanwhile."""
+        """Wait for a task, forwarding the progress of the others meanwhile.
+
+        Returns None also when machines have joined, so that more nodes are submitted.
+        """
         until = math.inf if patience_s is None else time.monotonic() + patience_s
         while time.monotonic() < until:
             self._submit_due()
+            if self._machines.grew():
+                return None
             if not self._running:
                 time.sleep(POLL_S / 10)
                 continue
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
-            self._tell()
-            self._end_silent()
+            if self._tell():
+                self._end_silent()
             if ready:
                 node, replace = self._running.pop(ready[0])
                 result = self._result(ready[0], node)
@@ -176,19 +181,20 @@ class RayExecutor:
         return None
 
     def _result(self, reference: Any, node: Node) -> Result:
-        """The result of a task, or what its error means."""
+        """The result of a task, even if it was being cancelled, or what its error means."""
         errors = self._ray.exceptions
-        if node.digest in self._ended:
-            self._ended.remove(node.digest)
-            return Failure(node.digest, silent_for(self._settings.of(node)))
+        silent = node.digest in self._ended
+        self._ended.discard(node.digest)
         try:
             result: Result
             result, given_up = self._ray.get(reference)
-        except errors.OutOfMemoryError:
-            return Retry(node.digest, "its machine ran out of memory", smaller=True)
-        except errors.RayTaskError as error:
-            return Failure(node.digest, _one_line(error), str(error))
         except errors.RayError as error:
+            if silent:
+                return Failure(node.digest, silent_for(self._settings.of(node)))
+            if isinstance(error, errors.OutOfMemoryError):
+                return Retry(node.digest, "its machine ran out of memory", smaller=True)
+            if isinstance(error, errors.RayTaskError):
+                return Failure(node.digest, _one_line(error), str(error))
             return self._after_loss(node, error)
         if given_up is not None:
             self._given_up.append(given_up)
@@ -212,7 +218,8 @@ class RayExecutor:
             heard = self._heard.get(node.digest)
             if limit is None or heard is None or node.digest in self._ended:
                 continue
-            if time.monotonic() - heard > limit:
+            is_late = time.monotonic() - heard > limit
+            if is_late and not self._ray.wait([reference], timeout=0)[0]:
                 self._ended.add(node.digest)
                 self._ray.cancel(reference, force=True)
 
@@ -222,6 +229,9 @@ class RayExecutor:
 
     def _submit_due(self) -> None:
         due = [entry for entry in self._later if entry[0] <= time.monotonic()]
+        if due:
+            # what the lost attempt has still reported is not the next one's
+            self._tell()
         for entry in due:
             self._later.remove(entry)
             self.submit(entry[1], replace=entry[2])
@@ -235,14 +245,14 @@ class RayExecutor:
         here = look(self._store.address, key, token)
         task = self._ray.remote(look)
         asked = {}
-        for machine in self._machines():
+        for machine in self._machines.names():
             there = NodeAffinitySchedulingStrategy(machine, soft=False)
             options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
             asked[machine] = task.options(**options).remote(self._store.address, key, token)
         try:
             ready, _ = self._ray.wait(list(asked.values()), num_returns=len(asked), timeout=LOOK_S)
             # a machine that died meanwhile, or before Ray noticed, gets no work and is ignored
-            for machine, name in self._machines().items():
+            for machine, name in self._machines.names().items():
                 if machine not in asked:
                     continue
                 if asked[machine] not in ready:
@@ -250,14 +260,6 @@ class RayExecutor:
                 self._check(name, asked[machine], here)
         finally:
             self._store.backend.remove(key)
-
-    def _machines(self) -> dict[str, str]:
-        """Names of the machines that Ray considers alive, by id."""
-        return {
-            machine["NodeID"]: f"{machine['NodeManagerHostname']} ({machine['NodeName']})"
-            for machine in self._ray.nodes()
-            if machine["Alive"]
-        }
 
     def _check(self, name: str, reference: Any, here: Machine) -> None:
         try:
@@ -271,14 +273,22 @@ class RayExecutor:
         if (difference := here.differs(there)) is not None:
             raise BadInput(f"machine {name} {difference}")
 
-    def _tell(self) -> None:
+    def _tell(self) -> bool:
+        """Forward the progress that nodes have reported; False if the mailbox does not answer."""
+        # a request that is not answered in time is kept, since its answer empties the mailbox
+        if self._drain is None:
+            self._drain = self._mailbox.drain.remote()
         try:
-            latest = self._ray.get(self._mailbox.drain.remote(), timeout=POLL_S)
-        except self._ray.exceptions.RayError:
-            return
+            latest = self._ray.get(self._drain, timeout=POLL_S)
+        except self._ray.exceptions.RayError as error:
+            if not isinstance(error, self._ray.exceptions.GetTimeoutError):
+                self._drain = None
+            return False
+        self._drain = None
         for digest, progress in latest.items():
             self._heard[digest] = time.monotonic()
             self._report(digest, progress)
+        return True
 
     def close(self) -> None:
         """Disconnect from the cluster or stop the local Ray, which ends this driver's tasks.

@@ -23,6 +23,7 @@ from pipeline.execution.work.contract import (
     FAMILIES,
     METHODS,
     check_node,
+    check_unchanged,
     network_data,
     own_code,
 )
@@ -199,6 +200,7 @@ def perform(
     standing = None if replace else store.record(node.kind, node.digest)
     if standing is not None:
         return Done(node.digest, standing.content, standing.facts, standing.how, found=True)
+    check_unchanged(node)
     kind = settings.of(node.kind)
     device = device_of(settings)
     keep_freed_memory()

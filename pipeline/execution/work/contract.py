@@ -17,7 +17,13 @@ from pathlib import Path
 
 from pipeline.catalogue.code.data import data_note, data_read, is_data
 from pipeline.catalogue.code.digests import TASKS, Code
-from pipeline.catalogue.code.known import KNOWN, declared_at, place_of, words_of
+from pipeline.catalogue.code.known import (
+    KNOWN,
+    declared_at,
+    place_of,
+    require_unchanged,
+    words_of,
+)
 from pipeline.catalogue.code.members import lookalikes
 from pipeline.grid.digests import digest, parts_of
 from pipeline.grid.graph import Node
@@ -104,6 +110,20 @@ def own_code(node: Node) -> list[str]:
     model = node.parent("model").spec
     made = [f"network {part.title()}" for part in parts_of(model) if isinstance(part, Factory)]
     return [*own_names(node.spec), *own_names(model), *made]
+
+
+def check_unchanged(node: Node) -> None:
+    """Check that a node, and the model that it calls, will run the code that their digests cover.
+
+    Raises:
+        BadInput: If the code of a part has changed since the grid was loaded.
+    """
+    models = [parent.spec for role, parent in node.parents if role == "model"]
+    for part in (part for spec in (node.spec, *models) for part in parts_of(spec)):
+        if isinstance(part, Factory) and part.source:
+            require_unchanged(part.factory.partition(":")[0], part.source)
+        elif type(part).source_digest:
+            require_unchanged(type(part).__module__, type(part).source_digest)
 
 
 def check_stateless(node: Node, before: Mapping[str, bytes], *, same: bool) -> None:

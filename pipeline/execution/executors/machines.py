@@ -1,0 +1,89 @@
+"""The machines of a Ray cluster, which may join and leave during a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from pipeline.execution.settings import KindSettings, Settings
+from pipeline.problems import BadInput
+
+KEPT_S = 5.0
+"""How long the list of machines is used before Ray is asked for it again."""
+
+
+class Machines:
+    """CPUs and GPUs of the machines that Ray considers alive.
+
+    Any method raises BadInput if there are GPUs, and a kind of node asks for more of them than any
+    machine has: Ray would keep its tasks waiting.
+
+    Args:
+        ray: The module, connected to the cluster.
+        settings: Settings of the run.
+    """
+
+    def __init__(self, ray: Any, settings: Settings) -> None:
+        self._ray = ray
+        self._kinds = settings.kinds if settings.device != "cpu" else {}
+        self._found: list[tuple[int, float]] = []
+        self._until = -math.inf
+        self._grown = False
+        self._all()
+        self._grown = False
+
+    def names(self) -> dict[str, str]:
+        """Names by id, as of now."""
+        return {
+            machine["NodeID"]: f"{machine['NodeManagerHostname']} ({machine['NodeName']})"
+            for machine in self._ray.nodes()
+            if machine["Alive"]
+        }
+
+    @property
+    def cpus(self) -> int:
+        """Number of CPUs of all machines, at least 1."""
+        return max(sum(cpus for cpus, _ in self._all()), 1)
+
+    @property
+    def gpus(self) -> float:
+        """Number of GPUs of all machines."""
+        return sum(gpus for _, gpus in self._all())
+
+    def largest(self, gpus: float = 0.0) -> int:
+        """Number of CPUs of the largest machine that has so many GPUs, at least 1."""
+        return max([1, *(cpus for cpus, has in self._all() if has >= gpus)])
+
+    def request(self, kind: KindSettings, *, on_gpu: bool) -> dict[str, float]:
+        """Ray's options for a task of a kind, such that a machine has what it asks for."""
+        gpus = kind.gpus if on_gpu and self.gpus else 0
+        return {"num_cpus": min(kind.threads, self.largest(gpus)), "num_gpus": gpus}
+
+    def grew(self) -> bool:
+        """Whether the number of CPUs has increased since this was last asked."""
+        self._all()
+        grown, self._grown = self._grown, False
+        return grown
+
+    def _all(self) -> list[tuple[int, float]]:
+        if time.monotonic() >= self._until:
+            before = sum(cpus for cpus, _ in self._found)
+            self._found = [
+                (int(machine["Resources"].get("CPU", 0)), machine["Resources"].get("GPU", 0.0))
+                for machine in self._ray.nodes()
+                if machine["Alive"]
+            ]
+            self._until = time.monotonic() + KEPT_S
+            self._grown |= sum(cpus for cpus, _ in self._found) > before
+            self._check()
+        return self._found
+
+    def _check(self) -> None:
+        most = max((gpus for _, gpus in self._found), default=0.0)
+        for name, kind in self._kinds.items():
+            if 0 < most < kind.gpus:
+                raise BadInput(
+                    f"settings: a {name} node asks for {kind.gpus:g} GPUs, and no machine has more "
+                    f"than {most:g}; set `gpus` of {name} to {most:g} or less"
+                )
