@@ -106,9 +106,10 @@ ARTIFACTS = {
 
 
 def follow_artifacts(path: Path, folder: Path) -> bool:
-    """Update the artifact paths in a database that was moved together with its artifacts.
+    """Update the artifact paths in a database that was moved or copied together with its artifacts.
 
-    Paths of experiments in another folder of the same name, which no longer exists, are replaced.
+    Replaced are paths of experiments in another folder of the same name, which no longer exists or
+    of which `folder` has the same entries. Otherwise runs would write into the original of a copy.
 
     Args:
         folder: The current folder of artifacts.
@@ -121,7 +122,7 @@ def follow_artifacts(path: Path, folder: Path) -> bool:
     now = folder.as_uri()
     with contextlib.suppress(sqlite3.DatabaseError), _opened(path) as database:
         rows = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        moved = [str(old) for (old,) in rows if old and _is_gone(str(old), folder)]
+        moved = [str(old) for (old,) in rows if old and _is_replaced(str(old), folder)]
         tables = {str(name) for (name,) in database.execute("SELECT name FROM sqlite_master")}
         for old in moved:
             for table, columns in ARTIFACTS.items():
@@ -136,12 +137,21 @@ def follow_artifacts(path: Path, folder: Path) -> bool:
     return False
 
 
-def _is_gone(place: str, folder: Path) -> bool:
-    """Whether an address is that of a missing folder with the same name as `folder`."""
+def _is_replaced(place: str, folder: Path) -> bool:
+    """Whether `folder` has taken the place of the folder at an address, or is a copy of it."""
     if not place.startswith("file://") or place == folder.as_uri():
         return False
     path = Path(unquote(place.removeprefix("file://")))
-    return path.name == folder.name and not path.exists()
+    if path.name != folder.name:
+        return False
+    try:
+        names = {entry.name for entry in path.iterdir()} - {"models"}
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    # a run's folder is named by its random id, so no two folders share one by chance
+    return any((folder / name).exists() for name in names)
 
 
 @dataclass(frozen=True)

@@ -342,6 +342,25 @@ def test_a_copy_leaves_the_addresses_of_what_is_still_there(bench: Bench, tmp_pa
     assert not follow_artifacts(copy / "mlflow.db", copy / "mlartifacts")
 
 
+def test_a_copy_with_its_artifacts_logs_into_its_own_folder(bench: Bench, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "table.md").write_text("| a |", encoding="utf-8")
+    run(bench, *GRID.cells[:1], report=report)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", copy)
+    shutil.copytree(tmp_path / "store", copy / "store")
+    shutil.copytree(tmp_path / "mlartifacts", copy / "mlartifacts")
+    before = sorted((tmp_path / "mlartifacts").rglob("*"))
+    after = Bench(copy)
+    run(after, *GRID.cells[1:2], report=report)
+    assert sorted((tmp_path / "mlartifacts").rglob("*")) == before
+    for each in after.parents():
+        assert each.info.artifact_uri.startswith((copy / "mlartifacts").as_uri())
+        assert after.client.list_artifacts(each.info.run_id, "report")
+
+
 def test_the_pages_to_open_first_are_known_without_mlflow(bench: Bench) -> None:
     assert pages(bench.uri, 5001) == {}
     run(bench, *GRID.cells[:1])
