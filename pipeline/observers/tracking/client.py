@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -17,12 +18,15 @@ from pipeline.observers.tracking.runs import PROGRAM, ChildRun, Data, Metric
 from pipeline.observers.tracking.server import PATIENCE, QUIET, artifact_folder, follow
 from pipeline.observers.tracking.view import TAG, is_ours, saved_view
 from pipeline.problems.sanitize import markdown
+from pipeline.store.leases import Holder, process_mark
 from pipeline.store.ledger import user_name
 
 NOTE = "mlflow.note.content"
 """Tag that MLflow displays as the description of a run, in Markdown."""
 KIND = "mlflow.experimentKind"
 """Tag that makes MLflow show the runs of an experiment as trainings, not as an agent's."""
+PROCESS = "process"
+"""Tag of a parent run: the process that logs it; see `process_mark`."""
 BATCH = 100
 """Entries per request; MLflow's limits are 100 parameters and 1,000 metrics."""
 LONGEST_NOTE = 7_900
@@ -114,8 +118,20 @@ class Server:
             self._client.set_experiment_tag(self._experiment, TAG, saved_view())
 
     def begin(self, name: str, tags: Mapping[str, str], began: float) -> None:
-        """Create the parent run."""
-        self._parent = self._create(name, {**tags, "mlflow.source.name": tags["command"]}, began)
+        """Create the parent run, and end those of killed processes of this machine."""
+        self._end_killed()
+        own = {PROCESS: process_mark(os.getpid()), "mlflow.source.name": tags["command"]}
+        self._parent = self._create(name, {**tags, **own}, began)
+
+    def _end_killed(self) -> None:
+        """Set the status of parent runs whose process was killed, and so could not end them."""
+        query = f"attributes.status = 'RUNNING' and tags.{PROCESS} LIKE '%:%'"
+        for run in self._client.search_runs([self._experiment], query):
+            mark = run.data.tags[PROCESS]
+            pid = mark.rpartition(" ")[2].partition(":")[0]
+            # whether a process of another machine is alive is not known, so it counts as alive
+            if pid.isdecimal() and not Holder("", int(pid), mark, until=math.inf).alive:
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def watch_machine(self) -> None:
         """Log system metrics (CPU, memory, disk, network) to the parent run until it ends."""

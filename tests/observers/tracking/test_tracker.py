@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import shutil
 import signal
 import socket
@@ -32,6 +33,7 @@ from pipeline.observers.tracking.tracker import Tracker
 from pipeline.problems import BadInput
 from pipeline.problems.sanitize import without_secrets
 from pipeline.store.arrow import write_tensors
+from pipeline.store.leases import process_mark
 from pipeline.store.ledger import Ledger
 from pipeline.store.store import Store
 from tasks.attacks.clean import Clean
@@ -796,3 +798,24 @@ def test_the_pages_take_runs_over_http_and_end_at_ctrl_c(
     assert "Traceback" not in said
     assert capfd.readouterr() == ("", "")
     assert not answers(web)
+
+
+def test_a_run_ends_what_a_killed_process_of_this_machine_left_running(bench: Bench) -> None:
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    run(bench, *GRID.cells[:1])
+    (first,) = bench.parents()
+    experiment = first.info.experiment_id
+    marks = {"alive": process_mark(os.getpid()), "killed": process_mark(sleeper.pid)}
+    marks["of another machine"] = marks["killed"].replace("-", "", 1)
+    left = {
+        name: bench.client.create_run(experiment, tags={"process": mark}).info.run_id
+        for name, mark in marks.items()
+    }
+    sleeper.kill()
+    sleeper.wait()
+    run(bench, *GRID.cells[:2])
+    assert {name: bench.client.get_run(each).info.status for name, each in left.items()} == {
+        "alive": "RUNNING",
+        "killed": "KILLED",
+        "of another machine": "RUNNING",
+    }
