@@ -138,9 +138,34 @@ def _check(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | 
     sizes = {entry.key: entry.size_bytes for entry in store.backend.find(f"{folder}/*")}
     size = sum(_check_file(store, record, folder, name, sizes) for name in record.files)
     said = contradiction(record, lambda name: store.path(record, name))
+    said = said or _mixture(store, record)
     if said is not None:
         raise _damaged(record, said)
     return record, size + sizes.get(f"{folder}/{META}", 0)
+
+
+def _mixture(store: Store, record: Record) -> str | None:
+    """Why an artifact that counts as valid was made from an outdated parent; None if it was not.
+
+    An artifact that is outdated itself is no damage: a run computes it again.
+    """
+    for kind, parent in record.parents.values():
+        made_from = store.known(kind, parent)
+        if made_from is None or made_from.content != record.lineage.get(parent):
+            continue
+        for digest, content in made_from.lineage.items():
+            stated = record.lineage.get(digest, content)
+            if stated != content and _content(store, digest) in {stated, None}:
+                return f"names another {digest[:12]} than its {kind} {parent[:12]} was made from"
+    return None
+
+
+def _content(store: Store, digest: str) -> str | None:
+    """Content hash of an artifact of any kind; None if the store does not have it."""
+    for entry in store.backend.find(f"*/{digest[:2]}/{digest}/{META}"):
+        record = store.known(entry.key.split("/")[0], digest)
+        return record.content if record is not None else None
+    return None
 
 
 def _check_file(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tiny import Recorder, Tiny, write_configs
 
@@ -27,6 +28,7 @@ from pipeline.execution.events import (
 )
 from pipeline.execution.executors.inline import InlineExecutor
 from pipeline.execution.executors.worker import perform_remotely
+from pipeline.grid.graph import Node
 from pipeline.observers.progress import lines
 from pipeline.observers.tally import Tally
 from pipeline.problems import BadInput
@@ -127,9 +129,9 @@ class Meddler(Recorder):
 
 
 def run_beside(
-    tiny: Tiny, meddle: Callable[[Event], object], *, force: bool = False
+    tiny: Tiny, meddle: Callable[[Event], object], *, force: bool = False, only: Sequence[str] = ()
 ) -> tuple[Meddler, RunFinished]:
-    session = tiny.session()
+    session = tiny.session(only=only)
     session.store.prepare()
     meddler = Meddler(meddle=meddle)
     forced = session.forced("defend") if force else set()
@@ -195,6 +197,52 @@ def test_what_another_process_took_away_and_brought_back_is_not_set_aside(
     )
     assert recorder.set_aside() == []
     assert "craft" not in finished.computed
+
+
+def retrain(store: Store, model: Node) -> None:
+    """Replace a model by one of the same recipe with other weights, as another machine may."""
+    old = store.required("train", model.digest)
+    weights = safetensors.torch.load(store.path(old, "weights.safetensors").read_bytes())
+    other = {name: 2 * each if each.ndim > 1 else each for name, each in weights.items()}
+    history = store.path(old, "history.json").read_bytes()
+    store.put(
+        model.identity,
+        {
+            "weights.safetensors": lambda path: safetensors.torch.save_file(other, path),
+            "history.json": lambda path: path.write_bytes(history),
+        },
+        lineage=old.lineage,
+        facts=old.facts,
+        how=old.how,
+        replace=True,
+    )
+
+
+def test_a_score_is_never_of_two_trainings_of_its_model(tiny: Tiny) -> None:
+    """Another run replaces the model after the first of two shards."""
+
+    def meddle(event: Event) -> None:
+        if isinstance(event, NodeDone) and event.node.kind == "defend" and not retrained:
+            retrained.append(event.node)
+            retrain(Store(tiny.store), event.node.parent("model"))
+
+    retrained: list[Node] = []
+    recorder, finished = run_beside(tiny, meddle, only=["cell=mixed/clean/none"])
+    assert not finished.missing
+    retried = [event.reason for event in recorder.events if isinstance(event, NodeRetried)]
+    assert len(retried) == 1
+    assert "than the other inputs" in retried[0]
+    # the shard of the old model was computed again, before the only score
+    assert [event.node.kind for event in recorder.done()][2:] == ["defend"] * 3 + ["score"]
+    store = Store(tiny.store)
+    model = retrained[0].parent("model")
+    made_from = {
+        store.required(kind, digest).lineage[model.digest]
+        for kind, digest in store.each()
+        if kind in {"defend", "score"}
+    }
+    assert made_from == {store.required("train", model.digest).content}
+    assert recorder.set_aside() == []
 
 
 class Zoo:

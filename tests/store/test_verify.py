@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,39 @@ def test_what_was_never_finished_is_no_damage(store: Store) -> None:
     (folder_of(store) / META).unlink()
     found = verify(store)
     assert (found.sound, found.damages) == (2, [])
+
+
+def test_a_score_of_two_trainings_is_found_and_an_outdated_one_is_no_damage(
+    tmp_path: Path,
+) -> None:
+    """As runs beside others could make them: a shard of the old model, the score of the new."""
+    made = Store(tmp_path / "mixed")
+    model = Node("train", Shard(start=0, stop=1))
+    shards = [Node("defend", Shard(start=at, stop=at + 5), (("model", model),)) for at in (0, 5)]
+    score = Node("score", Shard(start=0, stop=9), (("0", shards[0]), ("1", shards[1])))
+
+    def put(node: Node, text: str, lineage: Mapping[str, str]) -> Record:
+        return made.put(
+            node.identity,
+            {"a.txt": lambda path: path.write_text(text)},
+            lineage=lineage,
+            facts={},
+            how={},
+            replace=True,
+        )
+
+    old = put(model, "old", {}).content
+    contents = {each.digest: put(each, each.digest, {model.digest: old}).content for each in shards}
+    put(score, "score", contents | {model.digest: old})
+    new = put(model, "new", {}).content
+    put(shards[1], shards[1].digest, {model.digest: new})
+    # a run that was killed at this moment: the score and the first shard are outdated
+    assert verify(made).damages == []
+    put(score, "score", contents | {model.digest: new})
+    (damage,) = verify(made, set_aside=True).damages
+    assert (damage.kind, damage.digest) == ("score", score.digest)
+    assert f"its defend {shards[0].digest[:12]} was made from" in damage.reason
+    assert damage.aside is not None
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
