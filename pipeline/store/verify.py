@@ -59,7 +59,8 @@ def verify(
     Facts are compared with what the files contain, see `pipeline.store.recount`.
 
     Args:
-        set_aside: Move damaged artifacts out of the way, so that a run computes them again.
+        set_aside: Move damaged artifacts out of the way, so that a run computes them again. What
+            cannot be read at this moment is reported and stays.
         seal: Add the checksum to valid old records that lack one.
         tell: Called with the number of artifacts done and in total.
 
@@ -77,10 +78,11 @@ def verify(
         try:
             record, size = _check(fresh, folder, kind, digest)
         except (Damaged, BadInput) as problem:
+            damaged = isinstance(problem, Damaged)
             reason = problem.reason if isinstance(problem, Damaged) else str(problem)
             if not _there(store, meta):
                 continue  # another process removed it meanwhile
-            aside = store.set_aside(kind, digest, folder) if set_aside else None
+            aside = store.set_aside(kind, digest, folder) if set_aside and damaged else None
             found.damages.append(Damage(kind, digest, reason, aside))
         else:
             if record is not None:

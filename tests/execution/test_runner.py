@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,12 @@ from pipeline.execution.events import (
 )
 from pipeline.execution.executors.inline import InlineExecutor
 from pipeline.execution.executors.worker import perform_remotely
+from pipeline.execution.work.inputs import forget
 from pipeline.grid.graph import Node
 from pipeline.observers.progress import lines
 from pipeline.observers.tally import Tally
 from pipeline.problems import BadInput
+from pipeline.store import store as store_module
 from pipeline.store.leases import Leases
 from pipeline.store.store import Store
 from tasks.networks.small import Small
@@ -197,6 +200,26 @@ def test_what_another_process_took_away_and_brought_back_is_not_set_aside(
     )
     assert recorder.set_aside() == []
     assert "craft" not in finished.computed
+
+
+def test_what_cannot_be_read_at_this_moment_fails_its_node_and_stays(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run(only=["cell=mixed/clean/none"])
+    before = metas(tiny)
+    checksum = store_module._sha256
+
+    def stale(path: Path) -> str:
+        if path.name.startswith("weights"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return checksum(path)
+
+    monkeypatch.setattr(store_module, "_sha256", stale)
+    forget()
+    recorder, finished = tiny.run(only=["cell=mixed/clean/counter"])
+    assert "stale file handle" in finished.missing["mixed/clean/counter"]
+    assert recorder.set_aside() == []
+    assert metas(tiny) == before
 
 
 def retrain(store: Store, model: Node) -> None:

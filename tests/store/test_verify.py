@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -197,6 +199,29 @@ def test_a_score_of_two_trainings_is_found_and_an_outdated_one_is_no_damage(
     assert (damage.kind, damage.digest) == ("score", score.digest)
     assert f"its defend {shards[0].digest[:12]} was made from" in damage.reason
     assert damage.aside is not None
+
+
+@pytest.mark.parametrize("spoilt", ["examples", "meta.json"])
+def test_what_cannot_be_read_at_this_moment_is_told_and_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    def stale(path: object) -> NoReturn:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    if spoilt == "examples":
+        monkeypatch.setattr("pipeline.store.store._sha256", stale)
+    else:
+        read = store.backend.read
+        monkeypatch.setattr(
+            store.backend, "read", lambda key: (stale if key.endswith(META) else read)(key)
+        )
+    found = verify(store, set_aside=True)
+    reasons = [damage.reason for damage in found.damages if damage.kind == "craft"]
+    assert len(reasons) == len(NODES)
+    assert all(spoilt in reason and "stale file handle" in reason for reason in reasons)
+    assert [damage.aside for damage in found.damages if damage.aside] == []
+    monkeypatch.undo()
+    assert verify(store).sound == len(NODES)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
