@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.store import layout
 from pipeline.store.backend import FileInfo
 from pipeline.store.leases import Leases
@@ -55,12 +55,19 @@ def collectable(store: Store, *, keep_s: float, now: float | None = None) -> lis
         keep_s: Seconds back from `now`, a Unix time in seconds.
 
     Raises:
-        BadInput: If there is no store, or the ledger is damaged.
+        BadInput: If there is no store, or if it is not known what runs need, as the leases or the
+            ledger are damaged or cannot be read.
     """
     store.check()
     now = time.time() if now is None else now
-    at_work = Leases(store.backend).others()
-    kept = _asked_for(store, since=now - keep_s, at_work=at_work)
+    try:
+        at_work = Leases(store.backend).at_work()
+        kept = _asked_for(store, since=now - keep_s, at_work=at_work)
+    except (OSError, Unwritable) as error:
+        raise BadInput(
+            f"store {store.address}: which runs are at work and what they need is not known, so "
+            f"nothing is deleted: {reason_of(error)}"
+        ) from None
     found = list(store.backend.find("**/*"))
     items = [*_artifacts(found, kept, now), *_leftovers(store, found, kept, now, keep_s, at_work)]
     return [item for item in items if item.age_s >= YOUNGEST_S]
@@ -82,18 +89,13 @@ def _asked_for(store: Store, *, since: float, at_work: Collection[str]) -> set[s
     ledger = Ledger(store.backend)
     try:
         found = ledger.wanted(since, at_work)
+        waiting = [("score", digest) for digest in ledger.scores(since)]
     except Malformed as malformed:
         raise BadInput(
             f"store {store.address}: what runs asked for is not known, as a file cannot be read: "
             f"{malformed}; delete it to go on"
         ) from None
     seen: set[tuple[str, str]] = set()
-    waiting = [
-        ("score", cell.score)
-        for invocation in ledger.invocations
-        if invocation.time >= since
-        for cell in invocation.cells.values()
-    ]
     while waiting:
         kind, digest = node = waiting.pop()
         if node in seen:

@@ -94,26 +94,35 @@ class Leases:
                 self._backend.remove(_folder(digest))
 
     def others(self) -> dict[str, Holder]:
-        """The other live run that holds the lease of a node, by digest."""
+        """The other live run that holds the lease of a node, by digest; empty if not known."""
+        with contextlib.suppress(*REFUSALS):
+            return self.at_work()
+        return {}
+
+    def at_work(self) -> dict[str, Holder]:
+        """Like `others`.
+
+        Raises:
+            OSError, Unwritable: If the leases cannot be read.
+        """
         latest: dict[str, tuple[int, FileInfo]] = {}
         runs: dict[str, Holder | None] = {self._run: None}
         found = {}
-        with contextlib.suppress(*REFUSALS):
-            for entry in self._backend.find("leases/*/*"):
-                _, digest, number = entry.key.split("/")
-                if digest != "runs" and number.isdecimal():
-                    count = int(number)
-                    if digest not in latest or latest[digest][0] < count:
-                        latest[digest] = (count, entry)
-            for digest, (_, entry) in latest.items():
-                mark = (entry.key, entry.changed)
-                if mark not in self._owners:
-                    self._owners[mark] = self._owner(entry.key) or ""
-                run = self._owners[mark]
-                if run not in runs:
-                    runs[run] = self._alive(run)
-                if (holder := runs[run]) is not None:
-                    found[digest] = holder
+        for entry in self._backend.find("leases/*/*"):
+            _, digest, number = entry.key.split("/")
+            if digest != "runs" and number.isdecimal():
+                count = int(number)
+                if digest not in latest or latest[digest][0] < count:
+                    latest[digest] = (count, entry)
+        for digest, (_, entry) in latest.items():
+            mark = (entry.key, entry.changed)
+            if mark not in self._owners:
+                self._owners[mark] = self._owner(entry.key) or ""
+            run = self._owners[mark]
+            if run not in runs:
+                runs[run] = self._alive(run)
+            if (holder := runs[run]) is not None:
+                found[digest] = holder
         return found
 
     def close(self) -> None:
