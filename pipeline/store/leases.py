@@ -68,6 +68,7 @@ class Leases:
         self._backend = backend
         self._run = uuid.uuid4().hex
         self._mine: set[str] = set()
+        self._left: set[str] = set()
         self._owners: dict[tuple[str, float], str] = {}
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -90,8 +91,7 @@ class Leases:
         """Release the lease of a node, which is stored now or will not be computed by this run."""
         if digest in self._mine:
             self._mine.discard(digest)
-            with contextlib.suppress(*REFUSALS):
-                self._backend.remove(_folder(digest))
+            self._remove(digest)
 
     def others(self) -> dict[str, Holder]:
         """The other live run that holds the lease of a node, by digest; empty if not known."""
@@ -152,6 +152,20 @@ class Leases:
         holder = Holder(platform.node(), pid, process_mark(pid), time.time() + LASTS_S)
         self._backend.write(f"leases/runs/{self._run}", json.dumps(asdict(holder)).encode())
 
+        for left in self._left - self._mine:
+            self._remove(left)
+
+    def _remove(self, digest: str) -> None:
+        """Delete the lease of a node, or try again at the next renewal."""
+        try:
+            self._backend.remove(_folder(digest))
+        except FileNotFoundError:
+            pass
+        except REFUSALS:
+            self._left.add(digest)
+            return
+        self._left.discard(digest)
+
     def _take(self, digest: str) -> bool:
         number = 0
         for _ in range(TRIES):
@@ -161,6 +175,10 @@ class Leases:
             run = None if highest is None else self._owner(f"{_folder(digest)}/{highest}")
             if highest is None or run is None:
                 number = 0  # released at this moment
+            elif run == self._run:
+                # an earlier request was answered by an error though it was carried out, or a
+                # release failed
+                return True
             elif self._alive(run) is not None:
                 return False
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -58,6 +59,50 @@ def test_a_node_that_one_run_is_at_is_not_given_to_another_until_it_is_released(
     assert two.others() == {}
     assert two.claim(DIGEST)
     assert not one.claim(DIGEST)
+    one.close()
+    two.close()
+    assert files(backend) == set()
+
+
+def test_a_run_does_not_wait_for_itself_if_the_answer_to_its_claim_was_lost(
+    backend: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = backend.create
+
+    def lossy(draft: Path, key: str) -> None:
+        create(draft, key)
+        monkeypatch.undo()
+        raise FileExistsError(key)
+
+    monkeypatch.setattr(backend, "create", lossy)
+    one, two = Leases(backend), Leases(backend)
+    assert one.claim(DIGEST)
+    assert not two.claim(DIGEST)
+    one.release(DIGEST)
+    assert two.claim(DIGEST)
+    one.close()
+    two.close()
+    assert files(backend) == set()
+
+
+def test_a_run_does_not_wait_for_itself_if_a_release_failed(
+    backend: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(key: str) -> None:
+        raise OSError(errno.EIO, "Input/output error", key)
+
+    one, two = Leases(backend), Leases(backend)
+    assert one.claim(DIGEST)
+    assert one.claim(OTHER)
+    monkeypatch.setattr(backend, "remove", deaf)
+    one.release(DIGEST)
+    one.release(OTHER)
+    monkeypatch.undo()
+    assert one.claim(DIGEST)
+    # what is not claimed again is released with the next renewal of the run's lease
+    one._renew()
+    assert not two.claim(DIGEST)
+    assert two.claim(OTHER)
     one.close()
     two.close()
     assert files(backend) == set()
