@@ -76,7 +76,7 @@ def verify(
         folder = meta.removesuffix(f"/{META}")
         kind, _, digest = folder.split("/")
         try:
-            record, size = _check(fresh, folder, kind, digest)
+            record, size = _check_again(fresh, folder, kind, digest)
         except (Damaged, BadInput) as problem:
             damaged = isinstance(problem, Damaged)
             reason = problem.reason if isinstance(problem, Damaged) else str(problem)
@@ -121,6 +121,14 @@ def _beside(store: Store) -> Iterator[Damage]:
 
 def _there(store: Store, key: str) -> bool:
     return any(entry.key == key for entry in store.backend.find(key))
+
+
+def _check_again(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | None, int]:
+    """Like `_check`, twice where something is wrong: a run may have replaced the artifact."""
+    try:
+        return _check(store, folder, kind, digest)
+    except (Damaged, BadInput):
+        return _check(store, folder, kind, digest)
 
 
 def _check(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | None, int]:

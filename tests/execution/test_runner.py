@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -33,6 +34,7 @@ from pipeline.execution.work.inputs import forget
 from pipeline.grid.graph import Node
 from pipeline.observers.progress import lines
 from pipeline.observers.tally import Tally
+from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput
 from pipeline.store import store as store_module
 from pipeline.store.leases import Leases
@@ -220,6 +222,26 @@ def test_what_cannot_be_read_at_this_moment_fails_its_node_and_stays(
     assert "stale file handle" in finished.missing["mixed/clean/counter"]
     assert recorder.set_aside() == []
     assert metas(tiny) == before
+
+
+def test_what_another_run_replaced_since_the_plan_found_it_damaged_is_not_set_aside(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run(only=["cell=mixed/clean/none"])
+    (meta,) = tiny.store.glob("score/??/*/meta.json")
+    whole = meta.read_bytes()
+    meta.write_bytes(b"")
+
+    def planned(*args: Any, **options: Any) -> Plan:
+        plan = make_plan(*args, **options)
+        meta.write_bytes(whole)
+        return plan
+
+    monkeypatch.setattr("pipeline.execution.runner.make_plan", planned)
+    recorder, finished = tiny.run(only=["cell=mixed/clean/none"])
+    assert recorder.set_aside() == []
+    assert not finished.missing
+    assert meta.read_bytes() == whole
 
 
 def retrain(store: Store, model: Node) -> None:

@@ -162,6 +162,26 @@ def test_each_damage_is_found_and_moved_away_if_that_is_asked(
     assert (after.sound, after.damages) == (2, [])
 
 
+def test_what_a_run_replaces_while_it_is_verified_is_not_set_aside(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run with --force does, between the reading of the record and of the files."""
+    read = Store.record
+
+    def replaced(self: Store, kind: str, digest: str) -> Record | None:
+        record = read(self, kind, digest)
+        if digest == NODES[0].digest:
+            monkeypatch.undo()
+            writers = {"notes.txt": lambda path: path.write_text("other notes")}
+            store.put(NODES[0].identity, writers, lineage={}, facts={}, how={}, replace=True)
+        return record
+
+    monkeypatch.setattr(Store, "record", replaced)
+    found = verify(store, set_aside=True)
+    assert (found.sound, found.damages) == (3, [])
+    assert list(record_of(store).files) == ["notes.txt"]
+
+
 def test_what_was_never_finished_is_no_damage(store: Store) -> None:
     (folder_of(store) / META).unlink()
     found = verify(store)
