@@ -51,10 +51,15 @@ class Holder:
 
     @property
     def alive(self) -> bool:
-        """Whether the run may still be active; known exactly for processes of this machine."""
+        """Whether the run may still be active; known exactly for visible processes of this machine.
+
+        Other users' processes are not visible if `/proc` is mounted with the option `hidepid`.
+        """
         here = self.process.rpartition(" ")[0]
         if here and here == process_mark(os.getpid()).rpartition(" ")[0]:
-            return process_mark(self.pid) == self.process
+            mark = process_mark(self.pid)
+            if mark or not _hidden(self.pid):
+                return mark == self.process
         return time.time() < self.until
 
     def __str__(self) -> str:
@@ -237,6 +242,17 @@ def process_mark(pid: int) -> str:
     if state in "ZX":
         return ""  # a zombie or dead process
     return f"{boot} {space} {pid}:{start}"
+
+
+def _hidden(pid: int) -> bool:
+    """Whether a process of another user exists."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def _folder(digest: str) -> str:

@@ -183,6 +183,29 @@ def test_a_run_is_known_to_be_alive_for_as_long_as_it_works(
     two.close()
 
 
+@pytest.mark.parametrize("error", [PermissionError, ProcessLookupError])
+def test_a_process_that_another_user_cannot_see_holds_its_lease_until_it_lapses(
+    backend: Folder, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """As where /proc is mounted with hidepid; a process that is not there holds nothing."""
+
+    def mark(pid: int) -> str:
+        return f"boot space {pid}:1" if pid == os.getpid() else ""
+
+    def kill(pid: int, signal: int) -> None:
+        raise error(pid, signal)
+
+    monkeypatch.setattr(leases_module, "process_mark", mark)
+    monkeypatch.setattr(os, "kill", kill)
+    one, two = Leases(backend), Leases(backend)
+    assert one.claim(DIGEST)
+    become(backend, one, pid=1, process="boot space 1:1", until=time.time() + 30)
+    assert two.claim(DIGEST) == (error is ProcessLookupError)
+    become(backend, one, until=time.time() - 1)
+    assert two.claim(DIGEST)
+    two.close()
+
+
 @pytest.mark.skipif(not process_mark(os.getpid()), reason="processes are not told apart here")
 def test_a_process_of_this_machine_that_was_killed_holds_nothing(backend: Folder) -> None:
     script = (
