@@ -203,9 +203,47 @@ def test_removing_leaves_no_half_and_what_others_took_away_is_no_error(store: St
     asked(store, SCORE, days_ago=1)
     items = collectable(store, keep_s=DAY_S * 30, now=LATER)
     gone = Garbage("craft/aa/gone", "gone", 7, DAY_S)
-    assert remove(store, [gone, *items]) == items[0].size_bytes > 0
+    assert remove(store, [gone, *items]) == items
+    assert items[0].size_bytes > 0
     assert sorted(store.each()) == sorted((n.kind, n.digest) for n in (MODEL, CRAFT, SCORE))
     assert list((store.root / "scratch").iterdir()) == []
+
+
+def test_what_a_run_begins_to_want_after_the_listing_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect_module, "LOOK_S", 0.0)
+    items = collectable(store, keep_s=DAY_S, now=LATER)
+    assert {Path(item.key).name for item in items} >= {MODEL.digest, CRAFT.digest}
+    Ledger(store.backend).want([MODEL.digest])
+    delete = store.backend.remove
+
+    def wanting(key: str) -> None:
+        """While the first is deleted, another run begins."""
+        monkeypatch.undo()
+        monkeypatch.setattr(collect_module, "LOOK_S", 0.0)
+        Ledger(store.backend).want([OTHER.digest])
+        delete(key)
+
+    monkeypatch.setattr(store.backend, "remove", wanting)
+    items.sort(key=lambda item: item.key.endswith(OTHER.digest))
+    assert {Path(item.key).name for item in remove(store, items)} == {CRAFT.digest, SCORE.digest}
+    assert {digest for _, digest in store.each()} == {MODEL.digest, OTHER.digest}
+
+
+def test_nothing_is_deleted_once_it_is_not_known_what_runs_want(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = collectable(store, keep_s=DAY_S, now=LATER)
+
+    def failing(pattern: str) -> Iterator[FileInfo]:
+        raise Unwritable("the server does not answer")
+
+    monkeypatch.setattr(store.backend, "find", failing)
+    with pytest.raises(BadInput, match="nothing is deleted: the server does not answer"):
+        remove(store, items)
+    monkeypatch.undo()
+    assert len(list(store.each())) == 4
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
