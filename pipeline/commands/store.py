@@ -224,19 +224,23 @@ def gc(store: str, keep: float, yes: bool, as_json: bool) -> None:
     place = Store(store)
     _say(place.check())
     items = collectable(place, keep_s=keep * DAY_S)
-    total = remove(place, items) if yes else sum(item.size_bytes for item in items)
+    listed = items
+    items = remove(place, listed) if yes else listed
+    total = sum(item.size_bytes for item in items)
     if as_json:
         base = place.address.partition("?")[0]
-        listed = [
+        found = [
             {"path": f"{base}/{item.key}", "what": item.what, "bytes": item.size_bytes}
             for item in items
         ]
-        print_json({"deleted": yes, "bytes": total, "items": listed})
+        print_json({"deleted": yes, "bytes": total, "items": found})
         return
     for item in items:
         say(f"{_size(item.size_bytes):>10}  {item.age_s / DAY_S:4.0f} days  {item.what}")
     if yes:
         say(f"deleted {len(items)}, {_size(total)}")
+        if left := len(listed) - len(items):
+            say(f"{left} were not deleted: a run began to want them, or they are gone", err=True)
     elif items:
         say(f"{len(items)} would go, {_size(total)}: --yes deletes them")
     else:

@@ -201,8 +201,7 @@ class Run:
                 without=blocked,
                 snapshot=snapshot,
             )
-            for damaged in plan.damaged:
-                self._put_aside(damaged.kind, damaged.digest, damaged.reason)
+            self._put_damaged_aside(plan)
             if self._fatal() is not None:
                 self._undone = set(plan.todo)
                 return
@@ -431,6 +430,12 @@ class Run:
             else:
                 self._put_aside(kind, digest, failure.reason)
         return True
+
+    def _put_damaged_aside(self, plan: Plan) -> None:
+        """Set aside what a plan found damaged, unless another run has replaced it meanwhile."""
+        for found in plan.damaged:
+            if self.store.state(found.kind, found.digest).status == "damaged":
+                self._put_aside(found.kind, found.digest, found.reason)
 
     def _put_aside(self, kind: str, digest: str, reason: str) -> None:
         if self.store.set_aside(kind, digest) is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.grid.graph import Node
+from pipeline.problems import BadInput
 from pipeline.report.cache import kept_numbers
 from pipeline.store import arrow
 from pipeline.store.store import Damaged, Record, Store
@@ -134,8 +135,8 @@ def answers_of(store: Store, record: Record) -> Answers:
         columns = arrow.read_arrays(
             store.path(record, "per_image.arrow"), {"ids": 1, "labels": 1, "correct": 2}
         )
-    except Damaged as damaged:
-        raise NotTested(str(damaged)) from None
+    except (Damaged, BadInput) as problem:
+        raise NotTested(str(problem)) from None
     except arrow.BadArrow as error:
         raise NotTested(f"{record.kind} {record.digest[:12]}: {error}") from None
     order = np.argsort(columns["ids"])

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from pipeline.problems import BadInput, reason_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,7 +25,7 @@ NOTHING: Mapping[str, int] = {}
 
 
 class BadArrow(ValueError):
-    """An Arrow file is unreadable or lacks a column."""
+    """The content of an Arrow file is invalid, or it lacks a column."""
 
 
 def write_tensors(path: Path, columns: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
@@ -49,7 +51,8 @@ def read_tensors(path: Path, needed: Mapping[str, int] = NOTHING) -> dict[str, T
         needed: Required columns, and the number of dimensions of each.
 
     Raises:
-        BadArrow: If the file is unreadable, or a column is missing or of another type.
+        BadArrow: If the content is invalid, or a column is missing or of another type.
+        BadInput: If the file cannot be opened, or if there is too little memory to map it.
     """
     import torch
 
@@ -61,10 +64,16 @@ def read_tensors(path: Path, needed: Mapping[str, int] = NOTHING) -> dict[str, T
 def read_arrays(path: Path, needed: Mapping[str, int] = NOTHING) -> dict[str, np.ndarray]:
     """Read all columns as NumPy arrays, without torch; otherwise like `read_tensors`."""
     try:
-        with pa.memory_map(str(path), "r") as source:
+        source = pa.memory_map(str(path), "r")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {reason_of(error)}") from None
+    try:
+        with source:
             table = pa.ipc.open_file(source).read_all()
             table.validate(full=True)
         columns = {name: _array(table.column(name)) for name in table.column_names}
+    except MemoryError:
+        raise  # also an ArrowException
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise BadArrow(f"{path.name}: not a readable Arrow file: {reason}") from None

@@ -67,7 +67,11 @@ class Backend(Protocol):
         """
 
     def find(self, pattern: str) -> Iterator[FileInfo]:
-        """Files that match a glob pattern, in any order; `**` matches any number of folders."""
+        """Files that match a glob pattern, in any order; `**` matches any number of folders.
+
+        Folders that this user may not list are left out; PermissionError if the pattern is of the
+        leases or the ledger, which are listed as a whole.
+        """
 
     def move(self, key: str, target: str) -> None:
         """Move a folder with its contents."""

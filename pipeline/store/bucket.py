@@ -414,6 +414,9 @@ def _used(copy: Path) -> bool:
         os.utime(copy)
     except FileNotFoundError:
         return False
+    except PermissionError:
+        # another user's copy, in a cache that users share
+        return os.access(copy, os.R_OK)
     return True
 
 

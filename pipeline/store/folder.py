@@ -17,6 +17,11 @@ from pipeline.problems import BadInput, reason_of, writing_to
 from pipeline.store.backend import FileInfo, draft_folder
 from pipeline.store.files import replace_bytes
 
+COMPLETE = ("leases/", "ledger/")
+"""What a pattern below these matches is listed as a whole or not at all: `gc` relies on it."""
+VANISHED = (FileNotFoundError, NotADirectoryError)
+"""Errors of what another process deleted after it was listed."""
+
 
 class Folder:
     """See `Backend`."""
@@ -85,10 +90,11 @@ class Folder:
 
     def find(self, pattern: str) -> Iterator[FileInfo]:
         """See `Backend.find`. Other processes may delete any of it meanwhile."""
-        for key in _matching(self._place, "", pattern.split("/")):
+        skipped = VANISHED if pattern.startswith(COMPLETE) else (*VANISHED, PermissionError)
+        for key in _matching(self._place, "", pattern.split("/"), skipped):
             try:
                 status = os.lstat(f"{self._place}/{key}")
-            except (FileNotFoundError, NotADirectoryError):
+            except VANISHED:
                 continue
             # includes the time of a rename, so that a file counts as changed when it was set aside
             changed = max(status.st_mtime, status.st_ctime)
@@ -129,36 +135,38 @@ class Folder:
             os.fsync(handle.fileno())
 
 
-def _matching(place: str, before: str, parts: Sequence[str]) -> Iterator[str]:
+def _matching(
+    place: str, before: str, parts: Sequence[str], skipped: tuple[type[OSError], ...]
+) -> Iterator[str]:
     """Keys below `place/before` that match the parts of a pattern, which has one `**` at most.
 
     Unlike `Path.glob` of Python before 3.13 it goes on where a folder was deleted after it was
-    listed, as another run's drafts are at any time.
+    listed, as another run's drafts are at any time, or cannot be for another of `skipped`.
     """
     part, *rest = parts
     if part != "**" and not re.search(r"[*?[]", part):
         if rest:
-            yield from _matching(place, f"{before}{part}/", rest)
+            yield from _matching(place, f"{before}{part}/", rest, skipped)
         else:
             yield f"{before}{part}"
         return
     try:
         with os.scandir(f"{place}/{before}") as found:
             entries = list(found)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except skipped:
         return
     if part == "**":
-        yield from _matching(place, before, rest)
+        yield from _matching(place, before, rest, skipped)
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from _matching(place, f"{before}{entry.name}/", parts)
+                yield from _matching(place, f"{before}{entry.name}/", parts, skipped)
         return
     fits = re.compile(translate(part)).match
     for entry in entries:
         if fits(entry.name) and not rest:
             yield f"{before}{entry.name}"
         elif fits(entry.name) and entry.is_dir():
-            yield from _matching(place, f"{before}{entry.name}/", rest)
+            yield from _matching(place, f"{before}{entry.name}/", rest, skipped)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -7,11 +7,13 @@ run that is at work counts as recent, whenever it began.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, Unwritable, reason_of
 from pipeline.store import layout
 from pipeline.store.backend import FileInfo
 from pipeline.store.leases import Leases
@@ -23,6 +25,10 @@ from pipeline.store.store import Store
 DAY_S = 86400.0
 YOUNGEST_S = DAY_S
 """Minimum age of garbage: anything younger may belong to a run in progress, on any machine."""
+CLOCKS_S = 60.0
+"""How far the clocks of a store and of this machine may be apart."""
+LOOK_S = 1.0
+"""Interval for checking what runs want while garbage is deleted."""
 LEFTOVERS = {
     "scratch": "of a put that was broken off",
     "leases": "of a run that was broken off",
@@ -38,12 +44,14 @@ class Garbage:
     Attributes:
         key: Its key.
         age_s: Time since its last change, in seconds.
+        listed: When the listing began, Unix time in seconds.
     """
 
     key: str
     what: str
     size_bytes: int
     age_s: float
+    listed: float = field(default_factory=time.time)
 
 
 def collectable(store: Store, *, keep_s: float, now: float | None = None) -> list[Garbage]:
@@ -55,45 +63,69 @@ def collectable(store: Store, *, keep_s: float, now: float | None = None) -> lis
         keep_s: Seconds back from `now`, a Unix time in seconds.
 
     Raises:
-        BadInput: If there is no store, or the ledger is damaged.
+        BadInput: If there is no store, or if it is not known what runs need, as the leases or the
+            ledger are damaged or cannot be read.
     """
     store.check()
-    now = time.time() if now is None else now
-    at_work = Leases(store.backend).others()
-    kept = _asked_for(store, since=now - keep_s, at_work=at_work)
+    listed = time.time()
+    now = listed if now is None else now
+    with _knowing(store):
+        at_work = Leases(store.backend).at_work()
+        kept = _asked_for(store, since=now - keep_s, at_work=at_work)
     found = list(store.backend.find("**/*"))
     items = [*_artifacts(found, kept, now), *_leftovers(store, found, kept, now, keep_s, at_work)]
-    return [item for item in items if item.age_s >= YOUNGEST_S]
+    return [replace(item, listed=listed) for item in items if item.age_s >= YOUNGEST_S]
 
 
-def remove(store: Store, items: list[Garbage]) -> int:
-    """Delete garbage; returns the number of bytes. Unwritable if the store refuses."""
-    freed = 0
+def remove(store: Store, items: list[Garbage]) -> list[Garbage]:
+    """Delete garbage, except what a run has begun to want since it was listed.
+
+    Returns:
+        What was deleted.
+
+    Raises:
+        BadInput: If it is not known what runs want.
+        Unwritable: If the store refuses.
+    """
+    removed: list[Garbage] = []
+    since = min((item.listed for item in items), default=0.0) - CLOCKS_S
+    wanted: set[str] = set()
+    looked = -math.inf
     for item in items:
-        try:
+        if time.monotonic() - looked >= LOOK_S:
+            with _knowing(store):
+                wanted = Ledger(store.backend).wanted(since)
+            looked = time.monotonic()
+        if item.key.rpartition("/")[2] in wanted:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # if another process deleted it
             store.backend.remove(item.key)
-        except FileNotFoundError:
-            continue  # another process deleted it
-        freed += item.size_bytes
-    return freed
+            removed.append(item)
+    return removed
 
 
-def _asked_for(store: Store, *, since: float, at_work: Collection[str]) -> set[str]:
-    ledger = Ledger(store.backend)
+@contextlib.contextmanager
+def _knowing(store: Store) -> Iterator[None]:
+    """Context manager: BadInput if it cannot be read which runs are at work and what they want."""
     try:
-        found = ledger.wanted(since, at_work)
+        yield
     except Malformed as malformed:
         raise BadInput(
             f"store {store.address}: what runs asked for is not known, as a file cannot be read: "
             f"{malformed}; delete it to go on"
         ) from None
+    except (OSError, Unwritable) as error:
+        raise BadInput(
+            f"store {store.address}: which runs are at work and what they need is not known, so "
+            f"nothing is deleted: {reason_of(error)}"
+        ) from None
+
+
+def _asked_for(store: Store, *, since: float, at_work: Collection[str]) -> set[str]:
+    ledger = Ledger(store.backend)
+    found = ledger.wanted(since, at_work)
+    waiting = [("score", digest) for digest in ledger.scores(since)]
     seen: set[tuple[str, str]] = set()
-    waiting = [
-        ("score", cell.score)
-        for invocation in ledger.invocations
-        if invocation.time >= since
-        for cell in invocation.cells.values()
-    ]
     while waiting:
         kind, digest = node = waiting.pop()
         if node in seen:

@@ -51,10 +51,15 @@ class Holder:
 
     @property
     def alive(self) -> bool:
-        """Whether the run may still be active; known exactly for processes of this machine."""
+        """Whether the run may still be active; known exactly for visible processes of this machine.
+
+        Other users' processes are not visible if `/proc` is mounted with the option `hidepid`.
+        """
         here = self.process.rpartition(" ")[0]
         if here and here == process_mark(os.getpid()).rpartition(" ")[0]:
-            return process_mark(self.pid) == self.process
+            mark = process_mark(self.pid)
+            if mark or not _hidden(self.pid):
+                return mark == self.process
         return time.time() < self.until
 
     def __str__(self) -> str:
@@ -68,6 +73,7 @@ class Leases:
         self._backend = backend
         self._run = uuid.uuid4().hex
         self._mine: set[str] = set()
+        self._left: set[str] = set()
         self._owners: dict[tuple[str, float], str] = {}
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -90,30 +96,38 @@ class Leases:
         """Release the lease of a node, which is stored now or will not be computed by this run."""
         if digest in self._mine:
             self._mine.discard(digest)
-            with contextlib.suppress(*REFUSALS):
-                self._backend.remove(_folder(digest))
+            self._remove(digest)
 
     def others(self) -> dict[str, Holder]:
-        """The other live run that holds the lease of a node, by digest."""
+        """The other live run that holds the lease of a node, by digest; empty if not known."""
+        with contextlib.suppress(*REFUSALS):
+            return self.at_work()
+        return {}
+
+    def at_work(self) -> dict[str, Holder]:
+        """Like `others`.
+
+        Raises:
+            OSError, Unwritable: If the leases cannot be read.
+        """
         latest: dict[str, tuple[int, FileInfo]] = {}
         runs: dict[str, Holder | None] = {self._run: None}
         found = {}
-        with contextlib.suppress(*REFUSALS):
-            for entry in self._backend.find("leases/*/*"):
-                _, digest, number = entry.key.split("/")
-                if digest != "runs" and number.isdecimal():
-                    count = int(number)
-                    if digest not in latest or latest[digest][0] < count:
-                        latest[digest] = (count, entry)
-            for digest, (_, entry) in latest.items():
-                mark = (entry.key, entry.changed)
-                if mark not in self._owners:
-                    self._owners[mark] = self._owner(entry.key) or ""
-                run = self._owners[mark]
-                if run not in runs:
-                    runs[run] = self._alive(run)
-                if (holder := runs[run]) is not None:
-                    found[digest] = holder
+        for entry in self._backend.find("leases/*/*"):
+            _, digest, number = entry.key.split("/")
+            if digest != "runs" and number.isdecimal():
+                count = int(number)
+                if digest not in latest or latest[digest][0] < count:
+                    latest[digest] = (count, entry)
+        for digest, (_, entry) in latest.items():
+            mark = (entry.key, entry.changed)
+            if mark not in self._owners:
+                self._owners[mark] = self._owner(entry.key) or ""
+            run = self._owners[mark]
+            if run not in runs:
+                runs[run] = self._alive(run)
+            if (holder := runs[run]) is not None:
+                found[digest] = holder
         return found
 
     def close(self) -> None:
@@ -143,6 +157,20 @@ class Leases:
         holder = Holder(platform.node(), pid, process_mark(pid), time.time() + LASTS_S)
         self._backend.write(f"leases/runs/{self._run}", json.dumps(asdict(holder)).encode())
 
+        for left in self._left - self._mine:
+            self._remove(left)
+
+    def _remove(self, digest: str) -> None:
+        """Delete the lease of a node, or try again at the next renewal."""
+        try:
+            self._backend.remove(_folder(digest))
+        except FileNotFoundError:
+            pass
+        except REFUSALS:
+            self._left.add(digest)
+            return
+        self._left.discard(digest)
+
     def _take(self, digest: str) -> bool:
         number = 0
         for _ in range(TRIES):
@@ -152,6 +180,10 @@ class Leases:
             run = None if highest is None else self._owner(f"{_folder(digest)}/{highest}")
             if highest is None or run is None:
                 number = 0  # released at this moment
+            elif run == self._run:
+                # an earlier request was answered by an error though it was carried out, or a
+                # release failed
+                return True
             elif self._alive(run) is not None:
                 return False
             else:
@@ -210,6 +242,17 @@ def process_mark(pid: int) -> str:
     if state in "ZX":
         return ""  # a zombie or dead process
     return f"{boot} {space} {pid}:{start}"
+
+
+def _hidden(pid: int) -> bool:
+    """Whether a process of another user exists."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def _folder(digest: str) -> str:

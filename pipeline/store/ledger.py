@@ -165,6 +165,26 @@ class Ledger:
                     found.update(named)
         return found
 
+    def scores(self, since: float) -> set[str]:
+        """Digests of the scores of runs that ended after `since`, Unix time in seconds.
+
+        Damaged files are skipped, as in `runs`.
+
+        Raises:
+            Malformed: If a file cannot be read, with its key: the result would be incomplete.
+        """
+        found: set[str] = set()
+        for entry in self._backend.find("ledger/*.json"):
+            try:
+                invocation = read_invocation(self._backend.read(entry.key))
+            except (Malformed, IsADirectoryError):
+                continue
+            except OSError as error:
+                raise Malformed(f"{entry.key}: {reason_of(error)}") from None
+            if invocation.time >= since:
+                found.update(cell.score for cell in invocation.cells.values())
+        return found
+
     def logged(self, server: str) -> set[str]:
         """Keys of what was already logged to a tracking server."""
         found = self._backend.find(f"{_server(server)}/[!.]*")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.problems import BadInput, reason_of
 from pipeline.store import arrow
 from pipeline.store.reading import Malformed, parsed
 from pipeline.store.records import Record
@@ -26,14 +27,20 @@ def contradiction(record: Record, locate: Locate) -> str | None:
     """The first difference between an artifact's facts and its files, in one line; None if none.
 
     Facts that no file contains, such as durations, are not checked.
+
+    Raises:
+        BadInput: If a file cannot be read.
     """
     told: dict[str, object] = {}
     try:
         for name, read in READERS.get(record.kind, {}).items():
             if name in record.files:
                 told |= read(locate(name), record.spec)
-    except (Malformed, arrow.BadArrow, OSError) as error:
+    except (Malformed, arrow.BadArrow) as error:
         return f"what its files say cannot be worked out: {error}"
+    except OSError as error:
+        what = f"{record.kind} {record.digest[:12]}"
+        raise BadInput(f"a file of {what} cannot be read: {reason_of(error)}") from None
     for name, value in told.items():
         stated = record.facts.get(name, value)
         if not _same(stated, value):

@@ -149,27 +149,39 @@ class Store:
             raise Gone(kind, digest, "is not in this store")
         return record
 
-    def _told(self, kind: str, digest: str) -> bytes | None:
+    def _told(self, kind: str, digest: str, key: str = "") -> bytes | None:
+        """Read a record, by default the one of this store; None if there is none."""
         try:
-            return self.backend.read(f"{folder_of(kind, digest)}/{META}")
+            return self.backend.read(key or f"{folder_of(kind, digest)}/{META}")
         except FileNotFoundError:
             return None
         except OSError as error:
-            what = f"store {self.address}: {META} of {kind} {digest[:12]}"
-            raise BadInput(f"{what} cannot be read: {reason_of(error)}") from None
+            raise self._unread(kind, digest, META, error) from None
+
+    def _unread(self, kind: str, digest: str, file: str, error: OSError) -> Damaged | BadInput:
+        """What is to be raised where a file cannot be read.
+
+        Only a folder in its place is damage: the causes of other errors, such as a network file
+        system that does not answer, too little memory or no permission, do not lie in the file.
+        """
+        if isinstance(error, IsADirectoryError):
+            return Damaged(kind, digest, f"{file} cannot be read: {reason_of(error)}")
+        what = f"store {self.address}: {file} of {kind} {digest[:12]}"
+        return BadInput(f"{what} cannot be read: {reason_of(error)}")
 
     def known(self, kind: str, digest: str) -> Record | None:
         """The record of an artifact in this store or, if an import provided it, in another one.
 
         Artifacts that only another store has count as absent elsewhere. None if the record is
-        damaged.
+        damaged. BadInput as in `record`.
         """
         try:
             state = self.state(kind, digest)
             if state.status != "absent":
                 return state.record
-            return parse_record(self.backend.read(_elsewhere(kind, digest)), kind, digest)
-        except (Damaged, OSError):
+            text = self._told(kind, digest, _elsewhere(kind, digest))
+            return None if text is None else parse_record(text, kind, digest)
+        except Damaged:
             return None
 
     def remember(self, record: Record) -> None:
@@ -189,8 +201,9 @@ class Store:
             fresh: Verify again, and do not use a cached copy.
 
         Raises:
-            Damaged: If the file is missing, unreadable or does not match its checksum.
+            Damaged: If the file is missing, no file or does not match its checksum.
             Gone: If another process removed the artifact.
+            BadInput: If it cannot be read, which may pass.
         """
         entry = record.files.get(name)
         if entry is None:
@@ -212,9 +225,7 @@ class Store:
             what = Damaged if standing and standing.content == record.content else Gone
             raise what(record.kind, record.digest, f"{entry['file']} is missing") from None
         except OSError as error:
-            said = reason_of(error)
-            reason = f"{entry['file']} cannot be read: {said}"
-            raise Damaged(record.kind, record.digest, reason) from None
+            raise self._unread(record.kind, record.digest, entry["file"], error) from None
         self._checked.add(mark)
         return path
 

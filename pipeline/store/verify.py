@@ -59,7 +59,8 @@ def verify(
     Facts are compared with what the files contain, see `pipeline.store.recount`.
 
     Args:
-        set_aside: Move damaged artifacts out of the way, so that a run computes them again.
+        set_aside: Move damaged artifacts out of the way, so that a run computes them again. What
+            cannot be read at this moment is reported and stays.
         seal: Add the checksum to valid old records that lack one.
         tell: Called with the number of artifacts done and in total.
 
@@ -75,12 +76,13 @@ def verify(
         folder = meta.removesuffix(f"/{META}")
         kind, _, digest = folder.split("/")
         try:
-            record, size = _check(fresh, folder, kind, digest)
+            record, size = _check_again(fresh, folder, kind, digest)
         except (Damaged, BadInput) as problem:
+            damaged = isinstance(problem, Damaged)
             reason = problem.reason if isinstance(problem, Damaged) else str(problem)
             if not _there(store, meta):
                 continue  # another process removed it meanwhile
-            aside = store.set_aside(kind, digest, folder) if set_aside else None
+            aside = store.set_aside(kind, digest, folder) if set_aside and damaged else None
             found.damages.append(Damage(kind, digest, reason, aside))
         else:
             if record is not None:
@@ -121,6 +123,14 @@ def _there(store: Store, key: str) -> bool:
     return any(entry.key == key for entry in store.backend.find(key))
 
 
+def _check_again(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | None, int]:
+    """Like `_check`, twice where something is wrong: a run may have replaced the artifact."""
+    try:
+        return _check(store, folder, kind, digest)
+    except (Damaged, BadInput):
+        return _check(store, folder, kind, digest)
+
+
 def _check(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | None, int]:
     """Verify an artifact; returns its record, or None if it is gone, and its size in bytes.
 
@@ -138,9 +148,34 @@ def _check(store: Store, folder: str, kind: str, digest: str) -> tuple[Record | 
     sizes = {entry.key: entry.size_bytes for entry in store.backend.find(f"{folder}/*")}
     size = sum(_check_file(store, record, folder, name, sizes) for name in record.files)
     said = contradiction(record, lambda name: store.path(record, name))
+    said = said or _mixture(store, record)
     if said is not None:
         raise _damaged(record, said)
     return record, size + sizes.get(f"{folder}/{META}", 0)
+
+
+def _mixture(store: Store, record: Record) -> str | None:
+    """Why an artifact that counts as valid was made from an outdated parent; None if it was not.
+
+    An artifact that is outdated itself is no damage: a run computes it again.
+    """
+    for kind, parent in record.parents.values():
+        made_from = store.known(kind, parent)
+        if made_from is None or made_from.content != record.lineage.get(parent):
+            continue
+        for digest, content in made_from.lineage.items():
+            stated = record.lineage.get(digest, content)
+            if stated != content and _content(store, digest) in {stated, None}:
+                return f"names another {digest[:12]} than its {kind} {parent[:12]} was made from"
+    return None
+
+
+def _content(store: Store, digest: str) -> str | None:
+    """Content hash of an artifact of any kind; None if the store does not have it."""
+    for entry in store.backend.find(f"*/{digest[:2]}/{digest}/{META}"):
+        record = store.known(entry.key.split("/")[0], digest)
+        return record.content if record is not None else None
+    return None
 
 
 def _check_file(

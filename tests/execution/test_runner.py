@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tiny import Recorder, Tiny, write_configs
 
@@ -27,9 +30,13 @@ from pipeline.execution.events import (
 )
 from pipeline.execution.executors.inline import InlineExecutor
 from pipeline.execution.executors.worker import perform_remotely
+from pipeline.execution.work.inputs import forget
+from pipeline.grid.graph import Node
 from pipeline.observers.progress import lines
 from pipeline.observers.tally import Tally
+from pipeline.plan.planning import Plan, make_plan
 from pipeline.problems import BadInput
+from pipeline.store import store as store_module
 from pipeline.store.leases import Leases
 from pipeline.store.store import Store
 from tasks.networks.small import Small
@@ -127,9 +134,9 @@ class Meddler(Recorder):
 
 
 def run_beside(
-    tiny: Tiny, meddle: Callable[[Event], object], *, force: bool = False
+    tiny: Tiny, meddle: Callable[[Event], object], *, force: bool = False, only: Sequence[str] = ()
 ) -> tuple[Meddler, RunFinished]:
-    session = tiny.session()
+    session = tiny.session(only=only)
     session.store.prepare()
     meddler = Meddler(meddle=meddle)
     forced = session.forced("defend") if force else set()
@@ -195,6 +202,92 @@ def test_what_another_process_took_away_and_brought_back_is_not_set_aside(
     )
     assert recorder.set_aside() == []
     assert "craft" not in finished.computed
+
+
+def test_what_cannot_be_read_at_this_moment_fails_its_node_and_stays(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run(only=["cell=mixed/clean/none"])
+    before = metas(tiny)
+    checksum = store_module._sha256
+
+    def stale(path: Path) -> str:
+        if path.name.startswith("weights"):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return checksum(path)
+
+    monkeypatch.setattr(store_module, "_sha256", stale)
+    forget()
+    recorder, finished = tiny.run(only=["cell=mixed/clean/counter"])
+    assert "stale file handle" in finished.missing["mixed/clean/counter"]
+    assert recorder.set_aside() == []
+    assert metas(tiny) == before
+
+
+def test_what_another_run_replaced_since_the_plan_found_it_damaged_is_not_set_aside(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run(only=["cell=mixed/clean/none"])
+    (meta,) = tiny.store.glob("score/??/*/meta.json")
+    whole = meta.read_bytes()
+    meta.write_bytes(b"")
+
+    def planned(*args: Any, **options: Any) -> Plan:
+        plan = make_plan(*args, **options)
+        meta.write_bytes(whole)
+        return plan
+
+    monkeypatch.setattr("pipeline.execution.runner.make_plan", planned)
+    recorder, finished = tiny.run(only=["cell=mixed/clean/none"])
+    assert recorder.set_aside() == []
+    assert not finished.missing
+    assert meta.read_bytes() == whole
+
+
+def retrain(store: Store, model: Node) -> None:
+    """Replace a model by one of the same recipe with other weights, as another machine may."""
+    old = store.required("train", model.digest)
+    weights = safetensors.torch.load(store.path(old, "weights.safetensors").read_bytes())
+    other = {name: 2 * each if each.ndim > 1 else each for name, each in weights.items()}
+    history = store.path(old, "history.json").read_bytes()
+    store.put(
+        model.identity,
+        {
+            "weights.safetensors": lambda path: safetensors.torch.save_file(other, path),
+            "history.json": lambda path: path.write_bytes(history),
+        },
+        lineage=old.lineage,
+        facts=old.facts,
+        how=old.how,
+        replace=True,
+    )
+
+
+def test_a_score_is_never_of_two_trainings_of_its_model(tiny: Tiny) -> None:
+    """Another run replaces the model after the first of two shards."""
+
+    def meddle(event: Event) -> None:
+        if isinstance(event, NodeDone) and event.node.kind == "defend" and not retrained:
+            retrained.append(event.node)
+            retrain(Store(tiny.store), event.node.parent("model"))
+
+    retrained: list[Node] = []
+    recorder, finished = run_beside(tiny, meddle, only=["cell=mixed/clean/none"])
+    assert not finished.missing
+    retried = [event.reason for event in recorder.events if isinstance(event, NodeRetried)]
+    assert len(retried) == 1
+    assert "than the other inputs" in retried[0]
+    # the shard of the old model was computed again, before the only score
+    assert [event.node.kind for event in recorder.done()][2:] == ["defend"] * 3 + ["score"]
+    store = Store(tiny.store)
+    model = retrained[0].parent("model")
+    made_from = {
+        store.required(kind, digest).lineage[model.digest]
+        for kind, digest in store.each()
+        if kind in {"defend", "score"}
+    }
+    assert made_from == {store.required("train", model.digest).content}
+    assert recorder.set_aside() == []
 
 
 class Zoo:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.problems import BadInput
 from pipeline.store.arrow import BATCH_ROWS, BadArrow, read_tensors, write_tensors
 
 TYPES = [torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8]
@@ -100,8 +101,32 @@ def test_a_file_that_is_cut_off_is_told(tmp_path: Path, keep: int) -> None:
         read_tensors(path)
 
 
-def test_a_file_that_is_none_or_missing_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.arrow").write_bytes(b"no such thing" * 100)
-    for name in ("a.arrow", "b.arrow"):
-        with pytest.raises(BadArrow, match=f"{name}: not a readable Arrow file"):
-            read_tensors(tmp_path / name)
+    with pytest.raises(BadArrow, match=r"a\.arrow: not a readable Arrow file"):
+        read_tensors(tmp_path / "a.arrow")
+
+
+def test_a_file_that_cannot_be_opened_is_no_bad_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"b\.arrow: cannot be read: "):
+        read_tensors(tmp_path / "b.arrow")
+
+
+def test_too_little_memory_to_read_a_file_is_not_the_files_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tensors(tmp_path / "a.arrow", {"x": torch.rand(3)}, {})
+
+    def exhausted(*_: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr(pa.ipc, "open_file", exhausted)
+    with pytest.raises(MemoryError):
+        read_tensors(tmp_path / "a.arrow")
+
+    def unmapped(*_: object) -> None:
+        raise OSError("Memory mapping file failed: Cannot allocate memory")
+
+    monkeypatch.setattr(pa, "memory_map", unmapped)
+    with pytest.raises(BadInput, match="cannot be read: memory mapping file failed"):
+        read_tensors(tmp_path / "a.arrow")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,9 @@ from click.testing import CliRunner
 
 from pipeline.commands.cli import main
 from pipeline.grid.graph import Node
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, Unwritable
 from pipeline.store import garbage as collect_module
+from pipeline.store.backend import FileInfo
 from pipeline.store.garbage import DAY_S, Garbage, collectable, remove
 from pipeline.store.leases import Leases
 from pipeline.store.ledger import CellEntry, Invocation, Ledger
@@ -102,6 +106,62 @@ def test_nothing_is_garbage_while_a_wish_cannot_be_read(
         found(store)
 
 
+def test_nothing_is_garbage_while_a_run_of_the_ledger_cannot_be_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(store, SCORE, days_ago=1)
+    read = store.backend.read
+
+    def refusing(key: str) -> bytes:
+        if key.startswith("ledger/") and key.endswith(".json"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(key)
+
+    monkeypatch.setattr(store.backend, "read", refusing)
+    with pytest.raises(BadInput, match=r"ledger/\S+\.json: stale file handle"):
+        found(store)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), Unwritable("the server does not answer")]
+)
+@pytest.mark.parametrize("place", ["leases", "ledger/wanted", "ledger/*"])
+def test_nothing_is_garbage_while_leases_or_ledger_cannot_be_listed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+) -> None:
+    find = store.backend.find
+
+    def failing(pattern: str) -> Iterator[FileInfo]:
+        if pattern.startswith(place):
+            raise error
+        return find(pattern)
+
+    monkeypatch.setattr(store.backend, "find", failing)
+    with pytest.raises(BadInput, match=r"nothing is deleted: (input|the server)"):
+        found(store)
+
+
+@pytest.mark.parametrize("place", ["leases", f"leases/{'f' * 64}", "ledger", "ledger/wanted"])
+def test_nothing_is_garbage_while_another_users_leases_or_ledger_may_not_be_listed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    Ledger(store.backend).want([MODEL.digest])
+    leases = Leases(store.backend)
+    assert leases.claim("f" * 64)
+    scandir = os.scandir
+
+    def refusing(path: str):
+        if Path(path) == store.root / place:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(BadInput, match="nothing is deleted: permission denied"):
+        found(store)
+    monkeypatch.undo()
+    leases.close()
+
+
 def test_what_an_unfinished_run_wanted_stays_though_no_score_refers_to_it(store: Store) -> None:
     Ledger(store.backend).want([MODEL.digest, CRAFT.digest, "f" * 64])
     assert found(store) == {SCORE.digest, OTHER.digest}
@@ -143,9 +203,47 @@ def test_removing_leaves_no_half_and_what_others_took_away_is_no_error(store: St
     asked(store, SCORE, days_ago=1)
     items = collectable(store, keep_s=DAY_S * 30, now=LATER)
     gone = Garbage("craft/aa/gone", "gone", 7, DAY_S)
-    assert remove(store, [gone, *items]) == items[0].size_bytes > 0
+    assert remove(store, [gone, *items]) == items
+    assert items[0].size_bytes > 0
     assert sorted(store.each()) == sorted((n.kind, n.digest) for n in (MODEL, CRAFT, SCORE))
     assert list((store.root / "scratch").iterdir()) == []
+
+
+def test_what_a_run_begins_to_want_after_the_listing_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect_module, "LOOK_S", 0.0)
+    items = collectable(store, keep_s=DAY_S, now=LATER)
+    assert {Path(item.key).name for item in items} >= {MODEL.digest, CRAFT.digest}
+    Ledger(store.backend).want([MODEL.digest])
+    delete = store.backend.remove
+
+    def wanting(key: str) -> None:
+        """While the first is deleted, another run begins."""
+        monkeypatch.undo()
+        monkeypatch.setattr(collect_module, "LOOK_S", 0.0)
+        Ledger(store.backend).want([OTHER.digest])
+        delete(key)
+
+    monkeypatch.setattr(store.backend, "remove", wanting)
+    items.sort(key=lambda item: item.key.endswith(OTHER.digest))
+    assert {Path(item.key).name for item in remove(store, items)} == {CRAFT.digest, SCORE.digest}
+    assert {digest for _, digest in store.each()} == {MODEL.digest, OTHER.digest}
+
+
+def test_nothing_is_deleted_once_it_is_not_known_what_runs_want(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = collectable(store, keep_s=DAY_S, now=LATER)
+
+    def failing(pattern: str) -> Iterator[FileInfo]:
+        raise Unwritable("the server does not answer")
+
+    monkeypatch.setattr(store.backend, "find", failing)
+    with pytest.raises(BadInput, match="nothing is deleted: the server does not answer"):
+        remove(store, items)
+    monkeypatch.undo()
+    assert len(list(store.each())) == 4
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -58,6 +59,50 @@ def test_a_node_that_one_run_is_at_is_not_given_to_another_until_it_is_released(
     assert two.others() == {}
     assert two.claim(DIGEST)
     assert not one.claim(DIGEST)
+    one.close()
+    two.close()
+    assert files(backend) == set()
+
+
+def test_a_run_does_not_wait_for_itself_if_the_answer_to_its_claim_was_lost(
+    backend: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = backend.create
+
+    def lossy(draft: Path, key: str) -> None:
+        create(draft, key)
+        monkeypatch.undo()
+        raise FileExistsError(key)
+
+    monkeypatch.setattr(backend, "create", lossy)
+    one, two = Leases(backend), Leases(backend)
+    assert one.claim(DIGEST)
+    assert not two.claim(DIGEST)
+    one.release(DIGEST)
+    assert two.claim(DIGEST)
+    one.close()
+    two.close()
+    assert files(backend) == set()
+
+
+def test_a_run_does_not_wait_for_itself_if_a_release_failed(
+    backend: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(key: str) -> None:
+        raise OSError(errno.EIO, "Input/output error", key)
+
+    one, two = Leases(backend), Leases(backend)
+    assert one.claim(DIGEST)
+    assert one.claim(OTHER)
+    monkeypatch.setattr(backend, "remove", deaf)
+    one.release(DIGEST)
+    one.release(OTHER)
+    monkeypatch.undo()
+    assert one.claim(DIGEST)
+    # what is not claimed again is released with the next renewal of the run's lease
+    one._renew()
+    assert not two.claim(DIGEST)
+    assert two.claim(OTHER)
     one.close()
     two.close()
     assert files(backend) == set()
@@ -134,6 +179,29 @@ def test_a_run_is_known_to_be_alive_for_as_long_as_it_works(
     assert not two.claim(DIGEST)
     one._over.set()
     time.sleep(1)
+    assert two.claim(DIGEST)
+    two.close()
+
+
+@pytest.mark.parametrize("error", [PermissionError, ProcessLookupError])
+def test_a_process_that_another_user_cannot_see_holds_its_lease_until_it_lapses(
+    backend: Folder, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """As where /proc is mounted with hidepid; a process that is not there holds nothing."""
+
+    def mark(pid: int) -> str:
+        return f"boot space {pid}:1" if pid == os.getpid() else ""
+
+    def kill(pid: int, signal: int) -> None:
+        raise error(pid, signal)
+
+    monkeypatch.setattr(leases_module, "process_mark", mark)
+    monkeypatch.setattr(os, "kill", kill)
+    one, two = Leases(backend), Leases(backend)
+    assert one.claim(DIGEST)
+    become(backend, one, pid=1, process="boot space 1:1", until=time.time() + 30)
+    assert two.claim(DIGEST) == (error is ProcessLookupError)
+    become(backend, one, until=time.time() - 1)
     assert two.claim(DIGEST)
     two.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -210,6 +211,17 @@ def test_a_training_whose_state_is_spoilt_begins_anew(store: Store, facts: bytes
     assert unfinished.load(store.backend, NODE.digest) is not None
     store.backend.write(f"partial/{NODE.digest}/facts.json", facts)
     assert unfinished.load(store.backend, NODE.digest) is None
+
+
+def test_a_training_whose_state_cannot_be_read_at_this_moment_does_not_begin_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(key: str) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle", key)
+
+    monkeypatch.setattr(store.backend, "read", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        unfinished.load(store.backend, NODE.digest)
 
 
 def test_an_arrow_file_of_words_or_of_nothing_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -282,6 +282,41 @@ def test_a_data_file_that_is_not_what_the_record_says_is_damage(
     assert len(str(raised.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "code", [errno.ESTALE, errno.EIO, errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ETIMEDOUT]
+)
+def test_a_data_file_that_cannot_be_read_at_this_moment_is_no_damage(
+    store: Store, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    record = put(store, a="some data")
+    monkeypatch.setattr("pipeline.store.store._sha256", failing(code))
+    with pytest.raises(BadInput, match=r"store .*: a-\w+.txt of defend \w+ cannot be read: "):
+        Store(store.root).path(record, "a.txt")
+
+
+def failing(code: int) -> Callable[[Path], str]:
+    def fail(path: Path) -> str:
+        raise OSError(code, os.strerror(code), str(path))
+
+    return fail
+
+
+def test_a_record_of_another_store_that_cannot_be_read_does_not_count_as_unknown(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store.remember(put(Store(tmp_path / "other")))
+    read = store.backend.read
+
+    def refusing(key: str) -> bytes:
+        if key.startswith("elsewhere/"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(key)
+
+    monkeypatch.setattr(store.backend, "read", refusing)
+    with pytest.raises(BadInput, match="permission denied"):
+        store.known(NODE.kind, NODE.digest)
+
+
 @pytest.mark.parametrize("replaced", [False, True])
 def test_what_another_process_took_away_is_gone_and_not_damaged(
     store: Store, replaced: bool

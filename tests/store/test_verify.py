@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -159,10 +162,86 @@ def test_each_damage_is_found_and_moved_away_if_that_is_asked(
     assert (after.sound, after.damages) == (2, [])
 
 
+def test_what_a_run_replaces_while_it_is_verified_is_not_set_aside(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run with --force does, between the reading of the record and of the files."""
+    read = Store.record
+
+    def replaced(self: Store, kind: str, digest: str) -> Record | None:
+        record = read(self, kind, digest)
+        if digest == NODES[0].digest:
+            monkeypatch.undo()
+            writers = {"notes.txt": lambda path: path.write_text("other notes")}
+            store.put(NODES[0].identity, writers, lineage={}, facts={}, how={}, replace=True)
+        return record
+
+    monkeypatch.setattr(Store, "record", replaced)
+    found = verify(store, set_aside=True)
+    assert (found.sound, found.damages) == (3, [])
+    assert list(record_of(store).files) == ["notes.txt"]
+
+
 def test_what_was_never_finished_is_no_damage(store: Store) -> None:
     (folder_of(store) / META).unlink()
     found = verify(store)
     assert (found.sound, found.damages) == (2, [])
+
+
+def test_a_score_of_two_trainings_is_found_and_an_outdated_one_is_no_damage(
+    tmp_path: Path,
+) -> None:
+    """As runs beside others could make them: a shard of the old model, the score of the new."""
+    made = Store(tmp_path / "mixed")
+    model = Node("train", Shard(start=0, stop=1))
+    shards = [Node("defend", Shard(start=at, stop=at + 5), (("model", model),)) for at in (0, 5)]
+    score = Node("score", Shard(start=0, stop=9), (("0", shards[0]), ("1", shards[1])))
+
+    def put(node: Node, text: str, lineage: Mapping[str, str]) -> Record:
+        return made.put(
+            node.identity,
+            {"a.txt": lambda path: path.write_text(text)},
+            lineage=lineage,
+            facts={},
+            how={},
+            replace=True,
+        )
+
+    old = put(model, "old", {}).content
+    contents = {each.digest: put(each, each.digest, {model.digest: old}).content for each in shards}
+    put(score, "score", contents | {model.digest: old})
+    new = put(model, "new", {}).content
+    put(shards[1], shards[1].digest, {model.digest: new})
+    # a run that was killed at this moment: the score and the first shard are outdated
+    assert verify(made).damages == []
+    put(score, "score", contents | {model.digest: new})
+    (damage,) = verify(made, set_aside=True).damages
+    assert (damage.kind, damage.digest) == ("score", score.digest)
+    assert f"its defend {shards[0].digest[:12]} was made from" in damage.reason
+    assert damage.aside is not None
+
+
+@pytest.mark.parametrize("spoilt", ["examples", "meta.json"])
+def test_what_cannot_be_read_at_this_moment_is_told_and_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    def stale(path: object) -> NoReturn:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    if spoilt == "examples":
+        monkeypatch.setattr("pipeline.store.store._sha256", stale)
+    else:
+        read = store.backend.read
+        monkeypatch.setattr(
+            store.backend, "read", lambda key: (stale if key.endswith(META) else read)(key)
+        )
+    found = verify(store, set_aside=True)
+    reasons = [damage.reason for damage in found.damages if damage.kind == "craft"]
+    assert len(reasons) == len(NODES)
+    assert all(spoilt in reason and "stale file handle" in reason for reason in reasons)
+    assert [damage.aside for damage in found.damages if damage.aside] == []
+    monkeypatch.undo()
+    assert verify(store).sound == len(NODES)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.execution.work.contract import own_generators
 from pipeline.grid.graph import Node
 from pipeline.store import arrow
 from pipeline.store.reading import Malformed, parsed
-from pipeline.store.store import Damaged, Record, Store
+from pipeline.store.store import Damaged, Gone, Record, Store
 from tasks.attacks.search.geometry import Ball
 from tasks.classifier.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
 from tasks.classifier.consistent import check_consistent
@@ -95,19 +95,30 @@ class NodeInputs:
     notes: list[str] = field(default_factory=list)
     generators: dict[str, bytes] = field(default_factory=dict)
     _asked_before: Passes = field(default_factory=Passes)
+    _records: dict[str, Record] = field(default_factory=dict)
+    _lineage: dict[str, str] = field(default_factory=dict)
 
     def record(self, node: Node) -> Record:
-        """The record of a parent."""
-        return self.store.required(node.kind, node.digest)
+        """The record of an ancestor, read once.
+
+        Raises:
+            Gone: If it is missing, or if it and another ancestor come from different content of one
+                artifact, which another run has replaced; the next plan finds which is outdated.
+        """
+        if node.digest not in self._records:
+            record = self.store.required(node.kind, node.digest)
+            for digest, content in {**record.lineage, node.digest: record.content}.items():
+                if self._lineage.setdefault(digest, content) != content:
+                    reason = f"comes from another {digest[:12]} than the other inputs"
+                    raise Gone(node.kind, node.digest, reason)
+            self._records[node.digest] = record
+        return self._records[node.digest]
 
     def lineage(self) -> dict[str, str]:
-        """Content hash of every ancestor in the store, by digest."""
-        lineage: dict[str, str] = {}
+        """Content hash of every ancestor in the store, by digest; Gone as in `record`."""
         for _, parent in self.node.parents:
-            record = self.record(parent)
-            lineage.update(record.lineage)
-            lineage[parent.digest] = record.content
-        return lineage
+            self.record(parent)
+        return dict(self._lineage)
 
     def splits(self, node: Node) -> Splits:
         """The training and test images of a data set node."""

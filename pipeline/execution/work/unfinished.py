@@ -28,7 +28,11 @@ PARTS = ("weights", "optimizer")
 
 
 def load(backend: Backend, digest: str) -> State | None:
-    """The last complete checkpoint of a node; None if there is none that can be read."""
+    """The last complete checkpoint of a node; None if there is none, or it is invalid.
+
+    Raises:
+        OSError: If it cannot be read: to begin anew would replace it.
+    """
     folder = f"partial/{digest}"
     try:
         facts = dict(parsed(backend.read(f"{folder}/facts.json"), _Facts))
@@ -36,7 +40,7 @@ def load(backend: Backend, digest: str) -> State | None:
             safetensors.torch.load(backend.read(f"{folder}/{part}-{facts['epoch']}.safetensors"))
             for part in PARTS
         ]
-    except (OSError, ValueError, safetensors.SafetensorError):
+    except (FileNotFoundError, ValueError, safetensors.SafetensorError):
         return None
     return State(weights=parts[0], optimizer=parts[1], facts=facts)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
 from pipeline.plan.words import counted
+from pipeline.problems import BadInput
 from pipeline.report.facts import interval, number
 from pipeline.store.reading import Malformed, parsed
 from pipeline.store.records import hardware
@@ -166,7 +167,7 @@ def train_run(cell: Cell, node: Node, record: Record, *, store: Store, grid: Gri
     try:
         text = store.path(record, HISTORY).read_bytes()
         history = parsed(text, list[dict[str, object]])
-    except (Damaged, OSError, Malformed):
+    except (Damaged, BadInput, OSError, Malformed):
         history = []
     for step, epoch in enumerate(history, start=1):
         points += [Metric(f"epoch/{point.name}", point.value, step) for point in _points(epoch)]
@@ -245,7 +246,7 @@ def _redraws(record: Record, store: Store) -> Iterator[Metric]:
 
     try:
         right = arrow.read_arrays(store.path(record, ANSWERS), {"correct": 2})["correct"]
-    except (Damaged, arrow.BadArrow):
+    except (Damaged, BadInput, arrow.BadArrow):
         return
     if right.shape[1] > 1:
         for step, share in enumerate(right.mean(axis=0), start=1):

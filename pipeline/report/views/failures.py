@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.graph import Node
+from pipeline.problems import BadInput
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.store import arrow
 from pipeline.store.store import Damaged, Store
@@ -256,7 +257,7 @@ def _predicted(store: Store, score: Node) -> Predicted | None:
         try:
             path = store.path(record, "outcomes.arrow")
             found = arrow.read_arrays(path, {"labels": 1, "ids": 1, "probabilities": 3})
-        except (Damaged, arrow.BadArrow):
+        except (Damaged, BadInput, arrow.BadArrow):
             return None
         classes = found["probabilities"].argmax(axis=2)
         if (abstained := found.get("abstained")) is not None:

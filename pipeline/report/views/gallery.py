@@ -14,6 +14,7 @@ from pipeline.grid.cells import Cell
 from pipeline.grid.exhibits import ExhibitNode
 from pipeline.grid.graph import Graph
 from pipeline.plan.snapshot import Snapshot
+from pipeline.problems import BadInput
 from pipeline.report.views.exhibits import Exhibit
 from pipeline.report.views.pictures import Artifacts
 from pipeline.store import arrow
@@ -67,7 +68,7 @@ def _gallery(exhibited: ExhibitNode, store: Store, snapshot: Snapshot) -> Galler
         return Gallery(cell, classes, problem=why)
     try:
         return Gallery(cell, classes, tuple(_read(store, state.standing)))
-    except (Damaged, arrow.BadArrow) as problem:
+    except (Damaged, BadInput, arrow.BadArrow) as problem:
         return Gallery(cell, classes, problem=str(problem))
 
 

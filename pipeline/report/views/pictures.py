@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.exhibits import ExhibitNode
 from pipeline.grid.graph import Node
+from pipeline.problems import BadInput
 from pipeline.report.views.exhibits import Change, change_between
 from pipeline.report.views.table import View
 from pipeline.store import arrow
@@ -86,7 +87,7 @@ def pictures(view: View, grid: Grid, artifacts: Artifacts) -> list[Picture]:
         }
         try:
             found.append(_picture(cell, clean.get(cell.model), defended, artifacts))
-        except (Damaged, arrow.BadArrow) as error:
+        except (Damaged, BadInput, arrow.BadArrow) as error:
             raise NoPicture(str(error)) from None
     if not found:
         raise NoPicture("no cell of an attack without a defense in this table")

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.grid.cells import Cell, Grid
 from pipeline.grid.nodes import models_behind
 from pipeline.plan.words import counted
+from pipeline.problems import BadInput
 from pipeline.report.facts import number
 from pipeline.report.views.pictures import Artifacts
 from pipeline.store.reading import Malformed, parsed
@@ -105,7 +106,7 @@ def _epochs(artifacts: Artifacts, record: Record) -> list[TrainingEpoch]:
     try:
         text = artifacts.store.path(record, "history.json").read_bytes()
         history = parsed(text, list[dict[str, Any]])
-    except (Damaged, OSError, Malformed):
+    except (Damaged, BadInput, OSError, Malformed):
         return []
     timings = record.facts.get("timings")
     seconds = timings.get("seconds") if isinstance(timings, Mapping) else None
