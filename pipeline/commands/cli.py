@@ -6,8 +6,6 @@ error, 130 stopped early. The help of `run`, `compare` and `judge` has the detai
 
 from __future__ import annotations
 
-import os
-import sys
 import traceback
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ import click
 from pipeline import __version__
 from pipeline.commands.grouped import GroupedCommand
 from pipeline.commands.options import (
+    UNEXPECTED,
     Epsilon,
     FiniteRange,
     GridOptions,
@@ -26,6 +25,7 @@ from pipeline.commands.options import (
     data_option,
     data_places,
     device_option,
+    discard_stdout,
     grid_argument,
     grid_options,
     json_option,
@@ -47,10 +47,8 @@ from pipeline.commands.options import (
 from pipeline.commands.store import store_commands
 from pipeline.execution.signals import STOPPED
 from pipeline.grid.kinds import FORCE_STARTS, ForceStart
-from pipeline.problems import BadInput, Unwritable, suggestion
+from pipeline.problems import BadInput, Unwritable, reader_gone, suggestion
 
-UNEXPECTED = 4
-"""Exit code after an error that is neither the user's nor that of a node."""
 ANSWERING = frozenset({"compare", "doctor", "judge", "verify"})
 """Commands whose exit code 1 is an answer, which a full disk must not imitate."""
 LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
@@ -72,11 +70,10 @@ class _Commands(click.Group):
             ctx.exit(UNEXPECTED if ctx.invoked_subcommand in ANSWERING else 1)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise  # errors of click, not of user code
-        except BrokenPipeError:
-            # the reader of stdout, such as `head`, is gone, and the rest must not fail at the exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(UNEXPECTED)
         except (Exception, SystemExit) as error:
+            if reader_gone(error):
+                discard_stdout()
+                ctx.exit(UNEXPECTED)
             from pipeline.catalogue.code.known import line_of, place_of
 
             if place_of(error) is not None:
@@ -487,9 +484,11 @@ def report(
     )
     for doubt in reported.doubts:
         say(f"doubt   {doubt}", err=True)
-    if reported.page is None:
-        ctx.exit(2)
-    say(f"report  {reported.page}", err=True)
+    if reported.page is not None:
+        say(f"report  {reported.page}", err=True)
+    if reported.unread:
+        ctx.exit(UNEXPECTED)
+    ctx.exit(2 if reported.page is None else 0)
 
 
 @main.command("export-weights")

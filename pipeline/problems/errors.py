@@ -43,6 +43,16 @@ def writing_to(folder: str, codes: frozenset[int] | None = REFUSED) -> Iterator[
         raise Unwritable(f"{folder}: {reason_of(error)}") from error
 
 
+def reader_gone(error: BaseException) -> bool:
+    """Whether it says that the reader of stdout, such as `head`, is gone.
+
+    Rich replaces a BrokenPipeError by a SystemExit with the exit code 1.
+    """
+    return isinstance(error, BrokenPipeError) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+    )
+
+
 def regular(path: Path) -> Path:
     """Return the path if it is a file or a folder.
 
