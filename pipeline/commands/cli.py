@@ -47,7 +47,7 @@ from pipeline.commands.options import (
 from pipeline.commands.store import store_commands
 from pipeline.execution.signals import STOPPED
 from pipeline.grid.kinds import FORCE_STARTS, ForceStart
-from pipeline.problems import BadInput, Unwritable, reader_gone, suggestion
+from pipeline.problems import BadInput, Unwritable, reader_gone, suggestion, unreachable
 
 ANSWERING = frozenset({"compare", "doctor", "judge", "verify"})
 """Commands whose exit code 1 is an answer, which a full disk must not imitate."""
@@ -81,6 +81,9 @@ class _Commands(click.Group):
                 ctx.exit(2)
             if isinstance(error, SystemExit):
                 raise
+            if (said := unreachable(error)) is not None:
+                say(f"error: {BadInput(said)}", err=True)
+                ctx.exit(2)
             traceback.print_exc()
             ctx.exit(UNEXPECTED)
         except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from pipeline.problems.errors import (
     regular,
     shown,
     suggestion,
+    unreachable,
     unwritable,
     writing_to,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "regular",
     "shown",
     "suggestion",
+    "unreachable",
     "unwritable",
     "writing_to",
 ]

@@ -305,6 +305,37 @@ def test_a_misspelt_grid_gets_a_suggestion(shell: Shell) -> None:
     assert "did you mean 'tiny'?" in line
 
 
+LONG = "x" * 300
+"""No file system takes so long a name; as an unreadable folder, `Path.exists` raises for it."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list", "--configs", LONG),
+        ("judge", f"{LONG}.py"),
+        ("list", "cells", "--add", f"defense={LONG}.py"),
+        ("compare", LONG, "last"),
+        ("gc", "--store", LONG),
+        ("verify", "--store", LONG),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_refused(
+    words: tuple[str, ...], working_folder: Path
+) -> None:
+    line = refused(CliRunner().invoke(main, words))
+    assert line.startswith("error: ")
+    assert line.endswith("file name too long")
+
+
+def test_doctor_tells_a_path_that_cannot_be_looked_at(working_folder: Path) -> None:
+    words = ["doctor", "--store", LONG, "--mlflow", f"sqlite:///{LONG}/mlflow.db"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    bad = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("BAD")]
+    assert bad[-2:] == ["store", "MLflow"]
+
+
 def test_a_misspelt_command_gets_a_suggestion(shell: Shell) -> None:
     assert "did you mean 'report'?" in refused(CliRunner().invoke(main, ["reprot"]))
 
