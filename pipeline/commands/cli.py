@@ -26,6 +26,7 @@ from pipeline.commands.options import (
     data_places,
     device_option,
     discard_stdout,
+    given_options,
     grid_argument,
     grid_options,
     json_option,
@@ -51,6 +52,10 @@ from pipeline.problems import BadInput, Unwritable, reader_gone, suggestion, unr
 
 ANSWERING = frozenset({"compare", "doctor", "judge", "verify"})
 """Commands whose exit code 1 is an answer, which a full disk must not imitate."""
+OF_COMPARED_RUNS = frozenset(
+    {"--grid", "--only", "--store", "--configs", "--all", "--markdown", "--json"}
+)
+"""Options of `compare` that apply to runs and stores too, or do no harm there."""
 LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
 
 
@@ -412,7 +417,8 @@ def compare(
 
     BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
     stores, STORE@RUN, or two defenses, attacks or models of the grid. By default, the last run is
-    compared with the previous run of the same cells. Exit codes: 0 no cell got significantly worse,
+    compared with the previous run of the same cells. Of the options that choose cells, only --grid
+    and --only apply to runs and stores. Exit codes: 0 no cell got significantly worse,
     1 one did, 2 bad input, 4 an unexpected error.
 
     \b
@@ -420,17 +426,17 @@ def compare(
     pipeline compare guo 'guo[draws=30]' --grid mine
     pipeline compare s3://lab/store store
     """
-    from click.core import ParameterSource
-
     from pipeline.commands.compare import comparison
 
-    named = ctx.get_parameter_source("grid") is not ParameterSource.DEFAULT
+    given = given_options(ctx)
     found = comparison(
         lambda: session_from(chosen),
         chosen.store,
         before,
         after,
-        grid=chosen.grid if named else None,
+        grid=chosen.grid if "--grid" in given else None,
+        only=chosen.only,
+        others=[flag for flag in given if flag not in OF_COMPARED_RUNS],
     )
     if as_json:
         print_json(found.facts())

@@ -439,6 +439,16 @@ def say_wrapped(line: str) -> None:
         say(part)
 
 
+def given_options(context: click.Context) -> list[str]:
+    """The long names of the options that were given on the command line."""
+    return [
+        max(option.opts, key=len)
+        for option in context.command.params
+        if isinstance(option, click.Option)
+        and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    ]
+
+
 def repeated(context: click.Context) -> list[str]:
     """The options of this command line that a suggested follow-up command has to repeat.
 

@@ -271,3 +271,19 @@ def test_a_swept_value_is_no_markup_and_no_line_is_beyond_the_terminal(width: in
     assert "guo[draws=16]" in shown
     assert "not significant" in shown
     assert all(f" {name}" in shown for name in COLUMNS)
+
+
+def test_runs_are_compared_on_the_cells_that_were_chosen_and_with_no_other_option(
+    tiny: Tiny,
+) -> None:
+    chosen = ("--only", "defense=[gn]*", "--only", "model=mixed")
+    assert as_json(tiny, "last", "last", *chosen).keys() == {"none", "guo"}
+    assert as_json(tiny, "last", "last", "--only", "cell=mixed/clean/guo").keys() == {"guo"}
+    for words, said in (
+        (("--only", "attack=pgd"), "no scored cell in common that matches every --only"),
+        (("--only", "dataset=digits"), "no key 'dataset'"),
+        (("--set", "guo.draws=2", "--images", "9"), "leave out --set, --images"),
+    ):
+        done = compared(tiny, "last", "last", *words)
+        assert done.exit_code == 2
+        assert said in done.stderr
