@@ -278,7 +278,8 @@ def test_runs_are_compared_on_the_cells_that_were_chosen_and_with_no_other_optio
 ) -> None:
     chosen = ("--only", "defense=[gn]*", "--only", "model=mixed")
     assert as_json(tiny, "last", "last", *chosen).keys() == {"none", "guo"}
-    assert as_json(tiny, "last", "last", "--only", "cell=mixed/clean/guo").keys() == {"guo"}
+    guo = as_json(tiny, "last", "last", "--only", "cell=mixed/clean/guo")
+    assert {name: each["cell"] for name, each in guo.items()} == {"guo": "mixed/clean/guo"}
     for words, said in (
         (("--only", "attack=pgd"), "no scored cell in common that matches every --only"),
         (("--only", "dataset=digits"), "no key 'dataset'"),

@@ -102,6 +102,7 @@ class Compared:
     def facts(self) -> dict[str, object]:
         """The row as plain values."""
         return {
+            "cell": self.place.cell,
             "model": self.place.model,
             "attack": self.place.attack,
             "defense": self.place.defense,
