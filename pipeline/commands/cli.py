@@ -113,6 +113,12 @@ start_option = click.option(
 )
 
 
+def _check_start(ctx: click.Context) -> None:
+    """Raise BadInput for `--from` without `--force`, which would have no effect."""
+    if "--from" in (given := given_options(ctx)) and "--force" not in given:
+        raise BadInput("--from needs --force")
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pipeline")
 def main() -> None:
@@ -156,6 +162,7 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     """
     from pipeline.commands.run import run_grid
 
+    _check_start(ctx)
     ctx.exit(
         run_grid(session_from(chosen), RunOptions(**options), only=chosen.only, again=repeated(ctx))
     )
@@ -255,7 +262,10 @@ def judge(
     help="Number of these devices to estimate for.",
 )
 @json_option
+@click.pass_context
 def plan(
+    ctx: click.Context,
+    /,
     force: bool,
     start: ForceStart,
     every: bool,
@@ -275,6 +285,7 @@ def plan(
     """
     from pipeline.commands.plan import plan_facts, plan_lines
 
+    _check_start(ctx)
     session = session_from(chosen)
     session.check_code()
     forced = session.forced(start) if force else set()

@@ -305,6 +305,11 @@ def test_a_misspelt_grid_gets_a_suggestion(shell: Shell) -> None:
     assert "did you mean 'tiny'?" in line
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_first_step_to_force_without_force_is_refused(shell: Shell, command: str) -> None:
+    assert refused(shell(command, "--from", "craft")) == "error: --from needs --force"
+
+
 LONG = "x" * 300
 """No file system takes so long a name; as an unreadable folder, `Path.exists` raises for it."""
 
