@@ -52,6 +52,8 @@ from pipeline.problems import BadInput, Unwritable, reader_gone, suggestion, unr
 
 ANSWERING = frozenset({"compare", "doctor", "judge", "verify"})
 """Commands whose exit code 1 is an answer, which a full disk must not imitate."""
+OF_LISTS = frozenset({"--store", "--configs", "--paths", "--json"})
+"""Options of `list` for all its sections; `runs` has --grid too, and `cells` all options."""
 OF_COMPARED_RUNS = frozenset(
     {"--grid", "--only", "--store", "--configs", "--all", "--markdown", "--json"}
 )
@@ -562,10 +564,14 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
 @grid_options
 @click.option("--paths", is_flag=True, help="Show the file that defines each.")
 @json_option
-def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) -> None:
+@click.pass_context
+def list_names(
+    ctx: click.Context, /, section: str, paths: bool, as_json: bool, chosen: GridOptions
+) -> None:
     """List names, the cells of a grid, or the runs of a store.
 
     Names of grids, models, attacks, defenses, data sets and recipes are listed with their meanings.
+    The runs are those of --grid, if it is given, or of all grids.
 
     \b
     pipeline list defenses
@@ -576,10 +582,17 @@ def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) ->
     from pipeline.commands.records import cell_record
 
     items: list[dict[str, object]]
+    given = given_options(ctx)
+    read = OF_LISTS | {"--grid"} if section == "runs" else OF_LISTS
+    if section != "cells" and (unread := [flag for flag in given if flag not in read]):
+        raise BadInput(f"list {section}: no option {', '.join(unread)}; list cells has it")
     if section == "runs":
-        items, lines = _runs(chosen.store, terminal_columns())
+        grid = chosen.grid if "--grid" in given else None
+        named = "--store" in given
+        items, lines = _runs(chosen.store, grid, terminal_columns(), named=named)
         if not items:
-            say(f"store {chosen.store} has no run that scored a cell", err=True)
+            of = "" if grid is None else f" of grid {grid}"
+            say(f"store {chosen.store} has no run{of} that scored a cell", err=True)
     elif section == "cells":
         cells = session_from(chosen).cells
         items, lines = [cell_record(cell) for cell in cells], [cell.name for cell in cells]
@@ -595,13 +608,24 @@ def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) ->
         say(line)
 
 
-def _runs(store: str, columns: int | None) -> tuple[list[dict[str, object]], list[str]]:
-    """The runs of a store, as records and as lines that fit the terminal, if there is one."""
+def _runs(
+    place: str, grid: str | None, columns: int | None, *, named: bool
+) -> tuple[list[dict[str, object]], list[str]]:
+    """The runs of a store, as records and as lines that fit the terminal, if there is one.
+
+    Args:
+        grid: Only runs of this grid.
+        named: Whether the store was named on the command line, so that it has to exist.
+    """
     from pipeline.commands.compare import runs_of
     from pipeline.store.ledger import Ledger
     from pipeline.store.store import Store
 
-    runs = [run.facts() for run in runs_of(Ledger(Store(store).backend))]
+    store = Store(place)
+    if named:
+        store.backend.check()
+    runs = [run.facts() for run in runs_of(Ledger(store.backend))]
+    runs = [run for run in runs if grid in (None, run["grid"])]
     lines = []
     for run in runs:
         cells = f"{run['cells']} cell{'' if run['cells'] == 1 else 's'}, {run['computed']} computed"

@@ -165,7 +165,7 @@ def test_a_list_says_what_each_name_means_and_on_request_where_it_is(shell: Shel
         'print("run")\n\n\nclass Own:\n    """Darkens a little. And more."""\n'
     )
     (shell.configs / "defenses" / "broken.yaml").write_text("kind: gou\n")
-    told = shell("list", "defenses").stdout
+    told = shell("list", "defenses", grid=False).stdout
     lines = dict(line.split(maxsplit=1) for line in told.splitlines())
     assert lines["guo"].endswith("(draws=2)")
     assert lines["counter"].startswith(
@@ -173,9 +173,9 @@ def test_a_list_says_what_each_name_means_and_on_request_where_it_is(shell: Shel
     )
     assert lines["own"] == "Darkens a little"  # read, not run
     assert lines["broken"] == "unknown kind 'gou'"
-    paths = shell("list", "defenses", "--paths").stdout
+    paths = shell("list", "defenses", "--paths", grid=False).stdout
     assert "guo.yaml" in paths
-    (grid,) = json.loads(shell("list", "grids", "--json").stdout)["items"][-1:]
+    (grid,) = json.loads(shell("list", "grids", "--json", grid=False).stdout)["items"][-1:]
     assert grid.keys() == {"name", "meaning", "path"}
 
 

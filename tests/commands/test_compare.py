@@ -188,9 +188,24 @@ def test_stores_of_grids_with_different_names_are_not_compared(tiny: Tiny, tmp_p
 
 
 def test_a_store_without_runs_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(main, ["list", "runs", "--store", str(tmp_path / "empty")])
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr == f"store {tmp_path / 'empty'} has no run that scored a cell\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("runs", "--store", "nosuch"), "nosuch: no such folder"),
+        (("runs", "--only", "attack=pgd"), "list runs: no option --only; list cells has it"),
+        (("defenses", "--grid", "demo", "--images", "9"), "no option --grid, --images"),
+    ],
+)
+def test_a_list_refuses_what_it_does_not_read(words: tuple[str, ...], said: str) -> None:
+    done = CliRunner().invoke(main, ["list", *words])
+    assert done.exit_code == 2
+    assert said in done.stderr
 
 
 def test_runs_are_listed_by_what_compare_takes(tiny: Tiny) -> None:
@@ -198,6 +213,9 @@ def test_runs_are_listed_by_what_compare_takes(tiny: Tiny) -> None:
     common = ["--store", str(tiny.store)]
     done = CliRunner().invoke(main, ["list", "runs", *common, "--json"])
     latest, first = json.loads(done.stdout)["items"]
+    for grid, number in (("tiny", 2), ("demo", 0)):
+        of_grid = CliRunner().invoke(main, ["list", "runs", *common, "--grid", grid, "--json"])
+        assert len(json.loads(of_grid.stdout)["items"]) == number
     assert (first["cells"], first["computed"], latest["cells"]) == (3, 3, 1)
     done = CliRunner().invoke(main, ["compare", first["run"], latest["run"], *common, "--json"])
     outcomes = [cell["outcome"] for cell in json.loads(done.stdout)["cells"]]
