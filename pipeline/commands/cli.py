@@ -694,14 +694,16 @@ def new(
     pipeline judge my-idea
     pipeline run --grid demo --add defense=my-idea
     """
+    import shlex
+
     from pipeline.commands.new import write_skeleton
     from pipeline.problems import shown
 
     written = write_skeleton(kind, name, folder, form)
     for path in written:
         say(f"wrote {shown(path)}")
-    configs = "" if folder == Path("configs") else f" --configs {folder}"
-    say(f"test  python {shown(written[-1])}")
+    configs = "" if folder == Path("configs") else f" --configs {shlex.quote(str(folder))}"
+    say(f"test  python {shlex.quote(shown(written[-1]))}")
     if kind == "defense":
         say(f"judge pipeline judge {name}{configs}")
     say(f"run   pipeline run --grid demo --add {kind}={name}{configs}")
