@@ -182,8 +182,9 @@ def test_one_file_is_a_defense_alone_and_in_a_chain(bench: Bench, computed: Path
     assert record.how["own_code"] == {"Jpeg": type(session.cells[0].defense_spec).source_digest}
 
 
-def test_a_file_may_have_a_dot_in_its_name(bench: Bench) -> None:
-    bench.write("jpeg.v2.py", JPEG)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_may_have_a_dot_in_its_name_and_a_byte_order_mark(bench: Bench, mark: str) -> None:
+    bench.write("jpeg.v2.py", mark + JPEG)
     cells = bench.session(("defenses", "jpeg.v2.py"), only=["defense=jpeg.v2"]).cells
     assert {type(cell.defense_spec).__name__ for cell in cells} == {"Jpeg"}
 
