@@ -6,6 +6,8 @@ error, 130 stopped early. The help of `run`, `compare` and `judge` has the detai
 
 from __future__ import annotations
 
+import io
+import sys
 import traceback
 from pathlib import Path
 from typing import Any, Literal
@@ -132,6 +134,9 @@ def main() -> None:
     pipeline why CELL --grid demo     show why
     pipeline compare                  show what changed since the run before
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # an encoding other than UTF-8 lacks characters of the tables
+        sys.stdout.reconfigure(errors="replace")
 
 
 @main.command()

@@ -305,6 +305,17 @@ def test_a_misspelt_grid_gets_a_suggestion(shell: Shell) -> None:
     assert "did you mean 'tiny'?" in line
 
 
+def test_characters_that_stdout_cannot_encode_are_replaced(shell: Shell) -> None:
+    (shell.configs / "defenses" / "own.py").write_text(
+        'class Own:\n    """Perturbs by ε."""\n', encoding="utf-8"
+    )
+    words = [sys.executable, "-m", "pipeline", "list", "defenses", "--configs", str(shell.configs)]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(words, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"Perturbs by ?" in done.stdout
+
+
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_a_first_step_to_force_without_force_is_refused(shell: Shell, command: str) -> None:
     assert refused(shell(command, "--from", "craft")) == "error: --from needs --force"
