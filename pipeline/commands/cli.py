@@ -6,7 +6,7 @@ error, 130 stopped early. The help of `run`, `compare` and `judge` has the detai
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 import traceback
 from pathlib import Path
@@ -17,6 +17,7 @@ import click
 from pipeline import __version__
 from pipeline.commands.grouped import GroupedCommand
 from pipeline.commands.options import (
+    UNEXPECTED,
     Epsilon,
     FiniteRange,
     GridOptions,
@@ -26,6 +27,8 @@ from pipeline.commands.options import (
     data_option,
     data_places,
     device_option,
+    discard_stdout,
+    given_options,
     grid_argument,
     grid_options,
     json_option,
@@ -47,12 +50,16 @@ from pipeline.commands.options import (
 from pipeline.commands.store import store_commands
 from pipeline.execution.signals import STOPPED
 from pipeline.grid.kinds import FORCE_STARTS, ForceStart
-from pipeline.problems import BadInput, Unwritable, suggestion
+from pipeline.problems import BadInput, Unwritable, reader_gone, suggestion, unreachable
 
-UNEXPECTED = 4
-"""Exit code after an error that is neither the user's nor that of a node."""
 ANSWERING = frozenset({"compare", "doctor", "judge", "verify"})
 """Commands whose exit code 1 is an answer, which a full disk must not imitate."""
+OF_LISTS = frozenset({"--store", "--configs", "--paths", "--json"})
+"""Options of `list` for all its sections; `runs` has --grid too, and `cells` all options."""
+OF_COMPARED_RUNS = frozenset(
+    {"--grid", "--only", "--store", "--configs", "--all", "--markdown", "--json"}
+)
+"""Options of `compare` that apply to runs and stores too, or do no harm there."""
 LIST_SECTIONS = ("grids", "models", "attacks", "defenses", "datasets", "recipes")
 
 
@@ -72,11 +79,10 @@ class _Commands(click.Group):
             ctx.exit(UNEXPECTED if ctx.invoked_subcommand in ANSWERING else 1)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise  # errors of click, not of user code
-        except BrokenPipeError:
-            # the reader of stdout, such as `head`, is gone, and the rest must not fail at the exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(UNEXPECTED)
         except (Exception, SystemExit) as error:
+            if reader_gone(error):
+                discard_stdout()
+                ctx.exit(UNEXPECTED)
             from pipeline.catalogue.code.known import line_of, place_of
 
             if place_of(error) is not None:
@@ -84,6 +90,9 @@ class _Commands(click.Group):
                 ctx.exit(2)
             if isinstance(error, SystemExit):
                 raise
+            if (said := unreachable(error)) is not None:
+                say(f"error: {BadInput(said)}", err=True)
+                ctx.exit(2)
             traceback.print_exc()
             ctx.exit(UNEXPECTED)
         except KeyboardInterrupt:
@@ -108,6 +117,12 @@ start_option = click.option(
 )
 
 
+def _check_start(ctx: click.Context) -> None:
+    """Raise BadInput for `--from` without `--force`, which would have no effect."""
+    if "--from" in (given := given_options(ctx)) and "--force" not in given:
+        raise BadInput("--from needs --force")
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pipeline")
 def main() -> None:
@@ -119,6 +134,9 @@ def main() -> None:
     pipeline why CELL --grid demo     show why
     pipeline compare                  show what changed since the run before
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # an encoding other than UTF-8 lacks characters of the tables
+        sys.stdout.reconfigure(errors="replace")
 
 
 @main.command()
@@ -151,6 +169,7 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
     """
     from pipeline.commands.run import run_grid
 
+    _check_start(ctx)
     ctx.exit(
         run_grid(session_from(chosen), RunOptions(**options), only=chosen.only, again=repeated(ctx))
     )
@@ -250,7 +269,10 @@ def judge(
     help="Number of these devices to estimate for.",
 )
 @json_option
+@click.pass_context
 def plan(
+    ctx: click.Context,
+    /,
     force: bool,
     start: ForceStart,
     every: bool,
@@ -270,6 +292,7 @@ def plan(
     """
     from pipeline.commands.plan import plan_facts, plan_lines
 
+    _check_start(ctx)
     session = session_from(chosen)
     session.check_code()
     forced = session.forced(start) if force else set()
@@ -412,7 +435,8 @@ def compare(
 
     BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
     stores, STORE@RUN, or two defenses, attacks or models of the grid. By default, the last run is
-    compared with the previous run of the same cells. Exit codes: 0 no cell got significantly worse,
+    compared with the previous run of the same cells. Of the options that choose cells, only --grid
+    and --only apply to runs and stores. Exit codes: 0 no cell got significantly worse,
     1 one did, 2 bad input, 4 an unexpected error.
 
     \b
@@ -420,17 +444,17 @@ def compare(
     pipeline compare guo 'guo[draws=30]' --grid mine
     pipeline compare s3://lab/store store
     """
-    from click.core import ParameterSource
-
     from pipeline.commands.compare import comparison
 
-    named = ctx.get_parameter_source("grid") is not ParameterSource.DEFAULT
+    given = given_options(ctx)
     found = comparison(
         lambda: session_from(chosen),
         chosen.store,
         before,
         after,
-        grid=chosen.grid if named else None,
+        grid=chosen.grid if "--grid" in given else None,
+        only=chosen.only,
+        others=[flag for flag in given if flag not in OF_COMPARED_RUNS],
     )
     if as_json:
         print_json(found.facts())
@@ -487,9 +511,11 @@ def report(
     )
     for doubt in reported.doubts:
         say(f"doubt   {doubt}", err=True)
-    if reported.page is None:
-        ctx.exit(2)
-    say(f"report  {reported.page}", err=True)
+    if reported.page is not None:
+        say(f"report  {reported.page}", err=True)
+    if reported.unread:
+        ctx.exit(UNEXPECTED)
+    ctx.exit(2 if reported.page is None else 0)
 
 
 @main.command("export-weights")
@@ -543,10 +569,14 @@ def ui(ctx: click.Context, mlflow_uri: str | None, port: int) -> None:
 @grid_options
 @click.option("--paths", is_flag=True, help="Show the file that defines each.")
 @json_option
-def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) -> None:
+@click.pass_context
+def list_names(
+    ctx: click.Context, /, section: str, paths: bool, as_json: bool, chosen: GridOptions
+) -> None:
     """List names, the cells of a grid, or the runs of a store.
 
     Names of grids, models, attacks, defenses, data sets and recipes are listed with their meanings.
+    The runs are those of --grid, if it is given, or of all grids.
 
     \b
     pipeline list defenses
@@ -557,10 +587,17 @@ def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) ->
     from pipeline.commands.records import cell_record
 
     items: list[dict[str, object]]
+    given = given_options(ctx)
+    read = OF_LISTS | {"--grid"} if section == "runs" else OF_LISTS
+    if section != "cells" and (unread := [flag for flag in given if flag not in read]):
+        raise BadInput(f"list {section}: no option {', '.join(unread)}; list cells has it")
     if section == "runs":
-        items, lines = _runs(chosen.store, terminal_columns())
+        grid = chosen.grid if "--grid" in given else None
+        named = "--store" in given
+        items, lines = _runs(chosen.store, grid, terminal_columns(), named=named)
         if not items:
-            say(f"store {chosen.store} has no run that scored a cell", err=True)
+            of = "" if grid is None else f" of grid {grid}"
+            say(f"store {chosen.store} has no run{of} that scored a cell", err=True)
     elif section == "cells":
         cells = session_from(chosen).cells
         items, lines = [cell_record(cell) for cell in cells], [cell.name for cell in cells]
@@ -576,13 +613,24 @@ def list_names(section: str, paths: bool, as_json: bool, chosen: GridOptions) ->
         say(line)
 
 
-def _runs(store: str, columns: int | None) -> tuple[list[dict[str, object]], list[str]]:
-    """The runs of a store, as records and as lines that fit the terminal, if there is one."""
+def _runs(
+    place: str, grid: str | None, columns: int | None, *, named: bool
+) -> tuple[list[dict[str, object]], list[str]]:
+    """The runs of a store, as records and as lines that fit the terminal, if there is one.
+
+    Args:
+        grid: Only runs of this grid.
+        named: Whether the store was named on the command line, so that it has to exist.
+    """
     from pipeline.commands.compare import runs_of
     from pipeline.store.ledger import Ledger
     from pipeline.store.store import Store
 
-    runs = [run.facts() for run in runs_of(Ledger(Store(store).backend))]
+    store = Store(place)
+    if named:
+        store.backend.check()
+    runs = [run.facts() for run in runs_of(Ledger(store.backend))]
+    runs = [run for run in runs if grid in (None, run["grid"])]
     lines = []
     for run in runs:
         cells = f"{run['cells']} cell{'' if run['cells'] == 1 else 's'}, {run['computed']} computed"
@@ -651,14 +699,16 @@ def new(
     pipeline judge my-idea
     pipeline run --grid demo --add defense=my-idea
     """
+    import shlex
+
     from pipeline.commands.new import write_skeleton
     from pipeline.problems import shown
 
     written = write_skeleton(kind, name, folder, form)
     for path in written:
         say(f"wrote {shown(path)}")
-    configs = "" if folder == Path("configs") else f" --configs {folder}"
-    say(f"test  python {shown(written[-1])}")
+    configs = "" if folder == Path("configs") else f" --configs {shlex.quote(str(folder))}"
+    say(f"test  python {shlex.quote(shown(written[-1]))}")
     if kind == "defense":
         say(f"judge pipeline judge {name}{configs}")
     say(f"run   pipeline run --grid demo --add {kind}={name}{configs}")

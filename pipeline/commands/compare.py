@@ -6,10 +6,11 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.commands.session import Session
-from pipeline.grid.selection import SECTIONS
+from pipeline.grid.selection import SECTIONS, asked, matches
 from pipeline.problems import BadInput, suggestion
 from pipeline.report.views.comparison import Comparison, Place, Side, compare
 from pipeline.store.layout import MARKER
@@ -18,6 +19,9 @@ from pipeline.store.store import Store
 
 RUN = re.compile(r"last(?:~([0-9]{1,6}))?|[0-9a-f]{4,8}")
 """Names a run: `last`, `last~N`, or an identifier that `list runs` prints."""
+
+IN_LEDGER = ("model", "attack", "defense", "seed", "cell")
+"""Keys of `--only` for cells of which only what a ledger holds is known."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ def comparison(
     after: str | None,
     *,
     grid: str | None,
+    only: Sequence[str] = (),
+    others: Sequence[str] = (),
 ) -> Comparison:
     """Compare two sides: stores, runs, `STORE@RUN`, or names of the grid.
 
@@ -86,9 +92,13 @@ def comparison(
 
     Args:
         grid: Compare only cells of this grid, if it was named.
+        only: The `--only` options.
+        others: Further options that were given. They choose or change the cells of a grid, which
+            runs and stores do not depend on.
 
     Raises:
-        BadInput: If a side is not recognised, or if they have no cell in common.
+        BadInput: If there are such options for runs or stores, if a side is not recognised, or if
+            they have no cell in common.
     """
     if after is None:
         before, after = before or run_before(Store(store), grid), "last"
@@ -101,12 +111,18 @@ def comparison(
             raise BadInput(
                 f"compare {text}: no store and no run; `pipeline list runs` has those of {store}"
             )
+    if others:
+        raise BadInput(
+            f"compare {before} {after}: runs and stores are compared as they are; leave out "
+            f"{', '.join(others)}, or name two defenses, attacks or models of a grid"
+        )
     first, second = (source for source in sides if source is not None)
     grids = {grid} if grid is not None else first.grids() & second.grids()
-    found = first.side(before, grids), second.side(after, grids)
+    found = first.side(before, grids, only), second.side(after, grids, only)
     if not found[0].cells.keys() & found[1].cells.keys():
         apart = first.grids() and second.grids() and not grids
         hint = "; only cells of grids with the same name are compared" if apart else ""
+        hint = hint or (" that matches every --only" if only else "")
         raise BadInput(f"compare {before} {after}: they have no scored cell in common{hint}")
     return compare(*found)
 
@@ -125,8 +141,11 @@ class _Source:
     def grids(self) -> set[str]:
         return {run.grid for run in self.runs if _scored(run.cells)}
 
-    def side(self, name: str, grids: set[str]) -> Side:
-        """The scores in some grids. name: as typed; that of a run is followed by which it is."""
+    def side(self, name: str, grids: set[str], only: Sequence[str]) -> Side:
+        """The scores in some grids that match the `--only` options.
+
+        name: as typed; that of a run is followed by which it is.
+        """
         if self.run is not None:
             known = self.run.facts()
             which = "" if self.run.identifier in name else f"{known['run']}, "
@@ -138,11 +157,23 @@ class _Source:
             if run.grid in grids
             for cell, entry in _scored(run.cells).items()
         }
+        wanted: dict[str, list[str]] = {}
+        for key, pattern in asked(only, IN_LEDGER):
+            wanted.setdefault(key, []).append(pattern)
+        cells = {
+            place: entry
+            for place, entry in cells.items()
+            if matches(partial(_value, place), wanted)
+        }
         return Side(name, self.store, cells)
 
 
 def _scored(cells: Mapping[str, CellEntry]) -> dict[str, CellEntry]:
     return {name: entry for name, entry in cells.items() if entry.facts is not None}
+
+
+def _value(place: Place, key: str) -> str:
+    return str(getattr(place, key))
 
 
 def _place(cell: str, grid: str) -> Place:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.observers.tracking.server import wrong_with
 from pipeline.plan.words import counted
-from pipeline.problems import BadInput, unwritable
+from pipeline.problems import BadInput, reason_of, unreachable, unwritable
 from pipeline.problems.sanitize import without_secrets
 from pipeline.store.store import Store
 
@@ -36,9 +37,17 @@ def examine(store: str | Path, mlflow_uri: str, address: str | None) -> list[Che
         Check("machine", True, f"{platform.machine()}, {os.cpu_count()} CPUs"),
         _gpu(),
         _ray(address),
-        _store(store),
-        _mlflow(mlflow_uri),
+        _reached("store", lambda: _store(store)),
+        _reached("MLflow", lambda: _mlflow(mlflow_uri)),
     ]
+
+
+def _reached(subject: str, check: Callable[[], Check]) -> Check:
+    """A check of a path, which may be one that cannot be looked at."""
+    try:
+        return check()
+    except OSError as error:
+        return Check(subject, False, unreachable(error) or reason_of(error))
 
 
 def _versions() -> Check:

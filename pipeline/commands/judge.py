@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.entries import GridEntry, TableEntry
 from pipeline.commands.judge_options import JudgeOptions, report_folder
-from pipeline.commands.options import RunOptions, say
+from pipeline.commands.options import UNEXPECTED, RunOptions, say
 from pipeline.commands.report import check_folder, known_scores
 from pipeline.commands.run import run_grid
 from pipeline.commands.session import Session, open_session
@@ -73,7 +73,7 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
 
     Returns:
         The exit code: 0 it holds, 1 it does not hold, 3 cannot tell; 2 if MLflow cannot be reached,
-        and 130 if it was stopped.
+        4 if the reader of stdout is gone, and 130 if it was stopped.
 
     Raises:
         BadInput: If the defense breaks the contract, or the report cannot be written.
@@ -111,8 +111,8 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         say(f"judge   {NO_NETWORK}", err=True)
     # printed last, after the output of the run
     say(plain(judged_sentence(rows, answer)), err=options.as_json)
-    # 2: MLflow was not reached, and everything is in the store
-    return code if code == 2 or signalled else EXIT[answer]
+    # 2: MLflow was not reached, and everything is in the store; 4: the reader of stdout is gone
+    return code if code in {2, UNEXPECTED} or signalled else EXIT[answer]
 
 
 @dataclass(frozen=True, kw_only=True)

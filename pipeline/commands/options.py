@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 import shutil
 import sys
 import textwrap
@@ -82,6 +83,9 @@ class Epsilon(click.ParamType[float]):
             self.fail(f"{value!r} is no size above 0.", param, ctx)
         return size
 
+
+UNEXPECTED = 4
+"""Exit code after an error that is neither the user's nor that of a node."""
 
 _PATH = click.Path(path_type=Path)
 
@@ -405,6 +409,12 @@ def print_json(value: Mapping[str, object]) -> None:
     """Print a JSON answer for programs on stdout, with the schema version."""
     json.dump(answer(value), sys.stdout, indent=1)
     sys.stdout.write("\n")
+    sys.stdout.flush()  # the last moment at which a missing reader can be noticed
+
+
+def discard_stdout() -> None:
+    """Discard what is still written to stdout, whose reader is gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(line: str, *, err: bool = False) -> None:
@@ -427,6 +437,16 @@ def say_wrapped(line: str) -> None:
         line, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     ):
         say(part)
+
+
+def given_options(context: click.Context) -> list[str]:
+    """The long names of the options that were given on the command line."""
+    return [
+        max(option.opts, key=len)
+        for option in context.command.params
+        if isinstance(option, click.Option)
+        and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    ]
 
 
 def repeated(context: click.Context) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.catalogue.claims import claims
-from pipeline.commands.records import answer, cell_record, swept_values
+from pipeline.commands.options import discard_stdout, print_json
+from pipeline.commands.records import cell_record, swept_values
 from pipeline.commands.view import StoredGrid
 from pipeline.grid.cells import Grid
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.server import name_in_ledger
-from pipeline.problems import BadInput, Unwritable, unwritable
+from pipeline.problems import BadInput, Unwritable, reader_gone, unwritable
 from pipeline.report.scores import Scores
 from pipeline.report.views.verdicts import conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
@@ -36,10 +36,12 @@ class Reported:
     Attributes:
         page: Path of the report's page; None if no files were written.
         doubts: Warnings about the grid's models and attacks, one line each.
+        unread: Whether the reader of stdout was gone before everything was printed.
     """
 
     page: Path | None
     doubts: Sequence[str]
+    unread: bool = False
 
 
 def report_grid(
@@ -73,18 +75,24 @@ def report_grid(
     links = _links(view, uri)
     scores = known_scores(view, finished)
     doubts = [doubt.line for doubt in scores.doubts]
-    page, trouble = None, None
+    page, trouble, unread = None, None, False
     try:
         page = _files(view, scores, reports, links, again)
     except (BadInput, Unwritable) as error:
         trouble = error
-    if as_json:
-        _answer(view.grid, scores, finished, doubts, judged)
-    else:
-        _print(view, scores, judged)
+    try:
+        if as_json:
+            _answer(view.grid, scores, finished, doubts, judged)
+        else:
+            _print(view, scores, judged)
+    except (BrokenPipeError, SystemExit) as error:
+        if not reader_gone(error):
+            raise
+        discard_stdout()
+        unread = True
     if trouble is not None:
         raise trouble
-    return Reported(page, doubts)
+    return Reported(page, doubts, unread)
 
 
 def check_folder(folder: Path) -> None:
@@ -222,5 +230,4 @@ def _answer(
             "seconds": finished.seconds,
             "interrupted": finished.interrupted,
         }
-    json.dump(answer(told), sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    print_json(told)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.commands.options import RunOptions
+from pipeline.commands.options import UNEXPECTED, RunOptions
 from pipeline.commands.report import Reported, check_folder, report_grid
 from pipeline.commands.session import Session
 from pipeline.execution.events import Observer, Observers, RunFinished
@@ -145,6 +145,8 @@ def _report(
         )
     except (BadInput, Unwritable) as trouble:
         problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1
+    if reported.unread:
+        problems["the reader of stdout is gone"] = UNEXPECTED
     if tracker is not None:
         tracker.finish(reported.page.parent if reported.page else None)
     server = NO_MLFLOW if tracker is None else _where_logged(tracker, uri)
@@ -264,13 +266,13 @@ def _by_reason(failed: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _exit_code(finished: RunFinished, problems: Iterable[int]) -> int:
-    """The exit code of a run: the first of 130, 1 and 2 that applies, or 0.
+    """The exit code of a run: the first of 130, 1, 2 and 4 that applies, or 0.
 
     A script that gets 130 repeats the command. 1 comes before 2 because results, the ledger or the
     report are then incomplete; after a wrong MLflow address everything is in the store.
 
     Args:
-        problems: 1 or 2 for each problem after the last node.
+        problems: 1, 2 or 4 for each problem after the last node.
     """
     if finished.interrupted:
         return STOPPED

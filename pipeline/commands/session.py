@@ -127,11 +127,13 @@ class Session(StoredGrid):
     def notes(self) -> list[str]:
         """Remarks for the user about the selected cells, in lines.
 
-        They say what attacks leave out on this machine, which of the user's own defenses are
-        evaluated once because they draw no random numbers, which members of the user's own classes
-        may be misspelt, and which stored networks were made by code that read files of data.
+        They say which tables got nothing that was added, what attacks leave out on this machine,
+        which of the user's own defenses are evaluated once because they draw no random numbers,
+        which members of the user's own classes may be misspelt, and which stored networks were made
+        by code that read files of data.
         """
-        notes = [note for cell in self.cells for note in cell.attack_spec.notes()]
+        notes = list(self.grid.notes)
+        notes += [note for cell in self.cells for note in cell.attack_spec.notes()]
         parts = (
             part
             for cell in self.cells

@@ -83,7 +83,9 @@ def load_grid(catalogue: Catalogue, name: str, overrides: Overrides | None = Non
         for unknown in (known for known in given if known not in used):
             hint = suggestion(unknown, used)
             raise BadInput(f"{option} {unknown}: no such {what} in grid '{name}'{hint}")
-    return dataclasses.replace(grid, parameters=dict(overrides.parameters))
+    return dataclasses.replace(
+        grid, parameters=dict(overrides.parameters), notes=builder.added_notes(grid)
+    )
 
 
 CHOSEN: tuple[Section, ...] = ("models", "attacks", "defenses")
@@ -116,6 +118,20 @@ class _Builder:
         self.models: set[str] = set()
         """Config names of the grid's models, including those that variants are based on."""
         self._added += [("attacks", name) for name in _budget(catalogue, overrides.adaptive)]
+        self._unchanged: list[str] = []
+
+    def added_notes(self, grid: Grid) -> tuple[str, ...]:
+        """Say to which tables nothing was added, in lines; BadInput if these are all."""
+        if not self._added or not self._unchanged:
+            return ()
+        what = ", ".join(f"{section[:-1]} {name}" for section, name in self._added)
+        unchanged = dict.fromkeys(self._unchanged)
+        if unchanged.keys() == {table.name for table in grid.tables}:
+            raise BadInput(
+                f"{what}: grid '{grid.name}' has only tables of class probabilities, to which "
+                "nothing can be added"
+            )
+        return (f"{what}: not in {', '.join(unchanged)}, which shows class probabilities",)
 
     def grid(self, name: str, above: frozenset[str]) -> Grid:
         """Build a grid; `above` are the grids that include it."""
@@ -149,10 +165,11 @@ class _Builder:
     def _grown(self, table: TableEntry) -> TableEntry:
         """Add the models, attacks and defenses of the command line to a table.
 
-        A table with a figure gets no further defenses, but models and attacks, which are further
-        curves. A table with a figure of class probabilities is not changed.
+        In the figure of a table they are further curves. A table with a figure of class
+        probabilities is not changed.
         """
         if table.figure is not None and table.figure.probabilities:
+            self._unchanged.append(table.name)
             return table
         choices: dict[str, tuple[str | VariantEntry, ...]] = {
             "models": table.models,
@@ -160,8 +177,6 @@ class _Builder:
             "defenses": table.defenses,
         }
         for section, name in self._added:
-            if table.figure is not None and section == "defenses":
-                continue
             own = {_label(choice): choice for choice in choices[section]}
             if name in own and own[name] != name:
                 raise BadInput(

@@ -176,6 +176,7 @@ class Grid:
         command: The command that computes the grid, if it is not defined in a file.
         gallery: Whether the report shows images.
         parameters: Parameters that were changed in all cells (`--set`), with their values.
+        notes: Remarks for the user about what was added on the command line, in lines.
     """
 
     name: str
@@ -185,6 +186,7 @@ class Grid:
     command: tuple[str, ...] = ()
     gallery: bool = True
     parameters: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def defenses(self) -> tuple[str, ...]:

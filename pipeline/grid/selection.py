@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 
 from pipeline.grid.cells import Cell, Grid, Section
 from pipeline.problems import BadInput, suggestion
@@ -19,16 +20,12 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
     cell matches.
     """
     wanted: dict[str, list[str]] = {}
-    for choice in only:
-        key, sign, pattern = choice.partition("=")
-        if not sign:
-            raise BadInput(f"--only {choice}: expected KEY=PATTERN, such as model=demo-iat")
-        if key not in KEYS:
-            raise BadInput(f"--only {choice}: no key '{key}'{suggestion(key, KEYS)}")
+    for key, given in asked(only):
+        pattern = given
         if key == "cell":
-            pattern = grid.cell_name(pattern)
+            pattern = grid.cell_name(given)
         elif key in SECTIONS:
-            pattern = grid.label(SECTIONS[key], pattern)
+            pattern = grid.label(SECTIONS[key], given)
         wanted.setdefault(key, []).append(pattern)
     for key, patterns in wanted.items():
         known = {_value(cell, key) for cell in grid.cells}
@@ -36,15 +33,29 @@ def selected(grid: Grid, only: Sequence[str]) -> tuple[Cell, ...]:
             if not any(_fits(value, pattern) for value in known):
                 hint = suggestion(pattern, known) if key != "cell" else ""
                 raise BadInput(f"--only {key}={pattern}: no such {key} in grid '{grid.name}'{hint}")
-    cells = tuple(cell for cell in grid.cells if _matches(cell, wanted.items()))
+    cells = tuple(cell for cell in grid.cells if matches(partial(_value, cell), wanted))
     if not cells:
         raise BadInput(f"no cell of grid '{grid.name}' matches every --only")
     return cells
 
 
-def _matches(cell: Cell, wanted: Iterable[tuple[str, list[str]]]) -> bool:
+def asked(only: Sequence[str], keys: Collection[str] = KEYS) -> list[tuple[str, str]]:
+    """The keys and patterns of the `--only` options; BadInput for an unknown key."""
+    found = []
+    for choice in only:
+        key, sign, pattern = choice.partition("=")
+        if not sign:
+            raise BadInput(f"--only {choice}: expected KEY=PATTERN, such as model=demo-iat")
+        if key not in keys:
+            raise BadInput(f"--only {choice}: no key '{key}'{suggestion(key, keys)}")
+        found.append((key, pattern))
+    return found
+
+
+def matches(value: Callable[[str], str], wanted: Mapping[str, Iterable[str]]) -> bool:
+    """Whether a cell, by its value for a key, matches one pattern of each key."""
     return all(
-        any(_fits(_value(cell, key), pattern) for pattern in patterns) for key, patterns in wanted
+        any(_fits(value(key), pattern) for pattern in patterns) for key, patterns in wanted.items()
     )
 
 

@@ -17,6 +17,10 @@ REFUSED = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """errno codes that mean a folder can no longer be written to, whatever is written."""
 
 
+UNREACHABLE = frozenset({errno.EACCES, errno.ENAMETOOLONG})
+"""errno codes that mean that a path cannot be looked at, whatever is there."""
+
+
 class BadInput(Exception):
     """A user's mistake. Its message, one line, is printed; the exit code is 2."""
 
@@ -41,6 +45,26 @@ def writing_to(folder: str, codes: frozenset[int] | None = REFUSED) -> Iterator[
         if codes is not None and error.errno not in codes:
             raise
         raise Unwritable(f"{folder}: {reason_of(error)}") from error
+
+
+def unreachable(error: BaseException) -> str | None:
+    """Which path could not be looked at, and why; None for other errors.
+
+    Python 3.11's `Path.exists` and its like raise such errors instead of returning False.
+    """
+    if isinstance(error, OSError) and error.errno in UNREACHABLE and error.filename is not None:
+        return f"{error.filename}: {reason_of(error)}"
+    return None
+
+
+def reader_gone(error: BaseException) -> bool:
+    """Whether it says that the reader of stdout, such as `head`, is gone.
+
+    Rich replaces a BrokenPipeError by a SystemExit with the exit code 1.
+    """
+    return isinstance(error, BrokenPipeError) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+    )
 
 
 def regular(path: Path) -> Path:

@@ -47,4 +47,4 @@ class Factory(ForeignNetwork):
 
 def own_module_name(stem: str, digest: str) -> str:
     """Return the name under which a user's file is imported, from its stem and code digest."""
-    return f"own_{stem}_{digest[:16]}"
+    return f"own_{stem.replace('.', '_')}_{digest[:16]}"  # a dot would name a package

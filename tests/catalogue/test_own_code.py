@@ -182,6 +182,13 @@ def test_one_file_is_a_defense_alone_and_in_a_chain(bench: Bench, computed: Path
     assert record.how["own_code"] == {"Jpeg": type(session.cells[0].defense_spec).source_digest}
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_may_have_a_dot_in_its_name_and_a_byte_order_mark(bench: Bench, mark: str) -> None:
+    bench.write("jpeg.v2.py", mark + JPEG)
+    cells = bench.session(("defenses", "jpeg.v2.py"), only=["defense=jpeg.v2"]).cells
+    assert {type(cell.defense_spec).__name__ for cell in cells} == {"Jpeg"}
+
+
 def test_changed_code_makes_exactly_its_cells_stale_and_comments_none(
     bench: Bench, computed: Path
 ) -> None:

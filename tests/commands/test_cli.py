@@ -165,7 +165,7 @@ def test_a_list_says_what_each_name_means_and_on_request_where_it_is(shell: Shel
         'print("run")\n\n\nclass Own:\n    """Darkens a little. And more."""\n'
     )
     (shell.configs / "defenses" / "broken.yaml").write_text("kind: gou\n")
-    told = shell("list", "defenses").stdout
+    told = shell("list", "defenses", grid=False).stdout
     lines = dict(line.split(maxsplit=1) for line in told.splitlines())
     assert lines["guo"].endswith("(draws=2)")
     assert lines["counter"].startswith(
@@ -173,9 +173,9 @@ def test_a_list_says_what_each_name_means_and_on_request_where_it_is(shell: Shel
     )
     assert lines["own"] == "Darkens a little"  # read, not run
     assert lines["broken"] == "unknown kind 'gou'"
-    paths = shell("list", "defenses", "--paths").stdout
+    paths = shell("list", "defenses", "--paths", grid=False).stdout
     assert "guo.yaml" in paths
-    (grid,) = json.loads(shell("list", "grids", "--json").stdout)["items"][-1:]
+    (grid,) = json.loads(shell("list", "grids", "--json", grid=False).stdout)["items"][-1:]
     assert grid.keys() == {"name", "meaning", "path"}
 
 
@@ -242,11 +242,17 @@ def test_an_unexpected_error_never_looks_like_an_answer(
     assert ("Traceback" in result.stderr) == isinstance(error, RuntimeError)
 
 
+@pytest.mark.parametrize("rich", [False, True])
 def test_a_reader_of_stdout_that_is_gone_is_no_answer_either(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, rich: bool
 ) -> None:
     def gone(*_: object, **__: object) -> None:
-        raise BrokenPipeError
+        try:
+            raise BrokenPipeError  # noqa: TRY301
+        except BrokenPipeError:
+            if rich:  # which ends the program itself
+                raise SystemExit(1)  # noqa: B904
+            raise
 
     thrown_away: list[object] = []
     monkeypatch.setattr("os.dup2", lambda *places: thrown_away.append(places))
@@ -297,6 +303,53 @@ def test_a_shell_completes_commands_options_grids_and_cells(shell: Shell) -> Non
 def test_a_misspelt_grid_gets_a_suggestion(shell: Shell) -> None:
     line = refused(CliRunner().invoke(main, ["run", "--grid", "tinny"]))
     assert "did you mean 'tiny'?" in line
+
+
+def test_characters_that_stdout_cannot_encode_are_replaced(shell: Shell) -> None:
+    (shell.configs / "defenses" / "own.py").write_text(
+        'class Own:\n    """Perturbs by ε."""\n', encoding="utf-8"
+    )
+    words = [sys.executable, "-m", "pipeline", "list", "defenses", "--configs", str(shell.configs)]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(words, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"Perturbs by ?" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_first_step_to_force_without_force_is_refused(shell: Shell, command: str) -> None:
+    assert refused(shell(command, "--from", "craft")) == "error: --from needs --force"
+
+
+LONG = "x" * 300
+"""No file system takes so long a name; as an unreadable folder, `Path.exists` raises for it."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list", "--configs", LONG),
+        ("judge", f"{LONG}.py"),
+        ("list", "cells", "--add", f"defense={LONG}.py"),
+        ("compare", LONG, "last"),
+        ("gc", "--store", LONG),
+        ("verify", "--store", LONG),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_refused(
+    words: tuple[str, ...], working_folder: Path
+) -> None:
+    line = refused(CliRunner().invoke(main, words))
+    assert line.startswith("error: ")
+    assert line.endswith("file name too long")
+
+
+def test_doctor_tells_a_path_that_cannot_be_looked_at(working_folder: Path) -> None:
+    words = ["doctor", "--store", LONG, "--mlflow", f"sqlite:///{LONG}/mlflow.db"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    bad = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("BAD")]
+    assert bad[-2:] == ["store", "MLflow"]
 
 
 def test_a_misspelt_command_gets_a_suggestion(shell: Shell) -> None:

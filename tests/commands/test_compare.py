@@ -188,9 +188,24 @@ def test_stores_of_grids_with_different_names_are_not_compared(tiny: Tiny, tmp_p
 
 
 def test_a_store_without_runs_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     done = CliRunner().invoke(main, ["list", "runs", "--store", str(tmp_path / "empty")])
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr == f"store {tmp_path / 'empty'} has no run that scored a cell\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("runs", "--store", "nosuch"), "nosuch: no such folder"),
+        (("runs", "--only", "attack=pgd"), "list runs: no option --only; list cells has it"),
+        (("defenses", "--grid", "demo", "--images", "9"), "no option --grid, --images"),
+    ],
+)
+def test_a_list_refuses_what_it_does_not_read(words: tuple[str, ...], said: str) -> None:
+    done = CliRunner().invoke(main, ["list", *words])
+    assert done.exit_code == 2
+    assert said in done.stderr
 
 
 def test_runs_are_listed_by_what_compare_takes(tiny: Tiny) -> None:
@@ -198,6 +213,9 @@ def test_runs_are_listed_by_what_compare_takes(tiny: Tiny) -> None:
     common = ["--store", str(tiny.store)]
     done = CliRunner().invoke(main, ["list", "runs", *common, "--json"])
     latest, first = json.loads(done.stdout)["items"]
+    for grid, number in (("tiny", 2), ("demo", 0)):
+        of_grid = CliRunner().invoke(main, ["list", "runs", *common, "--grid", grid, "--json"])
+        assert len(json.loads(of_grid.stdout)["items"]) == number
     assert (first["cells"], first["computed"], latest["cells"]) == (3, 3, 1)
     done = CliRunner().invoke(main, ["compare", first["run"], latest["run"], *common, "--json"])
     outcomes = [cell["outcome"] for cell in json.loads(done.stdout)["cells"]]
@@ -271,3 +289,20 @@ def test_a_swept_value_is_no_markup_and_no_line_is_beyond_the_terminal(width: in
     assert "guo[draws=16]" in shown
     assert "not significant" in shown
     assert all(f" {name}" in shown for name in COLUMNS)
+
+
+def test_runs_are_compared_on_the_cells_that_were_chosen_and_with_no_other_option(
+    tiny: Tiny,
+) -> None:
+    chosen = ("--only", "defense=[gn]*", "--only", "model=mixed")
+    assert as_json(tiny, "last", "last", *chosen).keys() == {"none", "guo"}
+    guo = as_json(tiny, "last", "last", "--only", "cell=mixed/clean/guo")
+    assert {name: each["cell"] for name, each in guo.items()} == {"guo": "mixed/clean/guo"}
+    for words, said in (
+        (("--only", "attack=pgd"), "no scored cell in common that matches every --only"),
+        (("--only", "dataset=digits"), "no key 'dataset'"),
+        (("--set", "guo.draws=2", "--images", "9"), "leave out --set, --images"),
+    ):
+        done = compared(tiny, "last", "last", *words)
+        assert done.exit_code == 2
+        assert said in done.stderr

@@ -140,3 +140,12 @@ def test_a_network_must_give_a_logit_for_each_class() -> None:
     factory = Factory(factory="torch.nn:Flatten")
     with pytest.raises(BrokenContract, match=r"network factory: gives \(1, 64\), not \(1, 10\)"):
         check_network(factory)
+
+
+def test_printed_commands_of_a_folder_with_a_space_can_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(main, ["new", "defense", "mine", "--folder", "o b"]).stdout
+    assert "test  python 'o b/defenses/test_mine.py'" in told
+    assert "judge pipeline judge mine --configs 'o b'" in told

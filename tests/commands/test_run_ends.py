@@ -144,3 +144,23 @@ def test_a_ctrl_c_while_mlflow_is_waited_for_leaves_no_run_open(
     assert run("--images", "20").exit_code != 0
     assert len(waited) == 2
     assert "RUNNING" not in [parent.info.status for parent in parents(folder)]
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_run_whose_reader_is_gone_is_finished_in_mlflow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        # as Rich ends the program when its output is closed
+        try:
+            raise BrokenPipeError  # noqa: TRY301
+        except BrokenPipeError:
+            raise SystemExit(1)  # noqa: B904
+
+    monkeypatch.setattr("pipeline.commands.report.print_json", gone)
+    monkeypatch.setattr("pipeline.commands.report._print", gone)
+    monkeypatch.setattr("pipeline.commands.report.discard_stdout", lambda: None)
+    assert run(*words).exit_code == 4
+    (parent,) = parents(folder)
+    assert parent.info.status == "FINISHED"
+    assert Path("reports/tiny/index.html").is_file()

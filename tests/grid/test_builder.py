@@ -500,6 +500,18 @@ def test_two_files_of_one_name_do_not_become_one_row(load: Load, tmp_path: Path)
     assert cell.defense_spec.kind == "guo"
 
 
+def test_an_added_defense_is_in_a_figure_too_or_its_absence_is_told(load: Load) -> None:
+    swept = "    sweep: {guo.draws: [1, 2]}\n    figure: {x: guo.draws}\n"
+    probabilities = "  - {name: p, models: [mixed], attacks: [pgd], defenses: [none], "
+    probabilities += "figure: {probabilities: true}}\n"
+    added = Overrides(add=[("defenses", "counter")])
+    grid = load(table("[pgd]", "[none, guo]", swept) + probabilities, added)
+    assert [each.defenses[-1] for each in grid.tables] == ["counter", "none"]
+    assert grid.notes == ("defense counter: not in p, which shows class probabilities",)
+    assert load(table("[pgd]", "[none, guo]", swept), added).notes == ()
+    assert "nothing can be added" in told(load, f"tables:\n{probabilities}", added)
+
+
 @pytest.mark.parametrize(
     ("section", "name", "text"),
     [

@@ -57,7 +57,7 @@ def read_file(path: Path) -> OwnCode:
     """Read a file and register its code, so that it can be imported by its module's name."""
     place = shown(path)
     try:
-        text = regular(path).read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise WrongReference(f"{place}: cannot be read: {reason.lower()}") from None

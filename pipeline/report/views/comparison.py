@@ -36,11 +36,15 @@ class Place:
     grid: str = ""
 
     @property
-    def words(self) -> str:
-        """Such as `demo-iat/untargeted-pgd10/guo`."""
+    def cell(self) -> str:
+        """Such as `demo-iat/untargeted-pgd10/guo`, followed by the seed if it is not 0."""
         named = "/".join(filter(None, (self.model, self.attack, self.defense)))
-        seed = f"/seed{self.seed}" if self.seed else ""
-        return f"{self.grid + ': ' if self.grid else ''}{named}{seed}"
+        return f"{named}/seed{self.seed}" if self.seed else named
+
+    @property
+    def words(self) -> str:
+        """The cell, with its grid if several grids are compared."""
+        return f"{self.grid + ': ' if self.grid else ''}{self.cell}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ class Compared:
     def facts(self) -> dict[str, object]:
         """The row as plain values."""
         return {
+            "cell": self.place.cell,
             "model": self.place.model,
             "attack": self.place.attack,
             "defense": self.place.defense,
