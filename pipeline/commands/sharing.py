@@ -12,11 +12,14 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.catalogue.code.known import modules_of
 from pipeline.catalogue.documents import Document
 from pipeline.commands.session import Session
+from pipeline.grid.digests import parts_of
 from pipeline.problems import BadInput, reason_of, shown, writing_to
 from pipeline.store.bundle import CONFIG, Bundle
 from pipeline.store.files import replace_bytes
+from tasks.networks.factory import Factory
 from tasks.training.recipe import CheckpointSpec, ClassifierSpec
 
 
@@ -48,6 +51,22 @@ def configs_of(session: Session) -> tuple[dict[str, bytes], list[str]]:
             data = _with_files(session, session.catalogue.document("datasets", path.stem)) or data
         found[name] = data
     return found, left
+
+
+def modules_left_out(session: Session) -> list[str]:
+    """The user's modules that the code of a session's grid consists of or imports, but no files.
+
+    Sorted. They are installed, or lie in a folder of PYTHONPATH.
+    """
+    found: set[str] = set()
+    for cell in session.grid.cells:
+        models = (own.model_spec for own in cell.models())
+        for spec in (cell.defense_spec, cell.attack_spec, *models):
+            for part in parts_of(spec):
+                code = part.source if isinstance(part, Factory) else type(part).source_digest
+                found.update(modules_of(code or ""))
+    ours = ("tasks.", "pipeline.")
+    return sorted(name for name in found if not name.endswith(".py") and not name.startswith(ours))
 
 
 def _without_file(session: Session, document: Document) -> bytes | None:

@@ -53,7 +53,7 @@ def export_command(
     \b
     pipeline export results.zip --grid demo --only model=demo-iat
     """
-    from pipeline.commands.sharing import configs_of
+    from pipeline.commands.sharing import configs_of, modules_left_out
     from pipeline.commands.transfer import export_results
 
     session = session_from(chosen)
@@ -67,6 +67,9 @@ def export_command(
     lacking = len(session.chosen) - counts["score"]
     for path in configs_of(session)[1]:
         say(f"not included: {path}; only files that lie in a folder of configs go along", err=True)
+    if modules := modules_left_out(session):
+        said = "they have to be installed where the file is imported, or lie in its PYTHONPATH"
+        say(f"not included: {', '.join(modules)}, which your code imports; {said}", err=True)
     if lacking:
         say(f"{lacking} of {len(session.chosen)} cells have no score yet", err=True)
     if left := session.uncompared():

@@ -139,6 +139,28 @@ def test_the_report_of_images_that_only_the_sender_has_needs_none_of_them(
     assert (refused.exit_code, refused.stderr.splitlines()[-1]) == (2, f"error: {needed}")
 
 
+def test_modules_that_own_code_imports_and_that_do_not_go_along_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "my_shares.py").write_text("SHARE = 0.5\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.chdir(tmp_path)
+    dark = DARK.replace("Path('it-ran').touch()", "from my_shares import SHARE")
+    texts = {
+        "grids/tiny.yaml": OWN["grids/tiny.yaml"]
+        .replace("[none]", "[dark]")
+        .replace("own", "mixed"),
+        "defenses/dark.py": dark,
+    }
+    write_configs(tmp_path / "configs", texts)
+    typed("run", "--grid", "tiny", "--inline", "--quiet")
+    done = typed("export", "results.zip", "--grid", "tiny")
+    assert "not included: my_shares, which your code imports; they have" in done.stderr
+    monkeypatch.delitem(sys.modules, "my_shares", raising=False)
+
+
 @pytest.fixture
 def two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Defenses of one file name in two folders of configs, and one in a folder below."""
