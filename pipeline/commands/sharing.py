@@ -65,8 +65,9 @@ def modules_left_out(session: Session) -> list[str]:
             for part in parts_of(spec):
                 code = part.source if isinstance(part, Factory) else type(part).source_digest
                 found.update(modules_of(code or ""))
-    ours = ("tasks.", "pipeline.")
-    return sorted(name for name in found if not name.endswith(".py") and not name.startswith(ours))
+    files = {name for name in found if name.endswith(".py")}
+    ours = {name for name in found if name.partition(".")[0] in {"tasks", "pipeline"}}
+    return sorted(found - files - ours)
 
 
 def _without_file(session: Session, document: Document) -> bytes | None:
