@@ -420,7 +420,8 @@ def test_an_attack_is_one_file_too_and_must_stay_in_its_ball(bench: Bench, compu
 
 
 def test_only_the_code_that_a_node_needs_is_sent(bench: Bench) -> None:
-    bench.write("jpeg.py", f"{JPEG}\n# a process keeps the place where it met a code first\n")
+    # code of no other test, since a process keeps the place where it met a code first
+    bench.write("jpeg.py", f"{JPEG}\nOF_THIS_TEST = True\n")
     bench.write("mine.py", f"{HEAD}    depth: int = 1\n")
     session = bench.session(("defenses", "jpeg.py"), ("defenses", "mine.py"))
     for name, place in (("jpeg", "jpeg.py"), ("mine", "mine.py"), ("guo", None)):
