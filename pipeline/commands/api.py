@@ -10,6 +10,7 @@ from pipeline.commands.options import additions
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observer, Observers, RunFinished
 from pipeline.grid.builder import Overrides
+from pipeline.problems import BadInput
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,6 +52,9 @@ def load_grid(
     Raises:
         BadInput: If a config or an argument is invalid; the message is one line.
     """
+    for option, given in (("configs", configs), ("only", only), ("add", add)):
+        if isinstance(given, str | Path):
+            raise BadInput(f"{option}={str(given)!r}: expected a list, such as [{str(given)!r}]")
     return open_session(
         name,
         store=str(store),

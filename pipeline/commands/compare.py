@@ -118,12 +118,14 @@ def comparison(
         )
     first, second = (source for source in sides if source is not None)
     grids = {grid} if grid is not None else first.grids() & second.grids()
-    found = first.side(before, grids, only), second.side(after, grids, only)
-    if not found[0].cells.keys() & found[1].cells.keys():
+    whole = first.side(before, grids), second.side(after, grids)
+    if not whole[0].cells.keys() & whole[1].cells.keys():
         apart = first.grids() and second.grids() and not grids
         hint = "; only cells of grids with the same name are compared" if apart else ""
-        hint = hint or (" that matches every --only" if only else "")
         raise BadInput(f"compare {before} {after}: they have no scored cell in common{hint}")
+    found = first.side(before, grids, only), second.side(after, grids, only)
+    if not found[0].cells and not found[1].cells:
+        raise BadInput(f"compare {before} {after}: no scored cell of theirs matches every --only")
     return compare(*found)
 
 
@@ -141,7 +143,7 @@ class _Source:
     def grids(self) -> set[str]:
         return {run.grid for run in self.runs if _scored(run.cells)}
 
-    def side(self, name: str, grids: set[str], only: Sequence[str]) -> Side:
+    def side(self, name: str, grids: set[str], only: Sequence[str] = ()) -> Side:
         """The scores in some grids that match the `--only` options.
 
         name: as typed; that of a run is followed by which it is.

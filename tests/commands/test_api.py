@@ -115,6 +115,8 @@ def test_what_does_not_fit_is_one_line_here_too(tmp_path: Path) -> None:
         pipeline.load_grid("tinny", configs=[tmp_path])
     with pytest.raises(BadInput, match="--add guo: expected KEY=NAME"):
         pipeline.load_grid("tiny", configs=[tmp_path], add=["guo"])
+    with pytest.raises(BadInput, match=r"only='attack=clean': expected a list, such as \['attack"):
+        pipeline.load_grid("tiny", configs=[tmp_path], only="attack=clean")
     with pytest.raises(BadInput, match="no key 'defence'; did you mean 'defense'"):
         pipeline.load_grid("tiny", configs=[tmp_path], add=["defence=x.py"])
     with pytest.raises(AttributeError, match="no attribute 'rum'"):

@@ -299,10 +299,14 @@ def test_runs_are_compared_on_the_cells_that_were_chosen_and_with_no_other_optio
     guo = as_json(tiny, "last", "last", "--only", "cell=mixed/clean/guo")
     assert {name: each["cell"] for name, each in guo.items()} == {"guo": "mixed/clean/guo"}
     for words, said in (
-        (("--only", "attack=pgd"), "no scored cell in common that matches every --only"),
+        (("--only", "attack=pgd"), "no scored cell of theirs matches every --only"),
         (("--only", "dataset=digits"), "no key 'dataset'"),
         (("--set", "guo.draws=2", "--images", "9"), "leave out --set, --images"),
     ):
         done = compared(tiny, "last", "last", *words)
         assert done.exit_code == 2
         assert said in done.stderr
+    # a cell that only one of two runs scored is told as such, whatever else is chosen
+    tiny.run(only=["defense=none"])
+    guo = as_json(tiny, "last~1", "last", "--only", "defense=guo")
+    assert {name: each["outcome"] for name, each in guo.items()} == {"guo": "only before"}

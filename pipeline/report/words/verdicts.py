@@ -236,7 +236,8 @@ def without_verdict(grid: Grid) -> str:
         return ""
     return (
         "No verdict: no attack of this grid knows the defense, so the accuracy of a defense is an "
-        f"upper bound. `pipeline run --grid {grid.name} --adaptive quick` adds an adaptive attack."
+        f"upper bound. `pipeline run --grid {grid.name} --adaptive quick`, with the other options "
+        "of this run, adds an adaptive attack."
     )
 
 
