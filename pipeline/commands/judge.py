@@ -365,7 +365,7 @@ class _Judged:
         if able := self._able(fallen):
             yield TableEntry(
                 name=name,
-                title=f"{self.name} beside no defense; of several passes, beside flips and crops too",
+                title=f"{self.name} beside no defense and, of several passes, flips and crops",
                 models=tuple(able),
                 attacks=("clean", REPLAYED, DIRECT, *budgets),
                 defenses=defenses,
