@@ -412,7 +412,7 @@ def test_a_grid_without_an_attack_that_knows_the_defense_says_which_option_adds_
     said = "pipeline run --grid demo --adaptive quick"
     for name in ("README.md", "index.html"):
         assert said in (tmp_path / "demo" / name).read_text(encoding="utf-8")
-    assert said in printed(grid, scores, 200).rstrip().splitlines()[-1]
+    assert said in " ".join(printed(grid, scores, 200).rstrip().splitlines()[-2:])
     assert not (tmp_path / "demo" / "verdicts.csv").exists()
 
 

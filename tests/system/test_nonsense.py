@@ -153,7 +153,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_never_waited_for(
         (("plan", "--configs", "cfgs"), "--configs cfgs: there is no such folder"),
         (("plan", "--configs", "empty"), "--configs empty: holds no folder of configs"),
         (("plan", "--configs", "configs/grids/tiny.yaml"), "there is no such folder"),
-        (("list", "defenses", "--configs", "cfgs"), "there is no such folder"),
+        (("list", "cells", "--configs", "cfgs"), "there is no such folder"),
         (("plan", "--data", "digits=a", "--data", "digits=b"), "--data digits: given twice"),
         (("plan", "--weights", "mixed=a", "--weights", "mixed=b"), "given twice"),
         (
