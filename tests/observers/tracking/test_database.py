@@ -310,12 +310,18 @@ def test_two_drivers_that_start_on_one_absent_database_both_succeed(tmp_path: Pa
     assert wrong_with_database(tmp_path / "mlflow.db") is None
 
 
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    """The folder of a report with one file."""
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "table.md").write_text("| a |", encoding="utf-8")
+    return folder
+
+
 def test_a_folder_that_was_moved_finds_its_artifacts_and_its_runs_go_on(
-    bench: Bench, tmp_path: Path
+    bench: Bench, report: Path, tmp_path: Path
 ) -> None:
-    report = tmp_path / "report"
-    report.mkdir()
-    (report / "table.md").write_text("| a |", encoding="utf-8")
     run(bench, *GRID.cells[:1], report=report)
     moved = tmp_path / "elsewhere with a space"
     moved.mkdir()
@@ -342,10 +348,9 @@ def test_a_copy_leaves_the_addresses_of_what_is_still_there(bench: Bench, tmp_pa
     assert not follow_artifacts(copy / "mlflow.db", copy / "mlartifacts")
 
 
-def test_a_copy_with_its_artifacts_logs_into_its_own_folder(bench: Bench, tmp_path: Path) -> None:
-    report = tmp_path / "report"
-    report.mkdir()
-    (report / "table.md").write_text("| a |", encoding="utf-8")
+def test_a_copy_with_its_artifacts_logs_into_its_own_folder(
+    bench: Bench, report: Path, tmp_path: Path
+) -> None:
     run(bench, *GRID.cells[:1], report=report)
     copy = tmp_path / "copy"
     copy.mkdir()
