@@ -583,7 +583,7 @@ def list_names(
     pipeline list cells --grid demo
     """
     from pipeline.catalogue.catalogue import SECTIONS, Catalogue, config_folders
-    from pipeline.commands.listing import listed, listed_lines
+    from pipeline.commands.listing import listed, listed_lines, listed_runs
     from pipeline.commands.records import cell_record
 
     items: list[dict[str, object]]
@@ -594,7 +594,7 @@ def list_names(
     if section == "runs":
         grid = chosen.grid if "--grid" in given else None
         named = "--store" in given
-        items, lines = _runs(chosen.store, grid, terminal_columns(), named=named)
+        items, lines = listed_runs(chosen.store, grid, terminal_columns(), named=named)
         if not items:
             of = "" if grid is None else f" of grid {grid}"
             say(f"store {chosen.store} has no run{of} that scored a cell", err=True)
@@ -611,34 +611,6 @@ def list_names(
         return
     for line in lines:
         say(line)
-
-
-def _runs(
-    place: str, grid: str | None, columns: int | None, *, named: bool
-) -> tuple[list[dict[str, object]], list[str]]:
-    """The runs of a store, as records and as lines that fit the terminal, if there is one.
-
-    Args:
-        grid: Only runs of this grid.
-        named: Whether the store was named on the command line, so that it has to exist.
-    """
-    from pipeline.commands.compare import runs_of
-    from pipeline.store.ledger import Ledger
-    from pipeline.store.store import Store
-
-    store = Store(place)
-    if named:
-        store.backend.check()
-    runs = [run.facts() for run in runs_of(Ledger(store.backend))]
-    runs = [run for run in runs if grid in (None, run["grid"])]
-    lines = []
-    for run in runs:
-        cells = f"{run['cells']} cell{'' if run['cells'] == 1 else 's'}, {run['computed']} computed"
-        line = f"{run['run']}  {run['time']}  {run['grid']:16} {cells:24}"
-        fits = columns is None or len(f"{line} {run['command']}") <= columns
-        # on a line of its own if it does not fit, and complete, so that it can be copied
-        lines += [f"{line} {run['command']}"] if fits else [line.rstrip(), f"  {run['command']}"]
-    return runs, lines
 
 
 @main.command()

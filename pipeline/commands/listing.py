@@ -1,4 +1,4 @@
-"""`pipeline list`: names, each with its meaning in one line."""
+"""`pipeline list`: names, each with its meaning in one line, and the runs of a store."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import yaml
 from pipeline.catalogue.catalogue import Catalogue, Section
 from pipeline.catalogue.code.own import is_reference
 from pipeline.catalogue.documents import Document
+from pipeline.commands.compare import runs_of
 from pipeline.problems import BadInput, shown
 from pipeline.problems.sanitize import clean
+from pipeline.store.ledger import Ledger
+from pipeline.store.store import Store
 from tasks import registry
 from tasks.registry import Family
 
@@ -72,6 +75,34 @@ def listed(catalogue: Catalogue, section: Section) -> list[Listed]:
             meaning = str(problem)
         found.append(Listed(name, clean(meaning), shown(path)))
     return found
+
+
+def listed_runs(
+    place: str, grid: str | None, columns: int | None, *, named: bool
+) -> tuple[list[dict[str, object]], list[str]]:
+    """The runs of a store, as records and as lines that fit the terminal, if there is one.
+
+    Args:
+        grid: Only runs of this grid.
+        columns: Width of the terminal; None without one.
+        named: Whether the store was named on the command line, so that it has to exist.
+
+    Raises:
+        BadInput: If the store was named and does not exist.
+    """
+    store = Store(place)
+    if named:
+        store.backend.check()
+    runs = [run.facts() for run in runs_of(Ledger(store.backend))]
+    runs = [run for run in runs if grid in (None, run["grid"])]
+    lines = []
+    for run in runs:
+        cells = f"{run['cells']} cell{'' if run['cells'] == 1 else 's'}, {run['computed']} computed"
+        line = f"{run['run']}  {run['time']}  {run['grid']:16} {cells:24}"
+        fits = columns is None or len(f"{line} {run['command']}") <= columns
+        # on a line of its own if it does not fit, and complete, so that it can be copied
+        lines += [f"{line} {run['command']}"] if fits else [line.rstrip(), f"  {run['command']}"]
+    return runs, lines
 
 
 def _meaning(catalogue: Catalogue, section: Section, name: str) -> str:
