@@ -93,7 +93,7 @@ def test_the_commands_of_runs_stand_below_where_they_do_not_fit(
 
     long = "pipeline run demo --only model=demo-iat --only attack=untargeted-pgd10"
     runs = [Run("a"), Run(long)]
-    monkeypatch.setattr("pipeline.commands.compare.runs_of", lambda _: runs)
+    monkeypatch.setattr("pipeline.commands.listing.runs_of", lambda _: runs)
     short, above, below = lines_of("list", "runs")
     assert short.endswith(" computed     a")
     assert above.endswith("10 cells, 2 computed")
