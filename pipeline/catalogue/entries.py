@@ -242,6 +242,11 @@ The type of the value decides which, so that an error inside a variant is report
 """
 
 
+def label_of(choice: str | VariantEntry) -> str:
+    """The label of an entry of a table: that of a variant, or the name."""
+    return choice if isinstance(choice, str) else choice.label
+
+
 class FigureEntry(ConfigEntry):
     """A plot of a table: accuracy against a parameter, or the class probabilities of one image."""
 
@@ -310,7 +315,7 @@ class TableEntry(ConfigEntry):
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         for key in ("models", "attacks", "defenses"):
-            labels = [each if isinstance(each, str) else each.label for each in getattr(self, key)]
+            labels = [label_of(choice) for choice in getattr(self, key)]
             check_once(key, labels)
             for label in labels:
                 plain_label(label)

@@ -1,4 +1,4 @@
-"""Parameter overrides in a grid: variants in its tables, and rules."""
+"""Changes of the parameters of specs, and the rules of a grid that make such changes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, create_model
 
 from pipeline.catalogue.documents import Document, Place
-from pipeline.catalogue.entries import RuleEntry, VariantEntry
+from pipeline.catalogue.entries import RuleEntry
 from pipeline.catalogue.validation import check_inherited, inherited_class, validated
 from pipeline.problems import suggestion
-from tasks.specs import Problem, Spec
+from tasks.specs import Spec
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
 
@@ -72,77 +72,6 @@ class Matching:
         return spec
 
 
-def with_variant(
-    spec: AnySpec,
-    choice: str | VariantEntry,
-    document: Document,
-    place: Place,
-    *,
-    owner: str = "",
-    alone: bool = True,
-) -> AnySpec:
-    """A spec with the parameters of a variant, if the choice is one.
-
-    Args:
-        owner: Name of the part of a chain that the spec is.
-        alone: Whether it is the only part, so that parameters need no prefix.
-    """
-    if isinstance(choice, str):
-        return spec
-    place = (*place, "set")
-    if alone:
-        plain = {key: value for key, value in choice.set.items() if "." not in key or not owner}
-        spec = changed(spec, plain, document, place)
-    if owner:
-        spec = changed(spec, owned(choice.set, owner), document, place, f"{owner}.")
-    return spec
-
-
-def check_kept(
-    before: Spec,
-    after: Spec,
-    choice: str | VariantEntry,
-    document: Document,
-    place: Place,
-    *,
-    owner: str = "",
-) -> None:
-    """Raise BadInput if a parameter of a variant has been changed, so that its label is wrong.
-
-    Args:
-        before, after: The spec with the variant's parameters, before and after other changes.
-        owner: See `with_variant`.
-    """
-    if isinstance(choice, str):
-        return
-    for key in choice.set:
-        name = key.removeprefix(f"{owner}.") if owner else key
-        if not has_parameter(before, name):
-            continue  # of another part
-        old, new = _value(before, name), _value(after, name)
-        if old != new:
-            message = f"'{choice.label}' has {name} {old}, and a rule or --set makes it {new}"
-            raise document.problem(place, message)
-
-
-def _value(spec: Spec, key: str) -> object:
-    outer, _, inner = key.partition(".")
-    held = getattr(spec, outer)
-    return _value(held, inner) if inner and isinstance(held, Spec) else held
-
-
-def check_owners(
-    choice: str | VariantEntry, owners: Collection[str], document: Document, place: Place
-) -> None:
-    """Raise BadInput for a variant's parameter that belongs to none of its parts."""
-    if isinstance(choice, str):
-        return
-    for key in choice.set:
-        plain = "." not in key and len(owners) == 1
-        if not plain and not any(key.startswith(f"{owner}.") for owner in owners):
-            raise document.problem((*place, "set", key), no_owner(key, owners))
-
-
 def changed(
     spec: AnySpec, changes: Mapping[str, object], document: Document, place: Place, prefix: str = ""
 ) -> AnySpec:
@@ -195,14 +124,6 @@ def has_parameter(spec: Spec, key: str) -> bool:
         return False
     held = getattr(spec, outer)
     return not dot or (isinstance(held, Spec) and has_parameter(held, inner))
-
-
-def resolved(spec: AnySpec, problem: Problem, document: Document, place: Place) -> AnySpec:
-    """A spec with its problem-dependent defaults; BadInput if it does not fit the problem."""
-    try:
-        return spec.resolved(problem)
-    except ValueError as error:
-        raise document.problem(place, " ".join(str(error).split())) from None
 
 
 def owned(values: Mapping[str, object], owner: str) -> dict[str, object]:

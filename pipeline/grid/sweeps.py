@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.catalogue.documents import Document, Place
-from pipeline.catalogue.entries import TableEntry, VariantEntry, check_once
+from pipeline.catalogue.entries import TableEntry, VariantEntry, check_once, label_of
 from pipeline.grid.cells import Section, SweptChoice
 from pipeline.grid.parameters import changed, has_parameter, no_owner
 from pipeline.problems import suggestion
@@ -42,7 +42,7 @@ class Ingredient:
     @property
     def label(self) -> str:
         """Its label in the table."""
-        return self.choice if isinstance(self.choice, str) else self.choice.label
+        return label_of(self.choice)
 
     def owner(self, name: str) -> tuple[str, str] | None:
         """Split `owner.parameter` into the owning part and the parameter; None if none owns it."""
@@ -169,7 +169,7 @@ class Sweep:
         own = getattr(self.table, section)
         if choice in own:
             return (*self.place[:-1], section, own.index(choice))
-        made = any((each.section, each.label) == (section, _label(choice)) for each in self.swept)
+        made = any((each.section, each.label) == (section, label_of(choice)) for each in self.swept)
         return self.place if made else (*self.place[:-1], section)
 
     def check(self, expanded: TableEntry) -> None:
@@ -186,7 +186,7 @@ class Sweep:
                     raise self._problem(axis.key, f"no {owner} of this table has '{parameter}'")
                 raise self._problem(axis.key, no_owner(axis.names[0], self._owners))
         for section in ("models", "attacks", "defenses"):
-            labels = [_label(choice) for choice in getattr(expanded, section)]
+            labels = [label_of(choice) for choice in getattr(expanded, section)]
             try:
                 check_once(section, labels)
             except ValueError as error:
@@ -241,7 +241,3 @@ def _text(value: object) -> str:
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
     return json.dumps(value, separators=(",", ":"), default=str)
-
-
-def _label(choice: str | VariantEntry) -> str:
-    return choice if isinstance(choice, str) else choice.label
