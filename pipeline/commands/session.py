@@ -218,8 +218,8 @@ class Session(StoredGrid):
         try:
             with interruptible():
                 finished = run.execute()
-            self.last_snapshot = run.last_snapshot
-            self.unreplaced = run.unreplaced()
+            self.last_snapshot = run.outcomes.last_snapshot
+            self.unreplaced = run.outcomes.unreplaced()
             return finished
         finally:
             watch.close()
@@ -231,11 +231,11 @@ class Session(StoredGrid):
             grid=self.grid.name,
             command=fit_to_show(["pipeline", *sys.argv[1:]]),
             version=__version__,
-            cells=run.entries(),
+            cells=run.outcomes.entries(),
         )
         try:
             key = self.ledger.write(invocation)
-            if details := run.failure_details():
+            if details := run.outcomes.failure_details():
                 place = self.ledger.keep_details(key, details)
                 self.details = f"{self.store.address.partition('?')[0]}/{place}"
         except Unwritable as problem:

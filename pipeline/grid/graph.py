@@ -117,15 +117,15 @@ class Graph:
         """The nodes that read this node's artifact."""
         return self._children.get(node.digest, [])
 
-    def descendants(self, node: Node) -> frozenset[str]:
-        """Digests of all nodes that depend on this one, directly or not; cached."""
-        if node.digest in self._descendants:
-            return self._descendants[node.digest]
-        found: set[str] = set()
-        waiting = [node]
-        while waiting:
-            for child in self.children(waiting.pop()):
-                if child.digest not in found:
-                    found.add(child.digest)
-                    waiting.append(child)
-        return self._descendants.setdefault(node.digest, frozenset(found))
+    def descendants(self, digest: str) -> frozenset[str]:
+        """Digests of all nodes that depend on a node, directly or not; cached."""
+        if digest not in self._descendants:
+            found: set[str] = set()
+            waiting = [self[digest]]
+            while waiting:
+                for child in self.children(waiting.pop()):
+                    if child.digest not in found:
+                        found.add(child.digest)
+                        waiting.append(child)
+            self._descendants[digest] = frozenset(found)
+        return self._descendants[digest]

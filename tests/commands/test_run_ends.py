@@ -13,7 +13,7 @@ from tiny import write_configs
 import pipeline
 from pipeline.commands import run as run_module
 from pipeline.commands.cli import main
-from pipeline.execution.runner import NOT_AGAIN
+from pipeline.execution.outcomes import NOT_AGAIN
 from pipeline.execution.signals import Interrupted
 from pipeline.observers.tracking import tracker as tracker_module
 from pipeline.observers.tracking.server import default_uri

@@ -91,9 +91,9 @@ def test_descendants_are_everything_below_and_nothing_else() -> None:
     root, other = node(0), node(1)
     middle, leaf = node(2, root), node(3, node(2, root), other)
     graph = Graph([leaf])
-    assert graph.descendants(root) == {middle.digest, leaf.digest}
-    assert graph.descendants(other) == {leaf.digest}
-    assert graph.descendants(leaf) == set()
+    assert graph.descendants(root.digest) == {middle.digest, leaf.digest}
+    assert graph.descendants(other.digest) == {leaf.digest}
+    assert graph.descendants(leaf.digest) == set()
 
 
 def test_what_a_node_was_made_from_is_found_once_along_however_many_paths() -> None:
