@@ -1,7 +1,7 @@
 """The kinds of node and their properties, in the order of the work.
 
 All other modules look up here how a kind is performed, scheduled, forced, timed and exported. A new
-kind needs an entry here, a function in `pipeline.execution.work.kinds` and a spec. Nothing heavy is
+kind needs an entry here, a function in `pipeline.execution.work` and a spec. Nothing heavy is
 imported, since the command line's help reads this module.
 """
 

@@ -211,7 +211,7 @@ def test_a_card_that_cannot_be_made_fails_the_run_and_no_cell(
     def broken(*args: object, **options: object) -> None:
         raise RuntimeError("out of cards")
 
-    monkeypatch.setattr("pipeline.execution.work.kinds.card", broken)
+    monkeypatch.setattr("pipeline.execution.work.evaluate.card", broken)
     monkeypatch.chdir(tmp_path)
     shutil.copy(mlflow_template, tmp_path / "mlflow.db")
     result = Shell(tmp_path)("run", "--inline", "--quiet")

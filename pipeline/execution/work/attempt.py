@@ -28,8 +28,9 @@ from pipeline.execution.work.contract import (
     own_code,
 )
 from pipeline.execution.work.inputs import NodeInputs, forget
-from pipeline.execution.work.kinds import PERFORM, Unfinished
+from pipeline.execution.work.kinds import PERFORM
 from pipeline.execution.work.memory import keep_freed_memory
+from pipeline.execution.work.prepare import Unfinished
 from pipeline.grid.digests import libraries_of, own_digests, own_modules_of, parts_of
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, Unwritable
