@@ -12,7 +12,7 @@ from tiny import Tiny, data_files, write_configs
 
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.commands.show import story
-from pipeline.execution.work.inputs import candidates_of
+from pipeline.execution.work.artifacts import candidates_of
 from pipeline.grid.graph import Graph, Node
 from pipeline.store import arrow
 from pipeline.store.candidates import Candidate, added_up, candidates_in

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from pipeline.execution.work.artifacts import candidates_of
 from pipeline.execution.work.contract import check_stateless, own_code, own_names
-from pipeline.execution.work.inputs import NodeInputs, candidates_of
+from pipeline.execution.work.inputs import NodeInputs
 from pipeline.execution.work.output import NodeOutput, json_file, tensor_file
 from pipeline.store.candidates import Candidate, candidates_in, facts_of
 from pipeline.store.store import Writer
@@ -21,13 +22,7 @@ from tasks.evaluation.exhibit import exhibits
 from tasks.evaluation.repeats import craft_probe, defend_repeats
 from tasks.evaluation.seen import Seen
 from tasks.evaluation.select import Chosen, select
-from tasks.evaluation.specs import (
-    CardSpec,
-    CraftSpec,
-    DefendSpec,
-    ExhibitSpec,
-    SelectSpec,
-)
+from tasks.evaluation.specs import CardSpec, CraftSpec, DefendSpec, ExhibitSpec, SelectSpec
 from tasks.integrity.card import card
 from tasks.integrity.findings import overall
 

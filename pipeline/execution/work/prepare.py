@@ -11,7 +11,8 @@ from torch import nn
 
 from pipeline.catalogue.sources import locate as sources
 from pipeline.execution.work import unfinished as partial_state
-from pipeline.execution.work.inputs import NodeInputs, naming, untrained
+from pipeline.execution.work.inputs import NodeInputs
+from pipeline.execution.work.networks import naming, shape_of, trained, untrained
 from pipeline.execution.work.output import NodeOutput, json_file, tensor_file, weights_file
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, shown
@@ -112,9 +113,8 @@ def _trainable(inputs: NodeInputs) -> Manner:
 
 def _fits(inputs: NodeInputs, module: nn.Module) -> None:
     """Raise BadNetwork if a foreign network does not fit the data set's images and classes."""
-    spec, shape = inputs.node.spec, inputs.node.parent("dataset").spec
+    spec, shape = inputs.node.spec, shape_of(inputs.node)
     assert isinstance(spec, TrainSpec | CheckpointSpec)
-    assert isinstance(shape, DatasetSpec)
     if isinstance(spec.network, ForeignNetwork):
         spec.network.check(module, shape.channels, shape.side, shape.classes)
 
@@ -127,8 +127,6 @@ def checkpoint_node(inputs: NodeInputs) -> NodeOutput:
     path = Path(files["weights"])
     if "url" in files and not path.exists():
         _download(files["url"], path, spec.sha256)
-    shape = inputs.node.parent("dataset").spec
-    assert isinstance(shape, DatasetSpec)
     writers: dict[str, Writer] = {}
     data = read_whole(path, spec.sha256)
     notes: tuple[str, ...] = ()
@@ -137,7 +135,7 @@ def checkpoint_node(inputs: NodeInputs) -> NodeOutput:
             if getattr(spec, key):
                 raise BadInput(f"{key}: a .pt2 file knows its weights; leave it out")
         weights, program = exported.read(data)
-        module = spec.network.restored(program, weights, shape.channels)
+        module = spec.network.restored(program, weights, shape_of(inputs.node).channels)
         writers["program.json"] = json_file(program)
     else:
         read = read_checkpoint(data, weights_key=spec.weights_key, key_prefix=spec.key_prefix)
@@ -161,7 +159,7 @@ def ensemble_node(inputs: NodeInputs) -> NodeOutput:
     spec = inputs.node.spec
     assert isinstance(spec, EnsembleSpec)
     models = [inputs.node.parent(f"member{number}") for number in range(len(spec.members))]
-    module = EnsembleModule([inputs.loaded(model) for model in models])
+    module = EnsembleModule([trained(inputs, model) for model in models])
     frozen = inputs.freeze(inputs.node, module, "float32")
     inputs.note_network(spec.network, *frozen.left_out)
     weights = module.state_dict()
@@ -173,8 +171,7 @@ def ensemble_node(inputs: NodeInputs) -> NodeOutput:
 
 def _counted(module: nn.Module, model: Node) -> dict[str, int]:
     """Multiplications of a foreign network, counted so that a plan need not run its code."""
-    shape = model.parent("dataset").spec
-    assert isinstance(shape, DatasetSpec)
+    shape = shape_of(model)
     found = counted_multiplications(module, shape.channels, shape.side)
     return {} if found is None else {"multiplications": found}
 

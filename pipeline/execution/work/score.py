@@ -13,10 +13,7 @@ from pipeline.grid.graph import Node
 from pipeline.store.candidates import added_up, candidates_in, facts_of
 from pipeline.store.store import Writer
 from tasks.evaluation.score import joined, score
-from tasks.evaluation.specs import (
-    ScoreSpec,
-    SelectSpec,
-)
+from tasks.evaluation.specs import ScoreSpec, SelectSpec
 from tasks.integrity.sanity import counted
 
 COSTS = {"forwards": "forwards", "backwards": "backwards", "seconds": "asking_seconds"}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.execution.work.inputs import untrained
+from pipeline.execution.work.networks import untrained
 from pipeline.observers.tracking.results import WEIGHTS, Trained
 from pipeline.store.store import Store
 from tasks.classifier.checkpoint import load_weights, weights_from_bytes
