@@ -140,7 +140,7 @@ def results(session: Session) -> pl.DataFrame:
     from pipeline.commands.report import known_scores
     from pipeline.report.formats import frames as report_frames
     from pipeline.report.views.adaptive import under_all_attacks
-    from pipeline.report.views.table import views
+    from pipeline.report.views.table_rows import views
     from pipeline.report.views.verdict_row import VerdictRow
     from pipeline.report.views.verdicts import verdict_of, verdict_rows
 

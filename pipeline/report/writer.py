@@ -55,7 +55,8 @@ from pipeline.report.views.adaptive import robustness_rows
 from pipeline.report.views.failures import ModelFailures, failures_by_model
 from pipeline.report.views.gallery import galleries
 from pipeline.report.views.pictures import Artifacts
-from pipeline.report.views.table import View, views
+from pipeline.report.views.table import View
+from pipeline.report.views.table_rows import views
 from pipeline.report.views.training import Training, trainings
 from pipeline.report.views.verdict_row import VerdictRow
 from pipeline.report.views.verdicts import verdict_rows

@@ -22,7 +22,7 @@ from pipeline.problems import BadInput
 from pipeline.report.formats.figures.drawings import drawing
 from pipeline.report.scores import Scores
 from pipeline.report.views.sweeps import sweep
-from pipeline.report.views.table import views
+from pipeline.report.views.table_rows import views
 from tasks.attacks.pgd import PGD
 from tasks.defenses.counter import Counter
 from tasks.training.recipe import TrainSpec

@@ -28,7 +28,7 @@ from pipeline.report.views.adaptive import (
     robustness_rows,
     under_all_attacks,
 )
-from pipeline.report.views.table import views
+from pipeline.report.views.table_rows import views
 from pipeline.report.views.verdicts import verdict_of, verdict_rows
 from pipeline.report.words.adaptive import SHORT, robustness_words, short_robustness_words
 from pipeline.report.words.numbers import passes_words, rough

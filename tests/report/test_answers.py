@@ -15,7 +15,7 @@ from pipeline.commands.session import Session
 from pipeline.report.answers import Answers, NotTested, PerImage, stored_answers
 from pipeline.report.formats.markdown import table_markdown
 from pipeline.report.scores import Scores
-from pipeline.report.views.table import views
+from pipeline.report.views.table_rows import views
 from pipeline.store.arrow import read_arrays, write_tensors
 from pipeline.store.store import Store
 

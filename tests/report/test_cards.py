@@ -21,7 +21,7 @@ from pipeline.report.answers import Answers, PerImage
 from pipeline.report.cards import Card
 from pipeline.report.formats.markdown import cards_markdown, table_markdown
 from pipeline.report.scores import Scores
-from pipeline.report.views.table import views
+from pipeline.report.views.table_rows import views
 from pipeline.report.writer import write_report
 from tasks.integrity.findings import Finding, found
 

@@ -15,7 +15,7 @@ from pipeline.report.formats.figures.drawings import cost_drawing
 from pipeline.report.formats.figures.points import APART, draw_costs, side_by_side
 from pipeline.report.scores import Scores
 from pipeline.report.views.costs import Costs, costs, passes
-from pipeline.report.views.table import views
+from pipeline.report.views.table_rows import views
 
 PASSES = {"none": 1.0, "counter": 11.0, "guo": 50.0, "counter+guo": 60.0}
 DEFENSES = tuple(PASSES)

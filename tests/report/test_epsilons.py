@@ -14,7 +14,7 @@ from pipeline.report.formats.figures.drawings import epsilon_drawing
 from pipeline.report.formats.figures.points import draw_epsilons
 from pipeline.report.scores import Scores
 from pipeline.report.views.epsilons import Epsilons, by_epsilon, epsilons
-from pipeline.report.views.table import views
+from pipeline.report.views.table_rows import views
 from tasks.integrity.findings import found
 
 MEASURED = {"0/255": 90.0, "128/255": 0.0, "16/255": 2.5, "8/255": 10.0}

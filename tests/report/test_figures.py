@@ -29,7 +29,7 @@ from pipeline.report.paper import Reference, references
 from pipeline.report.scores import Scores
 from pipeline.report.views.pictures import Artifacts, NoPicture, Picture, pictures
 from pipeline.report.views.sweeps import Curve, Point, Sweep, sweep
-from pipeline.report.views.table import views
+from pipeline.report.views.table_rows import views
 from pipeline.report.writer import write_report
 from tasks.data.arrays import Outcomes
 

@@ -18,7 +18,8 @@ from pipeline.report.answers import Answers, PerImage
 from pipeline.report.formats.markdown import table_markdown
 from pipeline.report.formats.terminal import render_terminal
 from pipeline.report.scores import Scores
-from pipeline.report.views.table import Entry, views
+from pipeline.report.views.table import Entry
+from pipeline.report.views.table_rows import views
 from pipeline.report.words.table import caption
 from pipeline.report.writer import write_report
 from tasks.data.spec import DatasetSpec

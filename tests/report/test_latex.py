@@ -7,7 +7,8 @@ from made_up import PAPER_COLUMNS, make_grid, make_scores
 
 from pipeline.grid.cells import Grid
 from pipeline.report.formats.latex import escaped, table_latex
-from pipeline.report.views.table import View, spans, views
+from pipeline.report.views.table import View, spans
+from pipeline.report.views.table_rows import views
 
 
 def view_of(grid: Grid, without: dict[str, str] | None = None) -> View:

@@ -17,7 +17,8 @@ from pipeline.report.formats.frames import results, table_values
 from pipeline.report.formats.markdown import beside_markdown
 from pipeline.report.paper import Reference, references, references_of
 from pipeline.report.scores import Scores
-from pipeline.report.views.table import View, views
+from pipeline.report.views.table import View
+from pipeline.report.views.table_rows import views
 from pipeline.report.words.paper import differences
 from pipeline.report.writer import write_report
 from tasks.defenses.counter import Counter

@@ -26,7 +26,7 @@ from pipeline.problems import BadInput, Unwritable
 from pipeline.report.formats.frames import CELL_COLUMNS, results, table_values
 from pipeline.report.formats.markdown import page
 from pipeline.report.scores import Scores
-from pipeline.report.views.table import views
+from pipeline.report.views.table_rows import views
 from pipeline.report.words.numbers import changes, gain, old_to_new
 from pipeline.report.writer import write_report
 from tasks.defenses.counter import Counter

@@ -20,7 +20,8 @@ from pipeline.report.cards import Card
 from pipeline.report.formats.markdown import page
 from pipeline.report.scores import Scores
 from pipeline.report.views.costs import Cost
-from pipeline.report.views.table import of_cells, views
+from pipeline.report.views.table import of_cells
+from pipeline.report.views.table_rows import views
 from pipeline.report.views.verdict_row import VerdictRow
 from pipeline.report.views.verdicts import conclusion, verdict_rows
 from pipeline.report.words.identity import identity

@@ -28,7 +28,7 @@ from pipeline.report.paper import Reference
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Rate, Robustness
 from pipeline.report.views.failures import ClassRate, Failures, ModelFailures
-from pipeline.report.views.table import views
+from pipeline.report.views.table_rows import views
 from pipeline.report.writer import write_report
 from tasks.integrity.findings import Finding
 
