@@ -24,7 +24,7 @@ from pipeline.execution.executors.base import Smaller, silent_for
 from pipeline.execution.executors.ray import RayExecutor, _no_answer, begin
 from pipeline.execution.executors.worker import Mailbox, look, perform_remotely
 from pipeline.execution.settings import KindSettings, Settings
-from pipeline.execution.work import kinds as node_work
+from pipeline.execution.work import evaluate as node_work
 from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput
