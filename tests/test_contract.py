@@ -103,6 +103,13 @@ def not_deterministic(pixels, rows, context):
     return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
 
 
+def in_place_unseen(pixels, rows, context):
+    """By `detach`, for which torch raises no error."""
+    result = pixels * 0.9
+    pixels.detach().mul_(0.5)
+    return result
+
+
 def endless(pixels, rows, context):
     return (pixels - pixels.mean(dim=(1, 2, 3), keepdim=True) * 0).clamp(0, 1) ** 0.5 + (
         0 * (pixels - pixels).sqrt()
@@ -130,6 +137,7 @@ def endless(pixels, rows, context):
         (of_a_large_batch, "an image in a batch of 64 gives something else than in one of 6"),
         (other_under_attack, "gives something else without gradients, as in predictions"),
         (not_deterministic, "says that it is deterministic, and draws differ"),
+        (in_place_unseen, "changes the pixels that it is given"),
         (endless, "gives a gradient that is not finite"),
     ],
 )

@@ -40,7 +40,7 @@ from tasks.attacks.base import Attack
 from tasks.classifier.checkpoint import BadCheckpoint
 from tasks.classifier.frozen import NotFrozen
 from tasks.classifier.problems import BadNetwork
-from tasks.contract import CHANGES, NotRepeatable
+from tasks.contract.conditions import CHANGES, NotRepeatable
 from tasks.data.arrays import BadTensor
 from tasks.evaluation.defend import BadDefense
 from tasks.progress import Tell

@@ -78,7 +78,7 @@ def own_generators() -> dict[str, bytes]:
     Python's `random` is left out, since other threads of the process draw from it, such as
     MLflow's.
     """
-    from tasks.contract import generators
+    from tasks.contract.conditions import generators
 
     return {name: state for name, state in generators().items() if name != "random"}
 
@@ -93,7 +93,7 @@ def check_node(spec: Spec, before: Mapping[str, bytes]) -> None:
     Raises:
         NotRepeatable: If one has been used, with file and line.
     """
-    from tasks.contract import check_generators
+    from tasks.contract.conditions import check_generators
 
     if names := own_names(spec):
         check_generators(" or ".join(names), before)
@@ -138,7 +138,7 @@ def check_stateless(node: Node, before: Mapping[str, bytes], *, same: bool) -> N
         NotRepeatable: If it did not, with file and line: the result depends on the order of batches
             and on what else the process has computed.
     """
-    from tasks.contract import NOTHING_KEPT, NotRepeatable
+    from tasks.contract.conditions import NOTHING_KEPT, NotRepeatable
 
     check_node(node.spec, before)
     if not same:
