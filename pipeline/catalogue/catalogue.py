@@ -15,14 +15,8 @@ from typing import Literal, get_args
 from pipeline.catalogue.code.known import WrongReference, declared_at, line_of
 from pipeline.catalogue.code.own import is_reference, own_class, packaged, with_source
 from pipeline.catalogue.documents import Document, Place, read_yaml
-from pipeline.catalogue.entries import (
-    NOTE,
-    AttackNote,
-    CheckpointEntry,
-    DatasetEntry,
-    GridEntry,
-    ModelEntry,
-)
+from pipeline.catalogue.entries import NOTE, AttackNote, CheckpointEntry, DatasetEntry, ModelEntry
+from pipeline.catalogue.grid_entries import GridEntry
 from pipeline.catalogue.validation import check_inherited, validated
 from pipeline.problems import BadInput, shown, suggestion
 from tasks import registry

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar, get_args
+from typing import Annotated, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pipeline.catalogue.documents import Document, Place
 from pipeline.problems import BadInput, suggestion
+from pipeline.problems.sanitize import clean
 from tasks.specs import WRITTEN, Spec
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -146,3 +148,22 @@ def _of_a_key(value: object, where: Place, said: str) -> tuple[Place, str]:
     if sign and isinstance(value, Mapping) and key in value:
         return (*where, key), rest
     return where, said
+
+
+def check_once(key: str, names: Sequence[str]) -> None:
+    """Check that a list has no duplicates.
+
+    Raises:
+        ValueError: If a name occurs twice; the message begins with the key.
+    """
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{key}: '{name}' is given {count} times")
+
+
+def _one_line(text: str) -> str:
+    """Strip line breaks and other unprintable characters from a heading."""
+    return clean(text)
+
+
+Heading = Annotated[str, AfterValidator(_one_line)]

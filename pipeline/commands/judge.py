@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from pipeline.catalogue.catalogue import Catalogue, config_folders
-from pipeline.catalogue.entries import GridEntry, TableEntry
+from pipeline.catalogue.grid_entries import GridEntry, TableEntry
 from pipeline.commands.judge_options import JudgeOptions, report_folder
 from pipeline.commands.options import UNEXPECTED, RunOptions, say
 from pipeline.commands.report import check_folder, known_scores

@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from pipeline.catalogue import claims, devices, entries, paper
+from pipeline.catalogue import claims, devices, entries, grid_entries, paper
 from pipeline.execution import settings
 from tasks import registry
 from tasks.attacks.adaptive import Climbs
@@ -79,12 +79,12 @@ def _sections() -> Iterator[tuple[str, str, list[tuple[str, type[BaseModel]]]]]:
         "grids/",
         "The cells to compute, and the tables that show them.",
         [
-            ("", entries.GridEntry),
-            ("one of `tables`", entries.TableEntry),
-            ("one of `attacks` or `defenses`, with changed parameters", entries.VariantEntry),
-            ("`figure`", entries.FigureEntry),
-            ("one of `rules`", entries.RuleEntry),
-            ("`where`", entries.Where),
+            ("", grid_entries.GridEntry),
+            ("one of `tables`", grid_entries.TableEntry),
+            ("one of `attacks` or `defenses`, with changed parameters", grid_entries.VariantEntry),
+            ("`figure`", grid_entries.FigureEntry),
+            ("one of `rules`", grid_entries.RuleEntry),
+            ("`where`", grid_entries.Where),
         ],
     )
     yield (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.catalogue import Section as CatalogueSection
-from pipeline.catalogue.entries import TableEntry, VariantEntry, label_of, plain_label
+from pipeline.catalogue.grid_entries import TableEntry, VariantEntry, label_of, plain_label
 from pipeline.grid.cells import Grid, Section
 from pipeline.grid.variants import Chosen
 from pipeline.problems import BadInput, suggestion

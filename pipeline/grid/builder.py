@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.catalogue import Section as CatalogueSection
 from pipeline.catalogue.documents import Document, Place
-from pipeline.catalogue.entries import GridEntry, TableEntry
+from pipeline.catalogue.grid_entries import GridEntry, TableEntry
 from pipeline.catalogue.sources.locate import DatasetSource
 from pipeline.grid.additions import Additions
 from pipeline.grid.cells import Cell, Grid, Section, Table

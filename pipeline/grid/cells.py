@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from pipeline.catalogue.entries import FigureEntry
+from pipeline.catalogue.grid_entries import FigureEntry
 from pipeline.problems import BadInput, suggestion
 from tasks.attacks.base import Attack, BallAttack, CompoundAttack
 from tasks.data.spec import DatasetSpec

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, create_model
 
 from pipeline.catalogue.documents import Document, Place
-from pipeline.catalogue.entries import RuleEntry
+from pipeline.catalogue.grid_entries import RuleEntry
 from pipeline.catalogue.validation import check_inherited, inherited_class, validated
 from pipeline.problems import suggestion
 from tasks.specs import Spec

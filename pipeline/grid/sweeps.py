@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.catalogue.documents import Document, Place
-from pipeline.catalogue.entries import TableEntry, VariantEntry, check_once, label_of
+from pipeline.catalogue.grid_entries import TableEntry, VariantEntry, label_of
+from pipeline.catalogue.validation import check_once
 from pipeline.grid.cells import Section, SweptChoice
 from pipeline.grid.parameters import changed, has_parameter, no_owner
 from pipeline.problems import suggestion

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.catalogue.documents import Document, Place
-from pipeline.catalogue.entries import TableEntry, VariantEntry, label_of
+from pipeline.catalogue.grid_entries import TableEntry, VariantEntry, label_of
 from pipeline.grid.cells import Section, SweptChoice, Table, plain
 from pipeline.grid.choices import Choices
 from pipeline.grid.sweeps import Ingredient, Sweep

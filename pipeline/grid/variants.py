@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pipeline.catalogue.documents import Document, Place
-from pipeline.catalogue.entries import VariantEntry, label_of
+from pipeline.catalogue.grid_entries import VariantEntry, label_of
 from pipeline.grid.parameters import AnySpec, changed, has_parameter, no_owner, owned
 from pipeline.problems import BadInput
 from tasks.specs import Problem, Spec

@@ -9,7 +9,7 @@ import pytest
 from made_up import make_grid, make_scores
 from matplotlib.figure import Figure
 
-from pipeline.catalogue.entries import FigureEntry
+from pipeline.catalogue.grid_entries import FigureEntry
 from pipeline.grid.cells import Grid
 from pipeline.report.formats.figures.drawings import cost_drawing
 from pipeline.report.formats.figures.points import APART, draw_costs, side_by_side

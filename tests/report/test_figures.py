@@ -16,7 +16,7 @@ from PIL import Image
 from tiny import Tiny, write_configs
 
 from pipeline.catalogue.catalogue import Catalogue
-from pipeline.catalogue.entries import FigureEntry
+from pipeline.catalogue.grid_entries import FigureEntry
 from pipeline.catalogue.paper import Published
 from pipeline.execution.settings import KindSettings
 from pipeline.execution.work.inputs import NodeInputs

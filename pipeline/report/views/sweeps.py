@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.catalogue.entries import FigureEntry
+from pipeline.catalogue.grid_entries import FigureEntry
 from pipeline.grid.cells import Cell, Grid, Section
 from pipeline.report.paper import Reference
 from pipeline.report.views.table import Entry, Row, View
