@@ -12,18 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.catalogue.code.known import WrongReference, declared_at, line_of
-from pipeline.catalogue.code.own import is_reference, own_class, packaged, with_source
+from pipeline.catalogue.code.own import packaged
 from pipeline.catalogue.documents import Document, Place, read_yaml
 from pipeline.catalogue.entries import NOTE, AttackNote, CheckpointEntry, DatasetEntry, ModelEntry
 from pipeline.catalogue.grid_entries import GridEntry
-from pipeline.catalogue.validation import check_inherited, validated
+from pipeline.catalogue.kinds import spec_of
+from pipeline.catalogue.validation import validated
 from pipeline.problems import BadInput, shown, suggestion
-from tasks import registry
 from tasks.attacks.base import Attack
 from tasks.defenses.base import Defense
 from tasks.networks.base import Network
-from tasks.networks.factory import Factory
 from tasks.registry import Family
 from tasks.specs import Kind
 from tasks.training.recipe import Recipe
@@ -35,7 +33,6 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 
 CODED: Mapping[Section, Family] = {"attacks": "attacks", "defenses": "defenses"}
 """Sections in which a name may also be a Python file, and the family of classes in it."""
-BASES: Mapping[Family, type[Kind]] = {"attacks": Attack, "defenses": Defense, "networks": Network}
 
 
 class Catalogue:
@@ -153,7 +150,7 @@ class Catalogue:
         """The spec of an attack, before defaults that depend on the grid are filled in."""
         document = self.document("attacks", name)
         value = {key: each for key, each in document.value.items() if key != NOTE}
-        spec = self.kind(document, "attacks", value, ())
+        spec = self._kind(document, "attacks", value, ())
         assert isinstance(spec, Attack)
         return spec
 
@@ -166,7 +163,7 @@ class Catalogue:
     def defense(self, name: str) -> Defense:
         """The spec of a single defense, not of a chain."""
         document = self.document("defenses", name)
-        spec = self.kind(document, "defenses", document.value, ())
+        spec = self._kind(document, "defenses", document.value, ())
         assert isinstance(spec, Defense)
         return spec
 
@@ -206,7 +203,7 @@ class Catalogue:
         """
         entry, document = self.model_entry(name)
         assert entry.network is not None
-        network = self.kind(document, "networks", entry.network, ("network",))
+        network = self._kind(document, "networks", entry.network, ("network",))
         assert isinstance(network, Network)
         weights: Recipe | CheckpointEntry
         match entry.recipe, entry.checkpoint:
@@ -238,72 +235,18 @@ class Catalogue:
             message = _unknown(section, name, suggestion(name, known))
             raise document.problem(place, message)
 
-    def kind(self, document: Document, family: Family, value: object, place: Place) -> Kind:
-        """Build the spec that a mapping with a `kind` describes.
-
-        The kind may be built in, offered by an installed package, or a class in a user's file.
-        """
-        if not isinstance(value, Mapping):
-            raise document.problem(place, "expected a mapping with a kind")
-        kind = value.get("kind")
-        known = registry.written_kinds(family)
-        if isinstance(kind, str) and kind in known:
-            spec = validated(registry.kind_class(family, kind), document, place, dict(value))
-            if isinstance(spec, Factory):
-                named_at = (*place, "factory")
-                folder = document.file_of(named_at).parent
-                self._note(family, folder, spec.factory)
-                try:
-                    return with_source(spec, folder)
-                except WrongReference as error:
-                    raise document.problem(named_at, str(error)) from None
-            return spec
-        offered = packaged(family)
-        reference = offered.get(kind, kind) if isinstance(kind, str) else ""
-        if not isinstance(reference, str) or not is_reference(reference):
-            what = "no kind" if kind is None else f"unknown kind {kind!r}"
-            hint = suggestion(str(kind), {*known, *offered})
-            raise document.problem((*place, "kind"), f"{what}{hint}")
-        self._note(family, document.file_of((*place, "kind")).parent, reference)
-        return self._own(document, family, value, place, reference)
-
-    def _note(self, family: Family, folder: Path, reference: str) -> None:
-        """Record in `read` a code file that a config refers to."""
-        file = reference.partition(":")[0]
-        if file.endswith(".py"):
+    def _kind(self, document: Document, family: Family, value: object, place: Place) -> Kind:
+        """Build the spec that a mapping with a `kind` describes, and record the code file read."""
+        built = spec_of(document, family, value, place)
+        if built.file is not None:
             section = "models" if family == "networks" else family
-            self._note_read(f"{section}/{file}", folder / Path(file).expanduser())
+            self._note_read(f"{section}/{built.file}", built.folder / Path(built.file).expanduser())
+        return built.spec
 
     def _note_read(self, name: str, path: Path) -> None:
         places = self.read.setdefault(name, [])
         if path not in places:
             places.append(path)
-
-    @staticmethod
-    def _own(
-        document: Document,
-        family: Family,
-        value: Mapping[str, object],
-        place: Place,
-        reference: str,
-    ) -> Kind:
-        """Build a spec of a user's own class."""
-        kind_place = (*place, "kind")
-        try:
-            cls = own_class(reference, document.file_of(kind_place).parent, BASES[family])
-            given = {key: each for key, each in value.items() if key != "kind"}
-            spec = validated(cls, document, place, given)
-        except WrongReference as error:
-            # a class of a file or a package may have been named without a YAML file
-            if document.file_of(kind_place).suffix != ".yaml":
-                raise
-            raise document.problem(kind_place, str(error)) from None
-        except BadInput:
-            raise
-        except (Exception, SystemExit) as error:
-            raise document.problem(place, line_of(error)) from error
-        _check_values(spec, given, document, place)
-        return spec
 
 
 def _unknown(section: Section, name: str, hint: str) -> str:
@@ -319,32 +262,6 @@ def _file_meant(name: str) -> str:
     if colon and Path(file).is_file():
         return f"; a YAML file selects a class of a file: `kind: {name}`"
     return f"; did you mean the file {name}.py?" if Path(f"{name}.py").is_file() else ""
-
-
-def _check_values(
-    spec: Kind, given: Mapping[str, object], document: Document, place: Place
-) -> None:
-    """Check the values of a user's class, defaults included, which pydantic does not validate.
-
-    Args:
-        given: The values that the document has, by field.
-
-    Raises:
-        BadInput: If one is invalid; at its line in the YAML file, else in the class.
-    """
-    values: dict[str, object] = {}
-    lines: dict[Place, tuple[Path, int]] = {}
-    for name, field in type(spec).model_fields.items():
-        if name == "kind":
-            continue
-        made = field.default_factory is not None
-        default = getattr(spec, name) if made else field.default
-        values[name] = given.get(name, default)
-        path, line = declared_at(type(spec), name) or (str(document.path), 1)
-        lines[(name,)] = document.places.get((*place, name)) or (Path(path), line)
-    found = Document(document.path, values, lines)
-    validated(type(spec), found, (), values)
-    check_inherited(spec, found, (), values, written=True)
 
 
 def config_folders(extra: Sequence[Path] = ()) -> list[Path]:
