@@ -18,8 +18,9 @@ from tasks.attacks.base import Victim
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense, GradientRule, passes_gradients
 from tasks.defenses.transforms.combining import log_mean
-from tasks.evaluation.defend import NO_PATH, BadDefense, draw_logits, single_draw_logits
+from tasks.evaluation.defend import draw_logits, single_draw_logits
 from tasks.evaluation.draws import attacker_draws, shares_a_draw
+from tasks.evaluation.stages import NO_PATH, BadDefense
 
 TIE = 1e-3
 """Weight of a surrogate's logits where points are compared: small, so that they decide only between

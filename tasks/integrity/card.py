@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from tasks.classifier.frozen import Frozen, NotFrozen
 from tasks.data.arrays import Images, require
 from tasks.defenses.base import Context
-from tasks.evaluation.defend import BadDefense
 from tasks.evaluation.specs import CardSpec
+from tasks.evaluation.stages import BadDefense
 from tasks.integrity import descents as checks
 from tasks.integrity import rivals
 from tasks.integrity.findings import Finding, found, skipped

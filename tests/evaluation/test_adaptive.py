@@ -31,9 +31,9 @@ from tasks.defenses.smooth import Smooth
 from tasks.defenses.transforms.combining import log_mean
 from tasks.evaluation.costs import craft_passes, select_passes
 from tasks.evaluation.craft import craft
-from tasks.evaluation.defend import BadDefense
 from tasks.evaluation.select import select
 from tasks.evaluation.specs import CraftSpec, SelectSpec
+from tasks.evaluation.stages import BadDefense
 from tasks.evaluation.victim import defended
 from tasks.specs import Problem, Shard
 

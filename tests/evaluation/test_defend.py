@@ -12,8 +12,9 @@ from tasks.defenses.gaussian import Gaussian
 from tasks.defenses.guo import Guo
 from tasks.defenses.mi_ol import MixupInference
 from tasks.defenses.none import NoDefense
-from tasks.evaluation.defend import BadDefense, defend, draw_logits, predict
+from tasks.evaluation.defend import defend, draw_logits, predict
 from tasks.evaluation.specs import DefendSpec
+from tasks.evaluation.stages import BadDefense
 from tasks.progress import Progress, silent
 from tasks.specs import Problem, Shard
 

@@ -18,11 +18,12 @@ from tasks.defenses.gaussian import Gaussian
 from tasks.defenses.hedge import Hedge
 from tasks.defenses.none import NoDefense
 from tasks.evaluation.costs import prediction_passes, query_passes
-from tasks.evaluation.defend import BadDefense, acted, defend, draw_logits, predict
+from tasks.evaluation.defend import acted, defend, draw_logits, predict
 from tasks.evaluation.draws import draw_count, split_stages
 from tasks.evaluation.score import joined, score
 from tasks.evaluation.select import select
 from tasks.evaluation.specs import DefendSpec, SelectSpec
+from tasks.evaluation.stages import BadDefense
 from tasks.evaluation.victim import defended
 from tasks.progress import silent
 from tasks.specs import Passes, Problem, Shard

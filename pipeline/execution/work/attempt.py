@@ -42,7 +42,7 @@ from tasks.classifier.frozen import NotFrozen
 from tasks.classifier.problems import BadNetwork
 from tasks.contract.conditions import CHANGES, NotRepeatable
 from tasks.data.arrays import BadTensor
-from tasks.evaluation.defend import BadDefense
+from tasks.evaluation.stages import BadDefense
 from tasks.progress import Tell
 from tasks.registry import LibraryProblem
 from tasks.specs import Kind, Spec
