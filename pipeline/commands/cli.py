@@ -434,10 +434,10 @@ def compare(
     """Show which cells changed between two runs, and why.
 
     BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
-    stores, STORE@RUN, or two defenses, attacks or models of the grid. By default, the last run is
-    compared with the previous run of the same cells. Of the options that choose cells, only --grid
-    and --only apply to runs and stores. Exit codes: 0 no cell got significantly worse,
-    1 one did, 2 bad input, 4 an unexpected error.
+    stores, STORE@RUN, or two defenses, attacks or models of the grid. By default, the last run (of
+    --grid, if it is given) is compared with the previous run of the same cells. Of the options that
+    choose cells, only --grid and --only apply to runs and stores. Exit codes: 0 no cell got
+    significantly worse, 1 one did, 2 bad input, 4 an unexpected error.
 
     \b
     pipeline compare
