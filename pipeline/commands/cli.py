@@ -46,6 +46,7 @@ from pipeline.commands.options import (
     terminal_columns,
     weights_option,
     weights_places,
+    written_file_argument,
 )
 from pipeline.commands.store import store_commands
 from pipeline.execution.signals import STOPPED
@@ -520,13 +521,14 @@ def report(
 
 @main.command("export-weights")
 @click.argument("model")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@written_file_argument
 @grid_options
 @click.option("--half", is_flag=True, help="Write float16, half the size.")
 def export_weights_command(model: str, file: Path, half: bool, chosen: GridOptions) -> None:
     """Write a model's weights as a safetensors file.
 
-    The `checkpoint` in the YAML file of a model can name it.
+    The `checkpoint` in the YAML file of a model can name it. An existing FILE is replaced; its
+    folder must exist.
 
     \b
     pipeline export-weights demo-iat demo-iat.safetensors --grid demo --half
@@ -647,7 +649,7 @@ def doctor(
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("configs"),
     show_default=True,
-    help="Folder of configs to write into.",
+    help="Folder of configs to write into; created if it does not exist.",
 )
 @click.option(
     "--form",

@@ -436,6 +436,11 @@ def test_the_commands_say_what_went_and_what_came(
         "1 of 3 cells have no score yet",
         "not included, though verdicts compare with them: none",
     ]
+    for begun in (["export"], ["export-weights", "mixed"]):
+        apart = CliRunner().invoke(main, [*begun, "nowhere/file.zip", *words])
+        assert apart.exit_code == 2
+        assert "nowhere/file.zip: no folder nowhere; create it, or name another" in apart.stderr
+        assert not Path("nowhere").exists()
     empty = CliRunner().invoke(main, ["export", str(path), *words[:4], "--store", "nowhere"])
     assert empty.exit_code == 2
     assert "nothing to export" in empty.stderr
