@@ -55,16 +55,17 @@ def export_command(
     pipeline export results.zip --grid demo --only model=demo-iat
     """
     from pipeline.commands.sharing import configs_of, modules_left_out
-    from pipeline.commands.transfer import export_results
+    from pipeline.commands.transfer import export_results, not_held
 
     session = session_from(chosen)
     options = choice_words(chosen)
     if extras and "images" in omitted:
         raise BadInput("--without images: the tensors of --with tensors include the images")
-    counts = export_results(
-        session, file, tensors="tensors" in extras, without=omitted, options=options
-    )
+    parts: Any = {"tensors": "tensors" in extras, "without": omitted}
+    counts = export_results(session, file, options=options, **parts)
     say(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
+    for line in not_held(session, counts, **parts):
+        say(line, err=True)
     lacking = len(session.chosen) - counts["score"]
     for path in configs_of(session)[1]:
         say(f"not included: {path}; only files that lie in a folder of configs go along", err=True)
