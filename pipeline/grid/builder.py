@@ -340,6 +340,7 @@ class _Builder:
             adaptive_shard=entry.adaptive_shard,
             attack_note=note,
             members=parts.members,
+            class_names=self._ingredients.class_names(parts.dataset),
             dataset_spec=dataset_spec,
             model_spec=resolved(parts.spec, problem, document, model.place),
             attack_spec=attack_spec,
