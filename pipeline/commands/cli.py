@@ -46,6 +46,7 @@ from pipeline.commands.options import (
     terminal_columns,
     weights_option,
     weights_places,
+    written_file_argument,
 )
 from pipeline.commands.store import store_commands
 from pipeline.execution.signals import STOPPED
@@ -434,10 +435,10 @@ def compare(
     """Show which cells changed between two runs, and why.
 
     BEFORE and AFTER are runs of the store (last, last~1, or what `pipeline list runs` prints),
-    stores, STORE@RUN, or two defenses, attacks or models of the grid. By default, the last run is
-    compared with the previous run of the same cells. Of the options that choose cells, only --grid
-    and --only apply to runs and stores. Exit codes: 0 no cell got significantly worse,
-    1 one did, 2 bad input, 4 an unexpected error.
+    stores, STORE@RUN, or two defenses, attacks or models of the grid. By default, the last run (of
+    --grid, if it is given) is compared with the previous run of the same cells. Of the options that
+    choose cells, only --grid and --only apply to runs and stores. Exit codes: 0 no cell got
+    significantly worse, 1 one did, 2 bad input, 4 an unexpected error.
 
     \b
     pipeline compare
@@ -520,13 +521,14 @@ def report(
 
 @main.command("export-weights")
 @click.argument("model")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@written_file_argument
 @grid_options
 @click.option("--half", is_flag=True, help="Write float16, half the size.")
 def export_weights_command(model: str, file: Path, half: bool, chosen: GridOptions) -> None:
     """Write a model's weights as a safetensors file.
 
-    The `checkpoint` in the YAML file of a model can name it.
+    The `checkpoint` in the YAML file of a model can name it. An existing FILE is replaced; its
+    folder must exist.
 
     \b
     pipeline export-weights demo-iat demo-iat.safetensors --grid demo --half
@@ -647,7 +649,7 @@ def doctor(
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("configs"),
     show_default=True,
-    help="Folder of configs to write into.",
+    help="Folder of configs to write into; created if it does not exist.",
 )
 @click.option(
     "--form",

@@ -54,26 +54,41 @@ def runs_of(ledger: Ledger) -> list[RunListed]:
     return list(found)[::-1]
 
 
-def run_before(store: Store, grid: str | None) -> str:
-    """The latest earlier run that shares a scored cell with the last run, as `last~N`.
+def _with_last(store: Store, before: str | None, grid: str | None) -> tuple[str, str]:
+    """What the last run is compared with, and the last run, as `last~N`.
 
-    grid: the grid of the cells; that of the last run by default.
+    Args:
+        before: The latest earlier run that shares a scored cell with it, if None.
+        grid: The grid of the last run, if one was named.
 
     Raises:
         BadInput: If there is no such run.
     """
     runs = runs_of(Ledger(store.backend))
-    latest = runs[0].invocation if runs else None
-    if latest is None or grid not in (None, latest.grid):
-        raise BadInput(f"compare: {store.address} has no last run{f' of {grid}' if grid else ''}")
-    cells = _scored(latest.cells).keys()
-    for back, run in enumerate(runs[1:], 1):
-        if run.invocation.grid == latest.grid and cells & _scored(run.invocation.cells).keys():
+    places = (place for place, run in enumerate(runs) if grid in (None, run.invocation.grid))
+    if (last := next(places, None)) is None:
+        of = "" if grid is None else f" of grid {grid}"
+        raise BadInput(f"compare: store {store.address} has no run{of} that scored a cell")
+    after = f"last~{last}" if last else "last"
+    if before is not None:
+        return before, after
+    if (earlier := _run_before(runs, last)) is None:
+        raise BadInput(
+            f"compare: store {store.address} has no earlier run of these cells of grid "
+            f"{runs[last].invocation.grid}; run it again after a change, or name two defenses, "
+            "attacks or models of the grid"
+        )
+    return earlier, after
+
+
+def _run_before(runs: Sequence[RunListed], place: int) -> str | None:
+    """The latest run before the one at `place` that shares a scored cell with it, as `last~N`."""
+    later = runs[place].invocation
+    cells = _scored(later.cells).keys()
+    for back, run in enumerate(runs[place + 1 :], place + 1):
+        if run.invocation.grid == later.grid and cells & _scored(run.invocation.cells).keys():
             return f"last~{back}"
-    raise BadInput(
-        f"compare: store {store.address} has no earlier run of these cells of grid {latest.grid}; "
-        "run it again after a change, or name two defenses, attacks or models of the grid"
-    )
+    return None
 
 
 def comparison(
@@ -91,7 +106,7 @@ def comparison(
     By default the last run is compared with the latest earlier one that shares a cell with it.
 
     Args:
-        grid: Compare only cells of this grid, if it was named.
+        grid: Compare only cells, and by default the last run, of this grid, if it was named.
         only: The `--only` options.
         others: Further options that were given. They choose or change the cells of a grid, which
             runs and stores do not depend on.
@@ -101,7 +116,7 @@ def comparison(
             they have no cell in common.
     """
     if after is None:
-        before, after = before or run_before(Store(store), grid), "last"
+        before, after = _with_last(Store(store), before, grid)
     assert before is not None
     sides = [_source(text, store) for text in (before, after)]
     if sides[0] is None and sides[1] is None:
@@ -120,8 +135,7 @@ def comparison(
     grids = {grid} if grid is not None else first.grids() & second.grids()
     whole = first.side(before, grids), second.side(after, grids)
     if not whole[0].cells.keys() & whole[1].cells.keys():
-        apart = first.grids() and second.grids() and not grids
-        hint = "; only cells of grids with the same name are compared" if apart else ""
+        hint = _instead(first, second, after, grid)
         raise BadInput(f"compare {before} {after}: they have no scored cell in common{hint}")
     found = first.side(before, grids, only), second.side(after, grids, only)
     if not found[0].cells and not found[1].cells:
@@ -222,6 +236,22 @@ def _one_run(store: Store, name: str) -> _Source:
         what = "several runs begin like this" if found else f"no such run{known}"
         raise BadInput(f"compare {name}: {what}")
     return _Source(store, [found[0].invocation], found[0])
+
+
+def _instead(first: _Source, second: _Source, after: str, grid: str | None) -> str:
+    """Why two sides have no cell in common, and the run that does with the second, if it is one."""
+    if grid is not None:
+        return f" of grid {grid}"
+    if second.run is None:
+        apart = first.grids() and second.grids() and not first.grids() & second.grids()
+        return "; only cells of grids with the same name are compared" if apart else ""
+    runs = runs_of(Ledger(second.store.backend))
+    cells = f"cells of {after} (grid {second.run.invocation.grid})"
+    earlier = _run_before(runs, runs.index(second.run))
+    if earlier is None:
+        return f"; no earlier run has {cells}"
+    address, sign, _ = after.rpartition("@")
+    return f"; the latest earlier run with {cells} is {address}{sign}{earlier}"
 
 
 def _variants(session: Session, before: str, after: str) -> tuple[Side, Side]:

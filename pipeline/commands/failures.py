@@ -62,13 +62,16 @@ def failures_lines(cell: Cell, found: Failures) -> Iterator[str]:
     """The analysis for people."""
     width = max(5, *(len(each.name) for each in found.classes))
     yield cell.name
-    yield f"  {'class':{width}}  images  none   {cell.defense}"
+    compared = any(each.before is not None for each in found.classes)
+    none = "none   " if compared else ""
+    yield f"  {'class':{width}}  images  {none}{cell.defense}"
     for each in sorted(found.classes, key=lambda one: one.after):
+        before = f"{accuracy(each.before):5}  " if compared else ""
         change = "" if each.before is None else f"  ({gain(each.after - each.before)})"
-        yield (
-            f"  {each.name:{width}}  {each.images:6}  {accuracy(each.before):5}  "
-            f"{accuracy(each.after):5}{change}"
-        )
+        line = f"  {each.name:{width}}  {each.images:6}  {before}{accuracy(each.after):5}{change}"
+        yield line.rstrip()
+    if not compared and cell.defense_spec.kind != "none":
+        yield "nothing to compare with: the same cell without a defense has no score in this grid"
     names, pairs = found.names, found.pairs()
     if found.after is None:
         yield "which class is taken for which: the store has scores without their answers"

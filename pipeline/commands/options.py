@@ -89,6 +89,19 @@ UNEXPECTED = 4
 
 _PATH = click.Path(path_type=Path)
 
+
+def _in_a_folder(_: click.Context, __: click.Parameter, file: Path) -> Path:
+    """Refuse a file in a folder that does not exist; folders to write into are created."""
+    if not file.parent.is_dir():
+        raise BadInput(f"{file}: no folder {file.parent}; create it, or name another")
+    return file
+
+
+written_file_argument = click.argument(
+    "file", type=click.Path(path_type=Path, dir_okay=False), callback=_in_a_folder
+)
+"""The file that a command writes."""
+
 store_option = click.option(
     "--store",
     metavar="FOLDER|s3://BUCKET/PREFIX|gs://…|az://…",
@@ -119,7 +132,7 @@ reports_option = click.option(
     type=_PATH,
     default=Path("reports"),
     show_default=True,
-    help="Folder to write reports to.",
+    help="Folder to write reports to; created if it does not exist.",
 )
 configs_option = click.option(
     "--configs", type=_PATH, multiple=True, help="A folder of configs to search first."

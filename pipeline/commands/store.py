@@ -19,6 +19,7 @@ from pipeline.commands.options import (
     say,
     session_from,
     store_option,
+    written_file_argument,
 )
 from pipeline.plan.words import counted
 from pipeline.problems import BadInput
@@ -27,7 +28,7 @@ DAYS = 30.0
 
 
 @click.command("export")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@written_file_argument
 @grid_options
 @click.option(
     "--with",
@@ -48,22 +49,23 @@ def export_command(
 ) -> None:
     """Write the results of the chosen cells into one file.
 
-    `pipeline import` adds it to another store.
+    `pipeline import` adds it to another store. An existing FILE is replaced; its folder must exist.
 
     \b
     pipeline export results.zip --grid demo --only model=demo-iat
     """
     from pipeline.commands.sharing import configs_of, modules_left_out
-    from pipeline.commands.transfer import export_results
+    from pipeline.commands.transfer import export_results, not_held
 
     session = session_from(chosen)
     options = choice_words(chosen)
     if extras and "images" in omitted:
         raise BadInput("--without images: the tensors of --with tensors include the images")
-    counts = export_results(
-        session, file, tensors="tensors" in extras, without=omitted, options=options
-    )
+    parts: Any = {"tensors": "tensors" in extras, "without": omitted}
+    counts = export_results(session, file, options=options, **parts)
     say(f"{file}: {_counted(counts)}, {file.stat().st_size / 1e6:.1f} MB")
+    for line in not_held(session, counts, **parts):
+        say(line, err=True)
     lacking = len(session.chosen) - counts["score"]
     for path in configs_of(session)[1]:
         say(f"not included: {path}; only files that lie in a folder of configs go along", err=True)
@@ -86,7 +88,8 @@ def export_command(
     "--configs-to",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Folder for the file's grid, configs and code.  [default: imported/NAME of the file]",
+    help="Folder for the file's grid, configs and code; created if it does not exist.  "
+    "[default: imported/NAME of the file]",
 )
 def import_command(file: Path, store: str, replace: bool, configs_to: Path | None) -> None:
     """Add the results of an exported file to the store.

@@ -94,8 +94,7 @@ def export_results(
         BadInput: If there is nothing to export, an artifact is damaged, or the file cannot be
             written.
     """
-    parts = {"results", *OMITTED, *(["tensors"] if tensors else [])} - {*without}
-    records = list(_standing(session, parts))
+    records = list(_standing(session, _parts(tensors=tensors, without=without)))
     whole = Counter(record.kind for record, complete in records if complete)
     if not whole:
         raise BadInput(
@@ -117,6 +116,28 @@ def export_results(
     except Damaged as damaged:
         raise BadInput(f"{damaged}; `pipeline verify --set-aside`, then run again") from None
     return whole
+
+
+def not_held(
+    session: Session, counts: Counter[str], *, tensors: bool, without: Collection[Omitted] = ()
+) -> Iterator[str]:
+    """A line for each part of an export whose files the store does not hold, or not all.
+
+    counts, tensors, without: See `export_results`.
+    """
+    for part in (*OMITTED, "tensors"):
+        wanted = Counter[str](node.kind for node in session.meant if node.info.exported == part)
+        lacking = wanted - counts
+        if lacking and part in _parts(tensors=tensors, without=without):
+            kinds = ", ".join(f"{count} {kind}" for kind, count in lacking.items())
+            yield (
+                f"{part} not included, since the store does not hold them: {lacking.total()} of "
+                f"{wanted.total()} ({kinds})"
+            )
+
+
+def _parts(*, tensors: bool, without: Collection[Omitted]) -> set[str]:
+    return {"results", *OMITTED, *(["tensors"] if tensors else [])} - {*without}
 
 
 def import_results(

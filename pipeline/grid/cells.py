@@ -34,6 +34,7 @@ class Cell:
         adaptive_shard: Images in a shard of an adaptive attack.
         attack_note: Comment on the attack's results from its config.
         members: Names of the members of an ensemble.
+        class_names: Names of the classes for people, in the order of the labels, if known.
     """
 
     dataset: str
@@ -57,6 +58,7 @@ class Cell:
     adaptive_shard: int = ADAPTIVE_SHARD
     attack_note: str | None = None
     members: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
 
     @property
     def deterministic(self) -> bool:

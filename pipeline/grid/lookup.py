@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.catalogue.catalogue import Catalogue
 from pipeline.catalogue.documents import Document, Place
 from pipeline.catalogue.entries import CheckpointEntry
+from pipeline.catalogue.sources.classes import OFFICIAL
 from pipeline.catalogue.sources.locate import UNNAMED, DatasetSource, described, locate
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import cache_folder, sha256_of
@@ -93,6 +94,15 @@ class Ingredients:
             source = locate(name, entry, self._data.get(name))
             self._datasets[name] = (described(entry, source), source)
         return self._datasets[name]
+
+    def class_names(self, name: str) -> tuple[str, ...] | None:
+        """Names of a data set's classes, in the order of the labels; None if they are numbers.
+
+        The spec has them only if the labels depend on them.
+        """
+        entry = self._catalogue.dataset(name)
+        official = OFFICIAL.get(entry.count) if entry.kind == "cifar" else None
+        return self.dataset(name)[0].class_names or entry.names or official
 
     def _model(self, name: str) -> ModelParts:
         found, document = self._catalogue.model_entry(name)

@@ -96,6 +96,18 @@ DECLARED = {
         "once: bool = True",
         "once.py:5: once is no parameter; write `once: ClassVar[bool] = T",
     ),
+    "spread": (
+        "steps: int = 2\n    kernel: 'range | None' = None",
+        "spread.py:6: Mine.kernel: the type range is not supported; a parameter is a bool, int",
+    ),
+    "binary": (
+        "steps: int = 2\n    kernel: tuple[bytes, ...] = ()",
+        "binary.py:6: Mine.kernel: the type bytes is not supported; a parameter is a bool, int",
+    ),
+    "nowhere": (
+        "kernel: 'Nowhere' = 1",
+        "nowhere.py:4: Mine: the type Nowhere of a parameter is not defined",
+    ),
     "made": ("def __init__(self, x): ...", "TypeError: Mine.__init__() missing 1 required"),
 }
 """Declarations that are wrong, and what is said."""

@@ -16,6 +16,7 @@ from tiny import Tiny, write_configs
 
 import pipeline
 from pipeline.commands.cli import main
+from pipeline.commands.compare import runs_of
 from pipeline.report.answers import answers_of
 from pipeline.report.formats.comparison import COLUMNS, broken_name, comparison_terminal
 from pipeline.report.views.comparison import Compared, Comparison, Place
@@ -237,6 +238,32 @@ def test_the_last_run_is_compared_with_the_one_before_that_has_its_cells(tiny: T
     outcomes = {cell["defense"]: cell["outcome"] for cell in found["cells"]}
     assert outcomes["none"] == "same"
     assert compared(tiny, "last~2").exit_code == 0  # beside the last
+
+
+def test_a_run_of_another_grid_between_is_passed_over_or_the_run_that_fits_is_named(
+    tiny: Tiny,
+) -> None:
+    tiny.run(only=["defense=none"])
+    (tiny.folder / "grids/other.yaml").write_text(GRID)
+    other = pipeline.load_grid(
+        "other", configs=[tiny.folder], store=tiny.store, only=["defense=none"]
+    )
+    pipeline.run(other, inline=True, progress=False)
+    (one, *_) = (run.identifier for run in runs_of(Ledger(other.store.backend)))
+    of_store, fits = f"{tiny.store}@last~1", "; the latest earlier run with cells of"
+    for words, said in (
+        (("last~1", "last"), "; no earlier run has cells of last (grid other)"),
+        (("last~1", "last", "--grid", "tiny"), " of grid tiny"),
+        (("last", "last~1"), f"{fits} last~1 (grid tiny) is last~2"),
+        ((one, of_store), f"{fits} {of_store} (grid tiny) is {tiny.store}@last~2"),
+    ):
+        done = compared(tiny, *words)
+        assert done.exit_code == 2
+        assert done.stderr.endswith(f"they have no scored cell in common{said}\n"), done.stderr
+    for words in ((), ("last~2",)):
+        found = json.loads(compared(tiny, *words, "--grid", "tiny", "--json").stdout)
+        assert found["before"].startswith("last~2 (")
+        assert found["after"].startswith("last~1 (")
 
 
 @pytest.mark.parametrize(

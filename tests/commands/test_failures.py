@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from artifacts import unsealed
 from click.testing import CliRunner, Result
+from PIL import Image
 from tiny import Tiny, write_configs
 
 from pipeline.commands.cli import main
@@ -90,6 +91,40 @@ def test_a_person_reads_the_worst_class_first(tiny: Tiny) -> None:
     after = [float(line.split()[3]) for line in lines[2:12]]
     assert after == sorted(after)
     assert any(line.startswith("that nothing breaks, of 60 images in 2 attacked") for line in lines)
+
+
+def test_without_a_bare_model_to_compare_with_there_is_one_column_and_the_reason(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    bare = asked(tiny, "mixed/pgd/none").stdout.splitlines()
+    assert bare[1].split() == ["class", "images", "none"]
+    assert all(len(line.split()) == 3 for line in bare[2:12])
+    assert not any("nothing to compare with" in line for line in bare)
+    alone = write_configs(tmp_path, {"grids/tiny.yaml": GRID.replace("[none, guo]", "[guo]")})
+    guo = asked(Tiny(alone, tiny.store), "mixed/pgd/guo").stdout.splitlines()
+    assert guo[1].split() == ["class", "images", "guo"]
+    assert guo[12].startswith("nothing to compare with: the same cell without a defense has no")
+
+
+def test_classes_have_the_names_of_the_config_where_no_digest_needs_them(tmp_path: Path) -> None:
+    for place in (f"{split}/{name}" for split in ("train", "test") for name in ("cat", "dog")):
+        (tmp_path / "photos" / place).mkdir(parents=True)
+        for grey in range(8):
+            shade = 16 * grey + (0 if place.endswith("cat") else 128)
+            Image.new("L", (8, 8), shade).save(tmp_path / "photos" / place / f"{grey}.png")
+    changes = {
+        "datasets/photos.yaml": (
+            "kind: folder\nfolder: ../../photos\nclasses: [cat, dog]\nchannels: 1\nside_px: 8\n"
+        ),
+        "models/mixed.yaml": "dataset: photos\nnetwork: {kind: small, width: 4}\nrecipe: short\n",
+        "grids/tiny.yaml": GRID.replace("clean, pgd", "clean").replace("60", "16"),
+    }
+    tiny = Tiny(write_configs(tmp_path / "configs", changes), tmp_path / "store")
+    _, finished = tiny.run(only=["defense=none"])
+    assert not finished.missing
+    assert tiny.session().cells[0].dataset_spec.class_names is None
+    lines = asked(tiny, "mixed/clean/none").stdout.splitlines()
+    assert {line.split()[0] for line in lines[2:4]} == {"cat", "dog"}
 
 
 def test_scores_without_their_answers_still_tell_classes_and_images(

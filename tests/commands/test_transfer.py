@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 import zipfile
@@ -430,12 +431,22 @@ def test_the_commands_say_what_went_and_what_came(
     assert came.exit_code == 0, came.output
     assert "1 train, 10 score" in came.stdout
     assert "CPU" in came.stdout
+    again = [*words[:4], *there, "--with", "tensors"]
+    without = CliRunner().invoke(main, ["export", "again.zip", *again])
+    absent = "tensors not included, since the store does not hold them: "
+    assert re.search(rf"^{absent}(\d+) of \1 \(1 dataset, ", without.stderr, re.MULTILINE)
+    assert absent not in sent.stderr
     more = ["--adaptive", "quick", "--only", "defense=counter"]
     part = CliRunner().invoke(main, ["export", str(path), *words, *more])
     assert part.stderr.splitlines()[-2:] == [
         "1 of 3 cells have no score yet",
         "not included, though verdicts compare with them: none",
     ]
+    for begun in (["export"], ["export-weights", "mixed"]):
+        apart = CliRunner().invoke(main, [*begun, "nowhere/file.zip", *words])
+        assert apart.exit_code == 2
+        assert "nowhere/file.zip: no folder nowhere; create it, or name another" in apart.stderr
+        assert not Path("nowhere").exists()
     empty = CliRunner().invoke(main, ["export", str(path), *words[:4], "--store", "nowhere"])
     assert empty.exit_code == 2
     assert "nothing to export" in empty.stderr

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import pickle
 import re
 import sys
@@ -26,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from pydantic import PydanticUserError
+from pydantic import PydanticUndefinedAnnotation, PydanticUserError
 
 from pipeline.catalogue.code.data import record_open
 from pipeline.catalogue.code.imported import uncovered
@@ -42,7 +43,12 @@ from pipeline.catalogue.code.known import (
     source_file,
 )
 from pipeline.catalogue.code.libraries import library_version
-from pipeline.catalogue.code.members import not_class_variable
+from pipeline.catalogue.code.members import (
+    SUPPORTED,
+    annotated_with,
+    not_class_variable,
+    unsupported,
+)
 from pipeline.problems import BadInput, shown, suggestion
 from pipeline.problems.sanitize import clean
 from tasks.defenses.base import Defense
@@ -197,7 +203,7 @@ def _from_file(path: Path) -> ModuleType:
     except BadInput:
         raise
     except PydanticUserError as error:
-        raise BadInput(f"{place_of(error) or code.place}: {_misdeclared(error)}") from error
+        raise BadInput(_misdeclared(error, code)) from error
     except ModuleNotFoundError as error:
         raise BadInput(
             f"{place_of(error) or code.place}: {error}; it has to be installed, or in a folder of "
@@ -210,13 +216,22 @@ def _from_file(path: Path) -> ModuleType:
         ) from error
 
 
-def _misdeclared(error: PydanticUserError) -> str:
-    """What is wrong with the declaration of a class, in a line."""
+def _misdeclared(error: PydanticUserError, code: OwnCode) -> str:
+    """What is wrong with the declaration of a class, in a line with its place."""
+    place = place_of(error) or code.place
+    if error.code == "schema-for-unknown-type":
+        kind = re.search(r"schema for (?:<class ')?([\w.]+)", error.message)
+        text = source_file(code.module).read_bytes() if code.text is None else code.text
+        name, line = kind[1] if kind else "", place.rpartition(":")[2]
+        found = annotated_with(text, int(line), name.rpartition(".")[2]) if line.isdigit() else None
+        which = f"{code.place}:{found[1]}: {found[0]}" if found else place
+        return f"{which}: the type {name} is not supported; {SUPPORTED}"
     named = re.match(r"A non-annotated attribute was detected: `(\w+) = |Field '(\w+)'", str(error))
     if error.code not in {"model-field-missing-annotation", "model-field-overridden"} or not named:
-        return clean(error.message)
+        return f"{place}: {clean(error.message)}"
     name = named[1] or named[2]
-    return f"{name} has no type; a parameter is declared with one, such as `{name}: float = 0.1`"
+    example = f"`{name}: float = 0.1`"
+    return f"{place}: {name} has no type; a parameter is declared with one, such as {example}"
 
 
 class _OwnFiles(MetaPathFinder, Loader):
@@ -278,6 +293,10 @@ def _from_package(name: str) -> ModuleType:
     try:
         with _covered(name, () if code is None else code.modules):
             module = importlib.import_module(name)
+    except PydanticUserError as error:
+        if code is None:
+            raise
+        raise BadInput(_misdeclared(error, code)) from error
     except SystemExit as error:
         raise BadInput(f"module '{name}' ends the program where it is imported") from error
     except ImportError as error:
@@ -316,12 +335,30 @@ def _mark(module: ModuleType, digest: str, text: str | bytes) -> None:
     uses_rows = _transforms(text)
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, Spec) and _is_of(value, module):
+            _check_types(value)
             if meant := not_class_variable(value):
                 place, line = declared_at(value, meant[0]) or (module.__name__, 1)
                 raise BadInput(f"{place}:{line}: {meant[0]} is no parameter; write `{meant[1]}`")
             value.source_digest = digest
             if issubclass(value, Defense) and value.__qualname__ in uses_rows:
                 value.without_chance = not uses_rows[value.__qualname__]
+
+
+def _check_types(cls: type[Spec]) -> None:
+    """Raise BadInput for a parameter whose type is not defined, or whose values have no digest."""
+
+    def at(name: str) -> str:
+        place, line = declared_at(cls, name) or (cls.__module__, 1)
+        return f"{place}:{line}: {cls.__name__}"
+
+    try:
+        cls.model_rebuild()  # names that annotations use may be defined below the class
+    except PydanticUndefinedAnnotation as error:
+        raise BadInput(f"{at('')}: the type {error.name} of a parameter is not defined") from error
+    for name, declared in cls.model_fields.items():
+        if (kind := unsupported(declared.annotation)) is not None:
+            words = inspect.formatannotation(kind).replace(f"{cls.__module__}.", "")
+            raise BadInput(f"{at(name)}.{name}: the type {words} is not supported; {SUPPORTED}")
 
 
 def _transforms(text: str | bytes) -> dict[str, bool]:

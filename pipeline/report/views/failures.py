@@ -224,7 +224,7 @@ def _answers(cell: Cell, per_image: PerImage) -> Answers | None:
 
 
 def _by_class(cell: Cell, after: Answers, before: Answers | None) -> list[ClassRate]:
-    names = getattr(cell.dataset_spec, "class_names", None)
+    names = cell.class_names
     rates = []
     for label in range(cell.dataset_spec.classes):
         own = after.labels == label
@@ -233,7 +233,7 @@ def _by_class(cell: Cell, after: Answers, before: Answers | None) -> list[ClassR
             rates.append(
                 ClassRate(
                     label,
-                    str(names[label]) if names else str(label),
+                    names[label] if names else str(label),
                     int(own.sum()),
                     None if known is None or not len(known) else 100 * float(known.mean()),
                     100 * float(after.right[own].mean()),
