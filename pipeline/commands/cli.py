@@ -6,6 +6,8 @@ error, 130 stopped early. The help of `run`, `compare` and `judge` has the detai
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import sys
 import traceback
@@ -134,6 +136,8 @@ def main() -> None:
     pipeline why CELL --grid demo     show why
     pipeline compare                  show what changed since the run before
     """
+    # the collection of all objects of torch, MLflow and the like would take more than a second
+    atexit.register(gc.freeze)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # an encoding other than UTF-8 lacks characters of the tables
         sys.stdout.reconfigure(errors="replace")
