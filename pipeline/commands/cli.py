@@ -125,6 +125,13 @@ def _check_start(ctx: click.Context) -> None:
         raise BadInput("--from needs --force")
 
 
+def _end_sooner() -> None:
+    """Leave out the last collection of garbage: of torch, MLflow and the like it takes seconds."""
+    # triton, which is loaded to compile a network, reports all that is not collected
+    if "triton" not in sys.modules:
+        gc.freeze()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pipeline")
 def main() -> None:
@@ -136,8 +143,7 @@ def main() -> None:
     pipeline why CELL --grid demo     show why
     pipeline compare                  show what changed since the run before
     """
-    # the collection of all objects of torch, MLflow and the like would take more than a second
-    atexit.register(gc.freeze)
+    atexit.register(_end_sooner)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # an encoding other than UTF-8 lacks characters of the tables
         sys.stdout.reconfigure(errors="replace")
