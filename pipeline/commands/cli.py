@@ -6,6 +6,8 @@ error, 130 stopped early. The help of `run`, `compare` and `judge` has the detai
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import sys
 import traceback
@@ -124,6 +126,13 @@ def _check_start(ctx: click.Context) -> None:
         raise BadInput("--from needs --force")
 
 
+def _end_sooner() -> None:
+    """Leave out the last collection of garbage: of torch, MLflow and the like it takes seconds."""
+    # triton, which is loaded to compile a network, reports all that is not collected
+    if "triton" not in sys.modules:
+        gc.freeze()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pipeline")
 def main() -> None:
@@ -135,6 +144,7 @@ def main() -> None:
     pipeline why CELL --grid demo     show why
     pipeline compare                  show what changed since the run before
     """
+    atexit.register(_end_sooner)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # an encoding other than UTF-8 lacks characters of the tables
         sys.stdout.reconfigure(errors="replace")

@@ -75,6 +75,39 @@ def stopping(say: Callable[[str], object]) -> Iterator[None]:
 
 
 @contextmanager
+def deferred() -> Iterator[None]:
+    """Context manager: what the signals' handlers raise in the block is raised after it.
+
+    Handlers that the block installs do not remain.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    raised: list[BaseException] = []
+
+    def holding(handler: Callable[[int, FrameType | None], object]) -> Callable[..., None]:
+        def hold(number: int, frame: FrameType | None) -> None:
+            try:
+                handler(number, frame)
+            except BaseException as error:  # noqa: BLE001  it is raised after the block
+                raised.append(error)
+
+        return hold
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: handler for number, handler in before.items() if callable(handler)}
+    for number, handler in handlers.items():
+        signal.signal(number, holding(handler))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if raised:
+        raise raised[0]
+
+
+@contextmanager
 def interruptible() -> Iterator[None]:
     """Context manager: a Ctrl-C that nobody else handles raises Interrupted."""
 

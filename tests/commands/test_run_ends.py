@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +166,15 @@ def test_a_run_whose_reader_is_gone_is_finished_in_mlflow(
     (parent,) = parents(folder)
     assert parent.info.status == "FINISHED"
     assert Path("reports/tiny/index.html").is_file()
+
+
+def test_the_objects_of_a_program_that_ends_are_not_collected() -> None:
+    # what is registered first runs last
+    script = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "from pipeline.commands.cli import main\n"
+        "main(['list', 'grids'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    assert done.stdout.splitlines()[-1] == b"True"

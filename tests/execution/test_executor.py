@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -24,6 +26,7 @@ from pipeline.execution.executors.base import Smaller, silent_for
 from pipeline.execution.executors.ray import RayExecutor, _no_answer, begin
 from pipeline.execution.executors.worker import Mailbox, look, perform_remotely
 from pipeline.execution.settings import KindSettings, Settings
+from pipeline.execution.signals import Interrupted, stopping
 from pipeline.execution.work import evaluate as node_work
 from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.graph import Node
@@ -232,6 +235,38 @@ def executor(cluster: Cluster, tmp_path: Path, **settings: Any) -> RayExecutor:
         patch.setattr(ray_executor, "_prepare_environment", lambda address: None)
         patch.setattr(tempfile, "tempdir", str(tmp_path))
         return RayExecutor(Store(tmp_path / "store"), Settings(**settings), print)
+
+
+def test_ctrl_c_while_ray_starts_waits_for_it_and_stops_it(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    class Starting(Cluster):
+        def init(self, **_: object) -> None:
+            # as Ray does
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+            signal.raise_signal(signal.SIGINT)
+            calls.append("started")
+
+        def shutdown(self) -> None:
+            calls.append("stopped")
+
+    with stopping(calls.append):
+        ours = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            executor(Starting([]), tmp_path)
+        assert signal.getsignal(signal.SIGTERM) is ours
+    assert calls == ["stopping in order; once more stops at once", "started", "stopped"]
+    assert not list(tmp_path.glob("pipeline-code-*"))
+
+
+def test_the_user_is_told_that_ray_takes_long_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = executor(Cluster([]), tmp_path)
+    monkeypatch.setattr(ray_executor, "TOLD_S", 0.01)
+    monkeypatch.setattr(Cluster, "shutdown", lambda _: time.sleep(0.5))
+    ray.close()
+    assert capsys.readouterr().err == "stopping Ray\n"
 
 
 def test_a_lost_worker_s_node_is_tried_again_after_pauses_that_double(

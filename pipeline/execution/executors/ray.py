@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline.execution.executors.base import Report, Smaller, silent_for
 from pipeline.execution.executors.machines import Machines
 from pipeline.execution.executors.worker import Machine, Mailbox, look, perform_remotely
 from pipeline.execution.settings import Settings
+from pipeline.execution.signals import deferred
 from pipeline.grid.graph import Node
 from pipeline.plan.words import counted
 from pipeline.problems import BadInput, reason_of
@@ -35,6 +37,9 @@ PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 LOOK_S = 300.0
 """Timeout for all machines together to start a worker and check the store."""
+TOLD_S = 2.0
+"""Time after which the user is told that Ray is still stopping. Its processes get up to a second
+each to end by themselves."""
 SLOW_START = "timed out during startup"
 """Part of Ray's message if its own processes needed too long to start."""
 CONNECT_S = 5.0
@@ -75,26 +80,31 @@ class RayExecutor:
         self._settings = Smaller(settings)
         self._report = report
         self._until = until
-        self._code = Path(tempfile.mkdtemp(prefix="pipeline-code-"))
-        _copy_code(self._code)
         own = {
             "num_cpus": workers,
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
-        try:
-            begin(
-                self._ray,
-                # never connect implicitly to a cluster that a leftover file or variable points to
-                address=address or "local",
-                runtime_env={"working_dir": str(self._code)},
-                log_to_driver=False,
-                configure_logging=False,
-                **({} if address else own),
-            )
-        except Exception as error:  # noqa: BLE001  Ray raises bare ones, too
-            shutil.rmtree(self._code, ignore_errors=True)
-            raise _no_answer(address, error) from None
+        # Ray packs the folder while it connects and does not read it afterwards
+        with tempfile.TemporaryDirectory(prefix="pipeline-code-") as code:
+            _copy_code(Path(code))
+            try:
+                # an interrupted start would leave processes of a local Ray behind
+                with deferred():
+                    begin(
+                        self._ray,
+                        # never connect to a cluster that a leftover file or variable points to
+                        address=address or "local",
+                        runtime_env={"working_dir": code},
+                        log_to_driver=False,
+                        configure_logging=False,
+                        **({} if address else own),
+                    )
+            except Exception as error:  # noqa: BLE001  Ray raises bare ones, too
+                raise _no_answer(address, error) from None
+            except BaseException:
+                self._ray.shutdown()
+                raise
         self._where = address or "local"
         self._task = self._ray.remote(perform_remotely)
         self._mailbox = self._ray.remote(Mailbox).options(num_cpus=0, max_restarts=-1).remote()
@@ -298,8 +308,13 @@ class RayExecutor:
         """
         self._running.clear()
         self._later.clear()
-        self._ray.shutdown()
-        shutil.rmtree(self._code, ignore_errors=True)
+        stopping = threading.Timer(TOLD_S, sys.stderr.write, ["stopping Ray\n"])
+        stopping.start()
+        try:
+            with deferred():
+                self._ray.shutdown()
+        finally:
+            stopping.cancel()
 
 
 def cluster_summary(address: str) -> str:
