@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import os
 import re
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -29,6 +28,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pipeline.problems import BadInput, Unwritable, reason_of, suggestion
 from pipeline.store.backend import FileInfo, draft_folder
+from pipeline.store.bucket_cache import BucketCache
 from pipeline.store.files import CACHE, cache_folder
 from pipeline.store.records import META
 
@@ -50,10 +50,6 @@ CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 CACHE_GB = 20.0
-IN_USE_S = 600.0
-"""Cached files used within this time are not evicted, since they may be about to be opened."""
-ABANDONED_S = 86_400.0
-"""A draft older than this was left by a process that was killed; any other may await its upload."""
 CONNECT = timedelta(seconds=10)
 SILENCE = timedelta(seconds=60)
 """Read timeout: how long a server may pause within a response."""
@@ -99,14 +95,13 @@ class Bucket:
         self._name = parts.netloc
         self._prefix = "/".join(filter(None, parts.path.split("/")))
         self._given = given
-        self._bound = 1e9 * _number("cache_gb", given.get("cache_gb", str(CACHE_GB)))
+        bound = 1e9 * _number("cache_gb", given.get("cache_gb", str(CACHE_GB)))
         place = given.get("cache")
         folder = Path(place).expanduser() / CACHE if place else cache_folder()
         whose = given.get("account", "") if self._scheme == "az" else given.get("endpoint")
         root = self._root if self._scheme == "s3" else f"{self._scheme}://{self._root}"
         name = hashlib.sha256(f"{whose} {root}".encode()).hexdigest()[:16]
-        self._cache = folder.resolve() / name
-        self._unseen = self._bound  # bytes cached since the last eviction
+        self._cache = BucketCache(folder.resolve() / name, bound)
         self._objects = _client(
             self._scheme,
             self._name,
@@ -137,11 +132,11 @@ class Bucket:
                     f"store {self.address}: the server does not honour conditional writes "
                     "(If-None-Match), so that of two writers both would win"
                 )
-            self._cache.mkdir(parents=True, exist_ok=True)
+            self._cache.folder.mkdir(parents=True, exist_ok=True)
         except Unwritable as problem:
             raise BadInput(str(problem)) from None
         except OSError as error:
-            what = f"cache {self._cache}: cannot be written to"
+            what = f"cache {self._cache.folder}: cannot be written to"
             raise BadInput(f"{what}: {reason_of(error)}") from None
         finally:
             with contextlib.suppress(Unwritable):
@@ -181,7 +176,7 @@ class Bucket:
 
         with self.writing():
             obstore.put(self._objects, self._place(key), draft, chunk_size=CHUNK)
-        self._keep(draft, key)
+        self._cache.keep(draft, key)
 
     def create(self, draft: Path, key: str) -> None:
         """See `Backend.create`."""
@@ -203,22 +198,19 @@ class Bucket:
 
     def path(self, key: str, *, fresh: bool = False) -> Path:
         """See `Backend.path`: a cached copy, downloaded once for this machine."""
-        # imported here, since machines that use no bucket may not have it
         import obstore
-        from filelock import FileLock
 
-        copy = self._cache / "files" / key
-        if not fresh and _used(copy):
+        copy = self._cache.place(key)
+        if not fresh and self._cache.has(key):
             return copy
-        lock = hashlib.sha256(key.encode()).hexdigest()[:2]
-        with self.scratch() as scratch, FileLock(self._cache / f"lock-{lock}"):
-            if fresh or not _used(copy):
+        with self.scratch() as scratch, self._cache.lock(key):
+            if fresh or not self._cache.has(key):
                 draft = scratch / "copy"
                 found = obstore.get(self._objects, self._place(key))
                 with draft.open("wb") as sink:
                     for chunk in found.stream(min_chunk_size=CHUNK):
                         sink.write(chunk)
-                self._keep(draft, key)
+                self._cache.keep(draft, key)
         return copy
 
     def find(self, pattern: str) -> Iterator[FileInfo]:
@@ -290,12 +282,12 @@ class Bucket:
                 # another process may delete it at the same time
                 with contextlib.suppress(FileNotFoundError):
                     obstore.delete(self._objects, self._place(entry.key))
-                (self._cache / "files" / entry.key).unlink(missing_ok=True)
+                self._cache.drop(entry.key)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """See `Backend.scratch`: a folder in the cache."""
-        with self.writing(), draft_folder(self._cache / "scratch") as place:
+        with self.writing(), draft_folder(self._cache.scratch) as place:
             yield place
 
     @contextlib.contextmanager
@@ -316,35 +308,6 @@ class Bucket:
 
     def _place(self, key: str) -> str:
         return "/".join(filter(None, [self._prefix, key]))
-
-    def _keep(self, draft: Path, key: str) -> None:
-        """Move a file into the cache, and evict others from time to time."""
-        copy = self._cache / "files" / key
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        self._unseen += draft.stat().st_size
-        draft.replace(copy)
-        _used(copy)
-        if self._unseen > self._bound / 20:
-            self._unseen = 0.0
-            self._make_room()
-
-    def _make_room(self) -> None:
-        """Evict the least recently used files until the cache is within its limit."""
-        total, idle = 0, []
-        for name, age in (("files", IN_USE_S), ("scratch", ABANDONED_S)):
-            # not Path.glob, which fails if another process deletes its draft folder meanwhile
-            for folder, _, files in os.walk(self._cache / name):
-                for path in (Path(folder) / file for file in files):
-                    with contextlib.suppress(FileNotFoundError):
-                        status = path.stat()
-                        total += status.st_size
-                        if status.st_mtime <= time.time() - age:
-                            idle.append((status.st_mtime, status.st_size, path))
-        for _, size, path in sorted(idle):
-            if total <= self._bound:
-                return
-            path.unlink(missing_ok=True)
-            total -= size
 
 
 @cache
@@ -406,18 +369,6 @@ def _profile() -> Any:
             f"{CREDENTIALS['s3']}"
         ) from None
     return Boto3CredentialProvider()
-
-
-def _used(copy: Path) -> bool:
-    """Update the time of use of a cached file; False if it does not exist."""
-    try:
-        os.utime(copy)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        # another user's copy, in a cache that users share
-        return os.access(copy, os.R_OK)
-    return True
 
 
 def _number(name: str, text: str) -> float:

@@ -32,7 +32,7 @@ from obstore.store import S3Store
 from pipeline.execution.work import unfinished as partial_state
 from pipeline.grid.graph import Node
 from pipeline.problems import BadInput, Unwritable
-from pipeline.store import bucket as bucket_module
+from pipeline.store import bucket_cache
 from pipeline.store.bucket import Bucket
 from pipeline.store.garbage import DAY_S, collectable, remove
 from pipeline.store.layout import MARKER
@@ -145,7 +145,7 @@ def test_another_users_copy_is_used_if_it_can_be_read(
 
     monkeypatch.setattr(os, "utime", refuse)
     monkeypatch.setattr(os, "access", lambda *_: readable)
-    assert bucket_module._used(tmp_path) is readable
+    assert bucket_cache._used(tmp_path) is readable
 
 
 @pytest.mark.slow
@@ -248,7 +248,7 @@ def test_the_copies_of_a_machine_are_bounded_and_those_in_use_stay(
         put(store, node, a=str(node.digest[0]) * 2000)
     # all were just in use, and so may be about to be opened
     assert len(copies(tmp_path / "cache")) == 4
-    monkeypatch.setattr(bucket_module, "IN_USE_S", 0.0)
+    monkeypatch.setattr(bucket_cache, "IN_USE_S", 0.0)
     for age, path in enumerate(sorted(copies(tmp_path / "cache"))):
         os.utime(path, (time.time() - 100 - age,) * 2)
     drafts = next((tmp_path / "cache").rglob("files")).parent / "scratch"
