@@ -200,7 +200,7 @@ class _Builder:
             adaptive_shard=entry.adaptive_shard,
             attack_note=note,
             members=parts.members,
-            class_names=self._ingredients.class_names(parts.dataset),
+            class_names=self.choices.class_names(parts.dataset),
             dataset_spec=dataset_spec,
             model_spec=model.resolved(parts.spec, problem),
             attack_spec=attack_spec,

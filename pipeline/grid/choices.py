@@ -55,6 +55,10 @@ class Choices:
         """The spec of an existing data set, and its files on this machine."""
         return self._ingredients.dataset(name)
 
+    def class_names(self, dataset: str) -> tuple[str, ...] | None:
+        """Names of a data set's classes, in the order of the labels; None if they are numbers."""
+        return self._ingredients.class_names(dataset)
+
     def problem(self, parts: ModelParts, epsilon: float) -> Problem:
         """The problem of a model's data set, which defaults of attacks and defenses depend on.
 
