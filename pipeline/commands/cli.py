@@ -50,6 +50,7 @@ from pipeline.commands.options import (
     weights_places,
 )
 from pipeline.commands.store import store_commands
+from pipeline.commands.streams import keep_streams
 from pipeline.execution.signals import STOPPED
 from pipeline.grid.kinds import FORCE_STARTS, ForceStart
 from pipeline.problems import BadInput, Unwritable, reader_gone, suggestion, unreachable
@@ -143,6 +144,7 @@ def main() -> None:
     pipeline why CELL --grid demo     show why
     pipeline compare                  show what changed since the run before
     """
+    keep_streams()
     atexit.register(_end_sooner)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # an encoding other than UTF-8 lacks characters of the tables
