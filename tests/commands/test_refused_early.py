@@ -93,3 +93,14 @@ def test_doctor_finds_that_a_store_cannot_be_created(folder: Path) -> None:
     assert result.exit_code == 1
     there = f"{folder}/file"
     assert f"{there}/store cannot be created: {there} is no folder" in result.output
+
+
+def test_only_kinds_of_node_that_the_grid_uses_have_to_get_their_gpus(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+    monkeypatch.setattr(
+        "pipeline.commands.session.Starter", lambda **how: asked.append(how["kinds"])
+    )
+    CliRunner().invoke(main, [*RUN, "--only", "attack=clean", "--only", "defense=none"])
+    assert asked == [{"train", "defend", "score"}]

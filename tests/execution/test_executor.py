@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipeline.execution.signals import Interrupted, stopping
 from pipeline.execution.work import kinds as node_work
 from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.graph import Node
+from pipeline.grid.kinds import NODE_KINDS, NodeKind
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
 from tasks.progress import Progress
@@ -228,13 +230,15 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def executor(cluster: Cluster, tmp_path: Path, **settings: Any) -> RayExecutor:
+def executor(
+    cluster: Cluster, tmp_path: Path, used: Collection[NodeKind] = NODE_KINDS, **settings: Any
+) -> RayExecutor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_executor, "_ray", lambda: cluster)
         patch.setattr(ray_executor, "_copy_code", lambda folder: None)
         patch.setattr(ray_executor, "_prepare_environment", lambda address: None)
         patch.setattr(tempfile, "tempdir", str(tmp_path))
-        return RayExecutor(Store(tmp_path / "store"), Settings(**settings), print)
+        return RayExecutor(Store(tmp_path / "store"), Settings(**settings), print, kinds=used)
 
 
 def test_ctrl_c_while_ray_starts_waits_for_it_and_stops_it(tmp_path: Path) -> None:
@@ -449,6 +453,7 @@ def test_more_gpus_than_any_machine_has_are_refused(tmp_path: Path, pauses: list
     with pytest.raises(BadInput, match=said):
         executor(several, tmp_path, kinds=kinds)
     executor(several, tmp_path, kinds=kinds, device="cpu")
+    executor(several, tmp_path, kinds=kinds, used=("train",))
     later = Cluster([])
     ray = executor(later, tmp_path, kinds=kinds)
     later.machines = several.machines

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from typing import Any
 
 from pipeline.execution.settings import KindSettings, Settings
+from pipeline.grid.kinds import NodeKind
 from pipeline.problems import BadInput
 
 KEPT_S = 5.0
@@ -22,11 +24,13 @@ class Machines:
     Args:
         ray: The module, connected to the cluster.
         settings: Settings of the run.
+        kinds: The kinds of node that the run may compute; other kinds' settings do not matter.
     """
 
-    def __init__(self, ray: Any, settings: Settings) -> None:
+    def __init__(self, ray: Any, settings: Settings, kinds: Collection[NodeKind]) -> None:
         self._ray = ray
-        self._kinds = settings.kinds if settings.device != "cpu" else {}
+        used = {name: kind for name, kind in settings.kinds.items() if name in kinds}
+        self._kinds = used if settings.device != "cpu" else {}
         self._found: list[tuple[int, float]] = []
         self._until = -math.inf
         self._grown = False

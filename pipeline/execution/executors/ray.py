@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pipeline.execution.executors.worker import Machine, Mailbox, look, perform_
 from pipeline.execution.settings import Settings
 from pipeline.execution.signals import deferred
 from pipeline.grid.graph import Node
+from pipeline.grid.kinds import NODE_KINDS, NodeKind
 from pipeline.plan.words import counted
 from pipeline.problems import BadInput, reason_of
 from pipeline.store.store import Store
@@ -69,6 +71,7 @@ class RayExecutor:
         address: str | None = None,
         workers: int | None = None,
         until: float | None = None,
+        kinds: Collection[NodeKind] = NODE_KINDS,
     ) -> None:
         if address is not None:
             ask_port(address)
@@ -120,7 +123,7 @@ class RayExecutor:
         self._given_up: list[str] = []
         """Reasons of workers that ended on their own, not yet matched to a task lost with one."""
         try:
-            self._machines = Machines(self._ray, settings)
+            self._machines = Machines(self._ray, settings, kinds)
             if address is not None:
                 self._look_at_machines()
         except BaseException:
