@@ -462,6 +462,33 @@ def test_more_gpus_than_any_machine_has_are_refused(tmp_path: Path, pauses: list
         ray.submit(NODE)
 
 
+def test_a_node_that_waits_for_a_machine_that_was_lost_is_told_and_asks_for_less(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    large, small = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 2.0}
+    cluster = Cluster([], machines=[large, small], busy=pauses)
+    ray = executor(cluster, tmp_path, kinds={"craft": KindSettings(threads=8, gpus=2)})
+    ray.submit(NODE, replace=True)
+    assert ray.next(ray_executor.UNPLACED_S + 9) is None
+    cluster.machines = [small, {"CPU": 4.0, "GPU": 1.0}]
+    waiting = Retry(
+        NODE.digest,
+        "waiting for a machine with 8 CPUs and 2 GPUs; the largest has 4 CPUs and 1 GPU",
+    )
+    # as long as there are GPUs, the kind has to have its own
+    assert [ray.next(), ray.next()] == [waiting, waiting]
+    assert cluster.cancelled == []
+    cluster.machines = [small]
+    assert isinstance(ray.next(), Retry)
+    assert ray.next(2 * ray_executor.UNPLACED_S) is None
+    assert [(each["num_cpus"], each["num_gpus"]) for each in cluster.submitted] == [
+        (8, 2.0),
+        (2, 0),
+    ]
+    assert all(each["replace"] for each in cluster.submitted)
+    assert cluster.cancelled == [1]
+
+
 def test_a_machine_tells_whether_it_sees_the_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.backend.write("scratch/token", b"token")
