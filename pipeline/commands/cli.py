@@ -509,9 +509,10 @@ def report(
     """
     from click.core import ParameterSource
 
-    from pipeline.commands.report import report_grid
+    from pipeline.commands.report import check_folder, report_grid
 
     view = stored_grid_from(chosen)
+    check_folder(reports / view.grid.name)
     if ctx.get_parameter_source("store") is not ParameterSource.DEFAULT:
         view.store.backend.check()  # a typing error would replace a report by an empty one
     reported = report_grid(

@@ -78,7 +78,11 @@ def test_a_folder_of_reports_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("words", [RUN, JUDGE])
-def test_a_store_that_cannot_be_written_is_bad_input(words: list[str], folder: Path) -> None:
+def test_a_store_that_cannot_be_written_is_bad_input_before_the_contract_is_checked(
+    words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.commands.session.contract_verdict", None)
+    monkeypatch.setattr("pipeline.commands.judge.contract_verdict", None)
     (folder / "file").touch()
     result = CliRunner().invoke(main, [*words, "--inline", "--store", "file/store"])
     assert result.exit_code == 2

@@ -196,3 +196,10 @@ def test_a_run_whose_messages_cannot_be_written_computes_its_cells(
     (parent,) = parents(folder)
     assert parent.info.status == "FINISHED"
     assert Path("reports/tiny/index.html").is_file()
+
+
+def test_a_report_that_can_no_longer_be_written_is_no_wrong_usage(folder: Path) -> None:
+    Path("reports/tiny/index.html").mkdir(parents=True)
+    result = run()
+    assert result.exit_code == 1
+    assert "error: reports reports/tiny: is a directory" in result.stderr
