@@ -103,9 +103,8 @@ def run(
     from pipeline.observers.progress import make_progress
 
     session.check_code()
-    told = session.check_contracts()
-    told += filter(None, [session.store.prepare()])
-    for line in told:
+    adopted = session.store.prepare()
+    for line in (*session.check_contracts(), *filter(None, [adopted])):
         Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
     observers: list[Observer] = [make_progress(Console(stderr=True), quiet=False)] * progress
     try:

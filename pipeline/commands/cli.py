@@ -51,6 +51,7 @@ from pipeline.commands.options import (
     written_file_argument,
 )
 from pipeline.commands.store import store_commands
+from pipeline.commands.streams import keep_streams
 from pipeline.execution.signals import STOPPED
 from pipeline.grid.kinds import FORCE_STARTS, ForceStart
 from pipeline.problems import BadInput, Unwritable, reader_gone, suggestion, unreachable
@@ -144,6 +145,7 @@ def main() -> None:
     pipeline why CELL --grid demo     show why
     pipeline compare                  show what changed since the run before
     """
+    keep_streams()
     atexit.register(_end_sooner)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # an encoding other than UTF-8 lacks characters of the tables
@@ -508,9 +510,10 @@ def report(
     """
     from click.core import ParameterSource
 
-    from pipeline.commands.report import report_grid
+    from pipeline.commands.report import check_folder, report_grid
 
     view = stored_grid_from(chosen)
+    check_folder(reports / view.grid.name)
     if ctx.get_parameter_source("store") is not ParameterSource.DEFAULT:
         view.store.backend.check()  # a typing error would replace a report by an empty one
     reported = report_grid(

@@ -38,6 +38,7 @@ from pipeline.problems import BadInput
 from pipeline.report.views.verdict_row import BARE
 from pipeline.report.views.verdicts import Conclusion, conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
+from pipeline.store.store import Store
 from tasks.attacks.adaptive import Adaptive
 from tasks.evaluation.verdicts import FALLEN
 
@@ -84,6 +85,8 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
     name = catalogue.add("defenses", asked.defense)
     models = list(dict.fromkeys(catalogue.add("models", each) for each in asked.models))
     grid = _Judged(catalogue, asked, name, models, command, here=options.address is None)
+    if adopted := Store(asked.store).prepare():
+        say(adopted, err=True)
     grid.check()
 
     def left() -> float:

@@ -17,7 +17,7 @@ from pipeline.commands.view import StoredGrid
 from pipeline.grid.cells import Grid
 from pipeline.observers.tracking.results import Results
 from pipeline.observers.tracking.server import name_in_ledger
-from pipeline.problems import BadInput, Unwritable, reader_gone, unwritable
+from pipeline.problems import BadInput, Unwritable, reader_gone, reason_of, unwritable
 from pipeline.report.scores import Scores
 from pipeline.report.views.verdicts import conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
@@ -36,12 +36,12 @@ class Reported:
     Attributes:
         page: Path of the report's page; None if no files were written.
         doubts: Warnings about the grid's models and attacks, one line each.
-        unread: Whether the reader of stdout was gone before everything was printed.
+        unread: Why not everything could be printed on stdout; None if it was.
     """
 
     page: Path | None
     doubts: Sequence[str]
-    unread: bool = False
+    unread: str | None = None
 
 
 def report_grid(
@@ -75,7 +75,7 @@ def report_grid(
     links = _links(view, uri)
     scores = known_scores(view, finished)
     doubts = [doubt.line for doubt in scores.doubts]
-    page, trouble, unread = None, None, False
+    page, trouble, unread = None, None, None
     try:
         page = _files(view, scores, reports, links, again)
     except (BadInput, Unwritable) as error:
@@ -85,18 +85,21 @@ def report_grid(
             _answer(view.grid, scores, finished, doubts, judged)
         else:
             _print(view, scores, judged)
-    except (BrokenPipeError, SystemExit) as error:
-        if not reader_gone(error):
+    except (OSError, SystemExit) as error:
+        if reader_gone(error):
+            unread = "the reader of stdout is gone"
+        elif isinstance(error, OSError):
+            unread = f"stdout cannot be written: {reason_of(error)}"
+        else:
             raise
         discard_stdout()
-        unread = True
     if trouble is not None:
         raise trouble
     return Reported(page, doubts, unread)
 
 
 def check_folder(folder: Path) -> None:
-    """Check before a run that a report's files can be written into a folder, without making it.
+    """Check in advance that a report's files can be written into a folder, without making it.
 
     Raises:
         BadInput: If they cannot.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shlex
@@ -54,7 +55,8 @@ def run_grid(
 
     def say(line: str) -> None:
         # not via the console, whose lock the interrupted code may hold
-        os.write(sys.stderr.fileno(), f"{line}\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), f"{line}\n".encode())
 
     with stopping(say):
         return _run_grid(session, options, only, again, judged, followed)
@@ -146,7 +148,7 @@ def _report(
     except (BadInput, Unwritable) as trouble:
         problems[str(trouble)] = 2 if isinstance(trouble, BadInput) else 1
     if reported.unread:
-        problems["the reader of stdout is gone"] = UNEXPECTED
+        problems[reported.unread] = UNEXPECTED
     if tracker is not None:
         tracker.finish(reported.page.parent if reported.page else None)
     server = NO_MLFLOW if tracker is None else _where_logged(tracker, uri)

@@ -198,6 +198,7 @@ class Session(StoredGrid):
             address=address,
             workers=workers,
             until=until,
+            kinds={node.kind for node in self.meant if not node.info.local},
         )
         run = Run(
             grid=self.grid,

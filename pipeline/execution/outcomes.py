@@ -25,6 +25,7 @@ from pipeline.plan.snapshot import Snapshot
 from pipeline.problems.sanitize import clean, shown_lines
 from pipeline.store.ledger import CellEntry, Ledger
 from pipeline.store.store import Store
+from pipeline.store.verify import still_damaged
 
 NOT_AGAIN = "not computed again before the run ended; the stored score is of an earlier run"
 """Reason for a missing score where the run was to replace the stored one."""
@@ -95,7 +96,8 @@ class Outcomes:
     def mend(self, failure: Failure, mended: set[str]) -> bool:
         """Handle a failure that was caused by a damaged or missing input.
 
-        An input is repaired twice at most. Nodes that find the same fault in one round count once,
+        Damage that a second look does not find is first read again. An input is repaired twice at
+        most. Nodes that find the same fault in one round count once,
         by `mended`.
 
         Returns:
@@ -109,7 +111,8 @@ class Outcomes:
             if self._damage[digest] > 2:
                 return False
             mended.add(digest)
-            if failure.gone:
+            first = self._damage[digest] == 1
+            if failure.gone or (first and not still_damaged(self.store, kind, digest)):
                 self.observers.notify(NodeRetried(self.graph[failure.digest], failure.reason))
             else:
                 self._put_aside(kind, digest, failure.reason)

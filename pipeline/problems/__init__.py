@@ -1,7 +1,6 @@
 """Error classes with one-line messages, and sanitising of text that is shown to people."""
 
 from pipeline.problems.errors import (
-    NO_ROOM,
     REFUSED,
     BadInput,
     Unwritable,
@@ -16,7 +15,6 @@ from pipeline.problems.errors import (
 )
 
 __all__ = [
-    "NO_ROOM",
     "REFUSED",
     "BadInput",
     "Unwritable",

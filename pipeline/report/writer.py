@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.grid.cells import Grid
-from pipeline.problems import NO_ROOM, BadInput, reason_of, writing_to
+from pipeline.problems import writing_to
 from pipeline.problems.sanitize import markdown
 from pipeline.report.formats.figures.drawings import (
     Drawing,
@@ -156,39 +156,34 @@ def write_report(
             follow from the scores, and are used in the page only.
 
     Raises:
-        BadInput: If the folder cannot be written.
-        Unwritable: If the disk is full.
+        Unwritable: If the folder cannot be written.
     """
     folder = _Folder(reports / grid.name)
-    try:
-        with writing_to(f"reports {folder.path}", NO_ROOM):
-            trained = trainings(grid, artifacts)
-            curves = training_drawing(trained, "training")
-            sections, verdicts, judged = _write_files(
-                grid, scores, folder, provenance or {}, artifacts, trained, curves
-            )
-            found = galleries(artifacts) if artifacts is not None else []
-            text = page_html(
-                grid,
-                scores,
-                sections,
-                found,
-                verdicts,
-                judged=judged,
-                failures=_failures(grid, scores, artifacts),
-                trainings=[training.words for training in trained],
-                curves=None
-                if curves is None
-                else Plot(folder.read("training.svg"), curves.alt, curves.caption),
-                provenance=provenance or {},
-                again=again,
-                links=links,
-            )
-            folder.text(PAGE, text)
-            folder.clear([section.stem for section in sections])
-    except OSError as error:
-        reason = reason_of(error)
-        raise BadInput(f"reports {folder.path}: cannot be written: {reason}") from None
+    with writing_to(f"reports {folder.path}", None):
+        trained = trainings(grid, artifacts)
+        curves = training_drawing(trained, "training")
+        sections, verdicts, judged = _write_files(
+            grid, scores, folder, provenance or {}, artifacts, trained, curves
+        )
+        found = galleries(artifacts) if artifacts is not None else []
+        text = page_html(
+            grid,
+            scores,
+            sections,
+            found,
+            verdicts,
+            judged=judged,
+            failures=_failures(grid, scores, artifacts),
+            trainings=[training.words for training in trained],
+            curves=None
+            if curves is None
+            else Plot(folder.read("training.svg"), curves.alt, curves.caption),
+            provenance=provenance or {},
+            again=again,
+            links=links,
+        )
+        folder.text(PAGE, text)
+        folder.clear([section.stem for section in sections])
     return folder.path / PAGE
 
 

@@ -73,7 +73,10 @@ class Leases:
         self._backend = backend
         self._run = uuid.uuid4().hex
         self._mine: set[str] = set()
+        self._unsure: set[str] = set()
+        """Claimed nodes of which this run may or may not hold the lease."""
         self._left: set[str] = set()
+        """Released nodes whose lease, if this run holds it, remains to be deleted."""
         self._owners: dict[tuple[str, float], str] = {}
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -88,6 +91,8 @@ class Leases:
             if not self._take(digest):
                 return False
         except REFUSALS:
+            # an answer that came too late leaves open whether the lease was created
+            self._unsure.add(digest)
             return True
         self._mine.add(digest)
         return True
@@ -97,6 +102,10 @@ class Leases:
         if digest in self._mine:
             self._mine.discard(digest)
             self._remove(digest)
+        elif digest in self._unsure:
+            self._left.add(digest)
+            self._remove_left()
+        self._unsure.discard(digest)
 
     def others(self) -> dict[str, Holder]:
         """The other live run that holds the lease of a node, by digest; empty if not known."""
@@ -156,9 +165,19 @@ class Leases:
         pid = os.getpid()
         holder = Holder(platform.node(), pid, process_mark(pid), time.time() + LASTS_S)
         self._backend.write(f"leases/runs/{self._run}", json.dumps(asdict(holder)).encode())
+        self._remove_left()
 
-        for left in self._left - self._mine:
-            self._remove(left)
+    def _remove_left(self) -> None:
+        """Delete what is left of this run's leases; another run's are kept."""
+        for digest in self._left - self._mine:
+            with contextlib.suppress(*REFUSALS):
+                if self._holds(digest):
+                    self._backend.remove(_folder(digest))
+                self._left.discard(digest)
+
+    def _holds(self, digest: str) -> bool:
+        highest = max(self._numbers(digest), default=None)
+        return highest is not None and self._owner(f"{_folder(digest)}/{highest}") == self._run
 
     def _remove(self, digest: str) -> None:
         """Delete the lease of a node, or try again at the next renewal."""

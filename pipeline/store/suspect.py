@@ -50,6 +50,27 @@ def suspects(store: Store, *, set_aside: bool = False) -> list[Suspect]:
         BadInput: If there is no store.
     """
     store.backend.check()
+    found = _found(store)
+    if set_aside and found:
+        # a record that could not be read for a moment makes others suspect
+        again = _found(store)
+        found = {key: inherited for key, inherited in found.items() if key in again}
+    cells = _cells(store)
+    ordered = sorted(found, key=lambda key: (key[0] == "score", *key))
+    return [
+        Suspect(
+            kind,
+            digest,
+            inherited=found[kind, digest],
+            cells=cells.get(digest, ()),
+            aside=store.set_aside(kind, digest) if set_aside else None,
+        )
+        for kind, digest in ordered
+    ]
+
+
+def _found(store: Store) -> dict[tuple[str, str], bool]:
+    """Whether each suspect artifact is suspect only because of its parents."""
     records = _records(store)
     direct = _direct(records)
     found = set(direct)
@@ -63,18 +84,7 @@ def suspects(store: Store, *, set_aside: bool = False) -> list[Suspect]:
             if child not in found:
                 found.add(child)
                 waiting.append(child)
-    cells = _cells(store)
-    ordered = sorted(found, key=lambda key: (key[0] == "score", *key))
-    return [
-        Suspect(
-            kind,
-            digest,
-            inherited=(kind, digest) not in direct,
-            cells=cells.get(digest, ()),
-            aside=store.set_aside(kind, digest) if set_aside else None,
-        )
-        for kind, digest in ordered
-    ]
+    return {key: key not in direct for key in found}
 
 
 def _records(store: Store) -> dict[tuple[str, str], Record]:

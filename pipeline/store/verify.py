@@ -13,9 +13,9 @@ from pipeline.problems import BadInput
 from pipeline.store import arrow
 from pipeline.store.ledger import read_invocation
 from pipeline.store.reading import Malformed, words
-from pipeline.store.records import META, Damaged, Record, content_of, parse_record
+from pipeline.store.records import META, Damaged, Gone, Record, content_of, parse_record
 from pipeline.store.recount import contradiction
-from pipeline.store.store import Store
+from pipeline.store.store import Store, folder_of
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,18 @@ def verify(
             tell(count, len(metas))
     found.damages += _beside(store)
     return found
+
+
+def still_damaged(store: Store, kind: str, digest: str) -> bool:
+    """Look at an artifact that was found damaged once more: a read may have failed only once."""
+    try:
+        # a new Store, which has not verified any file yet
+        _check(Store(store.backend), folder_of(kind, digest), kind, digest)
+    except Damaged as damaged:
+        return not isinstance(damaged, Gone)
+    except BadInput:
+        return False
+    return False
 
 
 def _beside(store: Store) -> Iterator[Damage]:

@@ -34,6 +34,18 @@ class Mine(Defense):
         return straight.through(pixels, (levels * pixels).round() / levels)
 """
 IN_TRANSFORM = f"{HEAD}{BODY.format(READ)}"
+APPENDED = f"""{HEAD}
+def levels_of(path):
+    with path.open("a+") as file:
+        file.seek(0)
+        return float(file.read())
+{BODY.format('levels_of(Path("levels.txt"))')}"""
+POOLED = f"""from concurrent.futures import ThreadPoolExecutor
+{HEAD}
+def levels_of(path):
+    with ThreadPoolExecutor(1) as pool:
+        return float(next(iter(pool.map(Path.read_text, [path]))))
+{BODY.format('levels_of(Path("levels.txt"))')}"""
 AT_IMPORT = f"{HEAD}LEVELS = {READ}\n{BODY.format('LEVELS')}"
 TEMPORARY = """(
             file := __import__("tempfile").NamedTemporaryFile("w+", delete=False),
@@ -53,12 +65,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("levels.txt").write_text("15", encoding="utf-8")
 
 
-@pytest.mark.parametrize("text", [IN_TRANSFORM, AT_IMPORT])
+@pytest.mark.parametrize("text", [IN_TRANSFORM, AT_IMPORT, APPENDED, POOLED])
 def test_a_file_that_a_defense_reads_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened_with(text).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
     # in a new process too, which only remembers the verdict
     monkeypatch.setattr(contract, "_known", {})
     monkeypatch.setattr(contract, "_tried", None)
+    assert opened_with(text).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
+
+
+def test_a_file_that_an_inherited_transform_reads_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inherited_levels.py").write_text(IN_TRANSFORM, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import inherited_levels\n\n\nclass Mine(inherited_levels.Mine):\n    pass\n"
     assert opened_with(text).check_contracts() == [NOTE.format("mine.py", "levels.txt")]
 
 

@@ -78,7 +78,11 @@ def test_a_folder_of_reports_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("words", [RUN, JUDGE])
-def test_a_store_that_cannot_be_written_is_bad_input(words: list[str], folder: Path) -> None:
+def test_a_store_that_cannot_be_written_is_bad_input_before_the_contract_is_checked(
+    words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.commands.session.contract_verdict", None)
+    monkeypatch.setattr("pipeline.commands.judge.contract_verdict", None)
     (folder / "file").touch()
     result = CliRunner().invoke(main, [*words, "--inline", "--store", "file/store"])
     assert result.exit_code == 2
@@ -93,3 +97,14 @@ def test_doctor_finds_that_a_store_cannot_be_created(folder: Path) -> None:
     assert result.exit_code == 1
     there = f"{folder}/file"
     assert f"{there}/store cannot be created: {there} is no folder" in result.output
+
+
+def test_only_kinds_of_node_that_the_grid_uses_have_to_get_their_gpus(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+    monkeypatch.setattr(
+        "pipeline.commands.session.Starter", lambda **how: asked.append(how["kinds"])
+    )
+    CliRunner().invoke(main, [*RUN, "--only", "attack=clean", "--only", "defense=none"])
+    assert asked == [{"train", "defend", "score"}]

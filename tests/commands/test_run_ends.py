@@ -178,3 +178,28 @@ def test_the_objects_of_a_program_that_ends_are_not_collected() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
     assert done.stdout.splitlines()[-1] == b"True"
+
+
+@pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full", "2>&- >&-", ">/dev/full"])
+def test_a_run_whose_messages_cannot_be_written_computes_its_cells(
+    folder: Path, stream: str
+) -> None:
+    words = "run --grid tiny --inline --only model=mixed --only attack=clean --only defense=none"
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pipeline {words} {stream}"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == (4 if stream == ">/dev/full" else 0)
+    if stream == ">/dev/full":
+        assert b"error: stdout cannot be written: no space left on device" in done.stderr
+    (parent,) = parents(folder)
+    assert parent.info.status == "FINISHED"
+    assert Path("reports/tiny/index.html").is_file()
+
+
+def test_a_report_that_can_no_longer_be_written_is_no_wrong_usage(folder: Path) -> None:
+    Path("reports/tiny/index.html").mkdir(parents=True)
+    result = run()
+    assert result.exit_code == 1
+    assert "error: reports reports/tiny: is a directory" in result.stderr

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipeline.execution.signals import Interrupted, stopping
 from pipeline.execution.work import evaluate as node_work
 from pipeline.execution.work.inputs import NodeInputs
 from pipeline.grid.graph import Node
+from pipeline.grid.kinds import NODE_KINDS, NodeKind
 from pipeline.problems import BadInput
 from pipeline.store.store import Store
 from tasks.progress import Progress
@@ -228,13 +230,15 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def executor(cluster: Cluster, tmp_path: Path, **settings: Any) -> RayExecutor:
+def executor(
+    cluster: Cluster, tmp_path: Path, used: Collection[NodeKind] = NODE_KINDS, **settings: Any
+) -> RayExecutor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_executor, "_ray", lambda: cluster)
         patch.setattr(ray_executor, "_copy_code", lambda folder: None)
         patch.setattr(ray_executor, "_prepare_environment", lambda address: None)
         patch.setattr(tempfile, "tempdir", str(tmp_path))
-        return RayExecutor(Store(tmp_path / "store"), Settings(**settings), print)
+        return RayExecutor(Store(tmp_path / "store"), Settings(**settings), print, kinds=used)
 
 
 def test_ctrl_c_while_ray_starts_waits_for_it_and_stops_it(tmp_path: Path) -> None:
@@ -449,12 +453,40 @@ def test_more_gpus_than_any_machine_has_are_refused(tmp_path: Path, pauses: list
     with pytest.raises(BadInput, match=said):
         executor(several, tmp_path, kinds=kinds)
     executor(several, tmp_path, kinds=kinds, device="cpu")
+    executor(several, tmp_path, kinds=kinds, used=("train",))
     later = Cluster([])
     ray = executor(later, tmp_path, kinds=kinds)
     later.machines = several.machines
     pauses.append(ray_machines.KEPT_S)
     with pytest.raises(BadInput, match=said):
         ray.submit(NODE)
+
+
+def test_a_node_that_waits_for_a_machine_that_was_lost_is_told_and_asks_for_less(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    large, small = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 2.0}
+    cluster = Cluster([], machines=[large, small], busy=pauses)
+    ray = executor(cluster, tmp_path, kinds={"craft": KindSettings(threads=8, gpus=2)})
+    ray.submit(NODE, replace=True)
+    assert ray.next(ray_executor.UNPLACED_S + 9) is None
+    cluster.machines = [small, {"CPU": 4.0, "GPU": 1.0}]
+    waiting = Retry(
+        NODE.digest,
+        "waiting for a machine with 8 CPUs and 2 GPUs; the largest has 4 CPUs and 1 GPU",
+    )
+    # as long as there are GPUs, the kind has to have its own
+    assert [ray.next(), ray.next()] == [waiting, waiting]
+    assert cluster.cancelled == []
+    cluster.machines = [small]
+    assert isinstance(ray.next(), Retry)
+    assert ray.next(2 * ray_executor.UNPLACED_S) is None
+    assert [(each["num_cpus"], each["num_gpus"]) for each in cluster.submitted] == [
+        (8, 2.0),
+        (2, 0),
+    ]
+    assert all(each["replace"] for each in cluster.submitted)
+    assert cluster.cancelled == [1]
 
 
 def test_a_machine_tells_whether_it_sees_the_store(tmp_path: Path) -> None:

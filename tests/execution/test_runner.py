@@ -204,6 +204,25 @@ def test_what_another_process_took_away_and_brought_back_is_not_set_aside(
     assert "craft" not in finished.computed
 
 
+def test_what_is_read_as_damaged_once_is_not_set_aside(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run(only=["cell=mixed/clean/none"])
+    checksum, looks = store_module._sha256, iter(range(2))
+
+    def flaky(path: Path) -> str:
+        # once for the file, once more for a copy that is not cached
+        damaged = path.name.startswith("weights") and next(looks, None) is not None
+        return "0" * 64 if damaged else checksum(path)
+
+    monkeypatch.setattr(store_module, "_sha256", flaky)
+    forget()
+    recorder, finished = tiny.run(only=["cell=mixed/clean/counter"])
+    assert not finished.missing
+    assert [type(event) for event in recorder.events].count(NodeRetried) == 1
+    assert recorder.set_aside() == []
+
+
 def test_what_cannot_be_read_at_this_moment_fails_its_node_and_stays(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from made_up_verdicts import grid_of
 from made_up_verdicts import scores_of as judged_scores
 
 from pipeline.grid.cells import Cell, Grid, Table
-from pipeline.problems import BadInput, Unwritable
+from pipeline.problems import Unwritable
 from pipeline.report.formats.frames import CELL_COLUMNS, results, table_values
 from pipeline.report.formats.markdown import page
 from pipeline.report.scores import Scores
@@ -328,7 +328,7 @@ def test_a_table_that_is_called_like_the_candidates_of_another_has_files_of_its_
 
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(BadInput, match=r"reports .*file.*: cannot be written") as caught:
+    with pytest.raises(Unwritable, match=r"reports .*file.*: not a directory") as caught:
         write_report(make_grid(), Scores({}), tmp_path / "file")
     assert "\n" not in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -106,6 +107,29 @@ def test_a_run_does_not_wait_for_itself_if_a_release_failed(
     one.close()
     two.close()
     assert files(backend) == set()
+
+
+def test_a_lease_whose_claim_failed_after_it_was_created_is_released_and_others_are_not(
+    backend: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Folder.create
+
+    def late(self: Folder, source: Path, key: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            create(self, source, key)
+        raise OSError(errno.EIO, "Input/output error", key)
+
+    run, other = Leases(backend), Leases(backend)
+    assert other.claim(OTHER)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "create", late)
+        assert run.claim(DIGEST)
+        assert run.claim(OTHER)
+    assert set(other.others()) == {DIGEST}
+    run.release(DIGEST)
+    run.release(OTHER)
+    assert set(other.others()) == set()
+    assert set(run.others()) == {OTHER}
 
 
 def test_a_run_that_ends_gives_back_all_that_it_had(backend: Folder) -> None:

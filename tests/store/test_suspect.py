@@ -15,7 +15,8 @@ from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observers, RunFinished
 from pipeline.execution.work.inputs import forget
 from pipeline.grid.builder import Overrides
-from pipeline.store.store import folder_of
+from pipeline.store import suspect
+from pipeline.store.store import Store, folder_of
 from pipeline.store.suspect import suspects
 from tasks.data.arrays import as_float
 from tasks.data.splits import digits
@@ -138,3 +139,14 @@ def test_what_two_hosts_computed_is_not_suspect(folder: Path) -> None:
     }
     aged(session, host=hosts)
     assert suspects(session.store) == []
+
+
+def test_what_is_suspect_at_one_of_two_looks_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    store.prepare()
+    # as where the record of a model could not be read at the first
+    looks = iter([{("score", "a" * 64): False}, {}])
+    monkeypatch.setattr(suspect, "_found", lambda _: next(looks))
+    assert suspects(store, set_aside=True) == []

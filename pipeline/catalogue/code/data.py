@@ -1,7 +1,7 @@
 """Files of data that user code reads, whose content is in no digest.
 
 An audit hook of Python sees each file that is opened, and whether user code is on the stack. Files
-that a library opens in C++, as `torchvision.io` does, are not seen.
+that a library opens in C++, as `torchvision.io` does, or that another process reads are not seen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import contextlib
 import inspect
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from pipeline.catalogue.code.imported import FOLDERS, is_installed
 from pipeline.catalogue.code.known import KNOWN
@@ -25,6 +28,8 @@ CODE = frozenset({".py", ".pyc", ".so", ".dylib", ".pyd"})
 SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr/share", sys.prefix, sys.base_prefix)
 COMPILED = "torchinductor_"
 """Beginning of the name of the folder in which torch.compile keeps its results."""
+POOLS = frozenset({"concurrent.futures.thread", "multiprocessing.pool"})
+"""Modules whose frames are below those of a function that a thread pool calls."""
 _read: dict[str, set[str]] = {}
 """Absolute paths of files that user code has opened to read, by the name of its module."""
 _written: set[str] = set()
@@ -58,16 +63,40 @@ def record_open(event: str, arguments: tuple[object, ...]) -> None:
     # an exception here would fail the call of `open`
     with contextlib.suppress(Exception):
         path, _, flags = arguments
-        frame = inspect.currentframe()
-        while frame is not None and frame.f_globals.get("__name__") not in KNOWN:
-            frame = frame.f_back
-        if frame is None or not isinstance(path, str | bytes) or not isinstance(flags, int):
+        reader = _reader()
+        if reader is None or not isinstance(path, str | bytes) or not isinstance(flags, int):
             return
-        opened = str(Path(os.fsdecode(path)).resolve())
-        if flags & (os.O_WRONLY | os.O_CREAT | os.O_TRUNC):
-            _written.add(opened)
+        opened = Path(os.fsdecode(path)).resolve()
+        # "a+" reads what a file holds already
+        created = flags & os.O_CREAT and not opened.exists()
+        if flags & (os.O_WRONLY | os.O_TRUNC) or created:
+            _written.add(str(opened))
         else:
-            _read.setdefault(frame.f_globals["__name__"], set()).add(opened)
+            _read.setdefault(reader, set()).add(str(opened))
+
+
+def _reader() -> str | None:
+    """The module of the user code that is running, or that waits for this thread of a pool."""
+    frames = list(_frames(inspect.currentframe()))
+    if any(frame.f_globals.get("__name__") in POOLS for frame in frames):
+        main = threading.main_thread().ident or 0
+        frames += _frames(sys._current_frames().get(main))  # noqa: SLF001  public for this purpose
+    return next(filter(None, map(_own_module, frames)), None)
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _own_module(frame: FrameType) -> str | None:
+    """The module of user code that a frame belongs to, by itself or by the class of its `self`."""
+    names = [frame.f_globals.get("__name__")]
+    if frame.f_code.co_varnames[:1] == ("self",):
+        # a method that is inherited from a class in another module
+        names.append(type(frame.f_locals.get("self")).__module__)
+    return next((name for name in names if name in KNOWN), None)
 
 
 def is_data(file: str) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pipeline.execution.settings import KindSettings, Settings
+from pipeline.grid.kinds import NodeKind
+from pipeline.plan.words import counted
 from pipeline.problems import BadInput
 
 KEPT_S = 5.0
@@ -17,18 +20,22 @@ class Machines:
     """CPUs and GPUs of the machines that Ray considers alive.
 
     Any method raises BadInput if there are GPUs, and a kind of node asks for more of them than any
-    machine has: Ray would keep its tasks waiting.
+    machine has had so far: Ray would keep its tasks waiting.
 
     Args:
         ray: The module, connected to the cluster.
         settings: Settings of the run.
+        kinds: The kinds of node that the run may compute; other kinds' settings do not matter.
     """
 
-    def __init__(self, ray: Any, settings: Settings) -> None:
+    def __init__(self, ray: Any, settings: Settings, kinds: Collection[NodeKind]) -> None:
         self._ray = ray
-        self._kinds = settings.kinds if settings.device != "cpu" else {}
+        used = {name: kind for name, kind in settings.kinds.items() if name in kinds}
+        self._kinds = used if settings.device != "cpu" else {}
         self._found: list[tuple[int, float]] = []
         self._until = -math.inf
+        self._most_gpus = 0.0
+        """Of a machine, now or earlier in the run."""
         self._grown = False
         self._all()
         self._grown = False
@@ -60,6 +67,19 @@ class Machines:
         gpus = kind.gpus if on_gpu and self.gpus else 0
         return {"num_cpus": min(kind.threads, self.largest(gpus)), "num_gpus": gpus}
 
+    def lack(self, request: Mapping[str, float]) -> str | None:
+        """What a task waits for because no machine is large enough for it; None if one is.
+
+        Args:
+            request: What `request` returned, possibly when there were larger machines.
+        """
+        needs = request["num_cpus"], request["num_gpus"]
+        machines = self._all()
+        if any(cpus >= needs[0] and gpus >= needs[1] for cpus, gpus in machines):
+            return None
+        largest = max(machines, key=lambda has: has[::-1], default=(0, 0.0))
+        return f"a machine with {_size(*needs)}; the largest has {_size(*largest)}"
+
     def grew(self) -> bool:
         """Whether the number of CPUs has increased since this was last asked."""
         self._all()
@@ -80,10 +100,15 @@ class Machines:
         return self._found
 
     def _check(self) -> None:
-        most = max((gpus for _, gpus in self._found), default=0.0)
+        self._most_gpus = most = max([self._most_gpus, *(gpus for _, gpus in self._found)])
         for name, kind in self._kinds.items():
             if 0 < most < kind.gpus:
                 raise BadInput(
                     f"settings: a {name} node asks for {kind.gpus:g} GPUs, and no machine has more "
                     f"than {most:g}; set `gpus` of {name} to {most:g} or less"
                 )
+
+
+def _size(cpus: float, gpus: float) -> str:
+    beside = f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else ""
+    return counted(int(cpus), "CPU") + beside

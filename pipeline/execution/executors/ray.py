@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pipeline.execution.executors.worker import Machine, Mailbox, look, perform_
 from pipeline.execution.settings import Settings
 from pipeline.execution.signals import deferred
 from pipeline.grid.graph import Node
+from pipeline.grid.kinds import NODE_KINDS, NodeKind
 from pipeline.plan.words import counted
 from pipeline.problems import BadInput, reason_of
 from pipeline.store.store import Store
@@ -35,6 +37,8 @@ POLL_S = 1.0
 PAUSE_S = 1.0
 """Pause before a node whose worker was lost is retried; doubled each time."""
 LONGEST_PAUSE_S = 60.0
+UNPLACED_S = 60.0
+"""Time after which it is told, each time, that no machine is large enough for a queued node."""
 LOOK_S = 300.0
 """Timeout for all machines together to start a worker and check the store."""
 TOLD_S = 2.0
@@ -69,6 +73,7 @@ class RayExecutor:
         address: str | None = None,
         workers: int | None = None,
         until: float | None = None,
+        kinds: Collection[NodeKind] = NODE_KINDS,
     ) -> None:
         if address is not None:
             ask_port(address)
@@ -115,12 +120,14 @@ class RayExecutor:
         self._lost: dict[str, int] = {}
         self._heard: dict[str, float] = {}
         """Time, by `time.monotonic`, of each running node's last progress report."""
+        self._queued: dict[str, tuple[float, dict[str, float]]] = {}
+        """When a node was submitted, told to wait or had a large enough machine; its request."""
         self._ended: set[str] = set()
         """Nodes that are being cancelled because they reported no progress for too long."""
         self._given_up: list[str] = []
         """Reasons of workers that ended on their own, not yet matched to a task lost with one."""
         try:
-            self._machines = Machines(self._ray, settings)
+            self._machines = Machines(self._ray, settings, kinds)
             if address is not None:
                 self._look_at_machines()
         except BaseException:
@@ -142,9 +149,10 @@ class RayExecutor:
         """Submit a node as a Ray task, with the resources set for its kind."""
         settings = self._settings.of(node)
         kind = settings.of(node.kind)
+        request = self._request(node)
         options = {
             "name": f"{node.kind} {node.digest[:8]}",
-            **self._machines.request(kind, on_gpu=self._on_gpu),
+            **request,
             "scheduling_strategy": "SPREAD",
             # the executor retries by itself, with pauses and with events
             "max_retries": 0,
@@ -162,6 +170,7 @@ class RayExecutor:
         )
         self._running[reference] = (node, replace)
         self._heard.pop(node.digest, None)
+        self._queued[node.digest] = (time.monotonic(), request)
 
     def next(self, patience_s: float | None = None) -> Result | None:
         """Wait for a task, forwarding the progress of the others meanwhile.
@@ -179,6 +188,8 @@ class RayExecutor:
             ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
             if self._tell():
                 self._end_silent()
+            if not ready and (waiting := self._unplaced()) is not None:
+                return waiting
             if ready:
                 node, replace = self._running.pop(ready[0])
                 result = self._result(ready[0], node)
@@ -245,6 +256,31 @@ class RayExecutor:
         for entry in due:
             self._later.remove(entry)
             self.submit(entry[1], replace=entry[2])
+
+    def _unplaced(self) -> Retry | None:
+        """Tell that a queued node waits for a machine as large as one that was lost.
+
+        Ray itself would keep it waiting without a word. If a machine has what the node would
+        request now, it is submitted again.
+        """
+        told = None
+        now = time.monotonic()
+        for reference, (node, replace) in list(self._running.items()):
+            since, request = self._queued[node.digest]
+            if node.digest in self._heard or (lack := self._machines.lack(request)) is None:
+                self._queued[node.digest] = now, request
+            elif now - since >= UNPLACED_S:
+                self._queued[node.digest] = now, request
+                told = told or Retry(node.digest, f"waiting for {lack}")
+                if self._machines.lack(self._request(node)) is None:
+                    self._ray.cancel(reference, force=True)
+                    del self._running[reference]
+                    self.submit(node, replace=replace)
+        return told
+
+    def _request(self, node: Node) -> dict[str, float]:
+        kind = self._settings.of(node).of(node.kind)
+        return self._machines.request(kind, on_gpu=self._on_gpu)
 
     def _look_at_machines(self) -> None:
         """Check all machines; BadInput names one that does not see the store or has other code."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from pipeline.execution.events import NodeProgress
 from pipeline.execution.executors.base import Executor
 from pipeline.execution.executors.inline import InlineExecutor
 from pipeline.execution.settings import Settings
+from pipeline.grid.kinds import NODE_KINDS, NodeKind
 from pipeline.store.store import Store
 from tasks.progress import Progress
 
@@ -23,6 +24,7 @@ class Starter:
         address: Address of a running Ray cluster.
         workers: Number of CPUs of a local Ray.
         until: Time limit of the run, Unix time in seconds.
+        kinds: The kinds of node that the run may compute.
     """
 
     store: Store
@@ -32,6 +34,7 @@ class Starter:
     address: str | None = None
     workers: int | None = None
     until: float | None = None
+    kinds: Collection[NodeKind] = NODE_KINDS
 
     def local(self) -> Executor:
         """An executor in this process, for nodes that read the user's own files."""
@@ -54,6 +57,7 @@ class Starter:
             address=self.address,
             workers=self.workers,
             until=self.until,
+            kinds=self.kinds,
         )
 
     def _report(self, digest: str, progress: Progress) -> None:
