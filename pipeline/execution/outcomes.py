@@ -97,8 +97,7 @@ class Outcomes:
         """Handle a failure that was caused by a damaged or missing input.
 
         Damage that a second look does not find is first read again. An input is repaired twice at
-        most. Nodes that find the same fault in one round count once,
-        by `mended`.
+        most. Nodes that find the same fault in one round count once, by `mended`.
 
         Returns:
             Whether the next round will compute the input again; if not, the node has failed.
