@@ -12,7 +12,7 @@ import yaml
 from pipeline.commands.records import cell_record
 from pipeline.commands.session import Session
 from pipeline.grid.cells import Cell
-from pipeline.grid.graph import Graph
+from pipeline.grid.graph import Graph, Node
 from pipeline.observers.tracking.runs import score_key
 from pipeline.observers.tracking.server import default_uri, name_in_ledger
 from pipeline.plan.why import why
@@ -78,22 +78,22 @@ def story(
         }
     if history := _history(session, cell):
         told["history"] = history
-    artifacts = []
-    for ancestor in Graph([node]):
-        found = session.store.known(ancestor.kind, ancestor.digest)
-        entry: dict[str, object] = {"kind": ancestor.kind, "digest": ancestor.digest}
-        if found is not None:
-            folder = session.store.whereabouts(found) or "in another store"
-            left_out = {"versions", "own_modules"}
-            how = {key: value for key, value in found.how.items() if key not in left_out}
-            entry |= {"folder": folder, "content": found.content, **how}
-        else:
-            entry["state"] = "not in the store"
-        artifacts.append(entry)
-    told["artifacts"] = artifacts
+    told["artifacts"] = [_artifact(session, ancestor) for ancestor in Graph([node])]
     words = session.grid.run_words([f"cell={cell.name}"], force=True)
     told["again"] = shlex.join([*words, *again])
     return told
+
+
+def _artifact(session: Session, node: Node) -> dict[str, object]:
+    """An artifact that a cell depends on: where it is, and how it was computed."""
+    entry: dict[str, object] = {"kind": node.kind, "digest": node.digest}
+    found = session.store.known(node.kind, node.digest)
+    if found is None:
+        return {**entry, "state": "not in the store"}
+    folder = session.store.whereabouts(found) or "in another store"
+    left_out = {"versions", "own_modules"}
+    how = {key: value for key, value in found.how.items() if key not in left_out}
+    return {**entry, "folder": folder, "content": found.content, **how}
 
 
 def story_lines(told: Mapping[str, object]) -> Iterator[str]:

@@ -17,12 +17,14 @@ def seeded(spec: ClassifierSpec, seed: int) -> ClassifierSpec:
     if isinstance(spec, EnsembleSpec):
         members = spec.members
         return EnsembleSpec.of(
-            [_trained_by(member, seed * _apart(member, members)) for member in members]
+            [_with_seed_added(member, seed * _seed_step(member, members)) for member in members]
         )
-    return _trained_by(spec, seed)
+    return _with_seed_added(spec, seed)
 
 
-def _apart(spec: TrainSpec | CheckpointSpec, members: Sequence[TrainSpec | CheckpointSpec]) -> int:
+def _seed_step(
+    spec: TrainSpec | CheckpointSpec, members: Sequence[TrainSpec | CheckpointSpec]
+) -> int:
     """The least step by which the seeds of all members with the same recipe may rise.
 
     Their seeds differ modulo the step, so those of different multiples of it are different.
@@ -38,7 +40,7 @@ def _apart(spec: TrainSpec | CheckpointSpec, members: Sequence[TrainSpec | Check
     return next(step for step in steps if len({seed % step for seed in seeds}) == len(seeds))
 
 
-def _trained_by(spec: TrainSpec | CheckpointSpec, seed: int) -> TrainSpec | CheckpointSpec:
+def _with_seed_added(spec: TrainSpec | CheckpointSpec, seed: int) -> TrainSpec | CheckpointSpec:
     """A model's spec with `seed` added to its training seed; a checkpoint has none."""
     if isinstance(spec, CheckpointSpec):
         return spec

@@ -162,9 +162,24 @@ def write_report(
     with writing_to(f"reports {folder.path}", None):
         trained = trainings(grid, artifacts)
         curves = training_drawing(trained, "training")
-        sections, verdicts, judged = _write_files(
-            grid, scores, folder, provenance or {}, artifacts, trained, curves
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.frame("results", results(grid, scores))
+        files = _Files(grid, scores, folder, artifacts)
+        tables = [files.table(*named) for named in _stems(views(grid, scores))]
+        sections = [section for section, _ in tables]
+        verdicts = verdict_rows(grid, scores)
+        answer, told, judged = files.verdicts(verdicts)
+        readme = page(
+            grid,
+            scores,
+            [(text, section.stem) for section, text in tables],
+            provenance or {},
+            files.cards(),
+            answer,
+            told,
+            files.trainings(trained, curves),
         )
+        folder.text("README.md", markdown(readme))
         found = galleries(artifacts) if artifacts is not None else []
         text = page_html(
             grid,
@@ -187,76 +202,74 @@ def write_report(
     return folder.path / PAGE
 
 
-def _write_files(
-    grid: Grid,
-    scores: Scores,
-    folder: _Folder,
-    provenance: Mapping[str, object],
-    artifacts: Artifacts | None,
-    trained: Sequence[Training],
-    curves: Drawing | None,
-) -> tuple[list[Section], list[VerdictRow], Plot | None]:
-    """Write all files but the page; returns tables, verdicts and verdict figure for the page."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.frame("results", results(grid, scores))
-    parts, sections = [], []
-    for view, stem in _stems(views(grid, scores)):
+@dataclass(frozen=True)
+class _Files:
+    """Writes the files of each part of a report; returns what its pages say of the part."""
+
+    grid: Grid
+    scores: Scores
+    folder: _Folder
+    artifacts: Artifacts | None
+
+    def table(self, view: View, stem: str) -> tuple[Section, str]:
+        """Write the files of a table; returns its section of the page, and its Markdown."""
+        folder = self.folder
         folder.frame(stem, table_values(view))
         folder.text(f"{stem}.tex", table_latex(view))
-        robustness = robustness_rows(view, grid, scores)
+        robustness = robustness_rows(view, self.grid, self.scores)
         figures = {
-            stem: drawing(view, stem, grid, artifacts),
+            stem: drawing(view, stem, self.grid, self.artifacts),
             f"{stem}-robustness": robustness_drawing(robustness, f"{stem}-robustness"),
-            f"{stem}-epsilon": epsilon_drawing(view, f"{stem}-epsilon", grid, scores),
-            f"{stem}-cost": cost_drawing(view, f"{stem}-cost", grid, scores),
+            f"{stem}-epsilon": epsilon_drawing(view, f"{stem}-epsilon", self.grid, self.scores),
+            f"{stem}-cost": cost_drawing(view, f"{stem}-cost", self.grid, self.scores),
         }
+        drawn = {name: figure for name, figure in figures.items() if figure is not None}
         plots = [
             Plot(folder.figure(name, figure), figure.alt, figure.caption)
-            for name, figure in figures.items()
-            if figure is not None
+            for name, figure in drawn.items()
         ]
         if robustness:
             folder.frame(f"{stem}-robustness", robustness_values(robustness))
         tried = candidates_markdown(robustness, f"{stem}-candidates.csv")
         if tried:
             folder.frame(f"{stem}-candidates", candidate_values(robustness))
-        sections.append(Section(view, stem, plots, robustness))
-        shown = [figure.markdown for figure in figures.values() if figure is not None]
         said = [
             table_markdown(view),
-            robustness_markdown(robustness, attack_notes(grid, view.attacks)),
+            robustness_markdown(robustness, attack_notes(self.grid, view.attacks)),
             tried,
             beside_markdown(view),
-            *shown,
+            *(figure.markdown for figure in drawn.values()),
         ]
-        parts.append((markdown("\n".join(filter(None, said))), stem))
-        folder.text(f"{stem}.md", parts[-1][0])
-    verdicts = verdict_rows(grid, scores)
-    answer, told = answer_markdown(verdicts, grid), verdicts_markdown(verdicts, "verdicts.csv")
-    if verdicts:
-        folder.frame("verdicts", verdict_values(verdicts))
-        folder.text("verdicts.md", markdown(f"{answer}\n{told}"))
-    judged = verdict_drawing((row.facts() for row in verdicts), "verdicts")
-    plot = None
-    if judged is not None:
-        plot = Plot(folder.figure("verdicts", judged), judged.alt, judged.caption)
-    if scores.cards:
-        folder.frame("cards", card_values(scores.cards))
-    if curves is not None:
-        folder.figure("training", curves)
-        folder.frame("training", training_values(trained))
-    readme = page(
-        grid,
-        scores,
-        parts,
-        provenance,
-        cards_markdown(scores.cards),
-        answer if judged is None else f"{answer}\n{judged.markdown}",
-        told,
-        "" if curves is None else trainings_markdown(trained, curves.markdown, "training.csv"),
-    )
-    folder.text("README.md", markdown(readme))
-    return sections, verdicts, plot
+        text = markdown("\n".join(filter(None, said)))
+        folder.text(f"{stem}.md", text)
+        return Section(view, stem, plots, robustness), text
+
+    def verdicts(self, verdicts: Sequence[VerdictRow]) -> tuple[str, str, Plot | None]:
+        """Write the verdicts; returns the answer and the table in Markdown, and the figure."""
+        answer = answer_markdown(verdicts, self.grid)
+        told = verdicts_markdown(verdicts, "verdicts.csv")
+        if verdicts:
+            self.folder.frame("verdicts", verdict_values(verdicts))
+            self.folder.text("verdicts.md", markdown(f"{answer}\n{told}"))
+        judged = verdict_drawing((row.facts() for row in verdicts), "verdicts")
+        if judged is None:
+            return answer, told, None
+        plot = Plot(self.folder.figure("verdicts", judged), judged.alt, judged.caption)
+        return f"{answer}\n{judged.markdown}", told, plot
+
+    def cards(self) -> str:
+        """Write the integrity cards; returns their section in Markdown."""
+        if self.scores.cards:
+            self.folder.frame("cards", card_values(self.scores.cards))
+        return cards_markdown(self.scores.cards)
+
+    def trainings(self, trained: Sequence[Training], curves: Drawing | None) -> str:
+        """Write the curves of trainings; returns their section in Markdown."""
+        if curves is None:
+            return ""
+        self.folder.figure("training", curves)
+        self.folder.frame("training", training_values(trained))
+        return trainings_markdown(trained, curves.markdown, "training.csv")
 
 
 def _failures(grid: Grid, scores: Scores, artifacts: Artifacts | None) -> list[ModelFailures]:

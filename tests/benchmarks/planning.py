@@ -22,7 +22,7 @@ from pipeline.commands.session import Session, open_session
 from pipeline.grid.builder import Overrides
 from pipeline.grid.graph import Node
 from pipeline.observers.tracking.runs import score_key, train_key
-from pipeline.observers.tracking.server import default_uri, shown
+from pipeline.observers.tracking.server import default_uri, name_in_ledger
 from pipeline.store import arrow
 from pipeline.store.folder import Folder
 from pipeline.store.ledger import Ledger
@@ -142,7 +142,8 @@ def finished(folder: Path, overrides: Overrides) -> Finished:
         records[node.digest] = store.put(
             node.identity, writers, lineage=lineage, facts=facts, how=HOW
         )
-    _mark_logged(session, records, Ledger(store.backend), shown(default_uri(folder)))
+    ledger = Ledger(store.backend)
+    _mark_logged(session, records, ledger, name_in_ledger(default_uri(folder), ledger))
     places = {digest: place for place, digest in enumerate(records)}
     parents = [[places[above.digest] for _, above in node.parents] for node in session.graph]
     return Finished(folder, overrides, parents)

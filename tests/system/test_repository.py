@@ -1,5 +1,7 @@
 """What the repository holds, and what its light half may import."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -117,6 +119,32 @@ def test_no_file_is_over_two_megabytes_but_released_weights(files):
 def test_no_module_is_a_drawer_of_odds_and_ends(files):
     drawers = {"utils.py", "util.py", "helpers.py", "misc.py", "common.py"}
     assert [name for name in files if name.rsplit("/", maxsplit=1)[-1] in drawers] == []
+
+
+def missing(module, name):
+    """Whether a module has no such name, nor a submodule of that name."""
+    if hasattr(importlib.import_module(module), name):
+        return False
+    try:
+        importlib.import_module(f"{module}.{name}")
+    except ModuleNotFoundError:
+        return True
+    return False
+
+
+def test_what_the_benchmarks_import_exists(files):
+    """No other test runs them."""
+    imports = [
+        (name, node.module, alias.name)
+        for name in files
+        if name.startswith("tests/benchmarks/") and name.endswith(".py")
+        for node in ast.walk(ast.parse(text(name)))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith(("pipeline.", "tasks."))
+        for alias in node.names
+    ]
+    assert imports
+    assert [each for each in imports if missing(*each[1:])] == []
 
 
 def loaded_after(program):

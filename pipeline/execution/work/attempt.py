@@ -216,8 +216,34 @@ def perform(
     result = PERFORM[node.kind](inputs)
     check_node(node.spec, inputs.generators)
     inputs.notes += network_data(node.spec)
-    how = {
-        "seconds": time.monotonic() - began,
+    how = _circumstances(inputs, settings, time.monotonic() - began, result.asking_s)
+    before = store.state(node.kind, node.digest).record if replace else None
+    record = store.put(
+        node.identity, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
+    )
+    if node.info.trains:
+        partial_state.forget(store.backend, node.digest)
+    return Done(
+        node.digest,
+        record.content,
+        record.facts,
+        record.how,
+        unchanged=before is not None and record.content == before.content,
+    )
+
+
+def _circumstances(
+    inputs: NodeInputs, settings: Settings, seconds: float, asking_s: float | None
+) -> dict[str, object]:
+    """How a node was computed, for its record.
+
+    Args:
+        seconds: Duration of the work.
+        asking_s: See `NodeOutput`.
+    """
+    node, device, kind = inputs.node, inputs.device, inputs.settings
+    how: dict[str, object] = {
+        "seconds": seconds,
         "device": _device_name(device),
         "threads": kind.threads,
         "batch_size": inputs.rows_at_once,
@@ -236,8 +262,8 @@ def perform(
         how["model"] = inputs.queried
     if inputs.notes:
         how["said"] = inputs.notes
-    if result.asking_s is not None:
-        how["asking_seconds"] = result.asking_s
+    if asking_s is not None:
+        how["asking_seconds"] = asking_s
     if kind.compiled:
         how["compiled"] = inputs.classifier is not None and inputs.classifier.compiled
     recipe = {
@@ -245,20 +271,7 @@ def perform(
         "own_modules": own_modules_of(node.spec),
         "libraries": libraries_of(node.spec),
     }
-    how |= {name: found for name, found in recipe.items() if found}
-    before = store.state(node.kind, node.digest).record if replace else None
-    record = store.put(
-        node.identity, result.files, lineage=lineage, facts=result.facts, how=how, replace=replace
-    )
-    if node.info.trains:
-        partial_state.forget(store.backend, node.digest)
-    return Done(
-        node.digest,
-        record.content,
-        record.facts,
-        record.how,
-        unchanged=before is not None and record.content == before.content,
-    )
+    return how | {name: found for name, found in recipe.items() if found}
 
 
 def device_of(settings: Settings) -> torch.device:

@@ -104,10 +104,10 @@ def select_node(inputs: NodeInputs) -> NodeOutput:
         "choice.arrow": tensor_file(inputs.node, columns),
     }
     facts = {"images": len(chosen.crafted), "standing": int(chosen.standing.sum())}
-    return NodeOutput(files, facts | {"candidates": facts_of(_told(tried, chosen))})
+    return NodeOutput(files, facts | {"candidates": facts_of(_with_findings(tried, chosen))})
 
 
-def _told(tried: Sequence[Candidate], chosen: Chosen) -> list[Candidate]:
+def _with_findings(tried: Sequence[Candidate], chosen: Chosen) -> list[Candidate]:
     """The candidates with what the selection found of each."""
     asked = ~chosen.failures.isnan()
     return [
