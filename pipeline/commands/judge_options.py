@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.catalogue.catalogue import config_folders
+from pipeline.commands.options import data_places, weights_places
 from pipeline.problems import shown
 from pipeline.problems.sanitize import without_secrets
 from pipeline.store.bucket import SCHEMES
@@ -32,6 +33,13 @@ class JudgeOptions:
     weights: Mapping[str, Path]
     settings: Path | None = None
     device: str | None = None
+
+
+def asked_from(options: Mapping[str, Any]) -> JudgeOptions:
+    """What is asked by the options of the command line, of which some are about the run."""
+    asked = {each.name: options[each.name] for each in fields(JudgeOptions)}
+    places = {"data": data_places(asked["data"]), "weights": weights_places(asked["weights"])}
+    return JudgeOptions(**{**asked, **places})
 
 
 def report_folder(asked: JudgeOptions) -> str:

@@ -54,13 +54,14 @@ Judge = Callable[..., Result]
 
 
 @pytest.fixture
-def judge(working_folder: Path) -> Judge:
+def judge(working_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     """Types `judge` in a folder with a defense in `mine.py` and a network that is small."""
     write_configs(working_folder / "configs", CONFIGS)
 
     def typed(body: str, *words: str) -> Result:
         Path("mine.py").write_text(FILE.format(body), encoding="utf-8")
         given = ["judge", "mine.py", "--model", "mixed", "--inline", *words]
+        monkeypatch.setattr(sys, "argv", ["pipeline", *given])  # for the ledger
         return CliRunner().invoke(main, given, catch_exceptions=False)
 
     return typed
@@ -108,14 +109,21 @@ def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Jud
         r"scored; the same command with roughly --minutes \d+ computes the rest",
         stopped,
     )
-    # the grid of this question has no file
-    unknown = CliRunner().invoke(main, ["show", "mixed/clean/mine", "--grid", GRID])
-    assert unknown.exit_code == 2
-    assert unknown.stderr == (
-        f"error: grid '{GRID}' exists only within `pipeline judge`: its cells are in "
-        f"reports/{GRID}, and `{shlex.join(['pipeline', *sys.argv[1:]])}` shows its verdict again\n"
-    )
     assert Path("reports", GRID, "index.html").is_file()
+    # the grid of this question has no file, and is built again from the command line
+    cells = CliRunner().invoke(main, ["list", "cells", "--grid", GRID]).stdout.splitlines()
+    assert {"mixed/clean/mine", "mixed/adaptive-quick/none"} <= set(cells)
+    show = ["show", "mixed/clean/mine", "--grid"]
+    assert CliRunner().invoke(main, [*show, GRID]).exit_code == 0
+    other = CliRunner().invoke(main, [*show, "judge-mine"])
+    assert other.stderr == f"error: no grid named 'judge-mine'; did you mean '{GRID}'?\n"
+    Path("mine.py").unlink()
+    gone = CliRunner().invoke(main, [*show, GRID])
+    assert gone.exit_code == 2
+    assert gone.stderr == (
+        f"error: grid '{GRID}' is of `{shlex.join(sys.argv)}`, which cannot be repeated here: "
+        "there is no file mine.py\n"
+    )
     # the network is named a second time
     again = judge(NOISE, "--minutes", "0.001", "--model", "mixed")
     assert again.exit_code == 3, again.output
