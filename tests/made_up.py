@@ -102,9 +102,15 @@ def scores_of(**accuracies: float) -> Scores:
     return Scores({name: make_facts(value) for name, value in accuracies.items()})
 
 
-def printed(grid: Grid, scores: Scores, width: int, asked: Sequence[Cell] | None = None) -> str:
+def printed(
+    grid: Grid,
+    scores: Scores,
+    width: int,
+    asked: Sequence[Cell] | None = None,
+    judged: str | None = None,
+) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(render_terminal(grid, scores, width=width, asked=asked))
+    console.print(render_terminal(grid, scores, width=width, asked=asked, judged=judged))
     output = console.file
     assert isinstance(output, io.StringIO)
     return output.getvalue()

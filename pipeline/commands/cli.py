@@ -11,6 +11,7 @@ import gc
 import io
 import sys
 import traceback
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,6 @@ from pipeline.commands.options import (
     cell_argument,
     configs_option,
     data_option,
-    data_places,
     device_option,
     discard_stdout,
     given_options,
@@ -47,7 +47,6 @@ from pipeline.commands.options import (
     stored_grid_from,
     terminal_columns,
     weights_option,
-    weights_places,
     written_file_argument,
 )
 from pipeline.commands.store import store_commands
@@ -222,21 +221,7 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
 @running_options
 @json_option
 @click.pass_context
-def judge(
-    ctx: click.Context,
-    /,
-    defense: str,
-    models: tuple[str, ...],
-    minutes: float,
-    epsilon: float | None,
-    store: str,
-    configs: tuple[Path, ...],
-    data: tuple[str, ...],
-    weights: tuple[str, ...],
-    settings: Path | None,
-    device: str | None,
-    **running: Any,
-) -> None:
+def judge(ctx: click.Context, /, **options: Any) -> None:
     """Judge a defense: a name, or a Python or YAML file.
 
     Checks the contract, then attacks the defense on the demo's networks and compares it with no
@@ -249,22 +234,13 @@ def judge(
     pipeline judge jpeg.py --model mine.yaml --minutes 60
     """
     from pipeline.commands.judge import judge as judged
-    from pipeline.commands.judge_options import JudgeOptions
+    from pipeline.commands.judge_options import asked_from
 
-    asked = JudgeOptions(
-        defense=defense,
-        models=models,
-        minutes=minutes,
-        epsilon=epsilon,
-        store=store,
-        configs=configs,
-        data=data_places(data),
-        weights=weights_places(weights),
-        settings=settings,
-        device=device,
-    )
+    of_runs = {each.name for each in fields(RunOptions)}
+    running = {name: value for name, value in options.items() if name in of_runs}
     how = RunOptions(force=False, start="defend", stop_after=None, system_metrics=False, **running)
-    ctx.exit(judged(asked, how, ["pipeline", "judge", defense, *repeated(ctx)]))
+    command = ["pipeline", "judge", options["defense"], *repeated(ctx)]
+    ctx.exit(judged(asked_from(options), how, command))
 
 
 @main.command()

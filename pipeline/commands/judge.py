@@ -15,13 +15,13 @@ import glob
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from pipeline.catalogue.catalogue import Catalogue, config_folders
-from pipeline.catalogue.grid_entries import GridEntry, TableEntry
 from pipeline.commands.judge_options import JudgeOptions, report_folder
+from pipeline.commands.judged import BUDGETS, DIRECT, LEAST, REPLAYED, JudgedGrid, judged_grid
 from pipeline.commands.options import UNEXPECTED, RunOptions, say
 from pipeline.commands.report import check_folder, known_scores
 from pipeline.commands.run import run_grid
@@ -29,28 +29,15 @@ from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import RunFinished
 from pipeline.execution.signals import STOPPED
 from pipeline.execution.work.calibration import calibrate
-from pipeline.execution.work.contract import contract_verdict
 from pipeline.grid.builder import Overrides
-from pipeline.grid.lookup import Ingredients
 from pipeline.plan.speeds import remember_speed
 from pipeline.plan.words import roughly, roughly_between
-from pipeline.problems import BadInput
 from pipeline.report.views.verdict_row import BARE
 from pipeline.report.views.verdicts import Conclusion, conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
 from pipeline.store.store import Store
-from tasks.attacks.adaptive import Adaptive
 from tasks.evaluation.verdicts import FALLEN
 
-DEMO = "demo"
-"""Grid that provides the default networks, and epsilon for their data set."""
-REPLAYED = "untargeted-pgd50"
-DIRECT = "direct"
-CONTROL = "flip-crop"
-BUDGETS = ("full", "standard", "quick")
-"""Attack budgets, largest first; the last one is used if none fits."""
-LEAST = f"adaptive-{BUDGETS[-1]}"
-"""The attack with the smallest budget."""
 AROUND_S = 45.0
 """Time in addition to the estimate, for starting workers and writing the report."""
 MARGIN = 2.0
@@ -81,25 +68,24 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
     """
     began = time.time()
     check_folder(options.reports / report_folder(asked))
-    catalogue = Catalogue(config_folders(asked.configs))
-    name = catalogue.add("defenses", asked.defense)
-    models = list(dict.fromkeys(catalogue.add("models", each) for each in asked.models))
-    grid = _Judged(catalogue, asked, name, models, command, here=options.address is None)
+    grid = judged_grid(Catalogue(config_folders(asked.configs)), asked)
     if adopted := Store(asked.store).prepare():
         say(adopted, err=True)
     grid.check()
+    name = grid.name
+    judging = _Judging(grid, command, here=options.address is None)
 
     def left() -> float:
         return asked.minutes - (time.time() - began) / 60
 
     def followed(finished: RunFinished) -> bool:
         ended.append(finished)
-        following = None if finished.interrupted else grid.next(steps[-1], finished, left())
+        following = None if finished.interrupted else judging.next(steps[-1], finished, left())
         if following is not None:
             steps.append(following)
         return following is not None
 
-    steps, ended, code = [grid.first()], list[RunFinished](), 0
+    steps, ended, code = [judging.first()], list[RunFinished](), 0
     while len(ended) < len(steps):
         session = steps[-1].session
         say(f"judge   {steps[-1].said}", err=True)
@@ -107,7 +93,7 @@ def judge(asked: JudgeOptions, options: RunOptions, command: Sequence[str]) -> i
         code = run_grid(session, limited, only=(), judged=name, followed=followed)
     signalled = code == STOPPED and left() > 0
     if ended[-1].interrupted and not signalled:
-        say(grid.rest(steps[-1], ended[-1]), err=True)
+        say(judging.rest(steps[-1], ended[-1]), err=True)
     rows = [row for row in verdict_rows(session.grid, known_scores(session)) if row.defense == name]
     answer = conclusion(rows)
     if all(row.verdict.fallen for row in rows):
@@ -145,53 +131,25 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """Builds the grid that judges one defense on some networks, for a given budget.
+class _Judging:
+    """Chooses what is computed next, a budget at a time.
 
-    here: whether nodes are computed on this machine.
+    Attributes:
+        grid: The grid of the defense.
+        command: The words of the command line that repeats it.
+        here: Whether nodes are computed on this machine.
     """
 
-    catalogue: Catalogue
-    asked: JudgeOptions
-    name: str
-    named: Sequence[str]
+    grid: JudgedGrid
     command: Sequence[str]
     here: bool
-
-    @property
-    def models(self) -> Sequence[str]:
-        """The networks: those that were named, otherwise the demo's."""
-        return self.named or _models(self._demo)
-
-    def check(self) -> None:
-        """Check that every part of the defense suits the networks and keeps the contract.
-
-        Raises:
-            BadInput: If one does not; for the contract with file and line.
-        """
-        if self.name == BARE:
-            raise BadInput(f"judge {BARE}: it is what a defense is compared with; name a defense")
-        dataset = self._dataset
-        spec, _ = self._ingredients.dataset(dataset)
-        entries = {model: self.catalogue.model_entry(model)[0] for model in self.models}
-        single = [model for model, entry in entries.items() if not entry.members]
-        for part in self.name.split("+"):
-            defense = self.catalogue.defense(part)
-            if defense.asks_members() and single:
-                raise BadInput(
-                    f"judge {self.name}: {part} needs an ensemble, and {single[0]} is a single "
-                    "network; name a model with `members`: --model"
-                )
-            found = contract_verdict(defense, channels=spec.channels, side=spec.side)
-            if found.line:
-                raise BadInput(found.line)
 
     def first(self) -> _Step:
         """The networks without the defense; if these are stored, the largest budget that fits."""
         bare = self._step(None)
         if bare.todo:
             return bare
-        return self._largest(self._fallen(bare.session), self.asked.minutes)
+        return self._largest(self._fallen(bare.session), self.grid.asked.minutes)
 
     def next(self, step: _Step, ended: RunFinished, left: float) -> _Step | None:
         """What follows a step, by what was found and timed so far; None if nothing fits."""
@@ -200,7 +158,7 @@ class _Judged:
         if step.budget is None:
             return self._largest(self._fallen(step.session), left)
         larger = BUDGETS[: BUDGETS.index(step.budget)]
-        if ended.missing or not larger or len(step.fallen) == len(self.models):
+        if ended.missing or not larger or len(step.fallen) == len(self.grid.models):
             return None
         found = self._step(larger[-1], step.fallen, step.largest)
         return self._with_time(found, left) if found.fits(left) else None
@@ -208,10 +166,10 @@ class _Judged:
     def rest(self, step: _Step, ended: RunFinished) -> str:
         """What the time limit left undone, and how many minutes it needs."""
         rest = self._step(step.budget or BUDGETS[-1], step.fallen, step.largest)
-        cells = len(ended.scored) + len(ended.missing)
-        of = f"budget {step.budget}" if step.budget else f"the networks without {self.name}"
+        cells, minutes = len(ended.scored) + len(ended.missing), self.grid.asked.minutes
+        of = f"budget {step.budget}" if step.budget else f"the networks without {self.grid.name}"
         return (
-            f"judge   stopped by --minutes {self.asked.minutes:g}: {len(ended.scored)} of {cells} "
+            f"judge   stopped by --minutes {minutes:g}: {len(ended.scored)} of {cells} "
             f"cells of {of} are scored; the same command with roughly --minutes "
             f"{advised(rest.minutes)} computes the rest"
         )
@@ -227,18 +185,18 @@ class _Judged:
         Its words also say how many minutes the next larger budget needs.
         """
         more, largest = "", None
-        budgets = BUDGETS if len(fallen) < len(self.models) else BUDGETS[-1:]
+        budgets = BUDGETS if len(fallen) < len(self.grid.models) else BUDGETS[-1:]
         for budget in budgets:
             step = self._step(budget, fallen, largest)
             if step.fits(left) or budget == BUDGETS[-1]:
                 break
-            if _has_scores(step.session, self.name, f"adaptive-{budget}"):
+            if _has_scores(step.session, self.grid.name, f"adaptive-{budget}"):
                 largest = largest or budget  # its report keeps these scores
             more = f"; roughly --minutes {advised(step.minutes)} for budget {budget}"
         return self._with_time(step, left, more)
 
     def _with_time(self, step: _Step, left: float, more: str = "") -> _Step:
-        said = f"{step.said}, {left:.1f} of {self.asked.minutes:g} min are left{more}"
+        said = f"{step.said}, {left:.1f} of {self.grid.asked.minutes:g} min are left{more}"
         return replace(step, said=said)
 
     def _step(
@@ -258,7 +216,7 @@ class _Judged:
             for precision in found.assumed:
                 remember_speed(precision, calibrate(precision))
             found = session.estimate(plan, workers=workers)
-        timed = _has_scores(session, self.name, "adaptive-*")
+        timed = _has_scores(session, self.grid.name, "adaptive-*")
         margin = MEASURED if timed else MARGIN
         minutes = (margin * found.wall_s + AROUND_S) / 60 if plan.todo else 0.0
         if budget is None:
@@ -279,47 +237,22 @@ class _Judged:
 
     def _what(self, budget: str | None, fallen: Sequence[str]) -> str:
         """What a step computes on which networks, in words."""
+        name = self.grid.name
         if budget is None:
-            return f"without {self.name} on {', '.join(self.models)}: budget {BUDGETS[-1]}"
-        rest = f"{self.name} on {', '.join(fallen)}: no verdict possible, clean and replayed only"
-        able = self._able(fallen)
+            return f"without {name} on {', '.join(self.grid.models)}: budget {BUDGETS[-1]}"
+        rest = f"{name} on {', '.join(fallen)}: no verdict possible, clean and replayed only"
+        able = self.grid.able(fallen)
         if not able:
             return rest
-        found = f"{self.name} on {', '.join(able)}: budget {budget}"
+        found = f"{name} on {', '.join(able)}: budget {budget}"
         return f"{rest}; {found}" if fallen else found
-
-    @property
-    def _demo(self) -> GridEntry:
-        return self.catalogue.grid(DEMO)[0]
-
-    @property
-    def _ingredients(self) -> Ingredients:
-        return Ingredients(self.catalogue, self.asked.data, self.asked.weights)
-
-    @property
-    def _dataset(self) -> str:
-        """The data set of the networks; BadInput if they have different ones."""
-        datasets = {self.catalogue.model_entry(model)[0].dataset for model in self.models}
-        if len(datasets) > 1:
-            raise BadInput(
-                f"--model: the networks are of {' and '.join(sorted(datasets))}; judge on one "
-                "data set at a time"
-            )
-        return datasets.pop()
 
     def _session(self, budget: str | None, fallen: Sequence[str], largest: str | None) -> Session:
         """The session that computes a step, of a grid that goes up to the `largest` budget."""
         last = budget or BUDGETS[-1]
         largest = min(last, largest or last, key=BUDGETS.index)
-        # a budget begins with the candidates of the smaller ones, so these are listed first and
-        # give an answer while the larger is unfinished
-        budgets = [f"adaptive-{each}" for each in reversed(BUDGETS[BUDGETS.index(largest) :])]
-        chosen = ["clean", REPLAYED, DIRECT, *budgets[: budgets.index(f"adaptive-{last}") + 1]]
-        attack = self.catalogue.attack(f"adaptive-{largest}")
-        assert isinstance(attack, Adaptive)
-        dataset = self._dataset
-        available = self._ingredients.dataset(dataset)[1].test
-        able = self._able(fallen)
+        chosen = ["clean", REPLAYED, DIRECT, *self.grid.budgets(last)]
+        able = self.grid.able(fallen)
         wanted: list[tuple[Sequence[str], Sequence[str], str]] = [
             (able, chosen, "*"),
             (fallen, ("clean", REPLAYED), "*"),
@@ -327,70 +260,24 @@ class _Judged:
         ]
         if budget is None:
             wanted = [(able, ("clean", REPLAYED, LEAST), BARE)]
-        demos = {self.catalogue.model_entry(model)[0].dataset for model in _models(self._demo)}
-        epsilon = self._demo.epsilon if dataset in demos else GridEntry().epsilon
-        entry = GridEntry(
-            title=f"Does {self.name} hold on {dataset}?",
-            epsilon=self.asked.epsilon or epsilon,
-            images=min(attack.images or available, available),
-            redraws=attack.redraws or GridEntry().redraws,
-            tables=tuple(self._tables(budgets, fallen)),
-        )
-        grid = report_folder(self.asked)
-        self.catalogue.add_grid(grid, entry)
+        name, asked = report_folder(self.grid.asked), self.grid.asked
+        self.grid.catalogue.add_grid(name, self.grid.entry(largest, fallen))
         return open_session(
-            grid,
+            name,
             only=[
                 f"cell={glob.escape(model)}/{attack}/{defense}"
                 for models, attacks, defense in wanted
                 for model in models
                 for attack in attacks
             ],
-            store=self.asked.store,
-            configs=self.asked.configs,
-            overrides=Overrides(data=self.asked.data, weights=self.asked.weights),
-            settings=self.asked.settings,
-            device=self.asked.device,
-            catalogue=self.catalogue,
+            store=asked.store,
+            configs=asked.configs,
+            overrides=Overrides(data=asked.data, weights=asked.weights),
+            settings=asked.settings,
+            device=asked.device,
+            catalogue=self.grid.catalogue,
             command=self.command,
         )
-
-    def _able(self, fallen: Sequence[str]) -> list[str]:
-        """The networks on which a verdict is possible."""
-        return [model for model in self.models if model not in fallen]
-
-    def _tables(self, budgets: Sequence[str], fallen: Sequence[str]) -> Iterator[TableEntry]:
-        """A table of the networks on which a verdict is possible, and two of the others.
-
-        These two have no cell of the defense under an adaptive attack, which is not computed.
-        """
-        name, defenses = f"judge-{self.name}", (BARE, self.name)
-        if able := self._able(fallen):
-            yield TableEntry(
-                name=name,
-                title=f"{self.name} beside no defense and, of several passes, flips and crops",
-                models=tuple(able),
-                attacks=("clean", REPLAYED, DIRECT, *budgets),
-                defenses=defenses,
-                gains_over=BARE,
-                equal_cost=CONTROL,
-            )
-        if fallen:
-            yield TableEntry(
-                name=f"{name}-without-verdict",
-                title=f"{self.name} on networks with too little accuracy left for a verdict",
-                models=tuple(fallen),
-                attacks=("clean", REPLAYED),
-                defenses=defenses,
-                gains_over=BARE,
-            )
-            yield TableEntry(
-                name=f"{name}-none",
-                title=f"The networks without {self.name}",
-                models=tuple(fallen),
-                attacks=(LEAST,),
-                defenses=(BARE,),
-            )
 
 
 def _has_scores(session: Session, defense: str, attacks: str) -> bool:
@@ -404,8 +291,3 @@ def advised(minutes: float) -> int:
     """Minutes to advise for work that is estimated to take so long: rounded up, in coarse steps."""
     whole = math.ceil(minutes)
     return next((each for each in ADVISED if each >= whole), -(-whole // 1440) * 1440)
-
-
-def _models(entry: GridEntry) -> list[str]:
-    """Names of the models in a grid's first table."""
-    return [each if isinstance(each, str) else each.use for each in entry.tables[0].models]

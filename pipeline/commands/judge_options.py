@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
-from urllib.parse import quote
+from typing import Any, Literal
 
 from pipeline.catalogue.catalogue import config_folders
+from pipeline.commands.options import data_places, weights_places
 from pipeline.problems import shown
 from pipeline.problems.sanitize import without_secrets
 from pipeline.store.bucket import SCHEMES
@@ -35,6 +35,13 @@ class JudgeOptions:
     device: str | None = None
 
 
+def asked_from(options: Mapping[str, Any]) -> JudgeOptions:
+    """What is asked by the options of the command line, of which some are about the run."""
+    asked = {each.name: options[each.name] for each in fields(JudgeOptions)}
+    places = {"data": data_places(asked["data"]), "weights": weights_places(asked["weights"])}
+    return JudgeOptions(**{**asked, **places})
+
+
 def report_folder(asked: JudgeOptions) -> str:
     """Name of the report's folder, another one for each file, networks, epsilon, paths and store.
 
@@ -47,14 +54,14 @@ def report_folder(asked: JudgeOptions) -> str:
         words.append(f"epsilon={str(asked.epsilon).removesuffix('.0')}")
     models = dict.fromkeys(_title(asked, "models", each) for each in asked.models)
     words += [f"model={each}" for each in models]
-    words += [f"configs={_quoted(shown(each.expanduser()))}" for each in asked.configs]
+    words += [f"configs={_short(_located(each))}" for each in asked.configs]
     for option, places in (("data", asked.data), ("weights", asked.weights)):
-        shown_places = sorted((name, shown(place.expanduser())) for name, place in places.items())
-        words += [f"{option}={_quoted(name)}={_quoted(place)}" for name, place in shown_places]
+        located = sorted((name, _located(place)) for name, place in places.items())
+        words += [f"{option}={_short(name)}={_short(place)}" for name, place in located]
     bucket = asked.store.startswith(SCHEMES)
-    store = without_secrets(asked.store) if bucket else shown(Path(asked.store).expanduser())
+    store = without_secrets(asked.store) if bucket else _located(Path(asked.store))
     if store != JudgeOptions.store:
-        words.append(f"store={_quoted(store)}")
+        words.append(f"store={_short(store)}")
     name = ",".join(words)
     data = name.encode()
     if len(data) <= LONGEST:
@@ -64,25 +71,32 @@ def report_folder(asked: JudgeOptions) -> str:
 
 
 def _title(asked: JudgeOptions, section: Literal["defenses", "models"], choice: str) -> str:
-    """The name of a choice; of a file outside the configs, with `@` and its folder.
+    """The name of a choice; of a file in another folder but the configs, with `@` and that folder.
 
-    The suffix `.py` is left out. Characters other than letters, digits and `_.+-` are written as in
-    URLs, such as `%20`.
+    The suffix `.py` is left out.
     """
     file = Path(choice).expanduser()
     configs = [folder / section for folder in config_folders(asked.configs)]
     if file.suffix not in {".py", ".yaml"}:
-        names = [choice]
-    elif file.resolve().parent in configs:
-        names = [file.stem]
-    else:
-        file = Path(shown(file))
-        plain = file.suffix == ".py" and "." not in file.stem
-        folder = file.parent.as_posix()
-        names = [file.stem if plain else file.name, *folder.split("/")]
-        names = names[:1] if folder == "." else names
-    return "@".join(map(_quoted, names))
+        return _short(choice)
+    if file.resolve().parent in configs:
+        return _short(file.stem)
+    plain = file.suffix == ".py" and "." not in file.stem
+    name = _short(file.stem if plain else file.name)
+    folder = _located(file.parent)
+    return name if folder == "." else f"{name}@{_short(folder)}"
 
 
-def _quoted(text: str) -> str:
-    return re.sub(r"[^\w.+-]", lambda found: quote(found[0], safe=""), text)
+def _located(path: Path) -> str:
+    """A path relative to the current folder if it is inside it, otherwise absolute."""
+    return shown(path.expanduser().resolve())
+
+
+def _short(text: str) -> str:
+    """The last part of a path, of letters, digits and `_.+-` only.
+
+    If that is not all of the path, six digits of its SHA-256 tell it from others.
+    """
+    last = text.rstrip("/").rpartition("/")[2]
+    name = re.sub(r"[^\w.+-]+", "-", last)
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

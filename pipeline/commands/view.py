@@ -20,7 +20,7 @@ from pipeline.grid.opened import OpenedGrid
 from pipeline.grid.selection import selected
 from pipeline.plan.planning import Plan, make_plan
 from pipeline.plan.snapshot import Snapshot
-from pipeline.problems import BadInput
+from pipeline.problems import BadInput, suggestion
 from pipeline.problems.sanitize import clean
 from pipeline.store.ledger import Ledger
 from pipeline.store.records import Provenance, provenance_of
@@ -234,7 +234,8 @@ def open_stored_grid(
     opened = Store(store)
     if catalogue is None:
         catalogue = Catalogue(config_folders(configs))
-        _refuse_judged(grid, catalogue, opened)
+        if grid.startswith("judge-") and grid not in catalogue.names("grids"):
+            catalogue, overrides, command = _judged(grid, opened, catalogue, overrides)
     loaded = replace(load_grid(catalogue, grid, overrides), command=tuple(command))
     return StoredGrid(
         catalogue=catalogue,
@@ -245,17 +246,29 @@ def open_stored_grid(
     )
 
 
-def _refuse_judged(grid: str, catalogue: Catalogue, store: Store) -> None:
-    """Raise BadInput for a grid without a file that a run of `pipeline judge` built.
+def _judged(
+    grid: str, store: Store, catalogue: Catalogue, overrides: Overrides | None
+) -> tuple[Catalogue, Overrides | None, Sequence[str]]:
+    """What to load a grid with that `pipeline judge` built in memory, and the command that did.
 
-    It cannot be loaded: only the command line of `judge` names the files that it consists of.
+    It is built again by the command line of its last run. What is given is returned where the store
+    has no run of `judge`.
+
+    Raises:
+        BadInput: If that cannot be done, as where the command line names a file of another folder.
     """
-    if not grid.startswith("judge-") or grid in catalogue.names("grids"):
-        return
-    for run in reversed(Ledger(store.backend).invocations):
-        if run.grid == grid:
-            again = clean(shlex.join(run.command))
-            raise BadInput(
-                f"grid '{grid}' exists only within `pipeline judge`: its cells are in "
-                f"reports/{grid}, and `{again}` shows its verdict again"
-            )
+    from pipeline.commands.judged import opened_again
+
+    runs = Ledger(store.backend).invocations
+    judged = {run.grid: run for run in runs if run.command[:2] == ["pipeline", "judge"]}
+    if not judged:
+        return catalogue, overrides, ()
+    if (run := judged.get(grid)) is None:
+        raise BadInput(f"no grid named '{grid}'{suggestion(grid, judged)}")
+    try:
+        return *opened_again(run, overrides or Overrides()), run.command
+    except BadInput as problem:
+        again = clean(shlex.join(run.command))
+        raise BadInput(
+            f"grid '{grid}' is of `{again}`, which cannot be repeated here: {problem}"
+        ) from None

@@ -122,6 +122,16 @@ def test_a_run_of_some_cells_says_the_verdicts_of_those_alone():
     assert "Does it hold?" not in printed(grid, scores, 200, clean)
 
 
+def test_a_judged_defense_has_one_table_of_the_robustness_that_its_verdict_is_of() -> None:
+    grid = grid_of()
+    scores = scores_of(grid)
+    under = "Robustness of each defense under"
+    assert printed(grid, scores, 80).count(under) == 2  # the direct attack, which decides nothing
+    shown = printed(grid, scores, 80, judged="counter")
+    assert shown.count(under) == 1
+    assert f"{under} adaptive-quick" in shown
+
+
 def test_a_verdict_does_not_depend_on_which_other_defenses_are_listed():
     alone = rows_of(grid=grid_of(defenses=("none", "counter")))
     assert alone["counter"].verdict == rows_of()["counter"].verdict

@@ -87,15 +87,32 @@ def render_terminal(
 
     Args:
         asked: Cells whose rows and columns are shown; all by default.
-        judged: The defense whose verdicts are shown; by default those of the cells `asked`.
+        judged: The defense whose verdicts are shown, and only the robustness that these are based
+            on; by default the verdicts of the cells `asked`, and all robustness.
         bold: Whether the output can show bold text.
     """
     shown = views(grid, scores)
     if asked is not None and len(asked) < len(grid.cells):
         shown = [view for view in (of_cells(view, asked) for view in shown) if view is not None]
+    decisive = {
+        (row.model, row.attack)
+        for row in (verdict_rows(grid, scores) if judged is not None else ())
+        if row.defense == judged and not row.verdict.fallen
+    }
+
+    def decides(row: Robustness) -> bool:
+        return judged is None or (row.model, row.adaptive_attack) in decisive
+
+    robust = [
+        [row for row in robustness_rows(view, grid, scores) if decides(row)] for view in shown
+    ]
     return Group(
-        *(part for view in shown for part in _rendered(view, grid, scores, width, bold=bold)),
-        *_legend(shown, grid, scores),
+        *(
+            part
+            for view, rows in zip(shown, robust, strict=True)
+            for part in _rendered(view, rows, width, bold=bold)
+        ),
+        *_legend(shown, grid, explained=any(robust)),
         *_verdicts(grid, scores, grid.cells if asked is None else asked, judged),
     )
 
@@ -125,7 +142,7 @@ def _verdicts(
 
 
 def _rendered(
-    view: View, grid: Grid, scores: Scores, width: int, *, bold: bool
+    view: View, robust: Sequence[Robustness], width: int, *, bold: bool
 ) -> Iterator[RenderableType]:
     yield Text(heading(view), style="bold")
     yield from _tables(Sheet(view, entry_words), width)
@@ -134,7 +151,7 @@ def _rendered(
         lines.append("* deterministic: the defense draws no random numbers.")
     lines.extend(f"[{place}] {note}" for place, note in enumerate(view.notes, 1))
     yield Text("\n".join(lines) + "\n", style="dim")
-    yield from _robustness(robustness_rows(view, grid, scores), width)
+    yield from _robustness(robust, width)
     both = beside(view)
     if both is not None:
         yield Text("Beside the paper: measured (published)", style="bold")
@@ -160,9 +177,9 @@ def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableTy
         yield table
 
 
-def _legend(shown: Sequence[View], grid: Grid, scores: Scores) -> Iterator[RenderableType]:
-    """Explanation of the columns of robustness tables, once below all of them."""
-    if any(robustness_rows(view, grid, scores) for view in shown):
+def _legend(shown: Sequence[View], grid: Grid, *, explained: bool) -> Iterator[RenderableType]:
+    """Notes about attacks; before them, the columns of robustness tables may be `explained`."""
+    if explained:
         yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
     for note in attack_notes(grid, dict.fromkeys(name for view in shown for name in view.attacks)):
         yield Text(f"{note}\n", style="dim")
