@@ -163,10 +163,10 @@ def opened_again(run: Invocation, overrides: Overrides) -> tuple[Catalogue, Over
     Raises:
         BadInput: If a file of its command line is not there.
     """
-    from pipeline.commands.cli import main
+    from pipeline.commands.computing import judge
 
     try:
-        given = main.commands["judge"].make_context("judge", list(run.command[2:])).params
+        given = judge.make_context("judge", list(run.command[2:])).params
     except click.ClickException as error:
         raise BadInput(error.format_message()) from None
     asked = asked_from(given)
