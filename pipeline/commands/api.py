@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.options import additions
+from pipeline.commands.choosing import additions
 from pipeline.commands.session import Session, open_session
 from pipeline.execution.events import Observer, Observers, RunFinished
 from pipeline.grid.builder import Overrides

@@ -22,7 +22,8 @@ from fnmatch import fnmatchcase
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.commands.judge_options import JudgeOptions, report_folder
 from pipeline.commands.judged import BUDGETS, DIRECT, LEAST, REPLAYED, JudgedGrid, judged_grid
-from pipeline.commands.options import UNEXPECTED, RunOptions, say
+from pipeline.commands.options import UNEXPECTED, RunOptions
+from pipeline.commands.output import say
 from pipeline.commands.report import check_folder, known_scores
 from pipeline.commands.run import run_grid
 from pipeline.commands.session import Session, open_session

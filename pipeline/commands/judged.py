@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import click
 
@@ -157,20 +158,47 @@ def judged_grid(catalogue: Catalogue, asked: JudgeOptions) -> JudgedGrid:
     return JudgedGrid(catalogue, asked, name, models)
 
 
-def opened_again(run: Invocation, overrides: Overrides) -> tuple[Catalogue, Overrides]:
+def opened_again(
+    run: Invocation, overrides: Overrides, configs: Sequence[Path]
+) -> tuple[Catalogue, Overrides]:
     """A catalogue with the grid of a run of `pipeline judge`, and the overrides to load it with.
 
+    The ledger of another's store may name any file, so the user has to name those that are loaded.
+
+    Args:
+        overrides: Of which `add` names the files of the defense and of the models.
+        configs: Folders of configs that the user named.
+
     Raises:
-        BadInput: If a file of its command line is not there.
+        BadInput: If a file of the command line is not named, with the options that name them all.
     """
-    from pipeline.commands.cli import main
+    from pipeline.commands.computing import judge
 
     try:
-        given = main.commands["judge"].make_context("judge", list(run.command[2:])).params
+        given = judge.make_context("judge", list(run.command[2:])).params
     except click.ClickException as error:
         raise BadInput(error.format_message()) from None
     asked = asked_from(given)
-    grid = judged_grid(Catalogue(config_folders(asked.configs)), asked)
+    added = {(section, Path(choice).name): choice for section, choice in overrides.add}
+    files: dict[tuple[str, str], str] = {
+        (section, Path(choice).name): choice
+        for section, choices in (("defenses", [asked.defense]), ("models", asked.models))
+        for choice in choices
+        if Path(choice).suffix in {".py", ".yaml"}
+    }
+    lacking = [f"--add {key[0][:-1]}={files[key]}" for key in files if key not in added]
+    named = {each.name for each in configs}
+    lacking += [f"--configs {each}" for each in asked.configs if each.name not in named]
+    if lacking:
+        raise BadInput(f"name the files that it was judged from: {' '.join(lacking)}")
+    asked = replace(
+        asked,
+        defense=added.get(("defenses", Path(asked.defense).name), asked.defense),
+        models=[added.get(("models", Path(each).name), each) for each in asked.models],
+        configs=configs,
+    )
+    others = [each for each in overrides.add if (each[0], Path(each[1]).name) not in files]
+    grid = judged_grid(Catalogue(config_folders(configs)), asked)
     attacks = {cell.split("/")[1] for cell in run.cells}
     largest = next((each for each in BUDGETS if f"adaptive-{each}" in attacks), BUDGETS[-1])
 
@@ -180,7 +208,7 @@ def opened_again(run: Invocation, overrides: Overrides) -> tuple[Catalogue, Over
     fallen = [each for each in grid.models if has(each, REPLAYED) and not has(each, DIRECT)]
     grid.catalogue.add_grid(run.grid, grid.entry(largest, fallen))
     data, weights = {**asked.data, **overrides.data}, {**asked.weights, **overrides.weights}
-    return grid.catalogue, replace(overrides, data=data, weights=weights)
+    return grid.catalogue, replace(overrides, add=others, data=data, weights=weights)
 
 
 def _models(entry: GridEntry) -> list[str]:

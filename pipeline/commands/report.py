@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.catalogue.claims import claims
-from pipeline.commands.options import discard_stdout, print_json
+from pipeline.commands.output import discard_stdout, print_json
 from pipeline.commands.records import cell_record, swept_values
 from pipeline.commands.view import StoredGrid
 from pipeline.grid.cells import Grid

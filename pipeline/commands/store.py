@@ -1,4 +1,4 @@
-"""Commands on a whole store: export, import, verify, gc."""
+"""Commands on a whole store, or files of it: export, export-weights, import, verify, gc."""
 
 from __future__ import annotations
 
@@ -9,18 +9,10 @@ from typing import Any
 
 import click
 
-from pipeline.commands.options import (
-    FiniteRange,
-    GridOptions,
-    choice_words,
-    grid_options,
-    json_option,
-    print_json,
-    say,
-    session_from,
-    store_option,
-    written_file_argument,
-)
+from pipeline.commands.choosing import GridOptions, choice_words, grid_options, session_from
+from pipeline.commands.grouped import GroupedCommand
+from pipeline.commands.options import FiniteRange, json_option, store_option, written_file_argument
+from pipeline.commands.output import print_json, say
 from pipeline.plan.words import counted
 from pipeline.problems import BadInput
 
@@ -76,6 +68,27 @@ def export_command(
         say(f"{lacking} of {len(session.chosen)} cells have no score yet", err=True)
     if left := session.uncompared():
         say(f"not included, though verdicts compare with them: {', '.join(left)}", err=True)
+
+
+@click.command("export-weights", cls=GroupedCommand)
+@click.argument("model")
+@written_file_argument
+@grid_options
+@click.option("--half", is_flag=True, help="Write float16, half the size.")
+def export_weights_command(model: str, file: Path, half: bool, chosen: GridOptions) -> None:
+    """Write a model's weights as a safetensors file.
+
+    The `checkpoint` in the YAML file of a model can name it. An existing FILE is replaced; its
+    folder must exist.
+
+    \b
+    pipeline export-weights demo-iat demo-iat.safetensors --grid demo --half
+    """
+    from pipeline.commands.weights import export_weights
+
+    written = export_weights(session_from(chosen), model, file, half=half)
+    say(f"{file}: {written.weights:,} numbers, {written.size_bytes / 1e6:.2f} MB")
+    say(f"sha256: {written.sha256}")
 
 
 @click.command("import")
@@ -291,7 +304,7 @@ def _suspects(store: str, *, set_aside: bool, as_json: bool) -> int:
     return 1
 
 
-store_commands = (export_command, import_command, verify, gc)
+store_commands = (export_command, export_weights_command, import_command, verify, gc)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -235,7 +235,11 @@ def open_stored_grid(
     if catalogue is None:
         catalogue = Catalogue(config_folders(configs))
         if grid.startswith("judge-") and grid not in catalogue.names("grids"):
-            catalogue, overrides, command = _judged(grid, opened, catalogue, overrides)
+            catalogue, overrides, command = _judged(grid, opened, configs, overrides) or (
+                catalogue,
+                overrides,
+                command,
+            )
     loaded = replace(load_grid(catalogue, grid, overrides), command=tuple(command))
     return StoredGrid(
         catalogue=catalogue,
@@ -247,28 +251,24 @@ def open_stored_grid(
 
 
 def _judged(
-    grid: str, store: Store, catalogue: Catalogue, overrides: Overrides | None
-) -> tuple[Catalogue, Overrides | None, Sequence[str]]:
+    grid: str, store: Store, configs: Sequence[Path], overrides: Overrides | None
+) -> tuple[Catalogue, Overrides | None, Sequence[str]] | None:
     """What to load a grid with that `pipeline judge` built in memory, and the command that did.
 
-    It is built again by the command line of its last run. What is given is returned where the store
-    has no run of `judge`.
+    It is built again by the command line of its last run. None if the store has no run of `judge`.
 
     Raises:
-        BadInput: If that cannot be done, as where the command line names a file of another folder.
+        BadInput: If that cannot be done, as where its files are not named.
     """
     from pipeline.commands.judged import opened_again
 
     runs = Ledger(store.backend).invocations
     judged = {run.grid: run for run in runs if run.command[:2] == ["pipeline", "judge"]}
     if not judged:
-        return catalogue, overrides, ()
+        return None
     if (run := judged.get(grid)) is None:
         raise BadInput(f"no grid named '{grid}'{suggestion(grid, judged)}")
     try:
-        return *opened_again(run, overrides or Overrides()), run.command
+        return *opened_again(run, overrides or Overrides(), configs), run.command
     except BadInput as problem:
-        again = clean(shlex.join(run.command))
-        raise BadInput(
-            f"grid '{grid}' is of `{again}`, which cannot be repeated here: {problem}"
-        ) from None
+        raise BadInput(f"grid '{grid}' is of `{shlex.join(run.command)}`: {problem}") from None

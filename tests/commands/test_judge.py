@@ -111,18 +111,20 @@ def test_what_is_not_finished_in_time_cannot_be_told_and_exits_with_3(judge: Jud
     )
     assert Path("reports", GRID, "index.html").is_file()
     # the grid of this question has no file, and is built again from the command line
-    cells = CliRunner().invoke(main, ["list", "cells", "--grid", GRID]).stdout.splitlines()
+    mine = ["--grid", GRID, "--add", "defense=mine.py"]
+    cells = CliRunner().invoke(main, ["list", "cells", *mine]).stdout.splitlines()
     assert {"mixed/clean/mine", "mixed/adaptive-quick/none"} <= set(cells)
-    show = ["show", "mixed/clean/mine", "--grid"]
-    assert CliRunner().invoke(main, [*show, GRID]).exit_code == 0
-    other = CliRunner().invoke(main, [*show, "judge-mine"])
+    show = ["show", "mixed/clean/mine"]
+    assert CliRunner().invoke(main, [*show, *mine]).exit_code == 0
+    other = CliRunner().invoke(main, [*show, "--grid", "judge-mine"])
     assert other.stderr == f"error: no grid named 'judge-mine'; did you mean '{GRID}'?\n"
-    Path("mine.py").unlink()
-    gone = CliRunner().invoke(main, [*show, GRID])
-    assert gone.exit_code == 2
-    assert gone.stderr == (
-        f"error: grid '{GRID}' is of `{shlex.join(sys.argv)}`, which cannot be repeated here: "
-        "there is no file mine.py\n"
+    # no code is loaded because a store names it
+    Path("mine.py").write_text("raise SystemExit", encoding="utf-8")
+    unnamed = CliRunner().invoke(main, [*show, "--grid", GRID])
+    assert unnamed.exit_code == 2
+    assert unnamed.stderr == (
+        f"error: grid '{GRID}' is of `{shlex.join(sys.argv)}`: name the files that it was judged "
+        "from: --add defense=mine.py\n"
     )
     # the network is named a second time
     again = judge(NOISE, "--minutes", "0.001", "--model", "mixed")

@@ -9,8 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pipeline.commands.choosing import GridOptions, grid_options
 from pipeline.commands.cli import main
-from pipeline.commands.options import GridOptions, RunOptions, grid_options
+from pipeline.commands.options import RunOptions
 
 
 def names(options: type) -> set[str]:

@@ -37,8 +37,8 @@ from ray.scripts.scripts import cli as ray
 
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.code.own import GROUP
+from pipeline.commands.choosing import GridOptions, stored_grid_from
 from pipeline.commands.cli import main
-from pipeline.commands.options import GridOptions, stored_grid_from
 from pipeline.execution.settings import read_settings
 from pipeline.report.views.adaptive import Rate
 from pipeline.report.views.table import Entry
