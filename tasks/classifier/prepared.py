@@ -129,13 +129,15 @@ def prepare(module: nn.Module, device: torch.device, probe: Tensor | None = None
 def training_manner(module: nn.Module, probe: Tensor) -> Manner:
     """Return how a network can be trained, and copied for attacks on it during training.
 
-    In eval mode answers must be unchanged. In train mode a layout may lead to other random numbers,
-    so it only has to work.
+    In eval mode answers must be unchanged, also those after training: what is neutral in an
+    untrained network, such as the statistics of batch norms, is made random first. In train mode a
+    layout may lead to other random numbers, so it only has to work.
 
     Args:
         module: See `prepare`, which may change it.
         probe: Images to compare on.
     """
+    _as_if_trained(module)
     manner = prepare(module, torch.device("cpu"), probe).manner
     if not manner.copied or manner.layout is torch.contiguous_format:
         return manner
@@ -153,6 +155,22 @@ def training_manner(module: nn.Module, probe: Tensor) -> Manner:
             left_out = (*manner.left_out, line)
             return replace(manner, layout=torch.contiguous_format, left_out=left_out)
     return manner
+
+
+def _as_if_trained(module: nn.Module) -> None:
+    """Set batch norms, and weights that are zero, to random values."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for child in module.modules():
+            if isinstance(child, nn.BatchNorm2d):
+                if child.running_mean is not None and child.running_var is not None:
+                    child.running_mean.normal_(0, 0.1, generator=generator)
+                    child.running_var.uniform_(0.5, 1.5, generator=generator)
+                if child.weight is not None:
+                    child.weight.uniform_(0.5, 1.5, generator=generator)
+        for weight in module.parameters():
+            if weight.is_floating_point() and not weight.any():
+                weight.normal_(0, 0.1, generator=generator)
 
 
 def ask(

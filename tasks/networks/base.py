@@ -70,6 +70,7 @@ class Network(Kind):
                 f"for images of {channels} channels"
             )
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # for what `initialise` does not set
             module = self.module(channels, side, classes)
         initialise(module, seed)
         return module
@@ -82,5 +83,7 @@ class Network(Kind):
         raise NotImplementedError(f"{type(self).__name__} does not define multiplications")
 
     def module(self, channels: int, side: int, classes: int) -> nn.Module:
-        """Return the module, with any weights; `build` sets them."""
+        """Return the module; `build` seeds torch, and sets the weights of convolutions, linear
+        layers and batch norms itself.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define module")

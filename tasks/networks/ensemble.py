@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from tasks.networks.base import Network
 from tasks.specs import Deviation, Mean
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class Ensemble(Network):
@@ -48,17 +45,6 @@ class Ensemble(Network):
         if (self.mean, self.std) != ((0.0,), (1.0,)):
             raise ValueError("mean and std: each member of an ensemble has its own")
         return self
-
-    def build(self, channels: int, side: int, classes: int, *, seed: int = 0) -> nn.Module:
-        """See `Network.build`; the members' weights have consecutive seeds."""
-        from tasks.classifier.ensemble import EnsembleModule
-
-        return EnsembleModule(
-            [
-                member.build(channels, side, classes, seed=seed + number)
-                for number, member in enumerate(self.members)
-            ]
-        )
 
     def multiplications(self, channels: int, side: int, classes: int) -> int:
         """Return the sum over all members."""

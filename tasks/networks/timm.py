@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from tasks.networks.families.foreign import ForeignNetwork
 from tasks.registry import imported
@@ -22,7 +22,15 @@ class Timm(ForeignNetwork):
     name: str
     """Name of the network, such as resnet18 or vit_tiny_patch16_224."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further keyword arguments of `timm.create_model`."""
+    """Further keyword arguments of `timm.create_model`, except those that load weights."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _no_weights(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in arguments:
+            if name == "checkpoint_path" or name.startswith("pretrained"):
+                raise ValueError(f"{name}: weights belong in `checkpoint`")
+        return arguments
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

@@ -1,7 +1,8 @@
 """The training loop, in which every random number belongs to an image and an epoch.
 
-So no generator state is saved, and a run resumed after any epoch ends with exactly the weights of
-an uninterrupted one.
+Those that a network itself draws, as dropout does, belong to a step: torch's global generators are
+seeded for each, and left as they were. So no generator state is saved, and a run resumed after any
+epoch ends with exactly the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +32,7 @@ _TELLS_AN_EPOCH = 20
 
 
 class Diverged(RuntimeError):
-    """A training whose loss is no longer finite."""
+    """A training whose loss or weights are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def train(
 
     Raises:
         BadTensor: If there are no images.
-        Diverged: If the loss of an epoch is not finite.
+        Diverged: If the loss of an epoch, or a weight after it, is not finite.
     """
     recipe = spec.recipe
     require(len(images) > 0, "training needs images")
@@ -104,13 +106,14 @@ def train(
         order = rows.words("order", 1)[:, 0].argsort(stable=True)
         for number in range(batches):
             place = order[number * size : (number + 1) * size]
-            pixels, targets = training_batch(network, data[place], rows[place], recipe, manner)
             rate = learning_rate(recipe, epoch + number / batches)
             optimizer.param_groups[0]["lr"] = rate
-            logits = run(network, pixels, recipe.precision, manner.layout)
-            loss = F.cross_entropy(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            with _seeded(rows[place], data.pixels.device):
+                pixels, targets = training_batch(network, data[place], rows[place], recipe, manner)
+                logits = run(network, pixels, recipe.precision, manner.layout)
+                loss = F.cross_entropy(logits, targets)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             loss_sum += loss.detach()
             hits += (logits[:size].argmax(1) == targets[:size].argmax(1)).sum()
@@ -127,10 +130,12 @@ def train(
             "seconds": seconds,
             "images_per_second": batches * size / seconds,
         }
-        if not math.isfinite(loss_mean):
-            raise Diverged(f"training diverged in epoch {epoch + 1}, at learning rate {rate:g}")
         history = [*history, facts]
-        yield _state(network, optimizer, history)
+        ended = _state(network, optimizer, history)
+        finite = all(weight.isfinite().all() for weight in ended.weights.values())
+        if not finite or not math.isfinite(loss_mean):
+            raise Diverged(f"training diverged in epoch {epoch + 1}, at learning rate {rate:g}")
+        yield ended
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
@@ -151,6 +156,14 @@ def _network(data: Images, spec: TrainSpec, layout: torch.memory_format) -> nn.M
     network = spec.network.build(channels, side, data.classes, seed=spec.seed)
     network = network.to(data.pixels.device).to(memory_format=layout)
     return network.train()
+
+
+@contextmanager
+def _seeded(rows: Rows, device: torch.device) -> Iterator[None]:
+    """Context manager in which torch's global generators are seeded by a batch."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(rows.batch_seed("network"))
+        yield
 
 
 def _note(epoch: int, epochs: int, history: list[dict[str, float]]) -> str:

@@ -10,9 +10,9 @@ from strange_networks import VARIANTS, Net
 from torch import Tensor, nn
 
 from tasks.classifier import exported
+from tasks.classifier.ensemble import EnsembleModule
 from tasks.classifier.frozen import Frozen
 from tasks.classifier.problems import BadNetwork
-from tasks.networks.ensemble import Ensemble
 from tasks.networks.modules.exported import ExportedNetwork
 from tasks.networks.resnet20 import ResNet20
 from tasks.networks.small import Small
@@ -147,7 +147,7 @@ def test_a_second_head_that_the_network_does_not_return_is_passed_over(
 
 
 def test_an_ensemble_has_no_features(pixels: Tensor) -> None:
-    both = Ensemble(members=(Small(width=4), Small(width=8))).build(1, 8, 10)
+    both = EnsembleModule([Small(width=width).build(1, 8, 10) for width in (4, 8)])
     with pytest.raises(BadNetwork, match="network EnsembleModule has no features"):
         Frozen(both, classes=10).features(pixels)
 

@@ -359,6 +359,14 @@ def test_a_timm_network_with_local_weights(zoo: Zoo) -> None:
         Timm(name="nonesuch").build(1, 8, 10)
 
 
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained"])
+def test_timm_loads_no_weights_that_are_not_in_the_digest(zoo: Zoo, argument: str) -> None:
+    network = f"kind: timm, name: resnet18, arguments: {{{argument}: net.pth}}"
+    line = rf"mixed\.yaml:2: network\.arguments\.{argument}: weights belong in `checkpoint`"
+    with pytest.raises(BadInput, match=line):
+        zoo.session(network)
+
+
 @pytest.mark.parametrize("network", ["conv", "attention"])
 def test_a_file_of_torch_export_gives_the_logits_and_gradients_of_its_network(
     network: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from our_kinds import our_kinds
 from strange_networks import Net, make, with_statistics
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +25,7 @@ from tasks.classifier.problems import BadNetwork
 from tasks.data.arrays import Images
 from tasks.networks.base import Network
 from tasks.networks.families.foreign import ForeignNetwork
+from tasks.registry import kind_class
 from tasks.specs import Problem
 from tasks.training.recipe import InnerAttack, Recipe, TrainSpec
 from tasks.training.train import train
@@ -289,6 +291,35 @@ def test_adversarial_training_attacks_the_network_itself_where_a_copy_is_another
     manner = training_manner(module, probe)
     assert not manner.copied
     assert trained_weights("forward_replaced", manner, "adversarial")
+
+
+class GivenAHook(Strange):
+    """Its hook reads a weight, which folding changes once a norm has statistics."""
+
+    def module(self, channels: int, side: int, classes: int) -> nn.Module:
+        module = make("plain")
+        module.register_forward_hook(lambda net, _, out: out * net.conv1.weight.abs().mean())
+        return module
+
+
+def test_folding_for_attacks_is_compared_as_after_training_where_norms_have_statistics(probe):
+    manner = training_manner(GivenAHook(name="").build(1, 8, 10), probe)
+    assert not manner.folded
+    assert "batch norms are not folded: folded, it moves logits by" in manner.left_out[0]
+    for name in set(our_kinds("networks")) - {"resnet50-cifar"}:  # which is large
+        module = kind_class("networks", name)(mean=(0.5,), std=(0.5,)).build(1, 8, 10)
+        assert training_manner(module, probe) == Manner(), name
+
+
+def test_weights_that_are_zero_before_training_hide_no_difference(probe):
+    class ZeroHead(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
+            self.register_forward_hook(lambda net, _, out: out * net.conv1.weight.abs().mean())
+
+    assert not training_manner(ZeroHead(), probe).folded
 
 
 def test_a_view_that_only_training_meets_is_found_before_it(probe):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tasks.classifier.ensemble import EnsembleModule
 from tasks.classifier.frozen import Frozen
 from tasks.data.seeding import Rows
 from tasks.defenses.base import Context, Defense
@@ -24,7 +25,6 @@ from tasks.defenses.tte import TTE
 from tasks.defenses.xie import Xie
 from tasks.evaluation.costs import prediction_passes
 from tasks.evaluation.defend import draw_logits, predict
-from tasks.networks.ensemble import Ensemble
 from tasks.networks.small import Small
 from tasks.specs import Passes, Problem
 
@@ -204,14 +204,12 @@ def test_crossmax_is_the_median_of_members_brought_to_one_level_twice(
 def test_crossmax_of_models_is_the_median_of_networks_brought_to_one_level_twice(
     members: int, pixels: Tensor, rows: Rows
 ) -> None:
-    ensemble = Ensemble(members=tuple(Small(width=4) for _ in range(members)))
-    module = ensemble.build(3, SIDE, CLASSES, seed=5)
-    asked = Context(Frozen(module, classes=CLASSES))
+    networks = [
+        Small(width=4).build(3, SIDE, CLASSES, seed=5 + number) for number in range(members)
+    ]
+    asked = Context(Frozen(EnsembleModule(networks), classes=CLASSES))
     with torch.no_grad():
-        each = [
-            Small(width=4).build(3, SIDE, CLASSES, seed=5 + number).eval().double()(pixels.double())
-            for number in range(members)
-        ]
+        each = [network.eval().double()(pixels.double()) for network in networks]
     found = predicted(CrossMaxModels(), asked, pixels, rows)
     torch.testing.assert_close(found, scores_by_hand(each).softmax(dim=1), atol=1e-5, rtol=0)
     # the ensemble itself, and with views of each image

@@ -79,6 +79,31 @@ def test_first_weights_depend_on_the_seed_and_on_no_global_generator(network):
     assert not any(torch.equal(first[name], other[name]) for name in weights)
 
 
+class Own(Network):
+    """A network with weights other than those of convolutions, linear layers and batch norms."""
+
+    kind: str = "own"
+
+    def module(self, channels: int, side: int, classes: int) -> nn.Module:
+        module = nn.Sequential(nn.ConvTranspose2d(channels, classes, 3), nn.LayerNorm(side + 2))
+        module.register_parameter("token", nn.Parameter(torch.randn(classes)))
+        module.register_buffer("fixed", torch.randn(classes), persistent=False)
+        return module
+
+
+def test_weights_of_other_layers_depend_on_the_seed_and_on_no_global_generator():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = Own().build(3, 16, 4, seed=5)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    again, other = (Own().build(3, 16, 4, seed=seed) for seed in (5, 6))
+    for name in ("0.weight", "0.bias", "token"):
+        assert torch.equal(first.get_parameter(name), again.get_parameter(name))
+        assert not torch.equal(first.get_parameter(name), other.get_parameter(name))
+    assert torch.equal(first.fixed, again.fixed)
+
+
 def test_normalisation_is_inside_the_module_and_not_in_its_weights(network):
     channels = 3
     pixels = torch.rand(2, channels, 16, 16)

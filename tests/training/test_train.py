@@ -13,6 +13,7 @@ from tasks.classifier.frozen import Frozen
 from tasks.data.arrays import BadTensor, Images
 from tasks.data.seeding import Rows
 from tasks.data.splits import digits
+from tasks.networks.base import Network
 from tasks.networks.small import Small
 from tasks.specs import Problem
 from tasks.training import augment
@@ -22,6 +23,7 @@ from tasks.training.train import Diverged, State, learning_rate, train
 
 PROBLEM = Problem(epsilon=8, classes=10, side=8, pool=1197)
 DIGITS = {"flip": False, "crop_padding_px": 1}
+SMALL = Small(width=4)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,18 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def spec_of(seed: int = 0, **recipe) -> TrainSpec:
-    network = Small(width=4)
+class Drawing(Small):
+    """A network that draws at random, as dropout does, and in eval mode too."""
+
+    kind: str = "drawing"
+
+    def module(self, channels: int, side: int, classes: int) -> nn.Module:
+        module = super().module(channels, side, classes)
+        module.register_forward_hook(lambda _, __, logits: F.dropout(logits, 0.5))
+        return module
+
+
+def spec_of(seed: int = 0, network: Network = SMALL, **recipe) -> TrainSpec:
     return TrainSpec(network=network, recipe=Recipe(**recipe), seed=seed).resolved(PROBLEM)
 
 
@@ -229,11 +241,15 @@ def test_the_inner_attack_may_climb_from_the_predicted_label():
 # Training
 
 
+@pytest.mark.parametrize("network", [SMALL, Drawing(width=4)])
 @pytest.mark.parametrize("method", ["mixup", "iat"])
-def test_a_run_resumed_after_any_epoch_ends_bit_equal_to_an_undisturbed_one(images, method):
-    spec = spec_of(method=method, epochs=3, learning_rate=0.05, **DIGITS)
+def test_a_run_resumed_after_any_epoch_ends_bit_equal_to_an_undisturbed_one(
+    images, method, network
+):
+    spec = spec_of(network=network, method=method, epochs=3, learning_rate=0.05, **DIGITS)
     states = list(train(images, spec))
     torch.manual_seed(12345)
+    before = torch.random.get_rng_state()
     for state in states[:-1]:
         stored = State(
             {name: tensor.clone() for name, tensor in state.weights.items()},
@@ -241,6 +257,7 @@ def test_a_run_resumed_after_any_epoch_ends_bit_equal_to_an_undisturbed_one(imag
             json.loads(json.dumps(state.facts)),
         )
         assert same(last(train(images, spec, state=stored)), states[-1])
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert list(train(images, spec, state=states[-1])) == []
 
 
@@ -307,6 +324,13 @@ def test_a_diverging_training_says_so(images):
     recipe = spec.recipe.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(Diverged, match="epoch 1, at learning rate 1e"):
         list(train(images, spec.model_copy(update={"recipe": recipe})))
+
+
+def test_weights_that_are_infinite_after_a_finite_loss_are_a_divergence(images):
+    recipe = spec_of(epochs=1).recipe.model_copy(update={"learning_rate": 1e300})
+    # one step, whose loss is that of the initial weights
+    with pytest.raises(Diverged, match="epoch 1, at learning rate 1e"):
+        list(train(images[:10], TrainSpec(network=SMALL, recipe=recipe)))
 
 
 def test_bfloat16_trains_float32_weights_and_changes_them_a_little(images):

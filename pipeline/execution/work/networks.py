@@ -12,12 +12,13 @@ from pipeline.execution.work.artifacts import Artifacts
 from pipeline.grid.graph import Node
 from pipeline.store.reading import Malformed, parsed
 from tasks.classifier.checkpoint import BadCheckpoint, load_weights, weights_from_bytes
+from tasks.classifier.ensemble import EnsembleModule
 from tasks.classifier.problems import BadNetwork
 from tasks.data.spec import DatasetSpec
 from tasks.networks.base import Network
 from tasks.networks.exported import Exported
 from tasks.networks.families.foreign import ForeignNetwork
-from tasks.training.recipe import ClassifierSpec
+from tasks.training.recipe import ClassifierSpec, EnsembleSpec, TrainSpec
 
 
 @contextmanager
@@ -35,9 +36,19 @@ def title_of(network: Network) -> str:
 
 
 def untrained(model: Node) -> nn.Module:
-    """The network of a model node, with initial weights."""
-    shape = shape_of(model)
-    return spec_of(model).network.build(shape.channels, shape.side, shape.classes)
+    """The network of a model node, with initial weights.
+
+    A trained one is built with the seed of its training, since it may hold random tensors that are
+    not in its state dict.
+    """
+    return _built(spec_of(model), shape_of(model))
+
+
+def _built(spec: ClassifierSpec, shape: DatasetSpec) -> nn.Module:
+    if isinstance(spec, EnsembleSpec):
+        return EnsembleModule([_built(member, shape) for member in spec.members])
+    seed = spec.seed if isinstance(spec, TrainSpec) else 0
+    return spec.network.build(shape.channels, shape.side, shape.classes, seed=seed)
 
 
 def spec_of(model: Node) -> ClassifierSpec:
