@@ -205,6 +205,34 @@ def test_parts_of_a_table_are_counted(folder: Path) -> None:
     assert "train-*.parquet are parts of different wholes" in refused(folder, PARQUET)
 
 
+def test_parts_named_with_a_hash_are_counted_too(folder: Path) -> None:
+    write_parquet(folder / "test-00001-of-00002-9564e8b05b4757ab.parquet", [0, 1, 2])
+    assert refused(folder, PARQUET) == (
+        f"{folder}: 1 of 2 parts of test-*.parquet are here; missing: 0"
+    )
+    write_parquet(folder / "test-00000-of-00002-0123456789abcdef.parquet", [0, 1, 2])
+    assert locate("mine", PARQUET, folder).test == 6
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("test-old.parquet", "test.parquet"),
+        ("test.backup.parquet", "test.parquet"),
+        ("test-clean.parquet", "test-gaussian-noise.parquet"),
+        ("test-00000-of-00001.parquet", "test.parquet"),
+    ],
+)
+def test_files_that_are_no_parts_of_one_split_are_not_joined(
+    folder: Path, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        write_parquet(folder / name, [0, 1, 2])
+    assert refused(folder, PARQUET).startswith(
+        f"{folder}: {', '.join(names)}: expected one file, test.parquet, or parts, test-N.parquet"
+    )
+
+
 def test_parts_without_a_total_have_no_gap(folder: Path) -> None:
     write_parquet(folder / "test.parquet", [0, 1, 2])
     for part in (1, 2, 4):
