@@ -181,6 +181,21 @@ def test_an_empty_class_that_shifts_labels_is_another_data_set(folder: Path) -> 
     assert digests[0] != digests[1]
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_may_be_absent_from_one_split(folder: Path, split: str) -> None:
+    write_images(folder, ("a", "b", "c"))
+    given = changed(FOLDERS, classes=["a", "b", "c"])
+    before = spec(folder, given)
+    for image in (folder / split / "b").iterdir():
+        image.unlink()
+    (folder / split / "b").rmdir()
+    found = content(folder, given)
+    for images in (found.splits.train, found.splits.test):
+        assert torch.equal(images.pixels[:, 0, 0, 0].long() // 20, images.labels)
+    assert "3 classes in the order a, b, c" in found.notes
+    assert spec(folder, given).class_names is before.class_names is None
+
+
 def test_classes_are_named_each_once_in_a_config() -> None:
     assert changed(FOLDERS, classes=[1, 2, 10]).names == ("1", "2", "10")
     assert changed(FOLDERS, classes=[1, 2, 10]).count == 3
