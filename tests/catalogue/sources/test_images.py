@@ -377,11 +377,34 @@ def test_one_file_of_arrays_is_a_test_split_or_holds_them_all(folder: Path) -> N
         assert (len(found.splits.train), len(found.splits.test)) == (2, 3)
         unused = ", ".join(sorted(name.format("val") for name in names))
         assert any(
-            sorted(note.removeprefix("not used: ").split(", ")) == sorted(unused.split(", "))
+            sorted(note.removeprefix("arrays of mine.npz that are not used: ").split(", "))
+            == sorted(unused.split(", "))
             for note in found.notes
         )
     np.savez(folder / "other.npz", images=images, labels=np.arange(3))
     assert refused(folder, grey) == f"data set 'mine': no train.npz and test.npz in {folder}"
+
+
+@pytest.mark.parametrize("other", ["test_images", "x_test", "X_train", "val_images"])
+@pytest.mark.parametrize("name", ["mine", "test"])
+def test_two_arrays_of_images_that_may_be_meant_are_refused(
+    folder: Path, name: str, other: str
+) -> None:
+    images = np.arange(3, dtype=np.uint8).repeat(16).reshape(3, 4, 4)
+    path = folder / f"{name}.npz"
+    np.savez(path, images=images, labels=np.arange(3), **{other: images[:1]})
+    assert refused(folder, changed(ARRAYS, channels=1)).startswith(
+        f"{path}: 'images' and {other}: which are meant?"
+    )
+
+
+def test_arrays_that_are_not_used_are_named(folder: Path) -> None:
+    images = np.arange(3, dtype=np.uint8).repeat(16).reshape(3, 4, 4)
+    np.savez(folder / "test.npz", images=images, labels=np.arange(3), ids=np.arange(3))
+    assert (
+        "arrays of test.npz that are not used: ids"
+        in content(folder, changed(ARRAYS, channels=1)).notes
+    )
 
 
 def test_labels_of_arrays_may_be_names_of_classes(folder: Path) -> None:
