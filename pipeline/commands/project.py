@@ -127,9 +127,10 @@ def reference() -> None:
 def accept() -> None:
     """Record that changed code gives the same results as before.
 
-    `run` and `plan` stop if the program's own code in `tasks` has changed. If the change affects no
-    results, this command records the code and nothing is computed again. If it does affect results,
-    raise the `version` of the class first; its cells are then computed again.
+    `run` and `plan` stop if the program's own code in `tasks`, or that which reads data sets, has
+    changed. If the change affects no results, this command records the code and nothing is computed
+    again. If it does affect results, raise the `version` of the class first; its cells are then
+    computed again.
 
     \b
     pipeline accept

@@ -40,7 +40,7 @@ class KindInfo:
     """Properties of a kind of node.
 
     Attributes:
-        modules: Modules of `tasks` that perform it, beside those of its spec classes.
+        modules: Modules whose code decides its result, beside those of its spec classes.
         network: Whether it trains the network, or evaluates it in batches of arbitrary size. The
             work of both is measured in multiplications. None for kinds that do neither.
         local: Whether it reads the user's own files. Such nodes run on the user's machine, before
@@ -75,7 +75,7 @@ class KindInfo:
 
 
 KINDS: Mapping[NodeKind, KindInfo] = {
-    "dataset": KindInfo(("tasks.data.splits",), local=True),
+    "dataset": KindInfo(("tasks.data.splits", "pipeline.catalogue.sources.locate"), local=True),
     # scheduled first, since most other nodes wait for it
     "train": KindInfo(
         ("tasks.training.train", "tasks.classifier.checkpoint"),

@@ -12,7 +12,10 @@ from pipeline.catalogue.code import fingerprint, syntax
 from pipeline.catalogue.code.digests import TASKS, Code, source_digest, source_modules
 from pipeline.catalogue.code.fingerprint import KindCode, UndecidedCode, accept, check
 from pipeline.catalogue.code.syntax import parse
+from pipeline.grid.kinds import KINDS
 from pipeline.problems import BadInput
+from tasks.data.spec import DatasetSpec
+from tasks.evaluation.specs import ScoreSpec
 
 PACKAGE = {
     "__init__.py": "",
@@ -120,6 +123,23 @@ def test_the_committed_fingerprints_are_those_of_the_code():
         "tasks/fingerprints.json is not that of the code: raise the `version` of every class "
         "whose results change, then run `pipeline accept`"
     )
+
+
+@pytest.mark.parametrize("module", ["locate", "classes", "arrays", "parquet"])
+def test_a_change_of_how_labels_are_read_concerns_data_sets(module, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recorded = fingerprint.read_record()
+    name = f"pipeline.catalogue.sources.{module}"
+    assert name in recorded.modules
+    recorded.modules[name] = "0" * 64
+    monkeypatch.setattr(fingerprint, "read_record", lambda folder: recorded)
+    monkeypatch.setattr(fingerprint, "replace_text", lambda path, text: pytest.fail("written"))
+    data = KindCode(frozenset({DatasetSpec}), frozenset(KINDS["dataset"].modules))
+    with pytest.raises(
+        UndecidedCode, match=rf"^pipeline/catalogue/sources/{module}\.py: .*Dataset"
+    ):
+        check([data])
+    check([KindCode(frozenset({ScoreSpec}), frozenset(KINDS["score"].modules))])
 
 
 def test_the_committed_fingerprints_follow_no_type_checking_import():

@@ -12,14 +12,21 @@ import tasks
 from pipeline.catalogue.code.syntax import ModuleSource, parse, read_sources
 
 TASKS = Path(tasks.__file__).parent
+SOURCES = TASKS.parent / "pipeline" / "catalogue" / "sources"
+"""The code outside `tasks` that decides a result: how data sets are read from files."""
 
 
 class Code:
-    """The modules of a package as they are on disk now; `fresh` bypasses the cache of digests."""
+    """The modules of a package as they are on disk now.
 
-    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+    beside: Another folder of modules below the package's parent folder.
+    fresh: Whether to bypass the cache of digests.
+    """
+
+    def __init__(self, folder: Path, beside: Path | None = None, *, fresh: bool = False) -> None:
         self.folder = folder
-        paths = {_module(folder, path): path for path in sorted(folder.rglob("*.py"))}
+        files = [path for place in (folder, beside) if place for path in place.rglob("*.py")]
+        paths = {_module(folder, path): path for path in sorted(files)}
         if fresh:
             sources = {path: parse(path) for path in paths.values()}
         else:

@@ -1,10 +1,11 @@
-"""Detects changes of the `tasks` code that may invalidate stored results.
+"""Detects changes of the code that may invalidate stored results.
 
-`fingerprints.json`, next to the code of `tasks`, records the digest of each module's syntax tree
-and the version of each spec class. If the code of a node differs from this record, the change is
-settled when the version of a class that is responsible for the code was raised: the node's digest
-changes with it, so that no old artifact is reused. Otherwise the user has to decide: raise a
-version, or run `pipeline accept`.
+That is the code of `tasks`, and of `pipeline.catalogue.sources`, which decides the pixels and
+labels of a data set. `fingerprints.json`, next to the code of `tasks`, records the digest of each
+module's syntax tree and the version of each spec class. If the code of a node differs from this
+record, the change is settled when the version of a class that is responsible for the code was
+raised: the node's digest changes with it, so that no old artifact is reused. Otherwise the user has
+to decide: raise a version, or run `pipeline accept`.
 
 A check records the changes that versions settle in the section `nodes`, only for the kinds of node
 that it checked. So the next edit is noticed, and other nodes that share the code are still checked.
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalogue.code.digests import TASKS, Code
+from pipeline.catalogue.code.digests import SOURCES, TASKS, Code
 from pipeline.problems import BadInput
 from pipeline.store.files import replace_text
 from tasks.specs import Kind, Spec
@@ -84,7 +85,7 @@ def check(entries: Collection[KindCode], folder: Path = TASKS) -> list[str]:
     Raises:
         UndecidedCode: If code changed and no version was raised for it.
     """
-    code, record = Code(folder), read_record(folder)
+    code, record = _code(folder), read_record(folder)
     said: dict[str, None] = {}
     for entry in entries:
         said.update(dict.fromkeys(_check_node(entry, code, record)))
@@ -106,7 +107,7 @@ def accept(folder: Path = TASKS) -> Path:
 
 def present(folder: Path = TASKS) -> Fingerprints:
     """The fingerprints of the current code. Imports every module of the package."""
-    code = Code(folder, fresh=True)
+    code = _code(folder, fresh=True)
     classes = {_name(cls): cls.version for module in code.paths for cls in _spec_classes(module)}
     return Fingerprints(modules=code.digests, versions=classes)
 
@@ -121,6 +122,10 @@ def read_record(folder: Path = TASKS) -> Fingerprints:
         raise BadInput(f"{shown}: missing; restore it, or run `pipeline accept`") from None
     except (ValueError, TypeError):
         raise BadInput(f"{shown}: damaged; restore it, or run `pipeline accept`") from None
+
+
+def _code(folder: Path, *, fresh: bool = False) -> Code:
+    return Code(folder, SOURCES if folder == TASKS else None, fresh=fresh)
 
 
 def _check_node(entry: KindCode, code: Code, record: Fingerprints) -> Iterator[str]:

@@ -6,12 +6,19 @@ import io
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.catalogue.sources.classes import class_order, official_order
-from pipeline.catalogue.sources.files import SCORED, DatasetFiles, Split, array_layout, some
+from pipeline.catalogue.sources.files import (
+    SCORED,
+    WORDS,
+    DatasetFiles,
+    Split,
+    array_layout,
+    some,
+)
 from pipeline.problems import BadInput, shown
 from pipeline.store.files import read_whole
 
@@ -25,6 +32,15 @@ WHOLE = "arrays"
 
 Keys = tuple[str, str]
 """Names of the arrays of images and of labels of one split."""
+PAIRS: Mapping[str, tuple[Keys, ...]] = {
+    word: (
+        (f"{word}_images", f"{word}_labels"),
+        (f"x_{word}", f"y_{word}"),
+        (f"X_{word}", f"y_{word}"),
+    )
+    for word in WORDS
+}
+"""The names that a split's arrays may have in a file of several splits."""
 
 
 def find(
@@ -86,18 +102,13 @@ def read(path: Path, sha256: str, split: str | None) -> tuple[dict[str, Split], 
     import numpy as np
 
     data = read_whole(path, sha256)
-    notes = []
-    if split is not None:
-        parts = {split: _keys_of_one(path, data)}
-    else:
-        inside = _inside(path, data)
-        parts = _keys(path, inside)
-        used = {key for keys in parts.values() for key in keys}
-        unused = [key for key in inside if key not in used]
-        if unused:
-            notes.append(f"not used: {some(unused)}")
-        if not parts["test"][0].lower().removeprefix("x_").startswith("test"):
-            notes.append(f"no test split: the images of '{parts['test'][0]}' are scored on")
+    inside, notes = _inside(path, data), list[str]()
+    parts = _keys(path, inside) if split is None else {split: _keys_of_one(path, data)}
+    unused = set(inside).difference(*parts.values())
+    if unused:
+        notes.append(f"arrays of {path.name} that are not used: {some(sorted(unused))}")
+    if split is None and not parts["test"][0].lower().removeprefix("x_").startswith("test"):
+        notes.append(f"no test split: the images of '{parts['test'][0]}' are scored on")
     found = {}
     for word, keys in parts.items():
         for key in keys:
@@ -137,23 +148,23 @@ def _found(
 
 
 def _keys_of_one(path: Path, data: bytes | None = None) -> Keys:
+    """The arrays of a file of one split; BadInput if it has images of another name as well."""
     _array_shape(path, "images", data)
+    inside = _inside(path, data)
+    others = [keys[0] for word in WORDS for keys in PAIRS[word] if keys[0] in inside]
+    if others:
+        raise BadInput(
+            f"{shown(path)}: 'images' and {some(others)}: which are meant? Keep 'images' alone, "
+            "or rename it"
+        )
     return "images", "labels"
 
 
 def _keys(path: Path, inside: Collection[str]) -> dict[str, Keys]:
     """The arrays of each split in a file of several; BadInput if no test split is found."""
     found: dict[str, Keys] = {}
-    for word in ("train", *SCORED):
-        names = [
-            (images, labels)
-            for images, labels in (
-                (f"{word}_images", f"{word}_labels"),
-                (f"x_{word}", f"y_{word}"),
-                (f"X_{word}", f"y_{word}"),
-            )
-            if images in inside and labels in inside
-        ]
+    for word in WORDS:
+        names = [keys for keys in PAIRS[word] if set(keys) <= set(inside)]
         split = "train" if word == "train" else "test"
         if names and split not in found:
             found[split] = names[0]

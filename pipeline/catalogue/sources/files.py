@@ -27,6 +27,8 @@ LAYOUTS = (
     "or train/CLASS/*.png and test/CLASS/*.png"
 )
 """The layouts that `layout_of` recognises, for messages."""
+PART = r"{word}-(\d+)(?:-of-(\d+))?(?:-[0-9a-f]{{16}})?\.parquet"
+"""Name of a part of a split; Hugging Face's older exports end it with a hash."""
 NAMED = 3
 """How many of several names a message lists."""
 
@@ -91,7 +93,8 @@ def table_layout(folder: Path) -> Layout | None:
     """The Parquet files of a folder by split, sorted by name; None if there are none.
 
     Raises:
-        BadInput: If a numbered part is missing or occurs twice.
+        BadInput: If a split is neither one file, `word.parquet`, nor numbered parts (see `PART`),
+            or a part is missing or occurs twice.
     """
     found: dict[str, list[Path]] = {}
     others = []
@@ -171,16 +174,22 @@ def _parquet_word(path: Path) -> str | None:
 
 
 def _check_parts(word: str, paths: Sequence[Path]) -> None:
-    """Raise BadInput unless the parts `word-3-of-7` or `word-3` are complete, each once."""
-    numbered = [re.fullmatch(r"\w+-(\d+)(?:-of-(\d+))?\.parquet", path.name) for path in paths]
-    totals = {int(match[2]) for match in numbered if match and match[2]}
-    numbers = sorted(int(match[1]) for match in numbered if match)
-    where = shown(paths[0].parent)
-    if not numbers:
+    """Raise BadInput unless a split is `word.parquet` alone, or its parts are here, each once."""
+    names = [path.name for path in paths]
+    if names == [f"{word}.parquet"]:
         return
-    if len(totals) > 1 or (totals and not all(match and match[2] for match in numbered)):
+    where = shown(paths[0].parent)
+    numbered = [match for name in names if (match := re.fullmatch(PART.format(word=word), name))]
+    if len(numbered) < len(names):
+        raise BadInput(
+            f"{where}: {some(names)}: expected one file, {word}.parquet, or parts, {word}-N.parquet"
+            f" or {word}-N-of-M.parquet; rename or remove the others"
+        )
+    totals = {int(match[2]) for match in numbered if match[2]}
+    numbers = sorted(int(match[1]) for match in numbered)
+    if len(totals) > 1 or (totals and not all(match[2] for match in numbered)):
         message = f"{word}-*.parquet are parts of different wholes: "
-        raise BadInput(f"{where}: {message}{some([path.name for path in paths])}")
+        raise BadInput(f"{where}: {message}{some(names)}")
     expected = range(totals.pop()) if totals else range(numbers[0] and 1, numbers[-1] + 1)
     if [*expected] == numbers:
         return

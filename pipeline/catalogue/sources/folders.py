@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,13 +110,19 @@ def find(
     )
 
 
-def read(split: Path, sha256: str, order: Sequence[str] | None) -> tuple[Split, list[str]]:
+def class_names(splits: Iterable[Path]) -> tuple[str, ...]:
+    """The classes that have images in any of the splits, in alphabetical order."""
+    listed = [listing(split) for split in splits]
+    return tuple(sorted({each.class_of(image) for each in listed for image in each.images}))
+
+
+def read(split: Path, sha256: str, order: Sequence[str]) -> tuple[Split, list[str]]:
     """Read a split after comparing its images with the SHA-256; returns it with notes for the user.
 
-    order: class names in the order of the labels; alphabetical if None.
+    order: class names in the order of the labels.
     """
     found = listing(split)
-    labels = {name: label for label, name in enumerate(order or found.classes)}
+    labels = {name: label for label, name in enumerate(order)}
     whole, images, names = Together(), [], []
     for path in found.images:
         try:

@@ -231,7 +231,7 @@ def _read_files(
 
     class_names = spec.class_names
     if spec.kind == "folder" and class_names is None:
-        class_names = tuple(source_folders.listing(files["test"]).classes)
+        class_names = source_folders.class_names(files.values())
     splits = _read_splits(spec, files, hashes, class_names, notes)
     notes += source_files.notes_about(spec.kind, files)
     if class_names is not None:
@@ -272,7 +272,7 @@ def _read_splits(
     splits: dict[str, Split] = {}
     for role, path in files.items():
         if spec.kind == "folder":
-            splits[role], said = source_folders.read(path, hashes[role], class_names)
+            splits[role], said = source_folders.read(path, hashes[role], class_names or ())
         else:
             word = None if role == source_arrays.WHOLE else role
             content, said = source_arrays.read(path, hashes[role], word)

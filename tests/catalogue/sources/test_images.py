@@ -181,6 +181,21 @@ def test_an_empty_class_that_shifts_labels_is_another_data_set(folder: Path) -> 
     assert digests[0] != digests[1]
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_may_be_absent_from_one_split(folder: Path, split: str) -> None:
+    write_images(folder, ("a", "b", "c"))
+    given = changed(FOLDERS, classes=["a", "b", "c"])
+    before = spec(folder, given)
+    for image in (folder / split / "b").iterdir():
+        image.unlink()
+    (folder / split / "b").rmdir()
+    found = content(folder, given)
+    for images in (found.splits.train, found.splits.test):
+        assert torch.equal(images.pixels[:, 0, 0, 0].long() // 20, images.labels)
+    assert "3 classes in the order a, b, c" in found.notes
+    assert spec(folder, given).class_names is before.class_names is None
+
+
 def test_classes_are_named_each_once_in_a_config() -> None:
     assert changed(FOLDERS, classes=[1, 2, 10]).names == ("1", "2", "10")
     assert changed(FOLDERS, classes=[1, 2, 10]).count == 3
@@ -203,6 +218,34 @@ def test_parts_of_a_table_are_counted(folder: Path) -> None:
     )
     write_parquet(folder / "train-00001-of-00002.parquet", [0, 1, 2])
     assert "train-*.parquet are parts of different wholes" in refused(folder, PARQUET)
+
+
+def test_parts_named_with_a_hash_are_counted_too(folder: Path) -> None:
+    write_parquet(folder / "test-00001-of-00002-9564e8b05b4757ab.parquet", [0, 1, 2])
+    assert refused(folder, PARQUET) == (
+        f"{folder}: 1 of 2 parts of test-*.parquet are here; missing: 0"
+    )
+    write_parquet(folder / "test-00000-of-00002-0123456789abcdef.parquet", [0, 1, 2])
+    assert locate("mine", PARQUET, folder).test == 6
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("test-old.parquet", "test.parquet"),
+        ("test.backup.parquet", "test.parquet"),
+        ("test-clean.parquet", "test-gaussian-noise.parquet"),
+        ("test-00000-of-00001.parquet", "test.parquet"),
+    ],
+)
+def test_files_that_are_no_parts_of_one_split_are_not_joined(
+    folder: Path, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        write_parquet(folder / name, [0, 1, 2])
+    assert refused(folder, PARQUET).startswith(
+        f"{folder}: {', '.join(names)}: expected one file, test.parquet, or parts, test-N.parquet"
+    )
 
 
 def test_parts_without_a_total_have_no_gap(folder: Path) -> None:
@@ -334,11 +377,34 @@ def test_one_file_of_arrays_is_a_test_split_or_holds_them_all(folder: Path) -> N
         assert (len(found.splits.train), len(found.splits.test)) == (2, 3)
         unused = ", ".join(sorted(name.format("val") for name in names))
         assert any(
-            sorted(note.removeprefix("not used: ").split(", ")) == sorted(unused.split(", "))
+            sorted(note.removeprefix("arrays of mine.npz that are not used: ").split(", "))
+            == sorted(unused.split(", "))
             for note in found.notes
         )
     np.savez(folder / "other.npz", images=images, labels=np.arange(3))
     assert refused(folder, grey) == f"data set 'mine': no train.npz and test.npz in {folder}"
+
+
+@pytest.mark.parametrize("other", ["test_images", "x_test", "X_train", "val_images"])
+@pytest.mark.parametrize("name", ["mine", "test"])
+def test_two_arrays_of_images_that_may_be_meant_are_refused(
+    folder: Path, name: str, other: str
+) -> None:
+    images = np.arange(3, dtype=np.uint8).repeat(16).reshape(3, 4, 4)
+    path = folder / f"{name}.npz"
+    np.savez(path, images=images, labels=np.arange(3), **{other: images[:1]})
+    assert refused(folder, changed(ARRAYS, channels=1)).startswith(
+        f"{path}: 'images' and {other}: which are meant?"
+    )
+
+
+def test_arrays_that_are_not_used_are_named(folder: Path) -> None:
+    images = np.arange(3, dtype=np.uint8).repeat(16).reshape(3, 4, 4)
+    np.savez(folder / "test.npz", images=images, labels=np.arange(3), ids=np.arange(3))
+    assert (
+        "arrays of test.npz that are not used: ids"
+        in content(folder, changed(ARRAYS, channels=1)).notes
+    )
 
 
 def test_labels_of_arrays_may_be_names_of_classes(folder: Path) -> None:
