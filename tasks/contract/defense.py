@@ -193,10 +193,10 @@ def _check_unchanged(name: str, context: Context) -> None:
         context.classifier.check()
     except NotFrozen as error:
         raise NotRepeatable(f"{name}: {CHANGES} ({error})") from error
-    pool = context.pool
+    assert context.pool is not None
+    pixels = context.pool.pixels
     repeatable(
-        pool is None
-        or torch.equal(pool.pixels, sample_images(*pool.pixels.shape[1:3], POOL).pixels),
+        torch.equal(pixels, sample_images(pixels.shape[1], pixels.shape[2], POOL).pixels),
         f"{name}: changes the pool of images that it is given",
     )
 
