@@ -157,14 +157,33 @@ def test_a_defense_that_cheats_is_told_what_is_wrong_in_one_line(transform, line
     assert "\n" not in str(caught.value)
 
 
-def test_a_defense_that_keeps_the_contract_is_told_nothing():
+def fair(pixels, rows, context):
+    return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
+
+
+def channels_last(pixels, rows, context):
+    """Its result is not contiguous."""
+    return (0.9 * pixels.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def neighbours(pixels, rows, context):
+    pool = context.pool.pixels.flatten(1) / 255
+    near = torch.cdist(pixels.detach().flatten(1), pool).topk(100, largest=False).indices
+    return straight.clip(0.5 * pixels + 0.5 * pool[near].mean(dim=1).view_as(pixels))
+
+
+@pytest.mark.parametrize("transform", [fair, channels_last, neighbours])
+def test_a_defense_that_keeps_the_contract_is_told_nothing(transform):
     class Fair(Defense):
         kind: str = "fair"
 
-        def transform(self, pixels, rows, context):
-            return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
+        def needs_pool(self):
+            return True
 
-    check_defense(Fair())
+        def transform(self, pixels, rows, context):
+            return transform(pixels, rows, context)
+
+    check_defense(Fair(), channels=3)
 
 
 class Mean(Defense):

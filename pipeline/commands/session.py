@@ -107,18 +107,18 @@ class Session(StoredGrid):
             that reads files of data, whose change recomputes nothing.
 
         Raises:
-            BadInput: If the code is not repeatable, with file and line: its results could not be
-                reproduced.
+            BadInput: If the code is not repeatable, so that its results could not be reproduced, or
+                raises an exception, so that it is not known to keep the contract; with file and
+                line.
         """
         found: dict[str, None] = {}
         for cell in self.cells:
             data = cell.dataset_spec
             for part in own_parts((cell.defense_spec, cell.attack_spec)):
                 verdict = contract_verdict(part, channels=data.channels, side=data.side)
-                if not verdict.repeatable:
+                if verdict.raised or not verdict.repeatable:
                     raise BadInput(verdict.line)
-                if verdict.line and not verdict.raised:
-                    # exceptions are reported by the nodes that run into them
+                if verdict.line:
                     found[f"contract: {verdict.line}"] = None
                 if verdict.data:
                     found[data_note(type(part).__module__, verdict.data)] = None

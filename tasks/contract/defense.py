@@ -26,6 +26,7 @@ from tasks.contract.conditions import (
 from tasks.contract.samples import (
     CLASSES,
     COUNT,
+    POOL,
     anew,
     problem,
     sample_images,
@@ -65,12 +66,12 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     if spec.asks_members():
         module = EnsembleModule([sample_network(channels, side, seed) for seed in range(MEMBERS)])
     frozen = Frozen(module, classes=CLASSES)
-    context = Context(frozen, images)
+    context = Context(frozen, sample_images(channels, side, POOL))
     pixels = as_float(images.pixels)
     leaf = pixels.clone().requires_grad_()
     name, views = f"defense {spec.kind}", spec.views(CLASSES)
     found = _first_result(name, spec, leaf, rows, context)
-    made = found.detach().view(COUNT, views, -1)
+    made = found.detach().reshape(COUNT, views, -1)
     asked = partial(_transformed, spec, context, views)
     trial = _Trial(name, asked, pixels, rows, made, generators())
     trial.check_each_alone()
@@ -119,7 +120,7 @@ def _first_result(name: str, spec: Defense, leaf: Tensor, rows: Rows, context: C
 
 def _transformed(spec: Defense, context: Context, views: int, pixels: Tensor, rows: Rows) -> Tensor:
     """Return what a defense makes of some images, float32 [N, views, C x H x W]."""
-    return spec.transform(pixels, rows, context).detach().view(len(pixels), views, -1)
+    return spec.transform(pixels, rows, context).detach().reshape(len(pixels), views, -1)
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,10 @@ def _check_unchanged(name: str, context: Context) -> None:
         context.classifier.check()
     except NotFrozen as error:
         raise NotRepeatable(f"{name}: {CHANGES} ({error})") from error
-    pool = context.pool
+    assert context.pool is not None
+    pixels = context.pool.pixels
     repeatable(
-        pool is None or torch.equal(pool.pixels, sample_images(*pool.pixels.shape[1:3]).pixels),
+        torch.equal(pixels, sample_images(pixels.shape[1], pixels.shape[2], POOL).pixels),
         f"{name}: changes the pool of images that it is given",
     )
 

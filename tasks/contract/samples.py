@@ -18,20 +18,23 @@ from tasks.specs import Problem
 
 CLASSES, COUNT = 10, 6
 """Number of classes, and of images."""
+POOL = 256
+"""Number of images in the pool of a defense that needs one."""
 Part = TypeVar("Part", Defense, Attack)
 
 
 def problem(side: int) -> Problem:
     """The problem for which a spec is resolved: an epsilon of 8/255 and ten classes."""
-    return Problem(epsilon=8.0, classes=CLASSES, side=side, pool=COUNT)
+    return Problem(epsilon=8.0, classes=CLASSES, side=side, pool=POOL)
 
 
-def sample_images(channels: int, side: int) -> Images:
-    """Noise: COUNT images, uint8 [COUNT, channels, side, side], the same in each call."""
+def sample_images(channels: int, side: int, count: int = COUNT) -> Images:
+    """Noise: images, uint8 [count, channels, side, side], the same in each call."""
     generator = torch.Generator().manual_seed(0)
-    shape = (COUNT, channels, side, side)
+    shape = (count, channels, side, side)
     pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    return Images(pixels, torch.arange(COUNT) % CLASSES, torch.arange(COUNT), CLASSES)
+    ids = torch.arange(count)
+    return Images(pixels, ids % CLASSES, ids, CLASSES)
 
 
 def sample_rows(draw: int = 0) -> Rows:

@@ -298,13 +298,16 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
     result = judge("return pixels.nothing")
     assert result.exit_code == 2
     (told,) = result.stderr.strip().splitlines()
-    assert told.startswith("error: mine.py:9: defense mine: AttributeError: ")
+    assert told.startswith(
+        "error: mine.py:9: contract of defense mine not checked: AttributeError: "
+    )
     assert told.count("mine.py") == 1
     # a method whose name is misspelt
     Path("typo.py").write_text(FILE.format(GREY).replace("transform(", "tranform("), "utf-8")
     result = CliRunner().invoke(main, ["judge", "typo.py"])
     assert result.stderr == (
-        "error: typo.py:5: defense mine: TypeError: Mine does not define transform; "
+        "error: typo.py:5: contract of defense mine not checked: TypeError: Mine does not "
+        "define transform; "
         "is `tranform` meant as `transform`?\n"
     )
 

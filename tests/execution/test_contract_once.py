@@ -63,8 +63,13 @@ def test_a_verdict_is_remembered_until_the_code_changes(monkeypatch: pytest.Monk
     assert tried == [1]
 
 
-def test_what_raises_by_itself_is_left_to_the_nodes_that_meet_it() -> None:
-    assert opened_with(DARKER.replace("0.9 * pixels", "1 / 0")).check_contracts() == []
+def test_what_raises_where_its_contract_is_checked_is_refused_with_its_line() -> None:
+    """It would otherwise be computed, with no word about a contract that it may break."""
+    with pytest.raises(BadInput) as caught:
+        opened_with(DARKER.replace("0.9", "(1 // (len(pixels) < 64))")).check_contracts()
+    assert str(caught.value).startswith(
+        "mine.py:10: contract of defense mine not checked: ZeroDivisionError: "
+    )
 
 
 def test_an_exception_is_forgotten_since_its_cause_may_be_gone(

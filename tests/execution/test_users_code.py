@@ -386,7 +386,9 @@ def test_a_ctrl_c_without_a_handler_of_the_program_still_ends_the_run_in_order(
 
 
 def test_a_run_from_the_command_line_says_which_cell_failed_and_goes_on(tmp_path: Path) -> None:
-    configs = {"defenses/bad.py": HEAD + BODY.format(name="Bad", does="sys.exit(0)")}
+    configs = {
+        "defenses/bad.py": HEAD + BODY.format(name="Bad", does="len(pixels) == 30 and sys.exit(0)")
+    }
     write_configs(tmp_path / "configs", configs)
     words = ["run", "--grid", "tiny", "--inline", "--images", "30", "--add", "defense=bad"]
     done = subprocess.run(

@@ -261,7 +261,9 @@ from tasks.defenses.base import Defense
 
 class Loud(Defense):
     def transform(self, pixels, rows, context):
-        raise ValueError("\\x1b[2J<script>alert(1)</script>" + 5_000_000 * "x")
+        if len(pixels) == 30:  # a shard, and no batch of the contract
+            raise ValueError("\\x1b[2J<script>alert(1)</script>" + 5_000_000 * "x")
+        return pixels
 """
 
 

@@ -51,7 +51,7 @@ class Verdict:
         line: The violation in one line, with its place; empty if there is none.
         repeatable: Whether the same images and draws give the same result twice, which all results
             rely on.
-        raised: Whether the code raised an exception of its own.
+        raised: Whether the code raised an exception of its own; then the contract is not checked.
         data: Absolute paths of the files of data that the code has read, see `data_read`.
     """
 
@@ -212,7 +212,8 @@ def _tried(spec: Kind, *, channels: int, side: int) -> Verdict:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  a user's own code may raise anything
-            line = f"{place_of(error) or _place(spec)}: {title(spec)}: {words_of(error)}"
+            place = place_of(error) or _place(spec)
+            line = f"{place}: contract of {title(spec)} not checked: {words_of(error)}"
             for name, (_, near) in lookalikes(type(spec)).items():
                 if line.endswith(f"does not define {near}"):
                     line += f"; is `{name}` meant as `{near}`?"
