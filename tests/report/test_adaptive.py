@@ -18,7 +18,12 @@ from pipeline.grid.nodes import CellNodes
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.report.cards import Card, Cards
 from pipeline.report.formats.figures.points import draw_robustness
-from pipeline.report.formats.frames import robustness_values
+from pipeline.report.formats.frames import (
+    results,
+    robustness_values,
+    verdict_values,
+    with_more,
+)
 from pipeline.report.formats.markdown import robustness_markdown, verdicts_markdown
 from pipeline.report.sanity import Sanity
 from pipeline.report.scores import Scores
@@ -287,6 +292,30 @@ def test_under_all_attacks_each_image_meets_whichever_breaks_it():
     assert rate.accuracy == 0.0
     assert rate.interval is not None
     assert rate.interval[1] == pytest.approx(49.0, abs=0.1)  # of 4 images
+
+
+def test_columns_without_a_value_have_the_type_of_those_with_values():
+    """Otherwise polars does not scan the files of two reports together."""
+    grid = grid_of()
+    costs_unknown = {cell.name: {"accuracy": 50.0} for cell in grid.cells}
+    scores = dataclasses.replace(scores_of(grid), facts=costs_unknown)
+    rows = robustness_rows(views(grid, scores)[0], grid, scores)
+    empty = robustness_values(rows)
+    full = robustness_values(list(rows_of().values()))
+    assert empty["milliseconds"].null_count() == len(empty)
+    assert empty.schema == full.schema
+    assert empty.schema["doubling_images"] == pl.Int64
+    assert empty.schema["doubling_to"] == pl.String
+    verdicts = verdict_values(verdict_rows(grid, scores))
+    for name, dtype in {
+        "over_control": pl.Float64, "control": pl.String, "hides_gradients": pl.Boolean,
+        "images_needed": pl.Int64, "device": pl.String, "why": pl.String,
+    }.items():  # fmt: skip
+        assert verdicts.schema[name] == dtype
+    assert pl.Null not in {*verdicts.dtypes, *empty.dtypes}
+    columns = {"gain": [None] * len(grid.cells), "defense_verdict": [None] * len(grid.cells)}
+    frame = with_more(results(grid, scores), columns)
+    assert (frame.schema["gain"], frame.schema["defense_verdict"]) == (pl.Float64, pl.String)
 
 
 def test_cost_stands_beside_the_bare_models_in_the_same_table():
