@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -127,18 +128,34 @@ def test_classes_have_the_names_of_the_config_where_no_digest_needs_them(tmp_pat
     assert {line.split()[0] for line in lines[2:4]} == {"cat", "dog"}
 
 
-def test_scores_without_their_answers_still_tell_classes_and_images(
-    tiny: Tiny, tmp_path: Path
+def test_the_predictions_of_a_score_are_enough(tiny: Tiny, tmp_path: Path) -> None:
+    """A bundle has scores and their answers, but not the artifacts that they were made from."""
+    shutil.copytree(tiny.store, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "defend")
+    told = asked(tiny, "mixed/pgd/guo", "--json", store=tmp_path / "store").stdout
+    assert told == asked(tiny, "mixed/pgd/guo", "--json").stdout
+    assert np.trace(json.loads(told)["confusion_after"]) < 120
+
+
+@pytest.mark.parametrize("spoilt", ["no column", "a class beyond the last"])
+def test_scores_without_their_predictions_still_tell_classes_and_images(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, spoilt: str
 ) -> None:
-    store = tmp_path / "store"
-    shutil.copytree(tiny.store, store)
-    shutil.rmtree(store / "defend")
-    told = json.loads(asked(tiny, "mixed/pgd/guo", "--json", store=store).stdout)
     whole = json.loads(asked(tiny, "mixed/pgd/guo", "--json").stdout)
+    read = arrow.read_arrays
+
+    def spoiling(path: Path, needed: Mapping[str, int] = arrow.NOTHING) -> dict[str, np.ndarray]:
+        columns = read(path, needed)
+        if "predicted" in needed and spoilt == "no column":
+            raise arrow.BadArrow(f"{path.name}: no column predicted")
+        return {**columns, "predicted": columns["predicted"] + 10}
+
+    monkeypatch.setattr(arrow, "read_arrays", spoiling)
+    told = json.loads(asked(tiny, "mixed/pgd/guo", "--json").stdout)
     assert told["classes"] == whole["classes"]
     assert told["confusion_after"] is None
-    lines = asked(tiny, "mixed/pgd/guo", store=store).stdout
-    assert "the store has scores without their answers" in lines
+    lines = asked(tiny, "mixed/pgd/guo").stdout
+    assert "the store has no predicted classes of this score" in lines
 
 
 def test_a_cell_that_is_not_computed_is_told_with_the_command(tiny: Tiny, tmp_path: Path) -> None:
