@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from artifacts import unsealed
 from click.testing import CliRunner, Result
+from made_up_verdicts import grid_of, scores_of
 from PIL import Image
 from tiny import Tiny, write_configs
 
 from pipeline.commands.cli import main
+from pipeline.commands.session import open_session
 from pipeline.report.answers import stored_answers
 from pipeline.report.scores import Scores
 from pipeline.report.views.failures import Failures, Predicted, failures_by_model
@@ -184,6 +188,21 @@ def test_the_page_has_the_same_failures_of_the_attacked_cells_of_each_model(
     lines = asked(tiny, "mixed/pgd/guo").stdout
     pair = lines.partition("about that class:\n")[2].split("\n")[0].split()
     assert f"{' '.join(pair[:3])} in {pair[3]} %" in section.replace("\u00a0", " ")
+
+
+def test_the_attack_of_several_candidates_is_shown_also_if_the_direct_one_is_on_more_defenses(
+    tmp_path: Path,
+) -> None:
+    whole = grid_of()
+    kept = [
+        each for each in whole.cells if (each.attack, each.defense) != ("adaptive-quick", "guo")
+    ]
+    grid = dataclasses.replace(whole, cells=tuple(kept))
+    nowhere = {each.name: SimpleNamespace(kind="score", digest="0" * 64) for each in kept}
+    store = open_session("tiny", store=tmp_path, configs=[write_configs(tmp_path)]).store
+    (found,) = failures_by_model(grid, scores_of(grid).per_image, store, nowhere)
+    assert found.attack == "adaptive-quick"
+    assert "guo" not in {cell.defense for cell, _ in found.cells}
 
 
 def test_confusions_count_every_redraw_and_the_most_frequent_come_first() -> None:

@@ -143,8 +143,8 @@ def failures_by_model(
 ) -> list[ModelFailures]:
     """The failures of each model under its adaptive attack, or else a transferred one.
 
-    If there are several, it is the attack on most defenses, and among equals the last one of the
-    grid. Models without answers are omitted, and only the first seed is included.
+    If there are several, it is one of several candidates, on most defenses, and among equals the
+    last one of the grid. Models without answers are omitted, and only the first seed is included.
     """
     first = {cell.model: cell.seed for cell in reversed(grid.cells)}
     read = _reader(store, scores, grid)
@@ -160,7 +160,11 @@ def failures_by_model(
         # reversed, so that the last of equals is chosen
         cells = max(
             reversed(by_attack.values()),
-            key=lambda each: (each[0].attack_spec.compound, len({c.defense for c in each})),
+            key=lambda each: (
+                each[0].attack_spec.compound,
+                each[0].candidates > 1,
+                len({cell.defense for cell in each}),
+            ),
         )
         attacked = _attacked(cells[0], grid, per_image)
         extremes = _extremes(attacked)
