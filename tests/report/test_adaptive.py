@@ -254,7 +254,7 @@ def test_bare_is_the_same_in_every_row_of_a_model_whatever_breaks_the_defended_o
     assert rows["guo"].oblivious is not None
     assert rows["guo"].oblivious.accuracy == 25.0
     text = robustness_markdown(list(rows.values()))
-    assert "Bare is under untargeted-pgd50, oblivious under untargeted-pgd10, " in text
+    assert "is untargeted-pgd50 for the bare model, untargeted-pgd10, " in text
 
 
 def test_what_twice_the_steps_and_draws_are_worth_is_told_beside_the_adaptive_number(tmp_path):
@@ -279,6 +279,7 @@ def test_what_twice_the_steps_and_draws_are_worth_is_told_beside_the_adaptive_nu
         for line in text.splitlines()
         if line.startswith(("| model", f"| {MODEL} | guo |", f"| {MODEL} | counter |"))
     )
+    assert header[4:7] == ["bare, replayed", "replayed", "adaptive"]
     place = header.index("doubled")
     assert header[place - 1] == "adaptive"
     assert {guo[place], counter[place]} == {"-1.5 (80)", "–"}
@@ -382,7 +383,7 @@ def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_p
     shown = printed(grid, scores, 80)
     assert "Robustness of each defense under adaptive-quick" in shown
     # no heading is cut; one of two words may take two lines
-    (line,) = (line for line in shown.splitlines() if " oblivious " in line)
+    (line,) = (line for line in shown.splitlines() if " doubled " in line)
     assert line.split() == [heading.split()[-1] for heading in SHORT]
     assert max(map(len, shown.splitlines())) <= 80
 
