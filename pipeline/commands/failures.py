@@ -74,7 +74,7 @@ def failures_lines(cell: Cell, found: Failures) -> Iterator[str]:
         yield "nothing to compare with: the same cell without a defense has no score in this grid"
     names, pairs = found.names, found.pairs()
     if found.after is None:
-        yield "which class is taken for which: the store has scores without their answers"
+        yield "which class is taken for which: the store has no predicted classes of this score"
     elif pairs:
         yield "taken for another class, of all answers about that class:"
     for true, named, count in pairs[:PAIRS]:

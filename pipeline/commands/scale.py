@@ -168,14 +168,13 @@ def _why(scaling: Scaling) -> Iterator[str]:
     stop = scaling.stop()
     chain = scaling.chain_s
     train = sum(task.seconds for _, task in scaling.chain if KINDS[task.kind].trains)
-    last = scaling.runs[1, scaling.asked[-1]]
+    one, last = scaling.runs[1, 1], scaling.runs[1, scaling.asked[-1]]
     yield (
         f"Beyond {counted(stop, 'worker')} twice as many are less than {100 * STOPS - 100:.0f} % "
         f"faster. The longest chain takes {duration(chain)}, {100 * train / chain:.0f} % of it one "
         f"training, and no number of workers shortens that: with {last.workers} workers the whole "
-        f"grid takes {duration(last.wall_s)}. All work is {duration(scaling.estimate.work_s)}, so "
-        f"the chain alone allows at most {scaling.estimate.work_s / chain:.1f} times the speed of "
-        "one worker."
+        f"grid takes {duration(last.wall_s)}. One worker takes {duration(one.wall_s)}, so the "
+        f"chain alone allows at most {one.wall_s / chain:.1f} times its speed."
     )
     yield ""
     if train:

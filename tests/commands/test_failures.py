@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from artifacts import unsealed
 from click.testing import CliRunner, Result
+from made_up_verdicts import grid_of, scores_of
 from PIL import Image
 from tiny import Tiny, write_configs
 
 from pipeline.commands.cli import main
+from pipeline.commands.session import open_session
 from pipeline.report.answers import stored_answers
 from pipeline.report.scores import Scores
 from pipeline.report.views.failures import Failures, Predicted, failures_by_model
@@ -127,18 +132,34 @@ def test_classes_have_the_names_of_the_config_where_no_digest_needs_them(tmp_pat
     assert {line.split()[0] for line in lines[2:4]} == {"cat", "dog"}
 
 
-def test_scores_without_their_answers_still_tell_classes_and_images(
-    tiny: Tiny, tmp_path: Path
+def test_the_predictions_of_a_score_are_enough(tiny: Tiny, tmp_path: Path) -> None:
+    """A bundle has scores and their answers, but not the artifacts that they were made from."""
+    shutil.copytree(tiny.store, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "defend")
+    told = asked(tiny, "mixed/pgd/guo", "--json", store=tmp_path / "store").stdout
+    assert told == asked(tiny, "mixed/pgd/guo", "--json").stdout
+    assert np.trace(json.loads(told)["confusion_after"]) < 120
+
+
+@pytest.mark.parametrize("spoilt", ["no column", "a class beyond the last"])
+def test_scores_without_their_predictions_still_tell_classes_and_images(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, spoilt: str
 ) -> None:
-    store = tmp_path / "store"
-    shutil.copytree(tiny.store, store)
-    shutil.rmtree(store / "defend")
-    told = json.loads(asked(tiny, "mixed/pgd/guo", "--json", store=store).stdout)
     whole = json.loads(asked(tiny, "mixed/pgd/guo", "--json").stdout)
+    read = arrow.read_arrays
+
+    def spoiling(path: Path, needed: Mapping[str, int] = arrow.NOTHING) -> dict[str, np.ndarray]:
+        columns = read(path, needed)
+        if "predicted" in needed and spoilt == "no column":
+            raise arrow.BadArrow(f"{path.name}: no column predicted")
+        return {**columns, "predicted": columns["predicted"] + 10}
+
+    monkeypatch.setattr(arrow, "read_arrays", spoiling)
+    told = json.loads(asked(tiny, "mixed/pgd/guo", "--json").stdout)
     assert told["classes"] == whole["classes"]
     assert told["confusion_after"] is None
-    lines = asked(tiny, "mixed/pgd/guo", store=store).stdout
-    assert "the store has scores without their answers" in lines
+    lines = asked(tiny, "mixed/pgd/guo").stdout
+    assert "the store has no predicted classes of this score" in lines
 
 
 def test_a_cell_that_is_not_computed_is_told_with_the_command(tiny: Tiny, tmp_path: Path) -> None:
@@ -167,6 +188,21 @@ def test_the_page_has_the_same_failures_of_the_attacked_cells_of_each_model(
     lines = asked(tiny, "mixed/pgd/guo").stdout
     pair = lines.partition("about that class:\n")[2].split("\n")[0].split()
     assert f"{' '.join(pair[:3])} in {pair[3]} %" in section.replace("\u00a0", " ")
+
+
+def test_the_attack_of_several_candidates_is_shown_also_if_the_direct_one_is_on_more_defenses(
+    tmp_path: Path,
+) -> None:
+    whole = grid_of()
+    kept = [
+        each for each in whole.cells if (each.attack, each.defense) != ("adaptive-quick", "guo")
+    ]
+    grid = dataclasses.replace(whole, cells=tuple(kept))
+    nowhere = {each.name: SimpleNamespace(kind="score", digest="0" * 64) for each in kept}
+    store = open_session("tiny", store=tmp_path, configs=[write_configs(tmp_path)]).store
+    (found,) = failures_by_model(grid, scores_of(grid).per_image, store, nowhere)
+    assert found.attack == "adaptive-quick"
+    assert "guo" not in {cell.defense for cell, _ in found.cells}
 
 
 def test_confusions_count_every_redraw_and_the_most_frequent_come_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,10 @@ def test_the_command_writes_a_page_that_says_where_it_stops_and_what_it_assumes(
     page = (tmp_path / "reports" / "scale" / "README.md").read_text(encoding="utf-8")
     for words_of_it in ("Simulated, not measured", "Beyond ", "assumed", "train mixed"):
         assert words_of_it in page
+    reached = [float(times) for times in re.findall(r"([\d.]+) times as fast as one", page)]
+    (allowed,) = re.findall(r"allows at most ([\d.]+) times", page)
+    assert len(reached) == 4
+    assert max(reached) <= float(allowed)
     with (tmp_path / "reports" / "scale" / "scale.csv").open(encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     assert {"1", "8", "64", "512"} <= {row["workers"] for row in rows}

@@ -18,7 +18,12 @@ from pipeline.grid.nodes import CellNodes
 from pipeline.report.answers import Answers, NotTested, PerImage
 from pipeline.report.cards import Card, Cards
 from pipeline.report.formats.figures.points import draw_robustness
-from pipeline.report.formats.frames import robustness_values
+from pipeline.report.formats.frames import (
+    results,
+    robustness_values,
+    verdict_values,
+    with_more,
+)
 from pipeline.report.formats.markdown import robustness_markdown, verdicts_markdown
 from pipeline.report.sanity import Sanity
 from pipeline.report.scores import Scores
@@ -249,7 +254,7 @@ def test_bare_is_the_same_in_every_row_of_a_model_whatever_breaks_the_defended_o
     assert rows["guo"].oblivious is not None
     assert rows["guo"].oblivious.accuracy == 25.0
     text = robustness_markdown(list(rows.values()))
-    assert "Bare is under untargeted-pgd50, oblivious under untargeted-pgd10, " in text
+    assert "is untargeted-pgd50 for the bare model, untargeted-pgd10, " in text
 
 
 def test_what_twice_the_steps_and_draws_are_worth_is_told_beside_the_adaptive_number(tmp_path):
@@ -274,6 +279,7 @@ def test_what_twice_the_steps_and_draws_are_worth_is_told_beside_the_adaptive_nu
         for line in text.splitlines()
         if line.startswith(("| model", f"| {MODEL} | guo |", f"| {MODEL} | counter |"))
     )
+    assert header[4:7] == ["bare, replayed", "replayed", "adaptive"]
     place = header.index("doubled")
     assert header[place - 1] == "adaptive"
     assert {guo[place], counter[place]} == {"-1.5 (80)", "–"}
@@ -287,6 +293,30 @@ def test_under_all_attacks_each_image_meets_whichever_breaks_it():
     assert rate.accuracy == 0.0
     assert rate.interval is not None
     assert rate.interval[1] == pytest.approx(49.0, abs=0.1)  # of 4 images
+
+
+def test_columns_without_a_value_have_the_type_of_those_with_values():
+    """Otherwise polars does not scan the files of two reports together."""
+    grid = grid_of()
+    costs_unknown = {cell.name: {"accuracy": 50.0} for cell in grid.cells}
+    scores = dataclasses.replace(scores_of(grid), facts=costs_unknown)
+    rows = robustness_rows(views(grid, scores)[0], grid, scores)
+    empty = robustness_values(rows)
+    full = robustness_values(list(rows_of().values()))
+    assert empty["milliseconds"].null_count() == len(empty)
+    assert empty.schema == full.schema
+    assert empty.schema["doubling_images"] == pl.Int64
+    assert empty.schema["doubling_to"] == pl.String
+    verdicts = verdict_values(verdict_rows(grid, scores))
+    for name, dtype in {
+        "over_control": pl.Float64, "control": pl.String, "hides_gradients": pl.Boolean,
+        "images_needed": pl.Int64, "device": pl.String, "why": pl.String,
+    }.items():  # fmt: skip
+        assert verdicts.schema[name] == dtype
+    assert pl.Null not in {*verdicts.dtypes, *empty.dtypes}
+    columns = {"gain": [None] * len(grid.cells), "defense_verdict": [None] * len(grid.cells)}
+    frame = with_more(results(grid, scores), columns)
+    assert (frame.schema["gain"], frame.schema["defense_verdict"]) == (pl.Float64, pl.String)
 
 
 def test_cost_stands_beside_the_bare_models_in_the_same_table():
@@ -353,7 +383,7 @@ def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_p
     shown = printed(grid, scores, 80)
     assert "Robustness of each defense under adaptive-quick" in shown
     # no heading is cut; one of two words may take two lines
-    (line,) = (line for line in shown.splitlines() if " oblivious " in line)
+    (line,) = (line for line in shown.splitlines() if " doubled " in line)
     assert line.split() == [heading.split()[-1] for heading in SHORT]
     assert max(map(len, shown.splitlines())) <= 80
 

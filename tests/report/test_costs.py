@@ -14,7 +14,7 @@ from pipeline.grid.cells import Grid
 from pipeline.report.formats.figures.drawings import cost_drawing
 from pipeline.report.formats.figures.points import APART, draw_costs, side_by_side
 from pipeline.report.scores import Scores
-from pipeline.report.views.costs import Costs, costs, passes
+from pipeline.report.views.costs import Costs, costs, passes, prediction_costs
 from pipeline.report.views.table_rows import views
 
 PASSES = {"none": 1.0, "counter": 11.0, "guo": 50.0, "counter+guo": 60.0}
@@ -90,6 +90,37 @@ def test_passes_are_forwards_and_backwards_together() -> None:
     assert passes(both) == 11.0
     assert passes({"forwards_per_prediction": 2.0}) == 2.0
     assert passes({}) is None
+
+
+def test_times_of_two_devices_are_neither_joined_nor_divided() -> None:
+    grid = make_grid(("clean", "untargeted-pgd10"), models=("demo-iat",))
+    seconds = {"none": 0.01, "guo": 0.5, "counter": 0.11, "counter+guo": 0.6}
+    cpu, gpu = "x86_64 CPU", "NVIDIA H100"
+    devices = {cell.name: cpu for cell in grid.cells}
+    for name in ("clean/none", "untargeted-pgd10/counter"):
+        devices[f"demo-iat/{name}"] = gpu
+    devices["demo-iat/untargeted-pgd10/none"] = gpu
+    scores = priced(grid)
+    facts = {
+        cell.name: {
+            **scores.facts[cell.name],
+            "seconds_per_prediction": seconds[cell.defense]
+            / (100 if devices[cell.name] == gpu else 1),
+        }
+        for cell in grid.cells
+    }
+    scores = dataclasses.replace(scores, facts=facts, devices=devices)
+    told = {
+        name.removeprefix("demo-iat/"): (round(cost.milliseconds, 6), cost.times_bare)
+        for name, cost in prediction_costs(grid, scores).items()
+    }
+    assert told["clean/guo"] == (500.0, None)
+    assert told["clean/counter"] == (110.0, None)
+    assert told["untargeted-pgd10/counter"] == (1.1, pytest.approx(11.0))
+    assert told["clean/none"] == (0.1, 1.0)
+    mixed = dict.fromkeys(devices, f"{gpu}, {cpu}")
+    costs_of = prediction_costs(grid, dataclasses.replace(scores, devices=mixed))
+    assert costs_of["demo-iat/clean/guo"].times_bare is None
 
 
 def test_equal_costs_give_equal_bytes_and_every_defense_is_in_the_legend(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def test_the_bare_network_gains_nothing_and_rows_come_by_their_worst_case():
     told = dict(zip(COLUMNS, row_words(rows["none"]), strict=True))
     assert told["gain over bare"] == "0.0 [0.0, 0.0]"
     assert told["images"] == str(rows["none"].images)
+    counter = dict(zip(COLUMNS, row_words(rows["counter"]), strict=True))
+    # the values that the gain compares, on the same images
+    assert (counter["worst case"][:4], counter["bare"]) == ("20.0", "40.0")
+    assert (told["worst case"][:4], told["bare"]) == ("40.0", "40.0")
     assert list(rows) == [CONTROL, "none", "guo", "counter"]
 
 

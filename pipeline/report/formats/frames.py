@@ -70,6 +70,36 @@ ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
 }
 """Columns of a table's data file."""
 
+TYPES: dict[str, type[pl.DataType]] = {
+    **dict.fromkeys(
+        (
+            "model",
+            "defense",
+            "dataset",
+            "attack",
+            "adaptive_attack",
+            "replayed_attack",
+            "bare_attack",
+            "norm",
+            "verdict",
+            "defense_verdict",
+            "why",
+            "device",
+            "control",
+            "claimed_attacked",
+            "doubling_from",
+            "doubling_to",
+        ),
+        pl.String,
+    ),
+    **dict.fromkeys(
+        ("images", "candidates", "images_needed", "doubling_images", "epoch"), pl.Int64
+    ),
+    "hides_gradients": pl.Boolean,
+}
+"""Columns of the other files that do not hold floats, so that files with and without values in a
+column have the same types."""
+
 CARD_COLUMNS = ("examined", "attack", "cell", "check", "verdict", "words", "measured")
 """Columns of the file of integrity cards; `cell` is empty for findings about a model."""
 
@@ -88,7 +118,7 @@ def results(grid: Grid, scores: Scores) -> pl.DataFrame:
                 name: pl.Series([row.get(name) for row in rows], dtype=dtype, strict=False)
                 for name, dtype in CELL_COLUMNS.items()
             },
-            **{name: _guessed([row.get(name) for row in rows]) for name in others},
+            **{name: _guessed(name, [row.get(name) for row in rows]) for name in others},
             **{
                 name: pl.Series([row[name] for row in rows], dtype=pl.String)
                 for name in ("digest", "missing")
@@ -99,7 +129,7 @@ def results(grid: Grid, scores: Scores) -> pl.DataFrame:
 
 def with_more(frame: pl.DataFrame, columns: Mapping[str, Sequence[object]]) -> pl.DataFrame:
     """Insert columns into a frame of results, before `digest`."""
-    more = [_guessed(list(values)).alias(name) for name, values in columns.items()]
+    more = [_guessed(name, list(values)).alias(name) for name, values in columns.items()]
     place = frame.columns.index("digest")
     for offset, series in enumerate(more):
         frame.insert_column(place + offset, series)
@@ -136,7 +166,7 @@ def training_values(trainings: Sequence[Training]) -> pl.DataFrame:
         for training in trainings
         for place, epoch in enumerate(training.epochs, 1)
     ]
-    return pl.DataFrame(rows, schema_overrides={"seconds": pl.Float64})
+    return _typed(rows)
 
 
 def laid_out(view: View, words: Callable[[Row, Entry], str]) -> pl.DataFrame:
@@ -161,12 +191,17 @@ def texts(columns: Mapping[str, Sequence[str]]) -> pl.DataFrame:
 
 def verdict_values(rows: Sequence[VerdictRow]) -> pl.DataFrame:
     """One row for each defense on each network, with unrounded numbers."""
-    return pl.DataFrame([row.facts() for row in rows], infer_schema_length=None)
+    return _typed([row.facts() for row in rows])
 
 
 def robustness_values(rows: Sequence[Robustness]) -> pl.DataFrame:
     """One row for each defended model and adaptive attack, with unrounded numbers."""
-    return pl.DataFrame([_robustness_row(row) for row in rows], infer_schema_length=None)
+    return _typed([_robustness_row(row) for row in rows])
+
+
+def _typed(rows: Sequence[Mapping[str, object]]) -> pl.DataFrame:
+    names = rows[0] if rows else {}
+    return pl.DataFrame(rows, schema={name: TYPES.get(name, pl.Float64) for name in names})
 
 
 def _robustness_row(row: Robustness) -> dict[str, object]:
@@ -303,9 +338,11 @@ def _flat(facts: Facts) -> dict[str, object]:
     return flat
 
 
-def _guessed(values: Sequence[object]) -> pl.Series:
+def _guessed(name: str, values: Sequence[object]) -> pl.Series:
     """A column with a type inferred from the values; integers mixed with floats become floats."""
     kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pl.Series(values, dtype=TYPES.get(name, pl.Float64))
     if kinds <= {int, float}:
         dtype: type[pl.DataType] = pl.Int64 if kinds == {int} else pl.Float64
         return pl.Series(values, dtype=dtype, strict=False)

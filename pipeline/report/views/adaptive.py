@@ -155,7 +155,7 @@ class RobustnessReader:
             oblivious=rate(shares[replayed]) if replayed else None,
             bare=rate(undefended[bare]) if bare else None,
             bare_attack=bare,
-            cost=self.paired.costs.get((model, defense)),
+            cost=self.paired.costs.get(self.paired.cells(model, defense, attack)[0].name),
             candidates=self._candidates(model, defense, attack),
             doubling=self._doubling(model, defense, attack),
         )

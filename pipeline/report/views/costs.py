@@ -66,7 +66,7 @@ class Costs:
 class Cost:
     """Cost of one prediction for one image: passes through the network, and milliseconds.
 
-    times_bare: the time relative to the bare model; None if that is unknown.
+    times_bare: the time relative to the bare model on the same device; None if that is unknown.
     """
 
     forwards: float
@@ -75,30 +75,37 @@ class Cost:
     times_bare: float | None = None
 
 
-def prediction_costs(grid: Grid, scores: Scores) -> dict[tuple[str, str], Cost]:
-    """Cost of a prediction by model and defense, where recorded.
+def prediction_costs(grid: Grid, scores: Scores) -> dict[str, Cost]:
+    """Cost of a prediction by cell name, where recorded.
 
-    There is one value for all attacks, since the cost of a prediction does not depend on how the
-    image was made. Passes are the median over the cells. The time is the minimum, since warm-up and
-    other load on the machine only add to it.
+    A model and defense have one value on each device, for all attacks, since the cost of a
+    prediction does not depend on how the image was made. Passes are the median over the cells. The
+    time is the minimum, since warm-up and other load on the machine only add to it.
     """
-    told: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+
+    def place(cell: Cell, defense: str) -> tuple[str, str, str | None]:
+        return cell.model, defense, scores.devices.get(cell.name)
+
+    told: dict[tuple[str, str, str | None], list[tuple[float, ...]]] = {}
     for cell in grid.cells:
         facts = scores.facts.get(cell.name, {})
         names = ("forwards", "backwards", "seconds")
         each = (number(facts, f"{name}_per_prediction") for name in names)
         known = tuple(value for value in each if value is not None)
         if len(known) == len(names):
-            told.setdefault((cell.model, cell.defense), []).append(known)
-    taken = {}
-    for place, of in told.items():
-        forwards, backwards, seconds = zip(*of, strict=True)
-        taken[place] = median(forwards), median(backwards), min(seconds)
+            told.setdefault(place(cell, cell.defense), []).append(known)
     costs_of = {}
-    for (model, defense), (forwards, backwards, seconds) in taken.items():
-        bare = taken[model, "none"][-1] if (model, "none") in taken else 0.0
-        times = seconds / bare if bare else None
-        costs_of[model, defense] = Cost(forwards, backwards, 1000 * seconds, times)
+    for cell in grid.cells:
+        of = told.get(place(cell, cell.defense))
+        if of is None:
+            continue
+        forwards, backwards, seconds = zip(*of, strict=True)
+        bare = min((each[-1] for each in told.get(place(cell, "none"), ())), default=0.0)
+        # several devices, of which each cell may have used another share
+        mixed = ", " in (scores.devices.get(cell.name) or "")
+        times = min(seconds) / bare if bare and not mixed else None
+        milliseconds = 1000 * min(seconds)
+        costs_of[cell.name] = Cost(median(forwards), median(backwards), milliseconds, times)
     return costs_of
 
 

@@ -134,7 +134,7 @@ def failures(
 ) -> Failures:
     """Where a scored cell's defense fails; NotTested if the store does not have its answers."""
     attacked = _attacked(cell, grid, per_image)
-    read = _reader(store, scores)
+    read = _reader(store, scores, grid)
     return _failures(cell, grid, per_image, read, attacked, _extremes(attacked))
 
 
@@ -143,11 +143,11 @@ def failures_by_model(
 ) -> list[ModelFailures]:
     """The failures of each model under its adaptive attack, or else a transferred one.
 
-    If there are several, it is the attack on most defenses, and among equals the last one of the
-    grid. Models without answers are omitted, and only the first seed is included.
+    If there are several, it is one of several candidates, on most defenses, and among equals the
+    last one of the grid. Models without answers are omitted, and only the first seed is included.
     """
     first = {cell.model: cell.seed for cell in reversed(grid.cells)}
-    read = _reader(store, scores)
+    read = _reader(store, scores, grid)
     found = []
     for model in dict.fromkeys(cell.model for cell in grid.cells):
         by_attack: dict[str, list[Cell]] = {}
@@ -160,7 +160,11 @@ def failures_by_model(
         # reversed, so that the last of equals is chosen
         cells = max(
             reversed(by_attack.values()),
-            key=lambda each: (each[0].attack_spec.compound, len({c.defense for c in each})),
+            key=lambda each: (
+                each[0].attack_spec.compound,
+                each[0].candidates > 1,
+                len({cell.defense for cell in each}),
+            ),
         )
         attacked = _attacked(cells[0], grid, per_image)
         extremes = _extremes(attacked)
@@ -242,30 +246,31 @@ def _by_class(cell: Cell, after: Answers, before: Answers | None) -> list[ClassR
     return rates
 
 
-def _reader(store: Store, scores: Mapping[str, Node]) -> Callable[[str], Predicted | None]:
+def _reader(
+    store: Store, scores: Mapping[str, Node], grid: Grid
+) -> Callable[[str], Predicted | None]:
     """A function that returns a cell's predictions, and caches them."""
-    return cache(lambda name: _predicted(store, scores[name]))
+    counts = {cell.name: cell.dataset_spec.classes for cell in grid.cells}
+    return cache(lambda name: _predicted(store, scores[name], counts[name]))
 
 
-def _predicted(store: Store, score: Node) -> Predicted | None:
-    """The predicted classes behind a score; None if some of them are not in the store."""
-    parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
-    for _, defend in score.parents:
-        record = store.known(defend.kind, defend.digest)
-        if record is None:
-            return None
-        try:
-            path = store.path(record, "outcomes.arrow")
-            found = arrow.read_arrays(path, {"labels": 1, "ids": 1, "probabilities": 3})
-        except (Damaged, BadInput, arrow.BadArrow):
-            return None
-        classes = found["probabilities"].argmax(axis=2)
-        if (abstained := found.get("abstained")) is not None:
-            classes = np.where(abstained, found["probabilities"].shape[2], classes)
-        parts.append((found["ids"], found["labels"], classes))
-    ids, labels, classes = (np.concatenate(each) for each in zip(*parts, strict=True))
-    order = np.argsort(ids)
-    return Predicted(ids[order], labels[order], classes[order])
+def _predicted(store: Store, score: Node, count: int) -> Predicted | None:
+    """The predicted classes of a score, out of `count`; None if the store does not have them."""
+    record = store.known(score.kind, score.digest)
+    if record is None:
+        return None
+    try:
+        path = store.path(record, "per_image.arrow")
+        found = arrow.read_arrays(path, {"ids": 1, "labels": 1, "predicted": 2})
+    except (Damaged, BadInput, arrow.BadArrow):
+        return None
+    labels, classes = found["labels"], found["predicted"]
+    if any(((each < 0) | (each >= count)).any() for each in (labels, classes)):
+        return None
+    if (abstained := found.get("abstained")) is not None:
+        classes = np.where(abstained != 0, count, classes)
+    order = np.argsort(found["ids"])
+    return Predicted(found["ids"][order], labels[order], classes[order])
 
 
 def _moved(

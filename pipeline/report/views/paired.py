@@ -34,7 +34,7 @@ class Paired:
         return found
 
     @cached_property
-    def costs(self) -> Mapping[tuple[str, str], Cost]:
+    def costs(self) -> Mapping[str, Cost]:
         """See `prediction_costs`."""
         return prediction_costs(self.grid, self.scores)
 

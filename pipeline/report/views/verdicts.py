@@ -246,6 +246,7 @@ class _Reader:
         model, defense = row.model, row.defense
         reader = RobustnessReader(self._others, self.paired)
         clean, replayed = reader.clean_and_replayed(model, defense, row.attack, of_bare)
+        known = self.paired.cells(model, defense, clean or replayed or "")
         return replace(
             row,
             verdict=found,
@@ -256,7 +257,8 @@ class _Reader:
             replayed=reader.left(model, defense, replayed, of_bare) if replayed else None,
             replayed_attack=replayed,
             acts_on_clean=self._acts_on(model, defense, clean),
-            cost=self.paired.costs.get((model, defense)),
+            device=self._device(model, defense, clean or replayed or ""),
+            cost=self.paired.costs.get(known[0].name) if known else None,
             computed=True,
         )
 

@@ -12,21 +12,30 @@ from pipeline.store.candidates import Candidate
 
 HEADING = "Robustness of each defense"
 NAMES = ("model", "defense")
-NUMBERS = ("clean", "bare", "oblivious", "adaptive", "doubled", "all attacks", "passes", "ms")
+NUMBERS = (
+    "clean",
+    "bare, replayed",
+    "replayed",
+    "adaptive",
+    "doubled",
+    "all attacks",
+    "passes",
+    "ms",
+)
 SHORT = (*NUMBERS[:-1], "time")
 
 LEGEND = """\
 All columns refer to the same images, and to attacks whose examples lie in the ball of the adaptive
-attack. Bare: accuracy of the undefended model under the replayed attack that lowers it most.
-Oblivious: accuracy of the defended model under the replayed attack that lowers it most. Adaptive
-(the worst case of verdicts): accuracy under an attack that knows the defense, but not its random
-draws. Doubled: change in accuracy, in points, when one gradient search of that attack has twice its
-steps and draws, and in parentheses the number of images of the integrity card on which this was
-measured; a dash where the card's budget was too small for it. All attacks: accuracy where each
-image counts under the attack of the table that is most successful on it; for a randomised defense
-this is somewhat too low, since the attack is chosen on the same redraws that are counted. Passes:
-forward + backward passes through the network for one prediction of one image; its time is in ms,
-for the attack under which it was quickest, and as a multiple of the bare model's time."""
+attack. Bare, replayed: accuracy of the undefended model under the replayed attack that lowers it
+most. Replayed: accuracy of the defended model under the replayed attack that lowers it most.
+Adaptive (the worst case of verdicts): accuracy under an attack that knows the defense, but not its
+random draws. Doubled: change in accuracy, in points, when one gradient search of that attack has
+twice its steps and draws, and in parentheses the number of images of the integrity card on which
+this was measured; a dash where the card's budget was too small for it. All attacks: accuracy where
+each image counts under the attack of the table that is most successful on it; for a randomised
+defense this is somewhat too low, since the attack is chosen on the same redraws that are counted.
+Passes: forward + backward passes through the network for one prediction of one image; its time is
+in ms, for the attack under which it was quickest, and as a multiple of the bare model's time."""
 
 CANDIDATES = "Attack candidates"
 CANDIDATES_LEGEND = """\
@@ -64,12 +73,12 @@ def short_robustness_words(row: Robustness) -> list[str]:
 
 
 def attacks_words(rows: Sequence[Robustness]) -> str:
-    """Which transferred attacks the columns `bare` and `oblivious` refer to."""
+    """Which attacks the columns `bare, replayed` and `replayed` refer to."""
     bare = sorted({row.bare_attack for row in rows if row.bare_attack})
-    oblivious = sorted({row.replayed for row in rows if row.replayed})
+    defended = sorted({row.replayed for row in rows if row.replayed})
     return (
-        f"Bare is under {', '.join(bare) or NOTHING}, oblivious under "
-        f"{', '.join(oblivious) or NOTHING}."
+        f"The replayed attack is {', '.join(bare) or NOTHING} for the bare model, "
+        f"{', '.join(defended) or NOTHING} for the defended ones."
     )
 
 

@@ -20,6 +20,7 @@ COLUMNS = (
     "clean",
     "replayed",
     "worst case",
+    "bare",
     "gain over bare",
     "over flips and crops",
     "acts on",
@@ -40,13 +41,13 @@ often misclassifies. *Bare* is the same network without the defense. A defense *
 99 % interval of its gain over bare lies above zero, and **harms** where it lies below."""
 
 TERMS = """\
-Images: number of test images in the row; the gain compares with the bare network on the same ones.
-Bare: the network without the defense. Replayed: accuracy under adversarial examples that were
-crafted against the bare network, for the attack that lowers it most; an upper bound. Over flips and
-crops: worst-case accuracy minus that of plain test-time augmentation with the same number of
-passes, in points. Acts on: share of predictions that differ from the bare network's, on all clean
-images of the cell, which may be more than the row's, and in the worst case (%). Passes: forward +
-backward passes through the network for one prediction."""
+Images: number of test images in the row. Bare: accuracy of the network without the defense under
+the attack of the row, on the same images; the gain compares with it. Replayed: accuracy under
+adversarial examples that were crafted against the bare network, for the attack that lowers it most;
+an upper bound. Over flips and crops: worst-case accuracy minus that of plain test-time augmentation
+with the same number of passes, in points. Acts on: share of predictions that differ from the bare
+network's, on all clean images of the cell, which may be more than the row's, and in the worst case
+(%). Passes: forward + backward passes through the network for one prediction."""
 
 LEGEND = f"""\
 Worst case: accuracy under an adaptive attack. The attacker knows the defense, but not the random
@@ -255,6 +256,7 @@ def row_words(row: VerdictRow) -> list[str]:
         clean,
         _rate(row.replayed),
         _rate(row.worst),
+        NOTHING if row.without is None else accuracy(row.without.accuracy),
         _change(row.gain),
         _change(row.over_control),
         _acts_on(row),

@@ -117,7 +117,7 @@ def cell_summaries(
     costs = prediction_costs(grid, scores)
     told = []
     for cell in grid.cells:
-        cost = costs.get((cell.model, cell.defense))
+        cost = costs.get(cell.name)
         facts = scores.facts.get(cell.name, {})
         words = grid.run_words([f"cell={cell.name}"])
         words += [*again, *["--force"] * (not grid.command)]
