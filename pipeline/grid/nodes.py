@@ -190,6 +190,7 @@ class CellNodes:
                 rule=attempt.rule,
                 inner_steps=attempt.inner_steps,
                 relu_width=attempt.relu_width,
+                window=None if cell.deterministic else attempt.window,
             )
             standing = {"standing": last} if last is not None else {}
             begins = {"transferred": transferred, "best": last, "own": None}[attempt.start]

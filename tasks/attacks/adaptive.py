@@ -117,6 +117,10 @@ class Adaptive(Climbs, CompoundAttack):
     """Queries of the Square Attack for each image; unset, it is left out."""
     square_draws: Count = 20
     """Draws of the defense at each query of the Square Attack."""
+    square_window: Count | None = None
+    """How many queries in a row are made on the same draws of a randomised defense. Unset, each
+    query draws afresh, and is compared with the best of all earlier draws, so that a few lucky ones
+    end the search."""
     square_images: Count = 100
     """Try the Square Attack on the first so many images only."""
     select_draws: Count = 20
@@ -215,7 +219,13 @@ class Adaptive(Climbs, CompoundAttack):
         if self.square_queries is not None:
             square = Square(norm=self.norm, epsilon=self.epsilon, queries=self.square_queries)
             name = f"square-{self.square_queries}x{self.square_draws}"
-            found[name] = Try(name, square, self.square_draws, images=self.square_images)
+            found[name] = Try(
+                name,
+                square,
+                self.square_draws,
+                images=self.square_images,
+                window=self.square_window,
+            )
         return tuple(found.values())
 
     def first_tries(self, defense: Defense) -> int:

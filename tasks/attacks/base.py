@@ -38,6 +38,9 @@ class Victim:
     queried: Callable[[Tensor, int], Tensor] | None = None
     """Logits for a search without gradients, where `logits` are those of a surrogate; None if they
     are the same. Takes and returns the same as `logits`, without a graph."""
+    window: int | None = None
+    """How many queries in a row a search without gradients makes on the same draws, by `judged`;
+    None for fresh draws at each query."""
     part: Callable[[Tensor], Victim] | None = None
     """Victim of a part of the batch, selected by positions, int64 [n]; None where every part of the
     batch has the same victim."""
@@ -207,6 +210,7 @@ class Try:
     rule: GradientRule | None = None
     inner_steps: int | None = None
     relu_width: float | None = None
+    window: int | None = None
 
 
 @dataclass(frozen=True)

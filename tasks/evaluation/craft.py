@@ -155,6 +155,7 @@ def _victim(context: Context, spec: CraftSpec, rows: Rows) -> Victim:
         rule=spec.rule,
         inner_steps=spec.inner_steps,
         relu_width=spec.relu_width,
+        window=spec.window,
     )
 
 

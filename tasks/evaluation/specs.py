@@ -33,7 +33,7 @@ class CraftSpec(ModelSpec):
         2: "the surrogate of a defense breaks ties between points, and Square queries the defense"
     }
     unset_is_left_out: ClassVar[frozenset[str]] = frozenset(
-        {"against", "draws", "smoothing", "rule", "inner_steps", "relu_width"}
+        {"against", "draws", "smoothing", "rule", "inner_steps", "relu_width", "window"}
     )
     attack: SerializeAsAny[Attack]
     shard: Shard
@@ -53,6 +53,9 @@ class CraftSpec(ModelSpec):
     inner_steps: Count | None = None
     """Differentiate a copy of the defense with at most so many steps of its inner optimiser."""
     relu_width: Positive | None = None
+    window: Count | None = None
+    """How many queries in a row a search without gradients makes on the same draws; unset, each
+    query draws afresh. Of no effect on a deterministic model, where it is unset."""
 
     @property
     def known_defense(self) -> Defense | None:
@@ -74,7 +77,7 @@ class CraftSpec(ModelSpec):
     @model_validator(mode="after")
     def _draws_of_a_defense(self) -> Self:
         known = self.draws is not None
-        passing = self.smoothing or self.rule or self.inner_steps or self.relu_width
+        passing = self.smoothing or self.rule or self.inner_steps or self.relu_width or self.window
         if known != (self.against is not None) or (passing and not known):
             raise ValueError(
                 "draws, and how gradients pass, belong to the defense that is attacked"

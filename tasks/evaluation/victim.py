@@ -37,6 +37,7 @@ def defended(
     rule: GradientRule | None = None,
     inner_steps: int | None = None,
     relu_width: float | None = None,
+    window: int | None = None,
 ) -> Victim:
     """Return a defended model as a victim, with `draws` fresh draws for each image at each step.
 
@@ -54,6 +55,7 @@ def defended(
         rule: See `Context`; the first rule that the defense declares by default.
         inner_steps: Differentiate a copy of the defense with at most so many inner steps.
         relu_width: See `Context`.
+        window: See `Victim.window`.
 
     Raises:
         BadDefense: When the victim is called, if the defense lets no gradient through.
@@ -103,6 +105,7 @@ def defended(
             rule=rule,
             inner_steps=inner_steps,
             relu_width=relu_width,
+            window=window,
         )
 
     return Victim(
@@ -110,6 +113,7 @@ def defended(
         classes,
         judged=None if fixed and as_it_is else judged,
         queried=None if surrogate is None else queried,
+        window=window,
         part=part,
     )
 

@@ -1,6 +1,7 @@
 """Square Attack: what its random squares are, and how strong they are beside other attacks."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,3 +178,55 @@ def test_it_is_as_strong_as_the_adversarial_robustness_toolboxs(
     assert 5 < ours < 95
     # Over seeds ours moves by 0.2 points, the toolbox, whose batch shares its squares, by 1.6.
     assert abs(ours - reference) <= 3
+
+
+def noisy(network: nn.Module, *, scale: float) -> Victim:
+    """A model with noise on its logits: of each query's own, and in `judged` of each window's."""
+
+    def drawn(pixels: Tensor, purpose: str, step: int) -> Tensor:
+        noise = rows(len(pixels)).within(purpose).at(step).normal("noise", 10)
+        with torch.no_grad():
+            found: Tensor = network(pixels) + scale * noise
+        return found
+
+    return Victim(
+        lambda pixels, step: drawn(pixels, "query", step),
+        classes=10,
+        judged=lambda pixels, window: drawn(pixels, "judge", window),
+    )
+
+
+def test_a_few_lucky_draws_do_not_end_the_search_of_a_randomised_model(network, images):
+    pixels, labels = images[0][:200], images[1][:200]
+    attack, fresh = Square(epsilon=40, queries=200), noisy(network, scale=4.0)
+
+    left = {
+        window: robust(
+            network,
+            attack.perturb(replace(fresh, window=window), pixels, labels, rows(200)),
+            labels,
+        )
+        for window in (None, 32)
+    }
+
+    assert left[32] < left[None] - 10, left
+
+
+def test_the_best_point_is_asked_about_again_on_the_draws_of_the_next_window(network, images):
+    asked: list[tuple[int, Tensor]] = []
+    quiet = noisy(network, scale=1.0)
+    judged = quiet.judged
+    assert judged is not None
+
+    def seen(pixels: Tensor, window: int) -> Tensor:
+        asked.append((window, pixels.clone()))
+        return judged(pixels, window)
+
+    victim = replace(quiet, judged=seen, window=4)
+    Square(epsilon=16, queries=10).perturb(victim, images[0][:5], images[1][:5], rows(5))
+
+    assert [window for window, _ in asked] == [0] * 4 + [1] * 5 + [2] * 3
+    # the first of a window is the best of those before: it was asked about already
+    for at in (4, 9):
+        before = torch.stack([points for _, points in asked[:at]])
+        assert (before == asked[at][1]).flatten(2).all(dim=2).any(dim=0).all()

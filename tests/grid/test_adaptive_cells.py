@@ -78,6 +78,21 @@ def test_the_transferred_examples_are_made_once_for_all_defenses(tmp_path: Path)
     assert len(bare) == 2
 
 
+def test_queries_share_draws_only_where_the_defense_draws(tmp_path: Path):
+    folder = configs(tmp_path, "[adaptive-mini]", "[none, guo]")
+    path = folder / "attacks" / "adaptive-mini.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + "square_window: 8\n", encoding="utf-8")
+    graph, _ = graph_of(loaded(folder).cells)
+    windows = {
+        node.spec.against.kind: node.spec.window
+        for node in graph
+        if isinstance(node.spec, CraftSpec)
+        and node.spec.against is not None
+        and node.spec.attack.kind == "square"
+    }
+    assert windows == {"none": None, "guo": 8}
+
+
 def test_a_candidate_of_fewer_images_is_a_node_of_those(tmp_path: Path):
     grid = loaded(configs(tmp_path, "[adaptive-mini]", "[guo]"))
     graph, _ = graph_of(grid.cells)

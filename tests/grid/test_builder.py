@@ -36,7 +36,7 @@ FILES = {
     "defenses/guo.yaml": "kind: guo\n",
 }
 OPTIONAL = {"labels", "loss", "confidence", "smoothing", "relu_width", "square_queries"}
-OPTIONAL |= {"class_names", "image_column", "randomised", "resize", "weights_key"}
+OPTIONAL |= {"class_names", "image_column", "randomised", "resize", "weights_key", "window"}
 Load = Callable[..., Grid]
 
 

@@ -36,6 +36,9 @@ def search(
 ) -> Tensor:
     """Return the point with the highest margin that the search finds for each image.
 
+    Points are compared on the same draws within `Victim.window` queries; at the next ones, the best
+    point so far is asked about again.
+
     Args:
         victim: The model under attack.
         goal: Goal of the attack.
@@ -49,15 +52,23 @@ def search(
         float32 [N, C, H, W] in [0, 1].
     """
 
+    judged, window = victim.judged, victim.window
     ask = victim.queried or victim.logits
 
     def margins(points: Tensor, query: int) -> Tensor:
         with torch.no_grad():
-            return goal.objective(ask(points, query), "margin")
+            if judged is None or window is None:
+                logits = ask(points, query)
+            else:
+                logits = judged(points, query // window)
+            return goal.objective(logits, "margin")
 
     best = ball.project(pixels + _first_change(pixels, rows, ball), pixels)
     highest = margins(best, 0)
     for square in _squares(pixels, rows, ball, queries=queries, area=area):
+        if judged is not None and window is not None and square.query % window == 0:
+            # on the next draws, lest the best point keep the value of lucky ones
+            highest = margins(best, square.query)
         change = _set_square if ball.norm == "linf" else _move_mass
         points = ball.project(pixels + change(best - pixels, square, ball), pixels)
         values = margins(points, square.query)
