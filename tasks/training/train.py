@@ -32,7 +32,7 @@ _TELLS_AN_EPOCH = 20
 
 
 class Diverged(RuntimeError):
-    """A training whose loss is no longer finite."""
+    """A training whose loss or weights are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def train(
 
     Raises:
         BadTensor: If there are no images.
-        Diverged: If the loss of an epoch is not finite.
+        Diverged: If the loss of an epoch, or a weight after it, is not finite.
     """
     recipe = spec.recipe
     require(len(images) > 0, "training needs images")
@@ -130,10 +130,12 @@ def train(
             "seconds": seconds,
             "images_per_second": batches * size / seconds,
         }
-        if not math.isfinite(loss_mean):
-            raise Diverged(f"training diverged in epoch {epoch + 1}, at learning rate {rate:g}")
         history = [*history, facts]
-        yield _state(network, optimizer, history)
+        ended = _state(network, optimizer, history)
+        finite = all(weight.isfinite().all() for weight in ended.weights.values())
+        if not finite or not math.isfinite(loss_mean):
+            raise Diverged(f"training diverged in epoch {epoch + 1}, at learning rate {rate:g}")
+        yield ended
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
