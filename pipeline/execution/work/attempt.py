@@ -211,6 +211,7 @@ def perform(
         # called only if necessary, since it imports torch's compiler, which takes seconds
         torch.use_deterministic_algorithms(deterministic)
     inputs = NodeInputs(node, store, kind, device, tell, until, settings.beside)
+    inputs.devices = [_device_name(device)]
     began = time.monotonic()
     lineage = inputs.lineage()
     result = PERFORM[node.kind](inputs)
@@ -218,7 +219,7 @@ def perform(
     inputs.notes += network_data(node.spec)
     how = {
         "seconds": time.monotonic() - began,
-        "device": _device_name(device),
+        "device": ", then ".join(inputs.devices),
         "threads": kind.threads,
         "batch_size": inputs.rows_at_once,
         "deterministic": settings.deterministic or device.type == "cpu",

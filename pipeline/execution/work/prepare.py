@@ -77,10 +77,13 @@ def train_node(inputs: NodeInputs) -> NodeOutput:
     _note_constant_rate(inputs, spec.recipe)
     backend, digest = inputs.store.backend, inputs.node.digest
     state = begun = partial_state.load(backend, digest)
+    if begun is not None:
+        before = begun.facts.get("devices", [])
+        inputs.devices = list(dict.fromkeys([*before, *inputs.devices]))
     for state in train(
         images, spec, device=inputs.device, tell=inputs.tell, state=begun, manner=manner
     ):
-        partial_state.save(backend, digest, state)
+        partial_state.save(backend, digest, state, inputs.devices)
         late = inputs.until is not None and time.time() >= inputs.until
         if late and state.facts["epoch"] < spec.recipe.epochs:
             raise Unfinished
