@@ -136,16 +136,23 @@ def training_manner(module: nn.Module, probe: Tensor) -> Manner:
     Args:
         module: See `prepare`, which may change it.
         probe: Images to compare on.
+
+    Raises:
+        BadNetwork: If the module does not take the probe, or does not return logits in train mode.
     """
     _as_if_trained(module)
     manner = prepare(module, torch.device("cpu"), probe).manner
-    if not manner.copied or manner.layout is torch.contiguous_format:
+    if not manner.copied:
         return manner
     network = copied_network(module).requires_grad_(True)
     with mode(network, training=True):
         try:
-            ask(network.to(memory_format=torch.channels_last), probe, torch.channels_last)
+            ask(network.to(memory_format=manner.layout), probe, manner.layout)
         except BadNetwork as error:
+            if error.__cause__ is None:  # it answered, but not with logits
+                raise BadNetwork(f"in train mode {error}") from None
+            if manner.layout is torch.contiguous_format:
+                return manner
             try:
                 ask(network.to(memory_format=torch.contiguous_format), probe)
             except BadNetwork:

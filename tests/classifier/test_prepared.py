@@ -333,6 +333,22 @@ def test_a_view_that_only_training_meets_is_found_before_it(probe):
     assert "RuntimeError: view size is not compatible" in manner.left_out[0]
 
 
+@pytest.mark.parametrize("layout", ["channels-last", "contiguous"])
+def test_a_network_with_auxiliary_outputs_in_training_is_refused_in_one_line(probe, layout):
+    class Auxiliary(Net):
+        def features(self, x):
+            x = super().features(x)
+            return x.view(len(x), -1).view(x.shape) if layout == "contiguous" else x
+
+        def forward(self, x):
+            logits = super().forward(x)
+            return (logits, logits) if self.training else logits
+
+    line = r"in train mode gave tuple for 8 images of 1x8x8, not logits \[images, classes\]"
+    with pytest.raises(BadNetwork, match=line):
+        training_manner(Auxiliary(), probe)
+
+
 def test_most_networks_are_trained_as_they_always_were(probe):
     for name in ("plain", "dropout", "norm_without_statistics"):
         assert training_manner(make(name), probe) == Manner()

@@ -211,6 +211,7 @@ def perform(
         # called only if necessary, since it imports torch's compiler, which takes seconds
         torch.use_deterministic_algorithms(deterministic)
     inputs = NodeInputs(node, store, kind, device, tell, until, settings.beside)
+    inputs.devices = [_device_name(device)]
     began = time.monotonic()
     lineage = inputs.lineage()
     result = PERFORM[node.kind](inputs)
@@ -244,7 +245,7 @@ def _circumstances(
     node, device, kind = inputs.node, inputs.device, inputs.settings
     how: dict[str, object] = {
         "seconds": seconds,
-        "device": _device_name(device),
+        "device": ", then ".join(inputs.devices),
         "threads": kind.threads,
         "batch_size": inputs.rows_at_once,
         "deterministic": settings.deterministic or device.type == "cpu",

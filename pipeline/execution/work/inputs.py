@@ -57,6 +57,8 @@ class NodeInputs(Artifacts):
         workers: Number of nodes that may run on this machine at the same time.
         queried: Digest of the model node whose network was queried.
         rows: Batch size.
+        devices: Names of the devices that the node is computed on: several for a training that was
+            resumed on another one.
         notes: Remarks for people.
         generators: State of the global random generators when the model and what a defense may use
             were ready; empty for a node that uses neither, and for a randomised network, which may
@@ -71,6 +73,7 @@ class NodeInputs(Artifacts):
     classifier: Frozen | None = None
     queried: str | None = None
     rows: int | None = None
+    devices: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     generators: dict[str, bytes] = field(default_factory=dict)
     _asked_before: Passes = field(default_factory=Passes)

@@ -26,7 +26,7 @@ from tasks.classifier.prepared import Manner, training_manner
 from tasks.data.spec import DatasetSpec
 from tasks.networks.exported import Exported
 from tasks.networks.families.foreign import ForeignNetwork, counted_multiplications
-from tasks.training.recipe import CheckpointSpec, EnsembleSpec, TrainSpec
+from tasks.training.recipe import CheckpointSpec, EnsembleSpec, Recipe, TrainSpec
 from tasks.training.train import train
 
 TIMINGS = ("seconds", "images_per_second")
@@ -74,12 +74,16 @@ def train_node(inputs: NodeInputs) -> NodeOutput:
     assert isinstance(spec, TrainSpec)
     images = inputs.splits(inputs.node.parent("dataset")).train
     manner = _trainable(inputs)
+    _note_constant_rate(inputs, spec.recipe)
     backend, digest = inputs.store.backend, inputs.node.digest
     state = begun = partial_state.load(backend, digest)
+    if begun is not None:
+        before = begun.facts.get("devices", [])
+        inputs.devices = list(dict.fromkeys([*before, *inputs.devices]))
     for state in train(
         images, spec, device=inputs.device, tell=inputs.tell, state=begun, manner=manner
     ):
-        partial_state.save(backend, digest, state)
+        partial_state.save(backend, digest, state, inputs.devices)
         late = inputs.until is not None and time.time() >= inputs.until
         if late and state.facts["epoch"] < spec.recipe.epochs:
             raise Unfinished
@@ -109,6 +113,16 @@ def _trainable(inputs: NodeInputs) -> Manner:
         manner = training_manner(untrained(inputs.node), inputs.probe(inputs.node))
     inputs.note_network(spec.network, *manner.left_out)
     return manner
+
+
+def _note_constant_rate(inputs: NodeInputs, recipe: Recipe) -> None:
+    """Note a schedule that never lowers the learning rate, as with few epochs and no milestones."""
+    if recipe.schedule == "steps" and recipe.milestones and recipe.epochs <= recipe.milestones[0]:
+        inputs.note(
+            "recipe",
+            f"the learning rate stays at {recipe.learning_rate:g}, since the first milestone "
+            f"({recipe.milestones[0]}) is not before the end of epoch {recipe.epochs}, the last",
+        )
 
 
 def _fits(inputs: NodeInputs, module: nn.Module) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any
+from typing import Any, NotRequired
 
 import safetensors.torch
 from pydantic import ConfigDict, with_config
@@ -22,6 +22,7 @@ from tasks.training.train import State
 class _Facts(TypedDict):
     epoch: int
     history: list[dict[str, Any]]
+    devices: NotRequired[list[str]]
 
 
 PARTS = ("weights", "optimizer")
@@ -45,13 +46,16 @@ def load(backend: Backend, digest: str) -> State | None:
     return State(weights=parts[0], optimizer=parts[1], facts=facts)
 
 
-def save(backend: Backend, digest: str, state: State) -> None:
-    """Write a checkpoint: tensors, then the facts that refer to them; delete old ones last."""
+def save(backend: Backend, digest: str, state: State, devices: list[str]) -> None:
+    """Write a checkpoint: tensors, then the facts that refer to them; delete old ones last.
+
+    devices: names of the devices that the training has run on.
+    """
     folder = f"partial/{digest}"
     epoch = state.facts["epoch"]
     for part, tensors in zip(PARTS, (state.weights, state.optimizer), strict=True):
         backend.write(f"{folder}/{part}-{epoch}.safetensors", safetensors.torch.save(tensors))
-    backend.write(f"{folder}/facts.json", json.dumps(state.facts).encode())
+    backend.write(f"{folder}/facts.json", json.dumps(state.facts | {"devices": devices}).encode())
     for entry in list(backend.find(f"{folder}/*.safetensors")):
         if not entry.key.endswith(f"-{epoch}.safetensors"):
             with contextlib.suppress(FileNotFoundError):
