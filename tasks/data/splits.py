@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from tasks.data.arrays import BadTensor, Images, Splits, require
@@ -244,8 +244,13 @@ def _decode(
             else:
                 whole = image.convert(mode)
             pixels = torch.from_numpy(np.array(whole))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        fault = str(error).split("\n", maxsplit=1)[0]
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        fault = f"it is not an image ({', '.join(FORMATS)})" if data else "it is empty"
+        raise BadTensor(f"{name} cannot be decoded: {fault}") from None
+    except Exception as error:  # Pillow raises any for damaged files
+        fault = " ".join(str(error).split()) or type(error).__name__
         raise BadTensor(f"{name} cannot be decoded: {fault}") from error
     require(not deep, f"{name}: expected 8 bits a channel, got more")
     require(frames == 1, f"{name}: expected one image, got {frames}")

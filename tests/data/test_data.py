@@ -143,6 +143,27 @@ def test_the_first_odd_image_is_named(pixels):
         assert "\n" not in str(caught.value)
 
 
+def test_the_name_of_any_file_that_pillow_cannot_decode_is_in_the_message():
+    black = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72
+    tiff, jpeg = encoded(black, "TIFF"), encoded(black, "JPEG", exif=exif.tobytes())
+    # ten tags of 12 bytes follow at byte 10, then the place of a second image, here without tags
+    assert tiff[8:10] == bytes([10, 0])
+    two = tiff[:130] + (200).to_bytes(4, "little") + tiff[134:]
+    # the tag of a resolution, of which the type is changed to text
+    resolution = bytes.fromhex("011A 0005")
+    assert resolution in jpeg
+    for data, message in (
+        (two, "Missing dimensions"),
+        (jpeg.replace(resolution, resolution[:-1] + b"\x02"), "bad operand type"),
+        (b"", "it is empty"),
+        (b"not an image", r"it is not an image \(WEBP, PNG, JPEG, BMP, PPM, TIFF\)"),
+    ):
+        with pytest.raises(BadTensor, match=f"^a/x.png cannot be decoded: {message}"):
+            decode_images([data], names=["a/x.png"], side=4, resize="box")
+
+
 def test_a_dataset_spec_takes_the_lists_of_a_config():
     spec = DatasetSpec.model_validate(
         {
