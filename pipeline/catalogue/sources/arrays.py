@@ -239,7 +239,7 @@ def _checked(path: Path, keys: Keys, images: np.ndarray, labels: np.ndarray) -> 
         )
     if labels.dtype.kind == "U":
         return Split(images, [str(label) for label in labels])
-    return Split(images, labels.astype(np.int64))
+    return Split(images, labels)
 
 
 def _not_whole(path: Path, error: Exception) -> BadInput:
