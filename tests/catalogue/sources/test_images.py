@@ -351,6 +351,10 @@ def test_a_table_that_calls_its_labels_otherwise_than_its_config_is_refused(fold
     assert refused(folder, changed(PARQUET, classes=["a", "b", "c"])).endswith(
         "its labels from 0 on are b, a, c, where its config says a, b, c"
     )
+    # most of the names being the same is not enough
+    assert refused(folder, changed(PARQUET, classes=["b", "a", "d"])).endswith(
+        "its labels from 2 on are c, where its config says d"
+    )
     named = spec(folder, changed(PARQUET, classes=["b", "a", "c"]))
     assert named == spec(folder, PARQUET)
 
@@ -415,6 +419,8 @@ def test_labels_of_arrays_may_be_names_of_classes(folder: Path) -> None:
     found = content(folder, entry).splits.test
     assert [found.pixels[found.labels == label].flatten()[0] for label in range(3)] == [2, 0, 1]
     assert labelled(content(folder, changed(entry, classes=["b", "c", "a"])))
+    np.savez(folder / "train.npz", images=images, labels=np.arange(3))
+    assert "labels are numbers in one split and names in the other" in refused(folder, entry)
 
 
 # ---------------------------------------------------------------- pixels
