@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import pytest
 import torch
@@ -124,6 +126,40 @@ def test_jpeg_decodes_to_nearly_its_pixels():
 def test_grey_images_decode_to_one_channel(pixels):
     grey = pixels[:, :1]
     assert torch.equal(decode_images([encoded(one, "PNG") for one in grey], channels=1), grey)
+
+
+def test_grey_images_stored_as_colours_decode_to_one_channel(pixels):
+    grey = pixels[:1, :1]
+    image = Image.fromarray(grey[0, 0].numpy())
+    for mode in ("RGB", "RGBA", "P"):
+        buffer = io.BytesIO()
+        image.convert(mode).save(buffer, "PNG")
+        assert torch.equal(decode_images([buffer.getvalue()], channels=1), grey)
+    nearly = grey[0].expand(3, 8, 8).clone()
+    nearly[2, 0, 0] ^= 1
+    with pytest.raises(BadTensor, match="image 0 has colours; expected grey"):
+        decode_images([encoded(nearly, "PNG")], channels=1)
+
+
+def deep_png() -> bytes:
+    """A PNG file of one pixel, 16 bits a channel, in colours."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(7))),
+        (b"IEND", b""),
+    ]
+    written = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+@pytest.mark.parametrize("data", [deep_png(), b"P6 1 1 65535\n" + bytes(6)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_of_16_bits_are_refused_as_grey_of_16_bits_is(data, channels):
+    with pytest.raises(BadTensor, match="image 0: expected 8 bits a channel, got more"):
+        decode_images([data], channels)
 
 
 def test_the_first_odd_image_is_named(pixels):
