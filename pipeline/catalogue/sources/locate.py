@@ -211,27 +211,38 @@ def read(spec: DatasetSpec, files: Mapping[str, str]) -> Content:
     from tasks.data import splits as data
 
     hashes, notes = dict(spec.sources), list[str]()
+    class_names = _class_names(spec, files)
     if spec.kind == "digits":
         for role, path in files.items():
             read_whole(Path(path), hashes[role])
         found = data.digits()
     else:
-        found = _read_files(spec, {role: Path(path) for role, path in files.items()}, hashes, notes)
+        paths = {role: Path(path) for role, path in files.items()}
+        found = _read_files(spec, paths, hashes, class_names, notes)
     for split, images in (("train", found.train), ("test", found.test)):
         _check_size(split, images.pixels, spec)
         if images.classes != spec.classes:
             raise BadInput(f"{images.classes} classes; its config says {spec.classes}")
-    return Content(found, (*notes, *data.oddities(found, spec.class_names)))
+    official = OFFICIAL.get(spec.classes) if spec.kind == "cifar" else None
+    return Content(found, (*notes, *data.oddities(found, class_names or official)))
+
+
+def _class_names(spec: DatasetSpec, files: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The class names by label, which for folders may follow from the files; None for numbers."""
+    if spec.kind == "folder" and spec.class_names is None:
+        return source_folders.class_names(map(Path, files.values()))
+    return spec.class_names
 
 
 def _read_files(
-    spec: DatasetSpec, files: Mapping[str, Path], hashes: Mapping[str, str], notes: list[str]
+    spec: DatasetSpec,
+    files: Mapping[str, Path],
+    hashes: Mapping[str, str],
+    class_names: Sequence[str] | None,
+    notes: list[str],
 ) -> Splits:
     from tasks.data import splits as data
 
-    class_names = spec.class_names
-    if spec.kind == "folder" and class_names is None:
-        class_names = source_folders.class_names(files.values())
     splits = _read_splits(spec, files, hashes, class_names, notes)
     notes += source_files.notes_about(spec.kind, files)
     if class_names is not None:

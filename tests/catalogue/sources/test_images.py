@@ -194,6 +194,7 @@ def test_a_class_may_be_absent_from_one_split(folder: Path, split: str) -> None:
     for images in (found.splits.train, found.splits.test):
         assert torch.equal(images.pixels[:, 0, 0, 0].long() // 20, images.labels)
     assert "3 classes in the order a, b, c" in found.notes
+    assert f"classes without images in {split}: 1 (b)" in found.notes
     assert spec(folder, given).class_names is before.class_names is None
 
 
