@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from tasks.data.arrays import BadTensor, Images, Splits, require
@@ -90,15 +91,17 @@ def decode_images(
 
     Args:
         encoded: Contents of the files.
-        channels: 1 for grey or 3 for colour. Transparency is dropped; a grey image among colour
-            ones is converted to colour.
+        channels: 1 for grey, also if stored as equal colours or in a palette, or 3 for colour.
+            Transparency is dropped; a grey image among colour ones is converted to colour.
         names: Names of the images, for messages.
         side: Side to resize to, in pixels.
         resize: Filter of `resized`, applied after images are turned upright by their EXIF data.
+            Without it their pixels are taken as stored, as by torchvision's `ImageFolder`.
 
     Raises:
         BadTensor: Names the first image that cannot be decoded, is one of several in its file, has
-            colours where grey is expected, or has another size than the first.
+            more than 8 bits a channel, has colours where grey is expected, or has another size than
+            the first.
     """
     require(channels in {1, 3}, f"channels: expected 1 or 3, got {channels}")
     require(len(encoded) > 0, "no images")
@@ -235,21 +238,41 @@ def _decode(
     """Return uint8 [H, W, C], and whether the file has colours. wanted: see `resized`."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            deep = image.mode.startswith(("I", "F"))
-            colour = image.mode not in {"1", "L", "LA"}
+            deep = _is_deep(image)
             frames = getattr(image, "n_frames", 1)
+            colour = image.mode not in {"1", "L", "LA"}
+            if colour and mode == "L":
+                # grey may be stored as equal channels, or in a palette
+                red, green, blue = np.moveaxis(np.array(image.convert("RGB")), 2, 0)
+                colour = bool((red != green).any() or (red != blue).any())
             if wanted:
                 # photos may be stored sideways, with the orientation in their EXIF data
                 whole = _resized(ImageOps.exif_transpose(image).convert(mode), *wanted)
             else:
                 whole = image.convert(mode)
             pixels = torch.from_numpy(np.array(whole))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        fault = str(error).split("\n", maxsplit=1)[0]
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        fault = f"it is not an image ({', '.join(FORMATS)})" if data else "it is empty"
+        raise BadTensor(f"{name} cannot be decoded: {fault}") from None
+    except Exception as error:  # Pillow raises any for damaged files
+        fault = " ".join(str(error).split()) or type(error).__name__
         raise BadTensor(f"{name} cannot be decoded: {fault}") from error
     require(not deep, f"{name}: expected 8 bits a channel, got more")
     require(frames == 1, f"{name}: expected one image, got {frames}")
     return pixels.reshape(*pixels.shape[:2], -1), colour
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether an opened file has more than 8 bits a channel, which Pillow may cut to 8."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    for decoder, _, _, args in image.tile:
+        form, *more = args if isinstance(args, tuple) else (args,)
+        if re.search(r";16[BLN]", str(form)) or (decoder.startswith("ppm") and more[0] > 255):
+            return True
+    return False
 
 
 def _size(image: Tensor) -> str:

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import pytest
 import torch
@@ -126,6 +128,40 @@ def test_grey_images_decode_to_one_channel(pixels):
     assert torch.equal(decode_images([encoded(one, "PNG") for one in grey], channels=1), grey)
 
 
+def test_grey_images_stored_as_colours_decode_to_one_channel(pixels):
+    grey = pixels[:1, :1]
+    image = Image.fromarray(grey[0, 0].numpy())
+    for mode in ("RGB", "RGBA", "P"):
+        buffer = io.BytesIO()
+        image.convert(mode).save(buffer, "PNG")
+        assert torch.equal(decode_images([buffer.getvalue()], channels=1), grey)
+    nearly = grey[0].expand(3, 8, 8).clone()
+    nearly[2, 0, 0] ^= 1
+    with pytest.raises(BadTensor, match="image 0 has colours; expected grey"):
+        decode_images([encoded(nearly, "PNG")], channels=1)
+
+
+def deep_png() -> bytes:
+    """A PNG file of one pixel, 16 bits a channel, in colours."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(7))),
+        (b"IEND", b""),
+    ]
+    written = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+@pytest.mark.parametrize("data", [deep_png(), b"P6 1 1 65535\n" + bytes(6)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_of_16_bits_are_refused_as_grey_of_16_bits_is(data, channels):
+    with pytest.raises(BadTensor, match="image 0: expected 8 bits a channel, got more"):
+        decode_images([data], channels)
+
+
 def test_the_first_odd_image_is_named(pixels):
     good = encoded(pixels[0], "PNG")
     odd = encoded(pixels[0, :, :6], "PNG")
@@ -141,6 +177,27 @@ def test_the_first_odd_image_is_named(pixels):
         with pytest.raises(BadTensor, match=message) as caught:
             decode_images(files)
         assert "\n" not in str(caught.value)
+
+
+def test_the_name_of_any_file_that_pillow_cannot_decode_is_in_the_message():
+    black = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72
+    tiff, jpeg = encoded(black, "TIFF"), encoded(black, "JPEG", exif=exif.tobytes())
+    # ten tags of 12 bytes follow at byte 10, then the place of a second image, here without tags
+    assert tiff[8:10] == bytes([10, 0])
+    two = tiff[:130] + (200).to_bytes(4, "little") + tiff[134:]
+    # the tag of a resolution, of which the type is changed to text
+    resolution = bytes.fromhex("011A 0005")
+    assert resolution in jpeg
+    for data, message in (
+        (two, "Missing dimensions"),
+        (jpeg.replace(resolution, resolution[:-1] + b"\x02"), "bad operand type"),
+        (b"", "it is empty"),
+        (b"not an image", r"it is not an image \(WEBP, PNG, JPEG, BMP, PPM, TIFF\)"),
+    ):
+        with pytest.raises(BadTensor, match=f"^a/x.png cannot be decoded: {message}"):
+            decode_images([data], names=["a/x.png"], side=4, resize="box")
 
 
 def test_a_dataset_spec_takes_the_lists_of_a_config():

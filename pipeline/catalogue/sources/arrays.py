@@ -133,9 +133,15 @@ def _found(
 ) -> DatasetFiles:
     counts = {"train": 0, "test": 0}
     names: set[str] = set()
+    kinds: set[bool] = set()
     for split, path, (images, labels) in parts:
         counts[split] = _array_shape(path, images)[0]
-        names |= _label_names(path, labels)
+        called = _label_names(path, labels)
+        if counts[split]:
+            kinds.add(not called)
+        names |= called
+    if len(kinds) > 1:
+        raise BadInput(f"{shown(place)}: labels are numbers in one split and names in the other")
     order = None
     if names and cifar:
         order = official_order(names, shown(place), classes)
@@ -239,7 +245,7 @@ def _checked(path: Path, keys: Keys, images: np.ndarray, labels: np.ndarray) -> 
         )
     if labels.dtype.kind == "U":
         return Split(images, [str(label) for label in labels])
-    return Split(images, labels.astype(np.int64))
+    return Split(images, labels)
 
 
 def _not_whole(path: Path, error: Exception) -> BadInput:

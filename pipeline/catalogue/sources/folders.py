@@ -40,13 +40,17 @@ class Listing:
 
 
 def listing(split: Path) -> Listing:
-    """List a split; BadInput if a file is neither an image nor known to be something else."""
+    """List a split; BadInput if a file is neither an image nor known to be something else.
+
+    Names of images and of class folders have to be UTF-8, since they are part of digests.
+    """
     found = Listing(split)
     for path in _walk(split, frozenset()):
         inside = path.relative_to(split)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in inside.parts)
         if path.is_dir():
             if not hidden and len(inside.parts) == 1:
+                _require_text(path, split)
                 found.classes.append(path.name)
             continue
         if hidden or _is_other(path):
@@ -60,6 +64,7 @@ def listing(split: Path) -> Listing:
         elif len(inside.parts) == 1:
             raise BadInput(f"{_place(path, split)}: lies in no class's folder")
         else:
+            _require_text(path, split)
             found.images.append(path)
     found.images.sort()
     found.classes.sort()
@@ -159,4 +164,12 @@ def _is_other(path: Path) -> bool:
 
 
 def _place(path: Path, split: Path) -> str:
-    return path.relative_to(split.parent).as_posix()
+    name = path.relative_to(split.parent).as_posix()
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _require_text(path: Path, split: Path) -> None:
+    try:
+        str(path.relative_to(split)).encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{_place(path, split)}: this name is not UTF-8; rename it") from None

@@ -211,38 +211,49 @@ def read(spec: DatasetSpec, files: Mapping[str, str]) -> Content:
     from tasks.data import splits as data
 
     hashes, notes = dict(spec.sources), list[str]()
+    class_names = _class_names(spec, files)
     if spec.kind == "digits":
         for role, path in files.items():
             read_whole(Path(path), hashes[role])
         found = data.digits()
     else:
-        found = _read_files(spec, {role: Path(path) for role, path in files.items()}, hashes, notes)
+        paths = {role: Path(path) for role, path in files.items()}
+        found = _read_files(spec, paths, hashes, class_names, notes)
     for split, images in (("train", found.train), ("test", found.test)):
         _check_size(split, images.pixels, spec)
         if images.classes != spec.classes:
             raise BadInput(f"{images.classes} classes; its config says {spec.classes}")
-    return Content(found, (*notes, *data.oddities(found, spec.class_names)))
+    official = OFFICIAL.get(spec.classes) if spec.kind == "cifar" else None
+    return Content(found, (*notes, *data.oddities(found, class_names or official)))
+
+
+def _class_names(spec: DatasetSpec, files: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The class names by label, which for folders may follow from the files; None for numbers."""
+    if spec.kind == "folder" and spec.class_names is None:
+        return source_folders.class_names(map(Path, files.values()))
+    return spec.class_names
 
 
 def _read_files(
-    spec: DatasetSpec, files: Mapping[str, Path], hashes: Mapping[str, str], notes: list[str]
+    spec: DatasetSpec,
+    files: Mapping[str, Path],
+    hashes: Mapping[str, str],
+    class_names: Sequence[str] | None,
+    notes: list[str],
 ) -> Splits:
     from tasks.data import splits as data
 
-    class_names = spec.class_names
-    if spec.kind == "folder" and class_names is None:
-        class_names = source_folders.class_names(files.values())
     splits = _read_splits(spec, files, hashes, class_names, notes)
     notes += source_files.notes_about(spec.kind, files)
     if class_names is not None:
         notes.append(f"{len(class_names)} classes in the order {', '.join(class_names)}")
-    pixels = {split: _pixels(content, spec) for split, content in splits.items()}
+    pixels = {split: _pixels(split, content, spec) for split, content in splits.items()}
     for split, images in pixels.items():
         _check_size(split, images, spec)
     if "train" not in splits:
         notes.append("no train split: nothing can be trained on it")
         pixels["train"], splits["train"] = pixels["test"][:0], Split([], [])
-    labels = {split: _labels(content, class_names) for split, content in splits.items()}
+    labels = {word: _labels(word, content, class_names) for word, content in splits.items()}
     return data.prepare(
         train_pixels=pixels["train"],
         train_labels=labels["train"],
@@ -281,18 +292,20 @@ def _read_splits(
     return splits
 
 
-def _labels(split: Split, class_names: Sequence[str] | None) -> Tensor:
+def _labels(word: str, split: Split, class_names: Sequence[str] | None) -> Tensor:
     """Labels as int64 [N]; class names become their index in `class_names`."""
+    import numpy as np
     import torch
 
-    if not isinstance(split.labels, list):
-        return torch.as_tensor(split.labels)
     places = {name: label for label, name in enumerate(class_names or ())}
-    numbers = [places[label] if isinstance(label, str) else label for label in split.labels]
+    numbers = [places[label] if isinstance(label, str) else int(label) for label in split.labels]
+    highest = max(numbers, default=0)
+    if highest > np.iinfo(np.int64).max:
+        raise BadInput(f"{word} labels: {highest} is the number of no class")
     return torch.tensor(numbers, dtype=torch.int64)
 
 
-def _pixels(split: Split, spec: DatasetSpec) -> Tensor:
+def _pixels(word: str, split: Split, spec: DatasetSpec) -> Tensor:
     import torch
 
     from tasks.data import splits as data
@@ -302,7 +315,14 @@ def _pixels(split: Split, spec: DatasetSpec) -> Tensor:
             split.images, spec.channels, names=split.names, side=spec.side, resize=spec.resize
         )
     pixels = data.channels_first(torch.from_numpy(split.images))
-    return data.resized(pixels, spec.side, spec.resize) if spec.resize else pixels
+    if spec.resize is None:
+        return pixels
+    if pixels.shape[1] != spec.channels or 0 in pixels.shape[2:]:
+        raise BadInput(
+            f"{word} images are {_size(pixels.shape[1:])}, read as [N, H, W, C]; expected "
+            f"C = {spec.channels}, as in the config, and sides of at least 1"
+        )
+    return data.resized(pixels, spec.side, spec.resize)
 
 
 def _check_size(split: str, pixels: Tensor, spec: DatasetSpec) -> None:

@@ -100,10 +100,11 @@ def _check_names(
         return
     called = [plain_name(name) if cifar else name for name in found]
     known = {name: label for label, name in enumerate(expected)}
-    # one export of CIFAR-100 misspells a name, so unknown names are accepted if most are known
+    # one export of CIFAR-100 misspells a name, so unknown ones are accepted there if most are known
     elsewhere = [label for label, name in enumerate(called) if known.get(name, label) != label]
     strange = [label for label, name in enumerate(called) if name not in known]
-    if len(called) == len(expected) and not elsewhere and 2 * len(strange) < len(called):
+    tolerated = 2 * len(strange) < len(called) if cifar else not strange
+    if len(called) == len(expected) and not elsewhere and tolerated:
         return
     place = min([*elsewhere, *strange, len(called), len(expected)])
     what = f"CIFAR-{classes} has" if cifar else "its config says"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,7 @@ def test_a_class_may_be_absent_from_one_split(folder: Path, split: str) -> None:
     for images in (found.splits.train, found.splits.test):
         assert torch.equal(images.pixels[:, 0, 0, 0].long() // 20, images.labels)
     assert "3 classes in the order a, b, c" in found.notes
+    assert f"classes without images in {split}: 1 (b)" in found.notes
     assert spec(folder, given).class_names is before.class_names is None
 
 
@@ -350,6 +352,10 @@ def test_a_table_that_calls_its_labels_otherwise_than_its_config_is_refused(fold
     assert refused(folder, changed(PARQUET, classes=["a", "b", "c"])).endswith(
         "its labels from 0 on are b, a, c, where its config says a, b, c"
     )
+    # most of the names being the same is not enough
+    assert refused(folder, changed(PARQUET, classes=["b", "a", "d"])).endswith(
+        "its labels from 2 on are c, where its config says d"
+    )
     named = spec(folder, changed(PARQUET, classes=["b", "a", "c"]))
     assert named == spec(folder, PARQUET)
 
@@ -414,6 +420,8 @@ def test_labels_of_arrays_may_be_names_of_classes(folder: Path) -> None:
     found = content(folder, entry).splits.test
     assert [found.pixels[found.labels == label].flatten()[0] for label in range(3)] == [2, 0, 1]
     assert labelled(content(folder, changed(entry, classes=["b", "c", "a"])))
+    np.savez(folder / "train.npz", images=images, labels=np.arange(3))
+    assert "labels are numbers in one split and names in the other" in refused(folder, entry)
 
 
 # ---------------------------------------------------------------- pixels
@@ -487,6 +495,41 @@ def test_arrays_of_another_size_are_resized_too(folder: Path) -> None:
     np.savez(folder / "test.npz", images=images, labels=np.arange(3))
     found = content(folder, changed(ARRAYS, channels=1, resize="box"))
     assert found.splits.test.pixels[0, 0, :, 0].tolist() == [200, 200, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((3, 3, 8, 8), "8x3x8"), ((3, 0, 4, 3), "3x0x4"), ((3, 8, 8, 4), "4x8x8")]
+)
+def test_arrays_that_cannot_be_resized_are_refused(
+    folder: Path, shape: tuple[int, ...], size: str
+) -> None:
+    np.savez(folder / "test.npz", images=np.zeros(shape, np.uint8), labels=np.arange(3))
+    assert refused(folder, changed(ARRAYS, resize="box")) == (
+        f"test images are {size}, read as [N, H, W, C]; expected C = 3, as in the config, and "
+        "sides of at least 1"
+    )
+
+
+def test_labels_beyond_64_bits_are_refused(folder: Path) -> None:
+    labels = np.array([0, 1, 2**63 + 5], dtype=np.uint64)
+    images = np.zeros((3, 4, 4, 3), dtype=np.uint8)
+    np.savez(folder / "test.npz", images=images, labels=labels)
+    write_parquet(folder / "test.parquet", pa.array(labels))
+    for entry in (ARRAYS, PARQUET):
+        assert (
+            refused(folder, entry) == "test labels: 9223372036854775813 is the number of no class"
+        )
+
+
+def test_a_name_that_is_not_utf_8_is_refused_if_it_is_part_of_the_digest(folder: Path) -> None:
+    write_images(folder, ("a", "b", "c"))
+    image, odd = folder / "test" / "a" / "0.png", os.fsdecode(b"\xff.png")
+    hidden = image.with_name(f".{odd}")
+    hidden.touch()
+    assert "ignored files: 1 (test/a/.\\xff.png)" in content(folder, FOLDERS).notes
+    image.rename(image.with_name(odd))
+    message = "test/a/\\xff.png: this name is not UTF-8; rename it"
+    assert refused(folder, FOLDERS) == message
 
 
 def test_the_golden_digests_of_data_sets_and_checkpoints_have_not_changed() -> None:
