@@ -18,6 +18,7 @@ from tasks.contract.conditions import (
     NotRepeatable,
     check_generators,
     checked,
+    first_call,
     generators,
     repeatable,
     require,
@@ -98,6 +99,8 @@ def _first_result(name: str, spec: Defense, leaf: Tensor, rows: Rows, context: C
     """Return what a defense makes of `leaf`, which requires a gradient, after checking it alone."""
     before, state = leaf.detach().clone(), generators()
     try:
+        with first_call():
+            spec.transform(leaf, rows, context)
         result: object = spec.transform(leaf, rows, context)
     except RuntimeError as error:
         if "a leaf Variable that requires grad" not in str(error):
