@@ -99,6 +99,14 @@ def other_under_attack(pixels, rows, context):
     return _plus(pixels, 1 if torch.is_grad_enabled() else 0)
 
 
+def other_by_scope(pixels, rows, context):
+    return _plus(pixels, rows._scope.startswith("/attack/"))
+
+
+def other_by_step(pixels, rows, context):
+    return _plus(pixels, rows._step > 0)
+
+
 def not_deterministic(pixels, rows, context):
     return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
 
@@ -136,6 +144,8 @@ def endless(pixels, rows, context):
         (torchs_of_many, "draws random numbers of torch, which are no image's own"),
         (of_a_large_batch, "an image in a batch of 64 gives something else than in one of 6"),
         (other_under_attack, "gives something else without gradients, as in predictions"),
+        (other_by_scope, "give something else in an attack than in a prediction"),
+        (other_by_step, "give something else in an attack than in a prediction"),
         (not_deterministic, "says that it is deterministic, and draws differ"),
         (in_place_unseen, "changes the pixels that it is given"),
         (endless, "gives a gradient that is not finite"),
@@ -161,6 +171,10 @@ def fair(pixels, rows, context):
     return _plus(pixels, rows.uniform("noise", pixels[0].numel()).view_as(pixels))
 
 
+def in_a_scope_of_its_own(pixels, rows, context):
+    return fair(pixels, rows.within("own").at(2), context)
+
+
 def channels_last(pixels, rows, context):
     """Its result is not contiguous."""
     return (0.9 * pixels.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -172,7 +186,7 @@ def neighbours(pixels, rows, context):
     return straight.clip(0.5 * pixels + 0.5 * pool[near].mean(dim=1).view_as(pixels))
 
 
-@pytest.mark.parametrize("transform", [fair, channels_last, neighbours])
+@pytest.mark.parametrize("transform", [fair, in_a_scope_of_its_own, channels_last, neighbours])
 def test_a_defense_that_keeps_the_contract_is_told_nothing(transform):
     class Fair(Defense):
         kind: str = "fair"

@@ -9,6 +9,7 @@ from tasks.contract.conditions import (
     NOTHING_KEPT,
     check_generators,
     checked,
+    first_call,
     generators,
     repeatable,
     require,
@@ -46,6 +47,8 @@ def check_attack(spec: Attack, *, channels: int = 1, side: int = 8) -> None:
     victim = Victim(lambda pixels, _: network(pixels), CLASSES)
     pixels = as_float(images.pixels)
     before = pixels.clone()
+    with first_call():
+        spec.perturb(victim, pixels, images.labels, rows)
     state = generators()
     result: object = spec.perturb(victim, pixels, images.labels, rows)
     name = f"attack {spec.kind}"

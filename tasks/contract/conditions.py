@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ NOTHING_KEPT = "derive everything from the images and `rows`, and keep nothing b
 """What to do about code that keeps state between calls."""
 CHANGES = "changes the network's weights or modules, which have to stay as they are"
 """What is said of code that changes the network, before what it changed."""
+_SEED = 471_100_815
+"""Seed of `first_call`, which nothing else uses."""
 
 
 class BrokenContract(AssertionError):
@@ -80,6 +83,26 @@ def generators() -> dict[str, bytes]:
         "numpy": repr(np.random.get_state()).encode(),  # noqa: NPY002  whether it was used
         "random": repr(random.getstate()).encode(),
     }
+
+
+@contextmanager
+def first_call() -> Iterator[None]:
+    """Context manager for the first call of code: seed the global generators, and set them back.
+
+    Code that builds a network in its first call, into which it loads weights, draws the weights
+    that these replace. What it keeps of its draws is the same in every process.
+    """
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if started else ()):
+        torch.manual_seed(_SEED)
+        np.random.seed(_SEED)  # noqa: NPY002
+        random.seed(_SEED)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)  # noqa: NPY002
+            random.setstate(of_python)
 
 
 def check_generators(name: str, before: Mapping[str, bytes]) -> None:

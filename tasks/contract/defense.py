@@ -18,6 +18,7 @@ from tasks.contract.conditions import (
     NotRepeatable,
     check_generators,
     checked,
+    first_call,
     generators,
     repeatable,
     require,
@@ -28,6 +29,7 @@ from tasks.contract.samples import (
     COUNT,
     POOL,
     anew,
+    elsewhere,
     problem,
     sample_images,
     sample_network,
@@ -47,10 +49,10 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     """Check a defense: its `transform`, its gradient and its `combine`.
 
     The result must have the right shape, type and range, leave its input unchanged, depend for each
-    image on that image and its draws alone, be the same with and without gradients, and draw random
-    numbers only from `rows`; a defense that declares itself deterministic must not draw. The
-    network and the pool must stay as they are. A finite gradient that is not zero for every image
-    must reach the pixels.
+    image on that image and its draws alone, be the same in predictions as in attacks, with
+    gradients and without, and draw random numbers only from `rows`; a defense that declares itself
+    deterministic must not draw. The network and the pool must stay as they are. A finite gradient
+    that is not zero for every image must reach the pixels.
 
     Args:
         spec: The defense; it is resolved for an epsilon of 8/255 and ten classes.
@@ -75,6 +77,7 @@ def check_defense(spec: Defense, *, channels: int = 1, side: int = 8) -> None:
     asked = partial(_transformed, spec, context, views)
     trial = _Trial(name, asked, pixels, rows, made, generators())
     trial.check_each_alone()
+    trial.check_elsewhere(spec.kind)
     trial.check_crowd()
     if spec.deterministic(CLASSES):
         require(
@@ -98,6 +101,8 @@ def _first_result(name: str, spec: Defense, leaf: Tensor, rows: Rows, context: C
     """Return what a defense makes of `leaf`, which requires a gradient, after checking it alone."""
     before, state = leaf.detach().clone(), generators()
     try:
+        with first_call():
+            spec.transform(leaf, rows, context)
         result: object = spec.transform(leaf, rows, context)
     except RuntimeError as error:
         if "a leaf Variable that requires grad" not in str(error):
@@ -166,6 +171,17 @@ class _Trial:
             raise BrokenContract(
                 f"{self.name}: an image alone gives something else than in a batch: {why}"
             )
+
+    def check_elsewhere(self, kind: str) -> None:
+        """Check that the result is the same in predictions and attacks, at any step."""
+        repeatable(
+            all(
+                same(self.asked(self.pixels, rows), self.made)
+                for rows in elsewhere(self.rows, kind)
+            ),
+            f"{self.name}: the same images and random numbers give something else in an attack "
+            "than in a prediction; read no private member of `rows`",
+        )
 
     def check_crowd(self) -> None:
         """Check that a large batch gives the same results, with gradients and without."""

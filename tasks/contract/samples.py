@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import module_from_spec
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tasks.attacks.base import Attack
 from tasks.data.arrays import Images
@@ -18,6 +20,8 @@ from tasks.specs import Problem
 
 CLASSES, COUNT = 10, 6
 """Number of classes, and of images."""
+STEP = 11
+"""Step of an attack, to compare with its start."""
 POOL = 256
 """Number of images in the pool of a defense that needs one."""
 Part = TypeVar("Part", Defense, Attack)
@@ -41,6 +45,34 @@ def sample_rows(draw: int = 0) -> Rows:
     """Identities of the sample images, all in one draw."""
     places = torch.arange(COUNT)
     return Rows(0, images=places, draws=torch.full_like(places, draw))
+
+
+@dataclass(frozen=True)
+class ElsewhereRows(Rows):
+    """Rows in another scope, `told`, and step, with the numbers that they have in no scope."""
+
+    told: str = ""
+
+    def words(self, purpose: str, count: int) -> Tensor:
+        """Return the words of no scope, and of those within it."""
+        return self._nowhere().words(purpose, count)
+
+    def batch_seed(self, purpose: str) -> int:
+        """Return the seed of no scope, and of those within it."""
+        return self._nowhere().batch_seed(purpose)
+
+    def _nowhere(self) -> Rows:
+        scope = self._scope.removeprefix(self.told)
+        step = 0 if self._step == STEP else self._step
+        return Rows(self.seed, self.images, self.draws, scope, step)
+
+
+def elsewhere(rows: Rows, kind: str) -> Iterator[Rows]:
+    """Yield rows as a defense gets them in predictions and attacks, with the same numbers."""
+    for scope in ("defend", "select", "attack/eot", "attack/judge", "card/gradient/eot"):
+        told = f"/{scope}/{kind}#0"
+        yield ElsewhereRows(rows.seed, rows.images, rows.draws, told, told=told)
+        yield ElsewhereRows(rows.seed, rows.images, rows.draws, told, STEP, told=told)
 
 
 def sample_network(channels: int, side: int, seed: int = 1) -> nn.Module:

@@ -60,18 +60,19 @@ class Rows:
     """int64 [M], the place of each row's image in the fixed order of its data set."""
     draws: Tensor
     """int64 [M], the number of each row's draw."""
-    scope: str = ""
-    """Name that separates streams, a path such as `/defend/guo#0`."""
-    step: int = 0
+    _scope: str = ""
+    """Name that separates streams, a path such as `/defend/guo#0`. Private, as `_step`, since it
+    tells a prediction from an attack, in which a defense has to be the same."""
+    _step: int = 0
     """Step of an attack; each step has numbers of its own."""
 
     def within(self, scope: str) -> Rows:
         """Return the same rows with separate streams, named `scope`."""
-        return replace(self, scope=f"{self.scope}/{scope}")
+        return replace(self, _scope=f"{self._scope}/{scope}")
 
     def at(self, step: int) -> Rows:
         """Return the same rows at a step of an attack, with numbers of their own."""
-        return replace(self, step=step)
+        return replace(self, _step=step)
 
     def repeated(self, draws: Tensor) -> Rows:
         """Repeat each row once for every entry of `draws`, the draws of an image adjacent.
@@ -92,12 +93,12 @@ class Rows:
     def words(self, purpose: str, count: int) -> Tensor:
         """Return independent uniform words, int64 [M, count] in [0, 2**32)."""
         blocks = torch.arange(-(-count // 4), device=self.images.device)
-        key = stream_key(self.seed, f"{self.scope}/{purpose}")
+        key = stream_key(self.seed, f"{self._scope}/{purpose}")
         counter = (
             blocks[None, :],
             self.draws[:, None],
             self.images[:, None],
-            torch.full_like(blocks[None, :], self.step),
+            torch.full_like(blocks[None, :], self._step),
         )
         return philox(counter, key).flatten(1)[:, :count]
 
@@ -138,7 +139,7 @@ class Rows:
         For code that can only draw from a generator of its own; its numbers then also depend on the
         composition of the batch.
         """
-        digest = hashlib.sha256(f"{self.seed}/{self.scope}/{purpose}/{self.step}".encode())
+        digest = hashlib.sha256(f"{self.seed}/{self._scope}/{purpose}/{self._step}".encode())
         for identities in (self.images, self.draws):
             digest.update(identities.cpu().contiguous().numpy().data)
         return int.from_bytes(digest.digest()[:8], "little") >> 1

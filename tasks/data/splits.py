@@ -34,7 +34,7 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
         seed: Seed of the order.
     """
     places = torch.arange(len(labels))
-    rows = Rows(seed=seed, images=places, draws=torch.zeros_like(places), scope="order")
+    rows = Rows(seed=seed, images=places, draws=torch.zeros_like(places), _scope="order")
     within, turn = rows.words("shuffle", 2).unbind(1)
     shuffled = within.argsort(stable=True)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]

@@ -51,7 +51,8 @@ class Context:
     """Clean images, for a defense whose `needs_pool` is true."""
     smoothing: float | None = None
     """If set, a sign(u) in a transform is replaced by tanh(u / tau) and is not held constant; tau
-    is `smoothing` times the mean of abs(u) over the image."""
+    is `smoothing` times the mean of abs(u) over what is signed together for an image: all labels of
+    `counter`, each class of `pnml`."""
     rows_at_once: int | None = None
     """Largest number of rows, with all their draws, in one forward pass. A larger question is asked
     in parts, each of which is computed again for its gradient, to bound memory."""

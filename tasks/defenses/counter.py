@@ -118,7 +118,8 @@ class Counter(Defense):
     def perturbation(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:
         """Return the perturbation, float32 [M, C, H, W] in pixel units, within the limit.
 
-        It is detached, or differentiable if `context.smoothing` is set.
+        It is detached, or differentiable if `context.smoothing` is set. The width of the smoothed
+        signs is then one for all N labels of a row, from the mean of abs over all their gradients.
         """
         from tasks.defenses.transforms import straight
 

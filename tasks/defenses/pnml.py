@@ -40,7 +40,10 @@ class PNML(Defense):
         return True
 
     def transform(self, pixels: Tensor, rows: Rows, context: Context) -> Tensor:  # noqa: ARG002
-        """Take a step for each class and clip. The step has no gradient unless it is smoothed."""
+        """Take a step for each class and clip. The step has no gradient unless it is smoothed.
+
+        Each class has a width of the smoothed sign of its own, where `counter` has one for a row.
+        """
         import torch
 
         from tasks.defenses.transforms import straight

@@ -102,7 +102,7 @@ def train(
         started = time.perf_counter()
         loss_sum = torch.zeros((), device=data.pixels.device)
         hits = torch.zeros((), dtype=torch.int64, device=data.pixels.device)
-        rows = Rows(spec.seed, data.ids, torch.full_like(data.ids, epoch), scope="train")
+        rows = Rows(spec.seed, data.ids, torch.full_like(data.ids, epoch), _scope="train")
         order = rows.words("order", 1)[:, 0].argsort(stable=True)
         for number in range(batches):
             place = order[number * size : (number + 1) * size]

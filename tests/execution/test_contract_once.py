@@ -9,6 +9,7 @@ import pytest
 from tiny import opened_with, write_configs
 
 from pipeline.commands.session import open_session
+from pipeline.execution.events import Observers
 from pipeline.execution.work import contract
 from pipeline.problems import BadInput
 
@@ -25,6 +26,18 @@ RANDOM = FAIR.replace(
 )
 DARKER = f"{HEAD}    def transform(self, pixels, rows, context):\n        return 0.9 * pixels\n"
 FLAT = DARKER.replace("0.9 * pixels", "(15 * pixels).round() / 15")
+LAZY = f"""from functools import cache
+{HEAD}    def transform(self, pixels, rows, context):
+        return straight.clip(pixels - 0.1 * network(pixels.shape[1])(pixels))
+
+
+@cache
+def network(channels):
+    layer = torch.nn.Conv2d(channels, channels, 3, padding=1).requires_grad_(False)
+    weight, bias = torch.ones(layer.weight.shape) / 9, torch.zeros(channels)
+    layer.load_state_dict({{"weight": weight, "bias": bias}})
+    return layer
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +54,20 @@ def test_what_gives_something_else_a_second_time_is_refused_with_its_line() -> N
     assert str(caught.value).startswith(
         "mine.py:9: defense mine: draws random numbers of torch, which are no image's own"
     )
+
+
+def test_a_network_that_is_built_and_loaded_at_the_first_call_draws_nothing_that_counts() -> None:
+    assert opened_with(LAZY).check_contracts() == []
+    unloaded = "".join(line for line in LAZY.splitlines(keepends=True) if "load_" not in line)
+    with pytest.raises(BadInput, match="gives something else after other images"):
+        opened_with(unloaded).check_contracts()
+
+
+def test_a_node_allows_what_the_first_call_draws() -> None:
+    session = opened_with(LAZY.replace("0.1", "0.2"))  # a module whose network is not built
+    session.store.prepare()
+    finished = session.run(Observers([]), inline=True, address=None, workers=None, forced=set())
+    assert finished.missing == {}
 
 
 def test_what_else_is_broken_is_told_and_what_keeps_the_contract_is_not() -> None:

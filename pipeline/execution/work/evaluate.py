@@ -15,6 +15,7 @@ from pipeline.execution.work.inputs import NodeInputs
 from pipeline.execution.work.output import NodeOutput, json_file, tensor_file
 from pipeline.store.candidates import Candidate, candidates_in, facts_of
 from pipeline.store.store import Writer
+from tasks.contract.conditions import first_call
 from tasks.data.arrays import Crafted, Outcomes, as_float
 from tasks.evaluation.craft import check_crafted, craft
 from tasks.evaluation.defend import acted, defend
@@ -44,7 +45,10 @@ def craft_node(inputs: NodeInputs) -> NodeOutput:
     context = inputs.context(spec.precision)
     seen = Seen()
     own = bool(own_names(spec.attack))
-    probe = craft_probe(images, context, spec, start=start) if own else None
+    probe = None
+    if own:
+        with first_call():
+            probe = craft_probe(images, context, spec, start=start)
     crafted = craft(
         images,
         context,

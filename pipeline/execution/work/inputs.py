@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.execution.settings import KindSettings
 from pipeline.execution.work.artifacts import Artifacts, forget_splits, make_room
 from pipeline.execution.work.budget import share_bytes
-from pipeline.execution.work.contract import own_generators
+from pipeline.execution.work.contract import own_generators, own_names
 from pipeline.execution.work.networks import naming, shape_of, spec_of, title_of, trained
 from pipeline.grid.graph import Node
 from pipeline.store.store import Damaged
@@ -22,8 +22,11 @@ from tasks.classifier.consistent import check_consistent
 from tasks.classifier.frozen import Frozen, NotFrozen
 from tasks.classifier.prepared import REAL_IMAGES, probe_images
 from tasks.classifier.row_size import row_bytes, rows_that_fit
+from tasks.contract.conditions import first_call
 from tasks.data.arrays import as_float
-from tasks.defenses.base import Context
+from tasks.data.seeding import Rows
+from tasks.defenses.base import Context, Defense
+from tasks.evaluation.defend import draw_logits
 from tasks.evaluation.specs import ModelSpec
 from tasks.networks.base import Network
 from tasks.progress import Tell
@@ -94,7 +97,18 @@ class NodeInputs(Artifacts):
         frozen = self.frozen(precision)
         self.rows = self._fitting(frozen)
         self.generators = {} if frozen.randomised else own_generators()
-        return Context(classifier=frozen, pool=pool, rows_at_once=self.rows)
+        context = Context(classifier=frozen, pool=pool, rows_at_once=self.rows)
+        if defense is not None and own_names(defense):
+            self._call_first(defense, context)
+        return context
+
+    def _call_first(self, defense: Defense, context: Context) -> None:
+        """Call a user's own defense on one image, before its draws are watched."""
+        image = self.probe(self.node.parent("model"))[:1].to(self.device)
+        zero = torch.zeros(1, dtype=torch.int64, device=self.device)
+        rows = Rows(0, zero, zero).within("first")
+        with first_call(), context.classifier.aside():
+            draw_logits(defense, context, image, rows, draws=1)
 
     @property
     def rows_at_once(self) -> int:

@@ -17,7 +17,7 @@ def initialise(module: nn.Module, seed: int) -> None:
     with variance 1 / fan-in. Batch norms have scale 1 and shift 0; biases are 0.
     """
     only = torch.zeros(1, dtype=torch.int64)
-    rows = Rows(seed=seed, images=only, draws=only, scope="weights")
+    rows = Rows(seed=seed, images=only, draws=only, _scope="weights")
     with torch.no_grad():
         for name, child in module.named_modules():
             if isinstance(child, nn.Conv2d | nn.Linear):
