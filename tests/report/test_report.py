@@ -323,7 +323,7 @@ def test_a_table_that_is_called_like_the_candidates_of_another_has_files_of_its_
     tables = (table, dataclasses.replace(table, name=named))
     page = write_report(Grid("demo", "", grid.cells, tables), judged_scores(grid), tmp_path)
     texts = {path.name for path in page.parent.glob("*.tex")}
-    assert texts == {f"{table.name}.tex", f"{named}-2.tex"}
+    assert texts == {f"{table.name}.tex", f"{named}-2.tex", "verdicts.tex"}
 
 
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path):
