@@ -29,7 +29,7 @@ All columns refer to the same images, and to attacks whose examples lie in the b
 attack. Bare, replayed: accuracy of the undefended model under the replayed attack that lowers it
 most. Replayed: accuracy of the defended model under the replayed attack that lowers it most.
 Adaptive (the worst case of verdicts): accuracy under an attack that knows the defense, but not its
-random draws. Doubled: change in accuracy, in points, when one gradient search of that attack has
+random draws. Doubled: change in accuracy, in points, when one gradient ascent of that attack has
 twice its steps and draws, and in parentheses the number of images of the integrity card on which
 this was measured; a dash where the card's budget was too small for it. All attacks: accuracy where
 each image counts under the attack of the table that is most successful on it; for a randomised

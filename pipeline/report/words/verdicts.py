@@ -344,7 +344,7 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
             count = row.hidden.images
             on = "" if count == row.images else f", both on {counted(count, 'image')}"
             yield (
-                f"{_name(row)} on {row.model} hides gradients: under a single gradient attack "
+                f"{_name(row)} on {row.model} hides gradients: under a single gradient ascent "
                 f"from the clean image, its gain is {_change(row.hidden)} points higher than in "
                 f"the worst case{on}."
             )
