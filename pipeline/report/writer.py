@@ -243,8 +243,8 @@ def _write_files(
     if verdicts:
         folder.frame("verdicts", verdict_values(verdicts))
         folder.text("verdicts.md", markdown(f"{answer}\n{told}"))
-    if shown := known(verdicts):
-        folder.text("verdicts.tex", verdicts_latex(shown))
+    if judgements := known(verdicts):
+        folder.text("verdicts.tex", verdicts_latex(judgements))
     judged = verdict_drawing((row.facts() for row in verdicts), "verdicts")
     plot = None
     if judged is not None:
