@@ -128,7 +128,7 @@ class TableEntry(ConfigEntry):
     others are compared. Excludes `gains_of`."""
     equal_cost: str | None = None
     """Baseline defense, such as `flip-crop`, that is added to the table once for each cost of the
-    other defenses, with as many draws as they need forward passes."""
+    other defenses, with as many draws as they need forward + backward passes."""
     figure: FigureEntry | None = None
     """Plot of the table."""
 

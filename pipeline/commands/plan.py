@@ -61,8 +61,8 @@ def plan_lines(
         yield (
             f"memory: about {each:.1f} GB a worker, {each * workers:.1f} GB with "
             f"{counted(workers, 'worker')} (`memory_gb` of settings.yaml, "
-            f"{PROCESS_BYTES / 1e9:.1f} GB for the program, and {KEPT:.0%} for freed memory that "
-            "is kept)"
+            f"{PROCESS_BYTES / 1e9:.1f} GB for the program, and {100 * KEPT:.0f} % for freed "
+            "memory that is kept)"
         )
     else:
         yield f"nothing to do: {counted(len(session.cells), 'cell')} of grid '{session.grid.name}'"

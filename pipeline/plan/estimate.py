@@ -56,6 +56,9 @@ class Estimate:
     least_chain_s: float = 0.0
     assumed: tuple[Precision, ...] = ()
     """Precisions whose speed is an assumption and was not measured."""
+    counted: bool = False
+    """Whether some of it follows from counted operations alone, which small networks perform more
+    slowly."""
 
     @property
     def work_s(self) -> float:
@@ -90,7 +93,7 @@ class Estimate:
             yield from (f"basis: {words}" for words in self.basis)
             return
         without_some = any(KINDS[kind].uses_network for kind in self.unknown)
-        about = "at least about" if without_some else "about"
+        about = "at least about" if without_some or self.counted else "about"
         work = roughly_between(self.least_work_s, self.work_s) + (f" ({kinds})" if kinds else "")
         yield f"estimated work on {self.device}: {about} {work}"
         chain = roughly_between(self.least_chain_s, self.chain_s)
@@ -192,6 +195,7 @@ def estimate(
         by_node=by_node,
         spared={kind: taken for kind, taken in spared.items() if taken},
         assumed=tuple(paces.assumed()),
+        counted=paces.counts,
     )
 
 
@@ -262,6 +266,11 @@ class _Paces:
         same = [each for each in near if each.workload.speed_class.method == speed_class.method]
         chosen = same or near
         return (median(each.pace for each in chosen), chosen) if chosen else None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the operations of a workload were counted, without a recorded timing."""
+        return bool(self._flop)
 
     def words(self, device: str) -> Iterator[str]:
         """The basis of the estimates given so far, for people."""

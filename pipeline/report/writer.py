@@ -37,7 +37,7 @@ from pipeline.report.formats.frames import (
     training_values,
     verdict_values,
 )
-from pipeline.report.formats.latex import table_latex
+from pipeline.report.formats.latex import table_latex, verdicts_latex
 from pipeline.report.formats.markdown import (
     answer_markdown,
     beside_markdown,
@@ -61,6 +61,7 @@ from pipeline.report.views.training import Training, trainings
 from pipeline.report.views.verdict_row import VerdictRow
 from pipeline.report.views.verdicts import verdict_rows
 from pipeline.report.words.adaptive import attack_notes
+from pipeline.report.words.verdicts import known
 from pipeline.store.files import replace_bytes
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ WHOLE = ("csv", "parquet", "tex", "md")
 ENDINGS = (*WHOLE, "svg", "png")
 SOMETIMES: Mapping[str, tuple[str, ...]] = {
     "cards": ("csv", "parquet"),
-    "verdicts": ("csv", "parquet", "md", "svg", "png"),
+    "verdicts": ("csv", "parquet", "tex", "md", "svg", "png"),
     "training": ("csv", "parquet", "svg", "png"),
 }
 """Files, by stem, that only some reports have, beside those of tables."""
@@ -122,6 +123,7 @@ class _Folder:
         """
         there = {path.name for path in self.path.iterdir()}
         stems = {name.removesuffix(".tex") for name in there if name.endswith(".tex")}
+        stems -= SOMETIMES.keys()
         old = {stem for stem in stems if {f"{stem}.{ending}" for ending in WHOLE} <= there}
         names = {f"{stem}.{ending}" for stem, endings in SOMETIMES.items() for ending in endings}
         names |= {
@@ -251,6 +253,8 @@ class _Files:
         if verdicts:
             self.folder.frame("verdicts", verdict_values(verdicts))
             self.folder.text("verdicts.md", markdown(f"{answer}\n{told}"))
+        if judgements := known(verdicts):
+            self.folder.text("verdicts.tex", verdicts_latex(judgements))
         judged = verdict_drawing((row.facts() for row in verdicts), "verdicts")
         if judged is None:
             return answer, told, None

@@ -452,6 +452,16 @@ def test_what_nothing_tells_about_is_named(store: Store) -> None:
     assert all("at least about" in line for line in list(partly.lines())[:2])
 
 
+def test_an_estimate_from_counted_operations_alone_is_a_lower_bound(store: Store) -> None:
+    """Small networks perform their operations more slowly than large products."""
+    first, second, *_ = of([crafting(10)], store).lines()
+    assert " at least about " in first
+    assert " at least about " in second
+    record(store, crafting(10), 4.0, passes=(200, 200))
+    timed, *_ = of([crafting(20)], store).lines()
+    assert "at least" not in timed
+
+
 def test_where_nothing_tells_how_fast_it_is_no_time_is_told(store: Store) -> None:
     first, *rest = of([DATA], store).lines()
     assert first.endswith("not known before the first run")

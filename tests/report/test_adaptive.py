@@ -384,7 +384,12 @@ def test_a_report_shows_the_summary_in_the_page_the_files_and_the_terminal(tmp_p
     assert "Robustness of each defense under adaptive-quick" in shown
     # no heading is cut; one of two words may take two lines
     (line,) = (line for line in shown.splitlines() if " doubled " in line)
-    assert line.split() == [heading.split()[-1] for heading in SHORT]
+    last_words = line.replace("all attacks", "attacks").split()
+    assert last_words == [heading.split()[-1] for heading in SHORT]
+    legend = " ".join(shown.split())
+    assert "Time: as a multiple of the bare model's" in legend
+    assert "Ms: its time" not in legend
+    assert "Ms: its time in milliseconds" in " ".join(text.split())
     assert max(map(len, shown.splitlines())) <= 80
 
 

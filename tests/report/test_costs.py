@@ -82,6 +82,7 @@ def test_a_defense_without_an_adaptive_accuracy_is_left_out_and_named(strong: bo
     (view,) = views(grid, scores)
     drawing = cost_drawing(view, "table-cost", grid, scores)
     assert drawing is not None
+    assert drawing.alt == "Lowest accuracy of each defense by number of passes"
     assert "1 row left out, without an adaptive accuracy: demo-iat/guo." in drawing.caption
 
 

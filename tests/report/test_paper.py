@@ -148,12 +148,16 @@ def test_table_files_have_published_difference_verdict_and_both_gains():
     (view,) = views(grid, scores)
     found = rows(view)
     last = found["demo-iat", "counter+guo"]
-    assert (last["published"], last["difference"], last["verdict"]) == (50.0, 13.0, "outside")
+    assert (last["published"], last["difference"], last["published_verdict"]) == (
+        50.0,
+        13.0,
+        "outside",
+    )
     assert (last["gain"], last["published_gain"]) == (5.0, -10.0)
-    assert found["demo-iat", "guo"]["verdict"] == "inside"
-    assert found["mine", "guo"]["verdict"] == "other network"
+    assert found["demo-iat", "guo"]["published_verdict"] == "inside"
+    assert found["mine", "guo"]["published_verdict"] == "other network"
     assert found["demo-iat", "none"]["published_is_bound"] is True
-    assert found["demo-iat", "none"]["verdict"] is None
+    assert found["demo-iat", "none"]["published_verdict"] is None
     # a gain over a bound is not a number
     assert found["demo-iat", "counter"]["published_gain"] is None
 
@@ -165,10 +169,14 @@ def test_results_have_the_same_columns_and_nulls_where_nothing_is_published(tmp_
         for row in results(grid, scores).to_dicts()
         if (row["model"], row["defense"]) == ("mine", "guo")
     ]
-    assert (row["published"], row["difference"], row["verdict"]) == (60.0, -40.0, "other network")
+    assert (row["published"], row["difference"], row["published_verdict"]) == (
+        60.0,
+        -40.0,
+        "other network",
+    )
     write_report(grid, Scores(scores.facts), tmp_path)
     plain = read_csv(tmp_path / "demo" / "results.csv")
-    assert {row["verdict"] for row in plain} == {""}
+    assert {row["published_verdict"] for row in plain} == {""}
     assert "Beside" not in (tmp_path / "demo" / "README.md").read_text("utf-8")
 
 

@@ -24,7 +24,7 @@ from made_up_verdicts import scores_of as judged_scores
 from pipeline.grid.cells import Cell, Grid, Table
 from pipeline.problems import Unwritable
 from pipeline.report.formats.frames import CELL_COLUMNS, results, table_values
-from pipeline.report.formats.markdown import page
+from pipeline.report.formats.markdown import markdown_table, page
 from pipeline.report.scores import Scores
 from pipeline.report.views.table_rows import views
 from pipeline.report.words.numbers import changes, gain, old_to_new
@@ -323,7 +323,14 @@ def test_a_table_that_is_called_like_the_candidates_of_another_has_files_of_its_
     tables = (table, dataclasses.replace(table, name=named))
     page = write_report(Grid("demo", "", grid.cells, tables), judged_scores(grid), tmp_path)
     texts = {path.name for path in page.parent.glob("*.tex")}
-    assert texts == {f"{table.name}.tex", f"{named}-2.tex"}
+    assert texts == {f"{table.name}.tex", f"{named}-2.tex", "verdicts.tex"}
+
+
+def test_names_are_no_emphasis_in_markdown():
+    rows = [["a*b*", "_x_ of `_y_` in step_size", "**+1.0**"]]
+    head, _, row = markdown_table(["_model_", "defense"], ["*pgd*"], rows)
+    assert head == r"| \_model\_ | defense | \*pgd\* |"
+    assert row == r"| a\*b\* | \_x\_ of `_y_` in step_size | **+1.0** |"
 
 
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path):

@@ -39,7 +39,7 @@ CELL_COLUMNS: dict[str, type[pl.DataType]] = {
     "published": pl.Float64,
     "published_is_bound": pl.Boolean,
     "difference": pl.Float64,
-    "verdict": pl.String,
+    "published_verdict": pl.String,
 }
 """Columns of `results`; other facts follow in alphabetical order, then `digest` and `missing`."""
 
@@ -64,7 +64,7 @@ ENTRY_COLUMNS: dict[str, type[pl.DataType]] = {
     "published": pl.Float64,
     "published_is_bound": pl.Boolean,
     "difference": pl.Float64,
-    "verdict": pl.String,
+    "published_verdict": pl.String,
     "published_gain": pl.Float64,
     "note": pl.String,
 }
@@ -322,7 +322,7 @@ def _published(reference: Reference | None, facts: Facts) -> dict[str, object]:
         "published": reference.published.value,
         "published_is_bound": reference.published.upper_bound,
         "difference": reference.difference(measured),
-        "verdict": reference.verdict(interval(facts)),
+        "published_verdict": reference.verdict(interval(facts)),
     }
 
 
@@ -375,7 +375,7 @@ def _entry_row(view: View, row: Row, entry: Entry) -> dict[str, object]:
         "published": said.value if said else None,
         "published_is_bound": said.upper_bound if said else None,
         "difference": entry.difference,
-        "verdict": entry.verdict,
+        "published_verdict": entry.verdict,
         "published_gain": entry.published_gain,
         "note": None if entry.note is None else view.notes[entry.note - 1],
     }

@@ -1,11 +1,14 @@
-"""A table in LaTeX, in the form used in papers; requires only booktabs."""
+"""Tables in LaTeX, in the form used in papers; pdflatex with booktabs is enough."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from pipeline.report.views.table import Entry, View, spans
+from pipeline.report.views.verdict_row import VerdictRow
+from pipeline.report.words import verdicts as verdict_words
 from pipeline.report.words.numbers import NOTHING, accuracy, gain
 from pipeline.report.words.paper import published_words
 from pipeline.report.words.table import caption, heading
@@ -17,11 +20,24 @@ _SPECIAL = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     **{letter: f"\\{letter}" for letter in "&%$#_"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "–": "--",
+    "—": "---",
+    "…": r"\dots{}",
     "±": r"$\pm$",
     "≤": r"$\le$",
+    "≥": r"$\ge$",
     "→": r"$\to$",
-    "–": "--",
+    "−": "$-$",
+    "×": r"$\times$",
+    "µ": r"$\mu$",
 }
+_GREEK = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
+_LAST = "\u017f"
+"""Last of the letters that plain LaTeX knows without a command."""
 
 
 def table_latex(view: View) -> str:
@@ -57,9 +73,45 @@ def table_latex(view: View) -> str:
     return "\n".join([*lines, r"\end{table}", ""])
 
 
+def verdicts_latex(rows: Sequence[VerdictRow]) -> str:
+    r"""The verdicts as a `table` environment; the document needs `\\usepackage{booktabs}`."""
+    columns = [name for name in verdict_words.COLUMNS if name != "claimed"]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{escaped(verdict_words.CAPTION)}}}",
+        r"\label{tab:verdicts}",
+        rf"\begin{{tabular}}{{ll{'r' * (len(columns) - 1)}}}",
+        r"\toprule",
+        _line(["defense", *map(escaped, columns)]),
+    ]
+    for model in dict.fromkeys(row.model for row in rows):
+        own = [row for row in rows if row.model == model]
+        about = escaped(verdict_words.about(own))
+        lines += [r"\midrule", _line([rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{about}}}"])]
+        for row in own:
+            words = dict(zip(verdict_words.COLUMNS, verdict_words.row_words(row), strict=True))
+            shown = [re.sub(r"-(?=\d)", "$-$", escaped(words[name])) for name in columns]
+            lines.append(_line([escaped(row.title), *shown]))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
 def escaped(text: str) -> str:
-    """Escape text for LaTeX."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+    """Escape text for LaTeX; letters that LaTeX has no command for become question marks."""
+    return "".join(map(_escaped, text))
+
+
+def _escaped(letter: str) -> str:
+    if letter in _SPECIAL:
+        return _SPECIAL[letter]
+    if letter in _GREEK:
+        # "GREEK SMALL LETTER LAMDA"
+        name = unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA")
+        return f"$\\{name.title() if letter.isupper() else name.lower()}$"
+    return letter if letter <= _LAST else "?"
 
 
 def _heading(attacks: Sequence[str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.grid.cells import Grid
@@ -86,9 +87,23 @@ def table_markdown(view: View) -> str:
 def markdown_table(
     names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> list[str]:
-    """Lines of a table: left-aligned columns of names, then right-aligned columns of numbers."""
-    whole = [[*names, *numbers], [*("---" for _ in names), *("---:" for _ in numbers)], *rows]
+    """Lines of a table: left-aligned columns of names, then right-aligned columns of numbers.
+
+    Headings and names are text without markup, other than code; numbers may be bold.
+    """
+    heads = [*map(_literal, (*names, *numbers))]
+    whole = [heads, [*("---" for _ in names), *("---:" for _ in numbers)]]
+    whole += [[*map(_literal, row[: len(names)]), *row[len(names) :]] for row in rows]
     return ["| " + " | ".join(word.replace("|", "\\|") for word in row) + " |" for row in whole]
+
+
+def _literal(text: str) -> str:
+    """Text whose `*` and `_` are no emphasis; an underscore within a word never is."""
+    return re.sub(r"`[^`]*`|\*|(?<!\w)_|_(?!\w)", _escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith("`") else f"\\{found[0]}"
 
 
 def page(

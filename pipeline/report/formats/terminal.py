@@ -19,7 +19,12 @@ from pipeline.report.views.table_rows import views
 from pipeline.report.views.verdict_row import BARE, VerdictRow
 from pipeline.report.views.verdicts import verdict_rows
 from pipeline.report.words import verdicts
-from pipeline.report.words.adaptive import LEGEND, SHORT, attack_notes, short_robustness_words
+from pipeline.report.words.adaptive import (
+    SHORT,
+    SHORT_LEGEND,
+    attack_notes,
+    short_robustness_words,
+)
 from pipeline.report.words.adaptive import heading as robustness_heading
 from pipeline.report.words.numbers import entry_words
 from pipeline.report.words.paper import compact_words, differing, judged
@@ -164,7 +169,7 @@ def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableTy
     for attack in dict.fromkeys(row.adaptive_attack for row in rows):
         own = [row for row in rows if row.adaptive_attack == attack]
         yield Text(robustness_heading(attack, own), style="bold")
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False)
         table.add_column("", max_width=max(width // 4, NARROWEST), overflow="fold")
         for name in SHORT:
             table.add_column(name, justify="right")
@@ -180,7 +185,7 @@ def _robustness(rows: Sequence[Robustness], width: int) -> Iterator[RenderableTy
 def _legend(shown: Sequence[View], grid: Grid, *, explained: bool) -> Iterator[RenderableType]:
     """Notes about attacks; before them, the columns of robustness tables may be `explained`."""
     if explained:
-        yield Text(LEGEND.replace("\n", " ") + "\n", style="dim")
+        yield Text(SHORT_LEGEND.replace("\n", " ") + "\n", style="dim")
     for note in attack_notes(grid, dict.fromkeys(name for view in shown for name in view.attacks)):
         yield Text(f"{note}\n", style="dim")
 

@@ -24,18 +24,22 @@ NUMBERS = (
 )
 SHORT = (*NUMBERS[:-1], "time")
 
-LEGEND = """\
+_COLUMNS = """\
 All columns refer to the same images, and to attacks whose examples lie in the ball of the adaptive
 attack. Bare, replayed: accuracy of the undefended model under the replayed attack that lowers it
 most. Replayed: accuracy of the defended model under the replayed attack that lowers it most.
 Adaptive (the worst case of verdicts): accuracy under an attack that knows the defense, but not its
-random draws. Doubled: change in accuracy, in points, when one gradient search of that attack has
+random draws. Doubled: change in accuracy, in points, when one gradient ascent of that attack has
 twice its steps and draws, and in parentheses the number of images of the integrity card on which
 this was measured; a dash where the card's budget was too small for it. All attacks: accuracy where
 each image counts under the attack of the table that is most successful on it; for a randomised
 defense this is somewhat too low, since the attack is chosen on the same redraws that are counted.
-Passes: forward + backward passes through the network for one prediction of one image; its time is
-in ms, for the attack under which it was quickest, and as a multiple of the bare model's time."""
+Passes: forward + backward passes through the network for one prediction of one image."""
+LEGEND = f"""\
+{_COLUMNS}
+Ms: its time in milliseconds, the shortest that was measured over the attacks, and in parentheses
+as a multiple of the bare model's time on the same device."""
+SHORT_LEGEND = f"{_COLUMNS} Time: as a multiple of the bare model's on the same device."
 
 CANDIDATES = "Attack candidates"
 CANDIDATES_LEGEND = """\

@@ -24,7 +24,7 @@ against one who does."""
 
 ADAPTIVE = """\
 An **adaptive** attack knows the defense and the distribution of its random numbers, but not the
-numbers drawn. Its gradient search ascends on the log of the mean probability over fresh draws at
+numbers drawn. Its gradient ascent is on the log of the mean probability over fresh draws at
 each step (expectation over transformation, EOT), with straight-through gradients where an operation
 has none. It also tries examples transferred from the bare model. For each image it keeps the
 candidate on which the defense fails most often, on the attacker's own draws; accuracy is then

@@ -40,6 +40,10 @@ but not the random numbers it draws, and each image counts under the example tha
 often misclassifies. *Bare* is the same network without the defense. A defense **holds** where the
 99 % interval of its gain over bare lies above zero, and **harms** where it lies below."""
 
+CAPTION = """\
+Worst-case accuracy of each defense in percent with 95 % intervals, and its gain over the network
+without a defense in points with 99 % intervals."""
+
 TERMS = """\
 Images: number of test images in the row. Bare: accuracy of the network without the defense under
 the attack of the row, on the same images; the gain compares with it. Replayed: accuracy under
@@ -340,7 +344,7 @@ def notes(rows: Sequence[VerdictRow]) -> Iterator[str]:
             count = row.hidden.images
             on = "" if count == row.images else f", both on {counted(count, 'image')}"
             yield (
-                f"{_name(row)} on {row.model} hides gradients: under a single gradient attack "
+                f"{_name(row)} on {row.model} hides gradients: under a single gradient ascent "
                 f"from the clean image, its gain is {_change(row.hidden)} points higher than in "
                 f"the worst case{on}."
             )

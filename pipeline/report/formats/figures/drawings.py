@@ -59,7 +59,7 @@ class DrawnFile:
 
 
 ROBUSTNESS_CAPTION = """\
-Each line leads from the accuracy under the oblivious attack that lowers it most to the accuracy
+Each line leads from the accuracy under the replayed attack that lowers it most to the accuracy
 under the adaptive attack on the same images, with Wilson 95 % intervals; the cross is the accuracy
 where each image counts under the attack that is most successful on it."""
 COSTS_CAPTION = """\
@@ -135,7 +135,7 @@ def cost_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawing |
     if found is None:
         return None
     files = {"svg": DrawnFile(found, "svg", _costs)}
-    alt = "Least accuracy of each defense against the passes that it takes"
+    alt = "Lowest accuracy of each defense by number of passes"
     left_out = ""
     if found.left_out:
         count = counted(len(found.left_out), "row")
@@ -160,11 +160,11 @@ def epsilon_drawing(view: View, stem: str, grid: Grid, scores: Scores) -> Drawin
 
 
 def robustness_drawing(rows: Sequence[Robustness], stem: str) -> Drawing | None:
-    """Adaptive and transferred accuracy of each defense; None without adaptive attacks."""
+    """Adaptive and replayed accuracy of each defense; None without adaptive attacks."""
     if not rows:
         return None
     files = {"svg": DrawnFile(rows, "svg", _robustness)}
-    alt = "Accuracy of each defense under an oblivious and under an adaptive attack"
+    alt = "Accuracy of each defense under a replayed and under an adaptive attack"
     return Drawing(
         f"![{alt}]({stem}.svg)\n\n{ROBUSTNESS_CAPTION}\n", alt, ROBUSTNESS_CAPTION, files
     )

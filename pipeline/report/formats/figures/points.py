@@ -51,7 +51,7 @@ def draw_epsilons(epsilons: Epsilons, path: Path, kind: FileKind) -> None:
 
 
 def draw_robustness(rows: Sequence[Robustness], path: Path, kind: FileKind) -> None:
-    """Draw accuracy under transferred, adaptive and all attacks, with a line for each defense."""
+    """Draw accuracy under replayed, adaptive and all attacks, with a line for each defense."""
     with sheet(7.2, 1.6 + 0.34 * len(rows)) as figure:
         axes = figure.subplots()
         for line, row in enumerate(rows):
@@ -203,7 +203,7 @@ def _epsilon_panel(axes: Any, panel: EpsilonPanel, order: Sequence[str]) -> dict
 def _rates(axes: Any, line: int, row: Robustness) -> None:
     """Draw the marks of a defense on its line."""
     marks = (
-        ("oblivious", row.oblivious, "o", COLOURS[0], "none"),
+        ("replayed", row.oblivious, "o", COLOURS[0], "none"),
         ("adaptive", row.adaptive, "o", COLOURS[1], COLOURS[1]),
         ("all attacks", row.all_attacks, "x", INK, INK),
     )
