@@ -31,9 +31,9 @@ from pipeline.execution.events import RunFinished
 from pipeline.execution.signals import STOPPED
 from pipeline.execution.work.calibration import calibrate
 from pipeline.grid.builder import Overrides
+from pipeline.grid.choices import BARE
 from pipeline.plan.speeds import remember_speed
 from pipeline.plan.words import roughly, roughly_between
-from pipeline.report.views.verdict_row import BARE
 from pipeline.report.views.verdicts import Conclusion, conclusion, verdict_rows
 from pipeline.report.words.verdicts import judged_sentence, plain
 from pipeline.store.store import Store

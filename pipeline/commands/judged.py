@@ -16,9 +16,9 @@ from pipeline.catalogue.grid_entries import GridEntry, TableEntry
 from pipeline.commands.judge_options import JudgeOptions, asked_from
 from pipeline.execution.work.contract import contract_verdict
 from pipeline.grid.builder import Overrides
+from pipeline.grid.choices import BARE
 from pipeline.grid.lookup import Ingredients
 from pipeline.problems import BadInput
-from pipeline.report.views.verdict_row import BARE
 from pipeline.store.ledger import Invocation
 from tasks.attacks.adaptive import Adaptive
 

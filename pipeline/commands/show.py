@@ -80,7 +80,8 @@ def story(
         told["history"] = history
     told["artifacts"] = [_artifact(session, ancestor) for ancestor in Graph([node])]
     words = session.grid.run_words([f"cell={cell.name}"], force=True)
-    told["again"] = shlex.join([*words, *again])
+    # the command of a judged grid has all its options
+    told["again"] = shlex.join(words if session.grid.command else [*words, *again])
     return told
 
 

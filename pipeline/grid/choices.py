@@ -22,6 +22,9 @@ from tasks.defenses.chain import Chain
 from tasks.specs import Problem
 from tasks.training.recipe import EnsembleSpec
 
+BARE = "none"
+"""Name and kind of the defense that leaves the network without one."""
+
 
 class Choices:
     """Makes the specs that a grid's tables choose; their defaults are not yet filled in.
@@ -130,6 +133,12 @@ class Choices:
             chosen.check_kept(variant, spec, owner=name)
             parts.append(spec)
         chosen.check_owners(names)
+        if chosen.label == BARE and (not alone or parts[0].kind != BARE):
+            kind = parts[0].kind if alone else chosen.name
+            raise chosen.problem(
+                f"'{BARE}' is the network without a defense, which gains and verdicts compare "
+                f"with, and this is of kind '{kind}'; give it another name or label"
+            )
         if alone:
             return parts[0]
         try:

@@ -35,8 +35,9 @@ FILES = {
     "defenses/counter.yaml": "kind: counter\n",
     "defenses/guo.yaml": "kind: guo\n",
 }
-OPTIONAL = {"labels", "loss", "confidence", "smoothing", "relu_width", "square_queries"}
-OPTIONAL |= {"class_names", "image_column", "randomised", "resize", "weights_key", "window"}
+OPTIONAL = {"labels", "loss", "confidence", "smoothing", "relu_width"}
+OPTIONAL |= {"square_queries", "square_window"}
+OPTIONAL |= {"class_names", "image_column", "randomised", "resize", "weights_key"}
 Load = Callable[..., Grid]
 
 
@@ -570,3 +571,21 @@ def test_what_needs_training_images_is_refused_where_there_are_none(
     assert load(table(), **files).cells
     pooled = told(load, table(defenses="[none, mi-ol]"), **files)
     assert pooled.endswith(f": tables.0.defenses.1: {none}")
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "{label: none, use: guo, set: {draws: 3}}",
+        "{label: none, use: counter+guo, set: {guo.draws: 3}}",
+    ],
+)
+def test_only_the_network_without_a_defense_is_called_none(load: Load, chosen: str) -> None:
+    said = told(load, table(defenses=f"[{chosen}]"))
+    assert "g.yaml:5: tables.0.defenses.0: 'none' is the network without a defense" in said
+    assert said.endswith("give it another name or label")
+
+
+def test_a_config_called_none_of_another_kind_is_refused(load: Load) -> None:
+    said = told(load, table(), defenses__none="kind: guo\n")
+    assert "is of kind 'guo'" in said

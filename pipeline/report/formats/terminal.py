@@ -12,11 +12,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.choices import BARE
 from pipeline.report.scores import Scores
 from pipeline.report.views.adaptive import Robustness, robustness_rows
 from pipeline.report.views.table import Entry, Row, View, beside, of_cells
 from pipeline.report.views.table_rows import views
-from pipeline.report.views.verdict_row import BARE, VerdictRow
+from pipeline.report.views.verdict_row import VerdictRow
 from pipeline.report.views.verdicts import verdict_rows
 from pipeline.report.words import verdicts
 from pipeline.report.words.adaptive import (

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.grid.choices import BARE
 from pipeline.report.views.adaptive import Rate
-from pipeline.report.views.verdict_row import BARE
 from tasks.evaluation.verdicts import Word
 
 

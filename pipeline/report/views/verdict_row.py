@@ -13,8 +13,6 @@ from pipeline.report.views.adaptive import Rate
 from pipeline.report.views.costs import Cost
 from tasks.evaluation.verdicts import Change, DefenseVerdict
 
-BARE = "none"
-
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictRow:

@@ -16,13 +16,14 @@ from typing import Literal
 import numpy as np
 
 from pipeline.grid.cells import Cell, Grid
+from pipeline.grid.choices import BARE
 from pipeline.report.answers import STATISTICS
 from pipeline.report.cache import kept_numbers
 from pipeline.report.facts import number
 from pipeline.report.scores import NOT_COMPUTED, Scores
 from pipeline.report.views.adaptive import Rate, RobustnessReader
 from pipeline.report.views.paired import Images, Paired, Right
-from pipeline.report.views.verdict_row import BARE, VerdictRow
+from pipeline.report.views.verdict_row import VerdictRow
 from tasks.attacks.base import CompoundAttack
 from tasks.attacks.direct import Direct
 from tasks.defenses.flip_crop import FlipCrop

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.catalogue.claims import Claim
 from pipeline.grid.cells import Grid
+from pipeline.grid.choices import BARE
 from pipeline.plan.words import counted
 from pipeline.report.views.adaptive import Rate
-from pipeline.report.views.verdict_row import BARE, VerdictRow
+from pipeline.report.views.verdict_row import VerdictRow
 from pipeline.report.views.verdicts import Conclusion
 from pipeline.report.words.numbers import NOTHING, accuracy, gain, images_range, passes_words
 from tasks.evaluation.verdicts import FALLEN, NEGLIGIBLE, Change, Word
