@@ -11,21 +11,15 @@ import click
 from pipeline.commands.choosing import GridOptions, grid_argument, grid_options, session_from
 from pipeline.commands.grouped import GroupedCommand
 from pipeline.commands.options import (
-    Epsilon,
     FiniteRange,
     RunOptions,
-    configs_option,
-    data_option,
-    device_option,
     given_options,
     json_option,
+    judging_options,
     mlflow_option,
     repeated,
     reports_option,
     running_options,
-    settings_option,
-    store_option,
-    weights_option,
 )
 from pipeline.commands.output import print_json, say, say_wrapped
 from pipeline.grid.kinds import FORCE_STARTS, ForceStart
@@ -84,38 +78,7 @@ def run(ctx: click.Context, /, chosen: GridOptions, **options: Any) -> None:
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("defense")
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    metavar="NAME",
-    help="A network to judge on, by name or YAML file; may be given several times.  "
-    "[default: the demo's]",
-)
-@click.option(
-    "--minutes",
-    type=FiniteRange(0, 525_600, low_open=True, unit="minutes", example=10),
-    default=10.0,
-    show_default=True,
-    help="Time limit: the largest attack budget that is estimated to fit is used, then larger "
-    "ones while they fit. A verdict that is not ready in time is `cannot tell`.",
-)
-@click.option(
-    "--epsilon",
-    type=Epsilon(),
-    help="Epsilon of the attacks, in 1/255 or such as 0.5/255.  [default: 8, on digits 40]",
-)
-@store_option
-@configs_option
-@data_option
-@weights_option
-@settings_option
-@device_option
-@mlflow_option
-@reports_option
-@running_options
-@json_option
+@judging_options
 @click.pass_context
 def judge(ctx: click.Context, /, **options: Any) -> None:
     """Judge a defense: a name, or a Python or YAML file.

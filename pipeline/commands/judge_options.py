@@ -9,9 +9,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import click
+
 from pipeline.catalogue.catalogue import config_folders
-from pipeline.commands.options import data_places, weights_places
-from pipeline.problems import shown
+from pipeline.commands.options import data_places, judging_options, weights_places
+from pipeline.problems import BadInput, shown
 from pipeline.problems.sanitize import without_secrets
 from pipeline.store.bucket import SCHEMES
 
@@ -40,6 +42,21 @@ def asked_from(options: Mapping[str, Any]) -> JudgeOptions:
     asked = {each.name: options[each.name] for each in fields(JudgeOptions)}
     places = {"data": data_places(asked["data"]), "weights": weights_places(asked["weights"])}
     return JudgeOptions(**{**asked, **places})
+
+
+def asked_by(words: Sequence[str]) -> JudgeOptions:
+    """What a command line asks, without the program and the command; BadInput if it is wrong."""
+
+    @click.command()
+    @judging_options
+    def judge(**_: Any) -> None:
+        """Stand for the command, of which the options are needed."""
+
+    try:
+        given = judge.make_context("judge", list(words)).params
+    except click.ClickException as error:
+        raise BadInput(error.format_message()) from None
+    return asked_from(given)
 
 
 def report_folder(asked: JudgeOptions) -> str:

@@ -9,11 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
-
 from pipeline.catalogue.catalogue import Catalogue, config_folders
 from pipeline.catalogue.grid_entries import GridEntry, TableEntry
-from pipeline.commands.judge_options import JudgeOptions, asked_from
+from pipeline.commands.judge_options import JudgeOptions, asked_by
 from pipeline.execution.work.contract import contract_verdict
 from pipeline.grid.builder import Overrides
 from pipeline.grid.choices import BARE
@@ -172,13 +170,7 @@ def opened_again(
     Raises:
         BadInput: If a file of the command line is not named, with the options that name them all.
     """
-    from pipeline.commands.computing import judge
-
-    try:
-        given = judge.make_context("judge", list(run.command[2:])).params
-    except click.ClickException as error:
-        raise BadInput(error.format_message()) from None
-    asked = asked_from(given)
+    asked = asked_by(run.command[2:])
     added = {(section, Path(choice).name): choice for section, choice in overrides.add}
     files: dict[tuple[str, str], str] = {
         (section, Path(choice).name): choice

@@ -176,6 +176,49 @@ def running_options(command: Command) -> Command:
     return command
 
 
+_JUDGING = (
+    click.argument("defense"),
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        metavar="NAME",
+        help="A network to judge on, by name or YAML file; may be given several times.  "
+        "[default: the demo's]",
+    ),
+    click.option(
+        "--minutes",
+        type=FiniteRange(0, 525_600, low_open=True, unit="minutes", example=10),
+        default=10.0,
+        show_default=True,
+        help="Time limit: the largest attack budget that is estimated to fit is used, then larger "
+        "ones while they fit. A verdict that is not ready in time is `cannot tell`.",
+    ),
+    click.option(
+        "--epsilon",
+        type=Epsilon(),
+        help="Epsilon of the attacks, in 1/255 or such as 0.5/255.  [default: 8, on digits 40]",
+    ),
+    store_option,
+    configs_option,
+    data_option,
+    weights_option,
+    settings_option,
+    device_option,
+    mlflow_option,
+    reports_option,
+    running_options,
+    json_option,
+)
+
+
+def judging_options(command: Command) -> Command:
+    """Decorator: add the argument and the options of `judge`."""
+    for option in reversed(_JUDGING):
+        command = option(command)
+    return command
+
+
 def given_options(context: click.Context) -> list[str]:
     """The long names of the options that were given on the command line."""
     return [

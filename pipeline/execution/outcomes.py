@@ -25,7 +25,6 @@ from pipeline.plan.snapshot import Snapshot
 from pipeline.problems.sanitize import clean, shown_lines
 from pipeline.store.ledger import CellEntry, Ledger
 from pipeline.store.store import Store
-from pipeline.store.verify import still_damaged
 
 NOT_AGAIN = "not computed again before the run ended; the stored score is of an earlier run"
 """Reason for a missing score where the run was to replace the stored one."""
@@ -104,6 +103,8 @@ class Outcomes:
         """
         if failure.damaged is None:
             return False
+        from pipeline.store.verify import still_damaged  # imports pyarrow
+
         kind, digest = failure.damaged
         if digest not in mended:
             self._damage[digest] += 1

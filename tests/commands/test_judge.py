@@ -221,7 +221,7 @@ def test_a_defense_that_cheats_is_told_so_with_file_and_line_before_anything_is_
     (told,) = result.stderr.strip().splitlines()
     assert told.startswith("error: mine.py:8: defense mine: ")
     assert line in told
-    assert not Path("store").exists()
+    assert not Path("store/score").exists()
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_an_exception_of_the_defense_is_told_with_its_line(judge: Judge) -> None
         (["guo+"], "a defense without a name; a chain has none before or after a +"),
         (
             ["kept.py"],
-            "kept.py:9: defense mine: self.calls = …: parameters cannot be changed; keep nothing",
+            "kept.py:9: contract of defense mine not checked: self.calls = …: parameters cannot",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_store_that_cannot_be_written_is_bad_input_before_the_contract_is_chec
     words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.commands.session.contract_verdict", None)
-    monkeypatch.setattr("pipeline.commands.judge.contract_verdict", None)
+    monkeypatch.setattr("pipeline.commands.judged.contract_verdict", None)
     (folder / "file").touch()
     result = CliRunner().invoke(main, [*words, "--inline", "--store", "file/store"])
     assert result.exit_code == 2

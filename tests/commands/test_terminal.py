@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from pipeline.commands import cli, options
+from pipeline.commands import output, showing
 from pipeline.commands.cli import main
 from pipeline.commands.listing import fitting
 from pipeline.commands.show import story_lines
@@ -16,7 +16,7 @@ NARROW = 80
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if stdout went to a terminal of 80 columns."""
-    for module in (cli, options):
+    for module in (output, showing):
         monkeypatch.setattr(module, "terminal_columns", lambda: NARROW)
 
 
@@ -66,8 +66,8 @@ def test_parameters_stay_as_long_as_they_leave_room(room: int, said: str) -> Non
 def test_prose_is_broken_at_words_and_what_is_to_be_copied_is_not(
     narrow: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options.say_wrapped("memory: " + 30 * "much of it ")
-    options.say_wrapped("x" * 100)
+    output.say_wrapped("memory: " + 30 * "much of it ")
+    output.say_wrapped("x" * 100)
     *prose, word = capsys.readouterr().out.splitlines()
     assert len(prose) > 3
     assert max(map(len, prose)) <= NARROW
@@ -76,7 +76,7 @@ def test_prose_is_broken_at_words_and_what_is_to_be_copied_is_not(
 
 
 def test_prose_to_a_file_stays_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    options.say_wrapped("memory: " + 30 * "much of it ")
+    output.say_wrapped("memory: " + 30 * "much of it ")
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 

@@ -207,7 +207,7 @@ def test_a_spoilt_record_of_another_store_and_a_spoilt_mark_count_as_absent(stor
 def test_a_training_whose_state_is_spoilt_begins_anew(store: Store, facts: bytes) -> None:
     weights = {"w": torch.zeros(2)}
     state = State(weights=weights, optimizer=weights, facts={"epoch": 1, "history": [{}]})
-    unfinished.save(store.backend, NODE.digest, state)
+    unfinished.save(store.backend, NODE.digest, state, ["x86_64 CPU"])
     assert unfinished.load(store.backend, NODE.digest) is not None
     store.backend.write(f"partial/{NODE.digest}/facts.json", facts)
     assert unfinished.load(store.backend, NODE.digest) is None
