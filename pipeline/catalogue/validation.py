@@ -109,6 +109,11 @@ def _problem(
     if said:
         return document.problem(where, said)
     message = first["msg"][0].lower() + first["msg"][1:]
+    if first["type"] in {"tuple_type", "list_type"}:
+        message = "expected a list"
+    elif first["type"] == "too_short":
+        least = first["ctx"]["min_length"]
+        message = f"expected a list of at least {least} {'value' if least == 1 else 'values'}"
     got = repr(first["input"])
     return document.problem(where, message if len(got) > 60 else f"{message}, got {got}")
 

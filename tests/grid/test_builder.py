@@ -589,3 +589,15 @@ def test_only_the_network_without_a_defense_is_called_none(load: Load, chosen: s
 def test_a_config_called_none_of_another_kind_is_refused(load: Load) -> None:
     said = told(load, table(), defenses__none="kind: guo\n")
     assert "is of kind 'guo'" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("tables: 3\n", "tables: expected a list, got 3"),
+        (table(defenses="[]"), "tables.0.defenses: expected a list of at least 1 value, got []"),
+        (table(attacks="pgd"), "tables.0.attacks: expected a list, got 'pgd'"),
+    ],
+)
+def test_where_a_list_is_expected_the_message_says_so(load: Load, text: str, line: str) -> None:
+    assert told(load, text).endswith(line)

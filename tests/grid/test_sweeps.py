@@ -151,7 +151,10 @@ def test_a_variant_is_swept_too_and_gains_are_counted_as_of_what_it_is_made_of(
         ("{gou.draws: [1]}", "9: tables.0.sweep.gou.draws: nothing is called 'gou' here; did you"),
         ("{draws: [1]}", "9: tables.0.sweep.draws: say of what, such as 'attack.draws'"),
         ("{guo.draws: [0]}", "9: tables.0.sweep.guo.draws: input should be greater than or equal"),
-        ("{guo.draws: []}", "9: tables.0.sweep.guo.draws: tuple should have at least 1 item"),
+        (
+            "{guo.draws: []}",
+            "9: tables.0.sweep.guo.draws: expected a list of at least 1 value, got []",
+        ),
         ("{attack.querys: [1]}", "9: tables.0.sweep.attack.querys: no attack of this table has"),
         ("{guo.draws: [5, 5]}", "9: tables.0.sweep: defenses: 'guo[draws=5]' is given 2 times"),
         ("{'guo.draws, guo.smallest': [[1, 0.5], [2]]}", "9: tables.0.sweep.guo.draws, guo.small"),
