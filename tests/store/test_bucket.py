@@ -300,7 +300,7 @@ def test_an_unfinished_training_goes_on_at_another_machine(
             optimizer={"m": torch.zeros(3)},
             facts={"epoch": epoch, "history": []},
         )
-        partial_state.save(store.backend, NODE.digest, state)
+        partial_state.save(store.backend, NODE.digest, state, ["x86_64 CPU"])
     found = partial_state.load(elsewhere(address, tmp_path).backend, NODE.digest)
     assert found is not None
     assert found.facts["epoch"] == 2
