@@ -45,7 +45,7 @@ def train(place: Path) -> None:
     """A training keeps its state epoch by epoch, then its artifact, and forgets the state."""
     backend = Store(place).backend
     for epoch in (1, 2, 3):
-        unfinished.save(backend, OTHER.digest, state(epoch))
+        unfinished.save(backend, OTHER.digest, state(epoch), ["x86_64 CPU"])
     put(Store(place), OTHER, a="C")
     unfinished.forget(backend, OTHER.digest)
 
