@@ -12,8 +12,8 @@ import tasks
 from pipeline.catalogue.code.syntax import ModuleSource, parse, read_sources
 
 TASKS = Path(tasks.__file__).parent
-SOURCES = TASKS.parent / "pipeline" / "catalogue" / "sources"
-"""The code outside `tasks` that decides a result: how data sets are read from files."""
+SOURCES = Path("pipeline", "catalogue", "sources")
+"""The code beside `tasks` that decides a result: how data sets are read from files."""
 
 
 class Code:

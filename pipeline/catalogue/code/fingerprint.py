@@ -125,7 +125,8 @@ def read_record(folder: Path = TASKS) -> Fingerprints:
 
 
 def _code(folder: Path, *, fresh: bool = False) -> Code:
-    return Code(folder, SOURCES if folder == TASKS else None, fresh=fresh)
+    sources = folder.parent / SOURCES
+    return Code(folder, sources if sources.is_dir() else None, fresh=fresh)
 
 
 def _check_node(entry: KindCode, code: Code, record: Fingerprints) -> Iterator[str]:
