@@ -135,7 +135,7 @@ def test_a_bundle_holds_the_files_of_members_that_are_checkpoints(tiny, tmp_path
         ("dataset: digits\nmembers: [mixed, nosuch]\n", "members.1: no model named 'nosuch'"),
         ("dataset: digits\nmembers: [mixed, other]\n", "members.1: 'other' is an ensemble itself"),
         ("dataset: digits\nmembers: [mixed, mixed]\n", "'mixed' is given 2 times"),
-        ("dataset: digits\nmembers: [mixed]\n", "members: tuple should have at least 2 items"),
+        ("dataset: digits\nmembers: [mixed]\n", "members: expected a list of at least 2 values"),
         ("dataset: digits\nmembers: [mixed, wide]\nrecipe: short\n", "recipe: an ensemble is its"),
         ("dataset: digits\nmembers: [mixed, again]\n", "'again' is the same network as 'mixed'"),
         ("dataset: digits\n", "network: give one, or the members of an ensemble"),
