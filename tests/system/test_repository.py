@@ -17,6 +17,8 @@ TOP_LEVEL = {
 }  # fmt: skip
 # Written apart, so that this file does not hold what it looks for.
 HOSTS = ("pypi." + "org", "pythonhosted." + "org", "pytorch." + "org/whl", "conda." + "anaconda")
+MACHINE = ("/ro" + "ot/", "/wo" + "rk/")
+"""Folders of the machines that the project is written on."""
 DOWNLOAD = re.compile(
     r"https?://\S+\.(whl|zip|tar|tgz|gz|xz|bz2|pt|pth|ckpt|npz|npy|parquet|safetensors|onnx)\b"
 )
@@ -54,6 +56,10 @@ def test_no_file_names_a_package_index_or_a_download(files):
         )
     ]
     assert not found
+
+
+def test_no_file_names_a_folder_of_a_machine(files):
+    assert not [f"{name}: {place}" for name in files for place in MACHINE if place in text(name)]
 
 
 @pytest.mark.parametrize(
